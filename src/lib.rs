@@ -1,1 +1,10 @@
-//! placeholder
+//! Brings Doppler secrets into the flow runs of Prefect's Kubernetes work pools.
+pub mod args;
+pub mod crd;
+pub mod doppler;
+pub mod inject;
+pub mod outbound;
+pub mod prefect;
+pub mod reason;
+pub mod secret;
+pub mod source;
