@@ -1,1 +1,539 @@
-//! To be built.
+//! One upstream read for all bindings that ask for the same thing.
+//!
+//! In: who depends on which key, and a function that reads a key. Out: the last good value, its fault if the last read failed, and a wake for
+//! exactly those dependants whose reading changed. It holds at most one request for each key in flight, polls with jitter, waits longer after
+//! each failure, and forgets the value (a secret) when nobody depends on it any more. It never knows what it reads.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    hash::Hash,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures::future::BoxFuture;
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::reason::{Class, Reason};
+
+/// First wait after a failed read.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// Waits after failures grow to the poll interval, or to this if it is longer.
+const LONGEST_RETRY: Duration = Duration::from_mins(1);
+/// No upstream can make us wait longer than this.
+const LONGEST_WAIT: Duration = Duration::from_hours(1);
+
+/// What a read gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer<V> {
+    /// What was there before.
+    Same,
+    /// Something else.
+    New(V),
+}
+
+/// What went wrong, in words that may be shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Its reason, whose class decides the retry.
+    pub reason: Reason,
+    /// One sentence that says what happened, to what, and what to do.
+    pub message: String,
+    /// When the other side wants to be asked again.
+    pub retry_after: Option<Duration>,
+}
+
+/// What is known about a key.
+pub struct Reading<V> {
+    /// The last good value.
+    pub value: Option<Arc<V>>,
+    /// How many reads in a row gave this value.
+    pub seen: u32,
+    /// Why the last read failed, if it did.
+    pub fault: Option<Fault>,
+    /// Since when reads have failed.
+    pub failing_since: Option<Instant>,
+}
+
+impl<V> Clone for Reading<V> {
+    fn clone(&self) -> Self {
+        Self {
+            value: self.value.clone(),
+            seen: self.seen,
+            fault: self.fault.clone(),
+            failing_since: self.failing_since,
+        }
+    }
+}
+
+impl<V> Default for Reading<V> {
+    fn default() -> Self {
+        Self {
+            value: None,
+            seen: 0,
+            fault: None,
+            failing_since: None,
+        }
+    }
+}
+
+impl<V> Reading<V> {
+    /// For how long reads have failed.
+    #[must_use]
+    pub fn failing_for(&self, now: Instant) -> Duration {
+        self.failing_since
+            .map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
+    /// Takes in what a read gave. True if a dependant would see a difference.
+    fn take(&mut self, result: Result<Answer<V>, Fault>, now: Instant) -> bool {
+        match result {
+            Ok(answer) => {
+                let recovered = self.fault.take().is_some();
+                self.failing_since = None;
+                match answer {
+                    Answer::Same => {
+                        self.seen = self.seen.saturating_add(1);
+                        recovered
+                    }
+                    Answer::New(value) => {
+                        self.value = Some(Arc::new(value));
+                        self.seen = 1;
+                        true
+                    }
+                }
+            }
+            Err(fault) => {
+                self.failing_since.get_or_insert(now);
+                let before = self.fault.replace(fault);
+                before.map(|fault| (fault.reason, fault.message))
+                    != self.fault.as_ref().map(|f| (f.reason, f.message.clone()))
+            }
+        }
+    }
+}
+
+/// Reads a key; it is given the last good value.
+pub type Read<K, V> =
+    Box<dyn Fn(K, Option<Arc<V>>) -> BoxFuture<'static, Result<Answer<V>, Fault>> + Send + Sync>;
+/// Wakes a dependant.
+pub type Wake<D> = Arc<dyn Fn(&D) + Send + Sync>;
+
+struct Entry<D, V> {
+    reading: Reading<V>,
+    dependants: HashMap<D, Duration>,
+    poke: Arc<Notify>,
+    end: CancellationToken,
+}
+
+struct Table<D, K, V> {
+    entries: HashMap<K, Entry<D, V>>,
+    keys: HashMap<D, K>,
+}
+
+struct Shared<D, K, V> {
+    table: Mutex<Table<D, K, V>>,
+    read: Read<K, V>,
+    wake: Wake<D>,
+    in_flight: Semaphore,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+/// All sources of one kind: blocks, or configs. `D` is who depends, `K` what is read, `V` what it gives.
+pub struct Sources<D, K, V>(Arc<Shared<D, K, V>>);
+
+impl<D, K, V> Clone for Sources<D, K, V> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<D, K, V> fmt::Debug for Sources<D, K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sources").finish_non_exhaustive()
+    }
+}
+
+impl<D, K, V> Sources<D, K, V>
+where
+    D: Clone + Eq + Hash + Send + Sync + 'static,
+    K: Clone + Eq + Hash + Send + Sync + 'static,
+    V: Send + Sync + 'static,
+{
+    /// Sources that read with `read`, at most `in_flight` at the same time, and wake dependants with `wake`, until `shutdown`.
+    #[must_use]
+    pub fn new(
+        read: Read<K, V>,
+        wake: Wake<D>,
+        in_flight: usize,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            table: Mutex::new(Table {
+                entries: HashMap::new(),
+                keys: HashMap::new(),
+            }),
+            read,
+            wake,
+            in_flight: Semaphore::new(in_flight),
+            tasks: TaskTracker::new(),
+            shutdown,
+        }))
+    }
+
+    /// Makes `who` depend on `key`, and on no other key, polled at least every `interval`; gives what is known now. Waits for nothing: when there
+    /// is more to know, `who` is woken.
+    pub fn depend(&self, who: &D, key: &K, interval: Duration) -> Reading<V> {
+        let mut table = self.table();
+        if table.keys.get(who).is_some_and(|before| before != key) {
+            table.leave(who);
+        }
+        table.keys.insert(who.clone(), key.clone());
+        if let Some(entry) = table.entries.get_mut(key) {
+            entry.dependants.insert(who.clone(), interval);
+            return entry.reading.clone();
+        }
+        let entry = Entry {
+            reading: Reading::default(),
+            dependants: HashMap::from([(who.clone(), interval)]),
+            poke: Arc::new(Notify::new()),
+            end: self.0.shutdown.child_token(),
+        };
+        let (poke, end) = (Arc::clone(&entry.poke), entry.end.clone());
+        table.entries.insert(key.clone(), entry);
+        drop(table);
+        let (shared, key) = (Arc::clone(&self.0), key.clone());
+        self.0.tasks.spawn(async move {
+            tokio::select! {
+                () = end.cancelled() => {}
+                () = shared.keep_reading(key, &poke, &end) => {}
+            }
+        });
+        Reading::default()
+    }
+
+    /// `who` depends on nothing any more. A source without dependants ends and drops its value.
+    pub fn leave(&self, who: &D) {
+        self.table().leave(who);
+    }
+
+    /// Reads again now, wherever `which` says so.
+    pub fn poke(&self, which: impl Fn(&K) -> bool) {
+        for (key, entry) in &self.table().entries {
+            if which(key) {
+                entry.poke.notify_one();
+            }
+        }
+    }
+
+    /// How many distinct keys are read.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.table().entries.len()
+    }
+
+    /// Whether nothing is read.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table<D, K, V>> {
+        self.0.table()
+    }
+}
+
+impl<D: Eq + Hash, K: Eq + Hash, V> Table<D, K, V> {
+    fn leave(&mut self, who: &D) {
+        let Some(key) = self.keys.remove(who) else {
+            return;
+        };
+        let Some(entry) = self.entries.get_mut(&key) else {
+            return;
+        };
+        entry.dependants.remove(who);
+        if entry.dependants.is_empty() {
+            entry.end.cancel();
+            self.entries.remove(&key);
+        }
+    }
+}
+
+impl<D: Clone + Eq + Hash, K: Clone + Eq + Hash, V> Shared<D, K, V> {
+    fn table(&self) -> MutexGuard<'_, Table<D, K, V>> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn keep_reading(&self, key: K, poke: &Notify, end: &CancellationToken) {
+        let mut failures = 0;
+        loop {
+            let last = match self.table().entries.get(&key) {
+                Some(entry) => entry.reading.value.clone(),
+                None => return,
+            };
+            let result = {
+                let Ok(_permit) = self.in_flight.acquire().await else {
+                    return;
+                };
+                (self.read)(key.clone(), last).await
+            };
+            let fault = result.as_ref().err().cloned();
+            failures = if fault.is_some() { failures + 1 } else { 0 };
+            let Some((interval, woken)) = self.take(&key, result, end) else {
+                return;
+            };
+            for who in &woken {
+                (self.wake)(who);
+            }
+            let wait = wait_after(fault.as_ref(), failures, interval).mul_f64(jitter());
+            tokio::select! {
+                () = poke.notified() => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Takes in a result; gives the poll interval and who sees a difference, or nothing if the source has ended meanwhile.
+    fn take(
+        &self,
+        key: &K,
+        result: Result<Answer<V>, Fault>,
+        end: &CancellationToken,
+    ) -> Option<(Duration, HashSet<D>)> {
+        let mut table = self.table();
+        let entry = table.entries.get_mut(key)?;
+        if end.is_cancelled() {
+            return None;
+        }
+        let changed = entry.reading.take(result, Instant::now());
+        let interval = entry.dependants.values().min().copied()?;
+        let woken = if changed {
+            entry.dependants.keys().cloned().collect()
+        } else {
+            HashSet::new()
+        };
+        Some((interval, woken))
+    }
+}
+
+/// How long to wait before the next read.
+fn wait_after(fault: Option<&Fault>, failures: u32, interval: Duration) -> Duration {
+    let Some(fault) = fault else { return interval };
+    let growing = FIRST_RETRY
+        .saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1).min(16)))
+        .min(interval.max(LONGEST_RETRY));
+    match fault.reason.class() {
+        Class::WaitForChange | Class::Settled => interval,
+        Class::Retry => fault
+            .retry_after
+            .map_or(growing, |asked| asked.max(growing))
+            .min(LONGEST_WAIT),
+        Class::WaitUntil => fault
+            .retry_after
+            .unwrap_or(growing)
+            .clamp(FIRST_RETRY, LONGEST_WAIT),
+    }
+}
+
+/// Around 1, by at most a tenth, so that polls do not march in step.
+fn jitter() -> f64 {
+    rand::random_range(0.9..=1.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+    use tokio::sync::mpsc;
+
+    type Reply = Result<Answer<&'static str>, Fault>;
+
+    struct Fixture {
+        sources: Sources<&'static str, &'static str, &'static str>,
+        reads: Arc<AtomicUsize>,
+        replies: Arc<Mutex<Vec<Reply>>>,
+        woken: mpsc::UnboundedReceiver<&'static str>,
+        shutdown: CancellationToken,
+    }
+
+    /// Sources that give `replies` in turn, and the last of them for ever.
+    fn fixture(replies: Vec<Reply>) -> Fixture {
+        let (sender, woken) = mpsc::unbounded_channel();
+        let reads = Arc::new(AtomicUsize::new(0));
+        let replies = Arc::new(Mutex::new(replies));
+        let shutdown = CancellationToken::new();
+        let read: Read<_, _> = Box::new({
+            let (reads, replies) = (Arc::clone(&reads), Arc::clone(&replies));
+            move |_key, _last| {
+                reads.fetch_add(1, SeqCst);
+                let mut replies = replies.lock().unwrap();
+                let reply = if replies.len() > 1 {
+                    replies.remove(0)
+                } else {
+                    replies[0].clone()
+                };
+                Box::pin(async move {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                    reply
+                })
+            }
+        });
+        let wake: Wake<&'static str> = Arc::new(move |who| {
+            let _ = sender.send(*who);
+        });
+        Fixture {
+            sources: Sources::new(read, wake, 4, shutdown.clone()),
+            reads,
+            replies,
+            woken,
+            shutdown,
+        }
+    }
+
+    fn fault(reason: Reason) -> Fault {
+        Fault {
+            reason,
+            message: "it failed".to_owned(),
+            retry_after: None,
+        }
+    }
+
+    const MINUTE: Duration = Duration::from_mins(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn many_dependants_cost_one_read_and_all_are_woken() {
+        let mut f = fixture(vec![Ok(Answer::New("v1")), Ok(Answer::Same)]);
+        for who in ["a", "b", "c"] {
+            assert!(f.sources.depend(&who, &"k", MINUTE).value.is_none());
+        }
+        let mut woken = [
+            f.woken.recv().await,
+            f.woken.recv().await,
+            f.woken.recv().await,
+        ];
+        woken.sort_unstable();
+        assert_eq!(woken, [Some("a"), Some("b"), Some("c")]);
+        assert_eq!(f.reads.load(SeqCst), 1);
+        assert_eq!(
+            f.sources.depend(&"a", &"k", MINUTE).value.as_deref(),
+            Some(&"v1")
+        );
+        assert_eq!(f.reads.load(SeqCst), 1, "asking again reads nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_poll_that_finds_nothing_new_wakes_nobody() {
+        let mut f = fixture(vec![Ok(Answer::New("v1")), Ok(Answer::Same)]);
+        f.sources.depend(&"a", &"k", MINUTE);
+        assert_eq!(f.woken.recv().await, Some("a"));
+        tokio::time::sleep(MINUTE * 5).await;
+        assert!(
+            (5..=6).contains(&f.reads.load(SeqCst)),
+            "{}",
+            f.reads.load(SeqCst)
+        );
+        assert!(f.woken.try_recv().is_err());
+        assert!(f.sources.depend(&"a", &"k", MINUTE).seen >= 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_keeps_the_last_good_value_and_is_told_once() {
+        let mut f = fixture(vec![
+            Ok(Answer::New("v1")),
+            Err(fault(Reason::DopplerUnreachable)),
+        ]);
+        f.sources.depend(&"a", &"k", MINUTE);
+        assert_eq!(f.woken.recv().await, Some("a"));
+        assert_eq!(f.woken.recv().await, Some("a"));
+        let reading = f.sources.depend(&"a", &"k", MINUTE);
+        assert_eq!(reading.value.as_deref(), Some(&"v1"));
+        assert_eq!(reading.fault.unwrap().reason, Reason::DopplerUnreachable);
+        tokio::time::sleep(MINUTE * 3).await;
+        assert!(
+            f.woken.try_recv().is_err(),
+            "the same failure is not told twice"
+        );
+        *f.replies.lock().unwrap() = vec![Ok(Answer::Same)];
+        assert_eq!(f.woken.recv().await, Some("a"), "recovery is told");
+        assert!(f.sources.depend(&"a", &"k", MINUTE).fault.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waits_grow_while_an_upstream_is_dead() {
+        let f = fixture(vec![Err(fault(Reason::DopplerUnreachable))]);
+        f.sources.depend(&"a", &"k", MINUTE);
+        tokio::time::sleep(Duration::from_mins(10)).await;
+        let reads = f.reads.load(SeqCst);
+        assert!((12..=20).contains(&reads), "{reads} reads in 10 minutes");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_source_without_dependants_ends_and_forgets() {
+        let mut f = fixture(vec![Ok(Answer::New("v1")), Ok(Answer::Same)]);
+        f.sources.depend(&"a", &"k", MINUTE);
+        f.woken.recv().await;
+        f.sources.depend(&"a", &"other", MINUTE);
+        assert_eq!(f.sources.len(), 1, "the old key is gone");
+        f.sources.leave(&"a");
+        assert!(f.sources.is_empty());
+        let reads = f.reads.load(SeqCst);
+        tokio::time::sleep(MINUTE * 5).await;
+        assert_eq!(f.reads.load(SeqCst), reads, "nothing is polled any more");
+        assert!(
+            f.sources.depend(&"b", &"k", MINUTE).value.is_none(),
+            "nothing is remembered"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_poke_reads_at_once_and_only_where_it_is_meant() {
+        let mut f = fixture(vec![Ok(Answer::New("v1"))]);
+        f.sources.depend(&"a", &"k", MINUTE);
+        f.sources.depend(&"b", &"l", MINUTE);
+        f.woken.recv().await;
+        f.woken.recv().await;
+        f.sources.poke(|key| *key == "k");
+        assert_eq!(f.woken.recv().await, Some("a"));
+        assert_eq!(f.reads.load(SeqCst), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn shutdown_ends_every_source() {
+        let mut f = fixture(vec![Ok(Answer::New("v1"))]);
+        f.sources.depend(&"a", &"k", MINUTE);
+        f.woken.recv().await;
+        f.shutdown.cancel();
+        let reads = f.reads.load(SeqCst);
+        tokio::time::sleep(MINUTE * 5).await;
+        assert_eq!(f.reads.load(SeqCst), reads);
+    }
+
+    #[test]
+    fn an_upstream_that_says_when_to_come_back_is_heard_but_not_for_ever() {
+        let limited = |retry_after| Fault {
+            retry_after,
+            ..fault(Reason::DopplerRateLimited)
+        };
+        let asked = limited(Some(Duration::from_secs(7)));
+        assert_eq!(wait_after(Some(&asked), 1, MINUTE), Duration::from_secs(7));
+        assert_eq!(
+            wait_after(Some(&limited(Some(Duration::MAX))), 1, MINUTE),
+            LONGEST_WAIT
+        );
+        assert_eq!(
+            wait_after(Some(&limited(Some(Duration::ZERO))), 1, MINUTE),
+            FIRST_RETRY
+        );
+        assert_eq!(
+            wait_after(Some(&fault(Reason::DopplerUnauthorized)), 9, MINUTE),
+            MINUTE,
+            "waits for a change, does not hammer"
+        );
+    }
+}
