@@ -1,0 +1,189 @@
+//! The registry and its families.
+//!
+//! In: counts from every room. Out: OpenMetrics text. Labels are words of closed lists: never a name that a user chose, never a value.
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+        info::Info,
+    },
+    registry::{Registry, Unit},
+};
+
+/// An upstream read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReadLabels {
+    /// `prefect` or `doppler`.
+    pub upstream: &'static str,
+    /// `new`, `same`, or the reason of the failure.
+    pub outcome: &'static str,
+}
+
+/// A word of the closed list of reasons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReasonLabels {
+    /// The reason.
+    pub reason: &'static str,
+}
+
+/// A write to the API server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct WriteLabels {
+    /// `secret`, `status`, `binding` or `event`.
+    pub object: &'static str,
+    /// `ok` or `error`.
+    pub outcome: &'static str,
+}
+
+/// Everything that is counted.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Reconciles of bindings.
+    pub reconciles: Counter,
+    /// How long a reconcile took.
+    pub reconcile_seconds: Histogram,
+    /// Bindings by the reason of their `Ready` condition.
+    pub bindings: Family<ReasonLabels, Gauge>,
+    /// Reads of blocks and configs.
+    pub reads: Family<ReadLabels, Counter>,
+    /// Writes to the API server.
+    pub writes: Family<WriteLabels, Counter>,
+    /// Outcomes that were told: each change of a condition's reason, and each Event.
+    pub reports: Family<ReasonLabels, Counter>,
+    /// Distinct blocks that are polled.
+    pub blocks: Gauge,
+    /// Distinct Doppler configs that are polled.
+    pub configs: Gauge,
+}
+
+impl Metrics {
+    /// Fresh metrics, all at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("doppler_prefect");
+        let metrics = Self {
+            reconciles: Counter::default(),
+            reconcile_seconds: Histogram::new(exponential_buckets(0.000_5, 2.0, 16)),
+            bindings: Family::default(),
+            reads: Family::default(),
+            writes: Family::default(),
+            reports: Family::default(),
+            blocks: Gauge::default(),
+            configs: Gauge::default(),
+            registry: Registry::default(),
+        };
+        registry.register(
+            "build",
+            "The running version",
+            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+        );
+        registry.register(
+            "reconciles",
+            "Reconciles of bindings",
+            metrics.reconciles.clone(),
+        );
+        registry.register_with_unit(
+            "reconcile",
+            "How long a reconcile took",
+            Unit::Seconds,
+            metrics.reconcile_seconds.clone(),
+        );
+        registry.register(
+            "bindings",
+            "Bindings by the reason of their Ready condition",
+            metrics.bindings.clone(),
+        );
+        registry.register(
+            "upstream_reads",
+            "Reads of blocks and configs by outcome",
+            metrics.reads.clone(),
+        );
+        registry.register(
+            "kubernetes_writes",
+            "Writes to the API server by object and outcome",
+            metrics.writes.clone(),
+        );
+        registry.register(
+            "reports",
+            "Changes of a condition's reason, and Events, by reason",
+            metrics.reports.clone(),
+        );
+        registry.register(
+            "blocks",
+            "Distinct Prefect blocks that are polled",
+            metrics.blocks.clone(),
+        );
+        registry.register(
+            "configs",
+            "Distinct Doppler configs that are polled",
+            metrics.configs.clone(),
+        );
+        Self {
+            registry,
+            ..metrics
+        }
+    }
+
+    /// Counts a write to the API server.
+    pub fn wrote(&self, object: &'static str, ok: bool) {
+        let outcome = if ok { "ok" } else { "error" };
+        self.writes
+            .get_or_create(&WriteLabels { object, outcome })
+            .inc();
+    }
+
+    /// `OpenMetrics` text.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut page = String::new();
+        // Writing into a String cannot fail.
+        let _ = text::encode(&mut page, &self.registry);
+        page
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_in_the_text() {
+        let metrics = Metrics::new();
+        metrics.wrote("secret", true);
+        metrics
+            .reads
+            .get_or_create(&ReadLabels {
+                upstream: "doppler",
+                outcome: "same",
+            })
+            .inc();
+        let page = metrics.text();
+        assert!(
+            page.contains(
+                "doppler_prefect_kubernetes_writes_total{object=\"secret\",outcome=\"ok\"} 1"
+            ),
+            "{page}"
+        );
+        assert!(
+            page.contains(
+                "doppler_prefect_upstream_reads_total{upstream=\"doppler\",outcome=\"same\"} 1"
+            ),
+            "{page}"
+        );
+        assert!(
+            page.contains("doppler_prefect_build_info{version="),
+            "{page}"
+        );
+    }
+}
