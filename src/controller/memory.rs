@@ -1,0 +1,137 @@
+//! What is remembered of a binding between two reconciles, in memory only.
+//!
+//! In: what reconciles came to. Out: credentials for the way back, how often a Secret had to be put back, and since when a pool entry is out.
+//! All of it may be lost at any time: a restart waits again, and repairs at once again.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{note::Noted, wake::BindingRef};
+use crate::{prefect::Connection, source::Fault};
+
+/// A quiet time after which earlier repairs are forgotten.
+const QUIET: Duration = Duration::from_mins(5);
+/// Repairs in a row that are made at once.
+const AT_ONCE: u32 = 3;
+/// Longest wait between two repairs.
+const LONGEST: Duration = Duration::from_mins(5);
+
+/// What is remembered of one binding.
+#[derive(Clone, Default)]
+pub struct Remembered {
+    /// How the Prefect servers were last reached, by the URL of their API.
+    pub connections: HashMap<String, Arc<Connection>>,
+    /// How often the Secret was changed by others.
+    pub drift: Drift,
+    /// Since when entries are out of their pools.
+    pub out_since: HashMap<Noted, Instant>,
+    /// Project and config that were last synced.
+    pub source: Option<(String, String)>,
+    /// Since when references could not be read, and why.
+    pub reference_fault: Option<(Fault, Instant)>,
+    /// How many times in a row it could not be written.
+    pub failures: u32,
+}
+
+/// How often, and when last, something had to be put back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drift {
+    repairs: u32,
+    last: Option<Instant>,
+}
+
+impl Drift {
+    /// How long the next repair has to wait: not at all for the first ones, then growing.
+    #[must_use]
+    pub fn wait(&self, now: Instant) -> Duration {
+        let Some(last) = self.last else { return Duration::ZERO };
+        let since = now.saturating_duration_since(last);
+        if self.repairs < AT_ONCE || since >= QUIET {
+            return Duration::ZERO;
+        }
+        let wait = Duration::from_secs(2).saturating_mul(2_u32.saturating_pow((self.repairs - AT_ONCE).min(16)));
+        wait.min(LONGEST).saturating_sub(since)
+    }
+
+    /// It was put back.
+    pub fn repaired(&mut self, now: Instant) {
+        let quiet = self.last.is_none_or(|last| now.saturating_duration_since(last) >= QUIET);
+        self.repairs = if quiet { 1 } else { self.repairs.saturating_add(1) };
+        self.last = Some(now);
+    }
+
+    /// Whether somebody keeps changing it; and if so, when it will have been quiet for long enough.
+    #[must_use]
+    pub fn contested(&self, now: Instant) -> Option<Duration> {
+        let since = now.saturating_duration_since(self.last?);
+        (self.repairs > AT_ONCE && since < QUIET).then(|| QUIET.saturating_sub(since))
+    }
+}
+
+/// What is remembered of all bindings.
+#[derive(Default)]
+pub struct Memory(Mutex<HashMap<BindingRef, Remembered>>);
+
+impl std::fmt::Debug for Memory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Memory").finish_non_exhaustive()
+    }
+}
+
+impl Memory {
+    /// What is remembered of `binding`.
+    #[must_use]
+    pub fn of(&self, binding: &BindingRef) -> Remembered {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(binding).cloned().unwrap_or_default()
+    }
+
+    /// Changes what is remembered of `binding`.
+    pub fn change<T>(&self, binding: &BindingRef, change: impl FnOnce(&mut Remembered) -> T) -> T {
+        change(self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(binding.clone()).or_default())
+    }
+
+    /// The binding is gone.
+    pub fn forget(&self, binding: &BindingRef) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(binding);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_repairs_are_made_at_once_and_later_ones_wait_longer_and_longer() {
+        let mut drift = Drift::default();
+        let mut now = Instant::now();
+        let mut waits = vec![];
+        for _ in 0..10 {
+            let wait = drift.wait(now);
+            waits.push(wait.as_secs());
+            now += wait;
+            drift.repaired(now);
+        }
+        assert_eq!(waits, [0, 0, 0, 2, 4, 8, 16, 32, 64, 128]);
+        assert!(drift.contested(now).is_some());
+    }
+
+    #[test]
+    fn a_quiet_time_forgives() {
+        let mut drift = Drift::default();
+        let mut now = Instant::now();
+        for _ in 0..6 {
+            drift.repaired(now);
+        }
+        assert!(drift.contested(now).is_some());
+        now += QUIET;
+        assert_eq!(drift.contested(now), None);
+        assert_eq!(drift.wait(now), Duration::ZERO);
+        drift.repaired(now);
+        assert_eq!(drift.contested(now), None);
+    }
+}
