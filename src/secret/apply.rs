@@ -311,3 +311,162 @@ fn metadata_only(mut request: HttpRequest) -> HttpRequest {
     }
     request
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{reason::Reason, secret::key};
+    use axum::{Json, Router, http::StatusCode, response::IntoResponse};
+    use serde_json::{Value, json};
+
+    /// An API server that gives the same answer to everything.
+    fn answering(code: u16, body: Value) -> Secrets {
+        let code = StatusCode::from_u16(code).unwrap();
+        let router =
+            Router::new().fallback(move || async move { (code, Json(body)).into_response() });
+        Secrets::new(Client::new(router, "default"), Duration::from_secs(5))
+    }
+
+    fn status(code: u16, word: &str, causes: &Value) -> Value {
+        json!({"kind": "Status", "status": "Failure", "code": code, "reason": word, "message": "canary", "details": {"causes": causes}})
+    }
+
+    fn facts() -> Facts {
+        Facts::of(&ObjectMeta {
+            uid: Some("s".into()),
+            resource_version: Some("7".into()),
+            ..ObjectMeta::default()
+        })
+    }
+
+    #[tokio::test]
+    async fn refusals_are_told_apart_and_never_repeat_what_the_server_said() {
+        for (code, word, causes, reason) in [
+            (409, "Conflict", json!([]), Reason::KubernetesError),
+            (
+                422,
+                "Invalid",
+                json!([{"reason": "FieldValueForbidden", "field": "data", "message": "m"}]),
+                Reason::SecretImmutable,
+            ),
+            (
+                422,
+                "Invalid",
+                json!([{"reason": "FieldValueTooLong", "field": "data", "message": "m"}]),
+                Reason::SecretTooLarge,
+            ),
+            (
+                413,
+                "RequestEntityTooLarge",
+                json!([]),
+                Reason::SecretTooLarge,
+            ),
+            (403, "Forbidden", json!([]), Reason::SecretForbidden),
+            (
+                403,
+                "Forbidden",
+                json!([{"reason": "NamespaceTerminating", "field": "x", "message": "m"}]),
+                Reason::NamespaceTerminating,
+            ),
+            (500, "InternalError", json!([]), Reason::KubernetesError),
+        ] {
+            let secrets = answering(code, status(code, word, &causes));
+            let error = secrets.release("ns", "s", &facts(), "u").await.unwrap_err();
+            assert_eq!(error.reason(), reason, "{code} {causes}");
+            assert!(
+                !format!("{error} {error:?}").contains("canary"),
+                "{error:?}"
+            );
+        }
+        let patch = |causes| answering(422, status(422, "Invalid", &causes));
+        assert_eq!(
+            patch(json!([])).release("ns", "s", &facts(), "u").await,
+            Err(WriteError::Conflict)
+        );
+    }
+
+    #[tokio::test]
+    async fn a_missing_secret_is_no_error_to_look_at_or_delete() {
+        let secrets = answering(404, status(404, "NotFound", &json!([])));
+        assert!(secrets.get("ns", "s").await.unwrap().is_none());
+        assert_eq!(secrets.delete("ns", "s", &facts()).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_silent_server_is_given_up_after_the_limit() {
+        let router = Router::new().fallback(|| std::future::pending::<()>());
+        let secrets = Secrets::new(Client::new(router, "default"), Duration::from_millis(20));
+        assert_eq!(
+            secrets.get("ns", "s").await.err(),
+            Some(WriteError::Timeout)
+        );
+    }
+
+    #[tokio::test]
+    async fn found_content_is_compared_byte_for_byte_and_obstacles_are_named() {
+        let body =
+            json!({"metadata": {"uid": "s"}, "type": "Opaque", "data": {"A": "YQ==", "B": ""}});
+        let found = answering(200, body).get("ns", "s").await.unwrap().unwrap();
+        let data = |a: &str| {
+            BTreeMap::from([
+                ("A".to_owned(), a.into()),
+                ("B".to_owned(), SecretString::from("")),
+            ])
+        };
+        assert!(found.holds(&data("a")));
+        assert!(!found.holds(&data("b")));
+        assert!(!found.holds(&BTreeMap::new()));
+        assert_eq!(found.obstacle(), None);
+        let typed = answering(200, json!({"metadata": {}, "type": "kubernetes.io/tls"}))
+            .get("ns", "s")
+            .await;
+        assert_eq!(
+            typed.unwrap().unwrap().obstacle(),
+            Some(WriteError::WrongType)
+        );
+        let immutable = answering(
+            200,
+            json!({"metadata": {}, "type": "Opaque", "immutable": true}),
+        )
+        .get("ns", "s")
+        .await;
+        assert_eq!(
+            immutable.unwrap().unwrap().obstacle(),
+            Some(WriteError::Immutable)
+        );
+    }
+
+    #[tokio::test]
+    async fn a_hash_key_that_is_there_is_read_and_a_malformed_one_is_an_error_that_says_what_to_do()
+    {
+        let there = |value: &'static str| {
+            let router = Router::new().fallback(move |method: axum::http::Method| async move {
+                if method == "POST" {
+                    (
+                        StatusCode::CONFLICT,
+                        Json(status(409, "AlreadyExists", &json!([]))),
+                    )
+                } else {
+                    (
+                        StatusCode::OK,
+                        Json(json!({"metadata": {}, "type": "Opaque", "data": {"key": value}})),
+                    )
+                }
+            });
+            Secrets::new(Client::new(router, "default"), Duration::from_secs(5))
+        };
+        // base64 of base64 of 32 bytes of 'A'.
+        let good = there("UVVGQlFVRkJRVUZCUVVGQlFVRkJRVUZCUVVGQlFVRkJRVUZCUVVGQlFVRT0=");
+        let key = key::load_or_create_key(&good, "op").await.unwrap();
+        assert_eq!(key.expose(), &[b'A'; 32]);
+        let error = key::load_or_create_key(&there("eA=="), "op")
+            .await
+            .unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("delete it and restart the operator"),
+            "{error}"
+        );
+    }
+}

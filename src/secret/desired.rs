@@ -305,3 +305,151 @@ fn is_domain(text: &str) -> bool {
                     .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn make(
+        doppler: &DopplerSpec,
+        managed: &ManagedSecretSpec,
+        owned: bool,
+        values: &[(&str, &str)],
+    ) -> Result<Desired, SecretError> {
+        let key = HashKey::from_bytes(&[1; 32]).unwrap();
+        let input = Input {
+            binding: "my-project-dev",
+            binding_uid: "u1",
+            namespace: "flows",
+            doppler,
+            managed,
+            project: "my-project",
+            config: "dev",
+            owned,
+            key: &key,
+        };
+        let values = values
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).into()))
+            .collect();
+        desired(&input, &values)
+    }
+
+    fn plain(values: &[(&str, &str)]) -> Result<Desired, SecretError> {
+        make(
+            &DopplerSpec::default(),
+            &ManagedSecretSpec::default(),
+            true,
+            values,
+        )
+    }
+
+    #[test]
+    fn values_of_any_text_are_passed_on_exactly() {
+        let values = [
+            ("A", ""),
+            ("B", "a\nb\r\n\n"),
+            ("C", "\"'$HOME`x`\\"),
+            ("D", "🦀\u{0}"),
+            ("E", " x "),
+        ];
+        let desired = plain(&values).unwrap();
+        for (name, value) in values {
+            assert_eq!(desired.data[name].expose_secret(), value);
+        }
+        assert!(!format!("{desired:?}").contains("🦀"));
+    }
+
+    #[test]
+    fn carries_whose_it_is_and_where_it_comes_from() {
+        let desired = plain(&[("A", "b")]).unwrap();
+        assert_eq!(
+            (&*desired.name, &*desired.namespace),
+            ("my-project-dev", "flows")
+        );
+        assert_eq!(desired.labels[MANAGED_BY_LABEL], MANAGED_BY);
+        for (key, value) in [
+            (BINDING_UID, "u1"),
+            (BINDING, "my-project-dev"),
+            (PROJECT, "my-project"),
+            (CONFIG, "dev"),
+            (CONTENT_HASH, &desired.content_hash),
+        ] {
+            assert_eq!(desired.annotations[key], value);
+        }
+        let owner = desired.owner.unwrap();
+        assert_eq!(
+            (&*owner.kind, &*owner.uid, owner.controller),
+            ("DopplerPrefectBinding", "u1", Some(true))
+        );
+        let unowned = make(
+            &DopplerSpec::default(),
+            &ManagedSecretSpec::default(),
+            false,
+            &[],
+        )
+        .unwrap();
+        assert_eq!(unowned.owner, None);
+    }
+
+    #[test]
+    fn held_back_names_are_listed_with_why_and_do_not_enter_the_hash() {
+        let desired = plain(&[("A", "b"), ("PATH", "/x"), ("a:b", "c")]).unwrap();
+        assert_eq!(desired.data.len(), 1);
+        assert_eq!(
+            desired.content_hash,
+            plain(&[("A", "b")]).unwrap().content_hash
+        );
+        let names: Vec<_> = desired
+            .held_back
+            .iter()
+            .map(|held| held.name.as_str())
+            .collect();
+        assert_eq!(names, ["a:b", "PATH"]);
+    }
+
+    #[test]
+    fn one_mebibyte_of_values_fits_and_a_byte_more_does_not() {
+        let half = "x".repeat(MOST_VALUES / 2);
+        assert!(plain(&[("A", &half), ("B", &half)]).is_ok());
+        let error = plain(&[("A", &half), ("B", &half), ("C", "x")]).unwrap_err();
+        assert_eq!(error.reason(), Reason::SecretTooLarge);
+        assert!(error.to_string().contains("1048577 bytes"), "{error}");
+    }
+
+    #[test]
+    fn names_that_would_not_fit_into_etcd_are_refused_although_values_would() {
+        let names: Vec<String> = (0..3000).map(|i| format!("{i:0>253}")).collect();
+        let values: Vec<_> = names.iter().map(|name| (name.as_str(), "")).collect();
+        assert_eq!(plain(&values).unwrap_err().reason(), Reason::SecretTooLarge);
+    }
+
+    #[test]
+    fn labels_and_annotations_that_the_api_server_would_refuse_are_named() {
+        for (key, value) in [
+            ("team", "a b"),
+            ("te am", "a"),
+            ("app.kubernetes.io/name", "a"),
+            ("A.b/c", "d"),
+            ("/c", "d"),
+            ("team", "-a"),
+        ] {
+            let managed = ManagedSecretSpec {
+                labels: [(key.to_owned(), value.to_owned())].into(),
+                ..Default::default()
+            };
+            let error = make(&DopplerSpec::default(), &managed, true, &[]).unwrap_err();
+            assert_eq!(error.reason(), Reason::InvalidSpec);
+            assert!(
+                error.to_string().contains(&format!("labels has `{key}`")),
+                "{error}"
+            );
+        }
+        let managed = ManagedSecretSpec {
+            labels: [("example.com/team".to_owned(), String::new())].into(),
+            annotations: [("note".to_owned(), "any text\n🦀".to_owned())].into(),
+            ..Default::default()
+        };
+        assert!(make(&DopplerSpec::default(), &managed, true, &[]).is_ok());
+    }
+}
