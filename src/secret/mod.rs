@@ -1,1 +1,24 @@
-//! To be built.
+//! The Kubernetes Secret of a binding: what it should hold, whose it is, and the writes that bring it there.
+//!
+//! In: a binding's spec and the values that Doppler gave. Out: a POST, a JSON Patch guarded by resourceVersion, or nothing. In reading order:
+//! [`guard`] (which names), [`hash`] (keyed content hash), [`desired`] (the whole Secret, pure), [`facts`] (what is known of the one that is
+//! there), [`judge`] (what to do, pure), [`patch`] (how, pure), [`error`], [`apply`] (the requests), [`key`] (the installation's hash key).
+//! This room never lists, never watches, and never speaks to Prefect or Doppler.
+
+pub mod apply;
+pub mod desired;
+pub mod error;
+pub mod facts;
+pub mod guard;
+pub mod hash;
+pub mod judge;
+pub mod key;
+pub mod patch;
+
+pub use apply::{Found, Secrets, Written};
+pub use desired::{Desired, Input, SecretError, desired};
+pub use error::WriteError;
+pub use facts::{Data, Facts};
+pub use hash::HashKey;
+pub use judge::{Asker, Target, Verdict, Why, judge};
+pub use key::{KeyError, load_or_create_key};

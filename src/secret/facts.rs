@@ -1,0 +1,247 @@
+//! What is known of a Secret that is there, from its metadata alone.
+//!
+//! In: `ObjectMeta`, as a metadata watch or the answer to a write gives it. Out: [`Facts`], small enough to be kept for every Secret of the operator.
+//! Everything else is dropped, above all `last-applied-configuration`, which carries values. Never sees `data`; whether somebody touched that is
+//! read from the managed fields.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
+use serde_json::Value;
+
+use super::desired::{BINDING, BINDING_UID, CONTENT_HASH};
+use crate::crd::{MANAGED_BY, MANAGED_BY_LABEL};
+
+/// A Secret's metadata, reduced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// UID of the Secret.
+    pub uid: Box<str>,
+    /// Its version.
+    pub resource_version: Box<str>,
+    /// UID of the binding that it says it belongs to.
+    pub binding_uid: Option<Box<str>>,
+    /// Name of that binding.
+    pub binding: Option<Box<str>>,
+    /// Whether it carries our label.
+    pub labelled: bool,
+    /// Content hash as annotated.
+    pub content_hash: Option<Box<str>>,
+    /// Kind, name and UID of its controller.
+    pub controller: Option<Controller>,
+    /// UIDs of all owner references, in their order.
+    pub owners: Box<[Box<str>]>,
+    /// Whether it is being deleted.
+    pub terminating: bool,
+    /// Whether it has a map of labels.
+    pub has_labels: bool,
+    /// Whether it has a map of annotations.
+    pub has_annotations: bool,
+    /// What the managed fields say of `data`.
+    pub data: Data,
+    /// Fingerprints of all labels and annotations, sorted.
+    entries: Box<[u64]>,
+    /// Labels and annotations that our field manager owns, apart from those of `doppler-prefect.dev` and our own label.
+    own: Box<[Entry]>,
+}
+
+/// The controller of a Secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Controller {
+    /// Kind and name, such as `Certificate web`.
+    pub text: Box<str>,
+    /// UID.
+    pub uid: Box<str>,
+}
+
+/// Key of a label or of an annotation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// A label.
+    Label(Box<str>),
+    /// An annotation.
+    Annotation(Box<str>),
+}
+
+/// What the managed fields say of `data`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Data {
+    /// Only our own updates own keys of it: these, by [`fingerprint_of_names`].
+    Ours(u64),
+    /// Somebody else owns a part of it, perhaps with the value that we would write: only a look at the content tells.
+    Unsure,
+}
+
+impl Facts {
+    /// The facts in an object's metadata.
+    #[must_use]
+    pub fn of(metadata: &ObjectMeta) -> Self {
+        let annotation = |key: &str| {
+            metadata
+                .annotations
+                .as_ref()
+                .and_then(|all| all.get(key))
+                .map(|value| value.as_str().into())
+        };
+        let owners = metadata.owner_references.as_deref().unwrap_or_default();
+        let fields = metadata.managed_fields.as_deref().unwrap_or_default();
+        Self {
+            uid: metadata.uid.as_deref().unwrap_or_default().into(),
+            resource_version: metadata
+                .resource_version
+                .as_deref()
+                .unwrap_or_default()
+                .into(),
+            binding_uid: annotation(BINDING_UID),
+            binding: annotation(BINDING),
+            labelled: metadata
+                .labels
+                .as_ref()
+                .and_then(|all| all.get(MANAGED_BY_LABEL))
+                .is_some_and(|value| value == MANAGED_BY),
+            content_hash: annotation(CONTENT_HASH),
+            controller: owners
+                .iter()
+                .find(|owner| owner.controller == Some(true))
+                .map(|owner| Controller {
+                    text: format!("{} {}", owner.kind, owner.name).into(),
+                    uid: owner.uid.as_str().into(),
+                }),
+            owners: owners
+                .iter()
+                .map(|owner| owner.uid.as_str().into())
+                .collect(),
+            terminating: metadata.deletion_timestamp.is_some(),
+            has_labels: metadata.labels.is_some(),
+            has_annotations: metadata.annotations.is_some(),
+            data: data(fields),
+            entries: entries(metadata),
+            own: own(metadata, fields),
+        }
+    }
+
+    /// Whether it has this label with this value.
+    #[must_use]
+    pub fn has_label(&self, key: &str, value: &str) -> bool {
+        self.entries
+            .binary_search(&fingerprint('l', key, value))
+            .is_ok()
+    }
+
+    /// Whether it has this annotation with this value.
+    #[must_use]
+    pub fn has_annotation(&self, key: &str, value: &str) -> bool {
+        self.entries
+            .binary_search(&fingerprint('a', key, value))
+            .is_ok()
+    }
+
+    /// Labels and annotations that we once set from a spec.
+    #[must_use]
+    pub fn own(&self) -> &[Entry] {
+        &self.own
+    }
+}
+
+fn entries(metadata: &ObjectMeta) -> Box<[u64]> {
+    let of = |kind, all: Option<&std::collections::BTreeMap<String, String>>| -> Vec<u64> {
+        all.into_iter()
+            .flatten()
+            .map(|(key, value)| fingerprint(kind, key, value))
+            .collect()
+    };
+    let mut entries = of('l', metadata.labels.as_ref());
+    entries.extend(of('a', metadata.annotations.as_ref()));
+    entries.sort_unstable();
+    entries.into()
+}
+
+fn is_ours(entry: &ManagedFieldsEntry) -> bool {
+    entry.manager.as_deref() == Some(MANAGED_BY)
+        && entry.operation.as_deref() == Some("Update")
+        && entry.subresource.as_deref().unwrap_or_default().is_empty()
+}
+
+fn data(fields: &[ManagedFieldsEntry]) -> Data {
+    // Absent managed fields (a client may clear them) say nothing; an object that has some and none on `data` has no keys.
+    if fields.is_empty() {
+        return Data::Unsure;
+    }
+    let mut names: Vec<&str> = Vec::new();
+    for entry in fields {
+        let Some(Value::Object(set)) = entry.fields_v1.as_ref().map(|fields| &fields.0) else {
+            continue;
+        };
+        if set.contains_key("f:stringData") {
+            return Data::Unsure;
+        }
+        let Some(Value::Object(keys)) = set.get("f:data") else {
+            continue;
+        };
+        let owned = keys.keys().filter_map(|key| key.strip_prefix("f:"));
+        if is_ours(entry) {
+            names.extend(owned);
+        } else if owned.count() > 0 {
+            return Data::Unsure;
+        }
+    }
+    names.sort_unstable();
+    names.dedup();
+    Data::Ours(fingerprint_of_names(names))
+}
+
+fn own(metadata: &ObjectMeta, fields: &[ManagedFieldsEntry]) -> Box<[Entry]> {
+    let mut own = Vec::new();
+    for entry in fields.iter().filter(|entry| is_ours(entry)) {
+        let Some(owned) = entry
+            .fields_v1
+            .as_ref()
+            .and_then(|fields| fields.0.get("f:metadata"))
+        else {
+            continue;
+        };
+        let keys = |map: &str| -> Vec<Box<str>> {
+            owned
+                .get(map)
+                .and_then(Value::as_object)
+                .into_iter()
+                .flat_map(|keys| keys.keys())
+                .filter_map(|key| key.strip_prefix("f:"))
+                .filter(|key| *key != MANAGED_BY_LABEL && !key.starts_with("doppler-prefect.dev/"))
+                .map(Into::into)
+                .collect()
+        };
+        let there = |all: &Option<std::collections::BTreeMap<String, String>>, key: &str| {
+            all.as_ref().is_some_and(|all| all.contains_key(key))
+        };
+        own.extend(
+            keys("f:labels")
+                .into_iter()
+                .filter(|key| there(&metadata.labels, key))
+                .map(Entry::Label),
+        );
+        own.extend(
+            keys("f:annotations")
+                .into_iter()
+                .filter(|key| there(&metadata.annotations, key))
+                .map(Entry::Annotation),
+        );
+    }
+    own.into()
+}
+
+fn fingerprint(kind: char, key: &str, value: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (kind, key, value).hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Fingerprint of a sorted run of names, for comparison within this process.
+#[must_use]
+pub fn fingerprint_of_names<'a>(names: impl IntoIterator<Item = &'a str>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for name in names {
+        name.hash(&mut hasher);
+    }
+    hasher.finish()
+}
