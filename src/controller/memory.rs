@@ -11,8 +11,8 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{note::Noted, wake::BindingRef};
-use crate::{prefect::Connection, source::Fault};
+use super::{follow::Last, note::Noted, wake::BindingRef};
+use crate::prefect::Connection;
 
 /// A quiet time after which earlier repairs are forgotten.
 const QUIET: Duration = Duration::from_mins(5);
@@ -30,12 +30,12 @@ pub struct Remembered {
     pub drift: Drift,
     /// Since when entries are out of their pools.
     pub out_since: HashMap<Noted, Instant>,
-    /// Project and config that were last synced.
-    pub source: Option<(String, String)>,
-    /// Since when references could not be read, and why.
-    pub reference_fault: Option<(Fault, Instant)>,
-    /// How many times in a row it could not be written.
-    pub failures: u32,
+    /// The last good values, shared with all bindings of the same config.
+    pub last: Option<Last>,
+    /// Since when the values that the binding refers to cannot be read.
+    pub references_fail_since: Option<Instant>,
+    /// Since when a new Secret waits for the first look at its pools.
+    pub waits_since: Option<Instant>,
 }
 
 /// How often, and when last, something had to be put back.

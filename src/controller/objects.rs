@@ -95,6 +95,12 @@ impl Objects {
         }
     }
 
+    /// Whether a binding cares about the object.
+    #[must_use]
+    pub fn is_named(&self, key: &ObjectKey) -> bool {
+        self.table().interest.contains_key(key)
+    }
+
     /// What is known of an object. Nothing means that it is not there, or was never seen.
     #[must_use]
     pub fn known(&self, key: &ObjectKey) -> Option<Known> {
@@ -130,7 +136,7 @@ impl Objects {
         let facts = Facts::of(metadata);
         let woken = {
             let mut table = self.table();
-            let wanted = table.interest.contains_key(&key) || (kind == Kind::Secret && facts.managed);
+            let wanted = table.interest.contains_key(&key) || (kind == Kind::Secret && facts.labelled);
             if !wanted {
                 table.known.remove(&key);
                 return;
@@ -194,7 +200,7 @@ impl Table {
         interested.remove(who);
         if interested.is_empty() {
             self.interest.remove(key);
-            if self.known.get(key).is_some_and(|known| !known.facts.managed) {
+            if self.known.get(key).is_some_and(|known| !known.facts.labelled) {
                 self.known.remove(key);
             }
         }

@@ -1,0 +1,118 @@
+//! Everything that a reconcile needs.
+
+use std::{sync::Arc, time::Duration};
+
+use kube::Client;
+use tokio::sync::Semaphore;
+
+use super::{memory::Memory, objects::Objects, references::References, wake::BindingRef};
+use crate::{
+    crd::BlockSpec,
+    doppler::{Coordinates, Snapshot},
+    inject::Pools,
+    metrics::Metrics,
+    outbound::AllowedHosts,
+    prefect::{BlockDocument, Connection},
+    report::Report,
+    secret::{HashKey, Secrets},
+    source::Sources,
+};
+
+/// A block of a Prefect server, as it is read with these credentials.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct BlockKey {
+    /// The server, and how it is reached.
+    pub connection: Arc<Connection>,
+    /// Slug of the block type.
+    pub type_slug: String,
+    /// Name of the block document.
+    pub name: String,
+}
+
+impl BlockKey {
+    /// The block that a binding names.
+    #[must_use]
+    pub fn new(connection: Arc<Connection>, block: &BlockSpec) -> Self {
+        Self { connection, type_slug: block.type_slug.clone(), name: block.name.clone() }
+    }
+}
+
+/// The waits and limits that the flags set.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Poll interval of bindings that set none.
+    pub refresh_interval: Duration,
+    /// For how long a failing upstream leaves a binding Ready.
+    pub stale_after: Duration,
+    /// How long a Secret outlives its pool entry.
+    pub release_wait: Duration,
+    /// How long a deleted binding waits for Prefect.
+    pub release_timeout: Duration,
+    /// Time limit of a step at the API server.
+    pub kubernetes_timeout: Duration,
+}
+
+/// Blocks that are read.
+pub type Blocks = Sources<BindingRef, BlockKey, BlockDocument>;
+/// Configs that are read.
+pub type Configs = Sources<BindingRef, Coordinates, Snapshot>;
+
+/// Everything that a reconcile needs.
+pub struct Context {
+    /// The API server.
+    pub client: Client,
+    /// Waits and limits.
+    pub settings: Settings,
+    /// Hosts that bindings may name as Prefect servers.
+    pub prefect_hosts: AllowedHosts,
+    /// Hosts that bindings may name as Doppler's API.
+    pub doppler_hosts: AllowedHosts,
+    /// Blocks that are read.
+    pub blocks: Blocks,
+    /// Configs that are read.
+    pub configs: Configs,
+    /// Work pools that are looked at and edited.
+    pub pools: Pools,
+    /// Secrets and ConfigMaps, as the watches show them.
+    pub objects: Arc<Objects>,
+    /// Values behind the keys that bindings name.
+    pub references: References,
+    /// Requests about Secrets.
+    pub secrets: Secrets,
+    /// The installation's key of content hashes.
+    pub hash_key: HashKey,
+    /// What is remembered between reconciles.
+    pub memory: Memory,
+    /// The one place that tells.
+    pub report: Report,
+    /// Everything that is counted.
+    pub metrics: Arc<Metrics>,
+    /// Reconciles in flight, over all scopes.
+    pub reconciles: Semaphore,
+}
+
+impl Context {
+    /// The binding is gone: nothing is read, remembered or counted for it any more.
+    pub fn forget(&self, binding: &BindingRef) {
+        self.blocks.leave(binding);
+        self.configs.leave(binding);
+        self.pools.forget(binding);
+        self.objects.forget(binding);
+        self.memory.forget(binding);
+        self.report.forget(binding);
+        self.references.retain(|object| self.objects.is_named(object));
+        self.count_sources();
+    }
+
+    /// Counts what is polled.
+    pub fn count_sources(&self) {
+        self.metrics.blocks.set(i64::try_from(self.blocks.len()).unwrap_or(i64::MAX));
+        self.metrics.configs.set(i64::try_from(self.configs.len()).unwrap_or(i64::MAX));
+    }
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context").finish_non_exhaustive()
+    }
+}
