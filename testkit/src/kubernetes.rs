@@ -161,13 +161,13 @@ mod tests {
     fn reads_documents_lists_and_comments() {
         let yaml = "# only a comment\n---\nkind: ConfigMap\napiVersion: v1\nmetadata: {name: c}\n---\n---\n\
             kind: List\napiVersion: v1\nitems:\n- {kind: Secret, apiVersion: v1, metadata: {name: s}}\n\
-            - {kind: Namespace, apiVersion: v1, metadata: {name: n}}\n";
+            - {kind: Namespace, apiVersion: v1, metadata: {name: flows}}\n";
         let names: Vec<_> = documents(yaml)
             .unwrap()
             .iter()
             .map(ResourceExt::name_any)
             .collect();
-        assert_eq!(names, ["n", "c", "s"]);
+        assert_eq!(names, ["flows", "c", "s"]);
     }
 
     #[test]

@@ -4,6 +4,7 @@ pub mod cache;
 pub mod control_plane;
 pub mod folder;
 pub mod guard;
+pub mod helm;
 pub mod kubernetes;
 pub mod ports;
 pub mod progress;

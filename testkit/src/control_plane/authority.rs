@@ -14,6 +14,7 @@ pub(super) struct Authority {
     pub(super) serving_certificate_pem: String,
     pub(super) serving_key_pem: String,
     pub(super) service_account_key_pem: String,
+    pub(super) service_account_public_key_pem: String,
     pub(super) admin_token: String,
 }
 
@@ -36,12 +37,15 @@ impl Authority {
         let issuer = Issuer::from_params(&params, &ca_key);
         let serving = CertificateParams::new(names)?.signed_by(&serving_key, &issuer)?;
 
+        let service_account_key = KeyPair::generate()?;
+
         Ok(Self {
             ca_pem: ca.pem(),
             ca_der: ca.der().to_vec(),
             serving_certificate_pem: serving.pem(),
             serving_key_pem: serving_key.serialize_pem(),
-            service_account_key_pem: KeyPair::generate()?.serialize_pem(),
+            service_account_key_pem: service_account_key.serialize_pem(),
+            service_account_public_key_pem: service_account_key.public_key_pem(),
             admin_token: random_token()?,
         })
     }

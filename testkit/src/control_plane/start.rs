@@ -163,7 +163,7 @@ impl ControlPlane {
             format!("--tls-cert-file={}", file("serving.crt")),
             format!("--tls-private-key-file={}", file("serving.key")),
             "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
-            format!("--service-account-key-file={}", file("service-account.key")),
+            format!("--service-account-key-file={}", file("service-account.pub")),
             format!(
                 "--service-account-signing-key-file={}",
                 file("service-account.key")
@@ -333,6 +333,10 @@ fn write_files(folder: &Path, authority: &Authority) -> Result<()> {
         ("serving.crt", &authority.serving_certificate_pem),
         ("serving.key", &authority.serving_key_pem),
         ("service-account.key", &authority.service_account_key_pem),
+        (
+            "service-account.pub",
+            &authority.service_account_public_key_pem,
+        ),
         ("tokens.csv", &tokens),
     ] {
         write_private(&folder.join(name), text)?;
