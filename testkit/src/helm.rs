@@ -41,7 +41,12 @@ impl Output {
     /// When helm failed: what it said.
     pub fn success(self) -> Result<String> {
         if self.code != 0 {
-            bail!("helm ended with exit code {}: {}{}", self.code, self.stdout, self.stderr);
+            bail!(
+                "helm ended with exit code {}: {}{}",
+                self.code,
+                self.stdout,
+                self.stderr
+            );
         }
         Ok(self.stdout)
     }
@@ -76,12 +81,18 @@ pub fn program() -> Result<PathBuf> {
 /// # Errors
 /// When helm cannot be had or does not end; that it failed is the `Output`'s to say.
 pub fn helm<A: AsRef<std::ffi::OsStr>>(args: &[A], kubeconfig: Option<&Path>) -> Result<Output> {
-    let homes = tempfile::Builder::new().prefix("doppler-prefect-helm-").tempdir()?;
+    let homes = tempfile::Builder::new()
+        .prefix("doppler-prefect-helm-")
+        .tempdir()?;
     let home = homes.path();
     let mut command = Command::new("/bin/sh");
     // The guardian keeps one log for both; helm's two outputs are told apart here.
     command
-        .args(["-c", r#"exec "$@" >"$HELM_STDOUT" 2>"$HELM_STDERR""#, "helm"])
+        .args([
+            "-c",
+            r#"exec "$@" >"$HELM_STDOUT" 2>"$HELM_STDERR""#,
+            "helm",
+        ])
         .arg(program()?)
         .args(args)
         .env("HELM_STDOUT", home.join("stdout"))
@@ -124,11 +135,20 @@ mod tests {
     #[test]
     fn tells_output_and_complaints_apart() {
         let version = helm(&["version", "--template", "{{.Version}}"], None).unwrap();
-        assert!(version.clone().success().unwrap().starts_with("v3."), "{version:?}");
+        assert!(
+            version.clone().success().unwrap().starts_with("v3."),
+            "{version:?}"
+        );
         assert_eq!(version.stderr, "");
         let failed = helm(&["template", "/nowhere"], None).unwrap();
         assert_ne!(failed.code, 0);
-        assert!(failed.success().unwrap_err().to_string().contains("/nowhere"));
+        assert!(
+            failed
+                .success()
+                .unwrap_err()
+                .to_string()
+                .contains("/nowhere")
+        );
     }
 
     #[tokio::test]
@@ -136,13 +156,23 @@ mod tests {
         let plane = ControlPlane::shared()?;
         let chart = tempfile::tempdir()?;
         std::fs::create_dir(chart.path().join("templates"))?;
-        std::fs::write(chart.path().join("Chart.yaml"), "{apiVersion: v2, name: tiny, version: 0.1.0}")?;
+        std::fs::write(
+            chart.path().join("Chart.yaml"),
+            "{apiVersion: v2, name: tiny, version: 0.1.0}",
+        )?;
         let map = "{apiVersion: v1, kind: ConfigMap, metadata: {name: from-helm, namespace: tiny}}";
         std::fs::write(chart.path().join("templates/map.yaml"), map)?;
         let chart = chart.path().to_str().context("a path that is not UTF-8")?;
         let kubeconfig = plane.admin_kubeconfig_path();
 
-        let install = ["install", "tiny", chart, "--namespace", "tiny", "--create-namespace"];
+        let install = [
+            "install",
+            "tiny",
+            chart,
+            "--namespace",
+            "tiny",
+            "--create-namespace",
+        ];
         helm_async(&install, Some(&kubeconfig)).await?.success()?;
         let maps: kube::Api<k8s_openapi::api::core::v1::ConfigMap> =
             kube::Api::namespaced(plane.admin_client()?, "tiny");

@@ -48,7 +48,8 @@ pub fn documents(yaml: &str) -> Result<Vec<DynamicObject>> {
     Ok(objects)
 }
 
-fn kind(object: &DynamicObject) -> &str {
+/// The kind, or nothing for what is no Kubernetes object.
+pub fn kind(object: &DynamicObject) -> &str {
     object
         .types
         .as_ref()
