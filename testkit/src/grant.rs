@@ -41,6 +41,7 @@ pub struct Grant {
 
 impl Grant {
     /// What the API server calls it.
+    #[must_use]
     pub fn user(&self) -> String {
         format!(
             "system:serviceaccount:{}:{}",

@@ -18,10 +18,10 @@ use crate::guard::GuardedCommand;
 /// The version that is built when `PATH` has none.
 const PACKAGE: &str = "helm.sh/helm/v3/cmd/helm@v3.19.0";
 
-const BUILD_LIMIT: Duration = Duration::from_secs(30 * 60);
+const BUILD_LIMIT: Duration = Duration::from_mins(30);
 
 /// Longer than helm's own `--timeout` of five minutes, so that its own message is seen.
-const RUN_LIMIT: Duration = Duration::from_secs(6 * 60);
+const RUN_LIMIT: Duration = Duration::from_mins(6);
 
 /// What a run of helm gave.
 #[derive(Debug, Clone)]

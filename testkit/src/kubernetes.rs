@@ -49,6 +49,7 @@ pub fn documents(yaml: &str) -> Result<Vec<DynamicObject>> {
 }
 
 /// The kind, or nothing for what is no Kubernetes object.
+#[must_use]
 pub fn kind(object: &DynamicObject) -> &str {
     object
         .types

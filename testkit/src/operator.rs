@@ -16,7 +16,7 @@ use crate::folder::Folder;
 use crate::guard::{GuardedChild, GuardedCommand};
 use crate::{ports, wait};
 
-const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_mins(1);
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// How an operator is started.
@@ -130,16 +130,19 @@ impl Operator {
     }
 
     /// `host:port` of its metrics.
+    #[must_use]
     pub fn metrics_address(&self) -> &str {
         &self.metrics
     }
 
     /// `host:port` of its probes.
+    #[must_use]
     pub fn health_address(&self) -> &str {
         &self.health
     }
 
     /// Its process: to pause it, or to see whether it has ended.
+    #[must_use]
     pub fn process(&self) -> &GuardedChild {
         &self.child
     }

@@ -4,6 +4,8 @@
 //! tokens, and the administrator's token; all new, all only for this run.
 
 use anyhow::Result;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use sha2::{Digest, Sha256};
 
@@ -53,6 +55,6 @@ impl Authority {
 
 /// A new key is the randomness that is at hand without another dependency.
 fn random_token() -> Result<String> {
-    let digest = Sha256::digest(KeyPair::generate()?.serialized_der());
-    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+    let key = KeyPair::generate()?;
+    Ok(URL_SAFE_NO_PAD.encode(Sha256::digest(key.serialized_der())))
 }

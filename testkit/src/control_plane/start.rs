@@ -22,7 +22,7 @@ use crate::guard::{GuardedChild, GuardedCommand};
 use crate::{kubernetes, ports, progress, wait};
 
 /// Seven seconds on an idle machine; the rest is for busy ones.
-const START_LIMIT: Duration = Duration::from_secs(120);
+const START_LIMIT: Duration = Duration::from_mins(2);
 
 /// What tests and demo need, and nothing that writes by itself when idle: no leases, no node life cycle.
 const CONTROLLERS: &str = "garbage-collector-controller,namespace-controller,serviceaccount-controller,\
@@ -277,7 +277,7 @@ impl ControlPlane {
         let mut config = Config::new(self.url().parse()?);
         config.root_cert = Some(vec![self.ca_der.clone()]);
         config.auth_info.token = Some(token.to_owned().into());
-        config.read_timeout = Some(Duration::from_secs(60));
+        config.read_timeout = Some(Duration::from_mins(1));
         Ok(Client::try_from(config)?)
     }
 
