@@ -51,10 +51,12 @@ pub fn key(name: &str, inputs: &[&[u8]]) -> String {
         hash.update(input.len().to_le_bytes());
         hash.update(input);
     }
-    let digest: [u8; 32] = hash.finalize().into();
-    // Eight bytes of it tell inputs apart well enough, and make a name that people can read.
-    let [a, b, c, d, e, f, g, h, ..] = digest;
-    let short = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+    // Eight bytes tell inputs apart well enough, and make a name that people can read.
+    let digest = hash.finalize();
+    let short = digest
+        .iter()
+        .take(8)
+        .fold(0_u64, |short, byte| (short << 8) | u64::from(*byte));
     format!("{name}-{short:016x}")
 }
 
