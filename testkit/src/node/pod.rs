@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
@@ -21,6 +22,9 @@ const REQUEST_TIME: Duration = Duration::from_secs(30);
 const END_TIME: Duration = Duration::from_secs(20);
 /// How long one wait for a process lasts; it is repeated for as long as the pod lives.
 const LOOK: Duration = Duration::from_secs(3600);
+/// A status that the API server does not take is sent again: half a minute is enough for its restart.
+const REPORTS: u32 = 60;
+const BETWEEN_REPORTS: Duration = Duration::from_millis(500);
 /// What container runtimes report for a process that did not start.
 const START_ERROR: i32 = 128;
 
@@ -90,11 +94,10 @@ impl Life<'_> {
             "metadata": {"name": name, "uid": self.pod.metadata.uid},
             "target": {"apiVersion": "v1", "kind": "Node", "name": self.site.options.name},
         });
-        let body = serde_json::to_vec(&binding)?;
         let params = PostParams::default();
-        let bound = self.pods.create_subresource("binding", &name, &params, body);
+        let bound = self.pods.create_subresource("binding", &name, &params, &binding);
         match timeout(REQUEST_TIME, bound).await? {
-            Ok(serde_json::Value::Null) | Ok(_) => Ok(true),
+            Ok(Status { .. }) => Ok(true),
             Err(kube::Error::Api(answer)) if matches!(answer.code, 404 | 409) => Ok(false),
             Err(error) => Err(error).context("binding a pod"),
         }
@@ -126,7 +129,7 @@ impl Life<'_> {
         let code = loop {
             tokio::select! {
                 code = child.ended(LOOK) => if let Some(code) = code { break code },
-                _ = gone.wait_for(|gone| *gone) => {
+                () = ending(gone) => {
                     child.terminate();
                     let code = child.ended(END_TIME / 2).await;
                     if code.is_none() {
@@ -144,11 +147,14 @@ impl Life<'_> {
     async fn environment(&self, gone: &mut watch::Receiver<bool>) -> Result<Option<Environment>> {
         let mut reported = String::new();
         while !*gone.borrow() {
-            let sources = self.sources().await?;
-            match resolve(self.container, self.pod, &sources) {
-                Ok(env) => return Ok(Some(env)),
-                Err(message) if message == reported => {}
-                Err(message) => {
+            // An API server that is away for a while is no reason to give a pod up.
+            let sources = self.sources().await;
+            let resolved = sources.map(|sources| resolve(self.container, self.pod, &sources));
+            match resolved {
+                Ok(Ok(env)) => return Ok(Some(env)),
+                Err(_) => {}
+                Ok(Err(message)) if message == reported => {}
+                Ok(Err(message)) => {
                     let reason = "CreateContainerConfigError";
                     let message = message.as_str();
                     self.report(&State::Waiting { reason, message }).await?;
@@ -156,7 +162,7 @@ impl Life<'_> {
                 }
             }
             // Either the pod goes or the time passes: both are looked at above.
-            let _ = timeout(self.site.options.retry, gone.wait_for(|gone| *gone)).await;
+            let _ = timeout(self.site.options.retry, ending(gone)).await;
         }
         Ok(None)
     }
@@ -198,12 +204,26 @@ impl Life<'_> {
         let name = self.pod.name_any();
         // Strategic would keep the fields of the state before beside those of the new one.
         let patch = Patch::Merge(&status);
-        let patched = self.pods.patch_status(&name, &params, &patch);
-        match timeout(REQUEST_TIME, patched).await? {
-            Err(kube::Error::Api(answer)) if answer.code == 404 => Ok(()),
-            other => other.map(drop).context("reporting a pod's status"),
+        let mut tries = 0;
+        loop {
+            let patched = self.pods.patch_status(&name, &params, &patch);
+            tries += 1;
+            match timeout(REQUEST_TIME, patched).await {
+                Ok(Ok(_)) => return Ok(()),
+                Ok(Err(kube::Error::Api(answer))) if answer.code == 404 => return Ok(()),
+                Ok(Err(error)) if tries == REPORTS => {
+                    return Err(error).context("reporting a pod's status");
+                }
+                Err(elapsed) if tries == REPORTS => return Err(elapsed.into()),
+                _ => tokio::time::sleep(BETWEEN_REPORTS).await,
+            }
         }
     }
+}
+
+/// Returns once the pod is to end.
+async fn ending(gone: &mut watch::Receiver<bool>) {
+    let _ = gone.wait_for(|gone| *gone).await;
 }
 
 fn now() -> String {
