@@ -1,1 +1,10 @@
 //! What tests, demo and benchmarks share.
+
+pub mod cache;
+pub mod control_plane;
+pub mod folder;
+pub mod guard;
+pub mod kubernetes;
+pub mod ports;
+pub mod progress;
+pub mod wait;
