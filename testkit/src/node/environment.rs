@@ -83,18 +83,17 @@ impl Needed {
 ///
 /// # Errors
 /// The kubelet's message for `CreateContainerConfigError`.
-pub fn resolve(
-    container: &Container,
-    pod: &Pod,
-    sources: &Sources,
-) -> Result<Environment, String> {
+pub fn resolve(container: &Container, pod: &Pod, sources: &Sources) -> Result<Environment, String> {
     let mut env = BTreeMap::new();
     for from in container.env_from.iter().flatten() {
         let prefix = from.prefix.as_deref().unwrap_or_default();
         if let Some(reference) = &from.config_map_ref {
             match data_of(&sources.config_maps, &reference.name) {
                 Some(data) => {
-                    env.extend(data.iter().map(|(k, v)| (format!("{prefix}{k}"), v.clone())));
+                    env.extend(
+                        data.iter()
+                            .map(|(k, v)| (format!("{prefix}{k}"), v.clone())),
+                    );
                 }
                 None if reference.optional == Some(true) => {}
                 None => return Err(format!("configmap {:?} not found", reference.name)),
@@ -135,11 +134,7 @@ pub fn command_line(container: &Container, env: &Environment) -> Vec<String> {
 }
 
 /// `Ok(None)` leaves the variable unset, as an optional reference without its object does.
-fn value_from(
-    from: &EnvVarSource,
-    pod: &Pod,
-    sources: &Sources,
-) -> Result<Option<String>, String> {
+fn value_from(from: &EnvVarSource, pod: &Pod, sources: &Sources) -> Result<Option<String>, String> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     if let Some(reference) = &from.secret_key_ref {
         let optional = reference.optional == Some(true);
@@ -198,7 +193,12 @@ fn pod_field(pod: &Pod, path: &str) -> Option<String> {
         _ => {
             let keyed = |map: &Option<BTreeMap<String, String>>, field: &str| {
                 let key = path.strip_prefix(field)?.strip_suffix("']")?;
-                Some(map.as_ref().and_then(|m| m.get(key)).cloned().unwrap_or_default())
+                Some(
+                    map.as_ref()
+                        .and_then(|m| m.get(key))
+                        .cloned()
+                        .unwrap_or_default(),
+                )
             };
             keyed(&pod.metadata.labels, "metadata.labels['")
                 .or_else(|| keyed(&pod.metadata.annotations, "metadata.annotations['"))
@@ -233,12 +233,22 @@ mod tests {
     fn sources() -> Sources {
         let secret = |entries: &[(&str, &str)]| {
             let pairs = entries.iter();
-            Some(pairs.map(|(k, v)| ((*k).to_owned(), v.as_bytes().to_vec())).collect())
+            Some(
+                pairs
+                    .map(|(k, v)| ((*k).to_owned(), v.as_bytes().to_vec()))
+                    .collect(),
+            )
         };
         Sources {
             secrets: [
-                ("first".to_owned(), secret(&[("A", "first"), ("B", "first")])),
-                ("second".to_owned(), secret(&[("B", "second"), ("dotted.name", "$(A)")])),
+                (
+                    "first".to_owned(),
+                    secret(&[("A", "first"), ("B", "first")]),
+                ),
+                (
+                    "second".to_owned(),
+                    secret(&[("B", "second"), ("dotted.name", "$(A)")]),
+                ),
                 ("gone".to_owned(), None),
             ]
             .into(),
@@ -252,7 +262,9 @@ mod tests {
 
     fn pairs(entries: &[(&str, &str)]) -> BTreeMap<String, String> {
         let entries = entries.iter();
-        entries.map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+        entries
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect()
     }
 
     #[test]
@@ -263,7 +275,11 @@ mod tests {
         );
         assert_eq!(
             env,
-            Ok(pairs(&[("A", "first"), ("B", "second"), ("dotted.name", "$(A)")]))
+            Ok(pairs(&[
+                ("A", "first"),
+                ("B", "second"),
+                ("dotted.name", "$(A)")
+            ]))
         );
     }
 
@@ -278,13 +294,20 @@ mod tests {
         );
         assert_eq!(
             env,
-            Ok(pairs(&[("A", "own"), ("B", "first"), ("D", "own-first-map-$(E)"), ("E", ""), ("P_C", "map")]))
+            Ok(pairs(&[
+                ("A", "own"),
+                ("B", "first"),
+                ("D", "own-first-map-$(E)"),
+                ("E", ""),
+                ("P_C", "map")
+            ]))
         );
     }
 
     #[test]
     fn a_missing_secret_stops_the_container_unless_optional() {
-        let with = |optional| json!({"envFrom": [{"secretRef": {"name": "gone", "optional": optional}}]});
+        let with =
+            |optional| json!({"envFrom": [{"secretRef": {"name": "gone", "optional": optional}}]});
         assert_eq!(
             resolved(with(false), &sources()),
             Err("secret \"gone\" not found".to_owned())
@@ -294,9 +317,7 @@ mod tests {
 
     #[test]
     fn a_missing_key_stops_the_container_unless_optional() {
-        let with = |optional| {
-            json!({"env": [{"name": "X", "valueFrom": {"secretKeyRef": {"name": "first", "key": "Z", "optional": optional}}}]})
-        };
+        let with = |optional| json!({"env": [{"name": "X", "valueFrom": {"secretKeyRef": {"name": "first", "key": "Z", "optional": optional}}}]});
         assert_eq!(
             resolved(with(false), &sources()),
             Err("couldn't find key Z in Secret flows/first".to_owned())

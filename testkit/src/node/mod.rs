@@ -127,7 +127,9 @@ impl ProcessNode {
     #[must_use]
     pub fn log(&self, name: &str) -> String {
         let pods = self.pods().into_iter();
-        pods.filter(|pod| pod.name == name).map(|pod| pod.log()).collect()
+        pods.filter(|pod| pod.name == name)
+            .map(|pod| pod.log())
+            .collect()
     }
 
     /// What the processes of a flow run have written so far.

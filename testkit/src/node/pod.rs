@@ -46,7 +46,9 @@ pub(super) async fn live(
     mut gone: watch::Receiver<bool>,
 ) -> Result<()> {
     let containers = pod.spec.as_ref().map(|spec| spec.containers.as_slice());
-    let container = containers.and_then(<[_]>::first).context("a pod without containers")?;
+    let container = containers
+        .and_then(<[_]>::first)
+        .context("a pod without containers")?;
     let namespace = pod.namespace().unwrap_or_default();
     let life = Life {
         site,
@@ -95,7 +97,9 @@ impl Life<'_> {
             "target": {"apiVersion": "v1", "kind": "Node", "name": self.site.options.name},
         });
         let params = PostParams::default();
-        let bound = self.pods.create_subresource("binding", &name, &params, &binding);
+        let bound = self
+            .pods
+            .create_subresource("binding", &name, &params, &binding);
         match timeout(REQUEST_TIME, bound).await? {
             Ok(Status { .. }) => Ok(true),
             Err(kube::Error::Api(answer)) if matches!(answer.code, 404 | 409) => Ok(false),
@@ -123,7 +127,11 @@ impl Life<'_> {
         let started = now();
         let child = match process::start(self.site, self.container, &env, &folder, &log) {
             Ok(child) => child,
-            Err(message) => return self.ended("StartError", &message, START_ERROR, &started).await,
+            Err(message) => {
+                return self
+                    .ended("StartError", &message, START_ERROR, &started)
+                    .await;
+            }
         };
         self.report(&State::Running { started: &started }).await?;
         let code = loop {
@@ -187,7 +195,13 @@ impl Life<'_> {
         Ok(sources)
     }
 
-    async fn ended(&self, reason: &str, message: &str, exit_code: i32, started: &str) -> Result<()> {
+    async fn ended(
+        &self,
+        reason: &str,
+        message: &str,
+        exit_code: i32,
+        started: &str,
+    ) -> Result<()> {
         self.report(&State::Terminated {
             reason,
             message,

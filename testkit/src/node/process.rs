@@ -70,7 +70,9 @@ fn find(program: &str, path: &str) -> Option<PathBuf> {
     if program.contains('/') {
         return executable(Path::new(program)).then(|| program.into());
     }
-    let mut found = path.split(':').map(|folder| Path::new(folder).join(program));
+    let mut found = path
+        .split(':')
+        .map(|folder| Path::new(folder).join(program));
     found.find(|candidate| executable(candidate))
 }
 

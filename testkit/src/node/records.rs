@@ -31,7 +31,10 @@ impl PodRecord {
     /// The names that the pod's spec resolved to; none before the container was created.
     #[must_use]
     pub fn env_names(&self) -> Vec<String> {
-        self.env.as_ref().map(Environment::names).unwrap_or_default()
+        self.env
+            .as_ref()
+            .map(Environment::names)
+            .unwrap_or_default()
     }
 
     /// One value of the environment that the pod's spec resolved to.

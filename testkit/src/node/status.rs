@@ -27,9 +27,7 @@ pub(super) fn status(container: &Container, state: &State<'_>, since: &str) -> V
             false,
             json!({"waiting": {"reason": reason, "message": message}}),
         ),
-        State::Running { started } => {
-            ("Running", true, json!({"running": {"startedAt": started}}))
-        }
+        State::Running { started } => ("Running", true, json!({"running": {"startedAt": started}})),
         State::Terminated {
             reason,
             message,
@@ -37,7 +35,11 @@ pub(super) fn status(container: &Container, state: &State<'_>, since: &str) -> V
             started,
             finished,
         } => (
-            if *exit_code == 0 { "Succeeded" } else { "Failed" },
+            if *exit_code == 0 {
+                "Succeeded"
+            } else {
+                "Failed"
+            },
             false,
             json!({"terminated": {
                 "reason": reason, "message": message, "exitCode": exit_code,
@@ -45,9 +47,7 @@ pub(super) fn status(container: &Container, state: &State<'_>, since: &str) -> V
             }}),
         ),
     };
-    let condition = |kind: &str, holds: bool| {
-        json!({"type": kind, "status": if holds { "True" } else { "False" }, "lastTransitionTime": since})
-    };
+    let condition = |kind: &str, holds: bool| json!({"type": kind, "status": if holds { "True" } else { "False" }, "lastTransitionTime": since});
     json!({"status": {
         "phase": phase,
         "hostIP": "127.0.0.1",

@@ -24,7 +24,11 @@ use crate::progress;
 const REGISTER_TIME: Duration = Duration::from_secs(30);
 
 /// The node's thread: it ends when `stopped` does.
-pub(super) fn run(site: &Arc<Site>, tell: oneshot::Sender<Result<()>>, stopped: oneshot::Receiver<()>) {
+pub(super) fn run(
+    site: &Arc<Site>,
+    tell: oneshot::Sender<Result<()>>,
+    stopped: oneshot::Receiver<()>,
+) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -70,7 +74,9 @@ async fn register(site: &Site) -> Result<Client> {
     let params = PatchParams::apply("process-node").force();
     timeout(REGISTER_TIME, async {
         nodes.patch(name, &params, &Patch::Apply(&node)).await?;
-        nodes.patch_status(name, &params, &Patch::Apply(&node)).await
+        nodes
+            .patch_status(name, &params, &Patch::Apply(&node))
+            .await
     })
     .await?
     .context("registering the node")?;
@@ -138,8 +144,15 @@ fn is_ours(site: &Site, pod: &Pod) -> bool {
 
 /// Whether it is a Job's pod that nobody has bound.
 fn is_waiting(pod: &Pod) -> bool {
-    let unbound = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_none());
-    unbound && pod.owner_references().iter().any(|owner| owner.kind == "Job")
+    let unbound = pod
+        .spec
+        .as_ref()
+        .is_some_and(|spec| spec.node_name.is_none());
+    unbound
+        && pod
+            .owner_references()
+            .iter()
+            .any(|owner| owner.kind == "Job")
 }
 
 fn note(result: Result<()>) {

@@ -93,7 +93,8 @@ impl PrefectApi {
         };
         if let Some(document) = self.block(block.slug(), name).await? {
             let id = text(&document, "id")?;
-            let body = json!({"data": data, "merge_existing_data": false, "block_schema_id": schema_id});
+            let body =
+                json!({"data": data, "merge_existing_data": false, "block_schema_id": schema_id});
             self.patch(&format!("/block_documents/{id}"), &body).await?;
             return Ok(id);
         }
@@ -106,7 +107,8 @@ impl PrefectApi {
     /// # Errors
     /// When the server refuses.
     pub async fn block(&self, slug: &str, name: &str) -> Result<Option<Value>> {
-        let path = format!("/block_types/slug/{slug}/block_documents/name/{name}?include_secrets=true");
+        let path =
+            format!("/block_types/slug/{slug}/block_documents/name/{name}?include_secrets=true");
         self.find(&path).await
     }
 
@@ -144,7 +146,8 @@ impl PrefectApi {
                 let secret = self.get("/block_types/slug/secret").await?;
                 let secret = self.latest_schema(&text(&secret, "id")?).await?;
                 let secret = secret.context("the server has no schema of type secret")?;
-                self.register(&type_id, parent_schema(slug, &secret)).await?
+                self.register(&type_id, parent_schema(slug, &secret))
+                    .await?
             }
         };
         Ok((type_id, text(&schema, "id")?))

@@ -19,7 +19,10 @@ pub(super) fn prefect(venv: &Path, home: &Path) -> Command {
     let mut command = Command::new(bin.join("prefect"));
     command
         .env_clear()
-        .env("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin", bin.display()))
+        .env(
+            "PATH",
+            format!("{}:/usr/local/bin:/usr/bin:/bin", bin.display()),
+        )
         .env("HOME", home)
         .env("LANG", "C.UTF-8")
         .env("NO_COLOR", "1")

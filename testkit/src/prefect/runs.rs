@@ -53,7 +53,9 @@ impl PrefectApi {
     /// # Errors
     /// When the server refuses.
     pub async fn create_deployment(&self, deployment: &Deployment<'_>) -> Result<String> {
-        let flow = self.post("/flows/", &json!({"name": deployment.name})).await?;
+        let flow = self
+            .post("/flows/", &json!({"name": deployment.name}))
+            .await?;
         let body = json!({
             "name": deployment.name,
             "flow_id": flow["id"],
