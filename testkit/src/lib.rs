@@ -1,1 +1,4 @@
 //! What tests, demo and benchmarks share.
+
+mod background;
+pub mod doppler;
