@@ -2,3 +2,4 @@
 
 mod background;
 pub mod doppler;
+pub mod network;
