@@ -1,0 +1,178 @@
+//! What is expensive to make and the same for every run: servers built from source, virtual environments.
+//!
+//! In: a key that changes with the inputs, and how to build the entry. Out: the entry's folder, complete.
+//! An entry is built once, however many processes ask: behind a file lock, in a folder beside it that is
+//! renamed into place. The cache lies outside the tree: `DOPPLER_PREFECT_TESTKIT_CACHE`, else the user's cache folder.
+//!
+//! Never: a half-built entry that is taken for a whole one.
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
+
+use crate::progress::{self, Step};
+
+/// No build takes longer on two cores, so whoever holds a lock longer hangs.
+const LONGEST_BUILD: Duration = Duration::from_secs(45 * 60);
+
+/// The folder of the cache; it is made if it is missing.
+///
+/// # Errors
+/// When neither the variable nor a home folder says where, or the folder cannot be made.
+pub fn folder() -> Result<PathBuf> {
+    let set = |name| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    let folder = set("DOPPLER_PREFECT_TESTKIT_CACHE")
+        .or_else(|| {
+            let user = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
+            user.map(|user| user.join("doppler-prefect-operator-testkit"))
+        })
+        .context(
+            "set DOPPLER_PREFECT_TESTKIT_CACHE or HOME, so that there is a folder for the cache",
+        )?;
+    let folder = std::path::absolute(folder)?;
+    std::fs::create_dir_all(&folder)
+        .with_context(|| format!("cannot make the cache {}", folder.display()))?;
+    Ok(folder)
+}
+
+/// A key of `name` that changes whenever one of the inputs does.
+pub fn key(name: &str, inputs: &[&[u8]]) -> String {
+    let mut hash = Sha256::new();
+    for input in inputs {
+        // The length keeps `ab`, `c` apart from `a`, `bc`.
+        hash.update(input.len().to_le_bytes());
+        hash.update(input);
+    }
+    let digest = hash.finalize();
+    let digits: String = digest
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    format!("{name}-{digits}")
+}
+
+/// The folder of the entry `key`; `build` fills it if it is not there yet, saying `what` it builds.
+///
+/// It blocks: call it from a thread that may.
+///
+/// # Errors
+/// Those of `build`, and those of the file system.
+pub fn once(key: &str, what: &str, build: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    once_in(&folder()?, key, what, build)
+}
+
+fn once_in(
+    cache: &Path,
+    key: &str,
+    what: &str,
+    build: impl FnOnce(&Path) -> Result<()>,
+) -> Result<PathBuf> {
+    let entry = cache.join(key);
+    if entry.exists() {
+        return Ok(entry);
+    }
+    let lock = File::create(cache.join(format!("{key}.lock")))?;
+    acquire(&lock, what)?;
+    if entry.exists() {
+        return Ok(entry);
+    }
+    // A fixed name: what a killed build left is removed by the next.
+    let unfinished = cache.join(format!("{key}.unfinished"));
+    if unfinished.exists() {
+        std::fs::remove_dir_all(&unfinished)?;
+    }
+    std::fs::create_dir(&unfinished)?;
+    progress::during(
+        &format!("building {what} (once, into {})", cache.display()),
+        || build(&unfinished),
+    )
+    .with_context(|| format!("cannot build {what}"))?;
+    std::fs::rename(&unfinished, &entry)?;
+    Ok(entry)
+}
+
+/// The lock goes with the file, also when this process is killed.
+fn acquire(lock: &File, what: &str) -> Result<()> {
+    let deadline = Instant::now() + LONGEST_BUILD;
+    let mut step = None;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(error)) => return Err(error.into()),
+        }
+        if Instant::now() > deadline {
+            bail!("another process has been building {what} for {LONGEST_BUILD:?}");
+        }
+        step.get_or_insert_with(|| {
+            Step::begin(&format!("waiting for another process that builds {what}"))
+        });
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    if let Some(step) = step {
+        step.done();
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn builds_once_however_many_ask() {
+        let cache = tempfile::tempdir().unwrap();
+        let builds = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let entry = once_in(cache.path(), "thing-1", "a thing", |folder| {
+                        builds.fetch_add(1, Ordering::Relaxed);
+                        std::fs::write(folder.join("whole"), "yes")?;
+                        Ok(())
+                    });
+                    assert_eq!(
+                        std::fs::read_to_string(entry.unwrap().join("whole")).unwrap(),
+                        "yes"
+                    );
+                });
+            }
+        });
+        assert_eq!(builds.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn a_failed_build_leaves_no_entry_and_the_next_one_starts_afresh() {
+        let cache = tempfile::tempdir().unwrap();
+        let failed = once_in(cache.path(), "thing-1", "a thing", |folder| {
+            std::fs::write(folder.join("half"), "")?;
+            bail!("no luck")
+        });
+        assert!(format!("{:#}", failed.unwrap_err()).contains("no luck"));
+        assert!(!cache.path().join("thing-1").exists());
+        let entry = once_in(cache.path(), "thing-1", "a thing", |_| Ok(())).unwrap();
+        assert!(!entry.join("half").exists());
+    }
+
+    #[test]
+    fn keys_differ_with_every_input() {
+        let keys = [
+            key("a", &[b"x", b"y"]),
+            key("a", &[b"xy"]),
+            key("a", &[b"x", b"z"]),
+            key("b", &[b"x", b"y"]),
+        ];
+        for (index, one) in keys.iter().enumerate() {
+            assert!(!keys[index + 1..].contains(one), "{one} is there twice");
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! Keys and certificates of one control plane.
+//!
+//! In: nothing. Out: an authority, a serving certificate for 127.0.0.1 that it signed, a key that signs service account
+//! tokens, and the administrator's token; all new, all only for this run.
+
+use anyhow::Result;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use sha2::{Digest, Sha256};
+
+/// All that the servers need to trust each other.
+pub(super) struct Authority {
+    pub(super) ca_pem: String,
+    pub(super) ca_der: Vec<u8>,
+    pub(super) serving_certificate_pem: String,
+    pub(super) serving_key_pem: String,
+    pub(super) service_account_key_pem: String,
+    pub(super) admin_token: String,
+}
+
+impl Authority {
+    pub(super) fn new() -> Result<Self> {
+        let ca_key = KeyPair::generate()?;
+        let mut params = CertificateParams::default();
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "testkit control plane");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![
+            KeyUsagePurpose::KeyCertSign,
+            KeyUsagePurpose::DigitalSignature,
+        ];
+        let ca = params.self_signed(&ca_key)?;
+
+        let serving_key = KeyPair::generate()?;
+        let names = ["127.0.0.1", "localhost", "kubernetes.default.svc"].map(str::to_owned);
+        let issuer = Issuer::from_params(&params, &ca_key);
+        let serving = CertificateParams::new(names)?.signed_by(&serving_key, &issuer)?;
+
+        Ok(Self {
+            ca_pem: ca.pem(),
+            ca_der: ca.der().to_vec(),
+            serving_certificate_pem: serving.pem(),
+            serving_key_pem: serving_key.serialize_pem(),
+            service_account_key_pem: KeyPair::generate()?.serialize_pem(),
+            admin_token: random_token()?,
+        })
+    }
+}
+
+/// A new key is the randomness that is at hand without another dependency.
+fn random_token() -> Result<String> {
+    let digest = Sha256::digest(KeyPair::generate()?.serialized_der());
+    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+}

@@ -1,0 +1,184 @@
+//! The control plane does what tests rely on: it is not only up.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::{Api, Resource, ResourceExt};
+
+use super::ControlPlane;
+use crate::{kubernetes, wait};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn config_map(name: &str) -> ConfigMap {
+    let mut map = ConfigMap::default();
+    map.metadata.name = Some(name.to_owned());
+    map
+}
+
+#[tokio::test]
+async fn collects_what_has_lost_its_owner() -> Result<()> {
+    let client = ControlPlane::shared()?.admin_client()?;
+    let maps: Api<ConfigMap> = Api::namespaced(client, "default");
+    let owner = maps
+        .create(&PostParams::default(), &config_map("gc-owner"))
+        .await?;
+    let mut owned = config_map("gc-owned");
+    let reference: OwnerReference = owner
+        .owner_ref(&())
+        .ok_or_else(|| anyhow!("no owner reference"))?;
+    owned.metadata.owner_references = Some(vec![reference]);
+    maps.create(&PostParams::default(), &owned).await?;
+    maps.delete("gc-owner", &DeleteParams::background()).await?;
+    wait::until(LIMIT, "the owned object to be collected", async || {
+        let still = maps.get_opt("gc-owned").await?;
+        if still.is_none() {
+            Ok(())
+        } else {
+            Err(anyhow!("it is there"))
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_job_makes_a_pod() -> Result<()> {
+    let client = ControlPlane::shared()?.admin_client()?;
+    let job = "
+apiVersion: batch/v1
+kind: Job
+metadata: {name: makes-a-pod}
+spec:
+  template:
+    spec:
+      restartPolicy: Never
+      containers: [{name: main, image: none, command: ['true']}]
+";
+    kubernetes::apply(&client, "default", job).await?;
+    let pods: Api<Pod> = Api::namespaced(client.clone(), "default");
+    let params = ListParams::default().labels("job-name=makes-a-pod");
+    wait::until(LIMIT, "the Job's pod", async || {
+        let pods = pods.list(&params).await?.items;
+        pods.into_iter().next().ok_or_else(|| anyhow!("no pod"))
+    })
+    .await?;
+    kubernetes::delete(&client, "default", job).await?;
+    let jobs: Api<Job> = Api::namespaced(client, "default");
+    wait::until(LIMIT, "the Job to go", async || {
+        jobs.get_opt("makes-a-pod")
+            .await
+            .ok()?
+            .is_none()
+            .then_some(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_namespace_that_is_deleted_goes_with_what_is_in_it() -> Result<()> {
+    let client = ControlPlane::shared()?.admin_client()?;
+    let yaml = "
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: inside, namespace: short-lived}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: short-lived}
+";
+    kubernetes::apply(&client, "default", yaml).await?;
+    let namespaces: Api<Namespace> = Api::all(client);
+    namespaces
+        .delete("short-lived", &DeleteParams::default())
+        .await?;
+    wait::until(LIMIT, "the namespace to go", async || {
+        namespaces
+            .get_opt("short-lived")
+            .await
+            .ok()?
+            .is_none()
+            .then_some(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn applies_a_definition_and_a_resource_of_it_in_one_go() -> Result<()> {
+    let client = ControlPlane::shared()?.admin_client()?;
+    let yaml = "
+apiVersion: testkit.example/v1
+kind: Thing
+metadata: {name: a-thing}
+spec: {size: 3}
+---
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: things.testkit.example}
+spec:
+  group: testkit.example
+  scope: Namespaced
+  names: {kind: Thing, plural: things, singular: thing}
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    schema:
+      openAPIV3Schema:
+        type: object
+        properties:
+          spec: {type: object, properties: {size: {type: integer, maximum: 5}}}
+";
+    let applied = kubernetes::apply(&client, "default", yaml).await?;
+    let names: Vec<_> = applied.iter().map(ResourceExt::name_any).collect();
+    assert_eq!(names, ["things.testkit.example", "a-thing"]);
+    assert_eq!(applied[1].namespace().as_deref(), Some("default"));
+
+    let refused = kubernetes::apply(&client, "default", &yaml.replace("size: 3", "size: 9")).await;
+    let refused = format!("{:#}", refused.unwrap_err());
+    assert!(
+        refused.contains("Thing a-thing") && refused.contains("less than or equal to 5"),
+        "{refused}"
+    );
+
+    kubernetes::delete(&client, "default", yaml).await?;
+    kubernetes::delete(
+        &client,
+        "default",
+        "{apiVersion: v1, kind: Secret, metadata: {name: never-was}}",
+    )
+    .await
+}
+
+#[tokio::test]
+async fn gives_its_metrics_and_its_version() -> Result<()> {
+    let plane = ControlPlane::shared()?;
+    let metrics = plane.apiserver_metrics().await?;
+    assert!(
+        metrics.contains("apiserver_request_total{"),
+        "no request counter"
+    );
+    let version = plane.admin_client()?.apiserver_version().await?;
+    assert_eq!(version.major, "1");
+    Ok(())
+}
+
+#[tokio::test]
+async fn keeps_what_it_stored_when_the_apiserver_is_restarted() -> Result<()> {
+    // Not the shared one: the other tests would see it go.
+    let plane = ControlPlane::start(super::Options::default()).await?;
+    let mut map = config_map("kept");
+    map.data = Some(BTreeMap::from([("a".to_owned(), "b".to_owned())]));
+    let maps: Api<ConfigMap> = Api::namespaced(plane.admin_client()?, "default");
+    maps.create(&PostParams::default(), &map).await?;
+    plane.stop_apiserver();
+    assert!(maps.get("kept").await.is_err());
+    plane.start_apiserver().await?;
+    let maps: Api<ConfigMap> = Api::namespaced(plane.admin_client()?, "default");
+    assert_eq!(maps.get("kept").await?.data, map.data);
+    Ok(())
+}

@@ -1,0 +1,137 @@
+//! The one place that writes to the terminal.
+//!
+//! In: what a long step is doing. Out: a line on standard error when it begins, one every quarter of a minute
+//! while it works, one when it ends. libtest captures what the print macros write, and only that: a
+//! write to the handle of standard error passes it by, so that nobody takes ten minutes of building for a hang.
+//!
+//! Never: output that a test relies on, nor a panic when standard error is gone.
+
+use std::io::Write;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+const EVERY: Duration = Duration::from_secs(15);
+
+/// Writes one line to standard error, in spite of the test runner's capture.
+pub fn line(text: &str) {
+    // One write, so that lines of parallel tests do not mix.
+    let line = format!("testkit: {text}\n");
+    let _ = std::io::stderr().lock().write_all(line.as_bytes());
+}
+
+/// A long step: it says that it works until it is done or dropped.
+#[derive(Debug)]
+pub struct Step {
+    what: String,
+    begun: Instant,
+    /// Dropping it ends the thread that writes.
+    alive: Option<Sender<()>>,
+}
+
+impl Step {
+    /// Says that `what` begins.
+    pub fn begin(what: &str) -> Self {
+        Self::begin_with(what, EVERY, line)
+    }
+
+    fn begin_with(what: &str, every: Duration, write: impl Fn(&str) + Send + 'static) -> Self {
+        write(&format!("{what} …"));
+        let begun = Instant::now();
+        let (alive, ended) = channel();
+        let still = what.to_owned();
+        // Without the thread the step is only less talkative.
+        let _ = std::thread::Builder::new()
+            .name("progress".to_owned())
+            .spawn(move || {
+                while ended.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
+                    write(&format!("{still} … {} s", begun.elapsed().as_secs()));
+                }
+            });
+        Self {
+            what: what.to_owned(),
+            begun,
+            alive: Some(alive),
+        }
+    }
+
+    /// Says that it is done.
+    pub fn done(mut self) {
+        self.end("done");
+    }
+
+    fn end(&mut self, how: &str) {
+        if self.alive.take().is_some() {
+            line(&format!(
+                "{}: {how} after {} s",
+                self.what,
+                self.begun.elapsed().as_secs()
+            ));
+        }
+    }
+}
+
+impl Drop for Step {
+    fn drop(&mut self) {
+        self.end("not done");
+    }
+}
+
+/// Says that `what` begins, works and is done.
+///
+/// # Errors
+/// Those of `work`.
+pub fn during<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let step = Step::begin(what);
+    let result = work()?;
+    step.done();
+    Ok(result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn says_that_it_works_until_it_is_done() {
+        let (tell, told) = channel();
+        let step = Step::begin_with("building", Duration::from_millis(10), move |text| {
+            let _ = tell.send(text.to_owned());
+        });
+        let limit = Duration::from_secs(10);
+        assert_eq!(told.recv_timeout(limit).unwrap(), "building …");
+        assert_eq!(told.recv_timeout(limit).unwrap(), "building … 0 s");
+        step.done();
+        // The channel closes when the thread has ended.
+        while told.recv_timeout(limit).is_ok() {}
+        assert_eq!(
+            told.recv_timeout(limit),
+            Err(RecvTimeoutError::Disconnected)
+        );
+    }
+
+    const INNER: &str = "DOPPLER_PREFECT_TESTKIT_PROGRESS_INNER";
+
+    #[test]
+    fn passes_the_capture_of_the_test_runner() {
+        if std::env::var_os(INNER).is_some() {
+            line("seen by people");
+            return;
+        }
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "progress::tests::passes_the_capture_of_the_test_runner",
+            ])
+            .env(INNER, "1")
+            .stderr(Stdio::piped())
+            .output()
+            .unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&output.stderr),
+            "testkit: seen by people\n"
+        );
+    }
+}
