@@ -10,4 +10,5 @@ pub mod kubernetes;
 pub mod network;
 pub mod ports;
 pub mod progress;
+pub mod venv;
 pub mod wait;
