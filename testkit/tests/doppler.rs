@@ -6,8 +6,9 @@ use anyhow::Result;
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
 use testkit::doppler::{
-    DOWNLOAD, Doppler, Fault, Framing, Quirks, RateLimit, WATCH, Watch, fingerprint,
+    Call, DOWNLOAD, Doppler, Fault, Framing, Quirks, RateLimit, WATCH, Watch, fingerprint,
 };
+use testkit::wait;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -32,12 +33,8 @@ async fn download(doppler: &Doppler, token: &str, query: &str) -> Result<Respons
     Ok(client().build()?.get(url).bearer_auth(token).send().await?)
 }
 
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + LIMIT;
-    while !holds() {
-        assert!(Instant::now() < deadline, "waited {LIMIT:?} for {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+async fn until(what: &str, holds: impl Fn() -> bool) -> Result<()> {
+    wait::until(LIMIT, what, async || holds().then_some(())).await
 }
 
 #[tokio::test]
@@ -289,7 +286,7 @@ async fn records_requests_but_never_a_token() -> Result<()> {
 #[tokio::test]
 async fn shows_each_fault_and_then_recovers() -> Result<()> {
     let (doppler, token) = shop()?;
-    let once = |fault| doppler.fault_times(1, |call| call.is_download(), fault);
+    let once = |fault| doppler.fault_times(1, Call::is_download, fault);
     once(Fault::Error(503, "Down".to_owned()));
     let down = download(&doppler, &token, "").await?;
     assert_eq!(
@@ -357,7 +354,7 @@ async fn delays_and_never_answers_on_demand() -> Result<()> {
     until("the request that is left hanging", || {
         doppler.counts().requests == 2
     })
-    .await;
+    .await?;
     assert!(asked.await?.unwrap_err().is_timeout());
     assert_eq!(doppler.calls()[1].status, None);
     // The end of the stand-in does not wait for what it never answers.
@@ -413,7 +410,7 @@ async fn tells_open_streams_of_a_change_and_pings() -> Result<()> {
     assert_eq!(chunk(&mut stream).await?, frame("connected"));
     assert_eq!(chunk(&mut stream).await?, frame("ping"));
     drop(stream);
-    until("the stream to be forgotten", || doppler.streams() == 0).await;
+    until("the stream to be forgotten", || doppler.streams() == 0).await?;
     Ok(())
 }
 

@@ -14,7 +14,7 @@ use testkit::{cache, venv, wait};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 /// What `go install …@latest` gives.
 const CLI: &str = "github.com/DopplerHQ/cli@v0.5.11-0.20230908185655-7aef4713e1a4";
 /// Downloads as the SDK's users do: text to a file, the file to the environment.

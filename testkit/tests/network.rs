@@ -1,12 +1,13 @@
 //! The network of the cluster: names as users write them, servers on this machine behind them.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
 use reqwest::{Client, Proxy};
 use testkit::doppler::{DOWNLOAD, Doppler, Fault, WATCH};
 use testkit::network::Network;
+use testkit::wait;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -53,12 +54,8 @@ impl World {
     }
 }
 
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + LIMIT;
-    while !holds() {
-        assert!(Instant::now() < deadline, "waited {LIMIT:?} for {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+async fn until(what: &str, holds: impl Fn() -> bool) -> Result<()> {
+    wait::until(LIMIT, what, async || holds().then_some(())).await
 }
 
 #[tokio::test]
@@ -184,7 +181,7 @@ async fn a_cut_ends_open_streams() -> Result<()> {
         until("the stream to be gone at the other end", || {
             world.doppler.streams() == 0
         })
-        .await;
+        .await?;
     }
     Ok(())
 }
@@ -228,7 +225,7 @@ async fn a_hang_freezes_open_streams() -> Result<()> {
         assert!(frozen.is_err(), "{frozen:?}");
         world.network.route(host, world.doppler.http_addr());
         assert!(stream.chunk().await.is_err());
-        until("the stream to be gone", || world.doppler.streams() == 0).await;
+        until("the stream to be gone", || world.doppler.streams() == 0).await?;
     }
     Ok(())
 }
@@ -244,7 +241,7 @@ async fn a_client_that_goes_away_is_gone_for_the_server_too() -> Result<()> {
     assert!(stream.chunk().await?.is_some());
     assert_eq!(world.doppler.streams(), 1);
     drop(stream);
-    until("the stream to be gone", || world.doppler.streams() == 0).await;
+    until("the stream to be gone", || world.doppler.streams() == 0).await?;
     Ok(())
 }
 
