@@ -1,10 +1,13 @@
 //! What tests, demo and benchmarks share.
 
+mod background;
 pub mod cache;
 pub mod control_plane;
+pub mod doppler;
 pub mod folder;
 pub mod guard;
 pub mod kubernetes;
+pub mod network;
 pub mod node;
 pub mod ports;
 pub mod prefect;
