@@ -54,6 +54,7 @@ impl Folder {
     }
 
     /// Where it is.
+    #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -93,7 +94,7 @@ mod tests {
             let part = Path::new(&told).with_extension("part");
             std::fs::write(&part, folder.path().to_str().unwrap()).unwrap();
             std::fs::rename(&part, &told).unwrap();
-            std::thread::sleep(Duration::from_secs(600));
+            std::thread::sleep(Duration::from_mins(10));
             return;
         }
         let told = tempfile::tempdir().unwrap();

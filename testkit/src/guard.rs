@@ -142,16 +142,19 @@ pub struct GuardedChild {
 
 impl GuardedChild {
     /// What it is called in messages.
+    #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
     /// The pid of the child itself, not of its guardian.
+    #[must_use]
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
     /// The file that its output goes to.
+    #[must_use]
     pub fn log_path(&self) -> &Path {
         &self.log
     }
@@ -178,6 +181,7 @@ impl GuardedChild {
     }
 
     /// How it ended, as a shell has it (the exit code, or 128 and the signal's number), or nothing while it runs.
+    #[must_use]
     pub fn exit_code(&self) -> Option<i32> {
         *locked(&self.ended.code)
     }
@@ -217,6 +221,7 @@ impl GuardedChild {
     }
 
     /// The end of its log.
+    #[must_use]
     pub fn log_tail(&self) -> String {
         log_tail(&self.log)
     }
@@ -262,6 +267,7 @@ impl Drop for GuardedChild {
 }
 
 /// The last kilobytes of a log file, or why there are none.
+#[must_use]
 pub fn log_tail(log: &Path) -> String {
     let read = || -> std::io::Result<String> {
         let mut file = std::fs::File::open(log)?;
@@ -436,7 +442,7 @@ mod tests {
                 .unwrap();
             std::fs::write(folder.join("pid.part"), child.pid().to_string()).unwrap();
             std::fs::rename(folder.join("pid.part"), folder.join("pid")).unwrap();
-            std::thread::sleep(Duration::from_secs(600));
+            std::thread::sleep(Duration::from_mins(10));
             return;
         }
         let folder = tempfile::tempdir().unwrap();

@@ -48,7 +48,9 @@ pub fn documents(yaml: &str) -> Result<Vec<DynamicObject>> {
     Ok(objects)
 }
 
-fn kind(object: &DynamicObject) -> &str {
+/// The kind, or nothing for what is no Kubernetes object.
+#[must_use]
+pub fn kind(object: &DynamicObject) -> &str {
     object
         .types
         .as_ref()
@@ -161,13 +163,13 @@ mod tests {
     fn reads_documents_lists_and_comments() {
         let yaml = "# only a comment\n---\nkind: ConfigMap\napiVersion: v1\nmetadata: {name: c}\n---\n---\n\
             kind: List\napiVersion: v1\nitems:\n- {kind: Secret, apiVersion: v1, metadata: {name: s}}\n\
-            - {kind: Namespace, apiVersion: v1, metadata: {name: n}}\n";
+            - {kind: Namespace, apiVersion: v1, metadata: {name: flows}}\n";
         let names: Vec<_> = documents(yaml)
             .unwrap()
             .iter()
             .map(ResourceExt::name_any)
             .collect();
-        assert_eq!(names, ["n", "c", "s"]);
+        assert_eq!(names, ["flows", "c", "s"]);
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! tokens, and the administrator's token; all new, all only for this run.
 
 use anyhow::Result;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use sha2::{Digest, Sha256};
 
@@ -14,6 +16,7 @@ pub(super) struct Authority {
     pub(super) serving_certificate_pem: String,
     pub(super) serving_key_pem: String,
     pub(super) service_account_key_pem: String,
+    pub(super) service_account_public_key_pem: String,
     pub(super) admin_token: String,
 }
 
@@ -36,12 +39,15 @@ impl Authority {
         let issuer = Issuer::from_params(&params, &ca_key);
         let serving = CertificateParams::new(names)?.signed_by(&serving_key, &issuer)?;
 
+        let service_account_key = KeyPair::generate()?;
+
         Ok(Self {
             ca_pem: ca.pem(),
             ca_der: ca.der().to_vec(),
             serving_certificate_pem: serving.pem(),
             serving_key_pem: serving_key.serialize_pem(),
-            service_account_key_pem: KeyPair::generate()?.serialize_pem(),
+            service_account_key_pem: service_account_key.serialize_pem(),
+            service_account_public_key_pem: service_account_key.public_key_pem(),
             admin_token: random_token()?,
         })
     }
@@ -49,6 +55,6 @@ impl Authority {
 
 /// A new key is the randomness that is at hand without another dependency.
 fn random_token() -> Result<String> {
-    let digest = Sha256::digest(KeyPair::generate()?.serialized_der());
-    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+    let key = KeyPair::generate()?;
+    Ok(URL_SAFE_NO_PAD.encode(Sha256::digest(key.serialized_der())))
 }

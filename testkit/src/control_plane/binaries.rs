@@ -23,7 +23,7 @@ const LINK_FLAGS: &str = "-s -w \
 const MODULE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/control-plane");
 
 /// kube-apiserver takes six minutes on two idle cores.
-const BUILD_LIMIT: Duration = Duration::from_secs(40 * 60);
+const BUILD_LIMIT: Duration = Duration::from_mins(40);
 
 /// The three binaries.
 #[derive(Debug, Clone)]

@@ -22,7 +22,7 @@ use crate::guard::{GuardedChild, GuardedCommand};
 use crate::{kubernetes, ports, progress, wait};
 
 /// Seven seconds on an idle machine; the rest is for busy ones.
-const START_LIMIT: Duration = Duration::from_secs(120);
+const START_LIMIT: Duration = Duration::from_mins(2);
 
 /// What tests and demo need, and nothing that writes by itself when idle: no leases, no node life cycle.
 const CONTROLLERS: &str = "garbage-collector-controller,namespace-controller,serviceaccount-controller,\
@@ -163,7 +163,7 @@ impl ControlPlane {
             format!("--tls-cert-file={}", file("serving.crt")),
             format!("--tls-private-key-file={}", file("serving.key")),
             "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
-            format!("--service-account-key-file={}", file("service-account.key")),
+            format!("--service-account-key-file={}", file("service-account.pub")),
             format!(
                 "--service-account-signing-key-file={}",
                 file("service-account.key")
@@ -277,7 +277,7 @@ impl ControlPlane {
         let mut config = Config::new(self.url().parse()?);
         config.root_cert = Some(vec![self.ca_der.clone()]);
         config.auth_info.token = Some(token.to_owned().into());
-        config.read_timeout = Some(Duration::from_secs(60));
+        config.read_timeout = Some(Duration::from_mins(1));
         Ok(Client::try_from(config)?)
     }
 
@@ -333,6 +333,10 @@ fn write_files(folder: &Path, authority: &Authority) -> Result<()> {
         ("serving.crt", &authority.serving_certificate_pem),
         ("serving.key", &authority.serving_key_pem),
         ("service-account.key", &authority.service_account_key_pem),
+        (
+            "service-account.pub",
+            &authority.service_account_public_key_pem,
+        ),
         ("tokens.csv", &tokens),
     ] {
         write_private(&folder.join(name), text)?;

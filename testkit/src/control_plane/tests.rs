@@ -13,7 +13,7 @@ use kube::{Api, Resource, ResourceExt};
 use super::ControlPlane;
 use crate::{kubernetes, wait};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 fn config_map(name: &str) -> ConfigMap {
     let mut map = ConfigMap::default();
@@ -28,12 +28,12 @@ async fn collects_what_has_lost_its_owner() -> Result<()> {
     let owner = maps
         .create(&PostParams::default(), &config_map("gc-owner"))
         .await?;
-    let mut owned = config_map("gc-owned");
+    let mut dependent = config_map("gc-owned");
     let reference: OwnerReference = owner
         .owner_ref(&())
         .ok_or_else(|| anyhow!("no owner reference"))?;
-    owned.metadata.owner_references = Some(vec![reference]);
-    maps.create(&PostParams::default(), &owned).await?;
+    dependent.metadata.owner_references = Some(vec![reference]);
+    maps.create(&PostParams::default(), &dependent).await?;
     maps.delete("gc-owner", &DeleteParams::background()).await?;
     wait::until(LIMIT, "the owned object to be collected", async || {
         let still = maps.get_opt("gc-owned").await?;
