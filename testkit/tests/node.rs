@@ -174,11 +174,12 @@ async fn a_deleted_pod_takes_its_process_with_it() {
     let client = plane.admin_client().unwrap();
     namespace(&client, "deleted").await;
     let node = node(plane, "deleted").await;
+    // Four: the expansion of references makes two of them one.
     job(
         &client,
         "deleted",
         "long",
-        json!({"command": ["sh", "-c", "echo $$; exec sleep 600"]}),
+        json!({"command": ["sh", "-c", "echo $$$$; exec sleep 600"]}),
     )
     .await;
     let found = pod(&client, "deleted", "long", has_phase("Running")).await;
