@@ -1,5 +1,8 @@
 //! The real Prefect server: blocks in every shape, pools, credentials, and a restart.
 
+// Clippy lets tests unwrap, and does not see that what tests call is a test as well.
+#![allow(clippy::unwrap_used)]
+
 use serde_json::{Value, json};
 use testkit::prefect::{Block, PrefectApi, PrefectOptions, PrefectServer, kubernetes_template};
 

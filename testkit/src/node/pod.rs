@@ -21,7 +21,7 @@ const REQUEST_TIME: Duration = Duration::from_secs(30);
 /// Once ended by SIGTERM or SIGKILL, a process is gone within this time.
 const END_TIME: Duration = Duration::from_secs(20);
 /// How long one wait for a process lasts; it is repeated for as long as the pod lives.
-const LOOK: Duration = Duration::from_secs(3600);
+const LOOK: Duration = Duration::from_hours(1);
 /// A status that the API server does not take is sent again: half a minute is enough for its restart.
 const REPORTS: u32 = 60;
 const BETWEEN_REPORTS: Duration = Duration::from_millis(500);

@@ -1,4 +1,4 @@
-//! In: a server's API address and its credentials. Out: JSON answers, with the patience that SQLite
+//! In: a server's API address and its credentials. Out: JSON answers, with the patience that `SQLite`
 //! asks for. Errors carry method, path and status, never a body: a 422 repeats what was sent.
 
 use std::time::Duration;
@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 
 const REQUEST_TIME: Duration = Duration::from_secs(30);
-/// SQLite answers 503 while another write holds it: 40 tries are about 20 s.
+/// `SQLite` answers 503 while another write holds it: 40 tries are about 20 s.
 const TRIES: u32 = 40;
 const BETWEEN_TRIES: Duration = Duration::from_millis(500);
 const CSRF_CLIENT: &str = "testkit";

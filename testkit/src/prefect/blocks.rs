@@ -128,12 +128,11 @@ impl PrefectApi {
     async fn block_schema(&self, block: &Block) -> Result<(String, String)> {
         let slug = block.slug();
         let path = format!("/block_types/slug/{slug}");
-        let block_type = match self.find(&path).await? {
-            Some(found) => found,
-            None => {
-                let body = json!({"name": slug, "slug": slug});
-                self.post("/block_types/", &body).await?
-            }
+        let block_type = if let Some(found) = self.find(&path).await? {
+            found
+        } else {
+            let body = json!({"name": slug, "slug": slug});
+            self.post("/block_types/", &body).await?
         };
         let type_id = text(&block_type, "id")?;
         let schema = match block {

@@ -1,4 +1,4 @@
-//! In: how a server is to be set up. Out: a real Prefect server on a free port, with its own folder and SQLite.
+//! In: how a server is to be set up. Out: a real Prefect server on a free port, with its own folder and database.
 //!
 //! A new database takes some 15 s of migrations on two cores, so it is made once, kept in the cache and copied.
 //! Off: what flow runs and events do not need (UI, scheduler, late runs, automations, clean-up).
@@ -17,7 +17,7 @@ use crate::guard::{GuardedChild, GuardedCommand, log_tail};
 use crate::{cache, ports, wait};
 
 /// Starting takes 6 to 12 s on two idle cores, and these cores are seldom idle.
-const START_TIME: Duration = Duration::from_secs(180);
+const START_TIME: Duration = Duration::from_mins(3);
 /// How often another port is tried when a server ends before it answers.
 const STARTS: u32 = 3;
 

@@ -12,7 +12,7 @@ use crate::guard::{GuardedChild, GuardedCommand};
 use crate::wait;
 
 /// Python's imports alone take 6 to 13 s.
-const START_TIME: Duration = Duration::from_secs(180);
+const START_TIME: Duration = Duration::from_mins(3);
 
 /// Which worker is wanted.
 #[derive(Clone)]
@@ -64,10 +64,10 @@ impl PrefectWorker {
             if process.exit_code().is_some() {
                 return Ok(());
             }
-            match api.online_workers(pool).await?.contains(name) {
-                true => Ok(()),
-                false => bail!("not among the pool's workers"),
+            if api.online_workers(pool).await?.contains(name) {
+                return Ok(());
             }
+            bail!("not among the pool's workers")
         };
         let waited = wait::until(START_TIME, "Prefect's worker", online).await;
         process.still_runs()?;
