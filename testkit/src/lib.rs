@@ -1,13 +1,19 @@
 //! What tests, demo and benchmarks share.
 
+mod background;
 pub mod cache;
 pub mod control_plane;
+pub mod doppler;
 pub mod folder;
 pub mod grant;
 pub mod guard;
 pub mod helm;
 pub mod kubernetes;
+pub mod network;
+pub mod node;
 pub mod operator;
 pub mod ports;
+pub mod prefect;
 pub mod progress;
+pub mod venv;
 pub mod wait;

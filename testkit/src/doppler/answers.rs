@@ -1,0 +1,156 @@
+//! Doppler's endpoints. In: requests that no fault has taken. Out: answers in Doppler's shapes. The download is computed
+//! from the state under its lock, so an answer is never half old and half new.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Query, State as Given};
+use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::Shared;
+use super::formats::Format;
+use super::names::Transformer;
+use super::requests::{DOWNLOAD, WATCH, hex, token_of};
+use super::state::{Refusal, Scope};
+use super::watch::{self, Watch};
+
+type Asked = Query<BTreeMap<String, String>>;
+
+/// The endpoints, without faults, limits and the record.
+pub(super) fn routes() -> Router<Arc<Shared>> {
+    Router::new()
+        .route(DOWNLOAD, get(download))
+        .route(WATCH, get(watch_stream))
+        .route("/v3/me", get(me))
+        .fallback(async || refused(404, "Could not find requested route"))
+}
+
+/// An error in Doppler's shape.
+pub(super) fn refused(status: u16, message: &str) -> Response {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    (
+        status,
+        axum::Json(json!({"messages": [message], "success": false})),
+    )
+        .into_response()
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        refused(self.status, &self.message)
+    }
+}
+
+async fn download(
+    Given(shared): Given<Arc<Shared>>,
+    Query(asked): Asked,
+    parts: Parts,
+) -> Response {
+    let asked = |name: &str| {
+        asked
+            .get(name)
+            .map(String::as_str)
+            .filter(|value| !value.is_empty())
+    };
+    let state = shared.state();
+    let place = match state.place(
+        token_of(&parts).as_deref(),
+        asked("project"),
+        asked("config"),
+    ) {
+        Ok(place) => place,
+        Err(refusal) => return refusal.into_response(),
+    };
+    let Some(format) = Format::parse(asked("format").unwrap_or("json")) else {
+        return refused(400, "Invalid format");
+    };
+    let transformer = match asked("name_transformer").map(Transformer::parse) {
+        None => None,
+        Some(Some(transformer)) => Some(transformer),
+        Some(None) => return refused(400, "Invalid name transformer"),
+    };
+    let body = format.write(&state.secrets(&place, asked("secrets")), transformer);
+    let tag = if state.quirks.one_tag_per_config {
+        tag_of(&Format::Json.write(&state.secrets(&place, None), None))
+    } else {
+        tag_of(&body)
+    };
+    let unchanged = parts
+        .headers
+        .get_all(header::IF_NONE_MATCH)
+        .iter()
+        .any(|known| *known == *tag);
+    if unchanged {
+        return (StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response();
+    }
+    let head = [
+        (header::CONTENT_TYPE, format.media_type().to_owned()),
+        (header::ETAG, tag),
+    ];
+    (head, body).into_response()
+}
+
+fn tag_of(body: &str) -> String {
+    format!("W/\"{}\"", hex(&Sha256::digest(body.as_bytes())))
+}
+
+async fn watch_stream(
+    Given(shared): Given<Arc<Shared>>,
+    Query(asked): Asked,
+    parts: Parts,
+) -> Response {
+    let place = {
+        let state = shared.state();
+        let asked = |name: &str| asked.get(name).map(String::as_str);
+        if let Watch::Refused(status, message) = &state.streams.watch {
+            return refused(*status, message);
+        }
+        match state.place(
+            token_of(&parts).as_deref(),
+            asked("project"),
+            asked("config"),
+        ) {
+            Ok(place) => place,
+            Err(refusal) => return refusal.into_response(),
+        }
+    };
+    let head = [
+        (header::CONTENT_TYPE, "text/event-stream; charset=utf-8"),
+        (header::CACHE_CONTROL, "no-cache"),
+    ];
+    (head, watch::open(&shared, place)).into_response()
+}
+
+async fn me(Given(shared): Given<Arc<Shared>>, parts: Parts) -> Response {
+    let token = token_of(&parts);
+    let kind = match shared.state().scope(token.as_deref()) {
+        Ok(Scope::Config(_)) => "service_token",
+        Ok(Scope::Workplace) => "service_account_api_token",
+        Err(refusal) => return refusal.into_response(),
+    };
+    let token = token.unwrap_or_default();
+    let slug = super::fingerprint(&token);
+    let prefix = token.rsplit_once('.').map_or("", |(prefix, _)| prefix);
+    let body = json!({
+        "slug": slug,
+        "name": format!("token {slug}"),
+        "type": kind,
+        "token_preview": format!("{prefix}...{}", &slug[..4]),
+        "workplace": {"slug": "workplace", "name": "Workplace"},
+    });
+    axum::Json(body).into_response()
+}
+
+/// A body that is not there.
+pub(super) fn nothing(status: StatusCode) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response
+}

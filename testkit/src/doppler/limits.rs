@@ -1,0 +1,132 @@
+//! Doppler's rate limits. In: a token's fingerprint, the kind of request and the time. Out: what is left, or for how long
+//! to stay away. Windows are fixed and start with the first request in them. It never looks at a clock itself.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// What is counted apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Kind {
+    Read,
+    SecretRead,
+}
+
+/// How many requests a token may make in a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    /// Downloads in a window.
+    pub secret_reads: u32,
+    /// Other reads in a window.
+    pub reads: u32,
+    /// The length of a window, which is a minute at Doppler.
+    pub window: Duration,
+}
+
+impl RateLimit {
+    /// The Developer plan.
+    pub const DEVELOPER: Self = Self {
+        secret_reads: 120,
+        reads: 240,
+        window: Duration::from_mins(1),
+    };
+    /// The Team plan.
+    pub const TEAM: Self = Self {
+        secret_reads: 240,
+        reads: 480,
+        window: Duration::from_mins(1),
+    };
+}
+
+/// What the headers of an answer say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Grant {
+    pub(super) limit: u32,
+    pub(super) remaining: u32,
+    /// When the window ends, in seconds since 1970.
+    pub(super) reset: u64,
+    /// Set when the request is one too many: seconds to wait.
+    pub(super) retry_after: Option<u64>,
+}
+
+/// The windows of all tokens.
+pub(super) struct Limits {
+    pub(super) rate: RateLimit,
+    windows: HashMap<(String, Kind), (Duration, u32)>,
+}
+
+impl Limits {
+    pub(super) fn new(rate: RateLimit) -> Self {
+        Self {
+            rate,
+            windows: HashMap::new(),
+        }
+    }
+
+    /// Counts one request made at `now`, the time since 1970.
+    pub(super) fn take(&mut self, token: &str, kind: Kind, now: Duration) -> Grant {
+        let limit = match kind {
+            Kind::Read => self.rate.reads,
+            Kind::SecretRead => self.rate.secret_reads,
+        };
+        let fresh = (now + self.rate.window, 0);
+        let (ends, used) = self
+            .windows
+            .entry((token.to_owned(), kind))
+            .or_insert(fresh);
+        if *ends <= now {
+            (*ends, *used) = fresh;
+        }
+        let refused = *used >= limit;
+        if !refused {
+            *used += 1;
+        }
+        Grant {
+            limit,
+            remaining: limit - (*used).min(limit),
+            reset: ends.as_secs(),
+            retry_after: refused.then(|| ends.saturating_sub(now).as_secs().max(1)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn two_in_ten_seconds() -> Limits {
+        Limits::new(RateLimit {
+            secret_reads: 2,
+            reads: 1,
+            window: Duration::from_secs(10),
+        })
+    }
+
+    #[test]
+    fn refuses_the_request_after_the_last_and_says_how_long_to_wait() {
+        let mut limits = two_in_ten_seconds();
+        let at = |s: u64| Duration::from_secs(1000 + s);
+        assert_eq!(limits.take("a", Kind::SecretRead, at(0)).remaining, 1);
+        assert_eq!(limits.take("a", Kind::SecretRead, at(1)).retry_after, None);
+        let refused = limits.take("a", Kind::SecretRead, at(4));
+        assert_eq!(
+            refused,
+            Grant {
+                limit: 2,
+                remaining: 0,
+                reset: 1010,
+                retry_after: Some(6)
+            }
+        );
+        assert_eq!(limits.take("a", Kind::SecretRead, at(10)).retry_after, None);
+    }
+
+    #[test]
+    fn counts_each_token_and_kind_apart() {
+        let mut limits = two_in_ten_seconds();
+        let now = Duration::from_secs(1);
+        assert_eq!(limits.take("a", Kind::Read, now).retry_after, None);
+        assert_eq!(limits.take("a", Kind::SecretRead, now).retry_after, None);
+        assert_eq!(limits.take("b", Kind::Read, now).retry_after, None);
+        assert_eq!(limits.take("a", Kind::Read, now).retry_after, Some(10));
+    }
+}

@@ -1,0 +1,191 @@
+//! The record of what was asked. In: each request as it arrives, and its status once it is answered. Out: a bounded log
+//! and counters that do not forget. A token is kept as a fingerprint only.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Write as _;
+use std::time::Instant;
+
+use axum::extract::Query;
+use axum::http::request::Parts;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use sha2::{Digest, Sha256};
+
+const KEPT: usize = 20_000;
+/// The path of a download.
+pub const DOWNLOAD: &str = "/v3/configs/config/secrets/download";
+/// The path of the watch stream.
+pub const WATCH: &str = "/v3/configs/config/secrets/watch";
+
+/// One request.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// Counts up from 0.
+    pub number: u64,
+    /// When it arrived.
+    pub at: Instant,
+    /// `GET`.
+    pub method: String,
+    /// Without the query.
+    pub path: String,
+    /// Decoded.
+    pub query: BTreeMap<String, String>,
+    /// Lower case names; `authorization` says its scheme and the token's fingerprint.
+    pub headers: BTreeMap<String, String>,
+    /// The token's [`fingerprint`].
+    pub token: Option<String>,
+    /// `HTTP/1.1` or `HTTP/2.0`.
+    pub version: String,
+    /// None until it is answered, and for ever if it never is.
+    pub status: Option<u16>,
+}
+
+impl Call {
+    pub(super) fn read(parts: &Parts) -> Self {
+        let token = token_of(parts).map(|token| fingerprint(&token));
+        let headers = parts
+            .headers
+            .iter()
+            .map(|(name, value)| {
+                let value = String::from_utf8_lossy(value.as_bytes());
+                let value = if name == "authorization" {
+                    let scheme = value.split(' ').next().unwrap_or_default();
+                    format!("{scheme} {}", token.as_deref().unwrap_or("none"))
+                } else {
+                    value.into_owned()
+                };
+                (name.as_str().to_owned(), value)
+            })
+            .collect();
+        Self {
+            number: 0,
+            at: Instant::now(),
+            method: parts.method.to_string(),
+            path: parts.uri.path().to_owned(),
+            query: Query::<BTreeMap<String, String>>::try_from_uri(&parts.uri)
+                .map(|Query(query)| query)
+                .unwrap_or_default(),
+            headers,
+            token,
+            version: format!("{:?}", parts.version),
+            status: None,
+        }
+    }
+
+    /// A download of secrets.
+    #[must_use]
+    pub fn is_download(&self) -> bool {
+        self.path == DOWNLOAD
+    }
+
+    /// An opened watch stream.
+    #[must_use]
+    pub fn is_watch(&self) -> bool {
+        self.path == WATCH
+    }
+
+    /// A request for this project and config, as its query names them.
+    #[must_use]
+    pub fn is_for(&self, project: &str, config: &str) -> bool {
+        let asked = |name: &str| self.query.get(name).map(String::as_str);
+        asked("project") == Some(project) && asked("config") == Some(config)
+    }
+
+    /// A request with this token.
+    #[must_use]
+    pub fn is_with(&self, token: &str) -> bool {
+        self.token.as_deref() == Some(&fingerprint(token))
+    }
+}
+
+/// The token of a request: after `Bearer`, or as the user name of `Basic`.
+pub(super) fn token_of(parts: &Parts) -> Option<String> {
+    let header = parts.headers.get("authorization")?.to_str().ok()?;
+    let (scheme, rest) = header.split_once(' ')?;
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Some(rest.trim().to_owned());
+    }
+    if scheme.eq_ignore_ascii_case("basic") {
+        let decoded = String::from_utf8(STANDARD.decode(rest.trim()).ok()?).ok()?;
+        return decoded.strip_suffix(':').map(str::to_owned);
+    }
+    None
+}
+
+/// What the record holds in place of a token: twelve hex digits of its SHA-256.
+#[must_use]
+pub fn fingerprint(token: &str) -> String {
+    hex(&Sha256::digest(token.as_bytes())[..6])
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// How often what was asked and answered, since the start or the last reset.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Requests of any kind.
+    pub requests: u64,
+    /// Downloads asked for, however they were answered.
+    pub downloads: u64,
+    /// Watch streams asked for.
+    pub watches: u64,
+    /// Answers by status.
+    pub by_status: BTreeMap<u16, u64>,
+}
+
+impl Counts {
+    /// Answers with that status.
+    #[must_use]
+    pub fn status(&self, status: u16) -> u64 {
+        self.by_status.get(&status).copied().unwrap_or_default()
+    }
+
+    /// Answers 304.
+    #[must_use]
+    pub fn not_modified(&self) -> u64 {
+        self.status(304)
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Record {
+    next: u64,
+    pub(super) calls: VecDeque<Call>,
+    pub(super) counts: Counts,
+}
+
+impl Record {
+    pub(super) fn arrived(&mut self, call: &mut Call) {
+        call.number = self.next;
+        self.next += 1;
+        self.counts.requests += 1;
+        self.counts.downloads += u64::from(call.is_download());
+        self.counts.watches += u64::from(call.is_watch());
+        if self.calls.len() == KEPT {
+            self.calls.pop_front();
+        }
+        self.calls.push_back(call.clone());
+    }
+
+    pub(super) fn answered(&mut self, number: u64, status: u16) {
+        *self.counts.by_status.entry(status).or_default() += 1;
+        if let Some(call) = self
+            .calls
+            .iter_mut()
+            .rev()
+            .find(|call| call.number == number)
+        {
+            call.status = Some(status);
+        }
+    }
+
+    pub(super) fn reset(&mut self) {
+        self.calls.clear();
+        self.counts = Counts::default();
+    }
+}

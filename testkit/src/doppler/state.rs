@@ -1,0 +1,237 @@
+//! What the stand-in knows: configs and tokens, and who may read what. In: what a test set up, and the token, project and
+//! config of a request. Out: the config's secrets, or the refusal that Doppler would give. It knows nothing of HTTP.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::faults::Faults;
+use super::limits::{Limits, RateLimit};
+use super::requests::Record;
+use super::watch::Streams;
+
+/// Project and config.
+pub(super) type Place = (String, String);
+
+/// What a token may read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// A service token: one config, which a request need not name.
+    Config(Place),
+    /// A service account or a person: every config, and each request must name one.
+    Workplace,
+}
+
+/// Where Doppler's own behaviour is not known for sure, or was once different.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quirks {
+    /// A config has one `ETag`, whatever format, transformer or subset is asked for.
+    pub one_tag_per_config: bool,
+    /// A subset (`secrets=`) holds `DOPPLER_PROJECT`, `DOPPLER_ENVIRONMENT` and `DOPPLER_CONFIG` all the same.
+    pub subset_names_its_config: bool,
+    /// The status for a bad or revoked token: 401, and 400 has been seen.
+    pub bad_token: u16,
+    /// The status for a missing project or config: 404, and 400 has been seen.
+    pub missing: u16,
+}
+
+impl Default for Quirks {
+    fn default() -> Self {
+        Self {
+            one_tag_per_config: false,
+            subset_names_its_config: false,
+            bad_token: 401,
+            missing: 404,
+        }
+    }
+}
+
+/// A status and a message for `messages`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) status: u16,
+    pub(super) message: String,
+}
+
+pub(super) struct State {
+    pub(super) configs: BTreeMap<Place, BTreeMap<String, String>>,
+    pub(super) tokens: HashMap<String, Scope>,
+    pub(super) quirks: Quirks,
+    pub(super) limits: Limits,
+    pub(super) faults: Faults,
+    pub(super) record: Record,
+    pub(super) streams: Streams,
+}
+
+impl State {
+    pub(super) fn new() -> Self {
+        Self {
+            configs: BTreeMap::new(),
+            tokens: HashMap::new(),
+            quirks: Quirks::default(),
+            limits: Limits::new(RateLimit::TEAM),
+            faults: Faults::default(),
+            record: Record::default(),
+            streams: Streams::default(),
+        }
+    }
+
+    /// Who a token is.
+    pub(super) fn scope(&self, token: Option<&str>) -> Result<&Scope, Refusal> {
+        token
+            .and_then(|token| self.tokens.get(token))
+            .ok_or_else(|| Refusal {
+                status: self.quirks.bad_token,
+                message: "Invalid Auth token".to_owned(),
+            })
+    }
+
+    /// The config that a request means. Doppler's CLI sends empty names for none.
+    pub(super) fn place(
+        &self,
+        token: Option<&str>,
+        project: Option<&str>,
+        config: Option<&str>,
+    ) -> Result<Place, Refusal> {
+        let project = project.filter(|name| !name.is_empty());
+        let config = config.filter(|name| !name.is_empty());
+        let refuse = |status, message: String| Err(Refusal { status, message });
+        let place = match self.scope(token)? {
+            Scope::Config(own) => {
+                if let Some(other) = project.filter(|name| *name != own.0) {
+                    return refuse(
+                        400,
+                        format!("This token does not have access to requested project '{other}'"),
+                    );
+                }
+                if let Some(other) = config.filter(|name| *name != own.1) {
+                    return refuse(
+                        400,
+                        format!("This token does not have access to requested config '{other}'"),
+                    );
+                }
+                own.clone()
+            }
+            Scope::Workplace => {
+                let Some(project) = project else {
+                    return refuse(400, "You must specify a project".to_owned());
+                };
+                let Some(config) = config else {
+                    return refuse(400, "You must specify a config".to_owned());
+                };
+                (project.to_owned(), config.to_owned())
+            }
+        };
+        if self.configs.contains_key(&place) {
+            return Ok(place);
+        }
+        let (project, config) = &place;
+        let missing = if self.configs.keys().any(|(known, _)| known == project) {
+            format!("Could not find requested config '{config}'")
+        } else {
+            format!("Could not find requested project '{project}'")
+        };
+        refuse(self.quirks.missing, missing)
+    }
+
+    /// The secrets of a config with the three names that Doppler adds, cut to `subset` if one is asked for.
+    pub(super) fn secrets(&self, place: &Place, subset: Option<&str>) -> BTreeMap<String, String> {
+        let (project, config) = place;
+        // A branch config is named after its environment: `dev_personal` belongs to `dev`.
+        let environment = config.split('_').next().unwrap_or_default();
+        let own = [
+            ("DOPPLER_PROJECT", project.as_str()),
+            ("DOPPLER_ENVIRONMENT", environment),
+            ("DOPPLER_CONFIG", config),
+        ];
+        let is_own = |name: &str| own.iter().any(|(own, _)| *own == name);
+        let mut all = self.configs.get(place).cloned().unwrap_or_default();
+        all.extend(
+            own.iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+        );
+        if let Some(subset) = subset.filter(|names| !names.is_empty()) {
+            let wanted: Vec<&str> = subset.split(',').map(str::trim).collect();
+            all.retain(|name, _| {
+                wanted.contains(&name.as_str())
+                    || (self.quirks.subset_names_its_config && is_own(name))
+            });
+        }
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> State {
+        let mut state = State::new();
+        let dev = ("shop".to_owned(), "dev_personal".to_owned());
+        state
+            .configs
+            .insert(dev.clone(), [("KEY".to_owned(), "1".to_owned())].into());
+        state
+            .tokens
+            .insert("dp.st.x".to_owned(), Scope::Config(dev));
+        state.tokens.insert("dp.sa.x".to_owned(), Scope::Workplace);
+        state
+    }
+
+    fn refusal(token: &str, project: &str, config: &str) -> (u16, String) {
+        let refusal = state()
+            .place(Some(token), Some(project), Some(config))
+            .unwrap_err();
+        (refusal.status, refusal.message)
+    }
+
+    #[test]
+    fn a_service_token_needs_no_names() {
+        let place = state().place(Some("dp.st.x"), Some(""), None).unwrap();
+        assert_eq!(place, ("shop".to_owned(), "dev_personal".to_owned()));
+    }
+
+    #[test]
+    fn a_service_token_opens_no_other_config() {
+        let to = |what: &str| format!("This token does not have access to requested {what}");
+        assert_eq!(refusal("dp.st.x", "shop", "prd"), (400, to("config 'prd'")));
+        assert_eq!(
+            refusal("dp.st.x", "bank", "dev_personal"),
+            (400, to("project 'bank'"))
+        );
+    }
+
+    #[test]
+    fn says_what_is_missing() {
+        let missing = |what: &str| format!("Could not find requested {what}");
+        assert_eq!(
+            refusal("dp.sa.x", "shop", "prd"),
+            (404, missing("config 'prd'"))
+        );
+        assert_eq!(
+            refusal("dp.sa.x", "bank", "dev"),
+            (404, missing("project 'bank'"))
+        );
+        assert_eq!(refusal("dp.sa.x", "shop", "").0, 400);
+        assert_eq!(
+            refusal("dp.st.gone", "shop", "dev"),
+            (401, "Invalid Auth token".to_owned())
+        );
+    }
+
+    #[test]
+    fn names_the_config_among_its_secrets() {
+        let place = ("shop".to_owned(), "dev_personal".to_owned());
+        let names = |secrets: BTreeMap<String, String>| secrets.into_keys().collect::<Vec<_>>();
+        let all = state().secrets(&place, None);
+        assert_eq!(all["DOPPLER_ENVIRONMENT"], "dev");
+        assert_eq!(
+            names(all),
+            [
+                "DOPPLER_CONFIG",
+                "DOPPLER_ENVIRONMENT",
+                "DOPPLER_PROJECT",
+                "KEY"
+            ]
+        );
+        assert_eq!(names(state().secrets(&place, Some("KEY,GONE"))), ["KEY"]);
+    }
+}

@@ -1,0 +1,328 @@
+//! The network of the cluster, as a forward proxy. In: which `host:port` of the cluster or the internet stands for which
+//! address here. Out: requests in absolute form forwarded, `CONNECT` tunnelled, and 502 for any other host; so processes
+//! reach `http://prefect-server.prefect.svc:4200` and `https://api.doppler.com` under the names that users write. It never
+//! resolves a name and never reaches a host that was not registered.
+
+use std::collections::BTreeMap;
+use std::future::{Future, pending};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use axum::body::Body;
+use axum::http::uri::PathAndQuery;
+use axum::http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{client, server};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use crate::background::Background;
+
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// What becomes of connections to a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Route {
+    /// As if the host did not exist: 502.
+    Unknown,
+    To(SocketAddr),
+    /// Connections are closed without an answer, those that are open too.
+    Cut,
+    /// Connections are accepted and carry nothing; those that are open freeze.
+    Hung,
+}
+
+struct Host {
+    route: watch::Sender<Route>,
+    requests: u64,
+}
+
+#[derive(Default)]
+struct Hosts(Mutex<BTreeMap<String, Host>>);
+
+impl Hosts {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Host>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with<T>(&self, host: &str, use_it: impl FnOnce(&mut Host) -> T) -> T {
+        let mut hosts = self.lock();
+        let host = hosts.entry(host.to_lowercase()).or_insert_with(|| Host {
+            route: watch::Sender::new(Route::Unknown),
+            requests: 0,
+        });
+        use_it(host)
+    }
+
+    fn set(&self, host: &str, route: Route) {
+        self.with(host, |host| {
+            // An unchanged route must not end the tunnels through it.
+            host.route.send_if_modified(|now| {
+                let changed = *now != route;
+                *now = route;
+                changed
+            });
+        });
+    }
+
+    fn asked(&self, host: &str) -> watch::Receiver<Route> {
+        self.with(host, |host| {
+            host.requests += 1;
+            host.route.subscribe()
+        })
+    }
+}
+
+/// The running proxy. Every method may be called from any thread; dropping it stops the proxy and all tunnels.
+pub struct Network {
+    addr: SocketAddr,
+    hosts: Arc<Hosts>,
+    _background: Background,
+}
+
+impl Network {
+    /// Starts a network without hosts on a free port of 127.0.0.1.
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub fn start() -> Result<Self> {
+        let listener =
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("a port for the network")?;
+        listener.set_nonblocking(true)?;
+        let addr = listener.local_addr()?;
+        let hosts = Arc::new(Hosts::default());
+        let serving = Arc::clone(&hosts);
+        let background = Background::start("network", move || accept(listener, serving))?;
+        Ok(Self {
+            addr,
+            hosts,
+            _background: background,
+        })
+    }
+
+    /// Sends what is for `host` (`name:port`) to `addr` from now on. Tunnels to another address end.
+    pub fn route(&self, host: &str, addr: SocketAddr) {
+        self.hosts.set(host, Route::To(addr));
+    }
+
+    /// Makes `host` unknown again: 502, and open connections to it end.
+    pub fn forget(&self, host: &str) {
+        self.hosts.set(host, Route::Unknown);
+    }
+
+    /// Closes all connections to `host`, open and new ones.
+    pub fn cut(&self, host: &str) {
+        self.hosts.set(host, Route::Cut);
+    }
+
+    /// Lets all connections to `host`, open and new ones, hang until another route is set. Then they end.
+    pub fn hang(&self, host: &str) {
+        self.hosts.set(host, Route::Hung);
+    }
+
+    /// Requests and tunnels asked for to `host` so far, whatever became of them. Requests inside a tunnel are not seen.
+    #[must_use]
+    pub fn requests(&self, host: &str) -> u64 {
+        self.hosts
+            .lock()
+            .get(&host.to_lowercase())
+            .map_or(0, |host| host.requests)
+    }
+
+    /// As [`Self::requests`], for every host that was asked for.
+    #[must_use]
+    pub fn requests_by_host(&self) -> BTreeMap<String, u64> {
+        let hosts = self.hosts.lock();
+        hosts
+            .iter()
+            .filter(|(_, host)| host.requests > 0)
+            .map(|(name, host)| (name.clone(), host.requests))
+            .collect()
+    }
+
+    /// The proxy's URL.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
+    /// What a process is started with, so that it lives in this network.
+    #[must_use]
+    pub fn env(&self) -> Vec<(String, String)> {
+        let proxy = ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"]
+            .map(|name| (name, self.url()));
+        let direct = ["NO_PROXY", "no_proxy"].map(|name| (name, "127.0.0.1,localhost".to_owned()));
+        let all = proxy.into_iter().chain(direct);
+        all.map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+}
+
+async fn accept(listener: TcpListener, hosts: Arc<Hosts>) {
+    let Ok(listener) = tokio::net::TcpListener::from_std(listener) else {
+        return;
+    };
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            // Out of file descriptors, most likely: they come back when connections end.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let hosts = Arc::clone(&hosts);
+        tokio::spawn(async move {
+            let service = service_fn(move |request| answer(Arc::clone(&hosts), request));
+            // How a connection ends concerns only its two ends.
+            let _ = server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .with_upgrades()
+                .await;
+        });
+    }
+}
+
+/// An error closes the connection without an answer.
+async fn answer(hosts: Arc<Hosts>, request: Request<Incoming>) -> Result<Response<Body>> {
+    let Some(host) = host_of(request.uri()) else {
+        return Ok(plain(StatusCode::BAD_REQUEST, "This is a forward proxy"));
+    };
+    let mut route = hosts.asked(&host);
+    let now = *route.borrow_and_update();
+    match now {
+        Route::Unknown => Ok(plain(
+            StatusCode::BAD_GATEWAY,
+            "No such host in this network",
+        )),
+        Route::Cut => anyhow::bail!("cut off on demand"),
+        Route::Hung => {
+            // Freed by the next route, as a peer that lost the connection would be.
+            let _ = route.changed().await;
+            anyhow::bail!("hung on demand")
+        }
+        Route::To(addr) => {
+            let connected = tokio::time::timeout(CONNECT_LIMIT, TcpStream::connect(addr)).await;
+            let Ok(Ok(upstream)) = connected else {
+                return Ok(plain(
+                    StatusCode::BAD_GATEWAY,
+                    "The host refused the connection",
+                ));
+            };
+            // What is small goes out at once; waiting for more is for slow links.
+            let _ = upstream.set_nodelay(true);
+            if request.method() == Method::CONNECT {
+                tokio::spawn(async move {
+                    if let Ok(client) = hyper::upgrade::on(request).await {
+                        tunnel(TokioIo::new(client), upstream, route).await;
+                    }
+                });
+                return Ok(Response::new(Body::empty()));
+            }
+            tokio::select! {
+                answer = forward(request, upstream, route.clone()) => answer,
+                () = async { next(&mut route).await; ended(route.clone()).await } => anyhow::bail!("cut off on demand"),
+            }
+        }
+    }
+}
+
+/// Forwards one request over a connection of its own.
+async fn forward(
+    mut request: Request<Incoming>,
+    upstream: TcpStream,
+    route: watch::Receiver<Route>,
+) -> Result<Response<Body>> {
+    let (mut sender, connection) = client::conn::http1::handshake(TokioIo::new(upstream)).await?;
+    let watched = route.clone();
+    tokio::spawn(async move {
+        // The body of an answer that is still under way ends with the route.
+        while_routed(connection.with_upgrades(), watched).await;
+    });
+    let upgraded = hyper::upgrade::on(&mut request);
+    let request = to_origin_form(request)?;
+    let mut answer = sender.send_request(request).await?;
+    if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let upstream = hyper::upgrade::on(&mut answer);
+        tokio::spawn(async move {
+            if let (Ok(client), Ok(upstream)) = tokio::join!(upgraded, upstream) {
+                tunnel(TokioIo::new(client), TokioIo::new(upstream), route).await;
+            }
+        });
+    } else {
+        drop_hop_headers(answer.headers_mut());
+    }
+    Ok(answer.map(Body::new))
+}
+
+async fn tunnel<A, B>(mut client: A, mut upstream: B, route: watch::Receiver<Route>)
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    while_routed(copy_bidirectional(&mut client, &mut upstream), route).await;
+}
+
+/// Does the work of a connection until its route is set anew. While the route hangs, the work is kept but not done.
+async fn while_routed(work: impl Future, mut route: watch::Receiver<Route>) {
+    let mut work = pin!(work);
+    tokio::select! {
+        _ = &mut work => return,
+        () = next(&mut route) => {}
+    }
+    ended(route).await;
+}
+
+/// Returns when what goes over this route must end: when it is set to anything that does not hang.
+async fn ended(mut route: watch::Receiver<Route>) {
+    while *route.borrow_and_update() == Route::Hung {
+        next(&mut route).await;
+    }
+}
+
+async fn next(route: &mut watch::Receiver<Route>) {
+    if route.changed().await.is_err() {
+        pending::<()>().await;
+    }
+}
+
+fn host_of(uri: &Uri) -> Option<String> {
+    let authority = uri.authority()?;
+    let port = authority.port_u16().unwrap_or(80);
+    Some(format!("{}:{port}", authority.host().to_lowercase()))
+}
+
+fn to_origin_form(mut request: Request<Incoming>) -> Result<Request<Incoming>> {
+    let uri = request.uri();
+    let path = uri
+        .path_and_query()
+        .map_or("/", PathAndQuery::as_str)
+        .to_owned();
+    let host = uri.authority().map(ToString::to_string);
+    *request.uri_mut() = path.parse()?;
+    if !request.headers().contains_key(header::UPGRADE) {
+        drop_hop_headers(request.headers_mut());
+    }
+    request.headers_mut().remove("proxy-authorization");
+    // The request's target wins over its Host header (RFC 9112, 3.2.2).
+    if let Some(host) = host {
+        let host = host.rsplit('@').next().unwrap_or_default().parse()?;
+        request.headers_mut().insert(header::HOST, host);
+    }
+    Ok(request)
+}
+
+/// What concerns only one of the two connections. The length and framing of the body are hyper's.
+fn drop_hop_headers(headers: &mut HeaderMap) {
+    for name in ["connection", "proxy-connection", "keep-alive"] {
+        headers.remove(name);
+    }
+}
+
+fn plain(status: StatusCode, text: &'static str) -> Response<Body> {
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = status;
+    response
+}

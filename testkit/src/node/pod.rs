@@ -1,0 +1,245 @@
+//! In: a pod that nobody has bound. Out: its life: bound, its environment resolved, its process run, its status reported,
+//! and its object deleted when that is asked for.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::{Api, Client, ResourceExt};
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::environment::{Environment, Needed, Sources, resolve};
+use super::records::PodRecord;
+use super::status::{State, status};
+use super::{Site, process};
+
+const REQUEST_TIME: Duration = Duration::from_secs(30);
+/// Once ended by SIGTERM or SIGKILL, a process is gone within this time.
+const END_TIME: Duration = Duration::from_secs(20);
+/// How long one wait for a process lasts; it is repeated for as long as the pod lives.
+const LOOK: Duration = Duration::from_hours(1);
+/// A status that the API server does not take is sent again: half a minute is enough for its restart.
+const REPORTS: u32 = 60;
+const BETWEEN_REPORTS: Duration = Duration::from_millis(500);
+/// What container runtimes report for a process that did not start.
+const START_ERROR: i32 = 128;
+
+/// One pod's life on this node.
+pub(super) struct Life<'a> {
+    site: &'a Site,
+    client: &'a Client,
+    pods: Api<Pod>,
+    pod: &'a Pod,
+    container: &'a Container,
+    since: String,
+}
+
+/// Lives the life of `pod`. `gone` becomes true once the pod is to end.
+pub(super) async fn live(
+    site: &Site,
+    client: &Client,
+    pod: &Pod,
+    mut gone: watch::Receiver<bool>,
+) -> Result<()> {
+    let containers = pod.spec.as_ref().map(|spec| spec.containers.as_slice());
+    let container = containers
+        .and_then(<[_]>::first)
+        .context("a pod without containers")?;
+    let namespace = pod.namespace().unwrap_or_default();
+    let life = Life {
+        site,
+        client,
+        pods: Api::namespaced(client.clone(), &namespace),
+        pod,
+        container,
+        since: now(),
+    };
+    if !life.bind().await? {
+        return Ok(());
+    }
+    life.run(&mut gone).await?;
+    if *gone.borrow() {
+        remove(client, pod).await?;
+    }
+    Ok(())
+}
+
+/// Deletes the pod's object for good, as a kubelet does once nothing of the pod runs.
+pub(super) async fn remove(client: &Client, pod: &Pod) -> Result<()> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
+    let params = DeleteParams {
+        grace_period_seconds: Some(0),
+        preconditions: Some(Preconditions {
+            uid: pod.uid(),
+            ..Preconditions::default()
+        }),
+        ..DeleteParams::default()
+    };
+    let deleted = timeout(REQUEST_TIME, pods.delete(&pod.name_any(), &params)).await?;
+    match deleted {
+        // Gone already, or another pod of that name.
+        Err(kube::Error::Api(answer)) if matches!(answer.code, 404 | 409) => Ok(()),
+        other => other.map(drop).context("deleting a pod"),
+    }
+}
+
+impl Life<'_> {
+    /// Whether the pod is now this node's: somebody else may have been faster, or it is gone.
+    async fn bind(&self) -> Result<bool> {
+        let name = self.pod.name_any();
+        let binding = json!({
+            "apiVersion": "v1", "kind": "Binding",
+            "metadata": {"name": name, "uid": self.pod.metadata.uid},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": self.site.options.name},
+        });
+        let params = PostParams::default();
+        let bound = self
+            .pods
+            .create_subresource("binding", &name, &params, &binding);
+        match timeout(REQUEST_TIME, bound).await? {
+            Ok(Status { .. }) => Ok(true),
+            Err(kube::Error::Api(answer)) if matches!(answer.code, 404 | 409) => Ok(false),
+            Err(error) => Err(error).context("binding a pod"),
+        }
+    }
+
+    async fn run(&self, gone: &mut watch::Receiver<bool>) -> Result<()> {
+        let uid = self.pod.uid().unwrap_or_default();
+        let folder = self.site.folder.path().join(&uid);
+        std::fs::create_dir_all(&folder)?;
+        let log = self.site.folder.path().join(format!("{uid}.log"));
+        self.site.records.add(PodRecord {
+            namespace: self.pod.namespace().unwrap_or_default(),
+            name: self.pod.name_any(),
+            flow_run_id: self.pod.labels().get("prefect.io/flow-run-id").cloned(),
+            uid: uid.clone(),
+            log_path: log.clone(),
+            env: None,
+        });
+        let Some(env) = self.environment(gone).await? else {
+            return Ok(());
+        };
+        self.site.records.created(&uid, &env);
+        let started = now();
+        let child = match process::start(self.site, self.container, &env, &folder, &log) {
+            Ok(child) => child,
+            Err(message) => {
+                return self
+                    .ended("StartError", &message, START_ERROR, &started)
+                    .await;
+            }
+        };
+        self.report(&State::Running { started: &started }).await?;
+        let code = loop {
+            tokio::select! {
+                code = child.ended(LOOK) => if let Some(code) = code { break code },
+                () = ending(gone) => {
+                    child.terminate();
+                    let code = child.ended(END_TIME / 2).await;
+                    if code.is_none() {
+                        child.kill_now();
+                    }
+                    break code.or(child.exit_code()).unwrap_or(137);
+                }
+            }
+        };
+        let reason = if code == 0 { "Completed" } else { "Error" };
+        self.ended(reason, "", code, &started).await
+    }
+
+    /// The container's environment, as soon as all it names is there; nothing when the pod goes before.
+    async fn environment(&self, gone: &mut watch::Receiver<bool>) -> Result<Option<Environment>> {
+        let mut reported = String::new();
+        while !*gone.borrow() {
+            // An API server that is away for a while is no reason to give a pod up.
+            let sources = self.sources().await;
+            let resolved = sources.map(|sources| resolve(self.container, self.pod, &sources));
+            match resolved {
+                Ok(Ok(env)) => return Ok(Some(env)),
+                Err(_) => {}
+                Ok(Err(message)) if message == reported => {}
+                Ok(Err(message)) => {
+                    let reason = "CreateContainerConfigError";
+                    let message = message.as_str();
+                    self.report(&State::Waiting { reason, message }).await?;
+                    message.clone_into(&mut reported);
+                }
+            }
+            // Either the pod goes or the time passes: both are looked at above.
+            let _ = timeout(self.site.options.retry, ending(gone)).await;
+        }
+        Ok(None)
+    }
+
+    async fn sources(&self) -> Result<Sources> {
+        let namespace = self.pod.namespace().unwrap_or_default();
+        let needed = Needed::of(self.container);
+        let mut sources = Sources::default();
+        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &namespace);
+        for name in needed.secrets {
+            let found = timeout(REQUEST_TIME, secrets.get_opt(&name)).await??;
+            let data = found.map(|secret| secret.data.unwrap_or_default());
+            let data = data.map(|data| data.into_iter().map(|(k, v)| (k, v.0)).collect());
+            sources.secrets.insert(name, data);
+        }
+        let config_maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), &namespace);
+        for name in needed.config_maps {
+            let found = timeout(REQUEST_TIME, config_maps.get_opt(&name)).await??;
+            let data = found.map(|map| map.data.unwrap_or_default());
+            sources.config_maps.insert(name, data);
+        }
+        Ok(sources)
+    }
+
+    async fn ended(
+        &self,
+        reason: &str,
+        message: &str,
+        exit_code: i32,
+        started: &str,
+    ) -> Result<()> {
+        self.report(&State::Terminated {
+            reason,
+            message,
+            exit_code,
+            started,
+            finished: &now(),
+        })
+        .await
+    }
+
+    async fn report(&self, state: &State<'_>) -> Result<()> {
+        let status = status(self.container, state, &self.since);
+        let params = PatchParams::default();
+        let name = self.pod.name_any();
+        // Strategic would keep the fields of the state before beside those of the new one.
+        let patch = Patch::Merge(&status);
+        let mut tries = 0;
+        loop {
+            let patched = self.pods.patch_status(&name, &params, &patch);
+            tries += 1;
+            match timeout(REQUEST_TIME, patched).await {
+                Ok(Ok(_)) => return Ok(()),
+                Ok(Err(kube::Error::Api(answer))) if answer.code == 404 => return Ok(()),
+                Ok(Err(error)) if tries == REPORTS => {
+                    return Err(error).context("reporting a pod's status");
+                }
+                Err(elapsed) if tries == REPORTS => return Err(elapsed.into()),
+                _ => tokio::time::sleep(BETWEEN_REPORTS).await,
+            }
+        }
+    }
+}
+
+/// Returns once the pod is to end.
+async fn ending(gone: &mut watch::Receiver<bool>) {
+    let _ = gone.wait_for(|gone| *gone).await;
+}
+
+fn now() -> String {
+    jiff::Timestamp::now().to_string()
+}

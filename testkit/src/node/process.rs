@@ -1,0 +1,94 @@
+//! In: a container, its environment and the node's site. Out: its process under a guardian, or the runtime's message for
+//! a container that does not start.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Container;
+
+use super::environment::{Environment, command_line};
+use super::{Image, Site};
+use crate::guard::{GuardedChild, GuardedCommand};
+
+/// How long a process may take to end after SIGTERM.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Starts the container's process, whose output goes to `log`.
+pub(super) fn start(
+    site: &Site,
+    container: &Container,
+    env: &Environment,
+    folder: &Path,
+    log: &Path,
+) -> Result<GuardedChild, String> {
+    let image = image(site, container);
+    let mut words = match image {
+        Some(image) if container.command.is_none() => image.entrypoint.clone(),
+        _ => Vec::new(),
+    };
+    words.extend(command_line(container, env));
+    let (program, arguments) = words.split_first().ok_or("no command specified")?;
+
+    let bin = site.venv.join("bin");
+    let image_path = format!("{}:/usr/local/bin:/usr/bin:/bin", bin.display());
+    let program = find(program, env.get("PATH").unwrap_or(&image_path))
+        .ok_or_else(|| format!("exec: {program:?}: executable file not found in $PATH"))?;
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .current_dir(site.options.working_dir.as_deref().unwrap_or(folder))
+        .env_clear()
+        .env("PATH", image_path)
+        .env("HOME", folder)
+        .env("PREFECT_HOME", folder)
+        .env("LANG", "C.UTF-8")
+        .env("PYTHONUNBUFFERED", "1")
+        .envs(site.options.extra_env.iter().cloned())
+        .envs(image.into_iter().flat_map(|image| image.env.clone()))
+        .envs(env.iter());
+    // The error may say what it was given, so only its kind is kept.
+    GuardedCommand::new(&container.name, command, log)
+        .grace(GRACE)
+        .start()
+        .map_err(|_| "the process could not be started".to_owned())
+}
+
+fn image<'a>(site: &'a Site, container: &Container) -> Option<&'a Image> {
+    let wanted = container.image.as_deref().unwrap_or_default();
+    let images = site.options.images.iter();
+    let mut fitting = images.filter(|image| {
+        let rest = wanted.strip_prefix(image.repository.as_str());
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with([':', '@']))
+    });
+    fitting.next()
+}
+
+/// The program as a container runtime finds it: with a slash as it is, else in the container's own `PATH`.
+fn find(program: &str, path: &str) -> Option<PathBuf> {
+    if program.contains('/') {
+        return executable(Path::new(program)).then(|| program.into());
+    }
+    let mut found = path
+        .split(':')
+        .map(|folder| Path::new(folder).join(program));
+    found.find(|candidate| executable(candidate))
+}
+
+fn executable(file: &Path) -> bool {
+    std::fs::metadata(file)
+        .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_looked_up_in_the_path_that_the_container_has() {
+        assert_eq!(find("sh", "/nowhere:/bin"), Some("/bin/sh".into()));
+        assert_eq!(find("sh", "from-a-secret"), None);
+        assert_eq!(find("/bin/sh", ""), Some("/bin/sh".into()));
+    }
+}

@@ -1,0 +1,68 @@
+//! In: what the node did for each pod. Out: the same, for tests to ask. It is not printable: it holds environments.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::environment::Environment;
+
+/// What the node knows of a pod that it took.
+#[derive(Clone)]
+pub struct PodRecord {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub name: String,
+    /// The flow run that the pod's labels name.
+    pub flow_run_id: Option<String>,
+    pub(super) uid: String,
+    pub(super) log_path: PathBuf,
+    pub(super) env: Option<Environment>,
+}
+
+impl PodRecord {
+    /// What its process has written so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read(&self.log_path)
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
+    }
+
+    /// The names that the pod's spec resolved to; none before the container was created.
+    #[must_use]
+    pub fn env_names(&self) -> Vec<String> {
+        self.env
+            .as_ref()
+            .map(Environment::names)
+            .unwrap_or_default()
+    }
+
+    /// One value of the environment that the pod's spec resolved to.
+    #[must_use]
+    pub fn env_value(&self, name: &str) -> Option<String> {
+        self.env.as_ref()?.get(name).map(ToOwned::to_owned)
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Records(Mutex<Vec<PodRecord>>);
+
+impl Records {
+    pub(super) fn all(&self) -> Vec<PodRecord> {
+        self.lock().clone()
+    }
+
+    pub(super) fn add(&self, record: PodRecord) {
+        self.lock().push(record);
+    }
+
+    pub(super) fn created(&self, uid: &str, env: &Environment) {
+        for record in self.lock().iter_mut().filter(|r| r.uid == uid) {
+            record.env = Some(env.clone());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<PodRecord>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

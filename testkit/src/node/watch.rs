@@ -1,0 +1,162 @@
+//! In: the events of a cluster's pods. Out: one life for each pod of a Job that nobody has bound, told when the pod is to
+//! end.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::{Patch, PatchParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, Config, ResourceExt};
+use serde_json::json;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::{Site, pod};
+use crate::progress;
+
+const REGISTER_TIME: Duration = Duration::from_secs(30);
+
+/// The node's thread: it ends when `stopped` does.
+pub(super) fn run(
+    site: &Arc<Site>,
+    tell: oneshot::Sender<Result<()>>,
+    stopped: oneshot::Receiver<()>,
+) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let _ = tell.send(Err(error.into()));
+            return;
+        }
+    };
+    runtime.block_on(async {
+        let client = match register(site).await {
+            Ok(client) => client,
+            Err(error) => {
+                let _ = tell.send(Err(error));
+                return;
+            }
+        };
+        let _ = tell.send(Ok(()));
+        tokio::select! {
+            () = take_pods(site, &client) => {}
+            _ = stopped => {}
+        }
+    });
+}
+
+async fn register(site: &Site) -> Result<Client> {
+    let client = client(&site.options.kubeconfig).await?;
+    let name = &site.options.name;
+    let room = json!({"cpu": "64", "memory": "64Gi", "pods": "1000"});
+    let node = json!({
+        "apiVersion": "v1", "kind": "Node",
+        "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
+        "status": {
+            "capacity": room,
+            "allocatable": room,
+            "conditions": [{"type": "Ready", "status": "True", "reason": "ProcessNode",
+                "lastHeartbeatTime": jiff::Timestamp::now().to_string(),
+                "lastTransitionTime": jiff::Timestamp::now().to_string()}],
+        },
+    });
+    let nodes: Api<Node> = Api::all(client.clone());
+    let params = PatchParams::apply("process-node").force();
+    timeout(REGISTER_TIME, async {
+        nodes.patch(name, &params, &Patch::Apply(&node)).await?;
+        nodes
+            .patch_status(name, &params, &Patch::Apply(&node))
+            .await
+    })
+    .await?
+    .context("registering the node")?;
+    Ok(client)
+}
+
+async fn client(kubeconfig: &Path) -> Result<Client> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
+    let mut config =
+        Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    // The control plane is on this machine, whatever proxy its user has.
+    config.proxy_url = None;
+    Ok(Client::try_from(config)?)
+}
+
+async fn take_pods(site: &Arc<Site>, client: &Client) {
+    let pods: Api<Pod> = match &site.options.namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    };
+    let mut events = watcher(pods, watcher::Config::default())
+        .default_backoff()
+        .boxed();
+    let mut ends: HashMap<String, watch::Sender<bool>> = HashMap::new();
+    // Lives end with this future: dropping the set aborts them, and their processes with them.
+    let mut lives = JoinSet::new();
+    loop {
+        let event = tokio::select! {
+            event = events.next() => event,
+            Some(_) = lives.join_next() => continue,
+        };
+        let Some(event) = event else { return };
+        match event {
+            Ok(watcher::Event::Apply(pod) | watcher::Event::InitApply(pod)) => {
+                let uid = pod.uid().unwrap_or_default();
+                if pod.metadata.deletion_timestamp.is_some() {
+                    let told = ends.get(&uid).is_some_and(|end| end.send(true).is_ok());
+                    if !told && is_ours(site, &pod) {
+                        note(pod::remove(client, &pod).await);
+                    }
+                } else if is_waiting(&pod) && !ends.contains_key(&uid) {
+                    let (end, gone) = watch::channel(false);
+                    ends.insert(uid, end);
+                    let (site, client) = (Arc::clone(site), client.clone());
+                    lives.spawn(async move {
+                        note(pod::live(&site, &client, &pod, gone).await);
+                    });
+                }
+            }
+            Ok(watcher::Event::Delete(pod)) => {
+                let end = ends.remove(&pod.uid().unwrap_or_default());
+                let _ = end.map(|end| end.send(true));
+            }
+            // The watcher goes on by itself, after its backoff.
+            Ok(watcher::Event::Init | watcher::Event::InitDone) | Err(_) => {}
+        }
+    }
+}
+
+fn is_ours(site: &Site, pod: &Pod) -> bool {
+    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+    node == Some(site.options.name.as_str())
+}
+
+/// Whether it is a Job's pod that nobody has bound.
+fn is_waiting(pod: &Pod) -> bool {
+    let unbound = pod
+        .spec
+        .as_ref()
+        .is_some_and(|spec| spec.node_name.is_none());
+    unbound
+        && pod
+            .owner_references()
+            .iter()
+            .any(|owner| owner.kind == "Job")
+}
+
+fn note(result: Result<()>) {
+    if let Err(error) = result {
+        progress::line(&format!("node: {error:#}"));
+    }
+}

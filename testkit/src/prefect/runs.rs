@@ -1,0 +1,147 @@
+//! In: a flow's place in the file system. Out: deployments, flow runs, their states and their logs.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::api::{PrefectApi, text};
+
+const LOOK: Duration = Duration::from_millis(250);
+
+/// A deployment to be made.
+pub struct Deployment<'a> {
+    /// Its name, and its flow's.
+    pub name: &'a str,
+    /// The work pool that its runs go to.
+    pub pool: &'a str,
+    /// The folder of the flow's code.
+    pub path: &'a Path,
+    /// File and function in it, such as `flow.py:main`.
+    pub entrypoint: &'a str,
+    /// What it overrides in the pool's template, such as `{"namespace": "flows"}`.
+    pub job_variables: Value,
+}
+
+/// The state of a flow run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunState {
+    /// Such as `COMPLETED`.
+    pub kind: String,
+    /// Such as `Completed` or `InfrastructurePending`.
+    pub name: String,
+    /// What Prefect says about it.
+    pub message: String,
+}
+
+impl RunState {
+    /// Whether nothing comes after it.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        matches!(
+            self.kind.as_str(),
+            "COMPLETED" | "FAILED" | "CRASHED" | "CANCELLED"
+        )
+    }
+}
+
+impl PrefectApi {
+    /// Makes the flow and the deployment; the answer is the deployment's id.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub async fn create_deployment(&self, deployment: &Deployment<'_>) -> Result<String> {
+        let flow = self
+            .post("/flows/", &json!({"name": deployment.name}))
+            .await?;
+        let body = json!({
+            "name": deployment.name,
+            "flow_id": flow["id"],
+            "work_pool_name": deployment.pool,
+            "path": deployment.path,
+            "entrypoint": deployment.entrypoint,
+            "job_variables": deployment.job_variables,
+        });
+        text(&self.post("/deployments/", &body).await?, "id")
+    }
+
+    /// Asks for a run now; the answer is its id.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub async fn create_flow_run(&self, deployment_id: &str) -> Result<String> {
+        let path = format!("/deployments/{deployment_id}/create_flow_run");
+        text(&self.post(&path, &json!({})).await?, "id")
+    }
+
+    /// The state of a run.
+    ///
+    /// # Errors
+    /// When there is no such run.
+    pub async fn run_state(&self, run_id: &str) -> Result<RunState> {
+        let run = self.get(&format!("/flow_runs/{run_id}")).await?;
+        let of = |key: &str| run["state"][key].as_str().unwrap_or_default().to_owned();
+        Ok(RunState {
+            kind: of("type"),
+            name: of("name"),
+            message: of("message"),
+        })
+    }
+
+    /// Waits for the run's end, however it ends.
+    ///
+    /// # Errors
+    /// When it has not ended within `limit`.
+    pub async fn wait_for_run(&self, run_id: &str, limit: Duration) -> Result<RunState> {
+        self.wait_for_state(run_id, limit, RunState::is_final).await
+    }
+
+    /// Waits until the run's state is one that `wanted` accepts.
+    ///
+    /// # Errors
+    /// When that has not come within `limit`.
+    pub async fn wait_for_state(
+        &self,
+        run_id: &str,
+        limit: Duration,
+        wanted: impl Fn(&RunState) -> bool,
+    ) -> Result<RunState> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let state = self.run_state(run_id).await?;
+            if wanted(&state) {
+                return Ok(state);
+            }
+            if Instant::now() >= deadline {
+                bail!("flow run {run_id} is {} after {limit:?}", state.name);
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// What the run has logged to Prefect so far, a message a line.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub async fn run_logs(&self, run_id: &str) -> Result<String> {
+        let mut lines = String::new();
+        for page in 0..100 {
+            let filter = json!({
+                "logs": {"flow_run_id": {"any_": [run_id]}},
+                "sort": "TIMESTAMP_ASC", "limit": 200, "offset": page * 200,
+            });
+            let entries = self.post("/logs/filter", &filter).await?;
+            let entries = entries.as_array().cloned().unwrap_or_default();
+            for entry in &entries {
+                lines.push_str(entry["message"].as_str().unwrap_or_default());
+                lines.push('\n');
+            }
+            if entries.len() < 200 {
+                break;
+            }
+        }
+        Ok(lines)
+    }
+}

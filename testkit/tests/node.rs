@@ -1,0 +1,283 @@
+//! A real control plane, Prefect's real server and worker, and the node: flow runs that really run.
+
+// Clippy lets tests unwrap, and does not see that what tests call is a test as well.
+#![allow(clippy::unwrap_used)]
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::{Api, Client, ResourceExt};
+use serde_json::{Value, json};
+use testkit::control_plane::ControlPlane;
+use testkit::node::{NodeOptions, ProcessNode};
+use testkit::prefect::{
+    Deployment, PrefectServer, PrefectWorker, WorkerOptions, env_from, flows, kubernetes_template,
+};
+use testkit::{kubernetes, progress, wait};
+
+const LIMIT: Duration = Duration::from_mins(2);
+
+async fn namespace(client: &Client, name: &str) {
+    let yaml = format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}}}}}");
+    kubernetes::apply(client, "default", &yaml).await.unwrap();
+    // Pods need the service account that the controllers make.
+    let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> =
+        Api::namespaced(client.clone(), name);
+    wait::until(LIMIT, "the default service account", async || {
+        accounts.get_opt("default").await.ok().flatten()
+    })
+    .await
+    .unwrap();
+}
+
+async fn secret(client: &Client, namespace: &str, name: &str, data: Value) {
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data});
+    let secret: Secret = serde_json::from_value(secret).unwrap();
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    secrets
+        .create(&PostParams::default(), &secret)
+        .await
+        .unwrap();
+}
+
+async fn job(client: &Client, namespace: &str, name: &str, container: Value) {
+    let mut container = container;
+    container["name"] = json!("main");
+    container["image"] = json!("anything");
+    let job = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name}, "spec": {
+        "backoffLimit": 0, "template": {"spec": {"restartPolicy": "Never", "containers": [container]}}}});
+    kubernetes::apply(client, namespace, &job.to_string())
+        .await
+        .unwrap();
+}
+
+/// Waits until the pod of `job` is as `wanted` wants it.
+async fn pod(client: &Client, namespace: &str, job: &str, wanted: impl Fn(&Value) -> bool) -> Pod {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let params = ListParams::default().labels(&format!("job-name={job}"));
+    wait::until(LIMIT, "the pod's status", async || {
+        let found = pods
+            .list(&params)
+            .await
+            .map_err(|e| e.to_string())?
+            .items
+            .pop()
+            .ok_or("no pod")?;
+        let status = serde_json::to_value(&found.status).unwrap();
+        if wanted(&status) {
+            Ok(found)
+        } else {
+            Err(status.to_string())
+        }
+    })
+    .await
+    .unwrap()
+}
+
+async fn node(plane: &ControlPlane, namespace: &str) -> ProcessNode {
+    let mut options = NodeOptions::new(&format!("node-{namespace}"), plane.admin_kubeconfig_path());
+    options.namespace = Some(namespace.to_owned());
+    ProcessNode::start(options).await.unwrap()
+}
+
+fn has_phase(phase: &'static str) -> impl Fn(&Value) -> bool {
+    move |status| status["phase"] == phase
+}
+
+#[tokio::test]
+async fn a_missing_secret_holds_the_container_unless_it_is_optional() {
+    let plane = ControlPlane::shared().unwrap();
+    let client = plane.admin_client().unwrap();
+    namespace(&client, "missing").await;
+    let node = node(plane, "missing").await;
+    let with = |optional: bool| {
+        json!({"command": ["sh", "-c", "echo value=$VALUE"],
+            "envFrom": [{"secretRef": {"name": "late", "optional": optional}}]})
+    };
+
+    job(&client, "missing", "optional", with(true)).await;
+    let found = pod(&client, "missing", "optional", has_phase("Succeeded")).await;
+    assert_eq!(node.log(&found.name_any()), "value=\n");
+
+    job(&client, "missing", "required", with(false)).await;
+    let waiting = |status: &Value| {
+        status["containerStatuses"][0]["state"]["waiting"]
+            == json!({"reason": "CreateContainerConfigError", "message": "secret \"late\" not found"})
+    };
+    let found = pod(&client, "missing", "required", waiting).await;
+    assert_eq!(found.status.unwrap().phase.as_deref(), Some("Pending"));
+
+    secret(&client, "missing", "late", json!({"VALUE": "at last"})).await;
+    let found = pod(&client, "missing", "required", has_phase("Succeeded")).await;
+    assert_eq!(node.log(&found.name_any()), "value=at last\n");
+    let record = node.pods().pop().unwrap();
+    assert_eq!(record.env_names(), ["VALUE"]);
+    assert_eq!(record.env_value("VALUE").as_deref(), Some("at last"));
+}
+
+#[tokio::test]
+async fn exit_codes_start_errors_and_odd_names_are_as_on_a_real_node() {
+    let plane = ControlPlane::shared().unwrap();
+    let client = plane.admin_client().unwrap();
+    namespace(&client, "exits").await;
+    let node = node(plane, "exits").await;
+
+    job(
+        &client,
+        "exits",
+        "fails",
+        json!({"command": ["sh", "-c", "exit 7"]}),
+    )
+    .await;
+    let found = pod(&client, "exits", "fails", has_phase("Failed")).await;
+    let status = serde_json::to_value(found.status).unwrap();
+    let terminated = &status["containerStatuses"][0]["state"]["terminated"];
+    assert_eq!(terminated["exitCode"], 7);
+    assert!(terminated["startedAt"].is_string());
+
+    secret(
+        &client,
+        "exits",
+        "odd",
+        json!({"PATH": "from-a-secret", "a.b": "dotted"}),
+    )
+    .await;
+    let env_from = json!([{"secretRef": {"name": "odd"}}]);
+    job(
+        &client,
+        "exits",
+        "no-path",
+        json!({"args": ["env"], "envFrom": env_from}),
+    )
+    .await;
+    let found = pod(&client, "exits", "no-path", has_phase("Failed")).await;
+    let status = serde_json::to_value(found.status).unwrap();
+    let terminated = &status["containerStatuses"][0]["state"]["terminated"];
+    assert_eq!(terminated["reason"], "StartError");
+    assert_eq!(
+        terminated["message"],
+        "exec: \"env\": executable file not found in $PATH"
+    );
+
+    job(
+        &client,
+        "exits",
+        "odd-name",
+        json!({"command": ["/usr/bin/env"], "envFrom": env_from}),
+    )
+    .await;
+    let found = pod(&client, "exits", "odd-name", has_phase("Succeeded")).await;
+    assert!(node.log(&found.name_any()).contains("a.b=dotted\n"));
+}
+
+#[tokio::test]
+async fn a_deleted_pod_takes_its_process_with_it() {
+    let plane = ControlPlane::shared().unwrap();
+    let client = plane.admin_client().unwrap();
+    namespace(&client, "deleted").await;
+    let node = node(plane, "deleted").await;
+    // Four: the expansion of references makes two of them one.
+    job(
+        &client,
+        "deleted",
+        "long",
+        json!({"command": ["sh", "-c", "echo $$$$; exec sleep 600"]}),
+    )
+    .await;
+    let found = pod(&client, "deleted", "long", has_phase("Running")).await;
+    let name = found.name_any();
+    let pid = wait::until(LIMIT, "the pid", async || {
+        node.log(&name).trim().parse::<u32>().ok()
+    })
+    .await
+    .unwrap();
+    assert!(std::fs::exists(format!("/proc/{pid}")).unwrap());
+
+    let jobs: Api<k8s_openapi::api::batch::v1::Job> = Api::namespaced(client.clone(), "deleted");
+    jobs.delete("long", &DeleteParams::background())
+        .await
+        .unwrap();
+    let pods: Api<Pod> = Api::namespaced(client.clone(), "deleted");
+    wait::until(LIMIT, "the pod's end", async || {
+        pods.get_opt(&name)
+            .await
+            .is_ok_and(|p| p.is_none())
+            .then_some(())
+    })
+    .await
+    .unwrap();
+    assert!(!std::fs::exists(format!("/proc/{pid}")).unwrap());
+}
+
+#[tokio::test]
+async fn a_flow_run_prints_what_a_secret_of_its_pool_says() {
+    let plane = ControlPlane::shared().unwrap();
+    let client = plane.admin_client().unwrap();
+    namespace(&client, "flows").await;
+    secret(
+        &client,
+        "flows",
+        "by-hand",
+        json!({"SECRET_API_KEY": "1234567890"}),
+    )
+    .await;
+
+    let server = PrefectServer::shared().await.unwrap();
+    let api = server.api().unwrap();
+    let mut template = kubernetes_template().unwrap();
+    env_from(&mut template)
+        .unwrap()
+        .push(json!({"secretRef": {"name": "by-hand"}}));
+    api.create_pool("k8s", "kubernetes", Some(template))
+        .await
+        .unwrap();
+    let begun = Instant::now();
+    let options = WorkerOptions {
+        pool: "k8s".to_owned(),
+        name: "w1".to_owned(),
+        kubeconfig: plane.admin_kubeconfig_path(),
+        env: Vec::new(),
+    };
+    let worker = PrefectWorker::start(server, &options).await.unwrap();
+    progress::line(&format!(
+        "the worker was online after {:?}",
+        begun.elapsed()
+    ));
+    let node = node(plane, "flows").await;
+
+    let deployment = Deployment {
+        name: "article",
+        pool: "k8s",
+        path: &flows(),
+        entrypoint: "flow.py:main",
+        job_variables: json!({"namespace": "flows"}),
+    };
+    let deployment = api.create_deployment(&deployment).await.unwrap();
+    let begun = Instant::now();
+    let run = api.create_flow_run(&deployment).await.unwrap();
+    let state = api
+        .wait_for_run(&run, Duration::from_mins(3))
+        .await
+        .unwrap();
+    progress::line(&format!("a flow run took {:?}", begun.elapsed()));
+    assert_eq!(
+        state.kind,
+        "COMPLETED",
+        "{}\n{}\n{}",
+        state.message,
+        node.logs_of_run(&run),
+        worker.log()
+    );
+    assert!(
+        node.logs_of_run(&run)
+            .contains("secret_api_key = 1234567890")
+    );
+    // The engine sends its last logs while it ends.
+    wait::until(LIMIT, "the run's log at Prefect", async || {
+        let logs = api.run_logs(&run).await.ok()?;
+        logs.contains("secret_api_key = 1234567890").then_some(())
+    })
+    .await
+    .unwrap();
+}
