@@ -13,7 +13,7 @@ use url::Url;
 
 use super::{
     Coordinates, DopplerError, RateLimit, Snapshot,
-    error::{quote, refusal},
+    error::{Words, refusal},
     limits::{wait_after_refusal, wait_until_reset},
     pacing::{Key, Pacing},
     snapshot,
@@ -106,8 +106,8 @@ impl Client {
                 // The status says enough: if the body cannot be read, only Doppler's own words are missing.
                 let body = read_bounded(response, LARGEST_ERROR_BODY, self.timeout).await;
                 let words = body
-                    .ok()
-                    .and_then(|body| quote(body.expose_secret(), &at.token));
+                    .map(|body| Words::read(body.expose_secret(), &at.token))
+                    .unwrap_or_default();
                 let names = (host.as_str(), at.project.as_str(), at.config.as_str());
                 Err(refusal(status.as_u16(), names, words))
             }

@@ -166,32 +166,65 @@ impl DopplerError {
     }
 }
 
-/// Reads a status other than 200, 304 and 429. `quote` is what [`quote`] made of the body.
+/// Doppler's own words in the body of an error.
+#[derive(Default)]
+pub(super) struct Words {
+    /// All of them, to be looked at and never shown.
+    all: String,
+    /// One short line of them, unless a token is in it.
+    quote: Option<String>,
+}
+
+impl Words {
+    /// Reads a body; nothing unless it has the shape of Doppler's errors.
+    pub(super) fn read(body: &[u8], token: &SecretString) -> Self {
+        #[derive(Deserialize)]
+        struct Refusal {
+            messages: Vec<String>,
+            success: bool,
+        }
+        let all = match serde_json::from_slice(body) {
+            Ok(Refusal {
+                messages,
+                success: false,
+            }) => one_line(&messages.join(" "), usize::MAX),
+            _ => String::new(),
+        };
+        // A token that was broken over lines is still a token.
+        let joined: String = all.split(' ').collect();
+        let names_a_token = joined.contains(token.expose_secret())
+            || TOKEN_PREFIXES.iter().any(|prefix| joined.contains(prefix));
+        let quote = (!all.is_empty() && !names_a_token).then(|| one_line(&all, LONGEST_QUOTE));
+        Self { all, quote }
+    }
+}
+
+/// Reads a status other than 200, 304 and 429.
 pub(super) fn refusal(
     status: u16,
     (host, project, config): (&str, &str, &str),
-    quote: Option<String>,
+    Words { all, quote }: Words,
 ) -> DopplerError {
     let host = host.to_owned();
     let (project, config) = (one_line(project, 100), one_line(config, 100));
-    let lower = quote.as_deref().unwrap_or_default().to_ascii_lowercase();
+    let lower = all.to_ascii_lowercase();
+    let no_access = lower.contains("does not have access");
+    // Seen by one client instead of a 401.
+    let invalid_token = lower.starts_with("invalid ") && lower.contains("token");
     match status {
         401 => DopplerError::Unauthorized { quote },
-        // Seen by one client instead of a 401.
-        400 if lower.contains("invalid") && lower.contains("token") => {
-            DopplerError::Unauthorized { quote }
-        }
-        400 if !lower.contains("does not have access") => DopplerError::ConfigMissing {
+        400 if invalid_token && !no_access => DopplerError::Unauthorized { quote },
+        403 => DopplerError::Forbidden {
             project,
             config,
             quote,
         },
-        400 | 403 => DopplerError::Forbidden {
+        400 if no_access => DopplerError::Forbidden {
             project,
             config,
             quote,
         },
-        404 => DopplerError::ConfigMissing {
+        400 | 404 => DopplerError::ConfigMissing {
             project,
             config,
             quote,
@@ -202,37 +235,22 @@ pub(super) fn refusal(
     }
 }
 
-/// Doppler's own words in the body of an error, in one short line; nothing unless it has Doppler's shape, and nothing if a token is in it.
-pub(super) fn quote(body: &[u8], token: &SecretString) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Refusal {
-        messages: Vec<String>,
-        success: bool,
-    }
-    let refusal: Refusal = serde_json::from_slice(body).ok()?;
-    let whole = one_line(&refusal.messages.join(" "), usize::MAX);
-    let names_a_token = whole.contains(token.expose_secret())
-        || TOKEN_PREFIXES.iter().any(|prefix| whole.contains(prefix));
-    if refusal.success || whole.is_empty() || names_a_token {
-        return None;
-    }
-    Some(one_line(&whole, LONGEST_QUOTE))
-}
-
 /// One line of at most `longest` characters, without control characters or marks that reorder text.
 fn one_line(text: &str, longest: usize) -> String {
     let mut kept = text
         .chars()
-        .map(|c| if c.is_whitespace() { ' ' } else { c });
-    let mut line: String = kept
-        .by_ref()
-        .filter(|&c| !c.is_control() && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'))
-        .take(longest)
-        .collect();
+        .map(|c| if c.is_whitespace() { ' ' } else { c })
+        .filter(|&c| !is_unprintable(c));
+    let mut line: String = kept.by_ref().take(longest).collect();
     if kept.next().is_some() {
         line.push('…');
     }
     line.trim().to_owned()
+}
+
+fn is_unprintable(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 fn said(quote: Option<&str>) -> String {
@@ -245,4 +263,148 @@ fn wait(retry_after: Option<Duration>) -> String {
     retry_after
         .map(|wait| format!(", try again in {} s", wait.as_secs().max(1)))
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAMES: (&str, &str, &str) = ("api.doppler.com", "my-project", "dev");
+
+    fn body(message: &str) -> Vec<u8> {
+        serde_json::to_vec(&serde_json::json!({"messages": [message], "success": false})).unwrap()
+    }
+
+    fn read(status: u16, message: &str) -> DopplerError {
+        refusal(
+            status,
+            NAMES,
+            Words::read(&body(message), &"dp.st.dev.canary".into()),
+        )
+    }
+
+    #[test]
+    fn each_refusal_has_its_reason() {
+        for (status, message, reason) in [
+            (401, "Invalid Auth token", Reason::DopplerUnauthorized),
+            (401, "", Reason::DopplerUnauthorized),
+            (400, "Invalid Service token", Reason::DopplerUnauthorized),
+            (
+                400,
+                "This token does not have access to requested config 'dev'",
+                Reason::DopplerForbidden,
+            ),
+            (
+                400,
+                "Invalid: this token does not have access to requested project 'x'",
+                Reason::DopplerForbidden,
+            ),
+            (
+                400,
+                "dp.st.dev.canary does not have access",
+                Reason::DopplerForbidden,
+            ),
+            (403, "no", Reason::DopplerForbidden),
+            (
+                404,
+                "Could not find requested project 'x'",
+                Reason::ConfigMissing,
+            ),
+            (
+                400,
+                "Could not find requested config 'invalid-token'",
+                Reason::ConfigMissing,
+            ),
+            (400, "", Reason::ConfigMissing),
+            (307, "", Reason::DopplerError),
+            (302, "", Reason::DopplerError),
+            (204, "", Reason::DopplerError),
+            (206, "", Reason::DopplerError),
+            (418, "", Reason::DopplerError),
+            (500, "", Reason::DopplerUnreachable),
+            (503, "", Reason::DopplerUnreachable),
+            (408, "", Reason::DopplerUnreachable),
+        ] {
+            assert_eq!(read(status, message).reason(), reason, "{status} {message}");
+        }
+    }
+
+    #[test]
+    fn shows_dopplers_words_on_one_short_line() {
+        assert_eq!(
+            read(404, "Could not find\nrequested\u{7} project\u{202e} 'x'").to_string(),
+            "Doppler does not know config dev of project my-project, or does not show it to this token: correct the names, or the token \
+             (Doppler says: Could not find requested project 'x')"
+        );
+        let DopplerError::Unauthorized { quote: Some(quote) } = read(401, &"é".repeat(1000))
+        else {
+            panic!("no quote")
+        };
+        assert_eq!(quote, format!("{}…", "é".repeat(LONGEST_QUOTE)));
+        let exact = "x".repeat(LONGEST_QUOTE);
+        assert_eq!(
+            read(401, &exact),
+            DopplerError::Unauthorized { quote: Some(exact) }
+        );
+    }
+
+    #[test]
+    fn shows_nothing_of_a_body_that_names_a_token_or_has_another_shape() {
+        let unquoted = DopplerError::Unauthorized { quote: None };
+        for message in [
+            "Invalid Auth token dp.st.dev.canary",
+            "Invalid Auth token dp.st.dev.\ncanary",
+            "Invalid Auth token dp.pt.somebody-elses",
+        ] {
+            assert_eq!(read(401, message), unquoted, "{message}");
+        }
+        for body in [
+            &b"<html>canary</html>"[..],
+            br#"{"messages":["canary"]}"#,
+            br#"{"messages":["canary"],"success":true}"#,
+            br#"{"messages":"canary","success":false}"#,
+            br#""canary""#,
+            b"",
+            b"\xff",
+        ] {
+            let words = Words::read(body, &"t".into());
+            assert_eq!(refusal(401, NAMES, words), unquoted);
+        }
+    }
+
+    #[test]
+    fn a_name_cannot_break_the_message_over_lines() {
+        let names = ("h", "p\nq", &*"c".repeat(500));
+        let text = refusal(404, names, Words::default()).to_string();
+        assert!(!text.contains('\n') && text.len() < 400, "{text}");
+    }
+
+    #[test]
+    fn says_when_it_is_tried_again() {
+        let error = DopplerError::RateLimited {
+            retry_after: Some(Duration::from_secs(7)),
+        };
+        assert_eq!(error.retry_after(), Some(Duration::from_secs(7)));
+        assert_eq!(
+            error.to_string(),
+            "Doppler's rate limit for this token is used up, try again in 7 s: raise refreshInterval, or use fewer configs with one token"
+        );
+        assert_eq!(read(500, "").retry_after(), None);
+    }
+
+    #[test]
+    fn a_name_that_leads_to_a_refused_address_is_a_matter_of_the_host() {
+        let error = |cause| DopplerError::Unreachable {
+            host: "h".to_owned(),
+            cause,
+        };
+        assert_eq!(
+            error(TransportError::AddressRefused).reason(),
+            Reason::HostNotAllowed
+        );
+        assert_eq!(
+            error(TransportError::Dns).reason(),
+            Reason::DopplerUnreachable
+        );
+    }
 }

@@ -47,3 +47,59 @@ pub async fn read_bounded(
     }
     Ok(body.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outbound::{client, install_crypto_provider};
+    use base64::{Engine, prelude::BASE64_STANDARD};
+    use secrecy::ExposeSecret;
+    use wiremock::{Mock, MockServer, ResponseTemplate, matchers::any};
+
+    const TIMEOUT: Duration = Duration::from_secs(10);
+
+    async fn read(answer: ResponseTemplate, limit: usize) -> Result<SecretSlice<u8>, BodyError> {
+        install_crypto_provider();
+        let server = MockServer::start().await;
+        Mock::given(any()).respond_with(answer).mount(&server).await;
+        let client = client(TIMEOUT, None).unwrap();
+        let response = client.get(server.uri()).send().await.unwrap();
+        read_bounded(response, limit, TIMEOUT).await
+    }
+
+    #[tokio::test]
+    async fn reads_up_to_the_bound_and_not_a_byte_more() {
+        let answer = || ResponseTemplate::new(200).set_body_bytes(*b"canary");
+        let body = read(answer(), 6).await.unwrap();
+        assert_eq!(body.expose_secret(), b"canary");
+        assert!(!format!("{body:?}").contains("canary"));
+        assert_eq!(
+            read(answer(), 5).await.unwrap_err(),
+            BodyError::TooLarge { limit: 5 }
+        );
+    }
+
+    #[tokio::test]
+    async fn stops_when_a_small_answer_unfolds_to_a_large_one() {
+        // 200,000 zeros in 229 bytes: mostly one repeated code.
+        let bomb = [
+            "H4sIAAAAAAACA+3BMQEAAADCoPVPbQZ/o",
+            &"A".repeat(257),
+            "CA1wB7WOBcQA0DAA==",
+        ]
+        .concat();
+        let packed = BASE64_STANDARD.decode(bomb).unwrap();
+        assert!(packed.len() < 1000);
+        let answer = || {
+            ResponseTemplate::new(200)
+                .set_body_bytes(packed.clone())
+                .insert_header("content-encoding", "gzip")
+        };
+        assert_eq!(
+            read(answer(), 199_999).await.unwrap_err(),
+            BodyError::TooLarge { limit: 199_999 }
+        );
+        let body = read(answer(), 200_000).await.unwrap();
+        assert_eq!(body.expose_secret().len(), 200_000);
+    }
+}

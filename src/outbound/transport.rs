@@ -150,4 +150,25 @@ mod tests {
             Some("no certificate authority that is known signed its certificate")
         );
     }
+
+    #[tokio::test]
+    async fn a_name_that_leads_to_a_refused_address_is_told_apart() {
+        struct Refusing;
+        impl reqwest::dns::Resolve for Refusing {
+            fn resolve(&self, _: reqwest::dns::Name) -> reqwest::dns::Resolving {
+                Box::pin(async { Err(AddressRefused.into()) })
+            }
+        }
+        crate::outbound::install_crypto_provider();
+        let client = reqwest::Client::builder()
+            .dns_resolver(Refusing)
+            .no_proxy()
+            .build()
+            .unwrap();
+        let error = client.get("http://x.example").send().await.unwrap_err();
+        assert_eq!(
+            TransportError::new(&error, Duration::ZERO),
+            TransportError::AddressRefused
+        );
+    }
 }
