@@ -1,0 +1,392 @@
+use super::*;
+use crate::{crd::NameTransformer, outbound::install_crypto_provider, reason::Reason};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use std::collections::BTreeMap;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
+use wiremock::{
+    Mock, MockServer, ResponseTemplate,
+    matchers::{any, header, method, path, query_param, query_param_is_missing},
+};
+
+const LIMIT: Duration = Duration::from_secs(10);
+const TOKEN: &str = "dp.st.dev.canary-token";
+const VALUE: &str = "canary-value";
+const TAG: &str = r#"W/"0123456789abcdef""#;
+
+fn client(timeout: Duration) -> Client {
+    install_crypto_provider();
+    Client::new(timeout).unwrap()
+}
+
+fn at(host: &str) -> Coordinates {
+    Coordinates {
+        host: Url::parse(host).unwrap(),
+        token: TOKEN.into(),
+        project: "my-project".to_owned(),
+        config: "dev".to_owned(),
+        transformer: None,
+    }
+}
+
+fn snapshot(etag: Option<&str>) -> Snapshot {
+    let values = BTreeMap::from([("SECRET_API_KEY".to_owned(), VALUE.into())]);
+    Snapshot::new(values, etag.map(str::to_owned))
+}
+
+fn values() -> ResponseTemplate {
+    ResponseTemplate::new(200).set_body_json(serde_json::json!({"SECRET_API_KEY": VALUE}))
+}
+
+fn empty(status: u16) -> ResponseTemplate {
+    ResponseTemplate::new(status)
+}
+
+async fn answering(template: ResponseTemplate) -> MockServer {
+    let server = MockServer::start().await;
+    Mock::given(any())
+        .respond_with(template)
+        .mount(&server)
+        .await;
+    server
+}
+
+/// The error that an answer gives, after looking that it shows neither token nor value.
+async fn error_of(template: ResponseTemplate) -> DopplerError {
+    let server = answering(template).await;
+    error_at(&server.uri()).await
+}
+
+async fn error_at(host: &str) -> DopplerError {
+    let error = client(LIMIT)
+        .download(&at(host), Some(&snapshot(None)))
+        .await
+        .unwrap_err();
+    assert!(!format!("{error} {error:?}").contains("canary"), "{error}");
+    error
+}
+
+/// A server for answers that an HTTP library refuses to give: it writes these bytes to the first connection and closes it.
+async fn writing(bytes: &'static [u8]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let mut request = [0; 4096];
+        assert!(socket.read(&mut request).await.unwrap() > 0);
+        socket.write_all(bytes).await.unwrap();
+        socket.shutdown().await.unwrap();
+    });
+    host
+}
+
+#[tokio::test]
+async fn reads_a_config_with_bearer_token_and_keeps_the_tag() {
+    let server = MockServer::start().await;
+    Mock::given(method("GET"))
+        .and(path("/v3/configs/config/secrets/download"))
+        .and(query_param("project", "my-project"))
+        .and(query_param("config", "dev"))
+        .and(query_param("format", "json"))
+        .and(query_param_is_missing("name_transformer"))
+        .and(header("authorization", format!("Bearer {TOKEN}").as_str()))
+        .and(header("accept", "application/json"))
+        .respond_with(values().insert_header("etag", TAG))
+        .expect(1)
+        .mount(&server)
+        .await;
+    let Download::New(new) = client(LIMIT)
+        .download(&at(&server.uri()), None)
+        .await
+        .unwrap()
+    else {
+        panic!("unchanged")
+    };
+    assert_eq!(new, snapshot(None));
+    assert_eq!(new.etag(), Some(TAG));
+    assert!(
+        !server.received_requests().await.unwrap()[0]
+            .headers
+            .contains_key("if-none-match")
+    );
+}
+
+#[tokio::test]
+async fn asks_for_the_transformed_names_below_a_gateways_path() {
+    let server = MockServer::start().await;
+    Mock::given(path("/doppler/v3/configs/config/secrets/download"))
+        .and(query_param("project", "a&b=c d"))
+        .and(query_param("name_transformer", "dotnet-env"))
+        .respond_with(values())
+        .expect(1)
+        .mount(&server)
+        .await;
+    let at = Coordinates {
+        project: "a&b=c d".to_owned(),
+        transformer: Some(NameTransformer::DotnetEnv),
+        ..at(&format!("{}/doppler/?x=1#y", server.uri()))
+    };
+    client(LIMIT).download(&at, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn sends_the_last_tag_back_and_takes_304_for_unchanged() {
+    let server = MockServer::start().await;
+    Mock::given(header("if-none-match", TAG))
+        .respond_with(empty(304))
+        .mount(&server)
+        .await;
+    let answer = client(LIMIT)
+        .download(&at(&server.uri()), Some(&snapshot(Some(TAG))))
+        .await;
+    assert_eq!(answer, Ok(Download::Unchanged));
+}
+
+#[tokio::test]
+async fn refuses_a_304_that_nobody_asked_for() {
+    assert_eq!(error_of(empty(304)).await.reason(), Reason::DopplerError);
+}
+
+#[tokio::test]
+async fn reads_a_gzip_answer() {
+    let gzip = "H4sIAAAAAAACA6tWclSyUlAqyEnMzFM4vFKpFgB+fLqqEQAAAA==";
+    let server = answering(
+        empty(200)
+            .set_body_bytes(BASE64_STANDARD.decode(gzip).unwrap())
+            .insert_header("content-encoding", "gzip"),
+    )
+    .await;
+    let Ok(Download::New(new)) = client(LIMIT).download(&at(&server.uri()), None).await else {
+        panic!("not read")
+    };
+    assert_eq!(new.values()["A"].expose_secret(), "plain é");
+}
+
+#[tokio::test]
+async fn an_empty_config_is_an_empty_snapshot() {
+    let server = answering(empty(200).set_body_string("{}")).await;
+    let Ok(Download::New(new)) = client(LIMIT).download(&at(&server.uri()), None).await else {
+        panic!("not read")
+    };
+    assert!(new.is_empty());
+}
+
+#[tokio::test]
+async fn each_refusal_of_doppler_has_its_reason() {
+    for (status, message, reason) in [
+        (401, "Invalid Auth token", Reason::DopplerUnauthorized),
+        (
+            400,
+            "This token does not have access to requested config 'dev'",
+            Reason::DopplerForbidden,
+        ),
+        (403, "Forbidden", Reason::DopplerForbidden),
+        (
+            404,
+            "Could not find requested project 'my-project'",
+            Reason::ConfigMissing,
+        ),
+        (
+            401,
+            "Invalid Auth token dp.st.dev.canary-token",
+            Reason::DopplerUnauthorized,
+        ),
+    ] {
+        let body = serde_json::json!({"messages": [message], "success": false});
+        let error = error_of(empty(status).set_body_json(body)).await;
+        assert_eq!(error.reason(), reason, "{status} {message}");
+        let shown = error.to_string().contains(message);
+        assert_eq!(shown, !message.contains("canary"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_fault_of_the_server_shows_nothing_of_its_body() {
+    let error = error_of(empty(502).set_body_string(VALUE)).await;
+    assert_eq!(error.reason(), Reason::DopplerUnreachable);
+}
+
+#[tokio::test]
+async fn an_endless_error_body_does_not_hide_the_status() {
+    let body = vec![b' '; LARGEST_ERROR_BODY + 1];
+    let error = error_of(empty(401).set_body_bytes(body)).await;
+    assert_eq!(error, DopplerError::Unauthorized { quote: None });
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_a_config_is_refused_without_quoting_it() {
+    for body in [
+        &b"<html>canary</html>"[..],
+        br#"{"A": 1, "B": "canary"}"#,
+        br#"{"A": "canary", "A": "canary"}"#,
+        b"{\"A\": \"canary\xff\"}",
+        br#"{"A": "canary"#,
+        b"",
+    ] {
+        let error = error_of(empty(200).set_body_bytes(body)).await;
+        assert_eq!(error.reason(), Reason::DopplerError, "{error}");
+        assert!(matches!(error, DopplerError::Unreadable { .. }), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn never_follows_a_redirect() {
+    let other = answering(values()).await;
+    for status in [301, 302, 303, 307, 308] {
+        let redirect = empty(status).insert_header("location", other.uri());
+        let error = error_of(redirect).await;
+        assert_eq!(error.reason(), Reason::DopplerError);
+        assert!(matches!(error, DopplerError::Redirected { .. }), "{error}");
+    }
+    assert!(other.received_requests().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn gives_up_on_a_server_that_does_not_answer() {
+    let server = answering(values().set_delay(Duration::from_mins(1))).await;
+    let limit = Duration::from_millis(300);
+    let error = client(limit)
+        .download(&at(&server.uri()), None)
+        .await
+        .unwrap_err();
+    assert_eq!(error.reason(), Reason::DopplerUnreachable);
+    assert!(
+        error.to_string().contains("did not answer within 0.3 s"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn gives_up_on_a_body_that_never_ends() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = format!("http://{}", listener.local_addr().unwrap());
+    let server = tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let mut request = [0; 4096];
+        assert!(socket.read(&mut request).await.unwrap() > 0);
+        let head = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"A\": \"canary";
+        socket.write_all(head).await.unwrap();
+        std::future::pending::<()>().await;
+    });
+    let limit = Duration::from_millis(300);
+    let error = client(limit).download(&at(&host), None).await.unwrap_err();
+    server.abort();
+    assert!(
+        matches!(
+            &error,
+            DopplerError::Unreachable {
+                cause: TransportError::Timeout(_),
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_truncated_body_is_not_taken_for_a_config() {
+    // The part that arrives is a whole JSON object.
+    for bytes in [
+        &b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"A\": \"canary\"}"[..],
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nf\r\n{\"A\": \"canary\"}\r\n",
+    ] {
+        let error = error_at(&writing(bytes).await).await;
+        assert_eq!(error.reason(), Reason::DopplerUnreachable, "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains("broke off in the middle of its answer"),
+            "{error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn broken_compression_is_not_taken_for_a_config() {
+    let bytes = b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 6\r\n\r\ncanary";
+    let error = error_at(&writing(bytes).await).await;
+    assert_eq!(error.reason(), Reason::DopplerError, "{error:?}");
+}
+
+#[tokio::test]
+async fn stops_at_the_bound() {
+    let large = vec![b' '; LARGEST_BODY + 1];
+    let error = error_of(empty(200).set_body_bytes(large)).await;
+    assert_eq!(error.reason(), Reason::AnswerTooLarge);
+}
+
+#[tokio::test]
+async fn waits_as_long_as_a_429_says_and_sends_nothing_before() {
+    let server = answering(empty(429).insert_header("retry-after", "30")).await;
+    let (client, at) = (client(LIMIT), at(&server.uri()));
+    let error = client.download(&at, None).await.unwrap_err();
+    assert_eq!(error.reason(), Reason::DopplerRateLimited);
+    assert_eq!(error.retry_after(), Some(Duration::from_secs(30)));
+
+    let other_config = Coordinates {
+        config: "prd".to_owned(),
+        ..at.clone()
+    };
+    let error = client.download(&other_config, None).await.unwrap_err();
+    assert!(error.retry_after().unwrap() <= Duration::from_secs(30));
+    assert_eq!(server.received_requests().await.unwrap().len(), 1);
+
+    let other_token = Coordinates {
+        token: "other".into(),
+        ..at
+    };
+    client.download(&other_token, None).await.unwrap_err();
+    assert_eq!(server.received_requests().await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn holds_back_once_nothing_remains_of_the_limit() {
+    let reset = Timestamp::now().as_second() + 60;
+    let server = answering(
+        values()
+            .insert_header("x-ratelimit-limit", "240")
+            .insert_header("x-ratelimit-remaining", "0")
+            .insert_header("x-ratelimit-reset", reset.to_string().as_str()),
+    )
+    .await;
+    let (client, at) = (client(LIMIT), at(&server.uri()));
+    client.download(&at, None).await.unwrap();
+    assert_eq!(client.rate_limit(&at).unwrap().limit, 240);
+
+    let error = client.download(&at, None).await.unwrap_err();
+    let wait = error.retry_after().unwrap();
+    assert!(
+        wait > Duration::from_secs(30) && wait <= Duration::from_mins(5),
+        "{wait:?}"
+    );
+    assert_eq!(server.received_requests().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_429_that_says_nothing_gives_no_time() {
+    let error = error_of(empty(429)).await;
+    assert_eq!(error, DopplerError::RateLimited { retry_after: None });
+}
+
+#[tokio::test]
+async fn a_token_that_cannot_be_one_is_not_sent() {
+    let server = answering(values()).await;
+    for token in ["", "canary\n", "can ary", "canär\u{fe}"] {
+        let at = Coordinates {
+            token: token.into(),
+            ..at(&server.uri())
+        };
+        let error = client(LIMIT).download(&at, None).await.unwrap_err();
+        assert_eq!(error, DopplerError::TokenInvalid);
+        assert_eq!(error.reason(), Reason::DopplerUnauthorized);
+    }
+    assert!(server.received_requests().await.unwrap().is_empty());
+}
+
+#[test]
+fn what_a_download_gave_does_not_print_values() {
+    let shown = format!("{:?}", Download::New(snapshot(Some(TAG))));
+    assert!(!shown.contains("canary"), "{shown}");
+}

@@ -1,0 +1,114 @@
+//! All that makes one answer of Doppler differ from another.
+
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+};
+
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
+
+use crate::crd::NameTransformer;
+
+/// Where a config is read, as what, and with which token. Two bindings with equal coordinates get the same answer, so they share one request.
+#[derive(Clone)]
+pub struct Coordinates {
+    /// Base URL of the API, such as `https://api.doppler.com`.
+    pub host: Url,
+    /// The token.
+    pub token: SecretString,
+    /// Doppler project.
+    pub project: String,
+    /// Doppler config.
+    pub config: String,
+    /// Doppler's own change of the names.
+    pub transformer: Option<NameTransformer>,
+}
+
+impl Coordinates {
+    fn parts(&self) -> (&Url, &str, &str, &str, Option<NameTransformer>) {
+        let Self {
+            host,
+            token,
+            project,
+            config,
+            transformer,
+        } = self;
+        (host, token.expose_secret(), project, config, *transformer)
+    }
+}
+
+impl PartialEq for Coordinates {
+    fn eq(&self, other: &Self) -> bool {
+        self.parts() == other.parts()
+    }
+}
+
+impl Eq for Coordinates {}
+
+impl Hash for Coordinates {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.parts().hash(state);
+    }
+}
+
+impl fmt::Debug for Coordinates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Coordinates")
+            .field("host", &self.host.host_str())
+            .field("project", &self.project)
+            .field("config", &self.config)
+            .field("transformer", &self.transformer)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    fn coordinates() -> Coordinates {
+        Coordinates {
+            host: Url::parse("https://api.doppler.com").unwrap(),
+            token: "canary".into(),
+            project: "p".to_owned(),
+            config: "dev".to_owned(),
+            transformer: None,
+        }
+    }
+
+    #[test]
+    fn each_part_makes_a_difference() {
+        let variants = [
+            coordinates(),
+            Coordinates {
+                host: Url::parse("https://other.example").unwrap(),
+                ..coordinates()
+            },
+            Coordinates {
+                token: "other".into(),
+                ..coordinates()
+            },
+            Coordinates {
+                project: "q".to_owned(),
+                ..coordinates()
+            },
+            Coordinates {
+                config: "prd".to_owned(),
+                ..coordinates()
+            },
+            Coordinates {
+                transformer: Some(NameTransformer::Camel),
+                ..coordinates()
+            },
+        ];
+        let distinct: HashSet<_> = variants.iter().cloned().chain(variants.clone()).collect();
+        assert_eq!(distinct.len(), variants.len());
+    }
+
+    #[test]
+    fn does_not_print_the_token() {
+        assert!(!format!("{:?} {:#?}", coordinates(), coordinates()).contains("canary"));
+    }
+}
