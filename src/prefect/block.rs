@@ -286,7 +286,11 @@ fn at(data: &Value, pointer: &str) -> Result<Map<String, Value>, BlockError> {
         }
     }
     match opened_fully(&place).into_owned() {
-        Value::Object(object) if Field::ALL.iter().any(|field| object.contains_key(field.key())) => {
+        Value::Object(object)
+            if Field::ALL
+                .iter()
+                .any(|field| object.contains_key(field.key())) =>
+        {
             Ok(object)
         }
         Value::String(text) if is_mask(&text) => Err(BlockError::Masked),

@@ -46,7 +46,10 @@ fn parses_json_in_a_string_once_more() {
 #[test]
 fn parses_json_that_was_quoted_twice() {
     let twice = json!(three().to_string()).to_string();
-    assert_eq!(read(&json!({"value": twice}), None), Ok(some("p", "c", "t")));
+    assert_eq!(
+        read(&json!({"value": twice}), None),
+        Ok(some("p", "c", "t"))
+    );
 }
 
 #[test]
@@ -105,10 +108,7 @@ fn several_objects_with_the_shape_are_named_and_a_pointer_picks_one() {
     };
     pointers.sort();
     assert_eq!(pointers, ["/a~1b~0c/value", "/dev/value"]);
-    assert_eq!(
-        read(&data, Some("/a~1b~0c/value")),
-        Ok(some("q", "d", "u"))
-    );
+    assert_eq!(read(&data, Some("/a~1b~0c/value")), Ok(some("q", "d", "u")));
 }
 
 #[test]
@@ -257,7 +257,9 @@ fn with_canaries() -> impl Strategy<Value = Value> {
         Just(json!(null)),
         Just(json!(7)),
         Just(json!(CANARY)),
-        Just(json!(format!("{{\"project\": \"{CANARY}\", \"config\": 1}}"))),
+        Just(json!(format!(
+            "{{\"project\": \"{CANARY}\", \"config\": 1}}"
+        ))),
         Just(json!(format!("{{\"project\": {CANARY}"))),
         Just(json!("********")),
     ];
