@@ -1,1 +1,16 @@
-//! To be built.
+//! The Prefect server: where it is, the block on it, and its work pools.
+//!
+//! In: the binding's `server` stanza and the values it refers to ([`server`]). Out: a block's three fields ([`block`]), work pools and the namespaces
+//! of their deployments ([`client`]), by a client that is shared ([`clients`]). Only this room knows Prefect's paths, headers and statuses.
+
+pub mod block;
+pub mod client;
+pub mod clients;
+mod csrf;
+mod error;
+pub mod server;
+
+pub use client::{BlockDocument, Client, WorkPool};
+pub use clients::Clients;
+pub use error::PrefectError;
+pub use server::{Connection, ServerError};

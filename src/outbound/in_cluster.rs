@@ -1,0 +1,58 @@
+//! URLs of servers in this cluster, made from the name and namespace of a Service.
+
+use url::Url;
+
+use super::HostRefused;
+
+/// `http://NAME.NAMESPACE.svc:PORT/`: the URL of a Service in this cluster. It needs no leave from [`super::AllowedHosts`], since its parts are
+/// checked here: each is one DNS label, so that nothing else can be smuggled into the URL.
+///
+/// # Errors
+/// [`HostRefused::NotALabel`] if name or namespace is not a DNS label.
+pub fn in_cluster_url(name: &str, namespace: &str, port: u16) -> Result<Url, HostRefused> {
+    for (what, text) in [("name", name), ("namespace", namespace)] {
+        if !is_label(text) {
+            return Err(HostRefused::NotALabel { what });
+        }
+    }
+    Url::parse(&format!("http://{name}.{namespace}.svc:{port}/"))
+        .map_err(|_| HostRefused::NotALabel { what: "name" })
+}
+
+fn is_label(text: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=63).contains(&text.len())
+        && text.bytes().all(inner)
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn makes_the_url_of_a_service() {
+        let url = in_cluster_url("prefect-server", "prefect", 4200).unwrap();
+        assert_eq!(url.as_str(), "http://prefect-server.prefect.svc:4200/");
+    }
+
+    #[test]
+    fn refuses_what_would_leave_the_cluster() {
+        for (name, namespace) in [
+            ("evil.example.com/", "x"),
+            ("a", "b.example.com#"),
+            ("", "x"),
+            ("a", ""),
+            ("user@host", "x"),
+            ("a", "UPPER"),
+            ("-a", "x"),
+            ("a", "x-"),
+        ] {
+            assert!(
+                in_cluster_url(name, namespace, 4200).is_err(),
+                "{name}.{namespace}"
+            );
+        }
+    }
+}
