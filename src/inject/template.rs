@@ -271,11 +271,29 @@ pub fn edit(
     wanted.sort_by(|a, b| a.secret.cmp(&b.secret).then(b.optional.cmp(&a.optional)));
     wanted.dedup_by(|a, b| a.secret == b.secret);
 
-    let in_place = wanted.iter().enumerate().all(|(at, entry)| {
-        is_ours(at) && known[at] == Some((entry.secret.clone(), Some(entry.optional)))
+    // In place means: in order, and behind nothing but entries of our shape. Those may be of bindings that have not said yet what they want (after
+    // a restart), and are no reason to move anything.
+    let places: Option<Vec<usize>> = wanted
+        .iter()
+        .map(|entry| {
+            let exact = Some((entry.secret.clone(), Some(entry.optional)));
+            known.iter().position(|source| *source == exact)
+        })
+        .collect();
+    let in_place = places.is_some_and(|places| {
+        let front = places.last().map_or(0, |last| last + 1);
+        places.is_sorted()
+            && known[..front]
+                .iter()
+                .all(|source| matches!(source, Some((_, Some(_)))))
     });
     let kept: Vec<usize> = (0..elements.len()).filter(|at| !is_ours(*at)).collect();
-    if in_place && kept.len() + wanted.len() == elements.len() {
+    let count = elements.len() - kept.len();
+    let mine = wanted
+        .iter()
+        .filter(|entry| ours.contains(&entry.secret))
+        .count();
+    if in_place && count == mine {
         return Ok(Edit::Unchanged);
     }
     let run: Vec<String> = wanted
