@@ -12,4 +12,4 @@ mod reading;
 pub mod template;
 
 pub use paste::{operation, patch_text};
-pub use reading::{JobNamespace, Shadows, job_namespace, other_cluster, shadowed};
+pub use reading::{Environment, JobNamespace, Shadows, job_namespace, other_cluster, shadowed};

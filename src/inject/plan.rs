@@ -17,8 +17,8 @@ use serde_json::value::RawValue;
 use super::claim::{Claim, Finding, Phase, Want};
 use super::managed::{self, ManagedPool};
 use super::paste::operation;
-use super::reading::{JobNamespace, job_namespace, other_cluster, shadowed};
-use super::template::{Edit, Entry, EntryState, NotEditable, edit, entry_state};
+use super::reading::{Environment, JobNamespace, job_namespace, other_cluster};
+use super::template::{Edit, Entry, EntryState, NotEditable, edit, entry_states};
 use crate::crd::{InjectMode, WorkPoolState as State};
 use crate::reason::Reason;
 
@@ -65,7 +65,33 @@ struct Obstacle {
     message: String,
 }
 
-fn obstacle(view: &View<'_>, claim: &Claim) -> Option<Obstacle> {
+/// The template, read once for all claims.
+struct Read {
+    states: Result<BTreeMap<String, EntryState>, NotEditable>,
+    namespace: JobNamespace,
+    other_cluster: bool,
+    environment: Environment,
+}
+
+impl Read {
+    fn of(template: &RawValue) -> Self {
+        Self {
+            states: entry_states(template),
+            namespace: job_namespace(template),
+            other_cluster: other_cluster(template),
+            environment: Environment::of(template),
+        }
+    }
+
+    fn state(&self, secret: &str) -> EntryState {
+        let states = self.states.as_ref().ok();
+        states
+            .and_then(|states| states.get(secret).copied())
+            .unwrap_or(EntryState::Absent)
+    }
+}
+
+fn obstacle(view: &View<'_>, read: &Read, claim: &Claim) -> Option<Obstacle> {
     let pool = view.pool;
     let found = |state, reason, message| {
         Some(Obstacle {
@@ -81,10 +107,10 @@ fn obstacle(view: &View<'_>, claim: &Claim) -> Option<Obstacle> {
     if view.pool_type != "kubernetes" {
         return not_editable(NotEditable::NotKubernetes(view.pool_type.to_owned()));
     }
-    if let Err(error) = entry_state(view.template, &claim.secret) {
-        return not_editable(error);
+    if let Err(error) = &read.states {
+        return not_editable(error.clone());
     }
-    if other_cluster(view.template) {
+    if read.other_cluster {
         return found(
             State::OtherCluster,
             Reason::PoolOtherCluster,
@@ -95,8 +121,8 @@ fn obstacle(view: &View<'_>, claim: &Claim) -> Option<Obstacle> {
     }
     let other = |message| found(State::OtherNamespace, Reason::PoolOtherNamespace, message);
     let namespace = &claim.namespace;
-    match job_namespace(view.template) {
-        JobNamespace::Fixed(jobs) if jobs == *namespace => {}
+    match &read.namespace {
+        JobNamespace::Fixed(jobs) if jobs == namespace => {}
         JobNamespace::Fixed(jobs) => {
             return other(format!(
                 "jobs of work pool {pool} run in namespace {jobs}, and the Secret is in {namespace}: put the binding into {jobs}, or set the pool's namespace to {namespace}"
@@ -138,9 +164,12 @@ fn ours(claim: &Claim, history: &History) -> bool {
 /// What to do with a pool for all claims at once.
 #[must_use]
 pub fn plan(view: &View<'_>, claims: &[&Claim], history: &History) -> Plan {
-    let obstacles: Vec<_> = claims.iter().map(|claim| obstacle(view, claim)).collect();
-    let state =
-        |claim: &Claim| entry_state(view.template, &claim.secret).unwrap_or(EntryState::Absent);
+    let read = Read::of(view.template);
+    let obstacles: Vec<_> = claims
+        .iter()
+        .map(|claim| obstacle(view, &read, claim))
+        .collect();
+    let state = |claim: &Claim| read.state(&claim.secret);
     let mut entries: Vec<Entry> = Vec::new();
     let mut touch = BTreeSet::new();
     let mut kept = BTreeSet::new();
@@ -175,12 +204,7 @@ pub fn plan(view: &View<'_>, claims: &[&Claim], history: &History) -> Plan {
     // What somebody only looks at stays as it is, unless somebody else may write it.
     touch.retain(|secret| kept.contains(secret) || !held.contains(secret));
     // Somebody wrote their own entry in another shape: ours is not needed beside it.
-    entries.retain(|entry| {
-        !matches!(
-            entry_state(view.template, &entry.secret),
-            Ok(EntryState::Otherwise)
-        )
-    });
+    entries.retain(|entry| read.state(&entry.secret) != EntryState::Otherwise);
     let edit = if view.owner.is_some() || touch.is_empty() || view.pool_type != "kubernetes" {
         None
     } else {
@@ -205,7 +229,7 @@ pub fn plan(view: &View<'_>, claims: &[&Claim], history: &History) -> Plan {
             let shared = kept.contains(&claim.secret);
             let mut finding = finding(view, claim, obstacle, history, state(claim), shared);
             if claim.want != Want::Absent {
-                shadows(view, claim, &keys, &mut finding);
+                shadows(view, &read, claim, &keys, &mut finding);
             }
             finding
         })
@@ -310,11 +334,12 @@ fn contested(pool: &str, secret: &str, phase: Phase) -> Finding {
 
 fn shadows(
     view: &View<'_>,
+    read: &Read,
     claim: &Claim,
     keys: &BTreeMap<&str, &BTreeSet<String>>,
     finding: &mut Finding,
 ) {
-    let mut shadows = shadowed(view.template, &claim.keys, &claim.secret);
+    let mut shadows = read.environment.shadows(&claim.keys, &claim.secret);
     let mut shadowed: BTreeSet<String> = shadows.keys.into_iter().collect();
     // The keys of our other Secrets are known, if they are Secrets of this namespace.
     shadows.later.retain(|source| {

@@ -4,6 +4,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::*;
+use crate::inject::template::entry_state;
 
 const NAMESPACE: &str = "flows";
 

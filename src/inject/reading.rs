@@ -10,7 +10,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::raw::at;
-use super::template::sources_after;
+use super::template::{Source, sources_of};
 
 /// The namespace in which a pool's jobs run, unless a deployment says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,32 +102,59 @@ fn names(env: Option<Value>) -> Vec<String> {
     }
 }
 
-/// Which of the Secret's keys the pool's own `env` overrides, and which later `envFrom` sources may.
-#[must_use]
-pub fn shadowed(template: &RawValue, keys: &BTreeSet<String>, secret: &str) -> Shadows {
-    let container = value(
-        template,
-        &[
+/// All that may override keys of a Secret, read once for any number of Secrets.
+pub struct Environment {
+    names: BTreeSet<String>,
+    sources: Vec<Source>,
+}
+
+impl Environment {
+    /// Reads the pool's own `env` and the `envFrom` sources.
+    #[must_use]
+    pub fn of(template: &RawValue) -> Self {
+        let containers = [
             "job_configuration",
             "job_manifest",
             "spec",
             "template",
             "spec",
             "containers",
-        ],
-    )
-    .and_then(|containers| containers.get(0)?.get("env").cloned());
-    let configuration = value(template, &["job_configuration", "env"]);
-    let keys: BTreeSet<String> = [configuration, container]
-        .into_iter()
-        .filter_map(|env| filled(template, env).ok())
-        .flat_map(names)
-        .filter(|name| keys.contains(name))
-        .collect();
-    Shadows {
-        keys: keys.into_iter().collect(),
-        later: sources_after(template, secret),
+        ];
+        let container = value(template, &containers)
+            .and_then(|containers| containers.get(0)?.get("env").cloned());
+        let configuration = value(template, &["job_configuration", "env"]);
+        Self {
+            names: [configuration, container]
+                .into_iter()
+                .filter_map(|env| filled(template, env).ok())
+                .flat_map(names)
+                .collect(),
+            sources: sources_of(template),
+        }
     }
+
+    /// Which of the Secret's keys the pool's own `env` overrides, and which later `envFrom` sources may.
+    #[must_use]
+    pub fn shadows(&self, keys: &BTreeSet<String>, secret: &str) -> Shadows {
+        let after = self
+            .sources
+            .iter()
+            .rposition(|source| source.secret.as_deref() == Some(secret))
+            .map_or(self.sources.len(), |at| at + 1);
+        Shadows {
+            keys: keys.intersection(&self.names).cloned().collect(),
+            later: self.sources[after..]
+                .iter()
+                .map(|source| source.label.clone())
+                .collect(),
+        }
+    }
+}
+
+/// Which of the Secret's keys the pool's own `env` overrides, and which later `envFrom` sources may.
+#[must_use]
+pub fn shadowed(template: &RawValue, keys: &BTreeSet<String>, secret: &str) -> Shadows {
+    Environment::of(template).shadows(keys, secret)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 //! the last of ours goes and the list is empty, the key goes too: a template that had no `envFrom` is then the same text as before. (One that had
 //! an empty list loses it, which means the same to Kubernetes.)
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::value::RawValue;
 
@@ -193,47 +193,55 @@ fn source(element: &RawValue) -> Option<(String, Option<bool>)> {
     Some((name, optional))
 }
 
+/// How the template names each Secret that it brings in.
+///
+/// # Errors
+/// If the template has no place for an entry.
+pub fn entry_states(template: &RawValue) -> Result<BTreeMap<String, EntryState>, NotEditable> {
+    let place = place(template)?;
+    let mut states = BTreeMap::new();
+    for (name, exact) in place.sources.elements().iter().filter_map(|e| source(e)) {
+        let state = states.entry(name).or_insert(EntryState::Otherwise);
+        if let (Some(optional), EntryState::Otherwise) = (exact, *state) {
+            *state = EntryState::Exact { optional };
+        }
+    }
+    Ok(states)
+}
+
 /// How the template names that Secret.
 ///
 /// # Errors
 /// If the template has no place for an entry.
 pub fn entry_state(template: &RawValue, secret: &str) -> Result<EntryState, NotEditable> {
-    let place = place(template)?;
-    let mut state = EntryState::Absent;
-    for (name, exact) in place.sources.elements().iter().filter_map(|e| source(e)) {
-        match exact {
-            _ if name != secret => {}
-            Some(optional) => return Ok(EntryState::Exact { optional }),
-            None => state = EntryState::Otherwise,
-        }
-    }
-    Ok(state)
+    let states = entry_states(template)?;
+    Ok(states.get(secret).copied().unwrap_or(EntryState::Absent))
 }
 
-/// The sources behind the last one that names this Secret, each as `Secret x` or `ConfigMap y`: where they hold a key of ours, theirs wins.
-pub(super) fn sources_after(template: &RawValue, secret: &str) -> Vec<String> {
+/// A source of the first container, in the order of the list.
+pub(super) struct Source {
+    /// The Secret that it brings in under its own names.
+    pub(super) secret: Option<String>,
+    /// `Secret x` or `ConfigMap y`.
+    pub(super) label: String,
+}
+
+/// The sources of the first container that can be read.
+pub(super) fn sources_of(template: &RawValue) -> Vec<Source> {
     let Ok(place) = place(template) else {
         return Vec::new();
     };
-    let elements = place.sources.elements();
-    let Some(at) = elements
-        .iter()
-        .rposition(|element| source(element).is_some_and(|(name, _)| name == secret))
-    else {
-        return Vec::new();
+    let label = |value: &serde_json::Value, key: &str, kind: &str| -> Option<String> {
+        Some(format!("{kind} {}", value.get(key)?.get("name")?.as_str()?))
     };
-    let name = |value: &serde_json::Value, key: &str| -> Option<String> {
-        Some(value.get(key)?.get("name")?.as_str()?.to_owned())
+    let read = |element: &&RawValue| {
+        let value: serde_json::Value = serde_json::from_str(element.get()).ok()?;
+        let label = label(&value, "secretRef", "Secret")
+            .or_else(|| label(&value, "configMapRef", "ConfigMap"))?;
+        let secret = source(element).map(|(name, _)| name);
+        Some(Source { secret, label })
     };
-    elements[at + 1..]
-        .iter()
-        .filter_map(|element| serde_json::from_str::<serde_json::Value>(element.get()).ok())
-        .filter_map(|value| {
-            name(&value, "secretRef")
-                .map(|name| format!("Secret {name}"))
-                .or_else(|| name(&value, "configMapRef").map(|name| format!("ConfigMap {name}")))
-        })
-        .collect()
+    place.sources.elements().iter().filter_map(read).collect()
 }
 
 /// Whether the first container has a list of sources.
@@ -273,12 +281,15 @@ pub fn edit(
 
     // In place means: in order, and behind nothing but entries of our shape. Those may be of bindings that have not said yet what they want (after
     // a restart), and are no reason to move anything.
+    let mut first: HashMap<(&str, bool), usize> = HashMap::new();
+    for (at, source) in known.iter().enumerate() {
+        if let Some((name, Some(optional))) = source {
+            first.entry((name, *optional)).or_insert(at);
+        }
+    }
     let places: Option<Vec<usize>> = wanted
         .iter()
-        .map(|entry| {
-            let exact = Some((entry.secret.clone(), Some(entry.optional)));
-            known.iter().position(|source| *source == exact)
-        })
+        .map(|entry| first.get(&(entry.secret.as_str(), entry.optional)).copied())
         .collect();
     let in_place = places.is_some_and(|places| {
         let front = places.last().map_or(0, |last| last + 1);
