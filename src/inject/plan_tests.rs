@@ -1,3 +1,5 @@
+#![allow(clippy::needless_pass_by_value)] // json!(…) is handed over as it is made
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -190,10 +192,10 @@ fn a_pool_that_must_not_be_edited_is_left_alone_and_says_what_to_do() {
 
 #[test]
 fn an_owned_pool_is_never_written_and_its_owner_is_given_the_patch() {
-    let owner = owner();
+    let keeper = owner();
     let (none, with) = (template(json!(null)), template(json!([entry("s")])));
     let owned = |template| View {
-        owner: Some(&owner),
+        owner: Some(&keeper),
         ..view(template)
     };
     let (edited, finding) = alone(&owned(&none), &claim("s", Want::Present));

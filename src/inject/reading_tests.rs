@@ -1,3 +1,7 @@
+#![allow(clippy::needless_pass_by_value)] // json!(…) is handed over as it is made
+
+use serde_json::json;
+
 use super::*;
 
 fn raw(value: &Value) -> Box<RawValue> {
@@ -9,8 +13,6 @@ fn template(job_configuration: Value, properties: Value) -> Box<RawValue> {
         &serde_json::json!({"job_configuration": job_configuration, "variables": {"properties": properties}}),
     )
 }
-
-use serde_json::json;
 
 #[test]
 fn the_namespace_is_that_of_the_job_configuration() {

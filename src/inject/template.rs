@@ -344,10 +344,10 @@ fn relist(list: &str, elements: &[&RawValue], run: &[String], kept: &[usize]) ->
         .iter()
         .filter_map(|element| range(list, element.get()))
         .collect();
-    let (Some(first), Some(last)) = (places.first(), places.last()) else {
+    let (Some(head), Some(tail)) = (places.first(), places.last()) else {
         return format!("[{}]", run.join(","));
     };
-    let mut text = list[..first.start].to_owned();
+    let mut text = list[..head.start].to_owned();
     text.push_str(&run.join(","));
     for (nth, &at) in kept.iter().enumerate() {
         if nth > 0 {
@@ -357,7 +357,7 @@ fn relist(list: &str, elements: &[&RawValue], run: &[String], kept: &[usize]) ->
         }
         text.push_str(&list[places[at].clone()]);
     }
-    text.push_str(&list[last.end..]);
+    text.push_str(&list[tail.end..]);
     text
 }
 
