@@ -1,0 +1,116 @@
+//! The entry in the form in which somebody else's tool takes it.
+//!
+//! In: the entry, and the template if it is known. Out: text to paste. It never reaches anything.
+
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use super::template::{Entry, has_list};
+use crate::args::PatchForm;
+
+/// Where the entry goes in a base job template.
+const SOURCES: &str = "/job_configuration/job_manifest/spec/template/spec/containers/0/envFrom";
+
+/// The one operation of the JSON Patch that adds the entry: in front of the sources that are there, or as a new list. Without a template, the list
+/// is taken to be missing, as it is in the template that Prefect makes.
+#[must_use]
+pub fn operation(entry: &Entry, template: Option<&RawValue>) -> serde_json::Value {
+    if template.is_some_and(has_list) {
+        json!({"op": "add", "path": format!("{SOURCES}/0"), "value": entry.json()})
+    } else {
+        json!({"op": "add", "path": SOURCES, "value": [entry.json()]})
+    }
+}
+
+/// The text to paste where somebody else owns the template of that pool.
+#[must_use]
+pub fn patch_text(
+    form: PatchForm,
+    pool: &str,
+    entry: &Entry,
+    template: Option<&RawValue>,
+) -> String {
+    let operation = operation(entry, template);
+    let list = template.is_some_and(has_list);
+    let Entry { secret, optional } = entry;
+    match form {
+        PatchForm::Json => format!("[{operation}]\n"),
+        PatchForm::PrefectOperator => {
+            let path = operation["path"].as_str().unwrap_or_default();
+            let value = if list {
+                format!("          secretRef: {{name: {secret}, optional: {optional}}}")
+            } else {
+                format!("          - secretRef: {{name: {secret}, optional: {optional}}}")
+            };
+            format!(
+                "# kubectl edit prefectworkpool (the one of work pool {pool})\nspec:\n  baseJobTemplate:\n    patches:\n      - op: add\n        path: {path}\n        value:\n{value}\n"
+            )
+        }
+        PatchForm::Terraform => format!(
+            "# in the job manifest of resource \"prefect_work_pool\" with name = {}: base_job_template = jsonencode({{…}})\n\
+             # at job_configuration.job_manifest.spec.template.spec.containers[0], in front of other sources\n\
+             envFrom = [\n  {{ secretRef = {{ name = \"{secret}\", optional = {optional} }} }},\n]\n",
+            json!(pool)
+        ),
+        PatchForm::Helm => format!(
+            "# the prefect-worker chart writes worker.config.baseJobTemplate.configuration (JSON text, or the ConfigMap of\n\
+             # existingConfigMapName) to work pool {pool} at each start of the worker: add this to the first container\n\
+             # of that JSON, in front of other sources\n\
+             \"envFrom\": [{}]\n",
+            entry.json()
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry() -> Entry {
+        Entry {
+            secret: "my-secret".to_owned(),
+            optional: true,
+        }
+    }
+
+    const BARE: &str = r#"{"job_configuration":{"job_manifest":{"spec":{"template":{"spec":{"containers":[{"name":"x"}]}}}}}}"#;
+    const LISTED: &str = r#"{"job_configuration":{"job_manifest":{"spec":{"template":{"spec":{"containers":[{"envFrom":[{"secretRef":{"name":"u"}}]}]}}}}}}"#;
+
+    #[test]
+    fn a_json_patch_applied_to_the_template_brings_the_entry_in_front_of_others() {
+        for (text, count) in [(BARE, 1), (LISTED, 2)] {
+            let raw: Box<RawValue> = serde_json::from_str(text).unwrap();
+            let patch = patch_text(PatchForm::Json, "k8s", &entry(), Some(&raw));
+            let patch: json_patch::Patch = serde_json::from_str(&patch).unwrap();
+            let mut template: serde_json::Value = serde_json::from_str(text).unwrap();
+            json_patch::patch(&mut template, &patch).unwrap();
+            let sources = template.pointer(SOURCES).unwrap().as_array().unwrap();
+            assert_eq!((sources.len(), &sources[0]), (count, &entry().json()));
+        }
+    }
+
+    #[test]
+    fn the_form_for_prefect_operator_is_yaml_of_the_same_patch() {
+        for text in [BARE, LISTED] {
+            let raw: Box<RawValue> = serde_json::from_str(text).unwrap();
+            let yaml = patch_text(PatchForm::PrefectOperator, "k8s", &entry(), Some(&raw));
+            let value: serde_json::Value = serde_saphyr::from_str(&yaml).unwrap();
+            assert_eq!(
+                value.pointer("/spec/baseJobTemplate/patches/0"),
+                Some(&operation(&entry(), Some(&raw)))
+            );
+        }
+    }
+
+    #[test]
+    fn every_form_names_pool_and_secret() {
+        for form in [
+            PatchForm::PrefectOperator,
+            PatchForm::Terraform,
+            PatchForm::Helm,
+        ] {
+            let text = patch_text(form, "k8s", &entry(), None);
+            assert!(text.contains("my-secret") && text.contains("k8s"), "{text}");
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! JSON text and the places of its parts.
+//!
+//! In: raw JSON. Out: its members or elements as slices of the same text, so that an edit can replace exactly one range of it. It never
+//! writes JSON anew: what is not touched keeps its order, numbers, escapes and spaces.
+
+use std::fmt;
+use std::ops::Range;
+
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+/// The members of an object, in the order of the text.
+pub(super) struct Members<'a>(pub(super) Vec<(String, &'a RawValue)>);
+
+impl<'a> Members<'a> {
+    /// The value under that key: the last one, as every JSON reader has it.
+    pub(super) fn get(&self, key: &str) -> Option<&'a RawValue> {
+        self.position(key).map(|at| self.0[at].1)
+    }
+
+    pub(super) fn position(&self, key: &str) -> Option<usize> {
+        self.0.iter().rposition(|(name, _)| name == key)
+    }
+}
+
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder;
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(InOrder)
+    }
+}
+
+/// What a raw value is.
+pub(super) enum Kind<'a> {
+    Object(Members<'a>),
+    List(Vec<&'a RawValue>),
+    Text(String),
+    Null,
+    Other,
+}
+
+pub(super) fn kind(value: &RawValue) -> Kind<'_> {
+    let text = value.get();
+    match text.as_bytes().first() {
+        Some(b'{') => serde_json::from_str(text).map_or(Kind::Other, Kind::Object),
+        Some(b'[') => serde_json::from_str(text).map_or(Kind::Other, Kind::List),
+        Some(b'"') => serde_json::from_str(text).map_or(Kind::Other, Kind::Text),
+        Some(b'n') => Kind::Null,
+        _ => Kind::Other,
+    }
+}
+
+/// The value at the end of a path of object keys, if every step is there.
+pub(super) fn at<'a>(value: &'a RawValue, path: &[&str]) -> Option<&'a RawValue> {
+    path.iter().try_fold(value, |value, key| match kind(value) {
+        Kind::Object(members) => members.get(key),
+        _ => None,
+    })
+}
+
+/// Where `part`, a slice of `whole`, lies in it.
+pub(super) fn range(whole: &str, part: &str) -> Option<Range<usize>> {
+    let start = part.as_ptr().addr().checked_sub(whole.as_ptr().addr())?;
+    let range = start..start.checked_add(part.len())?;
+    (whole.get(range.clone()) == Some(part)).then_some(range)
+}
+
+/// `whole` with one range of it replaced.
+pub(super) fn splice(whole: &str, range: Range<usize>, with: &str) -> String {
+    let mut text = String::with_capacity(whole.len() + with.len());
+    text.push_str(&whole[..range.start]);
+    text.push_str(with);
+    text.push_str(&whole[range.end..]);
+    text
+}

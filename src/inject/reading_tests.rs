@@ -1,0 +1,126 @@
+#![allow(clippy::needless_pass_by_value)] // json!(…) is handed over as it is made
+
+use serde_json::json;
+
+use super::*;
+
+fn raw(value: &Value) -> Box<RawValue> {
+    RawValue::from_string(value.to_string()).unwrap()
+}
+
+fn template(job_configuration: Value, properties: Value) -> Box<RawValue> {
+    raw(
+        &serde_json::json!({"job_configuration": job_configuration, "variables": {"properties": properties}}),
+    )
+}
+
+#[test]
+fn the_namespace_is_that_of_the_job_configuration() {
+    let fixed = |name: &str| JobNamespace::Fixed(name.to_owned());
+    let cases = [
+        (
+            json!({"namespace": "{{ namespace }}"}),
+            json!({"namespace": {"default": "flows"}}),
+            fixed("flows"),
+        ),
+        (
+            json!({"namespace": "{{ namespace }}"}),
+            json!({}),
+            fixed("default"),
+        ),
+        (
+            json!({"namespace": "{{ ns }}"}),
+            json!({"ns": {"default": "x"}}),
+            fixed("x"),
+        ),
+        (
+            json!({"namespace": "team"}),
+            json!({"namespace": {"default": "flows"}}),
+            fixed("team"),
+        ),
+        (
+            json!({}),
+            json!({"namespace": {"default": "flows"}}),
+            fixed("default"),
+        ),
+        (
+            json!({"namespace": "team", "job_manifest": {"metadata": {"namespace": "other"}}}),
+            json!({}),
+            fixed("team"),
+        ),
+        (
+            json!({"namespace": "{{ prefect.variables.ns }}"}),
+            json!({}),
+            JobNamespace::Unknown("{{ prefect.variables.ns }}".to_owned()),
+        ),
+    ];
+    for (job, properties, expected) in cases {
+        assert_eq!(
+            job_namespace(&template(job.clone(), properties)),
+            expected,
+            "{job}"
+        );
+    }
+}
+
+#[test]
+fn a_cluster_config_that_is_set_means_another_cluster() {
+    let placeholder = json!({"cluster_config": "{{ cluster_config }}"});
+    assert!(!other_cluster(&template(json!({}), json!({}))));
+    assert!(!other_cluster(&template(
+        placeholder.clone(),
+        json!({"cluster_config": {"default": null}})
+    )));
+    assert!(other_cluster(&template(
+        placeholder,
+        json!({"cluster_config": {"default": {"$ref": {"block_document_id": "x"}}}})
+    )));
+    assert!(other_cluster(&template(
+        json!({"cluster_config": {"config": {}}}),
+        json!({})
+    )));
+    assert!(other_cluster(&template(
+        json!({"cluster_config": "{{ prefect.blocks.kubernetes-cluster-config.x }}"}),
+        json!({})
+    )));
+}
+
+#[test]
+fn keys_that_the_pools_env_sets_are_shadowed_and_later_sources_are_named() {
+    let keys: BTreeSet<String> = ["A", "B", "C", "D"].map(str::to_owned).into();
+    let job = json!({
+        "env": "{{ env }}",
+        "job_manifest": {"spec": {"template": {"spec": {"containers": [{
+            "env": [{"name": "B", "value": "1"}, {"name": "Z"}],
+            "envFrom": [{"secretRef": {"name": "s", "optional": true}}, {"configMapRef": {"name": "c"}}, {"secretRef": {"name": "t"}}],
+        }]}}}}
+    });
+    let shadows = shadowed(
+        &template(job, json!({"env": {"default": {"A": "x", "Y": "y"}}})),
+        &keys,
+        "s",
+    );
+    assert_eq!(shadows.keys, ["A", "B"]);
+    assert_eq!(shadows.later, ["ConfigMap c", "Secret t"]);
+}
+
+#[test]
+fn the_template_that_prefect_makes_is_read() {
+    let job = json!({
+        "env": "{{ env }}", "namespace": "{{ namespace }}", "cluster_config": "{{ cluster_config }}",
+        "job_manifest": {"spec": {"template": {"spec": {"containers": [{"env": "{{ env }}"}]}}}}
+    });
+    let made = template(
+        job,
+        json!({"env": {"type": "object"}, "namespace": {"default": "default"}, "cluster_config": {"default": null}}),
+    );
+    assert_eq!(
+        job_namespace(&made),
+        JobNamespace::Fixed("default".to_owned())
+    );
+    assert!(!other_cluster(&made));
+    assert_eq!(
+        shadowed(&made, &["A".to_owned()].into(), "s"),
+        Shadows::default()
+    );
+}

@@ -1,0 +1,282 @@
+use proptest::prelude::*;
+
+use super::*;
+
+/// The template that prefect-kubernetes makes, in the text in which a server sends it.
+const DEFAULT: &str = r#"{"job_configuration": {"env": "{{ env }}", "namespace": "{{ namespace }}", "job_manifest": {"apiVersion": "batch/v1", "spec": {"backoffLimit": "{{ backoff_limit }}", "template": {"spec": {"completions": 1, "containers": [{"args": "{{ command }}", "env": "{{ env }}", "name": "prefect-job"}], "restartPolicy": "Never"}}}}}, "variables": {"properties": {"n": {"default": 1.0, "x": [1e5, 12345678901234567890, -0.0, "\u00e9\/"]}}}}"#;
+
+fn raw(text: &str) -> Box<RawValue> {
+    RawValue::from_string(text.to_owned()).unwrap()
+}
+
+fn entry(secret: &str) -> Entry {
+    Entry {
+        secret: secret.to_owned(),
+        optional: true,
+    }
+}
+
+fn set(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+fn edited(template: &str, entries: &[Entry], ours: &[&str]) -> String {
+    match edit(&raw(template), entries, &set(ours)).unwrap() {
+        Edit::Unchanged => template.to_owned(),
+        Edit::Changed(text) => {
+            assert_ne!(text.get(), template, "a change that changes nothing");
+            text.get().to_owned()
+        }
+    }
+}
+
+fn with_container(container: &str) -> String {
+    format!(
+        r#"{{ "a": 1.0, "job_configuration": {{"job_manifest":{{"spec" :{{"template":{{"spec":{{"containers":[ {container} , {{"name":"side"}}]}}}}}}}}}},"variables":{{}} }}"#
+    )
+}
+
+fn sources(template: &str) -> Vec<serde_json::Value> {
+    let value: serde_json::Value = serde_json::from_str(template).unwrap();
+    value
+        .pointer("/job_configuration/job_manifest/spec/template/spec/containers/0/envFrom")
+        .map(|list| list.as_array().unwrap().clone())
+        .unwrap_or_default()
+}
+
+#[test]
+fn an_entry_is_added_behind_the_last_member_and_nothing_else_moves() {
+    let new = edited(DEFAULT, &[entry("s")], &["s"]);
+    let expected = DEFAULT.replace(
+        r#""name": "prefect-job""#,
+        r#""name": "prefect-job","envFrom":[{"secretRef":{"name":"s","optional":true}}]"#,
+    );
+    assert_eq!(new, expected);
+    assert_eq!(edited(&new, &[], &["s"]), DEFAULT);
+}
+
+#[test]
+fn our_entries_are_one_sorted_run_in_front_of_the_users_own() {
+    let template = with_container(
+        r#"{"envFrom": [ {"configMapRef" : {"name":"c"}} ,  {"secretRef":{"name":"u"}} ], "z": -0.0}"#,
+    );
+    let new = edited(&template, &[entry("b"), entry("a")], &["a", "b"]);
+    assert!(
+        new.contains(r#""envFrom": [ {"secretRef":{"name":"a","optional":true}},{"secretRef":{"name":"b","optional":true}},{"configMapRef" : {"name":"c"}} ,  {"secretRef":{"name":"u"}} ]"#),
+        "{new}"
+    );
+    assert_eq!(edited(&new, &[], &["a", "b"]), template);
+}
+
+#[test]
+fn only_the_named_entry_of_our_shape_goes() {
+    let template = with_container(
+        r#"{"envFrom":[{"secretRef":{"optional":true,"name":"a"}}, {"secretRef":{"name":"b","optional":true}}, {"secretRef":{"name":"a"}}, {"prefix":"X_","secretRef":{"name":"a","optional":true}}]}"#,
+    );
+    let new = edited(&template, &[], &["a"]);
+    assert_eq!(
+        new,
+        with_container(
+            r#"{"envFrom":[{"secretRef":{"name":"b","optional":true}}, {"secretRef":{"name":"a"}}, {"prefix":"X_","secretRef":{"name":"a","optional":true}}]}"#
+        )
+    );
+    assert_eq!(edited(&new, &[], &["a"]), new);
+}
+
+#[test]
+fn an_entry_that_a_user_wrote_is_neither_moved_nor_doubled() {
+    let template = with_container(
+        r#"{"envFrom":[{"configMapRef":{"name":"c"}},{"secretRef":{"name":"a","optional":true}}]}"#,
+    );
+    assert_eq!(edited(&template, &[entry("a")], &[]), template);
+    let run = edited(&template, &[entry("a"), entry("b")], &["b"]);
+    assert_eq!(sources(&run).len(), 3);
+}
+
+#[test]
+fn a_changed_optional_rewrites_the_entry_and_a_moved_one_comes_back_to_the_front() {
+    let with = edited(DEFAULT, &[entry("s")], &["s"]);
+    let strict = Entry {
+        secret: "s".to_owned(),
+        optional: false,
+    };
+    assert_eq!(
+        edited(&with, std::slice::from_ref(&strict), &["s"]),
+        with.replace("\"optional\":true", "\"optional\":false")
+    );
+    let moved = with_container(
+        r#"{"envFrom":[{"configMapRef":{"name":"c"}}, {"secretRef":{"name":"s","optional":true}}]}"#,
+    );
+    let back = sources(&edited(&moved, &[entry("s")], &["s"]));
+    assert_eq!(back[0], entry("s").json());
+    assert_eq!(back.len(), 2);
+}
+
+#[test]
+fn a_reserialised_entry_of_ours_is_not_touched() {
+    let template =
+        with_container(r#"{"envFrom": [ { "secretRef" : { "optional" : true, "name": "s" } } ]}"#);
+    assert!(matches!(
+        edit(&raw(&template), &[entry("s")], &set(&["s"])),
+        Ok(Edit::Unchanged)
+    ));
+}
+
+#[test]
+fn an_empty_list_that_empties_again_goes_and_null_counts_as_none() {
+    let empty = with_container(r#"{"envFrom":[ ],"z":1}"#);
+    assert_eq!(edited(&empty, &[], &["s"]), empty);
+    let with = edited(&empty, &[entry("s")], &["s"]);
+    assert_eq!(sources(&with).len(), 1);
+    assert_eq!(edited(&with, &[], &["s"]), with_container(r#"{"z":1}"#));
+    let null = with_container(r#"{"envFrom": null}"#);
+    assert_eq!(sources(&edited(&null, &[entry("s")], &["s"])).len(), 1);
+    let alone = with_container("{ }");
+    let with = edited(&alone, &[entry("s")], &["s"]);
+    assert_eq!(edited(&with, &[], &["s"]), alone);
+}
+
+#[test]
+fn a_template_without_a_place_says_why() {
+    let spec = |spec: &str| {
+        format!(
+            r#"{{"job_configuration":{{"job_manifest":{{"spec":{{"template":{{"spec":{spec}}}}}}}}}}}"#
+        )
+    };
+    let cases: Vec<(String, &str)> = vec![
+        ("{}".to_owned(), "empty"),
+        ("null".to_owned(), "empty"),
+        (
+            r#"{"job_configuration":{"image":"x"}}"#.to_owned(),
+            "has no `job_configuration.job_manifest`",
+        ),
+        (
+            r#"{"job_configuration":{"job_manifest":"{{ manifest }}"}}"#.to_owned(),
+            "placeholder `{{ manifest }}` at `job_configuration.job_manifest`",
+        ),
+        (
+            spec(r#"{"containers":"{{ containers }}"}"#),
+            "placeholder `{{ containers }}`",
+        ),
+        (
+            spec(r#"{"containers":["{{ container }}"]}"#),
+            "containers[0]`",
+        ),
+        (
+            spec(r#"{"containers":[{"envFrom":"{{ env_from }}"}]}"#),
+            "placeholder `{{ env_from }}`",
+        ),
+        (
+            spec(r#"{"containers":[{"envFrom":{}}]}"#),
+            "envFrom` something other than a list",
+        ),
+        (spec(r#"{"containers":[]}"#), "no container"),
+        (spec(r#"{"containers":7}"#), "something other than a list"),
+        (spec("[]"), "something other than an object"),
+        ("[1]".to_owned(), "the top"),
+    ];
+    for (template, says) in cases {
+        let error = edit(&raw(&template), &[entry("s")], &set(&["s"])).unwrap_err();
+        assert!(error.to_string().contains(says), "{template}: {error}");
+        assert!(entry_state(&raw(&template), "s").is_err());
+    }
+}
+
+#[test]
+fn the_state_of_an_entry_tells_our_shape_from_others() {
+    let template = with_container(
+        r#"{"envFrom":[{"secretRef":{"name":"a","optional":false}},{"secretRef":{"name":"b"}},{"prefix":"P_","secretRef":{"name":"c"}},{"prefix":"","secretRef":{"name":"d","optional":true}},"{{ more }}"]}"#,
+    );
+    let state = |secret| entry_state(&raw(&template), secret).unwrap();
+    assert_eq!(state("a"), EntryState::Exact { optional: false });
+    assert_eq!(state("b"), EntryState::Otherwise);
+    assert_eq!(state("c"), EntryState::Absent);
+    assert_eq!(state("d"), EntryState::Otherwise);
+    let labels: Vec<_> = sources_of(&raw(&template))
+        .into_iter()
+        .map(|s| s.label)
+        .collect();
+    assert_eq!(labels, ["Secret a", "Secret b", "Secret c", "Secret d"]);
+}
+
+/// JSON text with numbers, escapes and spaces that a careless rewrite would change.
+fn json() -> impl Strategy<Value = String> {
+    let leaf = prop_oneof![
+        Just("1.0".to_owned()),
+        Just("1e5".to_owned()),
+        Just("12345678901234567890".to_owned()),
+        Just("-0.0".to_owned()),
+        Just("null".to_owned()),
+        Just(r#""\u00e9\/\n{{ x }}""#.to_owned()),
+        "[a-z{} ]{0,6}".prop_map(|text| format!("\"{text}\"")),
+    ];
+    leaf.prop_recursive(4, 24, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4)
+                .prop_map(|list| format!("[ {}]", list.join(" ,"))),
+            prop::collection::btree_map("[a-z]{1,3}", inner, 0..4).prop_map(|map| {
+                let members: Vec<_> = map.iter().map(|(k, v)| format!("\"{k}\" : {v}")).collect();
+                format!("{{{} }}", members.join(",\n"))
+            }),
+        ]
+    })
+}
+
+fn container() -> impl Strategy<Value = String> {
+    let source = prop_oneof![
+        "[u-z]{1,2}".prop_map(|name| format!(r#"{{"secretRef":{{"name":"{name}"}}}}"#)),
+        "[u-z]{1,2}".prop_map(|name| format!(r#"{{ "configMapRef": {{"name": "{name}"}} }}"#)),
+        json(),
+    ];
+    let list = prop::option::of(prop::collection::vec(source, 1..4));
+    (
+        prop::collection::btree_map("[a-z]{1,3}", json(), 0..3),
+        list,
+        prop::collection::btree_map("[A-Z]{1,3}", json(), 0..3),
+    )
+        .prop_map(|(before, list, after)| {
+            let member = |(k, v): (&String, &String)| format!("\"{k}\": {v}");
+            let members: Vec<_> = before
+                .iter()
+                .map(member)
+                .chain(list.map(|list| format!("\"envFrom\" :[{} ]", list.join(", "))))
+                .chain(after.iter().map(member))
+                .collect();
+            format!("{{ {}}}", members.join(" , "))
+        })
+}
+
+proptest! {
+    #[test]
+    fn in_and_out_again_gives_the_same_text(container in container(), names in prop::collection::btree_set("[a-t]{1,3}", 1..5)) {
+        let template = with_container(&container);
+        let entries: Vec<_> = names.iter().map(|name| entry(name)).collect();
+        let ours: Vec<&str> = names.iter().map(String::as_str).collect();
+        let with = edited(&template, &entries, &ours);
+        let listed = sources(&with);
+        let theirs = sources(&template);
+        let run: Vec<_> = entries.iter().map(Entry::json).collect();
+        prop_assert_eq!(&listed[..names.len()], &run[..]);
+        prop_assert_eq!(&listed[names.len()..], &theirs[..]);
+        prop_assert_eq!(&edited(&with, &entries, &ours), &with);
+        prop_assert_eq!(edited(&with, &[], &ours), template);
+    }
+
+    #[test]
+    fn taking_out_some_keeps_the_others_in_order(container in container(), names in prop::collection::btree_set("[a-t]{1,3}", 2..6)) {
+        let template = with_container(&container);
+        let ours: Vec<&str> = names.iter().map(String::as_str).collect();
+        let all: Vec<_> = names.iter().map(|name| entry(name)).collect();
+        let with = edited(&template, &all, &ours);
+        let fewer = edited(&with, &all[1..], &ours);
+        prop_assert_eq!(fewer, edited(&template, &all[1..], &ours));
+    }
+
+    #[test]
+    fn no_template_makes_it_panic(text in json(), container in json()) {
+        for template in [text, with_container(&container)] {
+            let _ = edit(&raw(&template), &[entry("s")], &set(&["s", "t"]));
+            let _ = entry_state(&raw(&template), "s");
+        }
+    }
+}
