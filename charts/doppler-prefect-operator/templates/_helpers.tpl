@@ -1,0 +1,127 @@
+{{- define "dpo.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "dpo.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" }}
+{{- else }}
+{{- $name := include "dpo.name" . }}
+{{- if contains $name .Release.Name }}
+{{- .Release.Name | trunc 50 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name $name | trunc 50 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "dpo.selector" -}}
+app.kubernetes.io/name: {{ include "dpo.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "dpo.labels" -}}
+{{ include "dpo.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{- define "dpo.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create }}
+{{- default (include "dpo.fullname" .) .Values.serviceAccount.name }}
+{{- else }}
+{{- required "serviceAccount.create is false: give serviceAccount.name, the account that the operator runs as" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{- define "dpo.image" -}}
+{{- if .Values.image.digest -}}
+{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{- else -}}
+{{ .Values.image.repository }}:{{ default .Chart.AppVersion .Values.image.tag }}
+{{- end -}}
+{{- end }}
+
+{{- /* What both the operator and the release Job may reach. */ -}}
+{{- define "dpo.upstreamEnv" -}}
+- name: ALLOWED_DOPPLER_HOST
+  value: {{ join "," .Values.operator.allowedDopplerHosts | quote }}
+- name: ALLOWED_PREFECT_HOST
+  value: {{ join "," .Values.operator.allowedPrefectHosts | quote }}
+- name: PREFECT_TIMEOUT
+  value: {{ .Values.operator.prefectTimeout | quote }}
+- name: DOPPLER_TIMEOUT
+  value: {{ .Values.operator.dopplerTimeout | quote }}
+{{- with .Values.watchNamespaces }}
+- name: WATCH_NAMESPACE
+  value: {{ join "," . | quote }}
+{{- end }}
+{{- with .Values.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "dpo.podSecurityContext" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+seccompProfile:
+  type: RuntimeDefault
+{{- end }}
+
+{{- define "dpo.containerSecurityContext" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end }}
+
+{{- /* Where pods may run; the operator's and the release Job's alike. */ -}}
+{{- define "dpo.scheduling" -}}
+{{- with .Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- /* Everything the operator does with the objects of a namespace that it watches. */ -}}
+{{- define "dpo.rules" -}}
+- apiGroups: [doppler-prefect.dev]
+  resources: [dopplerprefectbindings]
+  verbs: [get, list, watch, patch] # patch: finalizer and annotation
+- apiGroups: [doppler-prefect.dev]
+  resources: [dopplerprefectbindings/status]
+  verbs: [get, patch, update]
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [get, list, watch]
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create, patch]
+{{ include "dpo.prefectRules" . }}
+{{- end }}
+
+{{- define "dpo.prefectRules" -}}
+- apiGroups: [prefect.io]
+  resources: [prefectworkpools]
+  verbs: [get, list, watch]
+{{- end }}
