@@ -12,4 +12,5 @@
 )]
 
 mod crd;
+mod secrets;
 mod world;
