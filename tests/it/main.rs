@@ -13,4 +13,5 @@
 
 mod crd;
 mod secrets;
+mod upstream;
 mod world;
