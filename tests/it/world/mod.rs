@@ -191,6 +191,11 @@ impl World {
         Ok(())
     }
 
+    /// Operators that are started from now on poll that often.
+    pub fn poll_each(&mut self, interval: &'static str) {
+        self.setup.refresh = interval;
+    }
+
     /// Ends the operator and starts another.
     pub async fn restart_operator(&mut self) -> Result<()> {
         self.stop_operator().await?;
