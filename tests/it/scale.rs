@@ -17,7 +17,7 @@ async fn count_requests_of_the_operator(w: &World) -> Result<()> {
     let schema = json!({
         "apiVersion": "flowcontrol.apiserver.k8s.io/v1", "kind": "FlowSchema", "metadata": {"name": w.name},
         "spec": {
-            "priorityLevelConfiguration": {"name": "workload-high"}, "matchingPrecedence": 1,
+            "priorityLevelConfiguration": {"name": "workload-high"}, "matchingPrecedence": 50,
             "rules": [{"subjects": [account], "resourceRules": all, "nonResourceRules": rest}],
         },
     });
