@@ -11,6 +11,7 @@
     clippy::print_stderr
 )]
 
+mod apiserver;
 mod canary;
 mod crd;
 mod scale;

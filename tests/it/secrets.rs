@@ -841,3 +841,67 @@ async fn the_operators_rights_are_the_charts_and_no_more() -> Result<()> {
     );
     w.end().await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_that_is_missing_is_told_and_used_once_it_is_there() -> Result<()> {
+    let mut w = World::without_operator("secret-forbidden", Setup::default()).await?;
+    let roles: kube::Api<k8s_openapi::api::rbac::v1::Role> =
+        kube::Api::namespaced(w.client.clone(), &w.name);
+    let role = roles
+        .list(&kube::api::ListParams::default())
+        .await?
+        .items
+        .pop()
+        .context("no Role of the chart")?;
+    let mut less = role.clone();
+    for rule in less.rules.iter_mut().flatten() {
+        if rule
+            .resources
+            .as_ref()
+            .is_some_and(|resources| resources.contains(&"secrets".to_owned()))
+        {
+            rule.verbs.retain(|verb| verb != "create");
+        }
+    }
+    let name = role.name_any();
+    let less = roles.replace(&name, &PostParams::default(), &less).await?;
+    w.start_operator().await?;
+    w.set("A", &secret("a"));
+    w.bind("b", &w.spec()).await?;
+    let said = w.until_not_ready("b", "SecretForbidden").await?;
+    ensure!(
+        said.message.contains("create") && said.message.contains(&w.name),
+        "{}",
+        said.message
+    );
+    let mut all = role;
+    all.metadata.resource_version = less.resource_version();
+    roles.replace(&name, &PostParams::default(), &all).await?;
+    w.until_ready("b").await?;
+    w.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bindings_own_interval_wins_over_the_operators() -> Result<()> {
+    let w = World::with("secret-interval", Setup::without_polls()).await?;
+    w.set("A", &secret("a"));
+    let mut spec = w.spec();
+    spec["refreshInterval"] = json!("10s");
+    w.bind("often", &spec).await?;
+    w.until_ready("often").await?;
+    let downloads = w.downloads();
+    w.set("A", &secret("b"));
+    w.until_values("often", &pairs(&[("A", secret("b"))]))
+        .await?;
+    ensure!(
+        w.downloads() == downloads + 1,
+        "{} downloads for one change",
+        w.downloads() - downloads
+    );
+    let metrics = w.operator()?.metrics().await?;
+    ensure!(
+        metrics.contains("doppler_prefect_bindings{reason=\"Ready\"} 1"),
+        "{metrics}"
+    );
+    w.end().await
+}

@@ -340,7 +340,23 @@ async fn a_rotated_api_key_and_a_rotated_token_are_noticed_without_touching_the_
     ensure!(w.binding("by-token").await?.metadata.generation == generation);
     w.until_values("by-token", &good()).await?;
 
-    // A Secret that goes takes nothing away; a key in a ConfigMap is as good.
+    // A key in a ConfigMap is as good, and watched as well.
+    let map = |value: &str| {
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "keys"}, "data": {"key": value}}).to_string()
+    };
+    w.apply(&map("old")).await?;
+    let key = json!({"valueFrom": {"configMapKeyRef": {"name": "keys", "key": "key"}}});
+    let prefect = json!({"server": {"remoteApiUrl": server.uri(), "apiKey": key, "headers": [tenant]}, "block": {"name": "guarded"}});
+    w.bind(
+        "by-map",
+        &json!({"prefect": prefect, "doppler": {"host": w.doppler.url()}}),
+    )
+    .await?;
+    w.until_not_ready("by-map", "PrefectUnauthorized").await?;
+    w.apply(&map(&secret("pnu"))).await?;
+    w.until_ready("by-map").await?;
+
+    // A Secret that goes takes nothing away.
     w.delete_secret("token").await?;
     w.until_not_ready("by-token", "ReferenceMissing").await?;
     w.until_values("by-token", &good()).await?;
@@ -485,6 +501,15 @@ async fn a_refused_token_is_told_at_once_and_the_last_good_values_stay() -> Resu
     ensure!(resolved.status == "True", "{resolved:?}");
     w.until_event("DopplerUnauthorized").await?;
     w.until_values("b", &good()).await?;
+    // It is told once, not at each poll.
+    w.until_polls("DopplerUnauthorized", 1).await?;
+    let writes = w.writes(None).await?;
+    w.until_polls("DopplerUnauthorized", 3).await?;
+    ensure!(
+        w.writes(None).await? == writes,
+        "{} writes in three polls",
+        w.writes(None).await? - writes
+    );
     // The Secret is still looked after.
     w.delete_secret("b").await?;
     w.until_values("b", &good()).await?;

@@ -43,6 +43,8 @@ pub struct Setup {
     pub args: Vec<String>,
     /// More environment.
     pub env: Vec<(String, String)>,
+    /// A control plane of the test's own, which lives as long as the process.
+    pub plane: Option<&'static ControlPlane>,
 }
 
 impl Default for Setup {
@@ -52,6 +54,7 @@ impl Default for Setup {
             release_wait: "1s",
             args: Vec::new(),
             env: Vec::new(),
+            plane: None,
         }
     }
 }
@@ -140,7 +143,10 @@ impl World {
     /// As [`World::with`], before the operator runs.
     pub async fn without_operator(name: &str, setup: Setup) -> Result<Self> {
         let prefect = PrefectServer::shared().await?;
-        let plane = tokio::task::spawn_blocking(plane).await??;
+        let plane = match setup.plane {
+            Some(plane) => plane,
+            None => tokio::task::spawn_blocking(plane).await??,
+        };
         let doppler = doppler()?;
         let client = plane.admin_client()?;
         let namespace =

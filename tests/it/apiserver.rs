@@ -1,0 +1,107 @@
+//! The API server when it is not as it should be: it serves a binding that nobody can read, or it is gone for a while.
+//!
+//! These tests have a control plane of their own.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use kube::api::{DynamicObject, PostParams};
+use serde_json::{Value, json};
+use testkit::control_plane::{ControlPlane, Options};
+use testkit::kubernetes;
+
+use crate::world::{CRD, Setup, World, pairs, secret};
+
+/// The CRD without any check of the spec, as if an older or a newer one were installed.
+fn lax_crd() -> Result<String> {
+    let mut crd = serde_json::to_value(&kubernetes::documents(CRD)?[0])?;
+    let spec = crd
+        .pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/spec")
+        .context("no schema of the spec")?;
+    *spec = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    Ok(crd.to_string())
+}
+
+async fn create(w: &World, name: &str, spec: &Value) -> Result<()> {
+    let binding: DynamicObject = serde_json::from_value(json!({
+        "apiVersion": "doppler-prefect.dev/v1alpha1", "kind": "DopplerPrefectBinding", "metadata": {"name": name}, "spec": spec,
+    }))?;
+    w.bindings()
+        .create(&PostParams::default(), &binding)
+        .await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_binding_that_cannot_be_read_and_an_api_server_that_goes_away_harm_nobody() -> Result<()>
+{
+    let plane = ControlPlane::start(Options {
+        manifests: vec![lax_crd()?],
+        ..Options::default()
+    })
+    .await?;
+    // It ends with this process: the clients of the test outlive its last line.
+    let plane: &'static ControlPlane = Box::leak(Box::new(plane));
+    let setup = Setup {
+        plane: Some(plane),
+        ..Setup::default()
+    };
+    let w = World::with("apiserver", setup).await?;
+    w.set("A", &secret("good"));
+
+    // Nothing of this can be decoded, or it is a spec that the API server would have refused.
+    create(
+        &w,
+        "wrong-types",
+        &json!({"prefect": ["a list"], "suspend": secret("not a bool")}),
+    )
+    .await?;
+    create(&w, "empty", &json!({})).await?;
+    create(&w, "no-server", &json!({"prefect": {"server": {}}})).await?;
+    create(&w, "good", &w.spec()).await?;
+    w.until_ready("good").await?;
+    w.until_event("InvalidSpec").await?;
+    w.until_condition("no-server", "Ready", "False", "InvalidSpec").await?;
+    w.until_condition("empty", "Ready", "False", "BlockIncomplete").await?;
+    let nobody = w.secrets().get_opt("empty").await?;
+    ensure!(nobody.is_none(), "a Secret without a source");
+
+    // A malformed binding that is corrected works.
+    w.unbind("empty").await?;
+    w.until_unbound("empty").await?;
+    create(&w, "empty", &w.spec()).await?;
+    w.until_ready("empty").await?;
+
+    // The API server goes, Doppler changes, the API server comes back.
+    plane.stop_apiserver();
+    w.set("A", &secret("while it was away"));
+    w.until("the operator to notice", async || {
+        let writes = w.operator()?.metrics().await?;
+        let failed = writes.lines().any(|line| {
+            line.starts_with(
+                "doppler_prefect_kubernetes_writes_total{object=\"secret\",outcome=\"error\"}",
+            )
+        });
+        ensure!(failed, "no write has failed yet");
+        Ok(())
+    })
+    .await?;
+    plane.start_apiserver().await?;
+    let after = pairs(&[("A", secret("while it was away"))]);
+    w.until_within(Duration::from_secs(60), "the change", async || {
+        ensure!(w.values("good").await? == after);
+        Ok(())
+    })
+    .await?;
+    // The watches are back as well.
+    w.until_within(Duration::from_secs(60), "a repair", async || {
+        w.edit_secret("good", &json!({"stringData": {"A": secret("edited")}}))
+            .await?;
+        w.until_within(Duration::from_secs(5), "it", async || {
+            Ok(ensure!(w.values("good").await? == after))
+        })
+        .await
+    })
+    .await?;
+    w.end().await
+}
