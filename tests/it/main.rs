@@ -1,1 +1,4 @@
-//! tests
+//! The operator on real parts.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod chart;
