@@ -1,5 +1,17 @@
-//! The operator on real parts.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+//! The operator on real parts: etcd, kube-apiserver, kube-controller-manager and a Prefect server, with the stand-in for Doppler. One binary, so
+//! that the servers are started once.
+//!
+//! `world` is what every test stands in; every other module is a chapter of what the operator promises.
+
+// What a test would do in its own function, its helpers may do as well.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr
+)]
 
 mod chart;
+mod crd;
 mod image;
+mod world;
