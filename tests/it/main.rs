@@ -14,4 +14,7 @@
 mod chart;
 mod crd;
 mod image;
+mod pools;
+mod way_back;
+mod work_pools;
 mod world;
