@@ -2,10 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kube::Client;
+use kube::{Client, Resource, runtime::reflector::Store};
 use tokio::sync::Semaphore;
 
-use super::{memory::Memory, objects::Objects, references::References, wake::BindingRef};
+use super::{memory::Memory, objects::Objects, references::References, wake::BindingRef, watch::Guarded};
 use crate::{
     crd::BlockSpec,
     doppler::{Coordinates, Snapshot},
@@ -89,6 +89,10 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// Reconciles in flight, over all scopes.
     pub reconciles: Semaphore,
+    /// Namespace of the operator itself.
+    pub operator_namespace: String,
+    /// The bindings of each scope.
+    pub bindings: Vec<Store<Guarded>>,
 }
 
 impl Context {
@@ -102,6 +106,12 @@ impl Context {
         self.report.forget(binding);
         self.references.retain(|object| self.objects.is_named(object));
         self.count_sources();
+    }
+
+    /// Whether a binding of this UID is there.
+    #[must_use]
+    pub fn lives(&self, uid: &str) -> bool {
+        self.bindings.iter().any(|store| store.find(|binding| binding.meta().uid.as_deref() == Some(uid)).is_some())
     }
 
     /// Counts what is polled.

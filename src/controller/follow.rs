@@ -17,7 +17,7 @@ use super::{
 use crate::{
     crd::{DopplerPrefectBinding, PrefectSpec},
     doppler::{Coordinates, Snapshot},
-    prefect::{BlockFields, Connection, Values, connection, references},
+    prefect::{Connection, block::BlockFields, server::{Values, connection, references}},
     reason::{Class, Reason},
     source::{Fault, Reading},
     status::Step,
@@ -188,7 +188,10 @@ fn trimmed(text: &secrecy::SecretString) -> secrecy::SecretString {
 }
 
 /// How the binding's Prefect server is reached.
-async fn connect(context: &Context, binding: &DopplerPrefectBinding, prefect: &PrefectSpec) -> Result<Arc<Connection>, Fault> {
+///
+/// # Errors
+/// If something that its stanza refers to is not there, or it is not allowed.
+pub async fn connect(context: &Context, binding: &DopplerPrefectBinding, prefect: &PrefectSpec) -> Result<Arc<Connection>, Fault> {
     let namespace = binding.namespace().unwrap_or_default();
     let mut values = Values::default();
     for reference in references(&prefect.server) {

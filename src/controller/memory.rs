@@ -4,7 +4,7 @@
 //! All of it may be lost at any time: a restart waits again, and repairs at once again.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -12,7 +12,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{follow::Last, note::Noted, wake::BindingRef};
-use crate::prefect::Connection;
+use crate::{crd::DopplerPrefectBindingStatus, prefect::Connection};
 
 /// A quiet time after which earlier repairs are forgotten.
 const QUIET: Duration = Duration::from_mins(5);
@@ -24,6 +24,16 @@ const LONGEST: Duration = Duration::from_mins(5);
 /// What is remembered of one binding.
 #[derive(Clone, Default)]
 pub struct Remembered {
+    /// UID of the binding: what is remembered of another one of the same name is of no use.
+    pub uid: String,
+    /// The status as it was last written.
+    pub status: Option<Arc<DopplerPrefectBindingStatus>>,
+    /// The note as it was last written.
+    pub noted: Option<BTreeSet<Noted>>,
+    /// Names of the Secret's keys.
+    pub keys: Arc<BTreeSet<String>>,
+    /// Numbers of the pools' deeds that were told, by pool.
+    pub pool_events: HashMap<String, u64>,
     /// How the Prefect servers were last reached, by the URL of their API.
     pub connections: HashMap<String, Arc<Connection>>,
     /// How often the Secret was changed by others.
@@ -88,6 +98,15 @@ impl Memory {
     #[must_use]
     pub fn of(&self, binding: &BindingRef) -> Remembered {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(binding).cloned().unwrap_or_default()
+    }
+
+    /// A reconcile of the binding with this UID begins.
+    pub fn begin(&self, binding: &BindingRef, uid: &str) {
+        self.change(binding, |remembered| {
+            if remembered.uid != uid {
+                *remembered = Remembered { uid: uid.to_owned(), ..Remembered::default() };
+            }
+        });
     }
 
     /// Changes what is remembered of `binding`.

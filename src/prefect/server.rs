@@ -71,15 +71,6 @@ impl fmt::Display for Purpose {
     }
 }
 
-/// The kind of object that a reference names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
-    /// A Secret.
-    Secret,
-    /// A `ConfigMap`.
-    ConfigMap,
-}
-
 /// A key of an object in the binding's namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Reference {
