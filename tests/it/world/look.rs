@@ -327,3 +327,37 @@ impl World {
         .await
     }
 }
+
+/// What the upstreams were asked.
+impl World {
+    /// Reads of `prefect` or `doppler` so far, however they ended, by the operator's own count.
+    pub async fn all_reads(&self, upstream: &str) -> Result<u64> {
+        let label = format!("doppler_prefect_upstream_reads_total{{upstream=\"{upstream}\",");
+        self.sum(&label).await
+    }
+
+    /// Writes of the operator to the API server so far, by its own count: of `secret`, `status`, `binding` or `event`, or of all.
+    pub async fn writes(&self, object: Option<&str>) -> Result<u64> {
+        let label = object.map_or(String::new(), |object| format!("object=\"{object}\","));
+        self.sum(&format!("doppler_prefect_kubernetes_writes_total{{{label}"))
+            .await
+    }
+
+    async fn sum(&self, label: &str) -> Result<u64> {
+        let metrics = self.operator()?.metrics().await?;
+        let lines = metrics.lines().filter(|line| line.starts_with(label));
+        let counts = lines
+            .filter_map(|line| line.rsplit(' ').next())
+            .map(str::parse::<u64>);
+        Ok(counts.sum::<Result<u64, _>>()?)
+    }
+
+    /// Downloads that Doppler was asked for with the world's token.
+    pub fn downloads(&self) -> usize {
+        self.doppler
+            .downloads()
+            .iter()
+            .filter(|call| call.is_with(&self.token))
+            .count()
+    }
+}

@@ -25,7 +25,7 @@ use testkit::operator::{Operator, OperatorOptions};
 use testkit::prefect::{Block, PrefectApi, PrefectServer};
 
 pub use canary::secret;
-pub use look::{Condition, pairs};
+pub use look::pairs;
 
 /// How long a test waits for what should happen at once or at the next poll; these cores are seldom idle.
 pub const SOON: Duration = Duration::from_secs(40);
@@ -189,6 +189,12 @@ impl World {
             self.last_words()
         );
         Ok(())
+    }
+
+    /// Ends the operator and starts another.
+    pub async fn restart_operator(&mut self) -> Result<()> {
+        self.stop_operator().await?;
+        self.start_operator().await
     }
 
     /// Kills the operator.
