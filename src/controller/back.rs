@@ -3,10 +3,7 @@
 //! In: a binding that is being deleted. Out: the same order in reverse, whatever was interrupted. A Prefect server that stays unreachable does not
 //! hold a binding for ever: then the Secret stays, since a run that starts on old values beats one that never starts.
 
-use std::{
-    collections::BTreeSet,
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Resource, ResourceExt, runtime::controller::Action};
@@ -30,7 +27,11 @@ use crate::{
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// Cleans up behind a binding that is being deleted.
-pub async fn remove(context: &Context, binding: &DopplerPrefectBinding, who: &BindingRef) -> Action {
+pub async fn remove(
+    context: &Context,
+    binding: &DopplerPrefectBinding,
+    who: &BindingRef,
+) -> Action {
     if !note::is_held(binding) {
         // Garbage collection takes what is owned; nothing else is to be done.
         return Action::await_change();
@@ -47,14 +48,27 @@ pub async fn remove(context: &Context, binding: &DopplerPrefectBinding, who: &Bi
     for entry in &noted {
         match withdraw(context, binding, who, connection.as_ref(), entry) {
             Back::Out => {
-                context.memory.change(who, |remembered| remembered.out_since.entry(entry.clone()).or_insert_with(Instant::now).elapsed());
+                context.memory.change(who, |remembered| {
+                    remembered
+                        .out_since
+                        .entry(entry.clone())
+                        .or_insert_with(Instant::now)
+                        .elapsed()
+                });
             }
             Back::Waiting(why) => waiting.push((entry, why)),
         }
     }
-    context.pools.retain(who, &|at, pool, secret| noted.iter().any(|entry| entry.server == at && entry.pool == pool && entry.secret == secret));
+    context.pools.retain(who, &|at, pool, secret| {
+        noted
+            .iter()
+            .any(|entry| entry.server == at && entry.pool == pool && entry.secret == secret)
+    });
     if let Some((entry, why)) = waiting.first() {
-        let left = context.settings.release_timeout.saturating_sub(since_deletion(binding));
+        let left = context
+            .settings
+            .release_timeout
+            .saturating_sub(since_deletion(binding));
         if !left.is_zero() {
             return Action::requeue(left.min(ASK_AGAIN));
         }
@@ -63,17 +77,26 @@ pub async fn remove(context: &Context, binding: &DopplerPrefectBinding, who: &Bi
     }
     if !terminating {
         let longest = wait_left(context, who, &noted);
-        if !longest.is_zero() && binding.spec.managed_secret.deletion_policy == DeletionPolicy::Delete {
+        if !longest.is_zero()
+            && binding.spec.managed_secret.deletion_policy == DeletionPolicy::Delete
+        {
             return Action::requeue(longest);
         }
-        let names: BTreeSet<&str> = noted.iter().map(|entry| entry.secret.as_str()).chain([binding.secret_name()]).collect();
+        let names: BTreeSet<&str> = noted
+            .iter()
+            .map(|entry| entry.secret.as_str())
+            .chain([binding.secret_name()])
+            .collect();
         for name in names {
             if remove_secret(context, binding, name).await.is_err() {
                 return Action::requeue(ASK_AGAIN);
             }
         }
         for entry in &noted {
-            let message = format!("the entry for Secret {} was taken out of the template of work pool {}", entry.secret, entry.pool);
+            let message = format!(
+                "the entry for Secret {} was taken out of the template of work pool {}",
+                entry.secret, entry.pool
+            );
             context.report.tell(binding, Reason::PoolReleased, &message);
         }
     }
@@ -86,31 +109,54 @@ fn wait_left(context: &Context, who: &BindingRef, noted: &BTreeSet<Noted>) -> Du
     noted
         .iter()
         .filter_map(|entry| out_since.get(entry))
-        .map(|since| context.settings.release_wait.saturating_sub(since.elapsed()))
+        .map(|since| {
+            context
+                .settings
+                .release_wait
+                .saturating_sub(since.elapsed())
+        })
         .max()
         .unwrap_or_default()
 }
 
 fn since_deletion(binding: &DopplerPrefectBinding) -> Duration {
-    let Some(at) = &binding.meta().deletion_timestamp else { return Duration::ZERO };
+    let Some(at) = &binding.meta().deletion_timestamp else {
+        return Duration::ZERO;
+    };
     let passed = k8s_openapi::jiff::Timestamp::now().duration_since(at.0);
     Duration::try_from(passed).unwrap_or_default()
 }
 
-fn abandon(context: &Context, binding: &DopplerPrefectBinding, entry: &Noted, why: &str, terminating: bool) {
+fn abandon(
+    context: &Context,
+    binding: &DopplerPrefectBinding,
+    entry: &Noted,
+    why: &str,
+    terminating: bool,
+) {
     let message = format!(
         "the binding goes although work pool {} could not be cleaned ({why}); Secret {} stays: take the entry out of the pool's template, then delete the Secret",
         entry.pool, entry.secret
     );
     if terminating {
-        context.report.log(binding, Reason::CleanupAbandoned, &message);
+        context
+            .report
+            .log(binding, Reason::CleanupAbandoned, &message);
     } else {
-        context.report.tell(binding, Reason::CleanupAbandoned, &message);
+        context
+            .report
+            .tell(binding, Reason::CleanupAbandoned, &message);
     }
 }
 
 async fn finish(context: &Context, binding: &DopplerPrefectBinding, who: &BindingRef) -> Action {
-    let dropped = note::note(context.client.clone(), binding, &BTreeSet::new(), context.settings.kubernetes_timeout).await;
+    let dropped = note::note(
+        context.client.clone(),
+        binding,
+        &BTreeSet::new(),
+        context.settings.kubernetes_timeout,
+    )
+    .await;
     context.metrics.wrote("binding", dropped.is_ok());
     match dropped {
         Ok(_) => {
@@ -119,7 +165,9 @@ async fn finish(context: &Context, binding: &DopplerPrefectBinding, who: &Bindin
         }
         Err(note::NoteError::Conflict) => Action::requeue(Duration::from_millis(500)),
         Err(error) => {
-            context.report.log(binding, error.reason(), &error.to_string());
+            context
+                .report
+                .log(binding, error.reason(), &error.to_string());
             Action::requeue(ASK_AGAIN)
         }
     }
@@ -129,17 +177,35 @@ async fn finish(context: &Context, binding: &DopplerPrefectBinding, who: &Bindin
 ///
 /// # Errors
 /// If the API server does not take it, or it changed meanwhile.
-pub async fn remove_secret(context: &Context, binding: &DopplerPrefectBinding, name: &str) -> Result<(), WriteError> {
+pub async fn remove_secret(
+    context: &Context,
+    binding: &DopplerPrefectBinding,
+    name: &str,
+) -> Result<(), WriteError> {
     let namespace = binding.namespace().unwrap_or_default();
-    let key = ObjectKey { kind: Kind::Secret, namespace: namespace.clone(), name: name.to_owned() };
-    let Some(known) = context.objects.known(&key) else { return Ok(()) };
+    let key = ObjectKey {
+        kind: Kind::Secret,
+        namespace: namespace.clone(),
+        name: name.to_owned(),
+    };
+    let Some(known) = context.objects.known(&key) else {
+        return Ok(());
+    };
     let uid = binding.meta().uid.as_deref().unwrap_or_default();
     if known.facts.binding_uid.as_deref() != Some(uid) {
         return Ok(());
     }
     let done = match binding.spec.managed_secret.deletion_policy {
-        DeletionPolicy::Delete => context.secrets.delete(&namespace, name, &known.facts).await.map(|()| None),
-        DeletionPolicy::Retain => context.secrets.release(&namespace, name, &known.facts, uid).await.map(Some),
+        DeletionPolicy::Delete => context
+            .secrets
+            .delete(&namespace, name, &known.facts)
+            .await
+            .map(|()| None),
+        DeletionPolicy::Retain => context
+            .secrets
+            .release(&namespace, name, &known.facts, uid)
+            .await
+            .map(Some),
     };
     context.metrics.wrote("secret", done.is_ok());
     match done {

@@ -13,7 +13,7 @@ use std::{
 use super::{context::Context, note::Noted, wake::BindingRef};
 use crate::{
     crd::{DopplerPrefectBinding, InjectMode, WorkPoolState, WorkPoolStatus},
-    inject::{Claim, Finding, Phase, Want},
+    inject::claim::{Claim, Finding, Phase, Want},
     prefect::Connection,
     reason::{Class, Reason},
     status::{LISTED, Step},
@@ -38,9 +38,13 @@ impl Looked {
     /// Whether an entry is about to be written: the outcome follows at once.
     #[must_use]
     pub fn underway(&self) -> bool {
-        self.found
-            .iter()
-            .any(|(_, finding)| finding.as_ref().is_some_and(|finding| matches!(finding.phase, Phase::Wanted | Phase::Underway) && finding.failing_since.is_none() && finding.reason == Reason::Pending))
+        self.found.iter().any(|(_, finding)| {
+            finding.as_ref().is_some_and(|finding| {
+                matches!(finding.phase, Phase::Wanted | Phase::Underway)
+                    && finding.failing_since.is_none()
+                    && finding.reason == Reason::Pending
+            })
+        })
     }
 }
 
@@ -57,7 +61,13 @@ pub fn claim(
 ) -> Looked {
     let mut looked = Looked::default();
     let Some(connection) = connection else {
-        looked.found = binding.spec.inject.work_pools.iter().map(|pool| (pool.name.clone(), None)).collect();
+        looked.found = binding
+            .spec
+            .inject
+            .work_pools
+            .iter()
+            .map(|pool| (pool.name.clone(), None))
+            .collect();
         return looked;
     };
     let before: BTreeMap<&str, WorkPoolState> = binding
@@ -68,9 +78,17 @@ pub fn claim(
         .collect();
     let secret = binding.secret_name();
     for pool in &binding.spec.inject.work_pools {
-        let entry = Noted { server: connection.api_url.to_string(), pool: pool.name.clone(), secret: secret.to_owned() };
+        let entry = Noted {
+            server: connection.api_url.to_string(),
+            pool: pool.name.clone(),
+            secret: secret.to_owned(),
+        };
         let is_noted = noted.contains(&entry);
-        let want = if pool.mode == InjectMode::Patch && is_noted && in_place { Want::Present } else { Want::Look };
+        let want = if pool.mode == InjectMode::Patch && is_noted && in_place {
+            Want::Present
+        } else {
+            Want::Look
+        };
         let claim = Claim {
             namespace: who.namespace.clone().unwrap_or_default(),
             secret: secret.to_owned(),
@@ -83,7 +101,12 @@ pub fn claim(
             interval: interval(context, binding),
         };
         let finding = context.pools.declare(who, connection, &pool.name, claim);
-        if finding.as_ref().is_some_and(|finding| finding.phase == Phase::Wanted) && pool.mode == InjectMode::Patch && !is_noted {
+        if finding
+            .as_ref()
+            .is_some_and(|finding| finding.phase == Phase::Wanted)
+            && pool.mode == InjectMode::Patch
+            && !is_noted
+        {
             looked.to_note.insert(entry);
         }
         looked.found.push((pool.name.clone(), finding));
@@ -93,20 +116,43 @@ pub fn claim(
 
 /// Entries that are noted although the spec does not ask for them any more: they are taken out.
 #[must_use]
-pub fn obsolete(binding: &DopplerPrefectBinding, connection: Option<&Arc<Connection>>, noted: &BTreeSet<Noted>) -> BTreeSet<Noted> {
+pub fn obsolete(
+    binding: &DopplerPrefectBinding,
+    connection: Option<&Arc<Connection>>,
+    noted: &BTreeSet<Noted>,
+) -> BTreeSet<Noted> {
     let Some(connection) = connection else {
         // Without a connection nothing tells which server the spec means: only what no pool name or Secret name matches any more is obsolete.
-        let names: BTreeSet<&str> = binding.spec.inject.work_pools.iter().map(|pool| pool.name.as_str()).collect();
-        let gone = |entry: &&Noted| binding.spec.prefect.is_none() || !names.contains(entry.pool.as_str()) || entry.secret != binding.secret_name();
+        let names: BTreeSet<&str> = binding
+            .spec
+            .inject
+            .work_pools
+            .iter()
+            .map(|pool| pool.name.as_str())
+            .collect();
+        let gone = |entry: &&Noted| {
+            binding.spec.prefect.is_none()
+                || !names.contains(entry.pool.as_str())
+                || entry.secret != binding.secret_name()
+        };
         return noted.iter().filter(gone).cloned().collect();
     };
     let server = connection.api_url.to_string();
     let asked = |entry: &Noted| {
         entry.server == server
             && entry.secret == binding.secret_name()
-            && binding.spec.inject.work_pools.iter().any(|pool| pool.name == entry.pool && pool.mode == InjectMode::Patch)
+            && binding
+                .spec
+                .inject
+                .work_pools
+                .iter()
+                .any(|pool| pool.name == entry.pool && pool.mode == InjectMode::Patch)
     };
-    noted.iter().filter(|entry| !asked(entry)).cloned().collect()
+    noted
+        .iter()
+        .filter(|entry| !asked(entry))
+        .cloned()
+        .collect()
 }
 
 /// How far the way back of an entry is.
@@ -120,7 +166,13 @@ pub enum Back {
 
 /// Has an entry taken out, with the credentials that its server was last reached with.
 #[must_use]
-pub fn withdraw(context: &Context, binding: &DopplerPrefectBinding, who: &BindingRef, current: Option<&Arc<Connection>>, entry: &Noted) -> Back {
+pub fn withdraw(
+    context: &Context,
+    binding: &DopplerPrefectBinding,
+    who: &BindingRef,
+    current: Option<&Arc<Connection>>,
+    entry: &Noted,
+) -> Back {
     let remembered = context.memory.of(who).connections;
     let connection = current
         .filter(|connection| connection.api_url.as_str() == entry.server)
@@ -128,7 +180,10 @@ pub fn withdraw(context: &Context, binding: &DopplerPrefectBinding, who: &Bindin
         .cloned()
         .or_else(|| anonymous(context, entry));
     let Some(connection) = connection else {
-        return Back::Waiting(format!("the credentials for {} are not known any more", entry.server));
+        return Back::Waiting(format!(
+            "the credentials for {} are not known any more",
+            entry.server
+        ));
     };
     let known = binding
         .status
@@ -158,20 +213,36 @@ pub fn withdraw(context: &Context, binding: &DopplerPrefectBinding, who: &Bindin
 /// one server are never sent to another.
 fn anonymous(context: &Context, entry: &Noted) -> Option<Arc<Connection>> {
     let api_url: url::Url = entry.server.parse().ok()?;
-    let in_cluster = api_url.scheme() == "http" && api_url.host_str().is_some_and(|host| host.ends_with(".svc"));
+    let in_cluster = api_url.scheme() == "http"
+        && api_url
+            .host_str()
+            .is_some_and(|host| host.ends_with(".svc"));
     if !in_cluster && context.prefect_hosts.check(&api_url).is_err() {
         return None;
     }
-    Some(Arc::new(Connection { api_url, auth: crate::prefect::server::Auth::None, headers: Vec::new(), ca: None }))
+    Some(Arc::new(Connection {
+        api_url,
+        auth: crate::prefect::server::Auth::None,
+        headers: Vec::new(),
+        ca: None,
+    }))
 }
 
 fn interval(context: &Context, binding: &DopplerPrefectBinding) -> Duration {
-    binding.spec.interval().unwrap_or(context.settings.refresh_interval)
+    binding
+        .spec
+        .interval()
+        .unwrap_or(context.settings.refresh_interval)
 }
 
 /// The condition `Injected`, and the pools of the status. `patience` is for how long a pool that cannot be looked at stays as it was.
 #[must_use]
-pub fn told(looked: &Looked, before: &[WorkPoolStatus], was_true: bool, patience: Duration) -> (Option<Step>, Vec<WorkPoolStatus>) {
+pub fn told(
+    looked: &Looked,
+    before: &[WorkPoolStatus],
+    was_true: bool,
+    patience: Duration,
+) -> (Option<Step>, Vec<WorkPoolStatus>) {
     if looked.found.is_empty() {
         return (None, Vec::new());
     }
@@ -183,25 +254,45 @@ pub fn told(looked: &Looked, before: &[WorkPoolStatus], was_true: bool, patience
         let old = before.iter().find(|pool| pool.name == *name);
         let Some(finding) = finding else {
             unknown = true;
-            pools.push(old.cloned().unwrap_or_else(|| WorkPoolStatus { name: name.clone(), state: None, shadowed_keys: vec![], unserved_namespaces: vec![] }));
+            pools.push(old.cloned().unwrap_or_else(|| WorkPoolStatus {
+                name: name.clone(),
+                state: None,
+                shadowed_keys: vec![],
+                unserved_namespaces: vec![],
+            }));
             continue;
         };
-        let failing_for = finding.failing_since.map(|since| now.saturating_duration_since(since));
-        let passing = failing_for.is_some_and(|span| span < patience) && finding.reason.class() != Class::WaitForChange;
+        let failing_for = finding
+            .failing_since
+            .map(|since| now.saturating_duration_since(since));
+        let passing = failing_for.is_some_and(|span| span < patience)
+            && finding.reason.class() != Class::WaitForChange;
         let state = finding.state.or_else(|| old.and_then(|old| old.state));
         pools.push(WorkPoolStatus {
             name: name.clone(),
             state,
             shadowed_keys: finding.shadowed_keys.iter().take(LISTED).cloned().collect(),
-            unserved_namespaces: finding.unserved_namespaces.iter().take(LISTED).cloned().collect(),
+            unserved_namespaces: finding
+                .unserved_namespaces
+                .iter()
+                .take(LISTED)
+                .cloned()
+                .collect(),
         });
-        if finding.phase == Phase::Held && (failing_for.is_none() || passing) && finding.reason == Reason::Injected {
+        if finding.phase == Phase::Held
+            && (failing_for.is_none() || passing)
+            && finding.reason == Reason::Injected
+        {
             continue;
         }
         if passing && was_true {
             continue;
         }
-        if matches!(finding.phase, Phase::Unknown | Phase::Wanted | Phase::Underway) && finding.reason == Reason::Pending {
+        if matches!(
+            finding.phase,
+            Phase::Unknown | Phase::Wanted | Phase::Underway
+        ) && finding.reason == Reason::Pending
+        {
             unknown = true;
         } else if failing_for.is_some() || finding.reason.class() != Class::Settled {
             failed.get_or_insert((finding.reason, finding.message.clone()));
@@ -212,7 +303,10 @@ pub fn told(looked: &Looked, before: &[WorkPoolStatus], was_true: bool, patience
     let step = match failed {
         Some((reason, message)) => Step::Failed(reason, message),
         None if unknown && was_true => Step::AsBefore,
-        None if unknown => Step::Unknown(Reason::Pending, "the work pools are being looked at".to_owned()),
+        None if unknown => Step::Unknown(
+            Reason::Pending,
+            "the work pools are being looked at".to_owned(),
+        ),
         None => Step::Done(Reason::Injected, injected(&pools)),
     };
     (Some(step), pools)
@@ -220,11 +314,18 @@ pub fn told(looked: &Looked, before: &[WorkPoolStatus], was_true: bool, patience
 
 fn injected(pools: &[WorkPoolStatus]) -> String {
     let names: Vec<&str> = pools.iter().map(|pool| pool.name.as_str()).collect();
-    let elsewhere: BTreeSet<&str> = pools.iter().flat_map(|pool| &pool.unserved_namespaces).map(String::as_str).collect();
+    let elsewhere: BTreeSet<&str> = pools
+        .iter()
+        .flat_map(|pool| &pool.unserved_namespaces)
+        .map(String::as_str)
+        .collect();
     let mut message = format!("work pools {} carry the Secret", names.join(", "));
     if !elsewhere.is_empty() {
         let names: Vec<&str> = elsewhere.into_iter().take(10).collect();
-        message.push_str(&format!("; deployments send jobs to namespaces without it: {} (add a binding there)", names.join(", ")));
+        message.push_str(&format!(
+            "; deployments send jobs to namespaces without it: {} (add a binding there)",
+            names.join(", ")
+        ));
     }
     message
 }

@@ -21,7 +21,7 @@ use tracing::debug;
 use super::{wake::Scope, watch::why};
 use crate::{
     crd::ServerSpec,
-    inject::{ManagedPool, Pools},
+    inject::{Pools, managed::ManagedPool},
     prefect::server::api_url_of,
 };
 
@@ -33,7 +33,9 @@ type Known = Arc<Mutex<BTreeMap<(String, String), ManagedPool>>>;
 /// Tells `pools` which pools are owned, until `shutdown`.
 pub async fn follow(client: Client, scopes: Vec<Scope>, pools: Pools, shutdown: CancellationToken) {
     let known = Known::default();
-    let watches = scopes.into_iter().map(|scope| keep_watching(client.clone(), scope, Arc::clone(&known), pools.clone()));
+    let watches = scopes
+        .into_iter()
+        .map(|scope| keep_watching(client.clone(), scope, Arc::clone(&known), pools.clone()));
     tokio::select! {
         () = shutdown.cancelled() => {}
         _ = join_all(watches) => {}
@@ -41,7 +43,10 @@ pub async fn follow(client: Client, scopes: Vec<Scope>, pools: Pools, shutdown: 
 }
 
 async fn keep_watching(client: Client, scope: Scope, known: Known, pools: Pools) {
-    let kind = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk("prefect.io", "v1", "PrefectWorkPool"), "prefectworkpools");
+    let kind = ApiResource::from_gvk_with_plural(
+        &GroupVersionKind::gvk("prefect.io", "v1", "PrefectWorkPool"),
+        "prefectworkpools",
+    );
     let api: Api<DynamicObject> = match &scope {
         Scope::All => Api::all_with(client, &kind),
         Scope::Namespace(namespace) => Api::namespaced_with(client, namespace, &kind),
@@ -66,7 +71,9 @@ fn take(known: &Known, scope: &Scope, event: Event<DynamicObject>, pools: &Pools
     let before = table.clone();
     let settled = match event {
         Event::Init => {
-            table.retain(|(namespace, _), _| matches!(scope, Scope::Namespace(own) if own != namespace));
+            table.retain(
+                |(namespace, _), _| matches!(scope, Scope::Namespace(own) if own != namespace),
+            );
             false
         }
         Event::InitApply(object) => {
@@ -95,11 +102,20 @@ fn key(object: &DynamicObject) -> (String, String) {
 /// What an object owns. One whose server stanza cannot be read owns nothing that could be told.
 fn put(table: &mut BTreeMap<(String, String), ManagedPool>, object: &DynamicObject) {
     let key = key(object);
-    let server = object.data.get("spec").and_then(|spec| spec.get("server")).cloned();
+    let server = object
+        .data
+        .get("spec")
+        .and_then(|spec| spec.get("server"))
+        .cloned();
     let server: Option<ServerSpec> = server.and_then(|server| serde_json::from_value(server).ok());
     match server.and_then(|server| api_url_of(&server, &key.0).ok()) {
         Some(api_url) => {
-            let pool = ManagedPool { namespace: key.0.clone(), name: key.1.clone(), pool: key.1.clone(), api_url };
+            let pool = ManagedPool {
+                namespace: key.0.clone(),
+                name: key.1.clone(),
+                pool: key.1.clone(),
+                api_url,
+            };
             table.insert(key, pool);
         }
         None => {
@@ -128,7 +144,10 @@ mod tests {
         put(&mut table, &object(json!({"name": "prefect-server"})));
         let pool = table.values().next().unwrap();
         assert_eq!(pool.pool, "k8s");
-        assert_eq!(pool.api_url.as_str().trim_end_matches('/'), "http://prefect-server.prefect.svc:4200/api");
+        assert_eq!(
+            pool.api_url.as_str().trim_end_matches('/'),
+            "http://prefect-server.prefect.svc:4200/api"
+        );
         put(&mut table, &object(json!({"nonsense": true})));
         assert!(table.is_empty());
     }

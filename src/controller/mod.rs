@@ -46,7 +46,9 @@ pub async fn run(
 ) {
     Controller::for_stream(changed, store)
         .with_config(Config::default().concurrency(concurrency))
-        .reconcile_on(woken.map(|who| ObjectRef::new(&who.name).within(who.namespace.as_deref().unwrap_or_default())))
+        .reconcile_on(woken.map(|who| {
+            ObjectRef::new(&who.name).within(who.namespace.as_deref().unwrap_or_default())
+        }))
         .graceful_shutdown_on(shutdown.cancelled_owned())
         .run(reconcile, on_ending, context)
         .for_each(|_| std::future::ready(()))

@@ -53,24 +53,52 @@ pub type Lives<'a> = &'a (dyn Fn(&str) -> bool + Send + Sync);
 ///
 /// # Errors
 /// If something is in the way.
-pub async fn put(context: &Context, who: &BindingRef, desired: &Desired, adopt: bool, had: bool, lives: Lives<'_>) -> Result<Put, Obstacle> {
-    let key = ObjectKey { kind: Kind::Secret, namespace: desired.namespace.clone(), name: desired.name.clone() };
+pub async fn put(
+    context: &Context,
+    who: &BindingRef,
+    desired: &Desired,
+    adopt: bool,
+    had: bool,
+    lives: Lives<'_>,
+) -> Result<Put, Obstacle> {
+    let key = ObjectKey {
+        kind: Kind::Secret,
+        namespace: desired.namespace.clone(),
+        name: desired.name.clone(),
+    };
     for _ in 0..ROUNDS {
         let known = context.objects.known(&key);
         let facts = known.as_ref().map(|known| &*known.facts);
         let asker = Asker {
-            known_good: known.as_ref().filter(|known| known.verified).map(|known| &*known.facts.resource_version),
+            known_good: known
+                .as_ref()
+                .filter(|known| known.verified)
+                .map(|known| &*known.facts.resource_version),
             adopt,
-            claimant_lives: facts.and_then(|facts| facts.binding_uid.as_deref()).is_some_and(lives),
+            claimant_lives: facts
+                .and_then(|facts| facts.binding_uid.as_deref())
+                .is_some_and(lives),
         };
         let mut verdict = judge(facts.map_or(Target::Absent, Target::There), desired, &asker);
-        let adopting = matches!(verdict, Verdict::Update { why: Why::Adopt, .. });
+        let adopting = matches!(
+            verdict,
+            Verdict::Update {
+                why: Why::Adopt,
+                ..
+            }
+        );
         if verdict == Verdict::Verify || adopting {
-            let Some(found) = context.secrets.get(&desired.namespace, &desired.name).await.map_err(|error| obstacle(&error))? else {
+            let Some(found) = context
+                .secrets
+                .get(&desired.namespace, &desired.name)
+                .await
+                .map_err(|error| obstacle(&error))?
+            else {
                 context.objects.lose(&key);
                 continue;
             };
-            let moved = facts.is_none_or(|facts| facts.resource_version != found.facts.resource_version);
+            let moved =
+                facts.is_none_or(|facts| facts.resource_version != found.facts.resource_version);
             let right = found.holds(&desired.data);
             if let Some(error) = found.obstacle() {
                 return Err(obstacle(&error));
@@ -95,7 +123,11 @@ pub async fn put(context: &Context, who: &BindingRef, desired: &Desired, adopt: 
                     return Err(contested(desired, wait));
                 }
                 let put = if had { Put::Repaired } else { Put::Created };
-                context.secrets.create(desired).await.map(|written| (written, put))
+                context
+                    .secrets
+                    .create(desired)
+                    .await
+                    .map(|written| (written, put))
             }
             Verdict::Update { why, .. } => {
                 let Some(known) = &known else { continue };
@@ -111,13 +143,24 @@ pub async fn put(context: &Context, who: &BindingRef, desired: &Desired, adopt: 
                     Why::Drift => Put::Repaired,
                 };
                 let current = context.objects.known(&key).unwrap_or_else(|| known.clone());
-                context.secrets.update(desired, &current.facts).await.map(|written| (written, put))
+                context
+                    .secrets
+                    .update(desired, &current.facts)
+                    .await
+                    .map(|written| (written, put))
             }
             Verdict::Foreign { owner } => return Err(foreign(desired, owner.as_deref())),
             Verdict::Claimed { by } => return Err(claimed(desired, &by)),
             Verdict::Terminating => {
-                let message = format!("Secret {} is being deleted; it is written again once it is gone", desired.name);
-                return Err(Obstacle { reason: Reason::KubernetesError, message, again: Some(Duration::from_secs(30)) });
+                let message = format!(
+                    "Secret {} is being deleted; it is written again once it is gone",
+                    desired.name
+                );
+                return Err(Obstacle {
+                    reason: Reason::KubernetesError,
+                    message,
+                    again: Some(Duration::from_secs(30)),
+                });
             }
         };
         context.metrics.wrote("secret", outcome.is_ok());
@@ -125,27 +168,36 @@ pub async fn put(context: &Context, who: &BindingRef, desired: &Desired, adopt: 
             Ok((written, put)) => {
                 context.objects.learn(&key, written.facts, true);
                 if put == Put::Repaired {
-                    context.memory.change(who, |remembered| remembered.drift.repaired(Instant::now()));
+                    context
+                        .memory
+                        .change(who, |remembered| remembered.drift.repaired(Instant::now()));
                 }
                 return Ok(put);
             }
-            Err(WriteError::Exists | WriteError::Conflict) => match context.secrets.get(&desired.namespace, &desired.name).await {
-                Ok(Some(found)) => {
-                    if found.facts.binding_uid.as_deref() == Some(&desired.binding_uid) && let Some(error) = found.obstacle() {
-                        return Err(obstacle(&error));
+            Err(WriteError::Exists | WriteError::Conflict) => {
+                match context.secrets.get(&desired.namespace, &desired.name).await {
+                    Ok(Some(found)) => {
+                        if found.facts.binding_uid.as_deref() == Some(&desired.binding_uid)
+                            && let Some(error) = found.obstacle()
+                        {
+                            return Err(obstacle(&error));
+                        }
+                        context.objects.learn(&key, found.facts, false);
                     }
-                    context.objects.learn(&key, found.facts, false);
+                    Ok(None) => context.objects.lose(&key),
+                    Err(error) => return Err(obstacle(&error)),
                 }
-                Ok(None) => context.objects.lose(&key),
-                Err(error) => return Err(obstacle(&error)),
-            },
+            }
             Err(WriteError::NotFound) if known.is_some() => context.objects.lose(&key),
             Err(error) => return Err(obstacle(&error)),
         }
     }
     Err(Obstacle {
         reason: Reason::KubernetesError,
-        message: format!("Secret {} kept changing while it was written; it is tried again", desired.name),
+        message: format!(
+            "Secret {} kept changing while it was written; it is tried again",
+            desired.name
+        ),
         again: Some(Duration::from_secs(2)),
     })
 }
@@ -177,14 +229,20 @@ fn foreign(desired: &Desired, owner: Option<&str>) -> Obstacle {
             "Secret {name} is there and is not this operator's; it is left as it is: set spec.managedSecret.name to another name, delete that Secret, or set spec.managedSecret.adopt to true"
         ),
     };
-    Obstacle { reason: Reason::SecretForeign, message, again: None }
+    Obstacle {
+        reason: Reason::SecretForeign,
+        message,
+        again: None,
+    }
 }
 
 fn claimed(desired: &Desired, by: &str) -> Obstacle {
     let name = &desired.name;
     Obstacle {
         reason: Reason::SecretClaimed,
-        message: format!("Secret {name} is written by binding {by}: set spec.managedSecret.name to another name, or delete that binding, and this one takes it"),
+        message: format!(
+            "Secret {name} is written by binding {by}: set spec.managedSecret.name to another name, or delete that binding, and this one takes it"
+        ),
         again: None,
     }
 }
@@ -196,6 +254,9 @@ fn obstacle(error: &WriteError) -> Obstacle {
         Reason::NamespaceTerminating | Reason::SecretTooLarge => Some(Duration::from_mins(5)),
         _ => None,
     };
-    Obstacle { reason: error.reason(), message: error.to_string(), again }
+    Obstacle {
+        reason: error.reason(),
+        message: error.to_string(),
+        again,
+    }
 }
-

@@ -3,11 +3,7 @@
 //! In: a binding that was woken. Out: writes where something differs, and the status. It asks no upstream itself, never lists, and at rest does
 //! nothing but compare.
 
-use std::{
-    collections::BTreeSet,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{Resource, ResourceExt, runtime::controller::Action};
@@ -59,13 +55,18 @@ pub async fn reconcile(binding: Arc<Guarded>, context: Arc<Context>) -> Result<A
         }
     };
     context.metrics.reconciles.inc();
-    context.metrics.reconcile_seconds.observe(started.elapsed().as_secs_f64());
+    context
+        .metrics
+        .reconcile_seconds
+        .observe(started.elapsed().as_secs_f64());
     Ok(action)
 }
 
 async fn one(context: &Context, binding: &DopplerPrefectBinding) -> Action {
     let who = BindingRef::new(&binding.name_any()).within(&binding.namespace().unwrap_or_default());
-    context.memory.begin(&who, binding.meta().uid.as_deref().unwrap_or_default());
+    context
+        .memory
+        .begin(&who, binding.meta().uid.as_deref().unwrap_or_default());
     if binding.meta().deletion_timestamp.is_some() {
         return back::remove(context, binding, &who).await;
     }
@@ -79,7 +80,10 @@ async fn one(context: &Context, binding: &DopplerPrefectBinding) -> Action {
     let step = advance(context, binding, &who, &followed).await;
     let mut again = step.again;
     if !step.told_later {
-        again = earlier(again, record::record(context, binding, &who, &step.outcome).await);
+        again = earlier(
+            again,
+            record::record(context, binding, &who, &step.outcome).await,
+        );
     }
     again = earlier(again, followed.again);
     again.map_or_else(Action::await_change, Action::requeue)
@@ -93,22 +97,52 @@ struct Advanced {
 }
 
 /// From the last good values to the Secret and the pools.
-async fn advance(context: &Context, binding: &DopplerPrefectBinding, who: &BindingRef, followed: &Followed) -> Advanced {
+async fn advance(
+    context: &Context,
+    binding: &DopplerPrefectBinding,
+    who: &BindingRef,
+    followed: &Followed,
+) -> Advanced {
     let before = before(context, binding, who);
     let was_true = |kind: &str| before.as_ref().is_some_and(|status| is_true(status, kind));
-    let noted = context.memory.of(who).noted.unwrap_or_else(|| note::noted(binding));
+    let noted = context
+        .memory
+        .of(who)
+        .noted
+        .unwrap_or_else(|| note::noted(binding));
     let connection = followed.connection.as_ref();
     let mut again = None;
 
-    let made = followed.last.as_ref().map(|last| make(context, binding, last, false));
+    let made = followed
+        .last
+        .as_ref()
+        .map(|last| make(context, binding, last, false));
     let keys = keys(context, who, made.as_ref());
-    let mut looked = claims::claim(context, binding, who, connection, &noted, in_place(context, binding), &keys);
-    if made.is_some() && !in_place(context, binding) && waits_for_a_look(context, binding, who, &looked) {
-        return Advanced { outcome: nothing(binding), again: Some(FIRST_LOOK), told_later: true };
+    let mut looked = claims::claim(
+        context,
+        binding,
+        who,
+        connection,
+        &noted,
+        in_place(context, binding),
+        &keys,
+    );
+    if made.is_some()
+        && !in_place(context, binding)
+        && waits_for_a_look(context, binding, who, &looked)
+    {
+        return Advanced {
+            outcome: nothing(binding),
+            again: Some(FIRST_LOOK),
+            told_later: true,
+        };
     }
 
     let mut held: BTreeSet<Noted> = noted.union(&looked.to_note).cloned().collect();
-    again = earlier(again, withdraw_obsolete(context, binding, who, followed, &noted, &looked, &mut held).await);
+    again = earlier(
+        again,
+        withdraw_obsolete(context, binding, who, followed, &noted, &looked, &mut held).await,
+    );
     let additions: BTreeSet<Noted> = noted.union(&looked.to_note).cloned().collect();
     let mut carried = noted.clone();
     if additions != noted {
@@ -119,19 +153,35 @@ async fn advance(context: &Context, binding: &DopplerPrefectBinding, who: &Bindi
     }
 
     let secret = match made {
-        None => followed.secret_step(was_true(SECRET_SYNCED)).map_or((Step::AsBefore, None), |step| (step, None)),
+        None => followed
+            .secret_step(was_true(SECRET_SYNCED))
+            .map_or((Step::AsBefore, None), |step| (step, None)),
         Some(Err((reason, message))) => (Step::Failed(reason, message), None),
         Some(Ok(_)) => {
             let owned = held.is_empty();
             let last = followed.last.as_ref();
             match last.map(|last| make(context, binding, last, owned)) {
-                Some(Ok(desired)) => secret_step(context, binding, who, followed, &desired, before.as_ref(), &mut again).await,
+                Some(Ok(desired)) => {
+                    secret_step(
+                        context,
+                        binding,
+                        who,
+                        followed,
+                        &desired,
+                        before.as_ref(),
+                        &mut again,
+                    )
+                    .await
+                }
                 Some(Err((reason, message))) => (Step::Failed(reason, message), None),
                 None => (Step::AsBefore, None),
             }
         }
     };
-    again = earlier(again, remove_renamed(context, binding, before.as_ref(), &held).await);
+    again = earlier(
+        again,
+        remove_renamed(context, binding, before.as_ref(), &held).await,
+    );
     if held != carried && held.is_subset(&carried) {
         match write_note(context, binding, who, &held).await {
             Ok(()) => carried.clone_from(&held),
@@ -144,8 +194,17 @@ async fn advance(context: &Context, binding: &DopplerPrefectBinding, who: &Bindi
     keep_only_asked(context, binding, who, followed, &carried);
     tell_pools(context, binding, who, &looked);
 
-    let patience = context.settings.stale_after.max(binding.spec.interval().unwrap_or(context.settings.refresh_interval) * 2);
-    let pools_before = before.as_ref().map(|status| status.work_pools.clone()).unwrap_or_default();
+    let patience = context.settings.stale_after.max(
+        binding
+            .spec
+            .interval()
+            .unwrap_or(context.settings.refresh_interval)
+            * 2,
+    );
+    let pools_before = before
+        .as_ref()
+        .map(|status| status.work_pools.clone())
+        .unwrap_or_default();
     let (injected, pools) = claims::told(&looked, &pools_before, was_true(INJECTED), patience);
     let told_later = matches!(secret.0, Step::Done(..)) && still_underway(context, who, &looked);
     if told_later {
@@ -156,16 +215,28 @@ async fn advance(context: &Context, binding: &DopplerPrefectBinding, who: &Bindi
         secret: secret.0,
         injected,
         suspended: false,
-        resolved: followed.last.as_ref().map(|last| (last.project.clone(), last.config.clone())),
+        resolved: followed
+            .last
+            .as_ref()
+            .map(|last| (last.project.clone(), last.config.clone())),
         secret_name: binding.secret_name().to_owned(),
         content: secret.1,
         pools,
     };
-    Advanced { outcome, again, told_later }
+    Advanced {
+        outcome,
+        again,
+        told_later,
+    }
 }
 
 /// The Secret that the last good values make.
-fn make(context: &Context, binding: &DopplerPrefectBinding, last: &Last, owned: bool) -> Result<Desired, (Reason, String)> {
+fn make(
+    context: &Context,
+    binding: &DopplerPrefectBinding,
+    last: &Last,
+    owned: bool,
+) -> Result<Desired, (Reason, String)> {
     let input = Input {
         binding: &binding.name_any(),
         binding_uid: binding.meta().uid.as_deref().unwrap_or_default(),
@@ -190,24 +261,45 @@ async fn secret_step(
     again: &mut Option<Duration>,
 ) -> (Step, Option<Content>) {
     let was_true = before.is_some_and(|status| is_true(status, SECRET_SYNCED));
-    let content = Content { keys: desired.data.len(), held_back: desired.held_back.clone(), hash: desired.content_hash.clone() };
-    let held_keys = before.filter(|status| status.secret_name.as_deref() == Some(&desired.name)).and_then(|status| status.keys).unwrap_or(0);
+    let content = Content {
+        keys: desired.data.len(),
+        held_back: desired.held_back.clone(),
+        hash: desired.content_hash.clone(),
+    };
+    let held_keys = before
+        .filter(|status| status.secret_name.as_deref() == Some(&desired.name))
+        .and_then(|status| status.keys)
+        .unwrap_or(0);
     if desired.data.is_empty() && held_keys > 0 && followed.seen < 2 {
-        let interval = binding.spec.interval().unwrap_or(context.settings.refresh_interval);
+        let interval = binding
+            .spec
+            .interval()
+            .unwrap_or(context.settings.refresh_interval);
         *again = earlier(*again, Some(interval.mul_f64(1.2)));
         let message = format!(
             "the answer for project and config would leave Secret {} without any key; it is refused until the next poll says the same",
             desired.name
         );
         context.report.tell(binding, Reason::EmptyAnswer, &message);
-        return (if was_true { Step::AsBefore } else { Step::Failed(Reason::EmptyAnswer, message) }, None);
+        return (
+            if was_true {
+                Step::AsBefore
+            } else {
+                Step::Failed(Reason::EmptyAnswer, message)
+            },
+            None,
+        );
     }
     if desired.name == crate::secret::key::NAME && desired.namespace == context.operator_namespace {
-        let message = format!("Secret {} holds the operator's own key: set spec.managedSecret.name to another name", desired.name);
+        let message = format!(
+            "Secret {} holds the operator's own key: set spec.managedSecret.name to another name",
+            desired.name
+        );
         return (Step::Failed(Reason::SecretForeign, message), None);
     }
     let had = before.is_some_and(|status| {
-        status.secret_name.as_deref() == Some(&desired.name) && status.content_hash.as_deref() == Some(&desired.content_hash)
+        status.secret_name.as_deref() == Some(&desired.name)
+            && status.content_hash.as_deref() == Some(&desired.content_hash)
     });
     let adopt = binding.spec.managed_secret.adopt;
     let done = put(context, who, desired, adopt, had, &|uid| context.lives(uid)).await;
@@ -217,17 +309,34 @@ async fn secret_step(
             let step = after_put(context, who, followed, desired, was_true, again);
             (step, Some(content))
         }
-        Err(Obstacle { reason, message, again: wait }) => {
+        Err(Obstacle {
+            reason,
+            message,
+            again: wait,
+        }) => {
             *again = earlier(*again, wait);
-            let passing = reason.class() == Class::Retry && reason != Reason::SecretContested && reason != Reason::SecretForbidden;
-            let step = if passing && was_true { Step::AsBefore } else { Step::Failed(reason, message) };
+            let passing = reason.class() == Class::Retry
+                && reason != Reason::SecretContested
+                && reason != Reason::SecretForbidden;
+            let step = if passing && was_true {
+                Step::AsBefore
+            } else {
+                Step::Failed(reason, message)
+            };
             (step, None)
         }
     }
 }
 
 /// The Secret is as it should be: is it as new as it should be, and left alone?
-fn after_put(context: &Context, who: &BindingRef, followed: &Followed, desired: &Desired, was_true: bool, again: &mut Option<Duration>) -> Step {
+fn after_put(
+    context: &Context,
+    who: &BindingRef,
+    followed: &Followed,
+    desired: &Desired,
+    was_true: bool,
+    again: &mut Option<Duration>,
+) -> Step {
     if let Some(quiet_in) = context.memory.of(who).drift.contested(Instant::now()) {
         *again = earlier(*again, Some(quiet_in));
         let message = format!(
@@ -238,7 +347,13 @@ fn after_put(context: &Context, who: &BindingRef, followed: &Followed, desired: 
     }
     followed.secret_step(was_true).unwrap_or_else(|| {
         let keys = desired.data.len();
-        Step::Done(Reason::Synced, format!("Secret {} holds the {keys} keys that Doppler last gave", desired.name))
+        Step::Done(
+            Reason::Synced,
+            format!(
+                "Secret {} holds the {keys} keys that Doppler last gave",
+                desired.name
+            ),
+        )
     })
 }
 
@@ -250,19 +365,40 @@ fn tell_put(
     followed: &Followed,
     before: Option<&DopplerPrefectBindingStatus>,
 ) {
-    let old = before.and_then(|status| Some((status.project.as_deref()?, status.config.as_deref()?)));
+    let old =
+        before.and_then(|status| Some((status.project.as_deref()?, status.config.as_deref()?)));
     if let (Some((project, config)), Some(last)) = (old, &followed.last)
         && (project, config) != (&*last.project, &*last.config)
     {
-        let message = format!("project and config changed from {project}/{config} to {}/{}", last.project, last.config);
-        context.report.tell(binding, Reason::SourceChanged, &message);
+        let message = format!(
+            "project and config changed from {project}/{config} to {}/{}",
+            last.project, last.config
+        );
+        context
+            .report
+            .tell(binding, Reason::SourceChanged, &message);
     }
     let name = &desired.name;
     match done {
         Put::Current | Put::Relabelled => {}
-        Put::Created => context.report.tell(binding, Reason::SecretCreated, &format!("Secret {name} was written with {} keys", desired.data.len())),
-        Put::Updated => context.report.tell(binding, Reason::SecretUpdated, &format!("Secret {name} was given new content, {} keys", desired.data.len())),
-        Put::Repaired => context.report.tell(binding, Reason::SecretRepaired, &format!("Secret {name} was changed or deleted by somebody, and was put back")),
+        Put::Created => context.report.tell(
+            binding,
+            Reason::SecretCreated,
+            &format!("Secret {name} was written with {} keys", desired.data.len()),
+        ),
+        Put::Updated => context.report.tell(
+            binding,
+            Reason::SecretUpdated,
+            &format!(
+                "Secret {name} was given new content, {} keys",
+                desired.data.len()
+            ),
+        ),
+        Put::Repaired => context.report.tell(
+            binding,
+            Reason::SecretRepaired,
+            &format!("Secret {name} was changed or deleted by somebody, and was put back"),
+        ),
     }
 }
 
@@ -279,14 +415,24 @@ async fn withdraw_obsolete(
     let connection = followed.connection.as_ref();
     let mut again = None;
     for entry in claims::obsolete(binding, connection, noted) {
-        if entry.secret != binding.secret_name() && !replaced(&entry, connection.map(|c| c.api_url.as_str()), looked) {
+        if entry.secret != binding.secret_name()
+            && !replaced(&entry, connection.map(|c| c.api_url.as_str()), looked)
+        {
             continue;
         }
         if claims::withdraw(context, binding, who, connection, &entry) != claims::Back::Out {
             continue;
         }
-        let since = context.memory.change(who, |remembered| *remembered.out_since.entry(entry.clone()).or_insert_with(Instant::now));
-        let wait = context.settings.release_wait.saturating_sub(since.elapsed());
+        let since = context.memory.change(who, |remembered| {
+            *remembered
+                .out_since
+                .entry(entry.clone())
+                .or_insert_with(Instant::now)
+        });
+        let wait = context
+            .settings
+            .release_wait
+            .saturating_sub(since.elapsed());
         if entry.secret == binding.secret_name() || wait.is_zero() {
             held.remove(&entry);
         } else {
@@ -298,12 +444,16 @@ async fn withdraw_obsolete(
 
 /// Whether the pool of an entry of an old name has the entry of the new name, or cannot have it: only then the old one may go.
 fn replaced(entry: &Noted, server: Option<&str>, looked: &Looked) -> bool {
-    use crate::inject::Phase;
+    use crate::inject::claim::Phase;
     if server != Some(entry.server.as_str()) {
         return true;
     }
     let found = looked.found.iter().find(|(pool, _)| *pool == entry.pool);
-    found.is_none_or(|(_, finding)| finding.as_ref().is_some_and(|finding| matches!(finding.phase, Phase::Held | Phase::LeftAlone)))
+    found.is_none_or(|(_, finding)| {
+        finding
+            .as_ref()
+            .is_some_and(|finding| matches!(finding.phase, Phase::Held | Phase::LeftAlone))
+    })
 }
 
 /// After a rename the old Secret goes, once no pool refers to it.
@@ -317,7 +467,9 @@ async fn remove_renamed(
         .and_then(|status| status.secret_name.clone())
         .into_iter()
         .chain(note::noted(binding).into_iter().map(|entry| entry.secret))
-        .filter(|name| name != binding.secret_name() && !held.iter().any(|entry| entry.secret == *name))
+        .filter(|name| {
+            name != binding.secret_name() && !held.iter().any(|entry| entry.secret == *name)
+        })
         .collect();
     let mut again = None;
     if !in_place(context, binding) {
@@ -337,10 +489,22 @@ async fn suspended(context: &Context, binding: &DopplerPrefectBinding, who: &Bin
     context.pools.forget(who);
     context.count_sources();
     let before = before(context, binding, who);
-    let pools = before.as_ref().map(|status| status.work_pools.clone()).unwrap_or_default();
-    let injected = before.as_ref().is_some_and(|status| status.conditions.iter().any(|c| c.type_ == INJECTED));
-    let outcome = Outcome { suspended: true, injected: injected.then_some(Step::AsBefore), pools, ..nothing(binding) };
-    record::record(context, binding, who, &outcome).await.map_or_else(Action::await_change, Action::requeue)
+    let pools = before
+        .as_ref()
+        .map(|status| status.work_pools.clone())
+        .unwrap_or_default();
+    let injected = before
+        .as_ref()
+        .is_some_and(|status| status.conditions.iter().any(|c| c.type_ == INJECTED));
+    let outcome = Outcome {
+        suspended: true,
+        injected: injected.then_some(Step::AsBefore),
+        pools,
+        ..nothing(binding)
+    };
+    record::record(context, binding, who, &outcome)
+        .await
+        .map_or_else(Action::await_change, Action::requeue)
 }
 
 /// An outcome that says nothing new.
@@ -358,41 +522,80 @@ fn nothing(binding: &DopplerPrefectBinding) -> Outcome {
 }
 
 /// The status as we last wrote it, which the watch may not have shown yet.
-fn before(context: &Context, binding: &DopplerPrefectBinding, who: &BindingRef) -> Option<DopplerPrefectBindingStatus> {
-    context.memory.of(who).status.map(|status| (*status).clone()).or_else(|| binding.status.clone())
+fn before(
+    context: &Context,
+    binding: &DopplerPrefectBinding,
+    who: &BindingRef,
+) -> Option<DopplerPrefectBindingStatus> {
+    context
+        .memory
+        .of(who)
+        .status
+        .map(|status| (*status).clone())
+        .or_else(|| binding.status.clone())
 }
 
 fn is_true(status: &DopplerPrefectBindingStatus, kind: &str) -> bool {
-    status.conditions.iter().any(|condition| condition.type_ == kind && condition.status == "True")
+    status
+        .conditions
+        .iter()
+        .any(|condition| condition.type_ == kind && condition.status == "True")
 }
 
 /// Whether the binding's own Secret is there.
 fn in_place(context: &Context, binding: &DopplerPrefectBinding) -> bool {
-    let key = ObjectKey { kind: Kind::Secret, namespace: binding.namespace().unwrap_or_default(), name: binding.secret_name().to_owned() };
+    let key = ObjectKey {
+        kind: Kind::Secret,
+        namespace: binding.namespace().unwrap_or_default(),
+        name: binding.secret_name().to_owned(),
+    };
     context.objects.known(&key).is_some_and(|known| {
-        !known.facts.terminating && known.facts.binding_uid.as_deref() == binding.meta().uid.as_deref()
+        !known.facts.terminating
+            && known.facts.binding_uid.as_deref() == binding.meta().uid.as_deref()
     })
 }
 
 /// The names of the Secret's keys, as one shared set.
-fn keys(context: &Context, who: &BindingRef, made: Option<&Result<Desired, (Reason, String)>>) -> Arc<BTreeSet<String>> {
+fn keys(
+    context: &Context,
+    who: &BindingRef,
+    made: Option<&Result<Desired, (Reason, String)>>,
+) -> Arc<BTreeSet<String>> {
     let remembered = context.memory.of(who).keys;
-    let Some(Ok(desired)) = made else { return remembered };
-    if desired.data.len() == remembered.len() && desired.data.keys().all(|key| remembered.contains(key)) {
+    let Some(Ok(desired)) = made else {
+        return remembered;
+    };
+    if desired.data.len() == remembered.len()
+        && desired.data.keys().all(|key| remembered.contains(key))
+    {
         return remembered;
     }
     let keys = Arc::new(desired.data.keys().cloned().collect::<BTreeSet<_>>());
-    context.memory.change(who, |remembered| remembered.keys = Arc::clone(&keys));
+    context
+        .memory
+        .change(who, |remembered| remembered.keys = Arc::clone(&keys));
     keys
 }
 
 /// Whether a new Secret should wait a moment for the first look at its pools.
-fn waits_for_a_look(context: &Context, binding: &DopplerPrefectBinding, who: &BindingRef, looked: &Looked) -> bool {
-    let patches = binding.spec.inject.work_pools.iter().any(|pool| pool.mode == InjectMode::Patch);
+fn waits_for_a_look(
+    context: &Context,
+    binding: &DopplerPrefectBinding,
+    who: &BindingRef,
+    looked: &Looked,
+) -> bool {
+    let patches = binding
+        .spec
+        .inject
+        .work_pools
+        .iter()
+        .any(|pool| pool.mode == InjectMode::Patch);
     if !patches || !looked.awaits_a_look() {
         return false;
     }
-    let since = context.memory.change(who, |remembered| *remembered.waits_since.get_or_insert_with(Instant::now));
+    let since = context.memory.change(who, |remembered| {
+        *remembered.waits_since.get_or_insert_with(Instant::now)
+    });
     since.elapsed() < FIRST_LOOK
 }
 
@@ -404,23 +607,44 @@ fn still_underway(context: &Context, who: &BindingRef, looked: &Looked) -> bool 
             remembered.waits_since = None;
             return false;
         }
-        remembered.waits_since.get_or_insert_with(Instant::now).elapsed() < UNDERWAY
+        remembered
+            .waits_since
+            .get_or_insert_with(Instant::now)
+            .elapsed()
+            < UNDERWAY
     })
 }
 
-async fn write_note(context: &Context, binding: &DopplerPrefectBinding, who: &BindingRef, entries: &BTreeSet<Noted>) -> Result<(), Duration> {
-    let written = note::note(context.client.clone(), binding, entries, context.settings.kubernetes_timeout).await;
+async fn write_note(
+    context: &Context,
+    binding: &DopplerPrefectBinding,
+    who: &BindingRef,
+    entries: &BTreeSet<Noted>,
+) -> Result<(), Duration> {
+    let written = note::note(
+        context.client.clone(),
+        binding,
+        entries,
+        context.settings.kubernetes_timeout,
+    )
+    .await;
     context.metrics.wrote("binding", written.is_ok());
     match written {
         Ok(_) => {
-            context.memory.change(who, |remembered| remembered.noted = Some(entries.clone()));
+            context
+                .memory
+                .change(who, |remembered| remembered.noted = Some(entries.clone()));
             Ok(())
         }
         Err(error) => {
             // What the watch shows next is the truth again.
-            context.memory.change(who, |remembered| remembered.noted = None);
+            context
+                .memory
+                .change(who, |remembered| remembered.noted = None);
             if !matches!(error, note::NoteError::Conflict) {
-                context.report.log(binding, error.reason(), &error.to_string());
+                context
+                    .report
+                    .log(binding, error.reason(), &error.to_string());
                 return Err(Duration::from_secs(10));
             }
             Err(AFTER_CONFLICT)
@@ -429,24 +653,57 @@ async fn write_note(context: &Context, binding: &DopplerPrefectBinding, who: &Bi
 }
 
 /// Claims of pools that neither the spec nor the note names any more are dropped.
-fn keep_only_asked(context: &Context, binding: &DopplerPrefectBinding, who: &BindingRef, followed: &Followed, noted: &BTreeSet<Noted>) {
-    let server = followed.connection.as_ref().map(|connection| connection.api_url.to_string());
+fn keep_only_asked(
+    context: &Context,
+    binding: &DopplerPrefectBinding,
+    who: &BindingRef,
+    followed: &Followed,
+    noted: &BTreeSet<Noted>,
+) {
+    let server = followed
+        .connection
+        .as_ref()
+        .map(|connection| connection.api_url.to_string());
     context.pools.retain(who, &|at, pool, secret| {
-        let asked = binding.spec.inject.work_pools.iter().any(|named| named.name == pool) && secret == binding.secret_name();
+        let asked = binding
+            .spec
+            .inject
+            .work_pools
+            .iter()
+            .any(|named| named.name == pool)
+            && secret == binding.secret_name();
         let current = server.as_deref().is_none_or(|server| server == at);
-        (asked && current) || noted.iter().any(|entry| entry.server == at && entry.pool == pool && entry.secret == secret)
+        (asked && current)
+            || noted
+                .iter()
+                .any(|entry| entry.server == at && entry.pool == pool && entry.secret == secret)
     });
 }
 
 /// Tells what the pools' reconcilers did since the last time.
-fn tell_pools(context: &Context, binding: &DopplerPrefectBinding, who: &BindingRef, looked: &Looked) {
+fn tell_pools(
+    context: &Context,
+    binding: &DopplerPrefectBinding,
+    who: &BindingRef,
+    looked: &Looked,
+) {
     for (pool, finding) in &looked.found {
-        let Some((number, reason)) = finding.as_ref().and_then(|finding| finding.event) else { continue };
-        let is_new = context.memory.change(who, |remembered| remembered.pool_events.insert(pool.clone(), number) != Some(number));
+        let Some((number, reason)) = finding.as_ref().and_then(|finding| finding.event) else {
+            continue;
+        };
+        let is_new = context.memory.change(who, |remembered| {
+            remembered.pool_events.insert(pool.clone(), number) != Some(number)
+        });
         if is_new {
             let message = match reason {
-                Reason::PoolPatched => format!("the entry for Secret {} was put into the template of work pool {pool}", binding.secret_name()),
-                _ => format!("the entry for Secret {} was taken out of the template of work pool {pool}", binding.secret_name()),
+                Reason::PoolPatched => format!(
+                    "the entry for Secret {} was put into the template of work pool {pool}",
+                    binding.secret_name()
+                ),
+                _ => format!(
+                    "the entry for Secret {} was taken out of the template of work pool {pool}",
+                    binding.secret_name()
+                ),
             };
             context.report.tell(binding, reason, &message);
         }

@@ -22,7 +22,12 @@ use crate::{
 const AGAIN: Duration = Duration::from_secs(5);
 
 /// Writes the status that says `outcome`, if it differs from the one that was written last. Gives when to try again, if it was not taken.
-pub async fn record(context: &Context, binding: &DopplerPrefectBinding, who: &BindingRef, outcome: &Outcome) -> Option<Duration> {
+pub async fn record(
+    context: &Context,
+    binding: &DopplerPrefectBinding,
+    who: &BindingRef,
+    outcome: &Outcome,
+) -> Option<Duration> {
     let remembered = context.memory.of(who).status;
     let before = remembered.as_deref().or(binding.status.as_ref());
     let after = status(before, binding.meta().generation, outcome, &now());
@@ -35,7 +40,9 @@ pub async fn record(context: &Context, binding: &DopplerPrefectBinding, who: &Bi
     match written {
         Ok(()) => {
             context.report.changed(binding, before, &after);
-            context.memory.change(who, |remembered| remembered.status = Some(Arc::new(after)));
+            context
+                .memory
+                .change(who, |remembered| remembered.status = Some(Arc::new(after)));
             None
         }
         // It is gone, or another one by now: its own event follows.
@@ -45,8 +52,15 @@ pub async fn record(context: &Context, binding: &DopplerPrefectBinding, who: &Bi
 }
 
 /// Replaces the status whole; the status of another binding of the same name is not touched.
-async fn write(context: &Context, binding: &DopplerPrefectBinding, status: serde_json::Value) -> Result<(), Option<u16>> {
-    let api: Api<DopplerPrefectBinding> = Api::namespaced(context.client.clone(), &binding.namespace().unwrap_or_default());
+async fn write(
+    context: &Context,
+    binding: &DopplerPrefectBinding,
+    status: serde_json::Value,
+) -> Result<(), Option<u16>> {
+    let api: Api<DopplerPrefectBinding> = Api::namespaced(
+        context.client.clone(),
+        &binding.namespace().unwrap_or_default(),
+    );
     let patch = json!([
         {"op": "test", "path": "/metadata/uid", "value": binding.uid()},
         {"op": "add", "path": "/status", "value": status},
@@ -54,7 +68,11 @@ async fn write(context: &Context, binding: &DopplerPrefectBinding, status: serde
     let patch: json_patch::Patch = serde_json::from_value(patch).map_err(|_| None)?;
     let name = binding.name_any();
     let params = PatchParams::default();
-    let patched = timeout(context.settings.kubernetes_timeout, api.patch_status(&name, &params, &Patch::<()>::Json(patch))).await;
+    let patched = timeout(
+        context.settings.kubernetes_timeout,
+        api.patch_status(&name, &params, &Patch::<()>::Json(patch)),
+    )
+    .await;
     match patched {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(kube::Error::Api(status))) => Err(Some(status.code)),
@@ -64,7 +82,10 @@ async fn write(context: &Context, binding: &DopplerPrefectBinding, status: serde
 
 /// A binding that cannot be read, which an older CRD may have let in, is told so. It is left as it is.
 pub async fn unreadable(context: &Context, invalid: &InvalidObject) {
-    let mut binding = DopplerPrefectBinding::new(invalid.metadata.name.as_deref().unwrap_or_default(), DopplerPrefectBindingSpec::default());
+    let mut binding = DopplerPrefectBinding::new(
+        invalid.metadata.name.as_deref().unwrap_or_default(),
+        DopplerPrefectBindingSpec::default(),
+    );
     binding.metadata = invalid.metadata.clone();
     let message = "the operator cannot read this binding: apply the CRD of this version, and correct the fields that kubectl apply then refuses";
     let condition = Condition {

@@ -17,7 +17,7 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use crate::{
-    crd::{KeyRef, KeyRefSource, ServerSpec},
+    crd::{KeyRef, KeyRefSource, Kind, ServerSpec},
     outbound::{AllowedHosts, HostRefused, in_cluster_url},
     reason::Reason,
 };

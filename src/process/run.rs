@@ -57,7 +57,9 @@ pub enum RunError {
     #[error(transparent)]
     Client(#[from] ClientError),
     /// No way to the API server.
-    #[error("no way to the API server is configured: run in a cluster with a service account, or set KUBECONFIG")]
+    #[error(
+        "no way to the API server is configured: run in a cluster with a service account, or set KUBECONFIG"
+    )]
     Kubernetes,
     /// No hash key.
     #[error(transparent)]
@@ -84,7 +86,13 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         release_wait,
         release_timeout,
         kubernetes_timeout,
-        upstream: UpstreamArgs { allowed_doppler_hosts, allowed_prefect_hosts, prefect_timeout, doppler_timeout },
+        upstream:
+            UpstreamArgs {
+                allowed_doppler_hosts,
+                allowed_prefect_hosts,
+                prefect_timeout,
+                doppler_timeout,
+            },
         metrics_address,
         health_address,
         log_format,
@@ -93,16 +101,32 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     telemetry::start(log_format, &log_filter)?;
     let prefect_hosts = AllowedHosts::parse("--allowed-prefect-host", &allowed_prefect_hosts)?;
     let doppler_hosts = AllowedHosts::parse("--allowed-doppler-host", &allowed_doppler_hosts)?;
-    let settings = Settings { refresh_interval, stale_after, release_wait, release_timeout, kubernetes_timeout };
+    let settings = Settings {
+        refresh_interval,
+        stale_after,
+        release_wait,
+        release_timeout,
+        kubernetes_timeout,
+    };
 
     let mut tasks = Tasks::new();
     let shutdown = tasks.shutdown();
     let metrics = Arc::new(Metrics::new());
     let readiness = Readiness::default();
     let health = server::listen(health_address, "health").await?;
-    tasks.spawn("health", server::serve(health, server::health(readiness.clone()), shutdown.clone()));
+    tasks.spawn(
+        "health",
+        server::serve(health, server::health(readiness.clone()), shutdown.clone()),
+    );
     let listener = server::listen(metrics_address, "metrics").await?;
-    tasks.spawn("metrics", server::serve(listener, server::metrics(Arc::clone(&metrics)), shutdown.clone()));
+    tasks.spawn(
+        "metrics",
+        server::serve(
+            listener,
+            server::metrics(Arc::clone(&metrics)),
+            shutdown.clone(),
+        ),
+    );
 
     let client = kubernetes().await?;
     let secrets = Secrets::new(client.clone(), kubernetes_timeout);
@@ -117,9 +141,27 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         Arc::new(Objects::new(Box::new(move |who| wake(who))))
     };
     let clients = Arc::new(Clients::new(prefect_timeout));
-    let blocks = upstream::blocks(Arc::clone(&clients), Arc::clone(&metrics), Arc::clone(&wake), IN_FLIGHT, shutdown.clone());
-    let configs = upstream::configs(doppler_timeout, &metrics, Arc::clone(&wake), IN_FLIGHT, shutdown.clone())?;
-    let pools = Pools::new(Arc::clone(&clients), IN_FLIGHT, Arc::clone(&wake), Arc::clone(&metrics), shutdown.clone());
+    let blocks = upstream::blocks(
+        Arc::clone(&clients),
+        Arc::clone(&metrics),
+        Arc::clone(&wake),
+        IN_FLIGHT,
+        shutdown.clone(),
+    );
+    let configs = upstream::configs(
+        doppler_timeout,
+        &metrics,
+        Arc::clone(&wake),
+        IN_FLIGHT,
+        shutdown.clone(),
+    )?;
+    let pools = Pools::new(
+        Arc::clone(&clients),
+        IN_FLIGHT,
+        Arc::clone(&wake),
+        Arc::clone(&metrics),
+        shutdown.clone(),
+    );
     let (report, events) = Report::new(client.clone(), Arc::clone(&metrics), shutdown.clone());
     tasks.spawn("events", events);
     tasks.spawn("tidy", tidy(clients, shutdown.clone()));
@@ -170,11 +212,24 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         let (bindings_seen, hears) = signal::channel(false);
         ready.push(hears);
         let woken = wakes.stream(scope.clone());
-        let scope_task = ScopeTask { scope, store, client: client.clone(), objects: Arc::clone(&objects), context: Arc::clone(&context), concurrency };
-        tasks.spawn("controller", scope_task.run(changed, woken, bindings_seen, shutdown.clone()));
+        let scope_task = ScopeTask {
+            scope,
+            store,
+            client: client.clone(),
+            objects: Arc::clone(&objects),
+            context: Arc::clone(&context),
+            concurrency,
+        };
+        tasks.spawn(
+            "controller",
+            scope_task.run(changed, woken, bindings_seen, shutdown.clone()),
+        );
     }
     let scopes = Scope::of(&watch_namespaces);
-    tasks.spawn("managed pools", managed::follow(client, scopes, pools, shutdown.clone()));
+    tasks.spawn(
+        "managed pools",
+        managed::follow(client, scopes, pools, shutdown.clone()),
+    );
     tasks.spawn("ready", become_ready(ready, readiness, shutdown));
     info!(version = env!("CARGO_PKG_VERSION"), "running");
     Ok(tasks.until_end().await?)
@@ -215,7 +270,11 @@ async fn tidy(clients: Arc<Clients>, shutdown: CancellationToken) {
     }
 }
 
-async fn become_ready(scopes: Vec<signal::Receiver<bool>>, readiness: Readiness, shutdown: CancellationToken) {
+async fn become_ready(
+    scopes: Vec<signal::Receiver<bool>>,
+    readiness: Readiness,
+    shutdown: CancellationToken,
+) {
     for mut scope in scopes {
         tokio::select! {
             () = shutdown.cancelled() => return,
@@ -244,12 +303,25 @@ impl ScopeTask {
         seen: signal::Sender<bool>,
         shutdown: CancellationToken,
     ) {
-        let Self { scope, store, client, objects, context, concurrency } = self;
+        let Self {
+            scope,
+            store,
+            client,
+            objects,
+            context,
+            concurrency,
+        } = self;
         let (secrets_seen, mut secrets) = signal::channel(false);
         let (maps_seen, mut maps) = signal::channel(false);
         let watches = async {
             tokio::join!(
-                watch::secrets(client.clone(), scope.clone(), Arc::clone(&objects), secrets_seen, shutdown.clone()),
+                watch::secrets(
+                    client.clone(),
+                    scope.clone(),
+                    Arc::clone(&objects),
+                    secrets_seen,
+                    shutdown.clone()
+                ),
                 watch::config_maps(client, scope, objects, maps_seen, shutdown.clone()),
             );
         };
@@ -267,7 +339,14 @@ impl ScopeTask {
                 let _ = store.wait_until_ready().await;
                 seen.send_replace(true);
             };
-            let reconciles = controller::run(context, store.clone(), changed, woken, concurrency, shutdown.clone());
+            let reconciles = controller::run(
+                context,
+                store.clone(),
+                changed,
+                woken,
+                concurrency,
+                shutdown.clone(),
+            );
             tokio::join!(ready, reconciles);
         };
         tokio::join!(watches, reconciles);

@@ -20,7 +20,13 @@ use crate::{
 
 /// Blocks, read through `clients`.
 #[must_use]
-pub fn blocks(clients: Arc<Clients>, metrics: Arc<Metrics>, wake: Wake<BindingRef>, in_flight: usize, shutdown: CancellationToken) -> Blocks {
+pub fn blocks(
+    clients: Arc<Clients>,
+    metrics: Arc<Metrics>,
+    wake: Wake<BindingRef>,
+    in_flight: usize,
+    shutdown: CancellationToken,
+) -> Blocks {
     let read: Read<BlockKey, BlockDocument> = Box::new(move |key: BlockKey, last| {
         let (clients, metrics) = (Arc::clone(&clients), Arc::clone(&metrics));
         Box::pin(async move {
@@ -29,8 +35,18 @@ pub fn blocks(clients: Arc<Clients>, metrics: Arc<Metrics>, wake: Wake<BindingRe
                 Err(error) => Err(error),
             };
             let answer = document
-                .map(|document| if last.as_deref() == Some(&document) { Answer::Same } else { Answer::New(document) })
-                .map_err(|error| Fault { reason: error.reason(), message: error.to_string(), retry_after: error.retry_after() });
+                .map(|document| {
+                    if last.as_deref() == Some(&document) {
+                        Answer::Same
+                    } else {
+                        Answer::New(document)
+                    }
+                })
+                .map_err(|error| Fault {
+                    reason: error.reason(),
+                    message: error.to_string(),
+                    retry_after: error.retry_after(),
+                });
             count(&metrics, "prefect", &answer);
             answer
         })
@@ -51,22 +67,32 @@ pub fn configs(
 ) -> Result<Configs, ClientError> {
     let client = Arc::new(doppler::Client::new(timeout)?);
     let metrics = Arc::clone(metrics);
-    let read: Read<Coordinates, Snapshot> = Box::new(move |key: Coordinates, last: Option<Arc<Snapshot>>| {
-        let (client, metrics) = (Arc::clone(&client), Arc::clone(&metrics));
-        Box::pin(async move {
-            let answer = client
-                .download(&key, last.as_deref())
-                .await
-                .map(|download| match download {
-                    Download::Unchanged => Answer::Same,
-                    Download::New(snapshot) if last.as_deref().is_some_and(|last| last.values_equal(&snapshot)) => Answer::Same,
-                    Download::New(snapshot) => Answer::New(snapshot),
-                })
-                .map_err(|error| Fault { reason: error.reason(), message: error.to_string(), retry_after: error.retry_after() });
-            count(&metrics, "doppler", &answer);
-            answer
-        })
-    });
+    let read: Read<Coordinates, Snapshot> =
+        Box::new(move |key: Coordinates, last: Option<Arc<Snapshot>>| {
+            let (client, metrics) = (Arc::clone(&client), Arc::clone(&metrics));
+            Box::pin(async move {
+                let answer = client
+                    .download(&key, last.as_deref())
+                    .await
+                    .map(|download| match download {
+                        Download::Unchanged => Answer::Same,
+                        // A new tag of the same content is taken in, so that the next read can be answered with 304.
+                        Download::New(snapshot)
+                            if snapshot.is_empty() && last.as_deref() == Some(&snapshot) =>
+                        {
+                            Answer::Same
+                        }
+                        Download::New(snapshot) => Answer::New(snapshot),
+                    })
+                    .map_err(|error| Fault {
+                        reason: error.reason(),
+                        message: error.to_string(),
+                        retry_after: error.retry_after(),
+                    });
+                count(&metrics, "doppler", &answer);
+                answer
+            })
+        });
     Ok(Sources::new(read, wake, in_flight, shutdown))
 }
 
@@ -76,5 +102,8 @@ fn count<V>(metrics: &Metrics, upstream: &'static str, answer: &Result<Answer<V>
         Ok(Answer::New(_)) => "new",
         Err(fault) => fault.reason.as_str(),
     };
-    metrics.reads.get_or_create(&ReadLabels { upstream, outcome }).inc();
+    metrics
+        .reads
+        .get_or_create(&ReadLabels { upstream, outcome })
+        .inc();
 }
