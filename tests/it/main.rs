@@ -15,6 +15,7 @@ mod chart;
 mod crd;
 mod image;
 mod pools;
+mod runs;
 mod secrets;
 mod way_back;
 mod work_pools;
