@@ -152,8 +152,13 @@ fn each_value_set_renders_the_objects_it_stands_for() {
     assert_eq!(defaults, expected);
 
     let listed = objects(VALUE_SETS[1].1);
-    let kinds: Vec<_> = listed.iter().map(kubernetes::kind).collect();
-    assert!(!kinds.contains(&"ClusterRole") && !kinds.contains(&"ClusterRoleBinding"));
+    let wide = one(&listed, "ClusterRole").data["rules"].to_string();
+    assert!(!wide.contains("secrets"), "{wide}");
+    let narrow = kinds_of(&[
+        "watchNamespaces={flows}",
+        "rbac.terminatingNamespaces=false",
+    ]);
+    assert!(!narrow.contains("ClusterRole") && !narrow.contains("ClusterRoleBinding"));
     let roles: BTreeSet<_> = listed
         .iter()
         .filter(|object| kubernetes::kind(object) == "Role")
