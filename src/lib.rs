@@ -1,5 +1,6 @@
 //! Brings Doppler secrets into the flow runs of Prefect's Kubernetes work pools.
 pub mod args;
+pub mod controller;
 pub mod crd;
 pub mod doppler;
 pub mod inject;

@@ -1,1 +1,37 @@
-fn main() {}
+//! Parses the arguments, installs the crypto provider, runs the subcommand.
+
+use std::{io::Write, process::ExitCode};
+
+use clap::Parser;
+use doppler_prefect_operator::{
+    args::{Cli, Command},
+    crd, process, reason,
+};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    // It can only fail if a provider is installed already, which serves as well.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let done: Result<ExitCode, Box<dyn std::error::Error>> = match Cli::parse().command {
+        Command::Run(args) => process::run::run(*args)
+            .await
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(Into::into),
+        Command::Crd => crd::crd_yaml().map(|text| print(&text)).map_err(Into::into),
+        Command::Reasons => Ok(print(&reason::manual())),
+        Command::Check(_) | Command::Release(_) => Err("not built yet".into()),
+    };
+    done.unwrap_or_else(|error| {
+        let _ = writeln!(std::io::stderr(), "error: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+fn print(text: &str) -> ExitCode {
+    let written = std::io::stdout().write_all(text.as_bytes());
+    if written.is_ok() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}

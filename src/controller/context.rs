@@ -2,10 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kube::Client;
+use kube::{Client, Resource, runtime::reflector::Store};
 use tokio::sync::Semaphore;
 
-use super::{memory::Memory, objects::Objects, references::References, wake::BindingRef};
+use super::{
+    memory::Memory, objects::Objects, references::References, wake::BindingRef, watch::Guarded,
+};
 use crate::{
     crd::BlockSpec,
     doppler::{Coordinates, Snapshot},
@@ -33,7 +35,11 @@ impl BlockKey {
     /// The block that a binding names.
     #[must_use]
     pub fn new(connection: Arc<Connection>, block: &BlockSpec) -> Self {
-        Self { connection, type_slug: block.type_slug.clone(), name: block.name.clone() }
+        Self {
+            connection,
+            type_slug: block.type_slug.clone(),
+            name: block.name.clone(),
+        }
     }
 }
 
@@ -89,6 +95,10 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// Reconciles in flight, over all scopes.
     pub reconciles: Semaphore,
+    /// Namespace of the operator itself.
+    pub operator_namespace: String,
+    /// The bindings of each scope.
+    pub bindings: Vec<Store<Guarded>>,
 }
 
 impl Context {
@@ -100,14 +110,29 @@ impl Context {
         self.objects.forget(binding);
         self.memory.forget(binding);
         self.report.forget(binding);
-        self.references.retain(|object| self.objects.is_named(object));
+        self.references
+            .retain(|object| self.objects.is_named(object));
         self.count_sources();
+    }
+
+    /// Whether a binding of this UID is there.
+    #[must_use]
+    pub fn lives(&self, uid: &str) -> bool {
+        self.bindings.iter().any(|store| {
+            store
+                .find(|binding| binding.meta().uid.as_deref() == Some(uid))
+                .is_some()
+        })
     }
 
     /// Counts what is polled.
     pub fn count_sources(&self) {
-        self.metrics.blocks.set(i64::try_from(self.blocks.len()).unwrap_or(i64::MAX));
-        self.metrics.configs.set(i64::try_from(self.configs.len()).unwrap_or(i64::MAX));
+        self.metrics
+            .blocks
+            .set(i64::try_from(self.blocks.len()).unwrap_or(i64::MAX));
+        self.metrics
+            .configs
+            .set(i64::try_from(self.configs.len()).unwrap_or(i64::MAX));
     }
 }
 

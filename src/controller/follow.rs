@@ -17,7 +17,11 @@ use super::{
 use crate::{
     crd::{DopplerPrefectBinding, PrefectSpec},
     doppler::{Coordinates, Snapshot},
-    prefect::{BlockFields, Connection, Values, connection, references},
+    prefect::{
+        Connection,
+        block::BlockFields,
+        server::{Values, connection, references},
+    },
     reason::{Class, Reason},
     source::{Fault, Reading},
     status::Step,
@@ -81,8 +85,15 @@ pub struct Followed {
 struct Stop(Fault, Duration);
 
 /// Follows the way of a value up to Doppler.
-pub async fn follow(context: &Context, binding: &DopplerPrefectBinding, who: &BindingRef) -> Followed {
-    let interval = binding.spec.interval().unwrap_or(context.settings.refresh_interval);
+pub async fn follow(
+    context: &Context,
+    binding: &DopplerPrefectBinding,
+    who: &BindingRef,
+) -> Followed {
+    let interval = binding
+        .spec
+        .interval()
+        .unwrap_or(context.settings.refresh_interval);
     let patience = context.settings.stale_after.max(interval * 2);
     let mut followed = Followed::default();
     care(context, binding, who);
@@ -90,17 +101,34 @@ pub async fn follow(context: &Context, binding: &DopplerPrefectBinding, who: &Bi
         Ok(overrides) => overrides,
         Err(Stop(fault, failing_for)) => {
             followed.stopped(Stage::Block, fault, failing_for, patience);
-            followed.again = Some(followed.again.unwrap_or(REFERENCE_RETRY).min(REFERENCE_RETRY));
+            followed.again = Some(
+                followed
+                    .again
+                    .unwrap_or(REFERENCE_RETRY)
+                    .min(REFERENCE_RETRY),
+            );
             followed.last = context.memory.of(who).last;
             return followed;
         }
     };
-    let coordinates = coordinates(context, binding, who, overrides, interval, patience, &mut followed);
+    let coordinates = coordinates(
+        context,
+        binding,
+        who,
+        overrides,
+        interval,
+        patience,
+        &mut followed,
+    );
     match coordinates {
         Some(coordinates) => {
             let reading = context.configs.depend(who, &coordinates, interval);
             let value = followed.take(Stage::Config, &reading, patience);
-            followed.last = value.map(|snapshot| Last { project: coordinates.project, config: coordinates.config, snapshot });
+            followed.last = value.map(|snapshot| Last {
+                project: coordinates.project,
+                config: coordinates.config,
+                snapshot,
+            });
             followed.seen = reading.seen;
         }
         // The config that was read before goes on being read: the block may come back as it was.
@@ -108,7 +136,9 @@ pub async fn follow(context: &Context, binding: &DopplerPrefectBinding, who: &Bi
     }
     context.count_sources();
     if let Some(last) = &followed.last {
-        context.memory.change(who, |remembered| remembered.last = Some(last.clone()));
+        context
+            .memory
+            .change(who, |remembered| remembered.last = Some(last.clone()));
     } else if !followed.awaited {
         followed.last = context.memory.of(who).last;
         followed.seen = 0;
@@ -121,9 +151,22 @@ fn care(context: &Context, binding: &DopplerPrefectBinding, who: &BindingRef) {
     let mut keys: HashSet<ObjectKey> = named(binding).into_iter().map(|(key, ..)| key).collect();
     let namespace = binding.namespace().unwrap_or_default();
     let secrets = std::iter::once(binding.secret_name().to_owned())
-        .chain(super::note::noted(binding).into_iter().map(|noted| noted.secret))
-        .chain(binding.status.as_ref().and_then(|status| status.secret_name.clone()));
-    keys.extend(secrets.map(|name| ObjectKey { kind: Kind::Secret, namespace: namespace.clone(), name }));
+        .chain(
+            super::note::noted(binding)
+                .into_iter()
+                .map(|noted| noted.secret),
+        )
+        .chain(
+            binding
+                .status
+                .as_ref()
+                .and_then(|status| status.secret_name.clone()),
+        );
+    keys.extend(secrets.map(|name| ObjectKey {
+        kind: Kind::Secret,
+        namespace: namespace.clone(),
+        name,
+    }));
     context.objects.care(who, keys);
 }
 
@@ -134,14 +177,26 @@ pub fn named(binding: &DopplerPrefectBinding) -> Vec<(ObjectKey, String, String)
     let mut named = Vec::new();
     if let Some(prefect) = &binding.spec.prefect {
         for reference in references(&prefect.server) {
-            let object = ObjectKey { kind: reference.kind, namespace: namespace.clone(), name: reference.name };
+            let object = ObjectKey {
+                kind: reference.kind,
+                namespace: namespace.clone(),
+                name: reference.name,
+            };
             named.push((object, reference.key, reference.purpose.to_string()));
         }
     }
     if let Some(token) = &binding.spec.doppler.access_token {
         let at = &token.value_from.secret_key_ref;
-        let object = ObjectKey { kind: Kind::Secret, namespace, name: at.name.clone() };
-        named.push((object, at.key.clone(), "spec.doppler.accessToken".to_owned()));
+        let object = ObjectKey {
+            kind: Kind::Secret,
+            namespace,
+            name: at.name.clone(),
+        };
+        named.push((
+            object,
+            at.key.clone(),
+            "spec.doppler.accessToken".to_owned(),
+        ));
     }
     named
 }
@@ -155,7 +210,9 @@ async fn prepare(
 ) -> Result<BlockFields, Stop> {
     let since = |fault: Fault| {
         let failing_for = context.memory.change(who, |remembered| {
-            let since = remembered.references_fail_since.get_or_insert_with(Instant::now);
+            let since = remembered
+                .references_fail_since
+                .get_or_insert_with(Instant::now);
             since.elapsed()
         });
         Stop(fault, failing_for)
@@ -164,18 +221,36 @@ async fn prepare(
         followed.connection = Some(connect(context, binding, prefect).await.map_err(since)?);
     }
     let spec = &binding.spec.doppler;
-    let mut overrides = BlockFields { project: spec.project.clone(), config: spec.config.clone(), access_token: None };
+    let mut overrides = BlockFields {
+        project: spec.project.clone(),
+        config: spec.config.clone(),
+        access_token: None,
+    };
     if let Some(token) = &spec.access_token {
         let at = &token.value_from.secret_key_ref;
-        let object = ObjectKey { kind: Kind::Secret, namespace: binding.namespace().unwrap_or_default(), name: at.name.clone() };
-        let text = context.references.text(&context.objects, &object, &at.key, "spec.doppler.accessToken").await;
+        let object = ObjectKey {
+            kind: Kind::Secret,
+            namespace: binding.namespace().unwrap_or_default(),
+            name: at.name.clone(),
+        };
+        let text = context
+            .references
+            .text(
+                &context.objects,
+                &object,
+                &at.key,
+                "spec.doppler.accessToken",
+            )
+            .await;
         let text = text.map_err(|error| since(fault(error.reason(), &error)))?;
         overrides.access_token = Some(trimmed(&text));
     }
     context.memory.change(who, |remembered| {
         remembered.references_fail_since = None;
         if let Some(connection) = &followed.connection {
-            remembered.connections.insert(connection.api_url.to_string(), Arc::clone(connection));
+            remembered
+                .connections
+                .insert(connection.api_url.to_string(), Arc::clone(connection));
         }
     });
     Ok(overrides)
@@ -188,14 +263,31 @@ fn trimmed(text: &secrecy::SecretString) -> secrecy::SecretString {
 }
 
 /// How the binding's Prefect server is reached.
-async fn connect(context: &Context, binding: &DopplerPrefectBinding, prefect: &PrefectSpec) -> Result<Arc<Connection>, Fault> {
+///
+/// # Errors
+/// If something that its stanza refers to is not there, or it is not allowed.
+pub async fn connect(
+    context: &Context,
+    binding: &DopplerPrefectBinding,
+    prefect: &PrefectSpec,
+) -> Result<Arc<Connection>, Fault> {
     let namespace = binding.namespace().unwrap_or_default();
     let mut values = Values::default();
     for reference in references(&prefect.server) {
-        let object = ObjectKey { kind: reference.kind, namespace: namespace.clone(), name: reference.name };
+        let object = ObjectKey {
+            kind: reference.kind,
+            namespace: namespace.clone(),
+            name: reference.name,
+        };
         let field = reference.purpose.to_string();
-        let text = context.references.text(&context.objects, &object, &reference.key, &field).await;
-        values.insert(reference.purpose, text.map_err(|error| fault(error.reason(), &error))?);
+        let text = context
+            .references
+            .text(&context.objects, &object, &reference.key, &field)
+            .await;
+        values.insert(
+            reference.purpose,
+            text.map_err(|error| fault(error.reason(), &error))?,
+        );
     }
     connection(&prefect.server, &namespace, &values, &context.prefect_hosts)
         .map(Arc::new)
@@ -220,9 +312,17 @@ fn coordinates(
             let reading = context.blocks.depend(who, &key, interval);
             let block = followed.take(Stage::Block, &reading, patience)?;
             match block.fields(prefect.block.pointer.as_deref()) {
-                Ok(fields) => (fields.overridden_by(overrides), format!("block {}/{} gives", key.type_slug, key.name)),
+                Ok(fields) => (
+                    fields.overridden_by(overrides),
+                    format!("block {}/{} gives", key.type_slug, key.name),
+                ),
                 Err(error) => {
-                    followed.stopped(Stage::Block, fault(error.reason(), &error), Duration::ZERO, patience);
+                    followed.stopped(
+                        Stage::Block,
+                        fault(error.reason(), &error),
+                        Duration::ZERO,
+                        patience,
+                    );
                     return None;
                 }
             }
@@ -235,7 +335,12 @@ fn coordinates(
     let complete = match fields.complete() {
         Ok(complete) => complete,
         Err(error) => {
-            followed.stopped(Stage::Block, fault(error.reason(), &error), Duration::ZERO, patience);
+            followed.stopped(
+                Stage::Block,
+                fault(error.reason(), &error),
+                Duration::ZERO,
+                patience,
+            );
             return None;
         }
     };
@@ -246,7 +351,10 @@ fn coordinates(
             return None;
         }
     };
-    followed.resolved = Some(format!("{from} project {}, config {}", complete.project, complete.config));
+    followed.resolved = Some(format!(
+        "{from} project {}, config {}",
+        complete.project, complete.config
+    ));
     Some(Coordinates {
         host,
         token: complete.access_token,
@@ -259,7 +367,8 @@ fn coordinates(
 fn doppler_host(context: &Context, host: Option<&str>) -> Result<Url, Fault> {
     let url = Url::parse(host.unwrap_or(DOPPLER)).map_err(|_| Fault {
         reason: Reason::InvalidSpec,
-        message: "spec.doppler.host is not a URL: write one such as https://api.doppler.com".to_owned(),
+        message: "spec.doppler.host is not a URL: write one such as https://api.doppler.com"
+            .to_owned(),
         retry_after: None,
     })?;
     context.doppler_hosts.check(&url).map_err(|error| Fault {
@@ -272,14 +381,28 @@ fn doppler_host(context: &Context, host: Option<&str>) -> Result<Url, Fault> {
 
 /// A fault from an error whose text may be shown.
 pub fn fault(reason: Reason, error: &impl std::fmt::Display) -> Fault {
-    Fault { reason, message: error.to_string(), retry_after: None }
+    Fault {
+        reason,
+        message: error.to_string(),
+        retry_after: None,
+    }
 }
 
 impl Followed {
     /// Takes what a source knows: its value, if there is one; and its trouble.
-    fn take<V>(&mut self, stage: Stage, reading: &Reading<V>, patience: Duration) -> Option<Arc<V>> {
+    fn take<V>(
+        &mut self,
+        stage: Stage,
+        reading: &Reading<V>,
+        patience: Duration,
+    ) -> Option<Arc<V>> {
         match &reading.fault {
-            Some(fault) => self.stopped(stage, fault.clone(), reading.failing_for(Instant::now()), patience),
+            Some(fault) => self.stopped(
+                stage,
+                fault.clone(),
+                reading.failing_for(Instant::now()),
+                patience,
+            ),
             None if reading.value.is_none() => self.awaited = true,
             None => {}
         }
@@ -288,13 +411,18 @@ impl Followed {
 
     /// Notes trouble; the first one on the way counts.
     fn stopped(&mut self, stage: Stage, fault: Fault, failing_for: Duration, patience: Duration) {
-        let lasting = matches!(fault.reason.class(), Class::WaitForChange) || failing_for >= patience;
+        let lasting =
+            matches!(fault.reason.class(), Class::WaitForChange) || failing_for >= patience;
         if !lasting {
             let wait = patience.saturating_sub(failing_for);
             self.again = Some(self.again.map_or(wait, |again| again.min(wait)));
         }
         if self.trouble.is_none() {
-            self.trouble = Some(Trouble { stage, fault, lasting });
+            self.trouble = Some(Trouble {
+                stage,
+                fault,
+                lasting,
+            });
         }
     }
 
@@ -302,7 +430,9 @@ impl Followed {
     #[must_use]
     pub fn block_step(&self, was_true: bool) -> Step {
         match (&self.trouble, &self.resolved) {
-            (Some(trouble), _) if trouble.stage == Stage::Block && trouble.lasting => failed(&trouble.fault),
+            (Some(trouble), _) if trouble.stage == Stage::Block && trouble.lasting => {
+                failed(&trouble.fault)
+            }
             (_, Some(resolved)) => Step::Done(Reason::Resolved, resolved.clone()),
             (Some(trouble), None) if trouble.stage == Stage::Config => failed(&trouble.fault),
             (Some(_), None) if was_true => Step::AsBefore,
@@ -316,13 +446,24 @@ impl Followed {
     pub fn secret_step(&self, was_true: bool) -> Option<Step> {
         let trouble = self.trouble.as_ref()?;
         if trouble.lasting {
-            let kept = if self.last.is_some() || was_true { "; the Secret keeps its last good values" } else { "" };
-            return Some(Step::Failed(trouble.fault.reason, format!("{}{kept}", trouble.fault.message)));
+            let kept = if self.last.is_some() || was_true {
+                "; the Secret keeps its last good values"
+            } else {
+                ""
+            };
+            return Some(Step::Failed(
+                trouble.fault.reason,
+                format!("{}{kept}", trouble.fault.message),
+            ));
         }
         if self.last.is_some() {
             return None;
         }
-        Some(if was_true { Step::AsBefore } else { failed(&trouble.fault) })
+        Some(if was_true {
+            Step::AsBefore
+        } else {
+            failed(&trouble.fault)
+        })
     }
 }
 
@@ -337,22 +478,49 @@ mod tests {
     const PATIENCE: Duration = Duration::from_mins(5);
 
     fn unreachable() -> Fault {
-        Fault { reason: Reason::DopplerUnreachable, message: "down".to_owned(), retry_after: None }
+        Fault {
+            reason: Reason::DopplerUnreachable,
+            message: "down".to_owned(),
+            retry_after: None,
+        }
     }
 
     fn last() -> Last {
-        Last { project: "p".to_owned(), config: "c".to_owned(), snapshot: Arc::new(Snapshot::new(std::collections::BTreeMap::default(), None)) }
+        Last {
+            project: "p".to_owned(),
+            config: "c".to_owned(),
+            snapshot: Arc::new(Snapshot::new(std::collections::BTreeMap::default(), None)),
+        }
     }
 
     #[test]
     fn a_failure_that_may_pass_changes_nothing_until_it_has_lasted() {
-        let mut followed = Followed { resolved: Some("block".to_owned()), last: Some(last()), ..Followed::default() };
-        followed.stopped(Stage::Config, unreachable(), Duration::from_mins(1), PATIENCE);
+        let mut followed = Followed {
+            resolved: Some("block".to_owned()),
+            last: Some(last()),
+            ..Followed::default()
+        };
+        followed.stopped(
+            Stage::Config,
+            unreachable(),
+            Duration::from_mins(1),
+            PATIENCE,
+        );
         assert_eq!(followed.secret_step(true), None);
-        assert_eq!(followed.again, Some(Duration::from_mins(4)), "and is looked at again when it has lasted");
-        let mut followed = Followed { resolved: Some("block".to_owned()), last: Some(last()), ..Followed::default() };
+        assert_eq!(
+            followed.again,
+            Some(Duration::from_mins(4)),
+            "and is looked at again when it has lasted"
+        );
+        let mut followed = Followed {
+            resolved: Some("block".to_owned()),
+            last: Some(last()),
+            ..Followed::default()
+        };
         followed.stopped(Stage::Config, unreachable(), PATIENCE, PATIENCE);
-        let Some(Step::Failed(reason, message)) = followed.secret_step(true) else { panic!("not failed") };
+        let Some(Step::Failed(reason, message)) = followed.secret_step(true) else {
+            panic!("not failed")
+        };
         assert_eq!(reason, Reason::DopplerUnreachable);
         assert!(message.contains("keeps its last good values"), "{message}");
         assert!(matches!(followed.block_step(true), Step::Done(..)));
@@ -360,25 +528,59 @@ mod tests {
 
     #[test]
     fn a_refused_token_is_told_at_once() {
-        let mut followed = Followed { last: Some(last()), ..Followed::default() };
-        followed.stopped(Stage::Config, Fault { reason: Reason::DopplerUnauthorized, ..unreachable() }, Duration::ZERO, PATIENCE);
-        assert!(matches!(followed.secret_step(true), Some(Step::Failed(Reason::DopplerUnauthorized, _))));
+        let mut followed = Followed {
+            last: Some(last()),
+            ..Followed::default()
+        };
+        followed.stopped(
+            Stage::Config,
+            Fault {
+                reason: Reason::DopplerUnauthorized,
+                ..unreachable()
+            },
+            Duration::ZERO,
+            PATIENCE,
+        );
+        assert!(matches!(
+            followed.secret_step(true),
+            Some(Step::Failed(Reason::DopplerUnauthorized, _))
+        ));
     }
 
     #[test]
     fn a_restart_while_doppler_is_down_leaves_the_conditions_as_they_are() {
-        let mut followed = Followed { resolved: Some("block".to_owned()), ..Followed::default() };
+        let mut followed = Followed {
+            resolved: Some("block".to_owned()),
+            ..Followed::default()
+        };
         followed.stopped(Stage::Config, unreachable(), Duration::ZERO, PATIENCE);
         assert_eq!(followed.secret_step(true), Some(Step::AsBefore));
-        assert!(matches!(followed.secret_step(false), Some(Step::Failed(..))), "a new binding is told at once");
+        assert!(
+            matches!(followed.secret_step(false), Some(Step::Failed(..))),
+            "a new binding is told at once"
+        );
     }
 
     #[test]
     fn trouble_with_the_block_is_not_told_as_trouble_with_doppler() {
         let mut followed = Followed::default();
-        followed.stopped(Stage::Block, Fault { reason: Reason::BlockMissing, ..unreachable() }, Duration::ZERO, PATIENCE);
+        followed.stopped(
+            Stage::Block,
+            Fault {
+                reason: Reason::BlockMissing,
+                ..unreachable()
+            },
+            Duration::ZERO,
+            PATIENCE,
+        );
         followed.stopped(Stage::Config, unreachable(), PATIENCE, PATIENCE);
-        assert!(matches!(followed.block_step(true), Step::Failed(Reason::BlockMissing, _)));
-        assert!(matches!(followed.secret_step(true), Some(Step::Failed(Reason::BlockMissing, _))));
+        assert!(matches!(
+            followed.block_step(true),
+            Step::Failed(Reason::BlockMissing, _)
+        ));
+        assert!(matches!(
+            followed.secret_step(true),
+            Some(Step::Failed(Reason::BlockMissing, _))
+        ));
     }
 }

@@ -4,7 +4,7 @@
 //! All of it may be lost at any time: a restart waits again, and repairs at once again.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -12,7 +12,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{follow::Last, note::Noted, wake::BindingRef};
-use crate::prefect::Connection;
+use crate::{crd::DopplerPrefectBindingStatus, prefect::Connection};
 
 /// A quiet time after which earlier repairs are forgotten.
 const QUIET: Duration = Duration::from_mins(5);
@@ -24,6 +24,16 @@ const LONGEST: Duration = Duration::from_mins(5);
 /// What is remembered of one binding.
 #[derive(Clone, Default)]
 pub struct Remembered {
+    /// UID of the binding: what is remembered of another one of the same name is of no use.
+    pub uid: String,
+    /// The status as it was last written.
+    pub status: Option<Arc<DopplerPrefectBindingStatus>>,
+    /// The note as it was last written.
+    pub noted: Option<BTreeSet<Noted>>,
+    /// Names of the Secret's keys.
+    pub keys: Arc<BTreeSet<String>>,
+    /// Numbers of the pools' deeds that were told, by pool.
+    pub pool_events: HashMap<String, u64>,
     /// How the Prefect servers were last reached, by the URL of their API.
     pub connections: HashMap<String, Arc<Connection>>,
     /// How often the Secret was changed by others.
@@ -49,19 +59,28 @@ impl Drift {
     /// How long the next repair has to wait: not at all for the first ones, then growing.
     #[must_use]
     pub fn wait(&self, now: Instant) -> Duration {
-        let Some(last) = self.last else { return Duration::ZERO };
+        let Some(last) = self.last else {
+            return Duration::ZERO;
+        };
         let since = now.saturating_duration_since(last);
         if self.repairs < AT_ONCE || since >= QUIET {
             return Duration::ZERO;
         }
-        let wait = Duration::from_secs(2).saturating_mul(2_u32.saturating_pow((self.repairs - AT_ONCE).min(16)));
+        let wait = Duration::from_secs(2)
+            .saturating_mul(2_u32.saturating_pow((self.repairs - AT_ONCE).min(16)));
         wait.min(LONGEST).saturating_sub(since)
     }
 
     /// It was put back.
     pub fn repaired(&mut self, now: Instant) {
-        let quiet = self.last.is_none_or(|last| now.saturating_duration_since(last) >= QUIET);
-        self.repairs = if quiet { 1 } else { self.repairs.saturating_add(1) };
+        let quiet = self
+            .last
+            .is_none_or(|last| now.saturating_duration_since(last) >= QUIET);
+        self.repairs = if quiet {
+            1
+        } else {
+            self.repairs.saturating_add(1)
+        };
         self.last = Some(now);
     }
 
@@ -87,17 +106,43 @@ impl Memory {
     /// What is remembered of `binding`.
     #[must_use]
     pub fn of(&self, binding: &BindingRef) -> Remembered {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(binding).cloned().unwrap_or_default()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(binding)
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    /// A reconcile of the binding with this UID begins.
+    pub fn begin(&self, binding: &BindingRef, uid: &str) {
+        self.change(binding, |remembered| {
+            if remembered.uid != uid {
+                *remembered = Remembered {
+                    uid: uid.to_owned(),
+                    ..Remembered::default()
+                };
+            }
+        });
     }
 
     /// Changes what is remembered of `binding`.
     pub fn change<T>(&self, binding: &BindingRef, change: impl FnOnce(&mut Remembered) -> T) -> T {
-        change(self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(binding.clone()).or_default())
+        change(
+            self.0
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .entry(binding.clone())
+                .or_default(),
+        )
     }
 
     /// The binding is gone.
     pub fn forget(&self, binding: &BindingRef) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(binding);
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(binding);
     }
 }
 

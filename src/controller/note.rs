@@ -32,13 +32,20 @@ pub struct Noted {
 /// What is noted on a binding. A note that does not parse counts as empty: it can only have been changed by hand.
 #[must_use]
 pub fn noted(binding: &DopplerPrefectBinding) -> BTreeSet<Noted> {
-    binding.annotations().get(INJECTED_ANNOTATION).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+    binding
+        .annotations()
+        .get(INJECTED_ANNOTATION)
+        .and_then(|text| serde_json::from_str(text).ok())
+        .unwrap_or_default()
 }
 
 /// Whether the binding carries our finalizer.
 #[must_use]
 pub fn is_held(binding: &DopplerPrefectBinding) -> bool {
-    binding.finalizers().iter().any(|finalizer| finalizer == FINALIZER)
+    binding
+        .finalizers()
+        .iter()
+        .any(|finalizer| finalizer == FINALIZER)
 }
 
 /// The binding could not be patched.
@@ -48,7 +55,9 @@ pub enum NoteError {
     #[error("the binding changed while its finalizer was written; it is tried again")]
     Conflict,
     /// The API server refused.
-    #[error("the API server refused to set the finalizer (status {0}); give the operator's service account `patch` on dopplerprefectbindings")]
+    #[error(
+        "the API server refused to set the finalizer (status {0}); give the operator's service account `patch` on dopplerprefectbindings"
+    )]
     Refused(u16),
     /// It did not answer.
     #[error("the API server could not be reached to set the finalizer")]
@@ -67,7 +76,12 @@ impl NoteError {
 ///
 /// # Errors
 /// If the binding changed meanwhile, or the API server does not take it.
-pub async fn note(client: Client, binding: &DopplerPrefectBinding, entries: &BTreeSet<Noted>, limit: Duration) -> Result<DopplerPrefectBinding, NoteError> {
+pub async fn note(
+    client: Client,
+    binding: &DopplerPrefectBinding,
+    entries: &BTreeSet<Noted>,
+    limit: Duration,
+) -> Result<DopplerPrefectBinding, NoteError> {
     let finalizers: Vec<&str> = binding
         .finalizers()
         .iter()
@@ -75,20 +89,27 @@ pub async fn note(client: Client, binding: &DopplerPrefectBinding, entries: &BTr
         .filter(|finalizer| *finalizer != FINALIZER)
         .chain((!entries.is_empty()).then_some(FINALIZER))
         .collect();
-    let text = if entries.is_empty() { None } else { serde_json::to_string(entries).ok() };
+    let text = if entries.is_empty() {
+        None
+    } else {
+        serde_json::to_string(entries).ok()
+    };
     let patch = json!({"metadata": {
         "resourceVersion": binding.resource_version(),
         "uid": binding.uid(),
         "finalizers": finalizers,
         "annotations": {INJECTED_ANNOTATION: text},
     }});
-    let api: Api<DopplerPrefectBinding> = Api::namespaced(client, &binding.namespace().unwrap_or_default());
+    let api: Api<DopplerPrefectBinding> =
+        Api::namespaced(client, &binding.namespace().unwrap_or_default());
     let name = binding.name_any();
     let params = PatchParams::default();
     let patched = timeout(limit, api.patch(&name, &params, &Patch::Merge(&patch))).await;
     match patched {
         Ok(Ok(binding)) => Ok(binding),
-        Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => Err(NoteError::Conflict),
+        Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => {
+            Err(NoteError::Conflict)
+        }
         Ok(Err(kube::Error::Api(status))) => Err(NoteError::Refused(status.code)),
         Ok(Err(_)) | Err(_) => Err(NoteError::Unreachable),
     }
@@ -100,13 +121,22 @@ mod tests {
 
     #[test]
     fn a_note_is_read_back_as_it_was_written() {
-        let entry = Noted { server: "http://s.p.svc:4200/api".to_owned(), pool: "k8s".to_owned(), secret: "a".to_owned() };
-        let mut binding = DopplerPrefectBinding::new("b", crate::crd::DopplerPrefectBindingSpec::default());
+        let entry = Noted {
+            server: "http://s.p.svc:4200/api".to_owned(),
+            pool: "k8s".to_owned(),
+            secret: "a".to_owned(),
+        };
+        let mut binding =
+            DopplerPrefectBinding::new("b", crate::crd::DopplerPrefectBindingSpec::default());
         assert!(noted(&binding).is_empty());
         let text = serde_json::to_string(&BTreeSet::from([entry.clone()])).unwrap();
-        binding.annotations_mut().insert(INJECTED_ANNOTATION.to_owned(), text);
+        binding
+            .annotations_mut()
+            .insert(INJECTED_ANNOTATION.to_owned(), text);
         assert_eq!(noted(&binding), BTreeSet::from([entry]));
-        binding.annotations_mut().insert(INJECTED_ANNOTATION.to_owned(), "[broken".to_owned());
+        binding
+            .annotations_mut()
+            .insert(INJECTED_ANNOTATION.to_owned(), "[broken".to_owned());
         assert!(noted(&binding).is_empty());
     }
 }

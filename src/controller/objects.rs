@@ -12,16 +12,8 @@ use std::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::wake::BindingRef;
+pub use crate::crd::Kind;
 use crate::secret::Facts;
-
-/// Kinds of objects that bindings name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
-    /// A Secret.
-    Secret,
-    /// A `ConfigMap`.
-    ConfigMap,
-}
 
 /// An object by kind, namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -69,7 +61,10 @@ impl Objects {
     /// Nothing is known yet; `wake` is called for bindings whose objects change.
     #[must_use]
     pub fn new(wake: Wake) -> Self {
-        Self { table: Mutex::default(), wake }
+        Self {
+            table: Mutex::default(),
+            wake,
+        }
     }
 
     /// `who` cares about exactly these objects from now on.
@@ -78,7 +73,10 @@ impl Objects {
         if table.of.get(who) == Some(&keys) {
             return;
         }
-        let before = table.of.insert(who.clone(), keys.clone()).unwrap_or_default();
+        let before = table
+            .of
+            .insert(who.clone(), keys.clone())
+            .unwrap_or_default();
         for key in before.difference(&keys) {
             table.lose_interest(who, key);
         }
@@ -110,9 +108,18 @@ impl Objects {
     /// We wrote or read the object: its content at this version is as `verified` says.
     pub fn learn(&self, key: &ObjectKey, facts: Facts, verified: bool) {
         let mut table = self.table();
-        let older = table.known.get(key).is_some_and(|known| is_newer(&known.facts.resource_version, &facts.resource_version));
+        let older = table
+            .known
+            .get(key)
+            .is_some_and(|known| is_newer(&known.facts.resource_version, &facts.resource_version));
         if !older {
-            table.known.insert(key.clone(), Known { facts: Arc::new(facts), verified });
+            table.known.insert(
+                key.clone(),
+                Known {
+                    facts: Arc::new(facts),
+                    verified,
+                },
+            );
         }
     }
 
@@ -132,11 +139,14 @@ impl Objects {
 
     /// A watch says that the object is there.
     pub fn applied(&self, kind: Kind, metadata: &ObjectMeta) {
-        let Some(key) = key_of(kind, metadata) else { return };
+        let Some(key) = key_of(kind, metadata) else {
+            return;
+        };
         let facts = Facts::of(metadata);
         let woken = {
             let mut table = self.table();
-            let wanted = table.interest.contains_key(&key) || (kind == Kind::Secret && facts.labelled);
+            let wanted =
+                table.interest.contains_key(&key) || (kind == Kind::Secret && facts.labelled);
             if !wanted {
                 table.known.remove(&key);
                 return;
@@ -146,7 +156,13 @@ impl Objects {
             {
                 return;
             }
-            table.known.insert(key.clone(), Known { facts: Arc::new(facts), verified: false });
+            table.known.insert(
+                key.clone(),
+                Known {
+                    facts: Arc::new(facts),
+                    verified: false,
+                },
+            );
             table.interest.get(&key).cloned().unwrap_or_default()
         };
         woken.iter().for_each(|who| (self.wake)(who));
@@ -154,12 +170,17 @@ impl Objects {
 
     /// A watch says that the object is gone.
     pub fn deleted(&self, kind: Kind, metadata: &ObjectMeta) {
-        let Some(key) = key_of(kind, metadata) else { return };
+        let Some(key) = key_of(kind, metadata) else {
+            return;
+        };
         let woken = {
             let mut table = self.table();
             // A late word of an object that we have written again since is no news.
             let again = table.known.get(&key).is_some_and(|known| {
-                metadata.uid.as_deref().is_some_and(|uid| uid != &*known.facts.uid)
+                metadata
+                    .uid
+                    .as_deref()
+                    .is_some_and(|uid| uid != &*known.facts.uid)
             });
             if again {
                 return;
@@ -177,14 +198,20 @@ impl Objects {
             let gone: Vec<ObjectKey> = table
                 .known
                 .keys()
-                .filter(|key| key.kind == kind && namespace.is_none_or(|namespace| key.namespace == namespace))
+                .filter(|key| {
+                    key.kind == kind && namespace.is_none_or(|namespace| key.namespace == namespace)
+                })
                 .filter(|key| !seen.contains(&(key.namespace.clone(), key.name.clone())))
                 .cloned()
                 .collect();
             for key in &gone {
                 table.known.remove(key);
             }
-            gone.iter().filter_map(|key| table.interest.get(key)).flatten().cloned().collect()
+            gone.iter()
+                .filter_map(|key| table.interest.get(key))
+                .flatten()
+                .cloned()
+                .collect()
         };
         woken.iter().for_each(|who| (self.wake)(who));
     }
@@ -196,11 +223,17 @@ impl Objects {
 
 impl Table {
     fn lose_interest(&mut self, who: &BindingRef, key: &ObjectKey) {
-        let Some(interested) = self.interest.get_mut(key) else { return };
+        let Some(interested) = self.interest.get_mut(key) else {
+            return;
+        };
         interested.remove(who);
         if interested.is_empty() {
             self.interest.remove(key);
-            if self.known.get(key).is_some_and(|known| !known.facts.labelled) {
+            if self
+                .known
+                .get(key)
+                .is_some_and(|known| !known.facts.labelled)
+            {
                 self.known.remove(key);
             }
         }
@@ -208,7 +241,11 @@ impl Table {
 }
 
 fn key_of(kind: Kind, metadata: &ObjectMeta) -> Option<ObjectKey> {
-    Some(ObjectKey { kind, namespace: metadata.namespace.clone()?, name: metadata.name.clone()? })
+    Some(ObjectKey {
+        kind,
+        namespace: metadata.namespace.clone()?,
+        name: metadata.name.clone()?,
+    })
 }
 
 /// Whether version `a` is newer than `b`. Versions are numbers in every API server there is; where they are not, another one counts as newer.
@@ -227,7 +264,12 @@ mod tests {
     fn objects() -> (Objects, Arc<Mutex<Vec<String>>>) {
         let woken = Arc::new(Mutex::new(vec![]));
         let list = Arc::clone(&woken);
-        (Objects::new(Box::new(move |who| list.lock().unwrap().push(who.name.clone()))), woken)
+        (
+            Objects::new(Box::new(move |who| {
+                list.lock().unwrap().push(who.name.clone())
+            })),
+            woken,
+        )
     }
 
     fn secret(name: &str, version: &str) -> ObjectMeta {
@@ -241,7 +283,11 @@ mod tests {
     }
 
     fn key(name: &str) -> ObjectKey {
-        ObjectKey { kind: Kind::Secret, namespace: "flows".to_owned(), name: name.to_owned() }
+        ObjectKey {
+            kind: Kind::Secret,
+            namespace: "flows".to_owned(),
+            name: name.to_owned(),
+        }
     }
 
     fn binding(name: &str) -> BindingRef {
@@ -280,7 +326,10 @@ mod tests {
     fn a_late_word_of_an_object_that_was_written_again_is_no_news() {
         let (objects, woken) = objects();
         objects.care(&binding("a"), HashSet::from([key("s")]));
-        let again = ObjectMeta { uid: Some("another".to_owned()), ..secret("s", "20") };
+        let again = ObjectMeta {
+            uid: Some("another".to_owned()),
+            ..secret("s", "20")
+        };
         objects.learn(&key("s"), Facts::of(&again), true);
         objects.deleted(Kind::Secret, &secret("s", "15"));
         assert!(woken.lock().unwrap().is_empty());
@@ -297,7 +346,10 @@ mod tests {
         objects.care(&binding("a"), HashSet::new());
         assert!(objects.known(&key("s")).is_none());
         let ours = ObjectMeta {
-            labels: Some(BTreeMap::from([(crate::crd::MANAGED_BY_LABEL.to_owned(), crate::crd::MANAGED_BY.to_owned())])),
+            labels: Some(BTreeMap::from([(
+                crate::crd::MANAGED_BY_LABEL.to_owned(),
+                crate::crd::MANAGED_BY.to_owned(),
+            )])),
             ..secret("ours", "1")
         };
         objects.applied(Kind::Secret, &ours);
@@ -311,7 +363,11 @@ mod tests {
         objects.applied(Kind::Secret, &secret("s", "1"));
         objects.applied(Kind::Secret, &secret("t", "2"));
         woken.lock().unwrap().clear();
-        objects.listed(Kind::Secret, None, &HashSet::from([("flows".to_owned(), "t".to_owned())]));
+        objects.listed(
+            Kind::Secret,
+            None,
+            &HashSet::from([("flows".to_owned(), "t".to_owned())]),
+        );
         assert!(objects.known(&key("s")).is_none());
         assert!(objects.known(&key("t")).is_some());
         assert_eq!(*woken.lock().unwrap(), ["a"]);

@@ -48,7 +48,9 @@ pub enum ReferenceError {
         field: String,
     },
     /// The value is not text.
-    #[error("the value of key {key} of {kind:?} {name} is not UTF-8 text, so that it cannot be used as {field}")]
+    #[error(
+        "the value of key {key} of {kind:?} {name} is not UTF-8 text, so that it cannot be used as {field}"
+    )]
     NotText {
         /// Kind of the object.
         kind: Kind,
@@ -60,7 +62,9 @@ pub enum ReferenceError {
         field: String,
     },
     /// The operator may not read it.
-    #[error("the operator may not read {kind:?} {name} in namespace {namespace}: give its service account the chart's Role there")]
+    #[error(
+        "the operator may not read {kind:?} {name} in namespace {namespace}: give its service account the chart's Role there"
+    )]
     Forbidden {
         /// Kind of the object.
         kind: Kind,
@@ -117,33 +121,72 @@ impl References {
     /// Nothing was read yet; each read may take `limit`.
     #[must_use]
     pub fn new(client: Client, limit: Duration) -> Self {
-        Self { client, limit, slots: Mutex::default() }
+        Self {
+            client,
+            limit,
+            slots: Mutex::default(),
+        }
     }
 
     /// The text under `key` of an object; `field` is the binding's field that names it. Many who ask at once cost one read.
     ///
     /// # Errors
     /// If it is not there, is not text, or cannot be read.
-    pub async fn text(&self, objects: &Objects, object: &ObjectKey, key: &str, field: &str) -> Result<SecretString, ReferenceError> {
-        let slot = Arc::clone(self.slots.lock().unwrap_or_else(PoisonError::into_inner).entry(object.clone()).or_default());
+    pub async fn text(
+        &self,
+        objects: &Objects,
+        object: &ObjectKey,
+        key: &str,
+        field: &str,
+    ) -> Result<SecretString, ReferenceError> {
+        let slot = Arc::clone(
+            self.slots
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .entry(object.clone())
+                .or_default(),
+        );
         let mut cached = slot.lock().await;
-        let current = objects.known(object).map(|known| known.facts.resource_version.to_string());
-        let held = cached.as_ref().filter(|cached| current.as_ref() == Some(&cached.version)).and_then(|cached| cached.keys.get(key));
+        let current = objects
+            .known(object)
+            .map(|known| known.facts.resource_version.to_string());
+        let held = cached
+            .as_ref()
+            .filter(|cached| current.as_ref() == Some(&cached.version))
+            .and_then(|cached| cached.keys.get(key));
         let value = match held {
             Some(value) => value.clone(),
             None => self.read(objects, object, key, field, &mut cached).await?,
         };
-        let (kind, name, key, field) = (object.kind, object.name.clone(), key.to_owned(), field.to_owned());
+        let (kind, name, key, field) = (
+            object.kind,
+            object.name.clone(),
+            key.to_owned(),
+            field.to_owned(),
+        );
         match value {
             Some(Ok(text)) => Ok(text),
-            Some(Err(())) => Err(ReferenceError::NotText { kind, name, key, field }),
-            None => Err(ReferenceError::NoKey { kind, name, key, field }),
+            Some(Err(())) => Err(ReferenceError::NotText {
+                kind,
+                name,
+                key,
+                field,
+            }),
+            None => Err(ReferenceError::NoKey {
+                kind,
+                name,
+                key,
+                field,
+            }),
         }
     }
 
     /// Drops the values of objects that `is_named` says no binding names any more.
     pub fn retain(&self, is_named: impl Fn(&ObjectKey) -> bool) {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner).retain(|object, _| is_named(object));
+        self.slots
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|object, _| is_named(object));
     }
 
     async fn read(
@@ -160,36 +203,66 @@ impl References {
             Ok(Ok(Some(found))) => found,
             Ok(Ok(None)) => {
                 *cached = None;
-                return Err(ReferenceError::NoObject { kind, namespace, name, field: field.to_owned() });
+                return Err(ReferenceError::NoObject {
+                    kind,
+                    namespace,
+                    name,
+                    field: field.to_owned(),
+                });
             }
-            Ok(Err(kube::Error::Api(status))) if status.code == 403 => return Err(ReferenceError::Forbidden { kind, namespace, name }),
+            Ok(Err(kube::Error::Api(status))) if status.code == 403 => {
+                return Err(ReferenceError::Forbidden {
+                    kind,
+                    namespace,
+                    name,
+                });
+            }
             Ok(Err(_)) | Err(_) => return Err(ReferenceError::Unreachable { kind, name }),
         };
         let version = facts.resource_version.to_string();
         objects.learn(object, facts, false);
         let slot = cached.get_or_insert_with(Cached::default);
         if slot.version != version {
-            *slot = Cached { version, keys: HashMap::new() };
+            *slot = Cached {
+                version,
+                keys: HashMap::new(),
+            };
         }
         slot.keys.insert(key.to_owned(), value.clone());
         Ok(value)
     }
 
-    async fn get(&self, object: &ObjectKey, key: &str) -> Result<Option<(crate::secret::Facts, Option<Result<SecretString, ()>>)>, kube::Error> {
+    async fn get(
+        &self,
+        object: &ObjectKey,
+        key: &str,
+    ) -> Result<Option<(crate::secret::Facts, Option<Result<SecretString, ()>>)>, kube::Error> {
         use crate::secret::Facts;
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).map(SecretString::from).map_err(|_| ());
+        let text = |bytes: Vec<u8>| {
+            String::from_utf8(bytes)
+                .map(SecretString::from)
+                .map_err(|_| ())
+        };
         Ok(match object.kind {
             Kind::Secret => {
                 let api: Api<Secret> = Api::namespaced(self.client.clone(), &object.namespace);
                 api.get_opt(&object.name).await?.map(|mut secret| {
-                    let value = secret.data.as_mut().and_then(|data| data.remove(key)).map(|ByteString(bytes)| text(bytes));
+                    let value = secret
+                        .data
+                        .as_mut()
+                        .and_then(|data| data.remove(key))
+                        .map(|ByteString(bytes)| text(bytes));
                     (Facts::of(&secret.metadata), value)
                 })
             }
             Kind::ConfigMap => {
                 let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &object.namespace);
                 api.get_opt(&object.name).await?.map(|mut map| {
-                    let value = map.data.as_mut().and_then(|data| data.remove(key)).map(|text| Ok(SecretString::from(text)));
+                    let value = map
+                        .data
+                        .as_mut()
+                        .and_then(|data| data.remove(key))
+                        .map(|text| Ok(SecretString::from(text)));
                     (Facts::of(&map.metadata), value)
                 })
             }

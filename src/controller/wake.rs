@@ -45,14 +45,20 @@ impl Wakes {
     /// The stream of a scope; it replaces an earlier one.
     pub fn stream(&self, scope: Scope) -> impl Stream<Item = BindingRef> + Send + use<> {
         let (sender, mut receiver) = mpsc::unbounded_channel();
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(scope, sender);
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(scope, sender);
         futures::stream::poll_fn(move |context| receiver.poll_recv(context))
     }
 
     /// Has `binding` reconciled soon. The controller folds several wakes of one binding into one.
     pub fn wake(&self, binding: &BindingRef) {
         let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = binding.namespace.as_ref().and_then(|namespace| table.get(&Scope::Namespace(namespace.clone())));
+        let own = binding
+            .namespace
+            .as_ref()
+            .and_then(|namespace| table.get(&Scope::Namespace(namespace.clone())));
         if let Some(sender) = own.or_else(|| table.get(&Scope::All)) {
             // A closed stream means that the process is ending.
             let _ = sender.send(binding.clone());
@@ -80,6 +86,9 @@ mod tests {
     #[test]
     fn a_namespace_that_is_named_twice_is_watched_once() {
         assert_eq!(Scope::of(&[]), [Scope::All]);
-        assert_eq!(Scope::of(&["a".to_owned(), "a".to_owned()]), [Scope::Namespace("a".to_owned())]);
+        assert_eq!(
+            Scope::of(&["a".to_owned(), "a".to_owned()]),
+            [Scope::Namespace("a".to_owned())]
+        );
     }
 }

@@ -14,7 +14,7 @@ use kube::{
     Api, Client, Resource, ResourceExt,
     core::{DeserializeGuard, PartialObjectMeta},
     runtime::{
-        WatchStreamExt, metadata_watcher, predicates,
+        Predicate, PredicateConfig, WatchStreamExt, predicates,
         reflector::{self, Store},
         watcher::{self, Event},
     },
@@ -39,39 +39,71 @@ pub fn bindings(
     client: Client,
     scope: &Scope,
     gone: impl Fn(BindingRef) + Send + Sync + 'static,
-) -> (Store<Guarded>, impl Stream<Item = Result<Guarded, watcher::Error>> + Send + 'static) {
+) -> (
+    Store<Guarded>,
+    impl Stream<Item = Result<Guarded, watcher::Error>> + Send + 'static,
+) {
     let (reader, writer) = reflector::store();
     let api: Api<Guarded> = scoped(client, scope);
     let stream = kube::runtime::watcher(api, watcher::Config::default())
         .default_backoff()
         .inspect_ok(move |event| {
             if let Event::Delete(binding) = event {
-                gone(BindingRef::new(&binding.name_any()).within(&binding.namespace().unwrap_or_default()));
+                gone(
+                    BindingRef::new(&binding.name_any())
+                        .within(&binding.namespace().unwrap_or_default()),
+                );
             }
         })
         .inspect_err(|error| warn!(reason = why(error), "the watch of bindings was interrupted"))
         .reflect(writer)
         .applied_objects()
-        .predicate_filter(predicates::generation.combine(predicates::finalizers), predicates::Config::default());
+        .predicate_filter(
+            predicates::generation.combine(predicates::finalizers),
+            PredicateConfig::default(),
+        );
     (reader, stream)
 }
 
 /// Keeps [`Objects`] up to date with one kind in one scope, until `shutdown`. `seen` turns true once everything was listed.
-pub async fn secrets(client: Client, scope: Scope, objects: Arc<Objects>, seen: watch::Sender<bool>, shutdown: CancellationToken) {
+pub async fn secrets(
+    client: Client,
+    scope: Scope,
+    objects: Arc<Objects>,
+    seen: watch::Sender<bool>,
+    shutdown: CancellationToken,
+) {
     follow::<Secret>(client, scope, Kind::Secret, objects, seen, shutdown).await;
 }
 
 /// As [`secrets`], for ConfigMaps.
-pub async fn config_maps(client: Client, scope: Scope, objects: Arc<Objects>, seen: watch::Sender<bool>, shutdown: CancellationToken) {
+pub async fn config_maps(
+    client: Client,
+    scope: Scope,
+    objects: Arc<Objects>,
+    seen: watch::Sender<bool>,
+    shutdown: CancellationToken,
+) {
     follow::<ConfigMap>(client, scope, Kind::ConfigMap, objects, seen, shutdown).await;
 }
 
-async fn follow<K>(client: Client, scope: Scope, kind: Kind, objects: Arc<Objects>, seen: watch::Sender<bool>, shutdown: CancellationToken)
-where
-    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+async fn follow<K>(
+    client: Client,
+    scope: Scope,
+    kind: Kind,
+    objects: Arc<Objects>,
+    seen: watch::Sender<bool>,
+    shutdown: CancellationToken,
+) where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + DeserializeOwned
+        + Debug
+        + Send
+        + 'static,
 {
-    let api: Api<K> = scoped(client, &scope);
-    let events = metadata_watcher(api, watcher::Config::default()).default_backoff();
+    let api: Api<PartialObjectMeta<K>> = scoped(client, &scope);
+    let events = kube::runtime::watcher(api, watcher::Config::default()).default_backoff();
     let mut events = std::pin::pin!(events.take_until(shutdown.cancelled_owned()));
     let namespace = match &scope {
         Scope::All => None,
@@ -83,7 +115,10 @@ where
             Ok(Event::Init) => listed.clear(),
             Ok(Event::InitApply(object)) => {
                 let PartialObjectMeta { metadata, .. } = object;
-                listed.insert((metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default()));
+                listed.insert((
+                    metadata.namespace.clone().unwrap_or_default(),
+                    metadata.name.clone().unwrap_or_default(),
+                ));
                 objects.applied(kind, &metadata);
             }
             Ok(Event::InitDone) => {
@@ -93,7 +128,11 @@ where
             }
             Ok(Event::Apply(object)) => objects.applied(kind, &object.metadata),
             Ok(Event::Delete(object)) => objects.deleted(kind, &object.metadata),
-            Err(error) => warn!(?kind, reason = why(&error), "the watch of metadata was interrupted"),
+            Err(error) => warn!(
+                ?kind,
+                reason = why(&error),
+                "the watch of metadata was interrupted"
+            ),
         }
     }
 }
@@ -113,12 +152,18 @@ where
 /// Why a watch was interrupted, in words that hold nothing of an object.
 pub fn why(error: &watcher::Error) -> String {
     let status = |error: &kube::Error| match error {
-        kube::Error::Api(status) => format!("the API server answered {} {}", status.code, status.reason),
+        kube::Error::Api(status) => {
+            format!("the API server answered {} {}", status.code, status.reason)
+        }
         _ => "the API server could not be reached".to_owned(),
     };
     match error {
-        watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error) | watcher::Error::WatchFailed(error) => status(error),
-        watcher::Error::WatchError(error) => format!("the API server answered {} {}", error.code, error.reason),
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => status(error),
+        watcher::Error::WatchError(error) => {
+            format!("the API server answered {} {}", error.code, error.reason)
+        }
         watcher::Error::NoResourceVersion => "the API server gave no version".to_owned(),
     }
 }

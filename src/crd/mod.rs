@@ -13,7 +13,7 @@ mod status;
 pub use doppler::{AccessToken, DopplerSpec, NameTransformer};
 pub use inject::{InjectMode, InjectSpec, WorkPoolSpec};
 pub use prefect::{ApiKey, BasicAuth, BlockSpec, CaBundle, Header, PrefectSpec, ServerSpec};
-pub use references::{InlineValue, KeyRef, KeyRefSource, SecretKeySource};
+pub use references::{InlineValue, KeyRef, KeyRefSource, Kind, SecretKeySource};
 pub use secret::{DeletionPolicy, ManagedSecretSpec};
 pub use status::{DopplerPrefectBindingStatus, HeldBack, WorkPoolState, WorkPoolStatus};
 

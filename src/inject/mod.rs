@@ -7,9 +7,11 @@ pub mod claim;
 pub mod managed;
 mod paste;
 pub mod plan;
+pub mod pools;
 mod raw;
 mod reading;
 pub mod template;
 
 pub use paste::{operation, patch_text};
+pub use pools::Pools;
 pub use reading::{Environment, JobNamespace, Shadows, job_namespace, other_cluster, shadowed};

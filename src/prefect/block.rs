@@ -342,11 +342,13 @@ impl Search {
         }
         match &*opened_fully(value) {
             Value::Object(object) => {
-                // A field under which there are more objects is a name that means something else there.
+                // A field under which there are more objects is a name that means something else there, and one that is null is an
+                // option of a custom class that nobody has filled in.
                 let fields = Field::ALL
                     .into_iter()
                     .filter(|field| {
-                        field_value(object, *field).is_some_and(|value| !value.is_object())
+                        field_value(object, *field)
+                            .is_some_and(|value| !value.is_object() && !value.is_null())
                     })
                     .count();
                 if fields > 0 {

@@ -17,7 +17,7 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use crate::{
-    crd::{KeyRef, KeyRefSource, ServerSpec},
+    crd::{KeyRef, KeyRefSource, Kind, ServerSpec},
     outbound::{AllowedHosts, HostRefused, in_cluster_url},
     reason::Reason,
 };
@@ -69,15 +69,6 @@ impl fmt::Display for Purpose {
             Self::CaBundle => f.write_str("spec.prefect.server.caBundle"),
         }
     }
-}
-
-/// The kind of object that a reference names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
-    /// A Secret.
-    Secret,
-    /// A `ConfigMap`.
-    ConfigMap,
 }
 
 /// A key of an object in the binding's namespace.

@@ -394,7 +394,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_silent_server_is_given_up_after_the_limit() {
-        let router = Router::new().fallback(|| std::future::pending::<()>());
+        let router = Router::new().fallback(std::future::pending::<()>);
         let secrets = Secrets::new(Client::new(router, "default"), Duration::from_millis(20));
         assert_eq!(
             secrets.get("ns", "s").await.err(),

@@ -14,6 +14,7 @@ use crate::crd::{MANAGED_BY, MANAGED_BY_LABEL};
 
 /// A Secret's metadata, reduced.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // independent observations, not the states of a machine
 pub struct Facts {
     /// UID of the Secret.
     pub uid: Box<str>,

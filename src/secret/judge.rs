@@ -306,7 +306,7 @@ mod tests {
             }));
         };
         let key_removed = |m: &mut Value| {
-            m["managedFields"][0]["fieldsV1"]["f:data"] = json!({".": {}, "f:A": {}})
+            m["managedFields"][0]["fieldsV1"]["f:data"] = json!({".": {}, "f:A": {}});
         };
         let applied_by_us = |m: &mut Value| m["managedFields"][0]["operation"] = json!("Apply");
         let cleared = |m: &mut Value| m["managedFields"] = json!([]);

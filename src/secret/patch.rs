@@ -130,7 +130,7 @@ pub fn release<'a>(facts: &'a Facts, binding_uid: &str) -> Vec<Operation<'a>> {
 
 fn entries<'a>(
     patch: &mut Vec<Operation<'a>>,
-    path: &str,
+    map: &str,
     there: bool,
     wanted: &'a BTreeMap<String, String>,
     is_right: impl Fn(&str, &str) -> bool,
@@ -140,14 +140,14 @@ fn entries<'a>(
             wanted
                 .iter()
                 .filter(|(key, value)| !is_right(key, value))
-                .map(|(key, value)| add(format!("{path}/{}", escaped(key)), Operand::Text(value))),
+                .map(|(key, value)| add(format!("{map}/{}", escaped(key)), Operand::Text(value))),
         );
     } else {
         let all = wanted
             .iter()
             .map(|(key, value)| (key.as_str(), value.as_str()))
             .collect();
-        patch.push(add(path, Operand::Map(all)));
+        patch.push(add(map, Operand::Map(all)));
     }
 }
 

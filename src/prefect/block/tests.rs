@@ -92,6 +92,15 @@ fn finds_a_nested_reference_under_a_key_that_is_called_config() {
 }
 
 #[test]
+fn options_that_nobody_filled_in_do_not_hide_a_nested_reference() {
+    let data =
+        json!({"project": null, "config": null, "access_token": null, "cfg": {"value": three()}});
+    assert_eq!(read(&data, None), Ok(some("p", "c", "t")));
+    let unfilled = json!({"project": null, "config": null, "access_token": null});
+    assert_eq!(error(&unfilled, None), BlockError::NoFields);
+}
+
+#[test]
 fn an_object_with_all_three_beats_one_with_some() {
     let data = json!({"project": "other", "cfg": three()});
     assert_eq!(read(&data, None), Ok(some("p", "c", "t")));

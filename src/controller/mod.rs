@@ -1,0 +1,60 @@
+//! The controller: what wakes a binding, and what is done then.
+//!
+//! In: watches, and wakes from sources and pools. Out: reconciles. In reading order: [`wake`] and [`watch`] (what wakes a binding), [`reconcile`]
+//! (the line), which reads as [`follow`] (block and config), [`put`] (the Secret), [`claims`] (the pools), [`record`] (the status); [`back`] (the
+//! way back); and what they need: [`context`], [`objects`], [`references`], [`note`], [`memory`], [`managed`].
+
+pub mod back;
+pub mod claims;
+pub mod context;
+pub mod follow;
+pub mod managed;
+pub mod memory;
+pub mod note;
+pub mod objects;
+pub mod put;
+pub mod reconcile;
+pub mod record;
+pub mod references;
+pub mod wake;
+pub mod watch;
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{Stream, StreamExt};
+use kube::runtime::{
+    Controller,
+    controller::{Action, Config},
+    reflector::{ObjectRef, Store},
+    watcher,
+};
+use tokio_util::sync::CancellationToken;
+
+use context::Context;
+use reconcile::{Ending, reconcile};
+use wake::BindingRef;
+use watch::Guarded;
+
+/// Reconciles the bindings of a scope until `shutdown`.
+pub async fn run(
+    context: Arc<Context>,
+    store: Store<Guarded>,
+    changed: impl Stream<Item = Result<Guarded, watcher::Error>> + Send + 'static,
+    woken: impl Stream<Item = BindingRef> + Send + 'static,
+    concurrency: u16,
+    shutdown: CancellationToken,
+) {
+    Controller::for_stream(changed, store)
+        .with_config(Config::default().concurrency(concurrency))
+        .reconcile_on(woken.map(|who| {
+            ObjectRef::new(&who.name).within(who.namespace.as_deref().unwrap_or_default())
+        }))
+        .graceful_shutdown_on(shutdown.cancelled_owned())
+        .run(reconcile, on_ending, context)
+        .for_each(|_| std::future::ready(()))
+        .await;
+}
+
+fn on_ending(_binding: Arc<Guarded>, _error: &Ending, _context: Arc<Context>) -> Action {
+    Action::requeue(Duration::from_secs(60))
+}
