@@ -26,7 +26,15 @@ pub(super) fn workspace() -> &'static Path {
 pub(super) async fn build(tell: &Teller) -> Result<PathBuf> {
     tell.step("builds the operator");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let build = Command::new(cargo)
+    let mut build = Command::new(cargo);
+    // What `cargo run` tells about the demo's own package makes build scripts that look at it run again (ring's does), and all
+    // that depends on them is compiled anew.
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(of_package) {
+            build.env_remove(name);
+        }
+    }
+    let build = build
         .args(["build", "--package", PACKAGE, "--bin", PACKAGE])
         .arg("--message-format=json-render-diagnostics")
         .current_dir(workspace())
@@ -44,6 +52,19 @@ pub(super) async fn build(tell: &Teller) -> Result<PathBuf> {
     }
     let messages = String::from_utf8_lossy(&output.stdout);
     executable(&messages).context("cargo build named no executable")
+}
+
+/// Whether the variable tells about one package; those that tell cargo where and how to build are kept.
+fn of_package(name: &str) -> bool {
+    [
+        "CARGO_PKG_",
+        "CARGO_MANIFEST_",
+        "CARGO_BIN_",
+        "CARGO_CRATE_",
+    ]
+    .iter()
+    .any(|prefix| name.starts_with(prefix))
+        || name == "CARGO_PRIMARY_PACKAGE"
 }
 
 /// The executable among cargo's messages, one JSON object a line.

@@ -24,6 +24,7 @@ pub(super) async fn until_interrupted(tell: &Teller, stage: &Stage) -> Result<()
         format!("kubectl apply -f {}", binding.display()),
         format!("kubectl get dpb -n {NAMESPACE}"),
         format!("{} deployment run {FLOW}/{FLOW} --watch", prefect.display()),
+        format!("{} flow-run logs ID", prefect.display()),
         format!(
             "the network of the cluster: HTTPS_PROXY={} SSL_CERT_FILE={}",
             stage.network.url(),

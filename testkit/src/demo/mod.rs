@@ -41,10 +41,12 @@ pub async fn run(keep: bool) -> Result<()> {
             stage.without_token(&format!("{error:#}"))
         ));
     }
-    tell.step("all as the README says");
+    tell.step("all came true");
     if keep {
         keep::until_interrupted(&tell, &stage).await?;
     }
     tell.step("ends all processes");
+    drop(stage);
+    tell.step("done");
     Ok(())
 }

@@ -100,7 +100,7 @@ async fn prefect(tell: &Teller, stage: &mut Stage, api: &PrefectApi) -> Result<D
     tell.step(&format!(
         "Prefect: work pool {POOL} for namespace {NAMESPACE}, deployments of testkit/flows/flow.py and article.py"
     ));
-    let step = Step::begin("starting Prefect's Kubernetes worker");
+    let step = Step::quiet("starting Prefect's Kubernetes worker");
     let options = WorkerOptions {
         pool: POOL.to_owned(),
         name: WORKER.to_owned(),
@@ -109,6 +109,7 @@ async fn prefect(tell: &Teller, stage: &mut Stage, api: &PrefectApi) -> Result<D
     };
     stage.worker = Some(PrefectWorker::start(&stage.prefect, &options).await?);
     step.done();
+    tell.step("Prefect: a Kubernetes worker is online");
     Ok(deployments)
 }
 
@@ -122,7 +123,7 @@ async fn run(
     value: &str,
 ) -> Result<()> {
     let begun = Instant::now();
-    let step = Step::begin(&format!("a flow run of {name}"));
+    let step = Step::quiet(&format!("a flow run of {name}"));
     let id = api.create_flow_run(deployment).await?;
     let ended = api.wait_for_run(&id, RUN_LIMIT).await;
     let node = stage.node.as_ref().context("there is no node")?;
