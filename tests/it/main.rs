@@ -13,8 +13,14 @@
 
 mod apiserver;
 mod canary;
+mod chart;
 mod crd;
+mod image;
+mod pools;
+mod runs;
 mod scale;
 mod secrets;
 mod upstream;
+mod way_back;
+mod work_pools;
 mod world;
