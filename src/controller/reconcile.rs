@@ -314,7 +314,12 @@ async fn secret_step(
             message,
             again: wait,
         }) => {
-            *again = earlier(*again, wait);
+            // Nobody tells that a right was given: it is tried again at each poll, if that is sooner.
+            let poll = (reason == Reason::SecretForbidden).then(|| {
+                let own = binding.spec.interval();
+                own.unwrap_or(context.settings.refresh_interval)
+            });
+            *again = earlier(*again, earlier(wait, poll));
             let passing = reason.class() == Class::Retry
                 && reason != Reason::SecretContested
                 && reason != Reason::SecretForbidden;

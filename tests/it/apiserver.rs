@@ -61,8 +61,10 @@ async fn a_binding_that_cannot_be_read_and_an_api_server_that_goes_away_harm_nob
     create(&w, "good", &w.spec()).await?;
     w.until_ready("good").await?;
     w.until_event("InvalidSpec").await?;
-    w.until_condition("no-server", "Ready", "False", "InvalidSpec").await?;
-    w.until_condition("empty", "Ready", "False", "BlockIncomplete").await?;
+    w.until_condition("no-server", "Ready", "False", "InvalidSpec")
+        .await?;
+    w.until_condition("empty", "Ready", "False", "BlockIncomplete")
+        .await?;
     let nobody = w.secrets().get_opt("empty").await?;
     ensure!(nobody.is_none(), "a Secret without a source");
 
