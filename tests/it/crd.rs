@@ -406,6 +406,21 @@ async fn every_form_of_the_server_stanza_and_of_a_duration_is_taken_and_defaults
     Ok(())
 }
 
+/// The fields below `path` that `kubectl explain` has no words for.
+fn undocumented(path: &str, schema: &Value, found: &mut Vec<String>) {
+    for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+        let path = format!("{path}.{name}");
+        if field["description"]
+            .as_str()
+            .is_none_or(|text| text.len() < 10)
+        {
+            found.push(path.clone());
+        }
+        undocumented(&path, field, found);
+        undocumented(&path, &field["items"], found);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn people_find_the_columns_the_short_name_and_the_manual() -> Result<()> {
     let crd: Value = serde_json::to_value(&kubernetes::documents(CRD)?[0])?;
@@ -430,19 +445,6 @@ async fn people_find_the_columns_the_short_name_and_the_manual() -> Result<()> {
         crd["spec"]["names"]["shortNames"] == json!(["dpb"])
             && crd["spec"]["names"]["categories"] == json!(["doppler"])
     );
-    fn undocumented(path: &str, schema: &Value, found: &mut Vec<String>) {
-        for (name, field) in schema["properties"].as_object().into_iter().flatten() {
-            let path = format!("{path}.{name}");
-            if field["description"]
-                .as_str()
-                .is_none_or(|text| text.len() < 10)
-            {
-                found.push(path.clone());
-            }
-            undocumented(&path, field, found);
-            undocumented(&path, &field["items"], found);
-        }
-    }
     let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
     let mut found = Vec::new();
     undocumented("spec", &schema["properties"]["spec"], &mut found);

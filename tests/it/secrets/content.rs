@@ -1,0 +1,332 @@
+//! What the Secret holds: values byte for byte, names that are held back, and when nothing is written.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+use kube::ResourceExt;
+use serde_json::json;
+
+use super::managed;
+use crate::world::{Setup, World, pairs, secret};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_becomes_a_secret_and_a_change_in_doppler_arrives() -> Result<()> {
+    let w = World::start("secret-story").await?;
+    w.set("SECRET_API_KEY", &secret("1234567890"));
+    w.set("DATABASE_PASSWORD", &secret("p4ss"));
+    w.bind("story", &w.spec()).await?;
+    w.until_ready("story").await?;
+
+    let object = w.secrets().get("story").await?;
+    let keys: Vec<_> = object
+        .data
+        .iter()
+        .flatten()
+        .map(|(key, _)| key.as_str())
+        .collect();
+    ensure!(
+        keys == [
+            "DATABASE_PASSWORD",
+            "DOPPLER_CONFIG",
+            "DOPPLER_ENVIRONMENT",
+            "DOPPLER_PROJECT",
+            "SECRET_API_KEY"
+        ],
+        "{keys:?}"
+    );
+    ensure!(
+        object.data.as_ref().unwrap()["DOPPLER_PROJECT"].0 == w.name.as_bytes(),
+        "Doppler's own names are passed on"
+    );
+    w.until_values(
+        "story",
+        &pairs(&[
+            ("SECRET_API_KEY", secret("1234567890")),
+            ("DATABASE_PASSWORD", secret("p4ss")),
+        ]),
+    )
+    .await?;
+    ensure!(
+        object.type_.as_deref() == Some("Opaque"),
+        "{:?}",
+        object.type_
+    );
+    ensure!(
+        object
+            .labels()
+            .get("app.kubernetes.io/managed-by")
+            .map(String::as_str)
+            == Some("doppler-prefect-operator")
+    );
+    let annotations = serde_json::to_string(object.annotations())?;
+    ensure!(
+        annotations.contains(&format!("{:?}", w.name)) && annotations.contains("\"dev\""),
+        "project and config: {annotations}"
+    );
+    let hash = object
+        .annotations()
+        .get("doppler-prefect.dev/content-hash")
+        .context("no content hash")?
+        .clone();
+
+    let status = w.status("story").await?;
+    ensure!(
+        status["project"] == json!(w.name)
+            && status["config"] == "dev"
+            && status["secretName"] == "story",
+        "{status}"
+    );
+    ensure!(
+        status["keys"] == 5 && status["contentHash"] == json!(hash),
+        "{status}"
+    );
+    w.until_event("SecretCreated").await?;
+
+    w.set("SECRET_API_KEY", &secret("0987654321"));
+    w.doppler.remove(&w.name, "dev", "DATABASE_PASSWORD");
+    w.until_values("story", &pairs(&[("SECRET_API_KEY", secret("0987654321"))]))
+        .await?;
+    w.until_event("SecretUpdated").await?;
+    let after = w.secrets().get("story").await?;
+    ensure!(after.uid() == object.uid(), "it was updated, not replaced");
+    ensure!(
+        after.annotations()["doppler-prefect.dev/content-hash"] != hash,
+        "the hash of other content"
+    );
+    w.until("the status of the new content", async || {
+        let status = w.status("story").await?;
+        ensure!(
+            status["keys"] == 4 && status["contentHash"] != json!(hash),
+            "{status}"
+        );
+        Ok(())
+    })
+    .await?;
+    w.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_arrive_byte_for_byte() -> Result<()> {
+    let w = World::start("secret-bytes").await?;
+    let values = pairs(&[
+        (
+            "NEWLINES",
+            format!("-----BEGIN-----\n{}\r\n\n-----END-----\n", secret("pem")),
+        ),
+        ("QUOTES", secret("a \"b\" 'c' `d` \\e \\n #f ")),
+        ("DOLLARS", secret("$HOME ${SECRET} $$ $(id) %s {{ jinja }}")),
+        (
+            "EMOJI",
+            secret("\u{1f680} \u{e9} e\u{301} \u{0} \u{7f} \u{feff}\u{10ffff}"),
+        ),
+        (
+            "JSON",
+            json!({"nested": secret("json"), "list": [1, 2.50]}).to_string(),
+        ),
+        ("SPACES", format!("  {}\t ", secret("spaces"))),
+        ("EMPTY", String::new()),
+        ("BINARY", secret("\u{1}\u{2}\u{3}\u{80}\u{ff}")),
+        ("lower.case-name", secret("dots")),
+    ]);
+    w.doppler.replace(&w.name, "dev", values.clone());
+    w.bind("bytes", &w.spec()).await?;
+    w.until_ready("bytes").await?;
+    w.until_values("bytes", &values).await?;
+    w.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_would_break_the_job_pod_are_held_back_and_named_in_the_status() -> Result<()> {
+    let w = World::start("secret-guard").await?;
+    let held = [
+        "PATH",
+        "HOME",
+        "LD_PRELOAD",
+        "PYTHONPATH",
+        "PREFECT_API_KEY",
+        "KUBERNETES_SERVICE_HOST",
+        "PIP_INDEX_URL",
+        "HAS SPACE",
+        "\u{e9}t\u{e9}",
+    ];
+    for name in held {
+        w.set(name, &secret("held"));
+    }
+    w.set("path", &secret("lower"));
+    w.set("GOOD", &secret("good"));
+    w.bind("b", &w.spec()).await?;
+    w.until_ready("b").await?;
+    w.until_values(
+        "b",
+        &pairs(&[("GOOD", secret("good")), ("path", secret("lower"))]),
+    )
+    .await?;
+    let status = w.status("b").await?;
+    let listed: BTreeMap<&str, &str> = status["heldBack"]
+        .as_array()
+        .context("nothing held back")?
+        .iter()
+        .filter_map(|held| Some((held["name"].as_str()?, held["why"].as_str()?)))
+        .collect();
+    for name in held {
+        ensure!(
+            listed.get(name).is_some_and(|why| !why.is_empty()),
+            "{name} is not in {listed:?}"
+        );
+    }
+    ensure!(listed.len() == held.len(), "{listed:?}");
+    ensure!(
+        listed["PATH"].contains("allowReservedNames")
+            && listed["HAS SPACE"].contains("Kubernetes cannot hold it"),
+        "{listed:?}"
+    );
+
+    w.bind(
+        "b",
+        &managed(&w, json!({"allowReservedNames": ["PYTHONPATH"]})),
+    )
+    .await?;
+    let values = [
+        ("GOOD", secret("good")),
+        ("path", secret("lower")),
+        ("PYTHONPATH", secret("held")),
+    ];
+    w.until_values("b", &pairs(&values)).await?;
+    w.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn include_exclude_and_the_name_transformer_choose_what_is_passed_on() -> Result<()> {
+    let w = World::start("secret-filters").await?;
+    for name in ["DB_USER", "DB_PASSWORD", "DB_ADMIN_PASSWORD", "API_KEY"] {
+        w.set(name, &secret(name));
+    }
+    let mut spec = w.spec();
+    spec["doppler"]["include"] = json!(["DB_*"]);
+    spec["doppler"]["exclude"] = json!(["*ADMIN*"]);
+    w.bind("filtered", &spec).await?;
+    spec = w.spec();
+    spec["doppler"]["nameTransformer"] = json!("lower-snake");
+    w.bind("snake", &spec).await?;
+    w.until_ready("filtered").await?;
+    w.until_values(
+        "filtered",
+        &pairs(&["DB_USER", "DB_PASSWORD"].map(|name| (name, secret(name)))),
+    )
+    .await?;
+    w.until_ready("snake").await?;
+    let snake = w.values("snake").await?;
+    ensure!(
+        snake.get("api_key") == Some(&secret("API_KEY")) && !snake.contains_key("API_KEY"),
+        "{:?}",
+        snake.keys()
+    );
+    w.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_than_a_secret_can_hold_is_refused_and_the_last_good_values_stay() -> Result<()> {
+    let w = World::start("secret-large").await?;
+    w.set("A", &secret("a"));
+    w.bind("b", &w.spec()).await?;
+    w.until_ready("b").await?;
+    for number in 0..22 {
+        w.set(
+            &format!("LARGE_{number}"),
+            &format!("{}{}", secret("large"), "x".repeat(50_000)),
+        );
+    }
+    let said = w.until_not_ready("b", "SecretTooLarge").await?;
+    ensure!(
+        said.message.contains("include") || said.message.contains("exclude"),
+        "{}",
+        said.message
+    );
+    w.until_values("b", &pairs(&[("A", secret("a"))])).await?;
+    // Just below the limit it fits.
+    for number in 20..22 {
+        w.doppler.remove(&w.name, "dev", &format!("LARGE_{number}"));
+    }
+    w.until_ready("b").await?;
+    ensure!(w.values("b").await?.len() == 21);
+    w.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_rest_nothing_is_written_and_doppler_answers_that_nothing_changed() -> Result<()> {
+    let w = World::start("secret-rest").await?;
+    w.set("A", &secret("a"));
+    w.bind("rest", &w.spec()).await?;
+    w.until_ready("rest").await?;
+    w.until_polls("same", 2).await?;
+    let before = (
+        w.binding("rest").await?.resource_version(),
+        w.secrets().get("rest").await?.resource_version(),
+        w.writes(None).await?,
+    );
+    w.until_polls("same", 4).await?;
+    let after = (
+        w.binding("rest").await?.resource_version(),
+        w.secrets().get("rest").await?.resource_version(),
+        w.writes(None).await?,
+    );
+    ensure!(before == after, "{before:?} became {after:?}");
+    let polls: Vec<_> = w
+        .doppler
+        .downloads()
+        .into_iter()
+        .filter(|call| call.is_with(&w.token))
+        .collect();
+    let full = polls.iter().filter(|call| call.status == Some(200)).count();
+    ensure!(full == 1, "{full} full downloads in {} polls", polls.len());
+    w.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_installations_and_two_bindings_give_the_same_content_different_hashes() -> Result<()> {
+    let w = World::start("secret-hash").await?;
+    w.set("A", &secret("a"));
+    w.bind("one", &w.spec()).await?;
+    w.bind("two", &w.spec()).await?;
+    w.until_ready("one").await?;
+    w.until_ready("two").await?;
+    let (one, two) = (w.status("one").await?, w.status("two").await?);
+    ensure!(
+        one["contentHash"].is_string() && one["contentHash"] != two["contentHash"],
+        "{one}\n{two}"
+    );
+    let home: kube::Api<k8s_openapi::api::core::v1::Secret> =
+        kube::Api::namespaced(w.client.clone(), &w.grant.namespace);
+    ensure!(
+        home.get_opt("doppler-prefect-operator-hash-key")
+            .await?
+            .is_some(),
+        "the key is in the operator's own namespace"
+    );
+    w.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bindings_own_interval_wins_over_the_operators() -> Result<()> {
+    let w = World::with("secret-interval", Setup::without_polls()).await?;
+    w.set("A", &secret("a"));
+    let mut spec = w.spec();
+    spec["refreshInterval"] = json!("10s");
+    w.bind("often", &spec).await?;
+    w.until_ready("often").await?;
+    let downloads = w.downloads();
+    w.set("A", &secret("b"));
+    w.until_values("often", &pairs(&[("A", secret("b"))]))
+        .await?;
+    ensure!(
+        w.downloads() == downloads + 1,
+        "{} downloads for one change",
+        w.downloads() - downloads
+    );
+    let metrics = w.operator()?.metrics().await?;
+    ensure!(
+        metrics.contains("doppler_prefect_bindings{reason=\"Ready\"} 1"),
+        "{metrics}"
+    );
+    w.end().await
+}

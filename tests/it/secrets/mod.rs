@@ -1,0 +1,28 @@
+//! The Secret: what it holds, whose it is, and what becomes of it when others touch it.
+
+mod content;
+mod life;
+mod owner;
+mod repair;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use crate::world::{World, secret};
+
+/// A spec with this stanza for the Secret.
+fn managed(world: &World, stanza: Value) -> Value {
+    let mut spec = world.spec();
+    spec["managedSecret"] = stanza;
+    spec
+}
+
+/// Makes a Secret that is not the operator's.
+async fn foreign(world: &World, name: &str, more: Value) -> Result<()> {
+    let mut object = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "labels": {"owner": "me"}}});
+    object["stringData"] = json!({"MINE": secret("mine")});
+    for (field, value) in more.as_object().context("an object")? {
+        object[field] = value.clone();
+    }
+    world.apply(&object.to_string()).await
+}

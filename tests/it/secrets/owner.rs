@@ -1,0 +1,240 @@
+//! Whose the Secret is: foreign, claimed, adopted, of another type, and what the operator may do at all.
+
+use anyhow::{Context, Result, ensure};
+use kube::ResourceExt;
+use kube::api::PostParams;
+use serde_json::json;
+
+use super::{foreign, managed};
+use crate::world::{Setup, World, pairs, secret};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_secret_is_never_touched_and_its_place_is_taken_once_it_is_gone() -> Result<()> {
+    let mut w = World::with("secret-foreign", Setup::without_polls()).await?;
+    w.set("A", &secret("a"));
+    foreign(&w, "taken", json!({})).await?;
+    let before = w.secrets().get("taken").await?;
+    w.bind("b", &managed(&w, json!({"name": "taken"}))).await?;
+    let said = w.until_not_ready("b", "SecretForeign").await?;
+    ensure!(said.message.contains("taken"), "{}", said.message);
+    let synced = w.condition("b", "SecretSynced").await?;
+    ensure!(
+        synced.status == "False" && synced.reason == "SecretForeign",
+        "{synced:?}"
+    );
+    w.until_event("SecretForeign").await?;
+
+    // Nor after it was touched by its owner, nor when the binding goes through another look.
+    w.edit_secret(
+        "taken",
+        &json!({"metadata": {"labels": {"touched": "yes"}}}),
+    )
+    .await?;
+    w.set("A", &secret("b"));
+    w.restart_operator().await?;
+    w.until_not_ready("b", "SecretForeign").await?;
+    let after = w.secrets().get("taken").await?;
+    ensure!(
+        after.data == before.data && after.annotations() == before.annotations(),
+        "it was touched"
+    );
+    ensure!(after.owner_references().is_empty(), "it was given an owner");
+
+    w.delete_secret("taken").await?;
+    w.until_values("taken", &pairs(&[("A", secret("b"))]))
+        .await?;
+    w.until_ready("b").await?;
+    w.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deleting_a_binding_leaves_the_foreign_secret_of_its_name() -> Result<()> {
+    let w = World::with("secret-foreign-stays", Setup::without_polls()).await?;
+    w.set("A", &secret("a"));
+    foreign(&w, "b", json!({})).await?;
+    w.bind("b", &w.spec()).await?;
+    w.until_not_ready("b", "SecretForeign").await?;
+    w.unbind("b").await?;
+    w.until_unbound("b").await?;
+    w.until_values("b", &pairs(&[("MINE", secret("mine"))]))
+        .await?;
+    w.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn adopt_takes_a_secret_that_nobody_controls_and_no_other() -> Result<()> {
+    let w = World::with("secret-adopt", Setup::without_polls()).await?;
+    w.set("A", &secret("a"));
+    foreign(&w, "free", json!({})).await?;
+    w.bind(
+        "adopts",
+        &managed(&w, json!({"name": "free", "adopt": true})),
+    )
+    .await?;
+    w.until_ready("adopts").await?;
+    w.until_values("free", &pairs(&[("A", secret("a"))]))
+        .await?;
+    ensure!(
+        w.secrets().get("free").await?.labels()["owner"] == "me",
+        "labels of others are kept"
+    );
+
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "boss"}});
+    w.apply(&map.to_string()).await?;
+    let maps: kube::Api<k8s_openapi::api::core::v1::ConfigMap> =
+        kube::Api::namespaced(w.client.clone(), &w.name);
+    let owner = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "name": "boss", "uid": maps.get("boss").await?.uid(), "controller": true,
+    });
+    foreign(
+        &w,
+        "controlled",
+        json!({"metadata": {"name": "controlled", "ownerReferences": [owner]}}),
+    )
+    .await?;
+    w.bind(
+        "refused",
+        &managed(&w, json!({"name": "controlled", "adopt": true})),
+    )
+    .await?;
+    w.until_not_ready("refused", "SecretForeign").await?;
+    w.until_values("controlled", &pairs(&[("MINE", secret("mine"))]))
+        .await?;
+    w.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_bindings_for_one_secret_the_first_keeps_it_and_the_second_takes_it_when_the_first_goes()
+-> Result<()> {
+    let w = World::with("secret-claimed", Setup::without_polls()).await?;
+    w.set("A", &secret("a"));
+    w.doppler.set(&w.name, "prd", "A", &secret("prd"));
+    let token = format!("dp.st.prd.{}", secret(&w.name));
+    w.doppler.add_service_token(&token, &w.name, "prd");
+    w.put_token("prd-token", &token).await?;
+    w.bind("first", &managed(&w, json!({"name": "shared"})))
+        .await?;
+    w.until_ready("first").await?;
+
+    let mut spec = managed(&w, json!({"name": "shared", "adopt": true}));
+    spec["doppler"]["config"] = json!("prd");
+    spec["doppler"]["accessToken"] =
+        json!({"valueFrom": {"secretKeyRef": {"name": "prd-token", "key": "token"}}});
+    w.bind("second", &spec).await?;
+    let said = w.until_not_ready("second", "SecretClaimed").await?;
+    ensure!(
+        said.message.contains("first"),
+        "it does not say whose it is: {}",
+        said.message
+    );
+    w.until_values("shared", &pairs(&[("A", secret("a"))]))
+        .await?;
+    w.until_ready("first").await?;
+
+    w.unbind("first").await?;
+    w.until_ready("second").await?;
+    w.until_values("shared", &pairs(&[("A", secret("prd"))]))
+        .await?;
+    w.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_of_another_type_is_left_alone_even_with_adopt() -> Result<()> {
+    let w = World::with("secret-type", Setup::without_polls()).await?;
+    w.set("A", &secret("a"));
+    let basic = json!({"type": "kubernetes.io/basic-auth", "stringData": {"username": "me", "password": secret("mine")}});
+    foreign(&w, "typed", basic).await?;
+    let before = w.secrets().get("typed").await?;
+    w.bind("b", &managed(&w, json!({"name": "typed", "adopt": true})))
+        .await?;
+    w.until_not_ready("b", "SecretWrongType").await?;
+    let after = w.secrets().get("typed").await?;
+    ensure!(
+        after.resource_version() == before.resource_version(),
+        "it was touched"
+    );
+    w.delete_secret("typed").await?;
+    w.until_ready("b").await?;
+    w.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_operators_rights_are_the_charts_and_no_more() -> Result<()> {
+    let w = World::without_operator("secret-rights", Setup::default()).await?;
+    let file = kube::config::Kubeconfig::read_from(&w.grant.kubeconfig)?;
+    let mut config =
+        kube::Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default())
+            .await?;
+    config.proxy_url = None;
+    let client = kube::Client::try_from(config)?;
+    let may = async |verb: &str, resource: &str, namespace: &str| -> Result<bool> {
+        let review =
+            serde_json::from_value(json!({"metadata": {}, "spec": {"resourceAttributes": {
+                "verb": verb, "resource": resource, "namespace": namespace,
+            }}}))?;
+        let reviews: kube::Api<k8s_openapi::api::authorization::v1::SelfSubjectAccessReview> =
+            kube::Api::all(client.clone());
+        Ok(reviews
+            .create(&PostParams::default(), &review)
+            .await?
+            .status
+            .is_some_and(|status| status.allowed))
+    };
+    w.until("the rights to count", async || {
+        ensure!(may("get", "secrets", &w.name).await?);
+        Ok(())
+    })
+    .await?;
+    ensure!(
+        !may("get", "secrets", "default").await?,
+        "it may read Secrets elsewhere"
+    );
+    ensure!(
+        !may("list", "secrets", &w.grant.namespace).await?,
+        "it may list the Secrets of its own namespace"
+    );
+    ensure!(
+        !may("get", "pods", &w.name).await? && !may("create", "pods", &w.name).await?,
+        "it may do things with pods"
+    );
+    w.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_that_is_missing_is_told_and_used_once_it_is_there() -> Result<()> {
+    let mut w = World::without_operator("secret-forbidden", Setup::default()).await?;
+    let roles: kube::Api<k8s_openapi::api::rbac::v1::Role> =
+        kube::Api::namespaced(w.client.clone(), &w.name);
+    let role = roles
+        .list(&kube::api::ListParams::default())
+        .await?
+        .items
+        .pop()
+        .context("no Role of the chart")?;
+    let mut less = role.clone();
+    for rule in less.rules.iter_mut().flatten() {
+        if rule
+            .resources
+            .as_ref()
+            .is_some_and(|resources| resources.contains(&"secrets".to_owned()))
+        {
+            rule.verbs.retain(|verb| verb != "create");
+        }
+    }
+    let name = role.name_any();
+    let less = roles.replace(&name, &PostParams::default(), &less).await?;
+    w.start_operator().await?;
+    w.set("A", &secret("a"));
+    w.bind("b", &w.spec()).await?;
+    let said = w.until_not_ready("b", "SecretForbidden").await?;
+    ensure!(
+        said.message.contains("create") && said.message.contains(&w.name),
+        "{}",
+        said.message
+    );
+    let mut all = role;
+    all.metadata.resource_version = less.resource_version();
+    roles.replace(&name, &PostParams::default(), &all).await?;
+    w.until_ready("b").await?;
+    w.end().await
+}
