@@ -1,0 +1,23 @@
+//! Prefect and Doppler when they are not as they should be: what is said, what stays in force, and that it heals by itself.
+
+mod block;
+mod faults;
+mod prefect;
+mod refusals;
+
+use std::collections::BTreeMap;
+
+use testkit::doppler::Call;
+
+use crate::world::{pairs, secret};
+
+/// The value that every world of this chapter starts with.
+fn good() -> BTreeMap<String, String> {
+    pairs(&[("A", secret("good"))])
+}
+
+/// Requests with this token.
+fn with(token: &str) -> impl Fn(&Call) -> bool + Send + Sync + 'static {
+    let token = token.to_owned();
+    move |call| call.is_with(&token)
+}

@@ -1,0 +1,292 @@
+//! Prefect servers: their odd answers, credentials that rotate, CSRF protection, and a server that dies.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+use testkit::network::Network;
+use testkit::prefect::{Block, PrefectOptions, PrefectServer};
+use wiremock::matchers::{header, path};
+use wiremock::{Mock, MockServer, ResponseTemplate};
+
+use super::good;
+use crate::world::{Setup, World, secret};
+
+/// A Prefect server that answers what a real one cannot be made to answer, by the name of the block.
+async fn odd_prefect(doppler_token: &str) -> MockServer {
+    let server = MockServer::start().await;
+    let block = |name: &str| {
+        path(format!(
+            "/api/block_types/slug/secret/block_documents/name/{name}"
+        ))
+    };
+    let data = |token: &str| json!({"id": "0", "name": "x", "data": {"value": {"project": "p", "config": "c", "access_token": token}}});
+    let answers = [
+        (
+            "masked",
+            ResponseTemplate::new(200).set_body_json(data("********")),
+        ),
+        (
+            "masked-whole",
+            ResponseTemplate::new(200).set_body_json(json!({"data": {"value": "********"}})),
+        ),
+        (
+            "unauthorized",
+            ResponseTemplate::new(401)
+                .set_body_json(json!({"exception_message": secret("Unauthorized")})),
+        ),
+        (
+            "forbidden",
+            ResponseTemplate::new(403).set_body_json(json!({"detail": secret("Forbidden")})),
+        ),
+        (
+            "limited",
+            ResponseTemplate::new(429).insert_header("retry-after", "120"),
+        ),
+        (
+            "fault",
+            ResponseTemplate::new(500).set_body_string(secret("Traceback")),
+        ),
+        (
+            "redirect",
+            ResponseTemplate::new(307)
+                .insert_header("location", format!("{}/elsewhere", server.uri())),
+        ),
+        (
+            "page",
+            ResponseTemplate::new(200).set_body_string(secret("<html>Sign in</html>")),
+        ),
+        (
+            "echo",
+            ResponseTemplate::new(422)
+                .set_body_json(json!({"detail": "bad", "request_body": secret("echo")})),
+        ),
+        (
+            "not-found",
+            ResponseTemplate::new(404).set_body_json(json!({"detail": "Not Found"})),
+        ),
+        (
+            "huge",
+            ResponseTemplate::new(200).set_body_string("x".repeat(20 << 20)),
+        ),
+    ];
+    for (name, answer) in answers {
+        Mock::given(block(name))
+            .respond_with(answer)
+            .mount(&server)
+            .await;
+    }
+    let guarded = ResponseTemplate::new(200).set_body_json(data(doppler_token));
+    let key = format!("Bearer {}", secret("pnu"));
+    let guarded = Mock::given(block("guarded"))
+        .and(header("authorization", &*key))
+        .and(header("x-tenant", "t"))
+        .respond_with(guarded);
+    guarded.mount(&server).await;
+    Mock::given(block("guarded"))
+        .respond_with(ResponseTemplate::new(401))
+        .with_priority(9)
+        .mount(&server)
+        .await;
+    Mock::given(path("/elsewhere"))
+        .respond_with(ResponseTemplate::new(200).set_body_json(data("stolen")))
+        .named("the redirect")
+        .expect(0)
+        .mount(&server)
+        .await;
+    server
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_odd_answer_of_a_prefect_server_has_its_reason_and_none_is_shown() -> Result<()> {
+    let w = World::start("up-odd").await?;
+    let server = odd_prefect(&w.token).await;
+    let cases = [
+        ("masked", "BlockMasked"),
+        ("masked-whole", "BlockMasked"),
+        ("unauthorized", "PrefectUnauthorized"),
+        ("forbidden", "PrefectForbidden"),
+        ("limited", "PrefectRateLimited"),
+        ("fault", "PrefectUnreachable"),
+        ("redirect", "PrefectWrongUrl"),
+        ("page", "PrefectWrongUrl"),
+        ("echo", "PrefectError"),
+        ("not-found", "PrefectWrongUrl"),
+        ("huge", "AnswerTooLarge"),
+    ];
+    for (name, _) in cases {
+        let key = json!({"value": secret("pnu")});
+        let prefect = json!({"server": {"remoteApiUrl": server.uri(), "apiKey": key}, "block": {"name": name}});
+        w.bind(
+            name,
+            &json!({"prefect": prefect, "doppler": {"host": w.doppler.url()}}),
+        )
+        .await?;
+    }
+    let mut faults = Vec::new();
+    for (name, reason) in cases {
+        match w
+            .until_within(Duration::from_secs(20), name, async || {
+                let ready = w.condition(name, "Ready").await?;
+                ensure!(
+                    ready.status == "False" && ready.reason == reason,
+                    "{}={} ({}): {}",
+                    ready.kind,
+                    ready.status,
+                    ready.reason,
+                    ready.message
+                );
+                ensure!(ready.message.len() > 20, "{}", ready.message);
+                Ok(())
+            })
+            .await
+        {
+            Ok(()) => {}
+            Err(error) => faults.push(format!("not {reason}: {error:#}")),
+        }
+        ensure!(
+            w.secrets().get_opt(name).await?.is_none(),
+            "a Secret from {name}"
+        );
+    }
+    ensure!(faults.is_empty(), "{}", faults.join("\n"));
+    ensure!(w.downloads() == 0, "a token was used");
+    // Nobody followed the redirect.
+    server.verify().await;
+    w.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotated_api_key_and_a_rotated_token_are_noticed_without_touching_the_binding()
+-> Result<()> {
+    let w = World::with("up-rotated", Setup::without_polls()).await?;
+    w.set("A", &secret("good"));
+    w.doppler.add_account_token(&w.token);
+    w.doppler.set("p", "c", "A", &secret("good"));
+    let server = odd_prefect(&w.token).await;
+    let key = json!({"valueFrom": {"secretKeyRef": {"name": "api-key", "key": "token"}}});
+    let tenant = json!({"name": "X-Tenant", "value": "t"});
+    let prefect = json!({"server": {"remoteApiUrl": server.uri(), "apiKey": key, "headers": [tenant]}, "block": {"name": "guarded"}});
+    w.bind(
+        "by-key",
+        &json!({"prefect": prefect, "doppler": {"host": w.doppler.url()}}),
+    )
+    .await?;
+    let said = w.until_not_ready("by-key", "ReferenceMissing").await?;
+    ensure!(said.message.contains("api-key"), "{}", said.message);
+    w.put_token("api-key", &secret("old")).await?;
+    w.until_not_ready("by-key", "PrefectUnauthorized").await?;
+    w.put_token("api-key", &format!("{}\n", secret("pnu")))
+        .await?;
+    w.until_ready("by-key").await?;
+    w.until_values("by-key", &good()).await?;
+
+    let spec = w.direct_spec().await?;
+    w.put_token("token", &format!("dp.st.dev.{}", secret("revoked")))
+        .await?;
+    w.bind("by-token", &spec).await?;
+    w.until_not_ready("by-token", "DopplerUnauthorized").await?;
+    let generation = w.binding("by-token").await?.metadata.generation;
+    w.put_token("token", &w.token).await?;
+    w.until_ready("by-token").await?;
+    ensure!(w.binding("by-token").await?.metadata.generation == generation);
+    w.until_values("by-token", &good()).await?;
+
+    // A key in a ConfigMap is as good, and watched as well.
+    let map = |value: &str| {
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "keys"}, "data": {"key": value}}).to_string()
+    };
+    w.apply(&map("old")).await?;
+    let key = json!({"valueFrom": {"configMapKeyRef": {"name": "keys", "key": "key"}}});
+    let prefect = json!({"server": {"remoteApiUrl": server.uri(), "apiKey": key, "headers": [tenant]}, "block": {"name": "guarded"}});
+    w.bind(
+        "by-map",
+        &json!({"prefect": prefect, "doppler": {"host": w.doppler.url()}}),
+    )
+    .await?;
+    w.until_not_ready("by-map", "PrefectUnauthorized").await?;
+    w.apply(&map(&secret("pnu"))).await?;
+    w.until_ready("by-map").await?;
+
+    // A Secret that goes takes nothing away.
+    w.delete_secret("token").await?;
+    w.until_not_ready("by-token", "ReferenceMissing").await?;
+    w.until_values("by-token", &good()).await?;
+    w.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_with_basic_auth_and_csrf_protection_is_read_and_its_pool_patched() -> Result<()> {
+    let auth = format!("admin:{}", secret("pass"));
+    let options = PrefectOptions {
+        auth: Some(auth.clone()),
+        csrf: true,
+        ..PrefectOptions::default()
+    };
+    let (w, server) = tokio::join!(World::start("up-csrf"), PrefectServer::start(options));
+    let (w, server) = (w?, server?);
+    w.set("A", &secret("good"));
+    let api = server.api()?;
+    api.put_block("guarded", &Block::object(&w.name, "dev", &w.token))
+        .await?;
+    let mut template = testkit::prefect::kubernetes_template()?;
+    template["variables"]["properties"]["namespace"]["default"] = json!(w.name);
+    api.create_pool("guarded", "kubernetes", Some(template))
+        .await?;
+    let basic = json!({"valueFrom": {"secretKeyRef": {"name": "prefect-auth", "key": "token"}}});
+    let spec = json!({
+        "prefect": {"server": {"remoteApiUrl": server.api_url(), "basicAuth": basic}, "block": {"name": "guarded"}},
+        "doppler": {"host": w.doppler.url()},
+        "inject": {"workPools": [{"name": "guarded"}]},
+    });
+    w.put_token("prefect-auth", "admin:wrong").await?;
+    w.bind("b", &spec).await?;
+    w.until_not_ready("b", "PrefectUnauthorized").await?;
+    w.put_token("prefect-auth", &auth).await?;
+    w.until_ready("b").await?;
+    w.until_values("b", &good()).await?;
+    let mut template = api.template("guarded").await?;
+    let entries = testkit::prefect::env_from(&mut template)?.clone();
+    ensure!(
+        entries == [json!({"secretRef": {"name": "b", "optional": true}})],
+        "{entries:?}"
+    );
+    w.unbind("b").await?;
+    w.until_unbound("b").await?;
+    w.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prefect_server_that_dies_takes_nothing_away() -> Result<()> {
+    let network = Network::start()?;
+    let setup = Setup {
+        env: network.env(),
+        ..Setup::default()
+    }
+    .args(&["--stale-after", "3s", "--prefect-timeout", "1s"]);
+    let w = World::with("up-dies", setup).await?;
+    // In the cluster, by name, as in the smallest binding; its traffic goes through the network's proxy.
+    let host = format!("prefect-server.{}.svc:4200", w.name);
+    network.route(&host, ([127, 0, 0, 1], w.prefect.port()).into());
+    w.set("A", &secret("good"));
+    let mut spec = w.spec();
+    spec["prefect"]["server"] = json!({"name": "prefect-server"});
+    w.bind("b", &spec).await?;
+    w.until_ready("b").await?;
+    network.cut(&host);
+    w.until_condition("b", "BlockResolved", "False", "PrefectUnreachable")
+        .await?;
+    w.until_not_ready("b", "PrefectUnreachable").await?;
+    w.until_values("b", &good()).await?;
+    network.hang(&host);
+    w.delete_secret("b").await?;
+    w.until_values("b", &good()).await?;
+    network.route(&host, ([127, 0, 0, 1], w.prefect.port()).into());
+    w.until_within(Duration::from_secs(90), "recovery", async || {
+        let ready = w.condition("b", "Ready").await?;
+        ensure!(ready.status == "True", "{ready:?}");
+        Ok(())
+    })
+    .await?;
+    w.end().await
+}

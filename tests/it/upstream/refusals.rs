@@ -1,0 +1,184 @@
+//! Doppler's refusals: a token, a config, a limit, an answer without values. Told at once, and nothing is lost.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+use testkit::doppler::{Call, Doppler, Fault, RateLimit};
+use testkit::prefect::Block;
+
+use super::{good, with};
+use crate::world::{World, pairs, secret};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_token_is_told_at_once_and_the_last_good_values_stay() -> Result<()> {
+    let w = World::start("up-refused").await?;
+    w.set("A", &secret("good"));
+    w.bind("b", &w.spec()).await?;
+    w.until_ready("b").await?;
+    // `--stale-after` is five minutes here: this does not wait for it.
+    w.doppler.revoke(&w.token);
+    let said = w.until_not_ready("b", "DopplerUnauthorized").await?;
+    ensure!(
+        said.message.contains("last good values"),
+        "{}",
+        said.message
+    );
+    let synced = w.condition("b", "SecretSynced").await?;
+    ensure!(
+        synced.status == "False" && synced.reason == "DopplerUnauthorized",
+        "{synced:?}"
+    );
+    let resolved = w.condition("b", "BlockResolved").await?;
+    ensure!(resolved.status == "True", "{resolved:?}");
+    w.until_event("DopplerUnauthorized").await?;
+    w.until_values("b", &good()).await?;
+    // It is told once, not at each poll.
+    w.until_polls("DopplerUnauthorized", 1).await?;
+    let writes = w.writes(None).await?;
+    w.until_polls("DopplerUnauthorized", 3).await?;
+    ensure!(
+        w.writes(None).await? == writes,
+        "{} writes in three polls",
+        w.writes(None).await? - writes
+    );
+    // The Secret is still looked after.
+    w.delete_secret("b").await?;
+    w.until_values("b", &good()).await?;
+
+    let token = format!("dp.st.dev.{}", secret("renewed"));
+    w.doppler.add_service_token(&token, &w.name, "dev");
+    w.set("A", &secret("renewed"));
+    w.api
+        .put_block(&w.name, &Block::object(&w.name, "dev", &token))
+        .await?;
+    w.until_values("b", &pairs(&[("A", secret("renewed"))]))
+        .await?;
+    w.until_ready("b").await?;
+    w.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_config_and_a_token_for_another_one_delete_nothing() -> Result<()> {
+    let w = World::start("up-missing").await?;
+    w.set("A", &secret("good"));
+    w.bind("b", &w.spec()).await?;
+    w.until_ready("b").await?;
+    w.doppler.remove_config(&w.name, "dev");
+    let said = w.until_not_ready("b", "ConfigMissing").await?;
+    ensure!(
+        said.message.contains(&w.name) && said.message.contains("dev"),
+        "{}",
+        said.message
+    );
+    w.until_values("b", &good()).await?;
+    w.set("A", &secret("good"));
+    w.until_ready("b").await?;
+
+    // The block's token is one for `dev`.
+    w.doppler.set(&w.name, "prd", "A", &secret("prd"));
+    let mut spec = w.spec();
+    spec["doppler"]["config"] = json!("prd");
+    w.bind("b", &spec).await?;
+    w.until_not_ready("b", "DopplerForbidden").await?;
+    w.until_values("b", &good()).await?;
+    w.bind("b", &w.spec()).await?;
+    w.until_ready("b").await?;
+    w.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_without_values_is_refused_until_the_next_poll_says_the_same() -> Result<()> {
+    let w = World::start("up-empty").await?;
+    w.set("A", &secret("good"));
+    w.bind("b", &w.spec()).await?;
+    w.until_ready("b").await?;
+    // Once: a slip of the other side.
+    w.doppler
+        .fault_times(1, with(&w.token), Fault::empty_object());
+    w.until_event("EmptyAnswer").await?;
+    w.until_polls("same", 1).await?;
+    w.until_values("b", &good()).await?;
+    w.until_ready("b").await?;
+    // Twice in a row: it is meant.
+    let fault = w.doppler.fault(with(&w.token), Fault::empty_object());
+    w.until("an empty Secret", async || {
+        let data = w.secrets().get("b").await?.data.unwrap_or_default();
+        ensure!(data.is_empty(), "{} keys", data.len());
+        Ok(())
+    })
+    .await?;
+    let calls = w.doppler.downloads().into_iter().filter(with(&w.token));
+    let refused = calls
+        .rev()
+        .take_while(|call| call.status == Some(200))
+        .count();
+    ensure!(refused >= 2, "it was believed after {refused} answer");
+    w.until_ready("b").await?;
+    w.doppler.end_fault(fault);
+    w.until_values("b", &good()).await?;
+    w.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rate_limit_is_respected_before_it_is_hit() -> Result<()> {
+    let w = World::start("up-limit").await?;
+    // A Doppler of its own, since a limit is for all who use it.
+    let doppler = Doppler::start()?;
+    let window = Duration::from_secs(5);
+    doppler.limit(RateLimit {
+        secret_reads: 2,
+        reads: 10,
+        window,
+    });
+    doppler.add_service_token(&w.token, &w.name, "dev");
+    doppler.set(&w.name, "dev", "A", &secret("good"));
+    let mut spec = w.spec();
+    spec["doppler"]["host"] = json!(doppler.url());
+    w.bind("b", &spec).await?;
+    w.until_ready("b").await?;
+    w.until("six downloads", async || {
+        let count = doppler.downloads().len();
+        ensure!(count >= 6, "{count} so far");
+        Ok(())
+    })
+    .await?;
+    ensure!(
+        doppler.counts().status(429) == 0,
+        "it ran into the limit: {:?}",
+        doppler.counts()
+    );
+    let calls = doppler.downloads();
+    ensure!(
+        calls[5].at - calls[0].at >= window,
+        "six downloads within {:?}",
+        calls[5].at - calls[0].at
+    );
+    ensure!(
+        w.condition("b", "Ready").await?.status == "True",
+        "a limit is no failure of the binding"
+    );
+
+    // A refusal that comes without warning is respected as well.
+    doppler.limit(RateLimit {
+        secret_reads: 1000,
+        reads: 1000,
+        window,
+    });
+    let more = doppler.downloads().len();
+    doppler.fault_times(
+        1,
+        Call::is_download,
+        Fault::Error(429, "Exceeded rate limit".to_owned()),
+    );
+    doppler.set(&w.name, "dev", "A", &secret("after"));
+    w.until_values("b", &pairs(&[("A", secret("after"))]))
+        .await?;
+    ensure!(
+        doppler.counts().status(429) == 1,
+        "{:?} in {} more",
+        doppler.counts(),
+        doppler.downloads().len() - more
+    );
+    w.end().await
+}
