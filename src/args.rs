@@ -72,6 +72,14 @@ pub struct RunArgs {
         value_name = "NAMESPACE"
     )]
     pub watch_namespaces: Vec<String>,
+    /// Further namespaces to watch for `PrefectWorkPool`s of prefect-operator, beside those watched for bindings. Repeat or separate by commas.
+    #[arg(
+        long = "prefect-namespace",
+        env = "PREFECT_NAMESPACE",
+        value_delimiter = ',',
+        value_name = "NAMESPACE"
+    )]
+    pub prefect_namespaces: Vec<String>,
     /// Namespace of the operator itself, where it keeps the key of its content hashes.
     #[arg(
         long,
@@ -186,6 +194,17 @@ pub struct ReleaseArgs {
         value_name = "NAMESPACE"
     )]
     pub watch_namespaces: Vec<String>,
+    /// Deployment of the operator, scaled to zero first, so that it does not put back what is taken out. Default: none.
+    #[arg(long, env = "RELEASE_SCALE_DOWN", value_name = "DEPLOYMENT")]
+    pub scale_down: Option<String>,
+    /// Namespace of the operator itself.
+    #[arg(
+        long,
+        env = "POD_NAMESPACE",
+        default_value = "doppler-prefect-operator",
+        value_name = "NAMESPACE"
+    )]
+    pub operator_namespace: String,
     /// How long to try before giving up on pools that cannot be reached; their finalizers are dropped all the same.
     #[arg(long, env = "RELEASE_TIMEOUT", default_value = "2m", value_parser = duration, value_name = "DURATION")]
     pub timeout: Duration,

@@ -5,7 +5,7 @@ use std::{io::Write, process::ExitCode};
 use clap::Parser;
 use doppler_prefect_operator::{
     args::{Cli, Command},
-    crd, process, reason,
+    check, crd, process, reason, release,
 };
 
 #[tokio::main]
@@ -19,7 +19,11 @@ async fn main() -> ExitCode {
             .map_err(Into::into),
         Command::Crd => crd::crd_yaml().map(|text| print(&text)).map_err(Into::into),
         Command::Reasons => Ok(print(&reason::manual())),
-        Command::Check(_) | Command::Release(_) => Err("not built yet".into()),
+        Command::Check(args) => check::check(*args).await.map_err(Into::into),
+        Command::Release(args) => release::release(*args)
+            .await
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(Into::into),
     };
     done.unwrap_or_else(|error| {
         let _ = writeln!(std::io::stderr(), "error: {error}");

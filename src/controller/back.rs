@@ -41,7 +41,15 @@ pub async fn remove(
     let terminating = namespace_is_terminating(context, binding).await;
     let noted = note::noted(binding);
     let connection = match &binding.spec.prefect {
-        Some(prefect) => connect(context, binding, prefect).await.ok(),
+        Some(prefect) => connect(
+            &context.references,
+            &context.objects,
+            &context.prefect_hosts,
+            &binding.namespace().unwrap_or_default(),
+            prefect,
+        )
+        .await
+        .ok(),
         None => None,
     };
     let mut waiting = Vec::new();

@@ -11,12 +11,14 @@ use url::Url;
 
 use super::{
     context::{BlockKey, Context},
-    objects::{Kind, ObjectKey},
+    objects::{Kind, ObjectKey, Objects},
+    references::References,
     wake::BindingRef,
 };
 use crate::{
     crd::{DopplerPrefectBinding, PrefectSpec},
     doppler::{Coordinates, Snapshot},
+    outbound::AllowedHosts,
     prefect::{
         Connection,
         block::BlockFields,
@@ -218,7 +220,17 @@ async fn prepare(
         Stop(fault, failing_for)
     };
     if let Some(prefect) = &binding.spec.prefect {
-        followed.connection = Some(connect(context, binding, prefect).await.map_err(since)?);
+        followed.connection = Some(
+            connect(
+                &context.references,
+                &context.objects,
+                &context.prefect_hosts,
+                &binding.namespace().unwrap_or_default(),
+                prefect,
+            )
+            .await
+            .map_err(since)?,
+        );
     }
     let spec = &binding.spec.doppler;
     let mut overrides = BlockFields {
@@ -257,39 +269,39 @@ async fn prepare(
 }
 
 /// Tokens often end with the line break of the file they were made from.
-fn trimmed(text: &secrecy::SecretString) -> secrecy::SecretString {
+pub(crate) fn trimmed(text: &secrecy::SecretString) -> secrecy::SecretString {
     use secrecy::ExposeSecret;
     text.expose_secret().trim().into()
 }
 
-/// How the binding's Prefect server is reached.
+/// How the Prefect server of a binding in `namespace` is reached.
 ///
 /// # Errors
 /// If something that its stanza refers to is not there, or it is not allowed.
 pub async fn connect(
-    context: &Context,
-    binding: &DopplerPrefectBinding,
+    references_read: &References,
+    objects: &Objects,
+    hosts: &AllowedHosts,
+    namespace: &str,
     prefect: &PrefectSpec,
 ) -> Result<Arc<Connection>, Fault> {
-    let namespace = binding.namespace().unwrap_or_default();
     let mut values = Values::default();
     for reference in references(&prefect.server) {
         let object = ObjectKey {
             kind: reference.kind,
-            namespace: namespace.clone(),
+            namespace: namespace.to_owned(),
             name: reference.name,
         };
         let field = reference.purpose.to_string();
-        let text = context
-            .references
-            .text(&context.objects, &object, &reference.key, &field)
+        let text = references_read
+            .text(objects, &object, &reference.key, &field)
             .await;
         values.insert(
             reference.purpose,
             text.map_err(|error| fault(error.reason(), &error))?,
         );
     }
-    connection(&prefect.server, &namespace, &values, &context.prefect_hosts)
+    connection(&prefect.server, namespace, &values, hosts)
         .map(Arc::new)
         .map_err(|error| fault(error.reason(), &error))
 }
@@ -344,7 +356,7 @@ fn coordinates(
             return None;
         }
     };
-    let host = match doppler_host(context, spec.host.as_deref()) {
+    let host = match doppler_host(&context.doppler_hosts, spec.host.as_deref()) {
         Ok(host) => host,
         Err(fault) => {
             followed.stopped(Stage::Config, fault, Duration::ZERO, patience);
@@ -364,14 +376,18 @@ fn coordinates(
     })
 }
 
-fn doppler_host(context: &Context, host: Option<&str>) -> Result<Url, Fault> {
+/// Doppler's API, as a binding names it.
+///
+/// # Errors
+/// If it is not allowed.
+pub fn doppler_host(hosts: &AllowedHosts, host: Option<&str>) -> Result<Url, Fault> {
     let url = Url::parse(host.unwrap_or(DOPPLER)).map_err(|_| Fault {
         reason: Reason::InvalidSpec,
         message: "spec.doppler.host is not a URL: write one such as https://api.doppler.com"
             .to_owned(),
         retry_after: None,
     })?;
-    context.doppler_hosts.check(&url).map_err(|error| Fault {
+    hosts.check(&url).map_err(|error| Fault {
         reason: error.reason(),
         message: format!("spec.doppler.host: {error}"),
         retry_after: None,

@@ -13,7 +13,10 @@ use futures::{StreamExt, future::join_all};
 use kube::{
     Api, Client, ResourceExt,
     api::{ApiResource, DynamicObject, GroupVersionKind},
-    runtime::watcher::{self, Event, watcher},
+    runtime::{
+        WatchStreamExt,
+        watcher::{self, Event, watcher},
+    },
 };
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -29,6 +32,15 @@ use crate::{
 const AGAIN: Duration = Duration::from_mins(10);
 
 type Known = Arc<Mutex<BTreeMap<(String, String), ManagedPool>>>;
+
+/// The scopes in which such objects are looked for.
+#[must_use]
+pub fn scopes(watched: &[String], further: &[String]) -> Vec<Scope> {
+    if watched.is_empty() {
+        return Scope::of(&[]);
+    }
+    Scope::of(&[watched, further].concat())
+}
 
 /// Tells `pools` which pools are owned, until `shutdown`.
 pub async fn follow(client: Client, scopes: Vec<Scope>, pools: Pools, shutdown: CancellationToken) {
@@ -52,18 +64,29 @@ async fn keep_watching(client: Client, scope: Scope, known: Known, pools: Pools)
         Scope::Namespace(namespace) => Api::namespaced_with(client, namespace, &kind),
     };
     loop {
-        let mut events = std::pin::pin!(watcher(api.clone(), watcher::Config::default()));
+        let events = watcher(api.clone(), watcher::Config::default()).default_backoff();
+        let mut events = std::pin::pin!(events);
         while let Some(event) = events.next().await {
             match event {
                 Ok(event) => take(&known, &scope, event, &pools),
                 Err(error) => {
-                    debug!(reason = why(&error), "PrefectWorkPools cannot be watched");
-                    break;
+                    debug!(
+                        reason = why(&error),
+                        "the watch of PrefectWorkPools was interrupted"
+                    );
+                    if is_not_there(&error) {
+                        break;
+                    }
                 }
             }
         }
         tokio::time::sleep(AGAIN).await;
     }
+}
+
+/// Whether the kind is not there, or may not be read: then looking again soon is of no use.
+fn is_not_there(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if matches!(status.code, 403 | 404))
 }
 
 fn take(known: &Known, scope: &Scope, event: Event<DynamicObject>, pools: &Pools) {
@@ -100,28 +123,25 @@ fn key(object: &DynamicObject) -> (String, String) {
 }
 
 /// What an object owns. One whose server stanza cannot be read owns nothing that could be told.
+#[must_use]
+pub fn owned_by(object: &DynamicObject) -> Option<ManagedPool> {
+    let (namespace, name) = key(object);
+    let server = object.data.get("spec")?.get("server")?.clone();
+    let server: ServerSpec = serde_json::from_value(server).ok()?;
+    let api_url = api_url_of(&server, &namespace).ok()?;
+    Some(ManagedPool {
+        namespace,
+        pool: name.clone(),
+        name,
+        api_url,
+    })
+}
+
 fn put(table: &mut BTreeMap<(String, String), ManagedPool>, object: &DynamicObject) {
-    let key = key(object);
-    let server = object
-        .data
-        .get("spec")
-        .and_then(|spec| spec.get("server"))
-        .cloned();
-    let server: Option<ServerSpec> = server.and_then(|server| serde_json::from_value(server).ok());
-    match server.and_then(|server| api_url_of(&server, &key.0).ok()) {
-        Some(api_url) => {
-            let pool = ManagedPool {
-                namespace: key.0.clone(),
-                name: key.1.clone(),
-                pool: key.1.clone(),
-                api_url,
-            };
-            table.insert(key, pool);
-        }
-        None => {
-            table.remove(&key);
-        }
-    }
+    match owned_by(object) {
+        Some(pool) => table.insert(key(object), pool),
+        None => table.remove(&key(object)),
+    };
 }
 
 #[cfg(test)]

@@ -79,6 +79,7 @@ pub enum RunError {
 pub async fn run(args: RunArgs) -> Result<(), RunError> {
     let RunArgs {
         watch_namespaces,
+        prefect_namespaces,
         operator_namespace,
         concurrency,
         refresh_interval,
@@ -225,7 +226,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
             scope_task.run(changed, woken, bindings_seen, shutdown.clone()),
         );
     }
-    let scopes = Scope::of(&watch_namespaces);
+    let scopes = managed::scopes(&watch_namespaces, &prefect_namespaces);
     tasks.spawn(
         "managed pools",
         managed::follow(client, scopes, pools, shutdown.clone()),

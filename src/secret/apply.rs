@@ -176,6 +176,20 @@ impl Secrets {
             .await
     }
 
+    /// Has the Secret go with its binding.
+    ///
+    /// # Errors
+    /// [`WriteError::Conflict`] if it changed: look at it and judge again.
+    pub async fn own(
+        &self,
+        namespace: &str,
+        name: &str,
+        facts: &Facts,
+        owner: &OwnerReference,
+    ) -> Result<Written, WriteError> {
+        self.patch(namespace, name, &patch::own(facts, owner)).await
+    }
+
     /// The Secret as it is, values and all.
     ///
     /// # Errors

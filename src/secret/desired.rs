@@ -132,6 +132,19 @@ impl SecretError {
     }
 }
 
+/// The reference by which a Secret goes with its binding.
+#[must_use]
+pub fn owner_reference(binding: &str, uid: &str) -> OwnerReference {
+    OwnerReference {
+        api_version: DopplerPrefectBinding::api_version(&()).into_owned(),
+        kind: DopplerPrefectBinding::kind(&()).into_owned(),
+        name: binding.to_owned(),
+        uid: uid.to_owned(),
+        controller: Some(true),
+        block_owner_deletion: None,
+    }
+}
+
 /// The Secret that `values` make.
 ///
 /// # Errors
@@ -167,14 +180,9 @@ pub fn desired(
             .to_owned(),
         namespace: input.namespace.to_owned(),
         binding_uid: input.binding_uid.to_owned(),
-        owner: input.owned.then(|| OwnerReference {
-            api_version: DopplerPrefectBinding::api_version(&()).into_owned(),
-            kind: DopplerPrefectBinding::kind(&()).into_owned(),
-            name: input.binding.to_owned(),
-            uid: input.binding_uid.to_owned(),
-            controller: Some(true),
-            block_owner_deletion: None,
-        }),
+        owner: input
+            .owned
+            .then(|| owner_reference(input.binding, input.binding_uid)),
         data,
         labels,
         annotations,

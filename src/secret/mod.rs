@@ -16,7 +16,7 @@ pub mod key;
 pub mod patch;
 
 pub use apply::{Found, Secrets, Written};
-pub use desired::{Desired, Input, SecretError, desired};
+pub use desired::{Desired, Input, SecretError, desired, owner_reference};
 pub use error::WriteError;
 pub use facts::{Data, Facts};
 pub use hash::HashKey;

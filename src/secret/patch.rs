@@ -128,6 +128,14 @@ pub fn release<'a>(facts: &'a Facts, binding_uid: &str) -> Vec<Operation<'a>> {
     patch
 }
 
+/// The patch that has the Secret of `facts` go with its binding, by garbage collection.
+#[must_use]
+pub fn own<'a>(facts: &'a Facts, wanted: &'a OwnerReference) -> Vec<Operation<'a>> {
+    let mut patch = vec![guard(facts)];
+    owner(&mut patch, facts, &wanted.uid, Some(wanted));
+    patch
+}
+
 fn entries<'a>(
     patch: &mut Vec<Operation<'a>>,
     map: &str,

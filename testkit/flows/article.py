@@ -1,7 +1,6 @@
-"""The article's flow, before: it fetches the secrets itself, with the token in a Prefect block."""
+"""The flow of the article: it brings its secrets itself, from Doppler, with the token in a Prefect block."""
 
-import json
-import os
+from io import StringIO
 
 from dopplersdk import DopplerSDK
 from dotenv import load_dotenv
@@ -14,25 +13,17 @@ class Settings(BaseSettings):
     secret_api_key: str
 
 
-def fetch_secrets() -> None:
-    block = Secret.load("doppler-config").get()
-    config = json.loads(block) if isinstance(block, str) else block
-    doppler = DopplerSDK()
-    doppler.set_access_token(config["access_token"])
-    # Tests have a stand-in; the article has Doppler itself.
-    if host := os.environ.get("DOPPLER_API_HOST"):
-        doppler.set_base_url(host)
-    secrets = doppler.secrets.download(
-        project=config["project"], config=config["config"], format="env"
+def load_secrets() -> None:
+    place = Secret.load("doppler-config").get()
+    answer = DopplerSDK(access_token=place["access_token"]).secrets.download(
+        project=place["project"], config=place["config"], format="env"
     )
-    with open(".env", "w", encoding="utf-8") as env:
-        env.write(secrets if isinstance(secrets, str) else secrets.decode())
-    load_dotenv(".env")
+    load_dotenv(stream=StringIO(answer.text))
 
 
 @flow(log_prints=True)
 def main() -> None:
-    fetch_secrets()
+    load_secrets()
     print(f"secret_api_key = {Settings().secret_api_key}")
 
 

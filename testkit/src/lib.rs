@@ -3,6 +3,7 @@
 mod background;
 pub mod cache;
 pub mod control_plane;
+pub mod demo;
 pub mod doppler;
 pub mod folder;
 pub mod grant;

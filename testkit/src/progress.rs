@@ -26,6 +26,8 @@ pub fn line(text: &str) {
 pub struct Step {
     what: String,
     begun: Instant,
+    /// Whether its begin and its end are told by somebody else.
+    quiet: bool,
     /// Dropping it ends the thread that writes.
     alive: Option<Sender<()>>,
 }
@@ -33,11 +35,24 @@ pub struct Step {
 impl Step {
     /// Says that `what` begins.
     pub fn begin(what: &str) -> Self {
-        Self::begin_with(what, EVERY, line)
+        Self::begin_with(what, EVERY, false, line)
     }
 
-    fn begin_with(what: &str, every: Duration, write: impl Fn(&str) + Send + 'static) -> Self {
-        write(&format!("{what} …"));
+    /// As `begin`, for those who tell its begin and its end themselves: it only says now and then that `what` goes on.
+    #[must_use]
+    pub fn quiet(what: &str) -> Self {
+        Self::begin_with(what, EVERY, true, line)
+    }
+
+    fn begin_with(
+        what: &str,
+        every: Duration,
+        quiet: bool,
+        write: impl Fn(&str) + Send + 'static,
+    ) -> Self {
+        if !quiet {
+            write(&format!("{what} …"));
+        }
         let begun = Instant::now();
         let (alive, ended) = channel();
         let still = what.to_owned();
@@ -52,6 +67,7 @@ impl Step {
         Self {
             what: what.to_owned(),
             begun,
+            quiet,
             alive: Some(alive),
         }
     }
@@ -62,7 +78,7 @@ impl Step {
     }
 
     fn end(&mut self, how: &str) {
-        if self.alive.take().is_some() {
+        if self.alive.take().is_some() && !self.quiet {
             line(&format!(
                 "{}: {how} after {} s",
                 self.what,
@@ -97,7 +113,7 @@ mod tests {
     #[test]
     fn says_that_it_works_until_it_is_done() {
         let (tell, told) = channel();
-        let step = Step::begin_with("building", Duration::from_millis(10), move |text| {
+        let step = Step::begin_with("building", Duration::from_millis(10), false, move |text| {
             let _ = tell.send(text.to_owned());
         });
         let limit = Duration::from_secs(10);
@@ -110,6 +126,17 @@ mod tests {
             told.recv_timeout(limit),
             Err(RecvTimeoutError::Disconnected)
         );
+    }
+
+    #[test]
+    fn a_quiet_step_says_only_that_it_goes_on() {
+        let (tell, told) = channel();
+        let step = Step::begin_with("running", Duration::from_millis(10), true, move |text| {
+            let _ = tell.send(text.to_owned());
+        });
+        let first = told.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert_eq!(first, "running … 0 s");
+        step.done();
     }
 
     const INNER: &str = "DOPPLER_PREFECT_TESTKIT_PROGRESS_INNER";

@@ -5,12 +5,13 @@
 
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::apps::v1::Deployment as Deployed;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use testkit::control_plane::ControlPlane;
-use testkit::node::{NodeOptions, ProcessNode};
+use testkit::node::{Image, NodeOptions, ProcessNode};
 use testkit::prefect::{
     Deployment, PrefectServer, PrefectWorker, WorkerOptions, env_from, flows, kubernetes_template,
 };
@@ -208,6 +209,67 @@ async fn a_deleted_pod_takes_its_process_with_it() {
     .await
     .unwrap();
     assert!(!std::fs::exists(format!("/proc/{pid}")).unwrap());
+}
+
+#[tokio::test]
+async fn a_deployment_of_a_known_image_runs_and_is_started_again_when_it_ends() {
+    let plane = ControlPlane::shared().unwrap();
+    let client = plane.admin_client().unwrap();
+    namespace(&client, "deployed").await;
+    let mut options = NodeOptions::new("node-deployed", plane.admin_kubeconfig_path());
+    options.namespace = Some("deployed".to_owned());
+    options.retry = Duration::from_millis(100);
+    options.images = vec![Image {
+        repository: "known".to_owned(),
+        entrypoint: ["sh", "-c", "echo start; sleep $0"]
+            .map(str::to_owned)
+            .into(),
+        env: Vec::new(),
+    }];
+    let node = ProcessNode::start(options).await.unwrap();
+    for (name, image) in [
+        ("unknown", "other:1"),
+        ("ends", "known:1"),
+        ("stays", "known@sha256:0"),
+    ] {
+        let seconds = if name == "stays" { "600" } else { "0.1" };
+        let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": {
+            "selector": {"matchLabels": {"app": name}},
+            "template": {"metadata": {"labels": {"app": name}}, "spec": {"containers": [
+                {"name": "main", "image": image, "args": [seconds]}]}}}});
+        kubernetes::apply(&client, "deployed", &deployment.to_string())
+            .await
+            .unwrap();
+    }
+    let logs = |name: &str| -> Vec<String> {
+        let prefix = format!("{name}-");
+        let pods = node.pods().into_iter();
+        pods.filter(|pod| pod.name.starts_with(&prefix))
+            .map(|pod| pod.log())
+            .collect()
+    };
+    wait::until(LIMIT, "three starts of one pod", async || {
+        let logs = logs("ends");
+        let started = logs.iter().any(|log| log.matches("start").count() >= 3);
+        if started {
+            Ok(())
+        } else {
+            Err(format!("{logs:?}"))
+        }
+    })
+    .await
+    .unwrap();
+    assert_eq!(logs("ends").len(), 1, "another pod took its place");
+
+    let deployments: Api<Deployed> = Api::namespaced(client.clone(), "deployed");
+    wait::until(LIMIT, "the deployment to be available", async || {
+        let status = deployments.get("stays").await.ok()?.status?;
+        (status.available_replicas == Some(1)).then_some(())
+    })
+    .await
+    .unwrap();
+    assert_eq!(logs("stays"), ["start\n"]);
+    assert_eq!(logs("unknown"), [""; 0]);
 }
 
 #[tokio::test]

@@ -107,13 +107,16 @@ imagePullSecrets:
   verbs: [get, list, watch, patch] # patch: finalizer and annotation
 - apiGroups: [doppler-prefect.dev]
   resources: [dopplerprefectbindings/status]
-  verbs: [get, patch, update]
+  verbs: [patch]
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get, list, watch]
+- apiGroups: [""]
+  resources: [namespaces]
+  verbs: [get] # to see that one is going away
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]

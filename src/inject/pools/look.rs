@@ -159,6 +159,11 @@ impl Memory {
             };
             self.attempted = plan.kept.difference(&plan.present).cloned().collect();
             if let Err(error) = door.patch(edit).await {
+                // Only an answer that did not come, or a fault, leaves open whether the PATCH was taken.
+                use PrefectError::{Fault, Transport};
+                if !matches!(error, Transport { .. } | Fault { .. }) {
+                    self.attempted.clear();
+                }
                 let planned = Some(plan.findings);
                 return Err(Failed { error, planned });
             }
@@ -246,14 +251,16 @@ impl Memory {
                 .iter()
                 .map(|secret| (secret.clone(), Reason::PoolPatched)),
         );
-        let known = self.history.written.len();
-        self.history.written.extend(attempted);
+        let landed = attempted
+            .into_iter()
+            .filter(|secret| self.history.written.insert(secret.clone()))
+            .count();
         // What we took out and somebody puts in later is theirs.
         let history = &mut self.history;
         history
             .written
             .retain(|secret| first.kept.contains(secret) || first.present.contains(secret));
-        if self.history.written.len() != known {
+        if landed > 0 {
             first = plan(&view, &claims, &self.history);
         }
         first
@@ -269,14 +276,18 @@ impl Memory {
                 .any(|secret| self.verified.contains(secret) && !plan.present.contains(secret))
     }
 
-    /// Whether somebody waits for an entry that was never in, or for one to be taken out.
+    /// Whether bindings ask for something new: an entry that was never in, or one to be taken out. That waits for no fight over the others.
     fn is_urgent(&self, plan: &Plan, snapshot: &Snapshot) -> bool {
+        let settled = self.settled.as_ref();
+        if settled.is_some_and(|(version, _)| *version == snapshot.version) {
+            return false;
+        }
         let new = plan
             .kept
             .iter()
             .any(|secret| !plan.present.contains(secret) && !self.verified.contains(secret));
-        let claims = snapshot.asked.iter().zip(&plan.findings);
-        new || claims.into_iter().any(|(asked, finding)| {
+        let mut claims = snapshot.asked.iter().zip(&plan.findings);
+        new || claims.any(|(asked, finding)| {
             asked.claim.want == Want::Absent && finding.phase == Phase::Underway
         })
     }

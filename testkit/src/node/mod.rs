@@ -1,10 +1,10 @@
-//! A node that runs the pods of Jobs as local processes.
+//! A node that runs the pods of Jobs, and of Deployments whose image it knows, as local processes.
 //!
 //! In: a cluster, and where processes get what an image and a network would give. Out: a Node object, pods that are bound
 //! to it, run and report their status as a kubelet's would, and for each pod its log and the names of its environment.
 //!
-//! Only pods of Jobs that nobody has bound are taken, and of each only its first container: no volumes, no init
-//! containers, no restarts. Never: a value of an environment that a test did not ask for by name.
+//! Only such pods that nobody has bound are taken, and of each only its first container: no volumes, no init containers, no
+//! probes, and a restart only where the pod's policy is `Always`, as a Deployment's is. Never: a value of an environment that a test did not ask for by name.
 
 mod environment;
 mod expand;

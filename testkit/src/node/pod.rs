@@ -16,6 +16,7 @@ use super::environment::{Environment, Needed, Sources, resolve};
 use super::records::PodRecord;
 use super::status::{State, status};
 use super::{Site, process};
+use crate::guard::GuardedChild;
 
 const REQUEST_TIME: Duration = Duration::from_secs(30);
 /// Once ended by SIGTERM or SIGKILL, a process is gone within this time.
@@ -27,6 +28,9 @@ const REPORTS: u32 = 60;
 const BETWEEN_REPORTS: Duration = Duration::from_millis(500);
 /// What container runtimes report for a process that did not start.
 const START_ERROR: i32 = 128;
+
+/// How long a kubelet would wait at most before it starts a container again is five minutes; nobody here has those.
+const LONGEST_BACK_OFF: Duration = Duration::from_secs(15);
 
 /// One pod's life on this node.
 pub(super) struct Life<'a> {
@@ -120,35 +124,44 @@ impl Life<'_> {
             log_path: log.clone(),
             env: None,
         });
-        let Some(env) = self.environment(gone).await? else {
-            return Ok(());
-        };
-        self.site.records.created(&uid, &env);
-        let started = now();
-        let child = match process::start(self.site, self.container, &env, &folder, &log) {
-            Ok(child) => child,
-            Err(message) => {
-                return self
-                    .ended("StartError", &message, START_ERROR, &started)
-                    .await;
-            }
-        };
-        self.report(&State::Running { started: &started }).await?;
-        let code = loop {
-            tokio::select! {
-                code = child.ended(LOOK) => if let Some(code) = code { break code },
-                () = ending(gone) => {
-                    child.terminate();
-                    let code = child.ended(END_TIME / 2).await;
-                    if code.is_none() {
-                        child.kill_now();
-                    }
-                    break code.or(child.exit_code()).unwrap_or(137);
+        let always = self
+            .pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.restart_policy.as_deref());
+        let always = always == Some("Always");
+        let mut back_off = self.site.options.retry;
+        // The pod's end is the bound.
+        while !*gone.borrow() {
+            let Some(env) = self.environment(gone).await? else {
+                return Ok(());
+            };
+            self.site.records.created(&uid, &env);
+            let started = now();
+            let end = match process::start(self.site, self.container, &env, &folder, &log) {
+                Ok(child) => {
+                    self.report(&State::Running { started: &started }).await?;
+                    let code = until_ended(&child, gone).await;
+                    let reason = if code == 0 { "Completed" } else { "Error" };
+                    (reason, String::new(), code)
                 }
+                Err(message) => ("StartError", message, START_ERROR),
+            };
+            let (reason, message, code) = end;
+            if !always || *gone.borrow() {
+                return self.ended(reason, &message, code, &started).await;
             }
-        };
-        let reason = if code == 0 { "Completed" } else { "Error" };
-        self.ended(reason, "", code, &started).await
+            let message = format!("exit code {code}: {reason}{message}, back-off {back_off:?}");
+            let reason = "CrashLoopBackOff";
+            self.report(&State::Waiting {
+                reason,
+                message: &message,
+            })
+            .await?;
+            let _ = timeout(back_off, ending(gone)).await;
+            back_off = (back_off * 2).min(LONGEST_BACK_OFF);
+        }
+        Ok(())
     }
 
     /// The container's environment, as soon as all it names is there; nothing when the pod goes before.
@@ -230,6 +243,23 @@ impl Life<'_> {
                 }
                 Err(elapsed) if tries == REPORTS => return Err(elapsed.into()),
                 _ => tokio::time::sleep(BETWEEN_REPORTS).await,
+            }
+        }
+    }
+}
+
+/// The exit code, sooner or later: a pod that is to end ends its process.
+async fn until_ended(child: &GuardedChild, gone: &mut watch::Receiver<bool>) -> i32 {
+    loop {
+        tokio::select! {
+            code = child.ended(LOOK) => if let Some(code) = code { return code },
+            () = ending(gone) => {
+                child.terminate();
+                let code = child.ended(END_TIME / 2).await;
+                if code.is_none() {
+                    child.kill_now();
+                }
+                return code.or(child.exit_code()).unwrap_or(137);
             }
         }
     }

@@ -55,7 +55,8 @@ pub(super) fn start(
         .map_err(|_| "the process could not be started".to_owned())
 }
 
-fn image<'a>(site: &'a Site, container: &Container) -> Option<&'a Image> {
+/// What stands for the container's image.
+pub(super) fn image<'a>(site: &'a Site, container: &Container) -> Option<&'a Image> {
     let wanted = container.image.as_deref().unwrap_or_default();
     let images = site.options.images.iter();
     let mut fitting = images.filter(|image| {

@@ -1,5 +1,5 @@
-//! In: the events of a cluster's pods. Out: one life for each pod of a Job that nobody has bound, told when the pod is to
-//! end.
+//! In: the events of a cluster's pods. Out: one life for each pod that is for this node and that nobody has bound, told when
+//! the pod is to end.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -18,7 +18,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::{Site, pod};
+use super::{Site, pod, process};
 use crate::progress;
 
 const REGISTER_TIME: Duration = Duration::from_secs(30);
@@ -118,7 +118,7 @@ async fn take_pods(site: &Arc<Site>, client: &Client) {
                     if !told && is_ours(site, &pod) {
                         note(pod::remove(client, &pod).await);
                     }
-                } else if is_waiting(&pod) && !ends.contains_key(&uid) {
+                } else if is_waiting(site, &pod) && !ends.contains_key(&uid) {
                     let (end, gone) = watch::channel(false);
                     ends.insert(uid, end);
                     let (site, client) = (Arc::clone(site), client.clone());
@@ -142,17 +142,19 @@ fn is_ours(site: &Site, pod: &Pod) -> bool {
     node == Some(site.options.name.as_str())
 }
 
-/// Whether it is a Job's pod that nobody has bound.
-fn is_waiting(pod: &Pod) -> bool {
-    let unbound = pod
-        .spec
-        .as_ref()
-        .is_some_and(|spec| spec.node_name.is_none());
-    unbound
+/// Whether nobody has bound it, and it is a Job's, or a Deployment's whose image is known here: any other would fail, be
+/// replaced, and fail again without end.
+fn is_waiting(site: &Site, pod: &Pod) -> bool {
+    let Some(spec) = &pod.spec else { return false };
+    let known = spec
+        .containers
+        .first()
+        .is_some_and(|container| process::image(site, container).is_some());
+    spec.node_name.is_none()
         && pod
             .owner_references()
             .iter()
-            .any(|owner| owner.kind == "Job")
+            .any(|owner| owner.kind == "Job" || owner.kind == "ReplicaSet" && known)
 }
 
 fn note(result: Result<()>) {

@@ -2,6 +2,8 @@
 //! their templates as they stand there.
 
 use anyhow::{Context, Result};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::api::PrefectApi;
@@ -72,6 +74,21 @@ impl PrefectApi {
     pub async fn template(&self, pool: &str) -> Result<Value> {
         let mut pool = self.get(&format!("/work_pools/{pool}")).await?;
         Ok(pool["base_job_template"].take())
+    }
+
+    /// The pool's template, byte for byte as the API answers it.
+    ///
+    /// # Errors
+    /// When there is no such pool.
+    pub async fn template_text(&self, pool: &str) -> Result<String> {
+        #[derive(Deserialize)]
+        struct Pool<'a> {
+            #[serde(borrow)]
+            base_job_template: &'a RawValue,
+        }
+        let answer = self.get_text(&format!("/work_pools/{pool}")).await?;
+        let pool: Pool = serde_json::from_str(&answer).context("the answer is no work pool")?;
+        Ok(pool.base_job_template.get().to_owned())
     }
 
     /// Replaces the pool's template whole, as every PATCH does.

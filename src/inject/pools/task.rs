@@ -1,0 +1,162 @@
+//! The task of one pool.
+//!
+//! In: pokes and the passing of time. Out: looks, what they found, and wakes for the bindings that see a difference. It ends itself when nobody asks
+//! anything of the pool any more, and never in the middle of a look.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use futures::FutureExt;
+use tokio::sync::Notify;
+use tokio::time::{sleep, sleep_until};
+
+use super::look::{Asked, Door, Failed, Found, Memory, Snapshot, done_for};
+use super::table::{Key, Table};
+use super::{Shared, outcome};
+use crate::inject::claim::Finding;
+use crate::prefect::PrefectError;
+use crate::reason::Reason;
+
+/// Claims that come within this time of each other share a look.
+const SETTLE: Duration = Duration::from_millis(75);
+/// A look waits no longer than this for further claims.
+const SETTLE_AT_MOST: Duration = Duration::from_millis(500);
+/// A pool is not looked at more often than this by itself.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(50);
+
+impl Shared {
+    /// Looks at a pool until nobody asks anything of it. No look is broken off by that: a PATCH on its way would come after all.
+    pub(super) async fn keep(&self, key: &Key, poke: &Notify) {
+        let mut memory = Memory::default();
+        let mut failures = 0;
+        loop {
+            settle(poke).await;
+            let Some(snapshot) = self.table().snapshot(key) else {
+                return;
+            };
+            let result = self.look(key, &snapshot, &mut memory).await;
+            let now = Instant::now();
+            let interval = snapshot.interval.max(SHORTEST_INTERVAL);
+            let (wait, pokes_wait) = match &result {
+                Ok(found) => {
+                    failures = 0;
+                    let held = found
+                        .held_until
+                        .map(|until| until.saturating_duration_since(now));
+                    let interval = interval.mul_f64(jitter());
+                    (held.map_or(interval, |held| held.min(interval)), false)
+                }
+                Err(failed) => {
+                    failures += 1;
+                    if matches!(failed.error, PrefectError::PoolMissing { .. }) {
+                        memory.forget();
+                    }
+                    let (wait, pokes_wait) = outcome::wait_after(&failed.error, failures, interval);
+                    // Not earlier than the server asked for.
+                    (wait.mul_f64(jitter() + 0.1), pokes_wait)
+                }
+            };
+            self.publish(key, &snapshot, result, now);
+            drop(snapshot);
+            let due = tokio::time::Instant::now() + wait;
+            loop {
+                tokio::select! {
+                    () = sleep_until(due) => break,
+                    () = poke.notified() => {
+                        if !pokes_wait {
+                            break;
+                        }
+                        if self.table().end_if_unasked(key) {
+                            return;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    async fn look(
+        &self,
+        key: &Key,
+        snapshot: &Snapshot,
+        memory: &mut Memory,
+    ) -> Result<Found, Failed> {
+        // The semaphore is never closed. A look sends one request at a time.
+        let _permit = self.in_flight.acquire().await;
+        let door = Door {
+            client: self.clients.get(&key.connection)?,
+            pool: &key.pool,
+            metrics: &self.metrics,
+        };
+        memory.look(&door, snapshot).await
+    }
+
+    /// Notes what was found for the claims that still are what they were, and wakes whoever sees a difference.
+    fn publish(&self, key: &Key, snapshot: &Snapshot, result: Result<Found, Failed>, now: Instant) {
+        let outcomes: Vec<(Finding, Option<Reason>)> = match result {
+            Ok(Found { findings, done, .. }) => {
+                let asked = snapshot.asked.iter();
+                let told = findings.into_iter().zip(asked);
+                told.map(|(finding, asked)| (finding, done_for(&asked.claim, &done)))
+                    .collect()
+            }
+            Err(Failed { error, planned }) => {
+                let planned = |at: usize| planned.as_ref().and_then(|planned| planned.get(at));
+                let asked = snapshot.asked.iter().enumerate();
+                asked
+                    .map(|(at, Asked { claim, last, .. })| {
+                        let last = last.as_ref();
+                        (outcome::failed(&error, claim, last, planned(at), now), None)
+                    })
+                    .collect()
+            }
+        };
+        let mut woken = HashSet::new();
+        let mut table = self.table();
+        let Table { pools, number, .. } = &mut *table;
+        let Some(entry) = pools.get_mut(key) else {
+            return;
+        };
+        for (asked, (mut finding, done)) in snapshot.asked.iter().zip(outcomes) {
+            let claims = entry.claims.get_mut(&asked.who);
+            let record = claims.and_then(|claims| claims.get_mut(&asked.claim.secret));
+            let Some(record) = record.filter(|record| record.revision == asked.revision) else {
+                continue;
+            };
+            let last = record.finding.as_ref();
+            finding.event = match done {
+                Some(reason) => {
+                    *number += 1;
+                    Some((*number, reason))
+                }
+                None => last.and_then(|last| last.event),
+            };
+            if last.is_none_or(|last| outcome::differs(last, &finding)) {
+                woken.insert(asked.who.clone());
+            }
+            record.finding = Some(finding);
+        }
+        drop(table);
+        for who in &woken {
+            (self.wake)(who);
+        }
+    }
+}
+
+/// Waits until no claim has come for a while, so that those that come together share a look.
+async fn settle(poke: &Notify) {
+    let start = Instant::now();
+    loop {
+        sleep(SETTLE).await;
+        // What was poked for until here is in what the look will read.
+        let poked = poke.notified().now_or_never().is_some();
+        if !poked || start.elapsed() >= SETTLE_AT_MOST {
+            return;
+        }
+    }
+}
+
+/// Around 1, by at most a tenth, so that looks do not march in step.
+fn jitter() -> f64 {
+    rand::random_range(0.9..=1.1)
+}

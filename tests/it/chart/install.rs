@@ -1,0 +1,347 @@
+//! Install, upgrade and uninstall on a control plane of its own, since the chart's CRD is the cluster's.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{EnvVar, Pod, Secret};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
+use kube::{Api, Client, ResourceExt};
+use serde_json::{Value, json};
+use testkit::control_plane::{ControlPlane, Options};
+use testkit::grant::{Grant, grant};
+use testkit::helm::helm_async;
+use testkit::node::{Image, NodeOptions, ProcessNode};
+use testkit::operator::{Operator, OperatorOptions};
+use testkit::prefect::{Block, PrefectApi, PrefectServer};
+use testkit::{kubernetes, wait};
+
+use super::{BINARY, CHART, MANIFEST};
+use crate::work_pools::template;
+use crate::world::{CRD, SOON, canary, doppler, secret};
+
+const HOME: &str = "doppler";
+const FLOWS: &str = "chart-flows";
+const NAME: &str = "op-doppler-prefect-operator";
+/// For the pool and the block.
+const POOL: &str = "chart-pool";
+
+/// The chart as it was when bindings could not be suspended.
+fn older_chart(folder: &Path) -> Result<PathBuf> {
+    let chart = folder.join("older-chart");
+    copy(Path::new(CHART), &chart)?;
+    let mut crd: Value = serde_json::to_value(&kubernetes::documents(CRD)?[0])?;
+    let spec = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties";
+    let fields = crd.pointer_mut(spec).and_then(Value::as_object_mut);
+    fields
+        .and_then(|fields| fields.remove("suspend"))
+        .context("the field that is new")?;
+    std::fs::write(chart.join("files/crd.yaml"), crd.to_string())?;
+    Ok(chart)
+}
+
+/// Links become files.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let (path, to) = (entry.path(), to.join(entry.file_name()));
+        if path.is_dir() {
+            copy(&path, &to)?;
+        } else {
+            std::fs::copy(path, to)?;
+        }
+    }
+    Ok(())
+}
+
+struct Cluster {
+    plane: ControlPlane,
+    client: Client,
+}
+
+impl Cluster {
+    async fn start() -> Result<Self> {
+        let plane = ControlPlane::start(Options::default()).await?;
+        let client = plane.admin_client()?;
+        for (name, labels) in [
+            (
+                HOME,
+                json!({"pod-security.kubernetes.io/enforce": "restricted"}),
+            ),
+            (
+                "doppler-prefect-operator",
+                json!({"pod-security.kubernetes.io/enforce": "restricted"}),
+            ),
+            (FLOWS, json!({})),
+        ] {
+            let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
+            kubernetes::apply(&client, name, &namespace.to_string()).await?;
+        }
+        Ok(Self { plane, client })
+    }
+
+    async fn helm(&self, args: &[&str]) -> Result<String> {
+        let mut all = args.to_vec();
+        all.extend(["--namespace", HOME]);
+        helm_async(&all, Some(&self.plane.admin_kubeconfig_path()))
+            .await?
+            .success()
+    }
+
+    /// Installs or upgrades, with what lets a test's servers be reached.
+    async fn deploy(&self, command: &str, chart: &str) -> Result<String> {
+        let watched = format!("watchNamespaces={{{FLOWS}}}");
+        let sets = [
+            watched.as_str(),
+            "operator.allowedDopplerHosts={http://127.0.0.1:*}",
+            "operator.allowedPrefectHosts={http://127.0.0.1:*}",
+            "operator.releaseWait=1s",
+            "operator.refreshInterval=1s",
+        ];
+        let mut args = vec![command, "op", chart];
+        for set in sets {
+            args.extend(["--set", set]);
+        }
+        self.helm(&args).await
+    }
+
+    /// Whether bindings can be suspended.
+    async fn crd_knows_suspend(&self) -> Result<bool> {
+        let definitions: Api<CustomResourceDefinition> = Api::all(self.client.clone());
+        let crd = definitions
+            .get("dopplerprefectbindings.doppler-prefect.dev")
+            .await?;
+        let schema = serde_json::to_value(&crd.spec.versions[0].schema)?;
+        Ok(schema["openAPIV3Schema"]["properties"]["spec"]["properties"]["suspend"].is_object())
+    }
+
+    /// Waits for the pod of a Deployment: made, so admitted.
+    async fn until_pod(&self, namespace: &str) -> Result<()> {
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        let deployments: Api<Deployment> = Api::namespaced(self.client.clone(), namespace);
+        let operator = ListParams::default().labels("app.kubernetes.io/component=operator");
+        wait::until(SOON, "the operator's pod to be admitted", async || {
+            if !pods.list(&operator).await?.items.is_empty() {
+                return Ok(());
+            }
+            let all = deployments.list(&ListParams::default()).await?.items;
+            Err(anyhow!(
+                "{}",
+                serde_json::to_string(&all.iter().map(|one| &one.status).collect::<Vec<_>>())?
+            ))
+        })
+        .await
+    }
+
+    fn bindings(&self) -> Api<DynamicObject> {
+        let kind =
+            GroupVersionKind::gvk("doppler-prefect.dev", "v1alpha1", "DopplerPrefectBinding");
+        let resource = ApiResource::from_gvk_with_plural(&kind, "dopplerprefectbindings");
+        Api::namespaced_with(self.client.clone(), FLOWS, &resource)
+    }
+
+    /// The operator as its Deployment would start it: its arguments, its environment, its account.
+    async fn operator(&self, grant: &Grant) -> Result<Operator> {
+        let deployments: Api<Deployment> = Api::namespaced(self.client.clone(), HOME);
+        let deployment = deployments.get(NAME).await?;
+        let pod = deployment
+            .spec
+            .and_then(|spec| spec.template.spec)
+            .context("a pod")?;
+        let env = pod.containers[0].env.clone().unwrap_or_default();
+        let env = env.into_iter().map(
+            |EnvVar {
+                 name,
+                 value,
+                 value_from,
+             }| {
+                let field = value_from
+                    .and_then(|from| from.field_ref)
+                    .map(|field| field.field_path);
+                assert!(
+                    field.is_none() || field.as_deref() == Some("metadata.namespace"),
+                    "{field:?}"
+                );
+                (name, value.unwrap_or_else(|| HOME.to_owned()))
+            },
+        );
+        let options = OperatorOptions {
+            binary: BINARY.into(),
+            kubeconfig: grant.kubeconfig.clone(),
+            args: Vec::new(),
+            env: env.collect(),
+            log: Some(self.plane.folder().join("operator.log")),
+        };
+        Operator::start(options).await
+    }
+}
+
+/// Block, pool and binding of a user.
+async fn bind(cluster: &Cluster, prefect: &PrefectServer, api: &PrefectApi) -> Result<Value> {
+    let doppler = doppler()?;
+    doppler.set(POOL, "dev", "SECRET_API_KEY", &secret("1234567890"));
+    let token = format!("dp.st.dev.{}", secret(POOL));
+    doppler.add_service_token(&token, POOL, "dev");
+    api.put_block(POOL, &Block::object(POOL, "dev", &token))
+        .await?;
+    api.create_pool(
+        POOL,
+        "kubernetes",
+        Some(serde_json::from_str(&template(FLOWS))?),
+    )
+    .await?;
+    let before = api.template(POOL).await?;
+    let binding = json!({
+        "apiVersion": "doppler-prefect.dev/v1alpha1", "kind": "DopplerPrefectBinding",
+        "metadata": {"name": "left", "namespace": FLOWS},
+        "spec": {
+            "prefect": {"server": {"remoteApiUrl": prefect.api_url()}, "block": {"name": POOL}},
+            "doppler": {"host": doppler.url()},
+            "inject": {"workPools": [{"name": POOL}]},
+        },
+    });
+    kubernetes::apply(&cluster.client, FLOWS, &binding.to_string()).await?;
+    let bindings = cluster.bindings();
+    wait::until(SOON, "the binding to be Ready", async || {
+        let status = bindings.get("left").await?.data["status"].take();
+        let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
+        let ready = conditions
+            .iter()
+            .any(|one| one["type"] == "Ready" && one["status"] == "True");
+        ensure!(ready, "{status}");
+        Ok(())
+    })
+    .await?;
+    Ok(before)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_chart_installs_upgrades_its_crd_and_leaves_pools_and_bindings_free() -> Result<()> {
+    let prefect = PrefectServer::shared().await?;
+    let cluster = Cluster::start().await?;
+    let older = older_chart(cluster.plane.folder())?;
+    let older = older.to_str().context("a path that is not UTF-8")?;
+    let notes = cluster.deploy("install", older).await?;
+    ensure!(
+        notes.contains(&format!("kubectl apply -n {FLOWS}")),
+        "{notes}"
+    );
+    ensure!(!cluster.crd_knows_suspend().await?);
+    cluster.until_pod(HOME).await?;
+    refuses_an_unrestricted_pod(&cluster).await?;
+
+    cluster.deploy("upgrade", CHART).await?;
+    ensure!(
+        cluster.crd_knows_suspend().await?,
+        "helm upgrade left the older CRD"
+    );
+
+    let grant = grant(&cluster.plane, HOME, NAME).await?;
+    let operator = cluster.operator(&grant).await?;
+    let api = prefect.api()?;
+    let before = bind(&cluster, prefect, &api).await?;
+    ensure!(api.template(POOL).await? != before);
+
+    // The operator runs while the hook does: helm deletes its Deployment only afterwards.
+    let mut options = NodeOptions::new("chart-node", cluster.plane.admin_kubeconfig_path());
+    options.namespace = Some(HOME.to_owned());
+    options.images = vec![Image {
+        repository: "doppler-prefect-operator".to_owned(),
+        entrypoint: vec![BINARY.to_owned()],
+        env: vec![(
+            "KUBECONFIG".to_owned(),
+            grant.kubeconfig.display().to_string(),
+        )],
+    }];
+    let node = ProcessNode::start(options).await?;
+    let uninstalled = cluster.helm(&["uninstall", "op", "--timeout", "60s"]).await;
+    let hook: String = node
+        .pods()
+        .iter()
+        .map(testkit::node::PodRecord::log)
+        .collect();
+    uninstalled.with_context(|| format!("the hook said: {hook}"))?;
+    canary::absent("the hook's log", &hook)?;
+    operator.terminate(Duration::from_secs(30)).await?;
+    canary::absent("the operator's log", &operator.log()?)?;
+
+    assert_eq!(
+        api.template(POOL).await?,
+        before,
+        "the pool is not as it was"
+    );
+    let left = cluster.bindings().get("left").await?;
+    ensure!(left.finalizers().is_empty(), "{:?}", left.finalizers());
+    let secrets: Api<Secret> = Api::namespaced(cluster.client.clone(), FLOWS);
+    secrets
+        .get("left")
+        .await
+        .context("the Secret of a binding that is left")?;
+    ensure!(
+        cluster.crd_knows_suspend().await?,
+        "the CRD is kept, and with it the bindings"
+    );
+    let deployments: Api<Deployment> = Api::namespaced(cluster.client.clone(), HOME);
+    let jobs: Api<Job> = Api::namespaced(cluster.client.clone(), HOME);
+    ensure!(deployments.get_opt(NAME).await?.is_none());
+    ensure!(
+        jobs.list(&ListParams::default()).await?.items.is_empty(),
+        "the hook's Job is left"
+    );
+    // Nothing holds it any more.
+    cluster
+        .bindings()
+        .delete("left", &kube::api::DeleteParams::default())
+        .await?;
+    wait::until(SOON, "the binding to go", async || {
+        cluster
+            .bindings()
+            .get_opt("left")
+            .await
+            .is_ok_and(|found| found.is_none())
+            .then_some(())
+    })
+    .await?;
+
+    // Whoever comes back finds a CRD that is theirs.
+    cluster.deploy("install", CHART).await?;
+    cluster.helm(&["uninstall", "op", "--no-hooks"]).await?;
+    without_helm(&cluster).await
+}
+
+/// Or the admission of the chart's pods would show nothing.
+async fn refuses_an_unrestricted_pod(cluster: &Cluster) -> Result<()> {
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "loose"}, "spec": {"containers": [{"name": "a", "image": "b"}]}});
+    let refused = kubernetes::apply(&cluster.client, HOME, &pod.to_string()).await;
+    let error = refused.err().context("an unrestricted pod was admitted")?;
+    ensure!(
+        format!("{error:#}").contains("violates PodSecurity"),
+        "{error:#}"
+    );
+    Ok(())
+}
+
+/// `kubectl apply` of the CRD and the plain manifest.
+async fn without_helm(cluster: &Cluster) -> Result<()> {
+    let home = "doppler-prefect-operator";
+    kubernetes::apply(&cluster.client, home, CRD).await?;
+    kubernetes::apply(&cluster.client, home, MANIFEST).await?;
+    cluster.until_pod(home).await?;
+    let grant = grant(&cluster.plane, home, home).await?;
+    let options = OperatorOptions {
+        binary: BINARY.into(),
+        kubeconfig: grant.kubeconfig,
+        env: vec![("POD_NAMESPACE".to_owned(), home.to_owned())],
+        ..OperatorOptions::default()
+    };
+    // Ready means that it may list and watch what it needs.
+    Operator::start(options)
+        .await?
+        .terminate(Duration::from_secs(30))
+        .await?;
+    Ok(())
+}

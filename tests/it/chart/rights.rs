@@ -1,0 +1,212 @@
+//! What the chart's account may do, asked of the API server itself.
+
+use std::time::Duration;
+
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
+};
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{ListParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client};
+use testkit::grant::{Grant, grant_from_chart};
+use testkit::wait;
+
+use super::template;
+use crate::world::plane;
+
+/// The permissions of a new role count once the API server's own watch has told it.
+const SOON: Duration = Duration::from_secs(30);
+
+/// As the operator makes its client: from the file.
+async fn client(grant: &Grant) -> Client {
+    let file = Kubeconfig::read_from(&grant.kubeconfig).unwrap();
+    let mut config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+        .await
+        .unwrap();
+    config.proxy_url = None;
+    Client::try_from(config).unwrap()
+}
+
+/// Asks the API server itself.
+async fn may(client: &Client, verb: &str, what: &str, namespace: Option<&str>) -> bool {
+    let (resource, name) = what.split_once(':').unwrap_or((what, ""));
+    let (group, resource) = resource.split_once('/').unwrap_or(("", resource));
+    let (resource, subresource) = resource.split_once('.').unwrap_or((resource, ""));
+    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let review = SelfSubjectAccessReview {
+        spec: SelfSubjectAccessReviewSpec {
+            resource_attributes: Some(ResourceAttributes {
+                group: some(group),
+                resource: some(resource),
+                subresource: some(subresource),
+                name: some(name),
+                verb: Some(verb.to_owned()),
+                namespace: namespace.map(ToOwned::to_owned),
+                ..ResourceAttributes::default()
+            }),
+            ..SelfSubjectAccessReviewSpec::default()
+        },
+        ..SelfSubjectAccessReview::default()
+    };
+    let reviews: Api<SelfSubjectAccessReview> = Api::all(client.clone());
+    let answer = reviews.create(&PostParams::default(), &review).await;
+    answer.unwrap().status.unwrap().allowed
+}
+
+const BINDINGS: &str = "doppler-prefect.dev/dopplerprefectbindings";
+
+/// What the operator does in a namespace that it watches.
+const NEEDED: [(&str, &str); 18] = [
+    ("list", BINDINGS),
+    ("watch", BINDINGS),
+    ("get", BINDINGS),
+    ("patch", BINDINGS),
+    ("patch", "doppler-prefect.dev/dopplerprefectbindings.status"),
+    ("get", "secrets"),
+    ("list", "secrets"),
+    ("watch", "secrets"),
+    ("create", "secrets"),
+    ("patch", "secrets"),
+    ("delete", "secrets"),
+    ("get", "configmaps"),
+    ("list", "configmaps"),
+    ("watch", "configmaps"),
+    ("create", "events.k8s.io/events"),
+    ("patch", "events.k8s.io/events"),
+    ("list", "prefect.io/prefectworkpools"),
+    ("watch", "prefect.io/prefectworkpools"),
+];
+
+/// What it has no need of, even there.
+const NEVER: [(&str, &str); 26] = [
+    ("create", BINDINGS),
+    ("delete", BINDINGS),
+    ("update", BINDINGS),
+    ("deletecollection", BINDINGS),
+    ("update", "secrets"),
+    ("deletecollection", "secrets"),
+    ("create", "configmaps"),
+    ("patch", "configmaps"),
+    ("delete", "configmaps"),
+    ("get", "pods"),
+    ("create", "pods"),
+    ("create", "pods.exec"),
+    ("create", "batch/jobs"),
+    ("get", "apps/deployments"),
+    ("patch", "apps/deployments"),
+    ("patch", "prefect.io/prefectworkpools"),
+    ("update", "prefect.io/prefectworkpools"),
+    ("create", "serviceaccounts.token"),
+    ("impersonate", "serviceaccounts"),
+    ("create", "rbac.authorization.k8s.io/rolebindings"),
+    ("escalate", "rbac.authorization.k8s.io/roles"),
+    ("get", "nodes"),
+    ("list", "namespaces"),
+    ("watch", "namespaces"),
+    ("delete", "namespaces"),
+    ("get", "apiextensions.k8s.io/customresourcedefinitions"),
+];
+
+async fn rights_of(release: &str, home: &str, sets: &[&str]) -> Client {
+    let plane = plane().unwrap();
+    let rendered = template(release, home, sets).success().unwrap();
+    let grant = grant_from_chart(plane, &rendered, home).await.unwrap();
+    client(&grant).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_listed_namespaces_the_account_reaches_nothing_beyond_them() {
+    let sets = [
+        "watchNamespaces={rights-flows}",
+        "prefectNamespaces={rights-prefect}",
+    ];
+    let client = rights_of("listed", "rights-home", &sets).await;
+    let flows = Some("rights-flows");
+    wait::until(SOON, "the rights to count", async || {
+        may(&client, "list", "secrets", flows).await.then_some(())
+    })
+    .await
+    .unwrap();
+    for (verb, what) in NEEDED {
+        assert!(
+            may(&client, verb, what, flows).await,
+            "may not {verb} {what}"
+        );
+        // A namespace that is deleted loses its Roles before its bindings: these alone are granted from outside.
+        let from_outside = what == BINDINGS;
+        for namespace in [Some("default"), None] {
+            let granted = may(&client, verb, what, namespace).await;
+            assert_eq!(granted, from_outside, "{verb} {what} in {namespace:?}");
+        }
+    }
+    assert!(may(&client, "get", "namespaces:rights-flows", flows).await);
+    assert!(!may(&client, "get", "namespaces:default", Some("default")).await);
+    for (verb, what) in NEVER {
+        for namespace in [flows, Some("rights-home"), Some("default"), None] {
+            assert!(
+                !may(&client, verb, what, namespace).await,
+                "may {verb} {what} in {namespace:?}"
+            );
+        }
+    }
+    // Its own namespace: the key of the hashes and no other Secret.
+    let home = Some("rights-home");
+    assert!(may(&client, "create", "secrets", home).await);
+    assert!(
+        may(
+            &client,
+            "get",
+            "secrets:doppler-prefect-operator-hash-key",
+            home
+        )
+        .await
+    );
+    for (verb, what) in [
+        ("get", "secrets:other"),
+        ("list", "secrets"),
+        ("patch", "secrets:doppler-prefect-operator-hash-key"),
+        ("delete", "secrets:doppler-prefect-operator-hash-key"),
+    ] {
+        assert!(!may(&client, verb, what, home).await, "{verb} {what}");
+    }
+    let prefect = Some("rights-prefect");
+    assert!(may(&client, "watch", "prefect.io/prefectworkpools", prefect).await);
+    assert!(!may(&client, "get", "secrets", prefect).await);
+
+    // Not only what it is told: a real request is refused as well.
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), "default");
+    let refused = secrets.list(&ListParams::default()).await;
+    assert!(matches!(refused, Err(kube::Error::Api(status)) if status.code == 403));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_list_the_account_may_do_the_same_in_all_namespaces_and_no_more() {
+    let client = rights_of("everywhere", "rights-everywhere", &[]).await;
+    wait::until(SOON, "the rights to count", async || {
+        may(&client, "list", "secrets", None).await.then_some(())
+    })
+    .await
+    .unwrap();
+    for (verb, what) in NEEDED {
+        assert!(
+            may(&client, verb, what, None).await,
+            "may not {verb} {what} everywhere"
+        );
+    }
+    assert!(may(&client, "get", "namespaces:default", Some("default")).await);
+    for (verb, what) in NEVER {
+        for namespace in [Some("default"), Some("rights-everywhere"), None] {
+            assert!(
+                !may(&client, verb, what, namespace).await,
+                "may {verb} {what} in {namespace:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn may_asks_the_api_server() {
+    let admin = plane().unwrap().admin_client().unwrap();
+    assert!(may(&admin, "delete", "nodes", None).await);
+}

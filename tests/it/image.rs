@@ -1,0 +1,170 @@
+//! The Dockerfile, as far as it can be read without an engine.
+//!
+//! In: Dockerfile, .dockerignore. Out: whether the last stage is as small and as harmless as it is said to be, and whether all that the build needs
+//! is sent to it.
+
+use std::path::Path;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const BINARY: &str = "doppler-prefect-operator";
+
+struct Instruction {
+    word: String,
+    rest: String,
+}
+
+/// Stages, each from its `FROM` on.
+fn stages() -> Vec<Vec<Instruction>> {
+    let text = std::fs::read_to_string(Path::new(ROOT).join("Dockerfile")).unwrap();
+    let text = text.replace("\\\n", " ");
+    let mut stages: Vec<Vec<Instruction>> = Vec::new();
+    for line in text.lines().map(str::trim) {
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let (word, rest) = line.split_once(char::is_whitespace).unwrap();
+        let word = word.to_ascii_uppercase();
+        if word == "FROM" {
+            stages.push(Vec::new());
+        }
+        let rest = rest.trim().to_owned();
+        stages
+            .last_mut()
+            .expect("the first instruction is FROM")
+            .push(Instruction { word, rest });
+    }
+    stages
+}
+
+fn all<'a>(stage: &'a [Instruction], word: &str) -> Vec<&'a str> {
+    stage
+        .iter()
+        .filter(|one| one.word == word)
+        .map(|one| one.rest.as_str())
+        .collect()
+}
+
+#[test]
+fn the_image_is_the_binary_the_roots_and_nothing_else() {
+    let stages = stages();
+    let last = stages.last().unwrap();
+    assert_eq!(all(last, "FROM"), ["scratch"]);
+    assert!(all(last, "RUN").is_empty(), "there is no shell to run it");
+    let copied = all(last, "COPY");
+    let targets: Vec<_> = copied
+        .iter()
+        .map(|copy| copy.rsplit(' ').next().unwrap())
+        .collect();
+    let roots = "/etc/ssl/certs/ca-certificates.crt";
+    assert_eq!(targets, [roots, &format!("/{BINARY}")]);
+    assert!(copied.iter().all(|copy| copy.starts_with("--from=")));
+    assert_eq!(all(last, "ENV"), [format!("SSL_CERT_FILE={roots}")]);
+    assert_eq!(all(last, "ENTRYPOINT"), [format!("[\"/{BINARY}\"]")]);
+    assert_eq!(all(last, "CMD"), ["[\"run\"]"]);
+}
+
+/// `runAsNonRoot` cannot judge a name.
+#[test]
+fn its_user_is_a_number_and_the_charts() {
+    let stages = stages();
+    let users = all(stages.last().unwrap(), "USER");
+    let [user] = users[..] else {
+        panic!("{users:?}")
+    };
+    let (uid, gid) = user.split_once(':').unwrap();
+    let (uid, gid): (u32, u32) = (uid.parse().unwrap(), gid.parse().unwrap());
+    assert!(uid > 0 && gid > 0);
+    let pod: serde_json::Value = crate::chart::pod_security_context();
+    assert_eq!(pod["runAsUser"], uid);
+    assert_eq!(pod["runAsGroup"], gid);
+}
+
+#[test]
+fn the_build_is_static_locked_and_its_images_are_pinned() {
+    let stages = stages();
+    let [build, _] = &stages[..] else {
+        panic!("{} stages", stages.len())
+    };
+    let from = all(build, "FROM");
+    let image = from[0].split(' ').next().unwrap();
+    let (_, tag) = image.rsplit_once(':').expect("a tag");
+    assert!(tag.contains('.') && tag.contains("alpine"), "{tag}");
+    // Never older than what Cargo.toml asks for.
+    let version: Vec<u32> = tag
+        .split('-')
+        .next()
+        .unwrap()
+        .split('.')
+        .map(|part| part.parse().unwrap())
+        .collect();
+    let least: Vec<u32> = env!("CARGO_PKG_RUST_VERSION")
+        .split('.')
+        .map(|part| part.parse().unwrap())
+        .collect();
+    assert!(version >= least, "rust {version:?} cannot build {least:?}");
+    let cargo: Vec<_> = all(build, "RUN")
+        .into_iter()
+        .filter(|run| run.starts_with("cargo"))
+        .collect();
+    let [cargo] = cargo[..] else {
+        panic!("{cargo:?}")
+    };
+    for word in ["--locked", "--release", "-linux-musl", BINARY] {
+        assert!(cargo.contains(word), "{cargo}");
+    }
+}
+
+/// What the workspace's manifests name must be there, or cargo refuses the whole workspace.
+#[test]
+fn the_build_is_sent_what_it_needs_and_no_more() {
+    let text = std::fs::read_to_string(Path::new(ROOT).join(".dockerignore")).unwrap();
+    let mut lines = text.lines();
+    assert_eq!(
+        lines.next(),
+        Some("*"),
+        "all is left out but what is listed"
+    );
+    let sent: Vec<&str> = lines.map(|line| line.strip_prefix('!').unwrap()).collect();
+    for path in [
+        "Cargo.toml",
+        "Cargo.lock",
+        "src",
+        "testkit/Cargo.toml",
+        "testkit/src",
+    ] {
+        assert!(sent.contains(&path), "{path} is not sent");
+    }
+    for path in &sent {
+        assert!(Path::new(ROOT).join(path).exists(), "{path} is not there");
+    }
+    // Files that the code includes at compile time.
+    for file in files_under(&Path::new(ROOT).join("src")) {
+        let code = std::fs::read_to_string(&file).unwrap();
+        let included = code.split("include_str!(\"").skip(1);
+        for path in included.filter_map(|rest| rest.split('"').next()) {
+            let path = file.parent().unwrap().join(path).canonicalize().unwrap();
+            let path = path.strip_prefix(ROOT).unwrap().to_owned();
+            let in_tests = code
+                .find("#[cfg(test)]")
+                .is_some_and(|tests| tests < code.find("include_str!").unwrap());
+            assert!(
+                in_tests || sent.iter().any(|one| path.starts_with(one)),
+                "{} is not sent",
+                path.display()
+            );
+        }
+    }
+}
+
+fn files_under(folder: &Path) -> Vec<std::path::PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(files_under(&path));
+        } else if path.extension().is_some_and(|end| end == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}

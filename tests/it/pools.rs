@@ -1,0 +1,379 @@
+//! Work pools on the real Prefect server: what is written, what is left alone, and what the user is told.
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+use testkit::prefect::{Deployment, flows};
+
+use crate::work_pools::{entry, replaced, template, with_sources};
+use crate::world::{World, secret};
+
+/// The user's own entries, and numbers that a careless reader would write otherwise.
+const THEIRS: &str =
+    r#"[{"configMapRef":{"name":"mine"}},{"secretRef":{"name":"theirs","optional":false}}]"#;
+
+async fn world(name: &str) -> Result<World> {
+    let world = World::start(name).await?;
+    world.set("SECRET_API_KEY", &secret("1234567890"));
+    Ok(world)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_entry_goes_in_front_and_nothing_else_of_the_template_moves() -> Result<()> {
+    let world = world("pool-front").await?;
+    let odd = r#""title": "Namespace", "zeta": 1.50, "alpha": 100000000000000000000000, "mid": 1e-7, "emoji": "🦀 \u00e9\u2028","#;
+    let text = replaced(&template(&world.name), "\"title\": \"Namespace\",", odd);
+    world
+        .make_pool("pool-front", &with_sources(&text, THEIRS))
+        .await?;
+    let before = world.template_text("pool-front").await?;
+    ensure!(
+        before.contains("\"zeta\":1.5,\"alpha\":1"),
+        "the server moves keys itself: {before}"
+    );
+
+    world.bind_to("front", "pool-front").await?;
+    world
+        .until_condition("front", "Injected", "True", "Injected")
+        .await?;
+    world.until_ready("front").await?;
+    world.until_pool("front", "pool-front", "Patched").await?;
+    let ours = format!("\"envFrom\":[{},", entry("front", true));
+    let expected = replaced(&before, "\"envFrom\":[", &ours);
+    assert_eq!(world.template_text("pool-front").await?, expected);
+
+    // It is written once.
+    let written = world.written("pool-front").await?;
+    world.until_polls("same", 3).await?;
+    assert_eq!(world.written("pool-front").await?, written);
+
+    // And taken out as it was put in.
+    world.unbind("front").await?;
+    world.until_unbound("front").await?;
+    assert_eq!(world.template_text("pool-front").await?, before);
+    world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn observing_never_writes_and_sees_an_entry_that_somebody_adds() -> Result<()> {
+    let world = world("pool-observe").await?;
+    let text = with_sources(&template(&world.name), THEIRS);
+    world.make_pool("pool-observe", &text).await?;
+    let written = world.written("pool-observe").await?;
+    let pools = json!([{"name": "pool-observe", "mode": "Observe"}]);
+    world.bind("seen", &world.pool_spec(&pools)).await?;
+    world.until_pool("seen", "pool-observe", "Absent").await?;
+    let told = world
+        .until_condition("seen", "Injected", "False", "PoolEntryAbsent")
+        .await?;
+    ensure!(told.message.contains(r#""op":"add""#), "{}", told.message);
+    world.until_polls("same", 2).await?;
+    assert_eq!(world.written("pool-observe").await?, written);
+
+    let by_hand = r#"[{"configMapRef":{"name":"mine"}},{"secretRef":{"name":"seen"}}]"#;
+    world
+        .write_template(
+            "pool-observe",
+            &with_sources(&template(&world.name), by_hand),
+        )
+        .await?;
+    let written = world.written("pool-observe").await?;
+    world
+        .until_pool("seen", "pool-observe", "AlreadyPresent")
+        .await?;
+    world.until_ready("seen").await?;
+    // What somebody else wrote is theirs, also when the binding goes.
+    world.unbind("seen").await?;
+    world.until_unbound("seen").await?;
+    assert_eq!(world.written("pool-observe").await?, written);
+    world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_that_cannot_take_the_entry_is_left_alone_until_it_can() -> Result<()> {
+    let world = world("pool-unfit").await?;
+    let good = template(&world.name);
+    let cluster = "\"cluster_config\": \"{{ cluster_config }}\"";
+    let unfit = [
+        ("unfit-missing", "Missing", None),
+        ("unfit-empty", "NotEditable", Some("{}".to_owned())),
+        (
+            "unfit-placeholder",
+            "NotEditable",
+            Some(with_sources(&good, "\"{{ env_from }}\"").replacen(
+                "\"properties\": {",
+                "\"properties\": {\"env_from\": {\"type\": \"array\", \"default\": []},",
+                1,
+            )),
+        ),
+        (
+            "unfit-namespace",
+            "OtherNamespace",
+            Some(template("somewhere-else")),
+        ),
+        (
+            "unfit-cluster",
+            "OtherCluster",
+            Some(replaced(
+                &good,
+                cluster,
+                "\"cluster_config\": {\"context_name\": \"far\", \"config\": {}}",
+            )),
+        ),
+    ];
+    for (pool, _, text) in &unfit {
+        if let Some(text) = text {
+            world.make_pool(pool, text).await?;
+        }
+    }
+    world
+        .api
+        .create_pool("unfit-process", "process", None)
+        .await?;
+    world.make_pool("unfit-not", &good).await?;
+    let process = world.written("unfit-process").await?;
+
+    let mut pools = vec![
+        json!({"name": "unfit-not"}),
+        json!({"name": "unfit-process"}),
+    ];
+    pools.extend(unfit.iter().map(|(pool, ..)| json!({"name": pool})));
+    world.bind("unfit", &world.pool_spec(&json!(pools))).await?;
+    world.until_pool("unfit", "unfit-not", "Patched").await?;
+    world
+        .until_pool("unfit", "unfit-process", "NotEditable")
+        .await?;
+    for (pool, state, text) in &unfit {
+        world.until_pool("unfit", pool, state).await?;
+        if text.is_some() {
+            let sources = world.sources(pool).await?;
+            ensure!(sources.is_empty(), "{pool} was written: {sources:?}");
+        }
+    }
+    // The Secret is there all the same.
+    world
+        .until_condition("unfit", "SecretSynced", "True", "Synced")
+        .await?;
+    let injected = world.condition("unfit", "Injected").await?;
+    ensure!(
+        injected.status == "False" && injected.message.contains("unfit-"),
+        "{injected:?}"
+    );
+
+    for (pool, _, text) in &unfit {
+        match text {
+            None => world.make_pool(pool, &good).await?,
+            Some(_) => world.write_template(pool, &good).await?,
+        }
+    }
+    for (pool, ..) in &unfit {
+        world.until_pool("unfit", pool, "Patched").await?;
+        assert_eq!(world.sources(pool).await?, ["unfit"], "{pool}");
+    }
+    assert_eq!(
+        world.written("unfit-process").await?,
+        process,
+        "a process pool was written"
+    );
+    let others: Vec<_> = pools
+        .into_iter()
+        .filter(|pool| pool["name"] != "unfit-process")
+        .collect();
+    world
+        .bind("unfit", &world.pool_spec(&json!(others)))
+        .await?;
+    world.until_ready("unfit").await?;
+    world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_with_its_own_namespace_is_named_and_never_made_to_wait() -> Result<()> {
+    let world = world("pool-deployments").await?;
+    let text = template(&world.name);
+    for pool in ["deployments-idle", "deployments-strict"] {
+        world.make_pool(pool, &text).await?;
+        let deployment = Deployment {
+            name: &format!("{pool}-elsewhere"),
+            pool,
+            path: &flows(),
+            entrypoint: "flow.py:main",
+            job_variables: json!({"namespace": "elsewhere"}),
+        };
+        world.api.create_deployment(&deployment).await?;
+    }
+    let pools =
+        json!([{"name": "deployments-idle"}, {"name": "deployments-strict", "optional": false}]);
+    world.bind("deployed", &world.pool_spec(&pools)).await?;
+    let idle = world
+        .until_pool("deployed", "deployments-idle", "Patched")
+        .await?;
+    assert_eq!(idle["unservedNamespaces"], json!(["elsewhere"]));
+    // With `optional: false` its runs would wait for ever.
+    let strict = world
+        .until_pool("deployed", "deployments-strict", "OtherNamespace")
+        .await?;
+    assert_eq!(strict["unservedNamespaces"], json!(["elsewhere"]));
+    ensure!(world.sources("deployments-strict").await?.is_empty());
+    let told = world
+        .until_condition("deployed", "Injected", "False", "PoolOtherNamespace")
+        .await?;
+    ensure!(
+        told.message.contains("deployments-strict-elsewhere"),
+        "{}",
+        told.message
+    );
+    world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_the_pool_sets_itself_are_named() -> Result<()> {
+    let world = world("pool-shadows").await?;
+    world.set("LOG_LEVEL", "debug");
+    let text = template(&world.name);
+    let text = text.replacen(
+        "\"env\": \"{{ env }}\",",
+        "\"env\": {\"LOG_LEVEL\": \"info\"},",
+        1,
+    );
+    world.make_pool("pool-shadows", &text).await?;
+    world.bind_to("shadowed", "pool-shadows").await?;
+    world.until_ready("shadowed").await?;
+    world
+        .until("the shadowed key", async || {
+            let pool = world.pool_status("shadowed", "pool-shadows").await?;
+            ensure!(pool["shadowedKeys"] == json!(["LOG_LEVEL"]), "{pool}");
+            Ok(())
+        })
+        .await?;
+    world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_template_that_somebody_keeps_writing_is_contested_and_still_repaired() -> Result<()> {
+    let world = world("pool-contested").await?;
+    let text = with_sources(&template(&world.name), THEIRS);
+    world.make_pool("pool-contested", &text).await?;
+    world.bind_to("contested", "pool-contested").await?;
+    world.until_ready("contested").await?;
+
+    // Each time the entry is in, it is taken out again, at most once a second: repaired is what is counted.
+    let mut repaired = 0;
+    world
+        .until("Contested", async || {
+            let entry = world
+                .sources("pool-contested")
+                .await?
+                .contains(&"contested".to_owned());
+            if entry {
+                repaired += 1;
+                world.write_template("pool-contested", &text).await?;
+            }
+            let pool = world.pool_status("contested", "pool-contested").await?;
+            ensure!(pool["state"] == "Contested", "{pool}");
+            Ok(())
+        })
+        .await?;
+    ensure!(repaired >= 2, "contested after {repaired} changes");
+    let told = world
+        .until_condition("contested", "Injected", "False", "PoolContested")
+        .await?;
+    ensure!(told.message.contains("mode: Observe"), "{}", told.message);
+    // The Secret is not the pool's business, and the repair goes on.
+    world
+        .until_condition("contested", "SecretSynced", "True", "Synced")
+        .await?;
+    world
+        .until_sources("pool-contested", &["contested", "mine", "theirs"])
+        .await?;
+    world.end().await
+}
+
+const WORK_POOL_KIND: &str = "
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: prefectworkpools.prefect.io}
+spec:
+  group: prefect.io
+  names: {kind: PrefectWorkPool, plural: prefectworkpools, singular: prefectworkpool, listKind: PrefectWorkPoolList}
+  scope: Namespaced
+  versions:
+    - name: v1
+      served: true
+      storage: true
+      schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_of_a_prefect_work_pool_object_is_its_owners_to_write() -> Result<()> {
+    // The operator finds the kind when it comes, whenever that is.
+    let world = world("pool-managed").await?;
+    world.apply(WORK_POOL_KIND).await?;
+    let text = with_sources(&template(&world.name), THEIRS);
+    world.make_pool("pool-managed", &text).await?;
+    let owner = json!({
+        "apiVersion": "prefect.io/v1", "kind": "PrefectWorkPool", "metadata": {"name": "pool-managed"},
+        "spec": {"type": "kubernetes", "server": {"remoteApiUrl": world.prefect.api_url()}},
+    });
+    world.apply(&owner.to_string()).await?;
+    let mut world = world;
+    world.stop_operator().await?;
+    world.start_operator().await?;
+    let written = world.written("pool-managed").await?;
+    world.bind_to("managed", "pool-managed").await?;
+    world
+        .until_pool("managed", "pool-managed", "Managed")
+        .await?;
+    let told = world
+        .until_condition("managed", "Injected", "False", "PoolManaged")
+        .await?;
+    let path = "/job_configuration/job_manifest/spec/template/spec/containers/0/envFrom/0";
+    for word in [
+        "pool-managed/pool-managed",
+        "spec.baseJobTemplate.patches",
+        path,
+        r#""op":"add""#,
+    ] {
+        ensure!(told.message.contains(word), "{word}: {}", told.message);
+    }
+    world.until_polls("same", 2).await?;
+    assert_eq!(world.written("pool-managed").await?, written);
+
+    // The owner applies the patch of the message.
+    let ours = format!("[{},{}", entry("managed", true), &THEIRS[1..]);
+    world
+        .write_template("pool-managed", &with_sources(&template(&world.name), &ours))
+        .await?;
+    world
+        .until_pool("managed", "pool-managed", "AlreadyPresent")
+        .await?;
+    world.until_ready("managed").await?;
+    world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_bindings_of_a_pool_are_sorted_and_one_goes_without_the_other() -> Result<()> {
+    let world = world("pool-two").await?;
+    world
+        .make_pool("pool-two", &with_sources(&template(&world.name), THEIRS))
+        .await?;
+    let before = world.template_text("pool-two").await?;
+    world.bind_to("b-second", "pool-two").await?;
+    world.until_ready("b-second").await?;
+    world.bind_to("a-first", "pool-two").await?;
+    world.until_ready("a-first").await?;
+    assert_eq!(
+        world.sources("pool-two").await?,
+        ["a-first", "b-second", "mine", "theirs"]
+    );
+
+    world.unbind("a-first").await?;
+    world.until_unbound("a-first").await?;
+    assert_eq!(
+        world.sources("pool-two").await?,
+        ["b-second", "mine", "theirs"]
+    );
+    world.until_ready("b-second").await?;
+    world.unbind("b-second").await?;
+    world.until_unbound("b-second").await?;
+    assert_eq!(world.template_text("pool-two").await?, before);
+    world.end().await
+}

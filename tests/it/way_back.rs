@@ -1,0 +1,478 @@
+//! The way back: entry, wait, Secret, finalizer, in this order, whatever goes wrong between two of them.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use kube::ResourceExt;
+use kube::api::{DeleteParams, PropagationPolicy};
+use serde_json::{Value, json};
+use testkit::prefect::{Block, PrefectOptions, PrefectServer};
+
+use crate::work_pools::template;
+use crate::world::{SOON, Setup, World, secret};
+
+/// Long enough to be seen.
+const WAIT: Duration = Duration::from_secs(3);
+
+async fn world(name: &str, setup: Setup) -> Result<World> {
+    let world = World::with(name, setup).await?;
+    world.set("SECRET_API_KEY", &secret("1234567890"));
+    world.make_pool(name, &template(name)).await?;
+    Ok(world)
+}
+
+fn with_wait() -> Setup {
+    Setup {
+        release_wait: "3s",
+        ..Setup::default()
+    }
+}
+
+/// What there is of one Secret on its way back.
+#[derive(Debug, PartialEq, Eq)]
+struct Traces {
+    entry: bool,
+    secret: bool,
+    binding: bool,
+}
+
+async fn traces(world: &World, binding: &str, secret: &str) -> Result<Traces> {
+    // In the order in which they go, so that two looks at different times cannot show a wrong order.
+    let entry = world
+        .sources(&world.name)
+        .await?
+        .contains(&secret.to_owned());
+    let secret = world.secrets().get_opt(secret).await?.is_some();
+    let binding = world.bindings().get_opt(binding).await?.is_some();
+    Ok(Traces {
+        entry,
+        secret,
+        binding,
+    })
+}
+
+/// Watches until nothing is left, and fails if the Secret went before its entry or before its time.
+async fn goes_in_order(world: &World, binding: &str, secret: &str, wait: Duration) -> Result<()> {
+    let mut out_since = None;
+    world
+        .until(&format!("{binding} and {secret} to go"), async || {
+            let before = Instant::now();
+            let traces = traces(world, binding, secret).await?;
+            if !traces.entry && out_since.is_none() {
+                out_since = Some(before);
+            }
+            if traces.entry && !traces.secret {
+                // Looked at again: the entry was read before the Secret.
+                let entry = world
+                    .sources(&world.name)
+                    .await?
+                    .contains(&secret.to_owned());
+                assert!(!entry, "the entry is there and the Secret is gone");
+            }
+            if !traces.secret {
+                let since = out_since.context("the entry")?.elapsed();
+                // One look lasts a while as well.
+                assert!(
+                    since + Duration::from_millis(700) >= wait,
+                    "the Secret went {since:?} after the entry"
+                );
+            }
+            ensure!(
+                !traces.entry && !traces.secret && !traces.binding,
+                "{traces:?}"
+            );
+            Ok(())
+        })
+        .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deletion_takes_the_entry_out_waits_and_then_takes_the_secret() -> Result<()> {
+    let world = world("back-delete", with_wait()).await?;
+    let before = world.template_text("back-delete").await?;
+    world.bind_to("going", "back-delete").await?;
+    world.until_ready("going").await?;
+    let binding = world.binding("going").await?;
+    ensure!(
+        !binding.finalizers().is_empty(),
+        "an injected binding has a finalizer"
+    );
+    let noted = &binding.annotations()["doppler-prefect.dev/injected"];
+    ensure!(
+        noted.contains("back-delete") && noted.contains("going"),
+        "{noted}"
+    );
+    let owned = world.secrets().get("going").await?;
+    ensure!(
+        owned.owner_references().is_empty(),
+        "a Secret that a pool names has no owner"
+    );
+
+    world.unbind("going").await?;
+    goes_in_order(&world, "going", "going", WAIT).await?;
+    assert_eq!(world.template_text("back-delete").await?, before);
+    world.end().await
+}
+
+/// Argo CD's default: dependants go first, while the owner's finalizer holds.
+#[tokio::test(flavor = "multi_thread")]
+async fn foreground_deletion_does_not_take_the_secret_first() -> Result<()> {
+    let world = world("back-foreground", with_wait()).await?;
+    world.bind_to("going", "back-foreground").await?;
+    world.until_ready("going").await?;
+    let foreground = DeleteParams {
+        propagation_policy: Some(PropagationPolicy::Foreground),
+        ..DeleteParams::default()
+    };
+    world.bindings().delete("going", &foreground).await?;
+    goes_in_order(&world, "going", "going", WAIT).await?;
+    world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renamed_secret_leaves_the_pool_before_it_goes() -> Result<()> {
+    let world = world("back-rename", with_wait()).await?;
+    world.bind_to("renamed", "back-rename").await?;
+    world.until_ready("renamed").await?;
+    let mut spec = world.pool_spec(&json!([{"name": "back-rename"}]));
+    spec["managedSecret"] = json!({"name": "another"});
+    world.bind("renamed", &spec).await?;
+    let mut out_since = None;
+    world
+        .until("the old Secret to go", async || {
+            let now = Instant::now();
+            let sources = world.sources("back-rename").await?;
+            let (old, new) = (
+                world.secrets().get_opt("renamed").await?,
+                world.secrets().get_opt("another").await?,
+            );
+            assert!(!sources.is_empty(), "the pool names neither");
+            let has = |name: &str| sources.iter().any(|source| source == name);
+            assert!(
+                !has("another") || new.is_some(),
+                "the new entry came before the Secret"
+            );
+            if !has("renamed") {
+                out_since.get_or_insert(now);
+            }
+            ensure!(
+                old.is_none() && !has("renamed"),
+                "{sources:?}, old Secret {}",
+                old.is_some()
+            );
+            Ok(())
+        })
+        .await?;
+    let since = out_since.context("the entry")?.elapsed();
+    ensure!(
+        since + Duration::from_millis(700) >= WAIT,
+        "the old Secret went {since:?} after its entry"
+    );
+    world.until_ready("renamed").await?;
+    assert_eq!(world.sources("back-rename").await?, ["another"]);
+    world.unbind("renamed").await?;
+    world.until_unbound("renamed").await?;
+    ensure!(world.sources("back-rename").await?.is_empty());
+    world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_its_pool_a_binding_owns_its_secret_and_has_no_finalizer() -> Result<()> {
+    let world = world("back-unlisted", Setup::default()).await?;
+    let before = world.template_text("back-unlisted").await?;
+    world.bind_to("unlisted", "back-unlisted").await?;
+    world.until_ready("unlisted").await?;
+    let uid = world.secrets().get("unlisted").await?.uid();
+    world.bind("unlisted", &world.spec()).await?;
+    world
+        .until("the Secret to be owned and the binding free", async || {
+            let binding = world.binding("unlisted").await?;
+            ensure!(binding.finalizers().is_empty(), "the finalizer is there");
+            ensure!(
+                !binding
+                    .annotations()
+                    .contains_key("doppler-prefect.dev/injected"),
+                "the note is there"
+            );
+            let secret = world.secrets().get("unlisted").await?;
+            ensure!(
+                secret
+                    .owner_references()
+                    .iter()
+                    .any(|owner| Some(&owner.uid) == binding.uid().as_ref()),
+                "no owner"
+            );
+            assert_eq!(secret.uid(), uid, "the Secret was made anew");
+            Ok(())
+        })
+        .await?;
+    assert_eq!(world.template_text("back-unlisted").await?, before);
+    world.until_ready("unlisted").await?;
+    // And again: the owner goes before the entry comes.
+    world.bind_to("unlisted", "back-unlisted").await?;
+    world.until_sources("back-unlisted", &["unlisted"]).await?;
+    world
+        .until("the Secret to have no owner", async || {
+            let secret = world.secrets().get("unlisted").await?;
+            ensure!(secret.owner_references().is_empty(), "it has one");
+            Ok(())
+        })
+        .await?;
+    world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retained_secret_stays_and_is_taken_again_only_when_that_is_asked_for() -> Result<()> {
+    let world = world("back-retain", Setup::default()).await?;
+    let mut spec = world.pool_spec(&json!([{"name": "back-retain"}]));
+    spec["managedSecret"] = json!({"deletionPolicy": "Retain"});
+    world.bind("retained", &spec).await?;
+    world.until_ready("retained").await?;
+    world.unbind("retained").await?;
+    world.until_unbound("retained").await?;
+    ensure!(world.sources("back-retain").await?.is_empty());
+    let kept = world.secrets().get("retained").await?;
+    ensure!(kept.owner_references().is_empty() && kept.metadata.deletion_timestamp.is_none());
+
+    world.bind("retained", &spec).await?;
+    world.until_not_ready("retained", "SecretForeign").await?;
+    ensure!(
+        world.sources("back-retain").await?.is_empty(),
+        "an entry for a Secret that is not ours"
+    );
+    spec["managedSecret"]["adopt"] = json!(true);
+    world.bind("retained", &spec).await?;
+    world.until_ready("retained").await?;
+    assert_eq!(world.secrets().get("retained").await?.uid(), kept.uid());
+    world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unreachable_prefect_does_not_hold_the_binding_and_keeps_the_secret() -> Result<()> {
+    let setup = Setup::default().args(&["--release-timeout", "4s"]);
+    let world = World::with("back-unreachable", setup).await?;
+    world.set("SECRET_API_KEY", &secret("1234567890"));
+    let server = PrefectServer::start(PrefectOptions::default()).await?;
+    let api = server.api()?;
+    let block = Block::object(&world.name, "dev", &world.token);
+    api.put_block("back-unreachable", &block).await?;
+    let pool: Value = serde_json::from_str(&template(&world.name))?;
+    api.create_pool("lost-pool", "kubernetes", Some(pool))
+        .await?;
+    let mut spec = world.pool_spec(&json!([{"name": "lost-pool"}]));
+    spec["prefect"]["server"]["remoteApiUrl"] = json!(server.api_url());
+    world.bind("abandoned", &spec).await?;
+    world.until_ready("abandoned").await?;
+
+    server.stop().await;
+    let begun = Instant::now();
+    world.unbind("abandoned").await?;
+    world.until_unbound("abandoned").await?;
+    ensure!(
+        begun.elapsed() > Duration::from_secs(3),
+        "it went after {:?}",
+        begun.elapsed()
+    );
+    let told = world.until_event("CleanupAbandoned").await?;
+    ensure!(
+        told.contains("lost-pool") && told.contains("Secret abandoned"),
+        "{told}"
+    );
+    let kept = world.secrets().get("abandoned").await?;
+    ensure!(kept.owner_references().is_empty() && kept.metadata.deletion_timestamp.is_none());
+    world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminating_namespace_goes_and_its_pools_are_clean() -> Result<()> {
+    // A wait that would be noticed: nothing in the namespace is worth waiting for.
+    let setup = Setup {
+        release_wait: "10m",
+        ..Setup::default()
+    };
+    let world = world("back-terminating", setup).await?;
+    // Credentials that go with the namespace.
+    world.put_token("api-key", &secret("pnu")).await?;
+    let mut spec = world.pool_spec(&json!([{"name": "back-terminating"}]));
+    spec["prefect"]["server"]["apiKey"] =
+        json!({"valueFrom": {"secretKeyRef": {"name": "api-key", "key": "token"}}});
+    world.bind("terminated", &spec).await?;
+    world.until_ready("terminated").await?;
+    let namespaces: kube::Api<k8s_openapi::api::core::v1::Namespace> =
+        kube::Api::all(world.client.clone());
+    namespaces
+        .delete(&world.name, &DeleteParams::default())
+        .await?;
+    world.until_unbound("terminated").await?;
+    ensure!(world.sources("back-terminating").await?.is_empty());
+    world
+        .until("the namespace to go", async || {
+            let found = namespaces.get_opt(&world.name).await?;
+            ensure!(
+                found.is_none(),
+                "{:?}",
+                found
+                    .and_then(|one| one.status)
+                    .and_then(|status| status.conditions)
+            );
+            Ok(())
+        })
+        .await?;
+    world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_killed_between_any_two_steps_leaves_nothing_behind() -> Result<()> {
+    let mut world = world(
+        "back-killed",
+        Setup {
+            release_wait: "2s",
+            ..Setup::default()
+        },
+    )
+    .await?;
+    let before = world.template_text("back-killed").await?;
+    world.bind_to("killed", "back-killed").await?;
+    // As soon as the intention is noted; the Secret and the entry may or may not be there.
+    world
+        .until("the finalizer", async || {
+            let binding = world.binding("killed").await?;
+            ensure!(!binding.finalizers().is_empty(), "no finalizer");
+            Ok(())
+        })
+        .await?;
+    world.kill_operator();
+    world.start_operator().await?;
+    world.until_ready("killed").await?;
+    assert_eq!(world.sources("back-killed").await?, ["killed"]);
+
+    // Deleted while nobody looks; then killed as soon as the entry is out, in the middle of the wait.
+    world.kill_operator();
+    world.unbind("killed").await?;
+    assert_eq!(
+        traces(&world, "killed", "killed").await?,
+        Traces {
+            entry: true,
+            secret: true,
+            binding: true
+        }
+    );
+    world.start_operator().await?;
+    world.until_sources("back-killed", &[]).await?;
+    world.kill_operator();
+    assert_eq!(
+        traces(&world, "killed", "killed").await?,
+        Traces {
+            entry: false,
+            secret: true,
+            binding: true
+        }
+    );
+    world.start_operator().await?;
+    goes_in_order(&world, "killed", "killed", Duration::ZERO).await?;
+    assert_eq!(world.template_text("back-killed").await?, before);
+    world.end().await
+}
+
+/// A server that the spec no longer names is still cleaned, also by an operator that never saw the old spec.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_noted_is_cleaned_though_the_spec_changed_while_no_operator_ran() -> Result<()> {
+    let mut world = world("back-changed", Setup::default()).await?;
+    world
+        .make_pool("back-changed-other", &template("back-changed"))
+        .await?;
+    world.bind_to("changed", "back-changed").await?;
+    world.until_ready("changed").await?;
+    world.kill_operator();
+    world.bind_to("changed", "back-changed-other").await?;
+    world.start_operator().await?;
+    world
+        .until_sources("back-changed-other", &["changed"])
+        .await?;
+    world.until_sources("back-changed", &[]).await?;
+    world.until_ready("changed").await?;
+    world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn release_takes_all_entries_out_and_drops_the_finalizers() -> Result<()> {
+    let mut world = world("back-release", Setup::default()).await?;
+    let before = world.template_text("back-release").await?;
+    for name in ["first", "second"] {
+        world.bind_to(name, "back-release").await?;
+        world.until_ready(name).await?;
+    }
+    world.stop_operator().await?;
+    release(&world, &[]).await?;
+    assert_eq!(world.template_text("back-release").await?, before);
+    for name in ["first", "second"] {
+        let binding = world.binding(name).await?;
+        ensure!(binding.finalizers().is_empty(), "{name} has its finalizer");
+        // The Secret goes with its binding.
+        let secret = world.secrets().get(name).await?;
+        ensure!(
+            secret
+                .owner_references()
+                .iter()
+                .any(|owner| Some(&owner.uid) == binding.uid().as_ref()),
+            "{name}"
+        );
+    }
+    // Whoever changes their mind starts the operator again.
+    world.start_operator().await?;
+    world
+        .until_sources("back-release", &["first", "second"])
+        .await?;
+
+    world.stop_operator().await?;
+    release(&world, &["--keep-secrets"]).await?;
+    assert_eq!(world.template_text("back-release").await?, before);
+    for name in ["first", "second"] {
+        ensure!(world.binding(name).await?.finalizers().is_empty());
+        ensure!(
+            world
+                .secrets()
+                .get(name)
+                .await?
+                .owner_references()
+                .is_empty()
+        );
+        world.unbind(name).await?;
+        world.until_unbound(name).await?;
+    }
+    for name in ["first", "second"] {
+        let kept = world.secrets().get(name).await?;
+        ensure!(kept.metadata.deletion_timestamp.is_none());
+    }
+    world.end().await
+}
+
+/// Runs `release` as the chart's hook does; what it says is part of what must not show values.
+async fn release(world: &World, args: &[&str]) -> Result<()> {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_doppler-prefect-operator"));
+    command
+        .arg("release")
+        .args(args)
+        .args([
+            "--watch-namespace",
+            &world.name,
+            "--allowed-prefect-host",
+            "http://127.0.0.1:*",
+        ])
+        .env_clear()
+        .env("KUBECONFIG", &world.grant.kubeconfig)
+        .kill_on_drop(true);
+    let done = tokio::time::timeout(SOON, command.output()).await??;
+    let said = format!(
+        "{}{}",
+        String::from_utf8_lossy(&done.stdout),
+        String::from_utf8_lossy(&done.stderr)
+    );
+    crate::world::canary::absent("what release says", &said)?;
+    ensure!(
+        done.status.success(),
+        "release ended with {}: {said}",
+        done.status
+    );
+    Ok(())
+}

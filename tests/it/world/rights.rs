@@ -1,0 +1,50 @@
+//! What the chart grants to an operator of one namespace.
+//!
+//! In: the operator's namespace and the one that it watches. Out: the manifests as helm renders them for these two. Helm is asked once; the names
+//! are then put in, as helm would.
+
+use anyhow::{Context, Result};
+use testkit::helm::helm_async;
+use tokio::sync::OnceCell;
+
+const HOME: &str = "placeholder-of-the-operator";
+const WATCHED: &str = "placeholder-of-the-watched";
+
+/// Where the chart is.
+pub fn chart() -> String {
+    format!(
+        "{}/charts/doppler-prefect-operator",
+        env!("CARGO_MANIFEST_DIR")
+    )
+}
+
+/// The chart for `watchNamespaces: [watched]`, released in `home`.
+///
+/// # Errors
+/// When helm cannot be had or refuses.
+pub async fn rendered(home: &str, watched: &str) -> Result<String> {
+    static RENDERED: OnceCell<String> = OnceCell::const_new();
+    let template = RENDERED.get_or_try_init(async || {
+        let watch = format!("watchNamespaces={{{WATCHED}}}");
+        let chart = chart();
+        let args = [
+            "template",
+            "dpo",
+            &chart,
+            "--namespace",
+            HOME,
+            "--set",
+            &watch,
+            "--set",
+            "crds.install=false",
+        ];
+        helm_async(&args, None)
+            .await?
+            .success()
+            .context("helm template of the chart")
+    });
+    Ok(template
+        .await?
+        .replace(HOME, home)
+        .replace(WATCHED, watched))
+}
