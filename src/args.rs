@@ -257,7 +257,7 @@ mod tests {
         let Command::Run(args) = cli.command else {
             panic!("not run")
         };
-        assert_eq!(args.refresh_interval, Duration::from_secs(60));
+        assert_eq!(args.refresh_interval, Duration::from_mins(1));
         assert_eq!(args.stale_after, Duration::from_mins(5));
         assert_eq!(args.release_wait, Duration::from_secs(90));
         assert_eq!(args.upstream.allowed_doppler_hosts, ["api.doppler.com"]);

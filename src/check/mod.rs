@@ -167,7 +167,7 @@ pub async fn check(args: CheckArgs) -> Result<ExitCode, CheckError> {
                     lines.title = file.clone();
                 }
                 (Ok(binding), None) => {
-                    validate(&binding, &prefect_hosts, &doppler_hosts, &mut lines)
+                    validate(&binding, &prefect_hosts, &doppler_hosts, &mut lines);
                 }
                 (Ok(binding), Some(world)) => {
                     validate(&binding, &prefect_hosts, &doppler_hosts, &mut lines);
@@ -368,7 +368,7 @@ async fn dry_run(
             lines.wrong("API server", &format!("the CRD or namespace {namespace} is not there: kubectl apply -f crds/, kubectl create namespace {namespace}"));
         }
         Ok(Err(kube::Error::Api(status))) => {
-            lines.wrong("API server", &first_line(&status.message))
+            lines.wrong("API server", &first_line(&status.message));
         }
         Ok(Err(_)) | Err(_) => lines.wrong("API server", "could not be reached"),
     }

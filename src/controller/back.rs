@@ -218,8 +218,7 @@ pub async fn remove_secret(
     context.metrics.wrote("secret", done.is_ok());
     match done {
         Ok(Some(written)) => context.objects.learn(&key, written.facts, true),
-        Ok(None) => context.objects.lose(&key),
-        Err(WriteError::NotFound) => context.objects.lose(&key),
+        Ok(None) | Err(WriteError::NotFound) => context.objects.lose(&key),
         Err(WriteError::Conflict) => {
             if let Ok(Some(found)) = context.secrets.get(&namespace, name).await {
                 context.objects.learn(&key, found.facts, false);

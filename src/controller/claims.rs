@@ -216,7 +216,7 @@ fn anonymous(context: &Context, entry: &Noted) -> Option<Arc<Connection>> {
     let in_cluster = api_url.scheme() == "http"
         && api_url
             .host_str()
-            .is_some_and(|host| host.ends_with(".svc"));
+            .is_some_and(|host| host.rsplit('.').next() == Some("svc"));
     if !in_cluster && context.prefect_hosts.check(&api_url).is_err() {
         return None;
     }
@@ -322,10 +322,9 @@ fn injected(pools: &[WorkPoolStatus]) -> String {
     let mut message = format!("work pools {} carry the Secret", names.join(", "));
     if !elsewhere.is_empty() {
         let names: Vec<&str> = elsewhere.into_iter().take(10).collect();
-        message.push_str(&format!(
-            "; deployments send jobs to namespaces without it: {} (add a binding there)",
-            names.join(", ")
-        ));
+        message
+            .push_str("; deployments send jobs to namespaces without it (add a binding there): ");
+        message.push_str(&names.join(", "));
     }
     message
 }

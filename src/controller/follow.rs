@@ -122,19 +122,16 @@ pub async fn follow(
         patience,
         &mut followed,
     );
-    match coordinates {
-        Some(coordinates) => {
-            let reading = context.configs.depend(who, &coordinates, interval);
-            let value = followed.take(Stage::Config, &reading, patience);
-            followed.last = value.map(|snapshot| Last {
-                project: coordinates.project,
-                config: coordinates.config,
-                snapshot,
-            });
-            followed.seen = reading.seen;
-        }
-        // The config that was read before goes on being read: the block may come back as it was.
-        None => {}
+    // Without coordinates the config that was read before goes on being read: the block may come back as it was.
+    if let Some(coordinates) = coordinates {
+        let reading = context.configs.depend(who, &coordinates, interval);
+        let value = followed.take(Stage::Config, &reading, patience);
+        followed.last = value.map(|snapshot| Last {
+            project: coordinates.project,
+            config: coordinates.config,
+            snapshot,
+        });
+        followed.seen = reading.seen;
     }
     context.count_sources();
     if let Some(last) = &followed.last {

@@ -149,7 +149,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn object(server: serde_json::Value) -> DynamicObject {
+    fn object(server: &serde_json::Value) -> DynamicObject {
         serde_json::from_value(json!({
             "apiVersion": "prefect.io/v1", "kind": "PrefectWorkPool",
             "metadata": {"name": "k8s", "namespace": "prefect"},
@@ -161,14 +161,14 @@ mod tests {
     #[test]
     fn an_object_owns_the_pool_of_its_name_on_its_server() {
         let mut table = BTreeMap::new();
-        put(&mut table, &object(json!({"name": "prefect-server"})));
+        put(&mut table, &object(&json!({"name": "prefect-server"})));
         let pool = table.values().next().unwrap();
         assert_eq!(pool.pool, "k8s");
         assert_eq!(
             pool.api_url.as_str().trim_end_matches('/'),
             "http://prefect-server.prefect.svc:4200/api"
         );
-        put(&mut table, &object(json!({"nonsense": true})));
+        put(&mut table, &object(&json!({"nonsense": true})));
         assert!(table.is_empty());
     }
 }

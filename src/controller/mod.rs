@@ -56,5 +56,5 @@ pub async fn run(
 }
 
 fn on_ending(_binding: Arc<Guarded>, _error: &Ending, _context: Arc<Context>) -> Action {
-    Action::requeue(Duration::from_secs(60))
+    Action::requeue(Duration::from_mins(1))
 }

@@ -165,7 +165,9 @@ impl Objects {
             );
             table.interest.get(&key).cloned().unwrap_or_default()
         };
-        woken.iter().for_each(|who| (self.wake)(who));
+        for who in &woken {
+            (self.wake)(who);
+        }
     }
 
     /// A watch says that the object is gone.
@@ -188,7 +190,9 @@ impl Objects {
             table.known.remove(&key);
             table.interest.get(&key).cloned().unwrap_or_default()
         };
-        woken.iter().for_each(|who| (self.wake)(who));
+        for who in &woken {
+            (self.wake)(who);
+        }
     }
 
     /// A watch listed everything of `kind` in `namespace` (or everywhere): what is not in `seen` is gone.
@@ -213,7 +217,9 @@ impl Objects {
                 .cloned()
                 .collect()
         };
-        woken.iter().for_each(|who| (self.wake)(who));
+        for who in &woken {
+            (self.wake)(who);
+        }
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -266,7 +272,7 @@ mod tests {
         let list = Arc::clone(&woken);
         (
             Objects::new(Box::new(move |who| {
-                list.lock().unwrap().push(who.name.clone())
+                list.lock().unwrap().push(who.name.clone());
             })),
             woken,
         )

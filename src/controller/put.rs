@@ -104,7 +104,7 @@ pub async fn put(
                 return Err(obstacle(&error));
             }
             let version = found.facts.resource_version.to_string();
-            let content = judge_content(&found.facts, right);
+            let looked_at = judge_content(&found.facts, right);
             context.objects.learn(&key, found.facts, right && !adopting);
             if moved {
                 continue;
@@ -113,7 +113,7 @@ pub async fn put(
                 if right {
                     context.objects.verify(&key, &version);
                 }
-                verdict = content;
+                verdict = looked_at;
             }
         }
         let outcome = match verdict {

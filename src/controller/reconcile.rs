@@ -141,7 +141,7 @@ async fn advance(
     let mut held: BTreeSet<Noted> = noted.union(&looked.to_note).cloned().collect();
     again = earlier(
         again,
-        withdraw_obsolete(context, binding, who, followed, &noted, &looked, &mut held).await,
+        withdraw_obsolete(context, binding, who, followed, &noted, &looked, &mut held),
     );
     let additions: BTreeSet<Noted> = noted.union(&looked.to_note).cloned().collect();
     let mut carried = noted.clone();
@@ -261,7 +261,7 @@ async fn secret_step(
     again: &mut Option<Duration>,
 ) -> (Step, Option<Content>) {
     let was_true = before.is_some_and(|status| is_true(status, SECRET_SYNCED));
-    let content = Content {
+    let holds = Content {
         keys: desired.data.len(),
         held_back: desired.held_back.clone(),
         hash: desired.content_hash.clone(),
@@ -307,7 +307,7 @@ async fn secret_step(
         Ok(done) => {
             tell_put(context, binding, desired, done, followed, before);
             let step = after_put(context, who, followed, desired, was_true, again);
-            (step, Some(content))
+            (step, Some(holds))
         }
         Err(Obstacle {
             reason,
@@ -408,7 +408,7 @@ fn tell_put(
 }
 
 /// Takes out what the spec no longer asks for; `held` loses what is out and over.
-async fn withdraw_obsolete(
+fn withdraw_obsolete(
     context: &Context,
     binding: &DopplerPrefectBinding,
     who: &BindingRef,

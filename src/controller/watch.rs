@@ -138,6 +138,7 @@ async fn follow<K>(
 }
 
 /// An API in a scope.
+#[must_use]
 pub fn scoped<K>(client: Client, scope: &Scope) -> Api<K>
 where
     K: Resource<Scope = NamespaceResourceScope>,
@@ -150,6 +151,7 @@ where
 }
 
 /// Why a watch was interrupted, in words that hold nothing of an object.
+#[must_use]
 pub fn why(error: &watcher::Error) -> String {
     let status = |error: &kube::Error| match error {
         kube::Error::Api(status) => {

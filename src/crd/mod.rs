@@ -35,6 +35,10 @@ pub const INJECTED_ANNOTATION: &str = "doppler-prefect.dev/injected";
 ///
 /// A binding lives in the namespace in which the job pods run. Its Secret is written there, and every Secret or ConfigMap that it names is read
 /// there.
+#[allow(
+    clippy::duplicated_attributes,
+    reason = "printer columns repeat their attributes"
+)]
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "doppler-prefect.dev",

@@ -1,11 +1,13 @@
 //! Work pools on the real Prefect server: what is written, what is left alone, and what the user is told.
 
 use anyhow::{Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
+use testkit::grant::ensure_namespace;
+use testkit::kubernetes;
 use testkit::prefect::{Deployment, flows};
 
 use crate::work_pools::{entry, replaced, template, with_sources};
-use crate::world::{World, secret};
+use crate::world::{Setup, World, secret};
 
 /// The user's own entries, and numbers that a careless reader would write otherwise.
 const THEIRS: &str =
@@ -302,32 +304,76 @@ spec:
       schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
 ";
 
+/// prefect-operator's objects are where Prefect is, and seldom where its jobs are: the chart's `prefectNamespaces`.
+const WORK_POOL_RIGHTS: &str = "
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: work-pools}
+rules: [{apiGroups: [prefect.io], resources: [prefectworkpools], verbs: [get, list, watch]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: work-pools}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: work-pools}
+subjects: [{kind: ServiceAccount, name: ACCOUNT, namespace: HOME}]
+";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pool_of_a_prefect_work_pool_object_is_its_owners_to_write() -> Result<()> {
-    // The operator finds the kind when it comes, whenever that is.
-    let world = world("pool-managed").await?;
+    let prefect = "pool-managed-prefect";
+    let setup = Setup::default().args(&["--prefect-namespace", prefect]);
+    let mut world = World::without_operator("pool-managed", setup).await?;
+    world.set("SECRET_API_KEY", &secret("1234567890"));
+    ensure_namespace(&world.client, prefect).await?;
+    let rights = WORK_POOL_RIGHTS
+        .replace("ACCOUNT", &world.grant.service_account)
+        .replace("HOME", &world.grant.namespace);
+    kubernetes::apply(&world.client, prefect, &rights).await?;
     world.apply(WORK_POOL_KIND).await?;
-    let text = with_sources(&template(&world.name), THEIRS);
-    world.make_pool("pool-managed", &text).await?;
-    let owner = json!({
-        "apiVersion": "prefect.io/v1", "kind": "PrefectWorkPool", "metadata": {"name": "pool-managed"},
-        "spec": {"type": "kubernetes", "server": {"remoteApiUrl": world.prefect.api_url()}},
-    });
-    world.apply(&owner.to_string()).await?;
-    let mut world = world;
-    world.stop_operator().await?;
+    for (pool, namespace) in [("managed-here", "pool-managed"), ("managed-there", prefect)] {
+        let server = json!({"remoteApiUrl": world.prefect.api_url()});
+        owned(&world, pool, namespace, &server).await?;
+    }
+    // One of the same name at another server owns nothing here.
+    let other = json!({"name": "another-server", "namespace": prefect});
+    owned(&world, "managed-elsewhere", "pool-managed", &other).await?;
     world.start_operator().await?;
-    let written = world.written("pool-managed").await?;
-    world.bind_to("managed", "pool-managed").await?;
+
+    is_its_owners_to_write(&world, "managed-here", "pool-managed").await?;
+    is_its_owners_to_write(&world, "managed-there", prefect).await?;
     world
-        .until_pool("managed", "pool-managed", "Managed")
+        .bind_to("of-managed-elsewhere", "managed-elsewhere")
         .await?;
+    world
+        .until_pool("of-managed-elsewhere", "managed-elsewhere", "Patched")
+        .await?;
+    world.end().await
+}
+
+/// A pool, and an object that keeps the pool of that name at `server`.
+async fn owned(world: &World, pool: &str, namespace: &str, server: &Value) -> Result<()> {
+    let text = with_sources(&template(&world.name), THEIRS);
+    world.make_pool(pool, &text).await?;
+    let owner = json!({
+        "apiVersion": "prefect.io/v1", "kind": "PrefectWorkPool", "metadata": {"name": pool},
+        "spec": {"type": "kubernetes", "server": server},
+    });
+    kubernetes::apply(&world.client, namespace, &owner.to_string()).await?;
+    Ok(())
+}
+
+async fn is_its_owners_to_write(world: &World, pool: &str, namespace: &str) -> Result<()> {
+    let binding = format!("of-{pool}");
+    let written = world.written(pool).await?;
+    world.bind_to(&binding, pool).await?;
+    world.until_pool(&binding, pool, "Managed").await?;
     let told = world
-        .until_condition("managed", "Injected", "False", "PoolManaged")
+        .until_condition(&binding, "Injected", "False", "PoolManaged")
         .await?;
     let path = "/job_configuration/job_manifest/spec/template/spec/containers/0/envFrom/0";
+    let object = format!("{namespace}/{pool}");
     for word in [
-        "pool-managed/pool-managed",
+        object.as_str(),
         "spec.baseJobTemplate.patches",
         path,
         r#""op":"add""#,
@@ -335,18 +381,16 @@ async fn a_pool_of_a_prefect_work_pool_object_is_its_owners_to_write() -> Result
         ensure!(told.message.contains(word), "{word}: {}", told.message);
     }
     world.until_polls("same", 2).await?;
-    assert_eq!(world.written("pool-managed").await?, written);
+    assert_eq!(world.written(pool).await?, written, "the pool was written");
 
     // The owner applies the patch of the message.
-    let ours = format!("[{},{}", entry("managed", true), &THEIRS[1..]);
+    let ours = format!("[{},{}", entry(&binding, true), &THEIRS[1..]);
     world
-        .write_template("pool-managed", &with_sources(&template(&world.name), &ours))
+        .write_template(pool, &with_sources(&template(&world.name), &ours))
         .await?;
-    world
-        .until_pool("managed", "pool-managed", "AlreadyPresent")
-        .await?;
-    world.until_ready("managed").await?;
-    world.end().await
+    world.until_pool(&binding, pool, "AlreadyPresent").await?;
+    world.until_ready(&binding).await?;
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -46,7 +46,8 @@ pub(super) async fn install(tell: &Teller, stage: &mut Stage, binary: &Path) -> 
     ));
     tell.quote("(for the demo's sake: the defaults are 60s between polls, and 90s in which workers forget a Secret)");
 
-    // What a kubelet would mount: the token of the pod's service account.
+    // What a kubelet would mount: the token of the pod's service account. In a cluster kube asks the API server directly; with
+    // a kubeconfig it heeds HTTPS_PROXY, and goes past the proxy because the network's NO_PROXY names 127.0.0.1.
     let grant = grant(&stage.plane, NAMESPACE, RELEASE).await?;
     let account = grant.kubeconfig.display().to_string();
     let mut options = NodeOptions::new("demo", kubeconfig);

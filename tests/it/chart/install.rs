@@ -246,7 +246,7 @@ async fn the_chart_installs_upgrades_its_crd_and_leaves_pools_and_bindings_free(
     let before = bind(&cluster, prefect, &api).await?;
     ensure!(api.template(POOL).await? != before);
 
-    // The operator runs while the hook does: helm deletes its Deployment only afterwards.
+    // The operator runs when the hook starts: helm deletes its Deployment only afterwards.
     let mut options = NodeOptions::new("chart-node", cluster.plane.admin_kubeconfig_path());
     options.namespace = Some(HOME.to_owned());
     options.images = vec![Image {
@@ -258,7 +258,11 @@ async fn the_chart_installs_upgrades_its_crd_and_leaves_pools_and_bindings_free(
         )],
     }];
     let node = ProcessNode::start(options).await?;
-    let uninstalled = cluster.helm(&["uninstall", "op", "--timeout", "60s"]).await;
+    let uninstall = ["uninstall", "op", "--timeout", "60s"];
+    let (uninstalled, ended) = tokio::join!(
+        cluster.helm(&uninstall),
+        ends_with_its_pod(&cluster, &operator)
+    );
     let hook: String = node
         .pods()
         .iter()
@@ -266,7 +270,7 @@ async fn the_chart_installs_upgrades_its_crd_and_leaves_pools_and_bindings_free(
         .collect();
     uninstalled.with_context(|| format!("the hook said: {hook}"))?;
     canary::absent("the hook's log", &hook)?;
-    operator.terminate(Duration::from_secs(30)).await?;
+    ended?;
     canary::absent("the operator's log", &operator.log()?)?;
 
     assert_eq!(
@@ -311,6 +315,24 @@ async fn the_chart_installs_upgrades_its_crd_and_leaves_pools_and_bindings_free(
     cluster.deploy("install", CHART).await?;
     cluster.helm(&["uninstall", "op", "--no-hooks"]).await?;
     without_helm(&cluster).await
+}
+
+/// As a kubelet would: the operator is told to end once its pod is to go.
+async fn ends_with_its_pod(cluster: &Cluster, operator: &Operator) -> Result<()> {
+    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), HOME);
+    let its = ListParams::default().labels("app.kubernetes.io/component=operator");
+    wait::until(SOON, "the operator's pod to go", async || {
+        let left = pods.list(&its).await?.items;
+        let left = left
+            .iter()
+            .filter(|pod| pod.metadata.deletion_timestamp.is_none());
+        ensure!(left.count() == 0, "it is there");
+        Ok(())
+    })
+    .await?;
+    let code = operator.terminate(Duration::from_secs(30)).await?;
+    ensure!(code == 0, "the operator ended with {code}");
+    Ok(())
 }
 
 /// Or the admission of the chart's pods would show nothing.

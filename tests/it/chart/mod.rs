@@ -144,6 +144,8 @@ fn each_value_set_renders_the_objects_it_stands_for() {
         format!("ClusterRoleBinding {name}"),
         format!("Role {name}-hash-key"),
         format!("RoleBinding {name}-hash-key"),
+        format!("Role {name}-release"),
+        format!("RoleBinding {name}-release"),
         format!("Service {name}-metrics"),
         format!("Deployment {name}"),
         format!("Job {name}-release"),
@@ -167,6 +169,7 @@ fn each_value_set_renders_the_objects_it_stands_for() {
     let role = |namespace: &str, end: &str| (namespace.to_owned(), format!("{name}{end}"));
     let expected = [
         role("doppler", "-hash-key"),
+        role("doppler", "-release"),
         role("flows", ""),
         role("more", ""),
         role("prefect", "-work-pools"),
@@ -242,7 +245,7 @@ fn the_schema_refuses_what_the_chart_does_not_know() {
 /// A flag that is renamed in the binary and not in the chart would be ignored silently.
 #[test]
 fn the_binary_knows_every_environment_variable_that_the_chart_sets() {
-    let objects = objects(&["watchNamespaces={flows}"]);
+    let objects = objects(VALUE_SETS[1].1);
     for (kind, subcommand) in [("Deployment", "run"), ("Job", "release")] {
         let container = container(one(&objects, kind));
         assert_eq!(container["args"][0], subcommand);

@@ -170,6 +170,19 @@ async fn with_listed_namespaces_the_account_reaches_nothing_beyond_them() {
     ] {
         assert!(!may(&client, verb, what, home).await, "{verb} {what}");
     }
+    // The hook scales the operator's own Deployment to zero, and no other.
+    let own = "listed-doppler-prefect-operator";
+    assert!(
+        may(
+            &client,
+            "patch",
+            &format!("apps/deployments.scale:{own}"),
+            home
+        )
+        .await
+    );
+    assert!(!may(&client, "patch", "apps/deployments.scale:other", home).await);
+    assert!(!may(&client, "patch", &format!("apps/deployments:{own}"), home).await);
     let prefect = Some("rights-prefect");
     assert!(may(&client, "watch", "prefect.io/prefectworkpools", prefect).await);
     assert!(!may(&client, "get", "secrets", prefect).await);
