@@ -9,7 +9,7 @@ use testkit::prefect::{Deployment, flows};
 use crate::work_pools::{entry, replaced, template, with_sources};
 use crate::world::{Setup, World, secret};
 
-/// The user's own entries, and numbers that a careless reader would write otherwise.
+/// The user's own entries.
 const THEIRS: &str =
     r#"[{"configMapRef":{"name":"mine"}},{"secretRef":{"name":"theirs","optional":false}}]"#;
 
@@ -22,6 +22,7 @@ async fn world(name: &str) -> Result<World> {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_entry_goes_in_front_and_nothing_else_of_the_template_moves() -> Result<()> {
     let world = world("pool-front").await?;
+    // Keys and numbers that a reader who parses and writes again would move or change.
     let odd = r#""title": "Namespace", "zeta": 1.50, "alpha": 100000000000000000000000, "mid": 1e-7, "emoji": "🦀 \u00e9\u2028","#;
     let text = replaced(&template(&world.name), "\"title\": \"Namespace\",", odd);
     world
