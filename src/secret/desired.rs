@@ -159,6 +159,8 @@ pub fn desired(
     for (name, value) in values {
         match guard.holds(name) {
             Some(why) => held.push((why, name)),
+            // No container starts with such an environment.
+            None if value.expose_secret().contains('\0') => held.push((Held::Nul, name)),
             None => {
                 data.insert(name.clone(), value.clone());
             }
@@ -358,7 +360,7 @@ mod tests {
             ("A", ""),
             ("B", "a\nb\r\n\n"),
             ("C", "\"'$HOME`x`\\"),
-            ("D", "🦀\u{0}"),
+            ("D", "🦀\u{7f}"),
             ("E", " x "),
         ];
         let desired = plain(&values).unwrap();
@@ -366,6 +368,13 @@ mod tests {
             assert_eq!(desired.data[name].expose_secret(), value);
         }
         assert!(!format!("{desired:?}").contains("🦀"));
+    }
+
+    #[test]
+    fn a_value_with_which_no_container_starts_is_held_back() {
+        let desired = plain(&[("A", "x"), ("B", "a\u{0}b")]).unwrap();
+        assert!(desired.data.contains_key("A") && !desired.data.contains_key("B"));
+        assert!(desired.held_back[0].why.contains("NUL"));
     }
 
     #[test]

@@ -55,6 +55,8 @@ pub struct Guard<'a> {
 pub enum Held {
     /// Kubernetes cannot hold it as a key.
     NotAKey,
+    /// Its value has a NUL byte.
+    Nul,
     /// It is one of [`RESERVED`].
     Reserved,
     /// No glob of `include` matches.
@@ -72,6 +74,7 @@ impl Held {
                 "Kubernetes cannot hold it as a key of a Secret (letters, digits, `-`, `_` and `.`, at most {LONGEST_KEY} of them); rename it in \
                  Doppler, or set spec.doppler.nameTransformer, to pass it on"
             ),
+            Self::Nul => "its value has a NUL byte, with which no container starts; store it encoded, for example as base64, to pass it on".to_owned(),
             Self::Reserved => format!(
                 "it could break or take over the job pod; add `{name}` to spec.managedSecret.allowReservedNames to pass it on"
             ),

@@ -269,8 +269,10 @@ where
 async fn while_routed(work: impl Future, mut route: watch::Receiver<Route>) {
     let mut work = pin!(work);
     tokio::select! {
-        _ = &mut work => return,
+        // The route first: what has arrived meanwhile must not slip through one that hangs.
+        biased;
         () = next(&mut route) => {}
+        _ = &mut work => return,
     }
     ended(route).await;
 }
