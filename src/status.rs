@@ -67,6 +67,15 @@ pub struct Outcome {
     pub pools: Vec<WorkPoolStatus>,
 }
 
+/// Whether a condition of `kind` is True.
+#[must_use]
+pub fn is_true(status: &DopplerPrefectBindingStatus, kind: &str) -> bool {
+    status
+        .conditions
+        .iter()
+        .any(|condition| condition.type_ == kind && condition.status == "True")
+}
+
 /// The status that says `outcome`.
 #[must_use]
 pub fn status(

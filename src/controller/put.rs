@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use kube::{Resource, ResourceExt};
 use tokio::time::Instant;
 
 use super::{
@@ -13,6 +14,7 @@ use super::{
     wake::BindingRef,
 };
 use crate::{
+    crd::DopplerPrefectBinding,
     reason::Reason,
     secret::{Asker, Desired, Target, Verdict, Why, WriteError, judge, judge::judge_content},
 };
@@ -259,4 +261,18 @@ fn obstacle(error: &WriteError) -> Obstacle {
         message: error.to_string(),
         again,
     }
+}
+
+/// Whether the binding's own Secret is there.
+#[must_use]
+pub fn in_place(context: &Context, binding: &DopplerPrefectBinding) -> bool {
+    let key = ObjectKey {
+        kind: Kind::Secret,
+        namespace: binding.namespace().unwrap_or_default(),
+        name: binding.secret_name().to_owned(),
+    };
+    context.objects.known(&key).is_some_and(|known| {
+        !known.facts.terminating
+            && known.facts.binding_uid.as_deref() == binding.meta().uid.as_deref()
+    })
 }

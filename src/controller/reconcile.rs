@@ -5,27 +5,28 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{Resource, ResourceExt, runtime::controller::Action};
 use tokio::time::Instant;
 
 use super::{
     back,
     claims::{self, Looked},
+    clock::earlier,
     context::Context,
-    follow::{Followed, Last, follow},
+    follow::{Followed, follow},
     note::{self, Noted},
-    objects::{Kind, ObjectKey},
-    put::{Obstacle, Put, put},
+    obsolete::{keep_only_asked, remove_renamed, withdraw_obsolete},
+    put::in_place,
     record,
+    sync::{make, secret_step},
     wake::BindingRef,
     watch::Guarded,
 };
 use crate::{
-    crd::{DeletionPolicy, DopplerPrefectBinding, DopplerPrefectBindingStatus, InjectMode},
-    reason::{Class, Reason},
-    secret::{Desired, Input, desired},
-    status::{BLOCK_RESOLVED, Content, INJECTED, Outcome, SECRET_SYNCED, Step},
+    crd::{DopplerPrefectBinding, DopplerPrefectBindingStatus, InjectMode},
+    reason::Reason,
+    secret::Desired,
+    status::{BLOCK_RESOLVED, INJECTED, Outcome, SECRET_SYNCED, Step, is_true},
 };
 
 /// How long a new Secret waits for the first look at its pools, so that it is written once, with the right owner.
@@ -230,264 +231,6 @@ async fn advance(
     }
 }
 
-/// The Secret that the last good values make.
-fn make(
-    context: &Context,
-    binding: &DopplerPrefectBinding,
-    last: &Last,
-    owned: bool,
-) -> Result<Desired, (Reason, String)> {
-    let input = Input {
-        binding: &binding.name_any(),
-        binding_uid: binding.meta().uid.as_deref().unwrap_or_default(),
-        namespace: &binding.namespace().unwrap_or_default(),
-        doppler: &binding.spec.doppler,
-        managed: &binding.spec.managed_secret,
-        project: &last.project,
-        config: &last.config,
-        owned: owned && binding.spec.managed_secret.deletion_policy == DeletionPolicy::Delete,
-        key: &context.hash_key,
-    };
-    desired(&input, last.snapshot.values()).map_err(|error| (error.reason(), error.to_string()))
-}
-
-async fn secret_step(
-    context: &Context,
-    binding: &DopplerPrefectBinding,
-    who: &BindingRef,
-    followed: &Followed,
-    desired: &Desired,
-    before: Option<&DopplerPrefectBindingStatus>,
-    again: &mut Option<Duration>,
-) -> (Step, Option<Content>) {
-    let was_true = before.is_some_and(|status| is_true(status, SECRET_SYNCED));
-    let holds = Content {
-        keys: desired.data.len(),
-        held_back: desired.held_back.clone(),
-        hash: desired.content_hash.clone(),
-    };
-    let held_keys = before
-        .filter(|status| status.secret_name.as_deref() == Some(&desired.name))
-        .and_then(|status| status.keys)
-        .unwrap_or(0);
-    if desired.data.is_empty() && held_keys > 0 && followed.seen < 2 {
-        let interval = binding
-            .spec
-            .interval()
-            .unwrap_or(context.settings.refresh_interval);
-        *again = earlier(*again, Some(interval.mul_f64(1.2)));
-        let message = format!(
-            "the answer for project and config would leave Secret {} without any key; it is refused until the next poll says the same",
-            desired.name
-        );
-        context.report.tell(binding, Reason::EmptyAnswer, &message);
-        return (
-            if was_true {
-                Step::AsBefore
-            } else {
-                Step::Failed(Reason::EmptyAnswer, message)
-            },
-            None,
-        );
-    }
-    if desired.name == crate::secret::key::NAME && desired.namespace == context.operator_namespace {
-        let message = format!(
-            "Secret {} holds the operator's own key: set spec.managedSecret.name to another name",
-            desired.name
-        );
-        return (Step::Failed(Reason::SecretForeign, message), None);
-    }
-    let had = before.is_some_and(|status| {
-        status.secret_name.as_deref() == Some(&desired.name)
-            && status.content_hash.as_deref() == Some(&desired.content_hash)
-    });
-    let adopt = binding.spec.managed_secret.adopt;
-    let done = put(context, who, desired, adopt, had, &|uid| context.lives(uid)).await;
-    match done {
-        Ok(done) => {
-            tell_put(context, binding, desired, done, followed, before);
-            let step = after_put(context, who, followed, desired, was_true, again);
-            (step, Some(holds))
-        }
-        Err(Obstacle {
-            reason,
-            message,
-            again: wait,
-        }) => {
-            // Nobody tells that a right was given: it is tried again at each poll, if that is sooner.
-            let poll = (reason == Reason::SecretForbidden).then(|| {
-                let own = binding.spec.interval();
-                own.unwrap_or(context.settings.refresh_interval)
-            });
-            *again = earlier(*again, earlier(wait, poll));
-            let passing = reason.class() == Class::Retry
-                && reason != Reason::SecretContested
-                && reason != Reason::SecretForbidden;
-            let step = if passing && was_true {
-                Step::AsBefore
-            } else {
-                Step::Failed(reason, message)
-            };
-            (step, None)
-        }
-    }
-}
-
-/// The Secret is as it should be: is it as new as it should be, and left alone?
-fn after_put(
-    context: &Context,
-    who: &BindingRef,
-    followed: &Followed,
-    desired: &Desired,
-    was_true: bool,
-    again: &mut Option<Duration>,
-) -> Step {
-    if let Some(quiet_in) = context.memory.of(who).drift.contested(Instant::now()) {
-        *again = earlier(*again, Some(quiet_in));
-        let message = format!(
-            "somebody keeps changing Secret {0}; it was put back; find who writes it with kubectl get secret {0} --show-managed-fields -o yaml",
-            desired.name
-        );
-        return Step::Failed(Reason::SecretContested, message);
-    }
-    followed.secret_step(was_true).unwrap_or_else(|| {
-        let keys = desired.data.len();
-        Step::Done(
-            Reason::Synced,
-            format!(
-                "Secret {} holds the {keys} keys that Doppler last gave",
-                desired.name
-            ),
-        )
-    })
-}
-
-fn tell_put(
-    context: &Context,
-    binding: &DopplerPrefectBinding,
-    desired: &Desired,
-    done: Put,
-    followed: &Followed,
-    before: Option<&DopplerPrefectBindingStatus>,
-) {
-    let old =
-        before.and_then(|status| Some((status.project.as_deref()?, status.config.as_deref()?)));
-    if let (Some((project, config)), Some(last)) = (old, &followed.last)
-        && (project, config) != (&*last.project, &*last.config)
-    {
-        let message = format!(
-            "project and config changed from {project}/{config} to {}/{}",
-            last.project, last.config
-        );
-        context
-            .report
-            .tell(binding, Reason::SourceChanged, &message);
-    }
-    let name = &desired.name;
-    match done {
-        Put::Current | Put::Relabelled => {}
-        Put::Created => context.report.tell(
-            binding,
-            Reason::SecretCreated,
-            &format!("Secret {name} was written with {} keys", desired.data.len()),
-        ),
-        Put::Updated => context.report.tell(
-            binding,
-            Reason::SecretUpdated,
-            &format!(
-                "Secret {name} was given new content, {} keys",
-                desired.data.len()
-            ),
-        ),
-        Put::Repaired => context.report.tell(
-            binding,
-            Reason::SecretRepaired,
-            &format!("Secret {name} was changed or deleted by somebody, and was put back"),
-        ),
-    }
-}
-
-/// Takes out what the spec no longer asks for; `held` loses what is out and over.
-fn withdraw_obsolete(
-    context: &Context,
-    binding: &DopplerPrefectBinding,
-    who: &BindingRef,
-    followed: &Followed,
-    noted: &BTreeSet<Noted>,
-    looked: &Looked,
-    held: &mut BTreeSet<Noted>,
-) -> Option<Duration> {
-    let connection = followed.connection.as_ref();
-    let mut again = None;
-    for entry in claims::obsolete(binding, connection, noted) {
-        if entry.secret != binding.secret_name()
-            && !replaced(&entry, connection.map(|c| c.api_url.as_str()), looked)
-        {
-            continue;
-        }
-        if claims::withdraw(context, binding, who, connection, &entry) != claims::Back::Out {
-            continue;
-        }
-        let since = context.memory.change(who, |remembered| {
-            *remembered
-                .out_since
-                .entry(entry.clone())
-                .or_insert_with(Instant::now)
-        });
-        let wait = context
-            .settings
-            .release_wait
-            .saturating_sub(since.elapsed());
-        if entry.secret == binding.secret_name() || wait.is_zero() {
-            held.remove(&entry);
-        } else {
-            again = earlier(again, Some(wait));
-        }
-    }
-    again
-}
-
-/// Whether the pool of an entry of an old name has the entry of the new name, or cannot have it: only then the old one may go.
-fn replaced(entry: &Noted, server: Option<&str>, looked: &Looked) -> bool {
-    use crate::inject::claim::Phase;
-    if server != Some(entry.server.as_str()) {
-        return true;
-    }
-    let found = looked.found.iter().find(|(pool, _)| *pool == entry.pool);
-    found.is_none_or(|(_, finding)| {
-        finding
-            .as_ref()
-            .is_some_and(|finding| matches!(finding.phase, Phase::Held | Phase::LeftAlone))
-    })
-}
-
-/// After a rename the old Secret goes, once no pool refers to it.
-async fn remove_renamed(
-    context: &Context,
-    binding: &DopplerPrefectBinding,
-    before: Option<&DopplerPrefectBindingStatus>,
-    held: &BTreeSet<Noted>,
-) -> Option<Duration> {
-    let names: BTreeSet<String> = before
-        .and_then(|status| status.secret_name.clone())
-        .into_iter()
-        .chain(note::noted(binding).into_iter().map(|entry| entry.secret))
-        .filter(|name| {
-            name != binding.secret_name() && !held.iter().any(|entry| entry.secret == *name)
-        })
-        .collect();
-    let mut again = None;
-    if !in_place(context, binding) {
-        return again;
-    }
-    for name in names {
-        if back::remove_secret(context, binding, &name).await.is_err() {
-            again = Some(Duration::from_secs(5));
-        }
-    }
-    again
-}
-
 async fn suspended(context: &Context, binding: &DopplerPrefectBinding, who: &BindingRef) -> Action {
     context.blocks.leave(who);
     context.configs.leave(who);
@@ -538,26 +281,6 @@ fn before(
         .status
         .map(|status| (*status).clone())
         .or_else(|| binding.status.clone())
-}
-
-fn is_true(status: &DopplerPrefectBindingStatus, kind: &str) -> bool {
-    status
-        .conditions
-        .iter()
-        .any(|condition| condition.type_ == kind && condition.status == "True")
-}
-
-/// Whether the binding's own Secret is there.
-fn in_place(context: &Context, binding: &DopplerPrefectBinding) -> bool {
-    let key = ObjectKey {
-        kind: Kind::Secret,
-        namespace: binding.namespace().unwrap_or_default(),
-        name: binding.secret_name().to_owned(),
-    };
-    context.objects.known(&key).is_some_and(|known| {
-        !known.facts.terminating
-            && known.facts.binding_uid.as_deref() == binding.meta().uid.as_deref()
-    })
 }
 
 /// The names of the Secret's keys, as one shared set.
@@ -657,34 +380,6 @@ async fn write_note(
     }
 }
 
-/// Claims of pools that neither the spec nor the note names any more are dropped.
-fn keep_only_asked(
-    context: &Context,
-    binding: &DopplerPrefectBinding,
-    who: &BindingRef,
-    followed: &Followed,
-    noted: &BTreeSet<Noted>,
-) {
-    let server = followed
-        .connection
-        .as_ref()
-        .map(|connection| connection.api_url.to_string());
-    context.pools.retain(who, &|at, pool, secret| {
-        let asked = binding
-            .spec
-            .inject
-            .work_pools
-            .iter()
-            .any(|named| named.name == pool)
-            && secret == binding.secret_name();
-        let current = server.as_deref().is_none_or(|server| server == at);
-        (asked && current)
-            || noted
-                .iter()
-                .any(|entry| entry.server == at && entry.pool == pool && entry.secret == secret)
-    });
-}
-
 /// Tells what the pools' reconcilers did since the last time.
 fn tell_pools(
     context: &Context,
@@ -713,19 +408,4 @@ fn tell_pools(
             context.report.tell(binding, reason, &message);
         }
     }
-}
-
-/// The earlier of two waits.
-fn earlier(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (a, b) => a.or(b),
-    }
-}
-
-/// The time of now, to the second, as Kubernetes writes it.
-#[must_use]
-pub fn now() -> Time {
-    let now = k8s_openapi::jiff::Timestamp::now();
-    Time(k8s_openapi::jiff::Timestamp::from_second(now.as_second()).unwrap_or(now))
 }

@@ -11,7 +11,7 @@ use kube::{
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::{context::Context, reconcile::now, wake::BindingRef};
+use super::{clock::now, context::Context, wake::BindingRef};
 use crate::{
     crd::{DopplerPrefectBinding, DopplerPrefectBindingSpec},
     reason::Reason,

@@ -1,0 +1,200 @@
+//! From the last good values to the Secret, and what the condition `SecretSynced` says of it.
+//!
+//! In: a binding and its last good values. Out: the Secret as it should be, put, and told. An answer that would empty a Secret is refused until
+//! it has been seen twice.
+
+use std::time::Duration;
+
+use kube::{Resource, ResourceExt};
+use tokio::time::Instant;
+
+use super::{
+    clock::earlier,
+    context::Context,
+    follow::{Followed, Last},
+    put::{Obstacle, Put, put},
+    wake::BindingRef,
+};
+use crate::{
+    crd::{DeletionPolicy, DopplerPrefectBinding, DopplerPrefectBindingStatus},
+    reason::{Class, Reason},
+    secret::{Desired, Input, desired},
+    status::{Content, SECRET_SYNCED, Step, is_true},
+};
+
+/// The Secret that the last good values make.
+pub(super) fn make(
+    context: &Context,
+    binding: &DopplerPrefectBinding,
+    last: &Last,
+    owned: bool,
+) -> Result<Desired, (Reason, String)> {
+    let input = Input {
+        binding: &binding.name_any(),
+        binding_uid: binding.meta().uid.as_deref().unwrap_or_default(),
+        namespace: &binding.namespace().unwrap_or_default(),
+        doppler: &binding.spec.doppler,
+        managed: &binding.spec.managed_secret,
+        project: &last.project,
+        config: &last.config,
+        owned: owned && binding.spec.managed_secret.deletion_policy == DeletionPolicy::Delete,
+        key: &context.hash_key,
+    };
+    desired(&input, last.snapshot.values()).map_err(|error| (error.reason(), error.to_string()))
+}
+
+pub(super) async fn secret_step(
+    context: &Context,
+    binding: &DopplerPrefectBinding,
+    who: &BindingRef,
+    followed: &Followed,
+    desired: &Desired,
+    before: Option<&DopplerPrefectBindingStatus>,
+    again: &mut Option<Duration>,
+) -> (Step, Option<Content>) {
+    let was_true = before.is_some_and(|status| is_true(status, SECRET_SYNCED));
+    let holds = Content {
+        keys: desired.data.len(),
+        held_back: desired.held_back.clone(),
+        hash: desired.content_hash.clone(),
+    };
+    let held_keys = before
+        .filter(|status| status.secret_name.as_deref() == Some(&desired.name))
+        .and_then(|status| status.keys)
+        .unwrap_or(0);
+    if desired.data.is_empty() && held_keys > 0 && followed.seen < 2 {
+        let interval = binding
+            .spec
+            .interval()
+            .unwrap_or(context.settings.refresh_interval);
+        *again = earlier(*again, Some(interval.mul_f64(1.2)));
+        let message = format!(
+            "the answer for project and config would leave Secret {} without any key; it is refused until the next poll says the same",
+            desired.name
+        );
+        context.report.tell(binding, Reason::EmptyAnswer, &message);
+        return (
+            if was_true {
+                Step::AsBefore
+            } else {
+                Step::Failed(Reason::EmptyAnswer, message)
+            },
+            None,
+        );
+    }
+    if desired.name == crate::secret::key::NAME && desired.namespace == context.operator_namespace {
+        let message = format!(
+            "Secret {} holds the operator's own key: set spec.managedSecret.name to another name",
+            desired.name
+        );
+        return (Step::Failed(Reason::SecretForeign, message), None);
+    }
+    let had = before.is_some_and(|status| {
+        status.secret_name.as_deref() == Some(&desired.name)
+            && status.content_hash.as_deref() == Some(&desired.content_hash)
+    });
+    let adopt = binding.spec.managed_secret.adopt;
+    let done = put(context, who, desired, adopt, had, &|uid| context.lives(uid)).await;
+    match done {
+        Ok(done) => {
+            tell_put(context, binding, desired, done, followed, before);
+            let step = after_put(context, who, followed, desired, was_true, again);
+            (step, Some(holds))
+        }
+        Err(Obstacle {
+            reason,
+            message,
+            again: wait,
+        }) => {
+            // Nobody tells that a right was given: it is tried again at each poll, if that is sooner.
+            let poll = (reason == Reason::SecretForbidden).then(|| {
+                let own = binding.spec.interval();
+                own.unwrap_or(context.settings.refresh_interval)
+            });
+            *again = earlier(*again, earlier(wait, poll));
+            let passing = reason.class() == Class::Retry
+                && reason != Reason::SecretContested
+                && reason != Reason::SecretForbidden;
+            let step = if passing && was_true {
+                Step::AsBefore
+            } else {
+                Step::Failed(reason, message)
+            };
+            (step, None)
+        }
+    }
+}
+
+/// The Secret is as it should be: is it as new as it should be, and left alone?
+fn after_put(
+    context: &Context,
+    who: &BindingRef,
+    followed: &Followed,
+    desired: &Desired,
+    was_true: bool,
+    again: &mut Option<Duration>,
+) -> Step {
+    if let Some(quiet_in) = context.memory.of(who).drift.contested(Instant::now()) {
+        *again = earlier(*again, Some(quiet_in));
+        let message = format!(
+            "somebody keeps changing Secret {0}; it was put back; find who writes it with kubectl get secret {0} --show-managed-fields -o yaml",
+            desired.name
+        );
+        return Step::Failed(Reason::SecretContested, message);
+    }
+    followed.secret_step(was_true).unwrap_or_else(|| {
+        let keys = desired.data.len();
+        Step::Done(
+            Reason::Synced,
+            format!(
+                "Secret {} holds the {keys} keys that Doppler last gave",
+                desired.name
+            ),
+        )
+    })
+}
+
+fn tell_put(
+    context: &Context,
+    binding: &DopplerPrefectBinding,
+    desired: &Desired,
+    done: Put,
+    followed: &Followed,
+    before: Option<&DopplerPrefectBindingStatus>,
+) {
+    let old =
+        before.and_then(|status| Some((status.project.as_deref()?, status.config.as_deref()?)));
+    if let (Some((project, config)), Some(last)) = (old, &followed.last)
+        && (project, config) != (&*last.project, &*last.config)
+    {
+        let message = format!(
+            "project and config changed from {project}/{config} to {}/{}",
+            last.project, last.config
+        );
+        context
+            .report
+            .tell(binding, Reason::SourceChanged, &message);
+    }
+    let name = &desired.name;
+    match done {
+        Put::Current | Put::Relabelled => {}
+        Put::Created => context.report.tell(
+            binding,
+            Reason::SecretCreated,
+            &format!("Secret {name} was written with {} keys", desired.data.len()),
+        ),
+        Put::Updated => context.report.tell(
+            binding,
+            Reason::SecretUpdated,
+            &format!(
+                "Secret {name} was given new content, {} keys",
+                desired.data.len()
+            ),
+        ),
+        Put::Repaired => context.report.tell(
+            binding,
+            Reason::SecretRepaired,
+            &format!("Secret {name} was changed or deleted by somebody, and was put back"),
+        ),
+    }
+}
