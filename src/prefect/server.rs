@@ -286,6 +286,12 @@ pub enum ServerError {
         /// The field.
         purpose: Purpose,
     },
+    /// The value is not `user:password`.
+    #[error(
+        "{} must be user:password, as in PREFECT_SERVER_API_AUTH_STRING: its value has no colon; an API key belongs into spec.prefect.server.apiKey",
+        Purpose::BasicAuth
+    )]
+    NotUserPassword,
     /// The certificate authorities are not PEM.
     #[error(
         "{} holds no certificate in PEM: it must have BEGIN CERTIFICATE and END CERTIFICATE lines",
@@ -304,9 +310,10 @@ impl ServerError {
             }
             Self::Host(refused) => refused.reason(),
             Self::NotRead { .. } => Reason::ReferenceMissing,
-            Self::Empty { .. } | Self::NotHeaderText { .. } | Self::NotPem => {
-                Reason::ReferenceInvalid
-            }
+            Self::Empty { .. }
+            | Self::NotHeaderText { .. }
+            | Self::NotUserPassword
+            | Self::NotPem => Reason::ReferenceInvalid,
         }
     }
 }
@@ -429,6 +436,8 @@ fn auth(spec: &ServerSpec, values: &Values) -> Result<Auth, ServerError> {
         let value = values.get(purpose)?.trim_end_matches(['\r', '\n']);
         return if value.is_empty() {
             Err(ServerError::Empty { purpose })
+        } else if !value.contains(':') {
+            Err(ServerError::NotUserPassword)
         } else {
             Ok(Auth::Basic(value.into()))
         };

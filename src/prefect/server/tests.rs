@@ -249,6 +249,17 @@ fn basic_auth_loses_its_newline_but_not_a_space() {
 }
 
 #[test]
+fn basic_auth_without_a_colon_is_refused_without_being_shown() {
+    let stanza = spec(json!({
+        "name": "p",
+        "basicAuth": {"valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
+    }));
+    let refused = connect(&stanza, &values(&[(Purpose::BasicAuth, "pnu_canary")])).unwrap_err();
+    assert_eq!(refused.reason(), Reason::ReferenceInvalid);
+    assert!(!refused.to_string().contains("canary"), "{refused}");
+}
+
+#[test]
 fn values_that_cannot_be_used_are_refused_by_the_field_and_never_shown() {
     let good = [
         (Purpose::ApiKey, "key"),
