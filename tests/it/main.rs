@@ -16,6 +16,7 @@
 mod apiserver;
 mod canary;
 mod chart;
+mod check;
 mod crd;
 mod image;
 mod pools;

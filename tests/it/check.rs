@@ -1,0 +1,176 @@
+//! `check`, from a user's own kubeconfig: what it says, its exit status, that it writes nothing, and that no value is in what it prints.
+
+use std::{path::Path, process::Stdio, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
+
+use crate::work_pools::{replaced, template, with_sources};
+use crate::world::{Setup, World, canary, plane, secret};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Runs `check` on a binding; gives whether all would work, and what it said.
+async fn check(world: &World, spec: &Value, args: &[&str]) -> Result<(bool, String)> {
+    let binding = json!({
+        "apiVersion": "doppler-prefect.dev/v1alpha1", "kind": "DopplerPrefectBinding",
+        "metadata": {"name": "checked", "namespace": world.name}, "spec": spec,
+    });
+    run(
+        &plane()?.admin_kubeconfig_path(),
+        &binding.to_string(),
+        args,
+    )
+    .await
+}
+
+async fn run(kubeconfig: &Path, input: &str, args: &[&str]) -> Result<(bool, String)> {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_doppler-prefect-operator"))
+        .args(["check", "-", "--allowed-prefect-host", "http://127.0.0.1:*"])
+        .args([
+            "--allowed-doppler-host",
+            "http://127.0.0.1:*,api.doppler.com",
+        ])
+        .args(args)
+        .env_clear()
+        .env("KUBECONFIG", kubeconfig)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let mut stdin = child.stdin.take().context("no standard input")?;
+    stdin.write_all(input.as_bytes()).await?;
+    drop(stdin);
+    let done = timeout(LIMIT, child.wait_with_output()).await??;
+    let said = format!(
+        "{}{}",
+        String::from_utf8_lossy(&done.stdout),
+        String::from_utf8_lossy(&done.stderr)
+    );
+    canary::absent("check", &said)?;
+    Ok((done.status.success(), said))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_says_what_would_be_written_and_writes_nothing() -> Result<()> {
+    let world = World::without_operator("check-well", Setup::default()).await?;
+    world.set("SECRET_API_KEY", &secret("1234567890"));
+    world.set("PATH", &secret("/nowhere"));
+    let theirs = r#"[{"secretRef":{"name":"theirs"}}]"#;
+    let text = replaced(
+        &template(&world.name),
+        "\"title\": \"Environment Variables\",",
+        "\"title\": \"Environment Variables\", \"default\": {\"SECRET_API_KEY\": \"shadow\"},",
+    );
+    world
+        .make_pool("check-well", &with_sources(&text, theirs))
+        .await?;
+    let (before, written) = (
+        world.template_text("check-well").await?,
+        world.written("check-well").await?,
+    );
+
+    let spec = world.pool_spec(&json!([{"name": "check-well"}]));
+    let (well, said) = check(&world, &spec, &[]).await?;
+    ensure!(well, "{said}");
+    for expected in [
+        "project check-well, config dev",
+        "SECRET_API_KEY",
+        "held back: PATH",
+        "checked would be created",
+        "+    \"secretRef\": {",
+        "own env or envFrom overrides: SECRET_API_KEY",
+        "\"name\": \"theirs\"",
+    ] {
+        ensure!(said.contains(expected), "{expected:?} is not in: {said}");
+    }
+    assert_eq!(world.template_text("check-well").await?, before);
+    assert_eq!(world.written("check-well").await?, written);
+    ensure!(
+        world.binding("checked").await.is_err(),
+        "the binding was created"
+    );
+    ensure!(
+        world.values("checked").await.is_err(),
+        "the Secret was created"
+    );
+    world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_fails_with_what_to_do_where_something_would_not_work() -> Result<()> {
+    let world = World::without_operator("check-wrong", Setup::default()).await?;
+    world.set("SECRET_API_KEY", &secret("1234567890"));
+    world
+        .make_pool("check-wrong", &template("elsewhere"))
+        .await?;
+    let good = world.spec();
+    let with = |pointer: &str, value: Value| -> Result<Value> {
+        let mut spec = world.pool_spec(&json!([]));
+        *spec.pointer_mut(pointer).context("no such place")? = value;
+        Ok(spec)
+    };
+    let cases = [
+        (
+            with("/prefect/block/name", json!("missing"))?,
+            "BlockMissing",
+        ),
+        (
+            with("/doppler/host", json!("https://evil.example.com"))?,
+            "--allowed-doppler-host",
+        ),
+        (
+            world.pool_spec(&json!([{"name": "check-wrong"}])),
+            "PoolOtherNamespace",
+        ),
+        (
+            world.pool_spec(&json!([{"name": "check-none"}])),
+            "PoolMissing",
+        ),
+        (
+            with(
+                "/prefect/server",
+                json!({"name": "a", "remoteApiUrl": "https://b.example.com"}),
+            )?,
+            "name",
+        ),
+    ];
+    for (spec, expected) in cases {
+        let (well, said) = check(&world, &spec, &[]).await?;
+        ensure!(
+            !well && said.contains(expected),
+            "{expected:?} is not in: {said}"
+        );
+    }
+    let foreign = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "checked"}, "stringData": {"a": "b"}});
+    world.apply(&foreign.to_string()).await?;
+    let (well, said) = check(&world, &good, &[]).await?;
+    ensure!(!well && said.contains("SecretForeign"), "{said}");
+    world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_offline_reaches_nothing_and_another_address_can_be_given() -> Result<()> {
+    let world = World::without_operator("check-apart", Setup::default()).await?;
+    world.set("SECRET_API_KEY", &secret("1234567890"));
+    let nowhere = Path::new("/nonexistent");
+    let smallest = include_str!("../../examples/smallest.yaml");
+    let (well, said) = run(nowhere, smallest, &["--offline"]).await?;
+    ensure!(well, "{said}");
+    let (well, said) = run(nowhere, smallest, &["--print-patch", "json"]).await?;
+    ensure!(well && said.contains("my-project-dev"), "{said}");
+
+    // The cluster's address cannot be reached from here; the given one can.
+    let mut spec = world.spec();
+    spec["prefect"]["server"] = json!({"name": "prefect-server", "namespace": "prefect"});
+    let (well, said) = check(
+        &world,
+        &spec,
+        &["--prefect-api-url", &world.prefect.api_url()],
+    )
+    .await?;
+    ensure!(well, "{said}");
+    world.end().await
+}
