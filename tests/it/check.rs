@@ -9,7 +9,7 @@ use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
 use crate::work_pools::{replaced, template, with_sources};
 use crate::world::{Setup, World, canary, plane, secret};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// Runs `check` on a binding; gives whether all would work, and what it said.
 async fn check(world: &World, spec: &Value, args: &[&str]) -> Result<(bool, String)> {
