@@ -117,7 +117,7 @@ async fn values_arrive_byte_for_byte() -> Result<()> {
         ("DOLLARS", secret("$HOME ${SECRET} $$ $(id) %s {{ jinja }}")),
         (
             "EMOJI",
-            secret("\u{1f680} \u{e9} e\u{301} \u{0} \u{7f} \u{feff}\u{10ffff}"),
+            secret("\u{1f680} \u{e9} e\u{301} \u{7f} \u{feff}\u{10ffff}"),
         ),
         (
             "JSON",
@@ -131,6 +131,16 @@ async fn values_arrive_byte_for_byte() -> Result<()> {
     w.doppler.replace(&w.name, "dev", values.clone());
     w.bind("bytes", &w.spec()).await?;
     w.until_ready("bytes").await?;
+    w.until_values("bytes", &values).await?;
+
+    // No container starts with a NUL byte in its environment: that value alone is held back, and named.
+    w.set("NUL", &secret("a\u{0}b"));
+    w.until("the value with a NUL byte to be held back", async || {
+        let held = w.status("bytes").await?["heldBack"].clone();
+        ensure!(held[0]["name"] == "NUL", "{held}");
+        Ok(())
+    })
+    .await?;
     w.until_values("bytes", &values).await?;
     w.end().await
 }
