@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout};
 use super::{
     claims::{Back, withdraw},
     context::Context,
-    follow::connect,
+    follow::reach,
     note::{self, Noted},
     objects::{Kind, ObjectKey},
     wake::BindingRef,
@@ -41,15 +41,7 @@ pub async fn remove(
     let terminating = namespace_is_terminating(context, binding).await;
     let noted = note::noted(binding);
     let connection = match &binding.spec.prefect {
-        Some(prefect) => connect(
-            &context.references,
-            &context.objects,
-            &context.prefect_hosts,
-            &binding.namespace().unwrap_or_default(),
-            prefect,
-        )
-        .await
-        .ok(),
+        Some(prefect) => reach(context, binding, prefect).await.ok(),
         None => None,
     };
     let mut waiting = Vec::new();

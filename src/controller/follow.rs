@@ -217,17 +217,7 @@ async fn prepare(
         Stop(fault, failing_for)
     };
     if let Some(prefect) = &binding.spec.prefect {
-        followed.connection = Some(
-            connect(
-                &context.references,
-                &context.objects,
-                &context.prefect_hosts,
-                &binding.namespace().unwrap_or_default(),
-                prefect,
-            )
-            .await
-            .map_err(since)?,
-        );
+        followed.connection = Some(reach(context, binding, prefect).await.map_err(since)?);
     }
     let spec = &binding.spec.doppler;
     let mut overrides = BlockFields {
@@ -269,6 +259,25 @@ async fn prepare(
 pub(crate) fn trimmed(text: &secrecy::SecretString) -> secrecy::SecretString {
     use secrecy::ExposeSecret;
     text.expose_secret().trim().into()
+}
+
+/// How the binding's Prefect server is reached, with what the context knows.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn reach(
+    context: &Context,
+    binding: &DopplerPrefectBinding,
+    prefect: &PrefectSpec,
+) -> Result<Arc<Connection>, Fault> {
+    connect(
+        &context.references,
+        &context.objects,
+        &context.prefect_hosts,
+        &binding.namespace().unwrap_or_default(),
+        prefect,
+    )
+    .await
 }
 
 /// How the Prefect server of a binding in `namespace` is reached.
