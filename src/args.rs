@@ -91,6 +91,15 @@ pub struct RunArgs {
     /// How many bindings are reconciled at the same time.
     #[arg(long, env = "CONCURRENCY", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub concurrency: u16,
+    /// How often blocks and pools are read again while the Prefect server tells of their changes, if that is longer.
+    #[arg(long, env = "PUSHED_REFRESH_INTERVAL", default_value = "10m", value_parser = interval, value_name = "DURATION")]
+    pub pushed_refresh_interval: Duration,
+    /// How many watch streams may be open to Doppler: one for each config, token and host. Configs beyond that are polled. 0 opens none.
+    #[arg(long, env = "MAX_STREAMS", default_value_t = 256, value_parser = clap::value_parser!(u16).range(0..=10_000))]
+    pub max_streams: u16,
+    /// Requests a minute to Prefect Cloud for each account, which counts all of its users' requests together.
+    #[arg(long, env = "PREFECT_ACCOUNT_BUDGET", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub prefect_account_budget: u32,
     /// How often blocks, configs and pools are read again, unless a binding sets `refreshInterval`; jittered by 10 %.
     #[arg(long, env = "REFRESH_INTERVAL", default_value = "60s", value_parser = interval, value_name = "DURATION")]
     pub refresh_interval: Duration,

@@ -23,6 +23,27 @@ pub struct ReadLabels {
     pub outcome: &'static str,
 }
 
+/// An upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct LinkLabels {
+    /// `prefect` or `doppler`.
+    pub upstream: &'static str,
+}
+
+/// How somebody told of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PushLabels {
+    /// `doppler` (a watch stream), `prefect` (an event socket) or `hook`.
+    pub kind: &'static str,
+}
+
+/// A kind of source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct SourceLabels {
+    /// `block`, `config` or `pool`.
+    pub kind: &'static str,
+}
+
 /// A word of the closed list of reasons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ReasonLabels {
@@ -49,16 +70,28 @@ pub struct Metrics {
     pub reconcile_seconds: Histogram,
     /// Bindings by the reason of their `Ready` condition.
     pub bindings: Family<ReasonLabels, Gauge>,
+    /// From the word of a change to the Secret that holds it.
+    pub push_to_secret_seconds: Histogram,
+    /// Links that are up.
+    pub links_up: Family<LinkLabels, Gauge>,
+    /// Links that were lost and opened again.
+    pub link_reconnects: Family<LinkLabels, Counter>,
+    /// Links that the other side refused.
+    pub link_refusals: Family<LinkLabels, Counter>,
+    /// Words of changes.
+    pub pushes: Family<PushLabels, Counter>,
+    /// Requests that wait for their turn.
+    pub waiting: Family<LinkLabels, Gauge>,
+    /// How long ago the source that was read longest ago was read.
+    pub oldest_seconds: Family<SourceLabels, Gauge>,
     /// Reads of blocks and configs.
     pub reads: Family<ReadLabels, Counter>,
     /// Writes to the API server.
     pub writes: Family<WriteLabels, Counter>,
     /// Outcomes that were told: each change of a condition's reason, and each Event.
     pub reports: Family<ReasonLabels, Counter>,
-    /// Distinct blocks that are polled.
-    pub blocks: Gauge,
-    /// Distinct Doppler configs that are polled.
-    pub configs: Gauge,
+    /// Distinct blocks, configs and pools that are read.
+    pub sources: Family<SourceLabels, Gauge>,
 }
 
 impl Metrics {
@@ -70,11 +103,17 @@ impl Metrics {
             reconciles: Counter::default(),
             reconcile_seconds: Histogram::new(exponential_buckets(0.000_5, 2.0, 16)),
             bindings: Family::default(),
+            push_to_secret_seconds: Histogram::new(exponential_buckets(0.005, 2.0, 14)),
+            links_up: Family::default(),
+            link_reconnects: Family::default(),
+            link_refusals: Family::default(),
+            pushes: Family::default(),
+            waiting: Family::default(),
+            oldest_seconds: Family::default(),
             reads: Family::default(),
             writes: Family::default(),
             reports: Family::default(),
-            blocks: Gauge::default(),
-            configs: Gauge::default(),
+            sources: Family::default(),
             registry: Registry::default(),
         };
         registry.register(
@@ -114,19 +153,55 @@ impl Metrics {
             metrics.reports.clone(),
         );
         registry.register(
-            "blocks",
-            "Distinct Prefect blocks that are polled",
-            metrics.blocks.clone(),
+            "sources",
+            "Distinct blocks, configs and pools that are read",
+            metrics.sources.clone(),
         );
-        registry.register(
-            "configs",
-            "Distinct Doppler configs that are polled",
-            metrics.configs.clone(),
-        );
+        metrics.register_push(&mut registry);
         Self {
             registry,
             ..metrics
         }
+    }
+
+    fn register_push(&self, registry: &mut Registry) {
+        registry.register_with_unit(
+            "push_to_secret",
+            "From the word of a change to the Secret that holds it",
+            Unit::Seconds,
+            self.push_to_secret_seconds.clone(),
+        );
+        registry.register(
+            "links_up",
+            "Watch streams and event sockets that are up",
+            self.links_up.clone(),
+        );
+        registry.register(
+            "link_reconnects",
+            "Watch streams and event sockets that were lost and opened again",
+            self.link_reconnects.clone(),
+        );
+        registry.register(
+            "link_refusals",
+            "Watch streams and event sockets that the other side refused",
+            self.link_refusals.clone(),
+        );
+        registry.register(
+            "pushes",
+            "Words of changes, by the way they came",
+            self.pushes.clone(),
+        );
+        registry.register(
+            "upstream_waiting",
+            "Requests that wait for their turn",
+            self.waiting.clone(),
+        );
+        registry.register_with_unit(
+            "source_oldest",
+            "How long ago the source that was read longest ago was read",
+            Unit::Seconds,
+            self.oldest_seconds.clone(),
+        );
     }
 
     /// Counts a write to the API server.

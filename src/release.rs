@@ -31,6 +31,7 @@ use crate::{
     crd::{DeletionPolicy, DopplerPrefectBinding, WorkPoolState},
     inject::template::{Edit, edit},
     outbound::{AllowedHosts, PatternError},
+    pace::{Gate, Rank},
     prefect::{Clients, Connection, PrefectError},
     process::run::{RunError, kubernetes},
     reason::Reason,
@@ -102,7 +103,7 @@ pub async fn release(args: ReleaseArgs) -> Result<(), ReleaseError> {
     let client = kubernetes().await?;
     let release = Release {
         secrets: Secrets::new(client.clone(), LIMIT),
-        clients: Clients::new(prefect_timeout),
+        clients: Clients::new(prefect_timeout, Gate::small()),
         references: References::new(client.clone(), LIMIT),
         objects: Objects::new(Box::new(|_| {})),
         hosts,
@@ -256,10 +257,10 @@ impl Release {
             .map_err(|error| error.to_string())?;
         loop {
             let done = async {
-                let before = client.work_pool(pool).await?;
+                let before = client.work_pool(pool, Rank::Urgent).await?;
                 if let Ok(Edit::Changed(template)) = edit(&before.base_job_template, &[], ours) {
                     client.patch_work_pool(pool, &template).await?;
-                    let after = client.work_pool(pool).await?;
+                    let after = client.work_pool(pool, Rank::Urgent).await?;
                     return Ok::<_, PrefectError>(matches!(
                         edit(&after.base_job_template, &[], ours),
                         Ok(Edit::Unchanged) | Err(_)

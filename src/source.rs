@@ -1,8 +1,9 @@
 //! One upstream read for all bindings that ask for the same thing.
 //!
-//! In: who depends on which key, and a function that reads a key. Out: the last good value, its fault if the last read failed, and a wake for
-//! exactly those dependants whose reading changed. It holds at most one request for each key in flight, polls with jitter, waits longer after
-//! each failure, and forgets the value (a secret) when nobody depends on it any more. It never knows what it reads.
+//! In: who depends on which key, a function that reads a key, and whoever is told of changes. Out: the last good value, its fault if the last read
+//! failed, and a wake for exactly those dependants whose reading changed. It holds at most one request for each key in flight, polls with jitter,
+//! waits longer after each failure, and forgets the value (a secret) when nobody depends on it any more. A push means "read again now"; polling stays
+//! the truth. It never knows what it reads, and leaves it to the reader when a request may be sent.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -13,13 +14,14 @@ use std::{
 };
 
 use futures::future::BoxFuture;
-use tokio::{
-    sync::{Notify, Semaphore},
-    time::Instant,
-};
+use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::reason::{Class, Reason};
+use crate::{
+    link::{Held, Push},
+    pace::{Poke, Rank, Wish},
+    reason::{Class, Reason},
+};
 
 /// First wait after a failed read.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -27,6 +29,10 @@ const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_mins(1);
 /// No upstream can make us wait longer than this.
 const LONGEST_WAIT: Duration = Duration::from_hours(1);
+/// How long the first read waits for the link that tells of changes, so that it need not be made again once that is up.
+const LINK_OPENS: Duration = Duration::from_millis(400);
+/// A read that took so much longer than a request takes has waited for its turn.
+const WAITED: Duration = Duration::from_secs(30);
 
 /// What a read gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +64,14 @@ pub struct Reading<V> {
     pub fault: Option<Fault>,
     /// Since when reads have failed.
     pub failing_since: Option<Instant>,
+    /// Whether changes are pushed.
+    pub push: Push,
+    /// How old the value may be, where the upstream's limit leaves it older than the interval, in whole minutes.
+    pub lag: Option<Duration>,
+    /// When somebody told of the change that this value is.
+    pub told_at: Option<Instant>,
+    /// When it was last read.
+    pub read_at: Option<Instant>,
 }
 
 impl<V> Clone for Reading<V> {
@@ -67,6 +81,10 @@ impl<V> Clone for Reading<V> {
             seen: self.seen,
             fault: self.fault.clone(),
             failing_since: self.failing_since,
+            push: self.push.clone(),
+            lag: self.lag,
+            told_at: self.told_at,
+            read_at: self.read_at,
         }
     }
 }
@@ -78,6 +96,10 @@ impl<V> Default for Reading<V> {
             seen: 0,
             fault: None,
             failing_since: None,
+            push: Push::Off,
+            lag: None,
+            told_at: None,
+            read_at: None,
         }
     }
 }
@@ -91,19 +113,33 @@ impl<V> Reading<V> {
     }
 
     /// Takes in what a read gave. True if a dependant would see a difference.
-    fn take(&mut self, result: Result<Answer<V>, Fault>, now: Instant) -> bool {
+    fn take(&mut self, came: Came<V>, now: Instant) -> bool {
+        let Came {
+            result,
+            push,
+            lag,
+            told_at,
+        } = came;
+        // Only what is told of it makes a difference: links come and go.
+        let refused = |push: &Push| matches!(push, Push::Refused(_)).then(|| push.clone());
+        let restated = refused(&self.push) != refused(&push) || self.lag != lag;
+        self.push = push;
+        self.lag = lag;
+        let restated = restated && self.value.is_some();
         match result {
             Ok(answer) => {
                 let recovered = self.fault.take().is_some();
                 self.failing_since = None;
+                self.read_at = Some(now);
                 match answer {
                     Answer::Same => {
                         self.seen = self.seen.saturating_add(1);
-                        recovered
+                        recovered || restated
                     }
                     Answer::New(value) => {
                         self.value = Some(Arc::new(value));
                         self.seen = 1;
+                        self.told_at = told_at;
                         true
                     }
                 }
@@ -118,16 +154,27 @@ impl<V> Reading<V> {
     }
 }
 
-/// Reads a key; it is given the last good value.
-pub type Read<K, V> =
-    Box<dyn Fn(K, Option<Arc<V>>) -> BoxFuture<'static, Result<Answer<V>, Fault>> + Send + Sync>;
+/// What a read gave, and how it came about.
+struct Came<V> {
+    result: Result<Answer<V>, Fault>,
+    push: Push,
+    lag: Option<Duration>,
+    told_at: Option<Instant>,
+}
+
+/// Reads a key when its turn comes; it is given the last good value.
+pub type Read<K, V> = Box<
+    dyn Fn(K, Option<Arc<V>>, Wish) -> BoxFuture<'static, Result<Answer<V>, Fault>> + Send + Sync,
+>;
+/// Has a key's poke told of changes, for as long as the answer is held.
+pub type Hold<K> = Box<dyn Fn(&K, Poke) -> Held + Send + Sync>;
 /// Wakes a dependant.
 pub type Wake<D> = Arc<dyn Fn(&D) + Send + Sync>;
 
 struct Entry<D, V> {
     reading: Reading<V>,
     dependants: HashMap<D, Duration>,
-    poke: Arc<Notify>,
+    poke: Poke,
     end: CancellationToken,
 }
 
@@ -139,8 +186,10 @@ struct Table<D, K, V> {
 struct Shared<D, K, V> {
     table: Mutex<Table<D, K, V>>,
     read: Read<K, V>,
+    hold: Option<Hold<K>>,
+    /// Poll interval at least, while changes are pushed.
+    pushed_interval: Duration,
     wake: Wake<D>,
-    in_flight: Semaphore,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -166,12 +215,14 @@ where
     K: Clone + Eq + Hash + Send + Sync + 'static,
     V: Send + Sync + 'static,
 {
-    /// Sources that read with `read`, at most `in_flight` at the same time, and wake dependants with `wake`, until `shutdown`.
+    /// Sources that read with `read` and wake dependants with `wake`, until `shutdown`. They are told of changes by what `hold` gives, and while they
+    /// are, poll no more often than every `pushed_interval`.
     #[must_use]
     pub fn new(
         read: Read<K, V>,
+        hold: Option<Hold<K>>,
+        pushed_interval: Duration,
         wake: Wake<D>,
-        in_flight: usize,
         shutdown: CancellationToken,
     ) -> Self {
         Self(Arc::new(Shared {
@@ -180,8 +231,9 @@ where
                 keys: HashMap::new(),
             }),
             read,
+            hold,
+            pushed_interval,
             wake,
-            in_flight: Semaphore::new(in_flight),
             tasks: TaskTracker::new(),
             shutdown,
         }))
@@ -202,17 +254,17 @@ where
         let entry = Entry {
             reading: Reading::default(),
             dependants: HashMap::from([(who.clone(), interval)]),
-            poke: Arc::new(Notify::new()),
+            poke: Poke::default(),
             end: self.0.shutdown.child_token(),
         };
-        let (poke, end) = (Arc::clone(&entry.poke), entry.end.clone());
+        let (poke, end) = (entry.poke.clone(), entry.end.clone());
         table.entries.insert(key.clone(), entry);
         drop(table);
         let (shared, key) = (Arc::clone(&self.0), key.clone());
         self.0.tasks.spawn(async move {
             tokio::select! {
                 () = end.cancelled() => {}
-                () = shared.keep_reading(key, &poke, &end) => {}
+                () = shared.keep_reading(key, poke, &end) => {}
             }
         });
         Reading::default()
@@ -223,13 +275,34 @@ where
         self.table().leave(who);
     }
 
-    /// Reads again now, wherever `which` says so.
-    pub fn poke(&self, which: impl Fn(&K) -> bool) {
+    /// Somebody was told at `at` of a change, wherever `which` says so of a key and its last good value: it is read again now.
+    pub fn push(&self, at: Instant, which: impl Fn(&K, Option<&V>) -> bool) {
         for (key, entry) in &self.table().entries {
-            if which(key) {
-                entry.poke.notify_one();
+            if which(key, entry.reading.value.as_deref()) {
+                entry.poke.push(at);
             }
         }
+    }
+
+    /// Reads again now what could not be read, wherever `which` says so.
+    pub fn retry(&self, which: impl Fn(&K) -> bool) {
+        for (key, entry) in &self.table().entries {
+            if entry.reading.fault.is_some() && which(key) {
+                entry.poke.nudge();
+            }
+        }
+    }
+
+    /// How long ago the source that was read longest ago was read.
+    #[must_use]
+    pub fn oldest(&self, now: Instant) -> Duration {
+        let table = self.table();
+        let read = table
+            .entries
+            .values()
+            .filter_map(|entry| entry.reading.read_at);
+        read.min()
+            .map_or(Duration::ZERO, |at| now.saturating_duration_since(at))
     }
 
     /// How many distinct keys are read.
@@ -270,32 +343,45 @@ impl<D: Clone + Eq + Hash, K: Clone + Eq + Hash, V> Shared<D, K, V> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn keep_reading(&self, key: K, poke: &Notify, end: &CancellationToken) {
+    async fn keep_reading(&self, key: K, poke: Poke, end: &CancellationToken) {
+        let link = self.hold.as_ref().map(|hold| hold(&key, poke.clone()));
+        if let Some(link) = &link {
+            link.opened(LINK_OPENS).await;
+            // The link is up before the first read, which therefore misses nothing.
+            poke.take();
+        }
         let mut failures = 0;
+        let mut rank = Rank::Urgent;
         loop {
             let last = match self.table().entries.get(&key) {
                 Some(entry) => entry.reading.value.clone(),
                 None => return,
             };
-            let result = {
-                let Ok(_permit) = self.in_flight.acquire().await else {
-                    return;
-                };
-                (self.read)(key.clone(), last).await
+            let wish = Wish {
+                rank,
+                poke: poke.clone(),
             };
+            let began = Instant::now();
+            let result = (self.read)(key.clone(), last, wish).await;
             let fault = result.as_ref().err().cloned();
             failures = if fault.is_some() { failures + 1 } else { 0 };
-            let Some((interval, woken)) = self.take(&key, result, end) else {
+            let came = Came {
+                result,
+                push: link.as_ref().map(Held::push).unwrap_or_default(),
+                lag: lag(began.elapsed()),
+                told_at: poke.pushed_since(),
+            };
+            let Some((interval, woken)) = self.take(&key, came, end) else {
                 return;
             };
             for who in &woken {
                 (self.wake)(who);
             }
             let wait = wait_after(fault.as_ref(), failures, interval).mul_f64(jitter());
-            tokio::select! {
-                () = poke.notified() => {}
-                () = tokio::time::sleep(wait) => {}
-            }
+            rank = tokio::select! {
+                () = poke.poked() => Rank::Urgent,
+                () = tokio::time::sleep(wait) => Rank::Poll,
+            };
         }
     }
 
@@ -303,7 +389,7 @@ impl<D: Clone + Eq + Hash, K: Clone + Eq + Hash, V> Shared<D, K, V> {
     fn take(
         &self,
         key: &K,
-        result: Result<Answer<V>, Fault>,
+        came: Came<V>,
         end: &CancellationToken,
     ) -> Option<(Duration, HashSet<D>)> {
         let mut table = self.table();
@@ -311,8 +397,12 @@ impl<D: Clone + Eq + Hash, K: Clone + Eq + Hash, V> Shared<D, K, V> {
         if end.is_cancelled() {
             return None;
         }
-        let changed = entry.reading.take(result, Instant::now());
-        let interval = entry.dependants.values().min().copied()?;
+        let pushed = came.push == Push::Up;
+        let changed = entry.reading.take(came, Instant::now());
+        let mut interval = entry.dependants.values().min().copied()?;
+        if pushed {
+            interval = interval.max(self.pushed_interval);
+        }
         let woken = if changed {
             entry.dependants.keys().cloned().collect()
         } else {
@@ -320,6 +410,11 @@ impl<D: Clone + Eq + Hash, K: Clone + Eq + Hash, V> Shared<D, K, V> {
         };
         Some((interval, woken))
     }
+}
+
+/// How old a value may become whose read took so long, if that is longer than a request takes.
+fn lag(took: Duration) -> Option<Duration> {
+    (took > WAITED).then(|| Duration::from_mins(took.as_secs().div_ceil(60) + 1))
 }
 
 /// How long to wait before the next read.
@@ -370,7 +465,7 @@ mod tests {
         let shutdown = CancellationToken::new();
         let read: Read<_, _> = Box::new({
             let (reads, replies) = (Arc::clone(&reads), Arc::clone(&replies));
-            move |_key, _last| {
+            move |_key, _last, _wish| {
                 reads.fetch_add(1, SeqCst);
                 let mut replies = replies.lock().unwrap();
                 let reply = if replies.len() > 1 {
@@ -388,7 +483,7 @@ mod tests {
             let _ = sender.send(*who);
         });
         Fixture {
-            sources: Sources::new(read, wake, 4, shutdown.clone()),
+            sources: Sources::new(read, None, Duration::ZERO, wake, shutdown.clone()),
             reads,
             replies,
             woken,
@@ -498,7 +593,9 @@ mod tests {
         f.sources.depend(&"b", &"l", MINUTE);
         f.woken.recv().await;
         f.woken.recv().await;
-        f.sources.poke(|key| *key == "k");
+        f.sources.push(Instant::now(), |key, last| {
+            *key == "k" && last == Some(&"v1")
+        });
         assert_eq!(f.woken.recv().await, Some("a"));
         assert_eq!(f.reads.load(SeqCst), 3);
     }

@@ -27,6 +27,7 @@ use crate::{
     doppler,
     inject::{patch_text, template::Entry},
     outbound::{AllowedHosts, ClientError, PatternError},
+    pace::Gate,
     prefect::{Clients, server::api_url_of},
     process::run::{RunError, kubernetes},
     secret::{HashKey, Input, Secrets, desired, guard::Guard},
@@ -142,8 +143,8 @@ pub async fn check(args: CheckArgs) -> Result<ExitCode, CheckError> {
         Some(World {
             references: References::new(client.clone(), LIMIT),
             objects: Objects::new(Box::new(|_| {})),
-            clients: Clients::new(prefect_timeout),
-            doppler: doppler::Client::new(doppler_timeout)?,
+            clients: Clients::new(prefect_timeout, Gate::small()),
+            doppler: doppler::Client::new(doppler_timeout, Gate::small())?,
             secrets: Secrets::new(client.clone(), LIMIT),
             hash_key: HashKey::generate(),
             prefect_hosts: prefect_hosts.clone(),

@@ -19,6 +19,7 @@ use crate::{
         managed::{ManagedPool, owner},
         plan::{History, View, plan},
     },
+    pace::Rank,
     prefect::Connection,
     secret::Desired,
 };
@@ -71,10 +72,10 @@ async fn one(
         .get(connection)
         .map_err(|error| error.to_string())?;
     let found = client
-        .work_pool(&pool.name)
+        .work_pool(&pool.name, Rank::Urgent)
         .await
         .map_err(|error| format!("{}: {error}", error.reason()))?;
-    let elsewhere = match client.deployment_namespaces(&pool.name).await {
+    let elsewhere = match client.deployment_namespaces(&pool.name, Rank::Urgent).await {
         Ok(elsewhere) => Some(elsewhere),
         Err(error) => {
             lines.note(&what, &format!("its deployments cannot be listed: {error}"));

@@ -12,6 +12,7 @@ use crate::{
     },
     crd::DopplerPrefectBinding,
     doppler::{Coordinates, Download},
+    pace::Wish,
     prefect::{Connection, block::BlockFields},
     secret::{Desired, Input, desired},
 };
@@ -75,7 +76,11 @@ pub(super) async fn resolve(
         }
     }
     let coordinates = coordinates(world, binding, connection.as_ref(), overrides, lines).await?;
-    let snapshot = match world.doppler.download(&coordinates, None).await {
+    let snapshot = match world
+        .doppler
+        .download(&coordinates, None, &Wish::now())
+        .await
+    {
         Ok(Download::New(snapshot)) => snapshot,
         Ok(Download::Unchanged) => return None,
         Err(error) => {
@@ -144,7 +149,10 @@ async fn coordinates(
         (Some(prefect), Some(connection)) if !overrides.missing().is_empty() => {
             let block = &prefect.block;
             let document = match world.clients.get(connection) {
-                Ok(client) => client.block(&block.type_slug, &block.name).await,
+                Ok(client) => {
+                    let wish = Wish::now();
+                    client.block(&block.type_slug, &block.name, &wish).await
+                }
                 Err(error) => Err(error),
             };
             let fields = document

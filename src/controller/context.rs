@@ -112,7 +112,6 @@ impl Context {
         self.report.forget(binding);
         self.references
             .retain(|object| self.objects.is_named(object));
-        self.count_sources();
     }
 
     /// Whether a binding of this UID is there.
@@ -123,16 +122,6 @@ impl Context {
                 .find(|binding| binding.meta().uid.as_deref() == Some(uid))
                 .is_some()
         })
-    }
-
-    /// Counts what is polled.
-    pub fn count_sources(&self) {
-        self.metrics
-            .blocks
-            .set(i64::try_from(self.blocks.len()).unwrap_or(i64::MAX));
-        self.metrics
-            .configs
-            .set(i64::try_from(self.configs.len()).unwrap_or(i64::MAX));
     }
 }
 

@@ -133,7 +133,6 @@ pub async fn follow(
         });
         followed.seen = reading.seen;
     }
-    context.count_sources();
     if let Some(last) = &followed.last {
         context
             .memory

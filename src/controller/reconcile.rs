@@ -235,7 +235,6 @@ async fn suspended(context: &Context, binding: &DopplerPrefectBinding, who: &Bin
     context.blocks.leave(who);
     context.configs.leave(who);
     context.pools.forget(who);
-    context.count_sources();
     let before = before(context, binding, who);
     let pools = before
         .as_ref()

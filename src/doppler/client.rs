@@ -5,20 +5,21 @@ use std::time::Duration;
 use jiff::Timestamp;
 use reqwest::{
     Response, StatusCode,
-    header::{ACCEPT, AUTHORIZATION, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH},
+    header::{ACCEPT, AUTHORIZATION, ETAG, HeaderValue, IF_NONE_MATCH},
 };
 use secrecy::{ExposeSecret, SecretString};
-use tokio::time::Instant;
 use url::Url;
 
 use super::{
-    Coordinates, DopplerError, RateLimit, Snapshot,
+    Coordinates, DopplerError, Snapshot,
     error::{Words, refusal},
-    limits::{wait_after_refusal, wait_until_reset},
-    pacing::{Key, Pacing},
+    limits::{rate, wait_after_refusal},
     snapshot,
 };
-use crate::outbound::{self, BodyError, ClientError, TransportError, read_bounded};
+use crate::{
+    outbound::{self, BodyError, ClientError, TransportError, read_bounded},
+    pace::{Gate, Said, Turn, Wish},
+};
 
 /// Doppler holds 500 KiB a config; JSON escapes can make six bytes of one.
 const LARGEST_BODY: usize = 4 << 20;
@@ -35,43 +36,60 @@ pub enum Download {
     New(Snapshot),
 }
 
-/// One client for all configs: it holds the connections, and what each token's limit allows.
+/// Waits after a refusal that does not say for how long.
+const REST: Duration = Duration::from_secs(5);
+
+/// One client for all configs: it holds the connections, and asks when its turn comes.
 pub struct Client {
     http: reqwest::Client,
     timeout: Duration,
-    pacing: Pacing,
+    gate: Gate<DopplerError>,
 }
 
 impl Client {
-    /// Makes a client whose requests take at most `timeout` each.
+    /// Makes a client whose requests take at most `timeout` each, once `gate` lets them through.
     ///
     /// # Errors
     /// If the system has no certificate authorities.
-    pub fn new(timeout: Duration) -> Result<Self, ClientError> {
+    pub fn new(timeout: Duration, gate: Gate<DopplerError>) -> Result<Self, ClientError> {
         Ok(Self {
             http: outbound::client(timeout, None)?,
             timeout,
-            pacing: Pacing::default(),
+            gate,
         })
     }
 
-    /// Reads the config at `at`, whose host must have been allowed before. `last` must be a snapshot that the very same coordinates gave: its tag
-    /// is sent, so that an unchanged config costs neither a body nor a comparison.
+    /// Reads the config at `at`, whose host must have been allowed before, when its turn comes. `last` must be a snapshot that the very same
+    /// coordinates gave: its tag is sent, so that an unchanged config costs neither a body nor a comparison.
     ///
     /// # Errors
-    /// Whatever keeps the config from being read; also a limit that is known to be used up, in which case nothing is sent.
+    /// Whatever keeps the config from being read. Where the host is dead, nothing is sent, and the error is that of others before.
     pub async fn download(
         &self,
         at: &Coordinates,
         last: Option<&Snapshot>,
+        wish: &Wish,
     ) -> Result<Download, DopplerError> {
-        let key = Key::of(at);
-        if let Some(wait) = self.pacing.wait(&key, Instant::now()) {
-            return Err(DopplerError::RateLimited {
-                retry_after: Some(wait),
-            });
-        }
         let authorization = bearer(&at.token).ok_or(DopplerError::TokenInvalid)?;
+        let turn = self.gate.turn(&at.lane(), wish).await;
+        let mut turn = turn.map_err(DopplerError::shut)?;
+        let downloaded = self.send(at, last, authorization, &mut turn).await;
+        if let Err(error) = &downloaded
+            && error.is_of_the_host()
+        {
+            turn.said(Said::Failed(error.clone()));
+        }
+        downloaded
+    }
+
+    /// One request and its answer.
+    async fn send(
+        &self,
+        at: &Coordinates,
+        last: Option<&Snapshot>,
+        authorization: HeaderValue,
+        turn: &mut Turn<DopplerError>,
+    ) -> Result<Download, DopplerError> {
         let tag = last.and_then(Snapshot::etag).and_then(sendable);
         let mut request = self
             .http
@@ -91,9 +109,13 @@ impl Client {
             })?;
 
         let status = response.status();
-        let wait = wait_said(status, response.headers());
-        let rate = RateLimit::read(response.headers());
-        self.pacing.note(key, rate, wait, Instant::now());
+        let (headers, now) = (response.headers(), Timestamp::now());
+        if status == StatusCode::TOO_MANY_REQUESTS {
+            let wait = wait_after_refusal(headers, now);
+            turn.said(Said::Limited(wait.unwrap_or(REST)));
+            return Err(DopplerError::RateLimited { retry_after: wait });
+        }
+        turn.said(Said::Answered(rate(headers, now)));
         match status {
             StatusCode::OK => self.read(response, host).await.map(Download::New),
             StatusCode::NOT_MODIFIED if tag.is_some() => Ok(Download::Unchanged),
@@ -101,7 +123,6 @@ impl Client {
                 host,
                 status: status.as_u16(),
             }),
-            StatusCode::TOO_MANY_REQUESTS => Err(DopplerError::RateLimited { retry_after: wait }),
             _ => {
                 // The status says enough: if the body cannot be read, only Doppler's own words are missing.
                 let body = read_bounded(response, LARGEST_ERROR_BODY, self.timeout).await;
@@ -112,12 +133,6 @@ impl Client {
                 Err(refusal(status.as_u16(), names, words))
             }
         }
-    }
-
-    /// What the last answer to this token said about its limit.
-    #[must_use]
-    pub fn rate_limit(&self, at: &Coordinates) -> Option<RateLimit> {
-        self.pacing.rate(&Key::of(at))
     }
 
     async fn read(&self, response: Response, host: String) -> Result<Snapshot, DopplerError> {
@@ -140,16 +155,6 @@ impl Client {
             .map_err(|problem| DopplerError::Unreadable { host, problem })?;
         Ok(Snapshot::new(values, etag))
     }
-}
-
-/// How long the token must rest after an answer with these headers.
-fn wait_said(status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
-    if status == StatusCode::TOO_MANY_REQUESTS {
-        return wait_after_refusal(headers, Timestamp::now());
-    }
-    RateLimit::read(headers)
-        .filter(|rate| rate.remaining == 0)
-        .and_then(|_| wait_until_reset(headers, Timestamp::now()))
 }
 
 fn download_url(at: &Coordinates) -> Url {

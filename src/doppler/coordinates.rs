@@ -6,9 +6,10 @@ use std::{
 };
 
 use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
 use url::Url;
 
-use crate::crd::NameTransformer;
+use crate::{crd::NameTransformer, pace::Lane};
 
 /// Where a config is read, as what, and with which token. Two bindings with equal coordinates get the same answer, so they share one request.
 #[derive(Clone)]
@@ -26,6 +27,14 @@ pub struct Coordinates {
 }
 
 impl Coordinates {
+    /// By what Doppler counts requests: the token.
+    pub(super) fn lane(&self) -> Lane {
+        Lane {
+            upstream: self.host.origin().ascii_serialization().into(),
+            account: Some(Sha256::digest(self.token.expose_secret()).into()),
+        }
+    }
+
     fn parts(&self) -> (&Url, &str, &str, &str, Option<NameTransformer>) {
         let Self {
             host,

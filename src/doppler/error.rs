@@ -8,7 +8,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-use crate::{outbound::TransportError, reason::Reason};
+use crate::{outbound::TransportError, pace::Shut, reason::Reason};
 
 /// Longest piece of Doppler's own words that is shown, in characters.
 const LONGEST_QUOTE: usize = 200;
@@ -91,6 +91,14 @@ pub enum DopplerError {
         /// What happened on the way.
         cause: TransportError,
     },
+    /// Not asked, since the host gave no answer to others just now.
+    #[error("{error}")]
+    Shut {
+        /// What the others met.
+        error: Box<Self>,
+        /// When it is worth asking again.
+        retry_after: Duration,
+    },
     /// 5xx, or a time limit of a server on the way.
     #[error(
         "{host} answered with a fault of its own ({status}): it is tried again; look at Doppler's status page if it lasts"
@@ -153,7 +161,20 @@ impl DopplerError {
             | Self::Unreadable { .. } => Reason::DopplerError,
             Self::Unreachable { .. } | Self::Fault { .. } => Reason::DopplerUnreachable,
             Self::TooLarge { .. } => Reason::AnswerTooLarge,
+            Self::Shut { error, .. } => error.reason(),
         }
+    }
+
+    pub(super) fn shut(shut: Shut<Self>) -> Self {
+        Self::Shut {
+            error: Box::new(shut.error),
+            retry_after: shut.retry_after,
+        }
+    }
+
+    /// Whether the host is to blame, so that other requests would meet the same.
+    pub(super) const fn is_of_the_host(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Fault { .. })
     }
 
     /// When to come back, if Doppler said so.
@@ -161,6 +182,7 @@ impl DopplerError {
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::RateLimited { retry_after } => *retry_after,
+            Self::Shut { retry_after, .. } => Some(*retry_after),
             _ => None,
         }
     }

@@ -8,30 +8,20 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp, fmt::rfc2822};
 use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 
+use crate::pace::Rate;
+
 /// Doppler's windows last a minute.
 const LONGEST_WAIT: Duration = Duration::from_mins(5);
 const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 
-/// The rate limit of a token, as of the last answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RateLimit {
-    /// Requests in a window.
-    pub limit: u64,
-    /// Requests left in this window.
-    pub remaining: u64,
-    /// When the next window begins.
-    pub reset_at: Timestamp,
-}
-
-impl RateLimit {
-    /// Reads `x-ratelimit-limit`, `-remaining` and `-reset`; nothing unless all three are there and numbers.
-    pub(super) fn read(headers: &HeaderMap) -> Option<Self> {
-        Some(Self {
-            limit: number(headers, "x-ratelimit-limit")?,
-            remaining: number(headers, "x-ratelimit-remaining")?,
-            reset_at: reset_at(headers)?,
-        })
-    }
+/// Reads `x-ratelimit-limit`, `-remaining` and `-reset`; nothing unless all three are there and numbers.
+pub(super) fn rate(headers: &HeaderMap, now: Timestamp) -> Option<Rate> {
+    let count = |name| u32::try_from(number(headers, name)?).ok();
+    Some(Rate {
+        limit: count("x-ratelimit-limit")?,
+        remaining: count("x-ratelimit-remaining")?,
+        resets_in: wait_until_reset(headers, now)?,
+    })
 }
 
 /// How long to wait after a 429: what `retry-after` says (seconds or a date), or until the window ends; nothing if neither is there.
@@ -46,7 +36,7 @@ pub(super) fn wait_after_refusal(headers: &HeaderMap, now: Timestamp) -> Option<
 }
 
 /// How long to wait until the window ends, by the server's clock if it tells the time.
-pub(super) fn wait_until_reset(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+fn wait_until_reset(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     reset_at(headers).map(|at| bounded(until(at, server_time(headers, now))))
 }
 
@@ -108,24 +98,27 @@ mod tests {
             ("x-ratelimit-reset", "1800000060"),
         ]);
         assert_eq!(
-            RateLimit::read(&said),
-            Some(RateLimit {
+            rate(&said, now()),
+            Some(Rate {
                 limit: 240,
                 remaining: 7,
-                reset_at: Timestamp::from_second(NOW + 60).unwrap()
+                resets_in: Duration::from_mins(1),
             })
         );
     }
 
     #[test]
     fn survives_headers_that_are_missing_or_not_numbers() {
-        assert_eq!(RateLimit::read(&headers(&[])), None);
+        assert_eq!(rate(&headers(&[]), now()), None);
         assert_eq!(
-            RateLimit::read(&headers(&[
-                ("x-ratelimit-limit", "many"),
-                ("x-ratelimit-remaining", "-1"),
-                ("x-ratelimit-reset", "99999999999999999999"),
-            ])),
+            rate(
+                &headers(&[
+                    ("x-ratelimit-limit", "many"),
+                    ("x-ratelimit-remaining", "-1"),
+                    ("x-ratelimit-reset", "99999999999999999999"),
+                ]),
+                now()
+            ),
             None
         );
         let absurd = headers(&[("x-ratelimit-reset", "9223372036854775807")]);

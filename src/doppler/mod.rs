@@ -8,11 +8,9 @@ mod client;
 mod coordinates;
 mod error;
 mod limits;
-mod pacing;
 mod snapshot;
 
 pub use client::{Client, Download};
 pub use coordinates::Coordinates;
 pub use error::DopplerError;
-pub use limits::RateLimit;
 pub use snapshot::Snapshot;

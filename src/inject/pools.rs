@@ -12,15 +12,17 @@ mod task;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use kube::runtime::reflector::ObjectRef;
-use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::claim::{Claim, Finding};
 use super::managed::{self, ManagedPool};
 use crate::crd::DopplerPrefectBinding;
+use crate::link::Held;
 use crate::metrics::Metrics;
+use crate::pace::Poke;
 use crate::prefect::{Clients, Connection};
 use table::{Key, Table};
 
@@ -28,10 +30,14 @@ use table::{Key, Table};
 type Who = ObjectRef<DopplerPrefectBinding>;
 /// Wakes a binding.
 pub type Wake = Arc<dyn Fn(&Who) + Send + Sync>;
+/// Has a pool's poke told of changes on its server, for as long as the answer is held.
+pub type Hold = Box<dyn Fn(&Arc<Connection>, Poke) -> Held + Send + Sync>;
 
 struct Shared {
     clients: Arc<Clients>,
-    in_flight: Semaphore,
+    hold: Option<Hold>,
+    /// Interval of looks at least, while changes are pushed.
+    pushed_interval: Duration,
     wake: Wake,
     metrics: Arc<Metrics>,
     shutdown: CancellationToken,
@@ -50,18 +56,21 @@ impl fmt::Debug for Pools {
 }
 
 impl Pools {
-    /// No pools yet. At most `in_flight` are looked at at the same time; bindings are woken with `wake`, until `shutdown`.
+    /// No pools yet. Bindings are woken with `wake`, until `shutdown`. Changes are told by what `hold` gives, and while they are, pools are looked at
+    /// no more often than every `pushed_interval`.
     #[must_use]
     pub fn new(
         clients: Arc<Clients>,
-        in_flight: usize,
+        hold: Option<Hold>,
+        pushed_interval: Duration,
         wake: Wake,
         metrics: Arc<Metrics>,
         shutdown: CancellationToken,
     ) -> Self {
         Self(Arc::new(Shared {
             clients,
-            in_flight: Semaphore::new(in_flight),
+            hold,
+            pushed_interval,
             wake,
             metrics,
             shutdown,
@@ -97,7 +106,7 @@ impl Pools {
             self.0.tasks.spawn(async move {
                 tokio::select! {
                     () = shared.shutdown.cancelled() => {}
-                    () = shared.keep(&key, &poke) => {}
+                    () = shared.keep(&key, poke) => {}
                 }
             });
         }
@@ -124,7 +133,7 @@ impl Pools {
             let url = &key.connection.api_url;
             let before = managed::owner(&table.managed, url, &key.pool);
             if before != managed::owner(&managed, url, &key.pool) {
-                entry.poke.notify_one();
+                entry.poke.nudge();
             }
         }
         table.managed = managed;
@@ -134,7 +143,7 @@ impl Pools {
     pub fn poke(&self, which: &dyn Fn(&str, &str) -> bool) {
         for (key, entry) in &self.0.table().pools {
             if which(key.connection.api_url.as_str(), &key.pool) {
-                entry.poke.notify_one();
+                entry.poke.nudge();
             }
         }
     }

@@ -18,7 +18,7 @@ use reqwest::{
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json, value::RawValue};
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Mutex;
 use url::Url;
 
 use super::{
@@ -27,12 +27,13 @@ use super::{
     error::{PrefectError, Subject, detail, is_json, refusal},
     server::{Auth, Connection},
 };
-use crate::outbound::{self, BodyError, TransportError, read_bounded};
+use crate::{
+    outbound::{self, BodyError, TransportError, read_bounded},
+    pace::{Gate, Lane, Rank, Said, Wish},
+};
 
 /// The API version whose shapes are read here.
 const API_VERSION: &str = "0.8.4";
-/// Requests in flight to one server.
-const IN_FLIGHT: usize = 8;
 /// How often a request is sent that a busy database (503) keeps from being answered.
 const ATTEMPTS: u32 = 3;
 /// The first wait between two attempts; each further one is twice as long.
@@ -48,6 +49,8 @@ const PAGE: usize = 200;
 const PAGES: usize = 25;
 /// Deployments named for each namespace, and namespaces.
 const NAMED: usize = 20;
+/// Wait after a 429 that does not say for how long.
+const REST: Duration = Duration::from_secs(5);
 /// The longest that a server may ask to be left alone.
 const LONGEST_PAUSE: Duration = Duration::from_hours(1);
 
@@ -87,7 +90,8 @@ pub struct Client {
     host: String,
     headers: HeaderMap,
     timeout: Duration,
-    in_flight: Semaphore,
+    gate: Gate<PrefectError>,
+    lane: Lane,
     csrf: Mutex<Csrf>,
     csrf_name: String,
 }
@@ -100,11 +104,15 @@ struct Answer {
 }
 
 impl Client {
-    /// A client whose every request takes at most `timeout`. To be kept: it holds the connections and the CSRF token.
+    /// A client whose every request takes at most `timeout`, once `gate` lets it through. To be kept: it holds the connections and the CSRF token.
     ///
     /// # Errors
     /// If the certificate authorities cannot be used.
-    pub fn new(connection: &Connection, timeout: Duration) -> Result<Self, PrefectError> {
+    pub fn new(
+        connection: &Connection,
+        timeout: Duration,
+        gate: Gate<PrefectError>,
+    ) -> Result<Self, PrefectError> {
         let ca = connection.ca.as_ref().map(String::as_bytes);
         let http = outbound::client(timeout, ca)?;
         let host = connection.api_url.host_str().unwrap_or_default();
@@ -117,7 +125,8 @@ impl Client {
             headers: headers(connection),
             api_url: connection.api_url.clone(),
             timeout,
-            in_flight: Semaphore::new(IN_FLIGHT),
+            gate,
+            lane: connection.lane(),
             csrf: Mutex::default(),
             csrf_name: format!("doppler-prefect-operator-{:016x}", rand::random::<u64>()),
         })
@@ -127,7 +136,12 @@ impl Client {
     ///
     /// # Errors
     /// [`PrefectError`].
-    pub async fn block(&self, slug: &str, name: &str) -> Result<BlockDocument, PrefectError> {
+    pub async fn block(
+        &self,
+        slug: &str,
+        name: &str,
+        wish: &Wish,
+    ) -> Result<BlockDocument, PrefectError> {
         #[derive(Deserialize)]
         struct Document {
             data: Value,
@@ -142,7 +156,9 @@ impl Client {
         }
         let mut url = self.url(&["block_types", "slug", slug, "block_documents", "name", name])?;
         url.set_query(Some("include_secrets=true"));
-        let answer = self.ask(|| self.http.get(url.clone()), BLOCK_LIMIT).await?;
+        let answer = self
+            .ask(|| self.http.get(url.clone()), BLOCK_LIMIT, wish)
+            .await?;
         let document: Document = self.read(subject, &answer, "a block's data")?;
         Ok(BlockDocument {
             data: document.data,
@@ -153,9 +169,11 @@ impl Client {
     ///
     /// # Errors
     /// [`PrefectError`].
-    pub async fn work_pool(&self, name: &str) -> Result<WorkPool, PrefectError> {
+    pub async fn work_pool(&self, name: &str, rank: Rank) -> Result<WorkPool, PrefectError> {
         let url = self.pool_url(name)?;
-        let answer = self.ask(|| self.http.get(url.clone()), POOL_LIMIT).await?;
+        let answer = self
+            .ask(|| self.http.get(url.clone()), POOL_LIMIT, &Wish::of(rank))
+            .await?;
         self.read(Subject::Pool(name), &answer, "a work pool's template")
     }
 
@@ -177,7 +195,7 @@ impl Client {
             base_job_template: template,
         };
         let answer = self
-            .ask_guarded(Method::PATCH, &url, &edit, POOL_LIMIT)
+            .ask_guarded(Method::PATCH, &url, &edit, POOL_LIMIT, Rank::Urgent)
             .await?;
         self.check(Subject::PoolEdit(name), &answer)
     }
@@ -189,6 +207,7 @@ impl Client {
     pub async fn deployment_namespaces(
         &self,
         pool: &str,
+        rank: Rank,
     ) -> Result<BTreeMap<String, Vec<String>>, PrefectError> {
         #[derive(Deserialize)]
         struct Deployment {
@@ -212,7 +231,7 @@ impl Client {
                 "work_pools": {"name": {"any_": [pool]}},
             });
             let answer = self
-                .ask_guarded(Method::POST, &url, &filter, DEPLOYMENTS_LIMIT)
+                .ask_guarded(Method::POST, &url, &filter, DEPLOYMENTS_LIMIT, rank)
                 .await?;
             let deployments: Vec<Deployment> =
                 self.read(Subject::Deployments(pool), &answer, "a list of deployments")?;
@@ -297,22 +316,34 @@ impl Client {
         })
     }
 
-    /// A request that may be sent more than once, and is while the server's database is busy (503).
+    /// A request that may be sent more than once, and is while the server's database is busy (503). Each waits for its turn.
     async fn ask(
         &self,
         request: impl Fn() -> RequestBuilder,
         limit: usize,
+        wish: &Wish,
     ) -> Result<Answer, PrefectError> {
-        let timed_out = |_| self.transport(TransportError::Timeout(self.timeout));
         let mut wait = FIRST_WAIT;
         let mut attempt = 1;
         loop {
-            let answer = {
-                let permit = tokio::time::timeout(self.timeout, self.in_flight.acquire());
-                // The semaphore is never closed; a permit that never comes is a server that does not answer.
-                let _permit = permit.await.map_err(timed_out)?;
-                self.send(request(), limit).await?
-            };
+            let turn = self.gate.turn(&self.lane, wish).await;
+            let mut turn = turn.map_err(PrefectError::shut)?;
+            let answer = self.send(request(), limit).await;
+            turn.said(match &answer {
+                Err(error) if error.is_of_the_host() => Said::Failed(error.clone()),
+                Ok(answer) => match answer.status.as_u16() {
+                    429 => Said::Limited(answer.retry_after.unwrap_or(REST)),
+                    // 503 is a database that is busy for a moment.
+                    status @ (500..=502 | 504..) => Said::Failed(PrefectError::Fault {
+                        host: self.host.clone(),
+                        status,
+                    }),
+                    _ => Said::Answered(None),
+                },
+                Err(_) => Said::Answered(None),
+            });
+            drop(turn);
+            let answer = answer?;
             if answer.status != StatusCode::SERVICE_UNAVAILABLE || attempt == ATTEMPTS {
                 return Ok(answer);
             }
@@ -329,9 +360,11 @@ impl Client {
         url: &Url,
         body: &impl Serialize,
         limit: usize,
+        rank: Rank,
     ) -> Result<Answer, PrefectError> {
+        let wish = Wish::of(rank);
         for _ in 0..2 {
-            let token = self.csrf_token().await?;
+            let token = self.csrf_token(&wish).await?;
             let answer = self
                 .ask(
                     || {
@@ -344,6 +377,7 @@ impl Client {
                         }
                     },
                     limit,
+                    &wish,
                 )
                 .await?;
             let refused = answer.status == StatusCode::FORBIDDEN
@@ -360,7 +394,7 @@ impl Client {
     }
 
     /// The token to send along, if the server wants one. Asked for by one request at a time: a new token ends the one before.
-    async fn csrf_token(&self) -> Result<Option<SecretString>, PrefectError> {
+    async fn csrf_token(&self, wish: &Wish) -> Result<Option<SecretString>, PrefectError> {
         let mut csrf = self.csrf.lock().await;
         match csrf.step(Instant::now()) {
             Step::Without => return Ok(None),
@@ -369,7 +403,9 @@ impl Client {
         }
         let mut url = self.url(&["csrf-token"])?;
         url.query_pairs_mut().append_pair("client", &self.csrf_name);
-        let answer = self.ask(|| self.http.get(url.clone()), SMALL_LIMIT).await?;
+        let answer = self
+            .ask(|| self.http.get(url.clone()), SMALL_LIMIT, wish)
+            .await?;
         let now = Instant::now();
         *csrf = match answer.status.as_u16() {
             401 | 429 => return Err(self.refused(Subject::CsrfToken, &answer)),

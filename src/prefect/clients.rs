@@ -10,6 +10,7 @@ use std::{
 };
 
 use super::{client::Client, error::PrefectError, server::Connection};
+use crate::pace::Gate;
 
 /// For how long a client is kept that nobody asks for.
 const KEPT_FOR: Duration = Duration::from_mins(10);
@@ -19,6 +20,7 @@ const KEPT: usize = 256;
 /// The clients in use.
 pub struct Clients {
     timeout: Duration,
+    gate: Gate<PrefectError>,
     clients: Mutex<HashMap<Connection, Kept>>,
 }
 
@@ -28,11 +30,12 @@ struct Kept {
 }
 
 impl Clients {
-    /// No clients yet. `timeout` is that of each request.
+    /// No clients yet. `timeout` is that of each request, once `gate` lets it through.
     #[must_use]
-    pub fn new(timeout: Duration) -> Self {
+    pub fn new(timeout: Duration, gate: Gate<PrefectError>) -> Self {
         Self {
             timeout,
+            gate,
             clients: Mutex::default(),
         }
     }
@@ -57,7 +60,7 @@ impl Clients {
             kept.asked_for = now;
             return Ok(kept.client.clone());
         }
-        let client = Arc::new(Client::new(connection, self.timeout)?);
+        let client = Arc::new(Client::new(connection, self.timeout, self.gate.clone())?);
         if clients.len() >= KEPT {
             let oldest = clients.iter().min_by_key(|(_, kept)| kept.asked_for);
             if let Some(oldest) = oldest.map(|(connection, _)| connection.clone()) {
@@ -99,7 +102,7 @@ mod tests {
     #[test]
     fn equal_connections_share_a_client_until_nobody_asks_for_it() {
         install_crypto_provider();
-        let clients = Clients::new(Duration::from_secs(1));
+        let clients = Clients::new(Duration::from_secs(1), Gate::small());
         let now = Instant::now();
         let one = clients.get_at(&connection("a"), now).unwrap();
         let later = now + KEPT_FOR / 2;
@@ -127,7 +130,7 @@ mod tests {
     #[test]
     fn the_number_of_clients_is_bounded() {
         install_crypto_provider();
-        let clients = Clients::new(Duration::from_secs(1));
+        let clients = Clients::new(Duration::from_secs(1), Gate::small());
         let now = Instant::now();
         for index in 0..=KEPT {
             let at = now + Duration::from_millis(index as u64);

@@ -10,6 +10,7 @@ use serde::{Deserialize, de::IgnoredAny};
 
 use crate::{
     outbound::{ClientError, TransportError},
+    pace::Shut,
     reason::Reason,
 };
 
@@ -41,6 +42,14 @@ pub enum PrefectError {
         host: String,
         /// What went wrong.
         error: TransportError,
+    },
+    /// Not asked, since the server gave no answer to others just now.
+    #[error("{error}")]
+    Shut {
+        /// What the others met.
+        error: Box<Self>,
+        /// When it is worth asking again.
+        retry_after: Duration,
     },
     /// 5xx.
     #[error(
@@ -192,7 +201,20 @@ impl PrefectError {
             Self::Csrf { .. } | Self::Refused { .. } | Self::Unexpected { .. } => {
                 Reason::PrefectError
             }
+            Self::Shut { error, .. } => error.reason(),
         }
+    }
+
+    pub(super) fn shut(shut: Shut<Self>) -> Self {
+        Self::Shut {
+            error: Box::new(shut.error),
+            retry_after: shut.retry_after,
+        }
+    }
+
+    /// Whether the server is to blame, so that other requests would meet the same.
+    pub(super) const fn is_of_the_host(&self) -> bool {
+        matches!(self, Self::Transport { .. } | Self::Fault { .. })
     }
 
     /// How long the server wants to be left alone, if it said so.
@@ -200,6 +222,7 @@ impl PrefectError {
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::RateLimited { retry_after, .. } => *retry_after,
+            Self::Shut { retry_after, .. } => Some(*retry_after),
             _ => None,
         }
     }

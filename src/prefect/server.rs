@@ -14,11 +14,13 @@ use reqwest::{
     header::{HeaderName, HeaderValue},
 };
 use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
 use url::Url;
 
 use crate::{
     crd::{KeyRef, KeyRefSource, Kind, ServerSpec},
     outbound::{AllowedHosts, HostRefused, in_cluster_url},
+    pace::Lane,
     reason::Reason,
 };
 
@@ -197,6 +199,18 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// By what requests are counted: Prefect Cloud counts for each account, over all paths of its API; a server of one's own has no limit.
+    pub(super) fn lane(&self) -> Lane {
+        let mut segments = self.api_url.path_segments().into_iter().flatten();
+        let account = segments
+            .find(|segment| *segment == "accounts")
+            .and_then(|_| segments.next());
+        Lane {
+            upstream: self.api_url.origin().ascii_serialization().into(),
+            account: account.map(|account| Sha256::digest(account).into()),
+        }
+    }
+
     fn exposed(&self) -> Exposed<'_> {
         let headers = self.headers.iter();
         (

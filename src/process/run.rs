@@ -12,10 +12,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use super::{
-    server::{self, ListenError, Readiness},
+    server::{self, ListenError, Readiness, Refreshed},
     tasks::{TaskEnded, Tasks},
     telemetry::{self, FilterError},
-    upstream,
+    upstream::{self, Limits, Upstreams},
 };
 use crate::{
     args::{RunArgs, UpstreamArgs},
@@ -29,7 +29,6 @@ use crate::{
         wake::{BindingRef, Scope, Wakes},
         watch::{self, Guarded},
     },
-    inject::Pools,
     metrics::Metrics,
     outbound::{AllowedHosts, ClientError, PatternError},
     prefect::Clients,
@@ -37,8 +36,6 @@ use crate::{
     secret::{HashKey, KeyError, Secrets, load_or_create_key},
 };
 
-/// Requests to upstreams of one kind that may be in flight.
-const IN_FLIGHT: usize = 32;
 /// How long the API server may take to give the hash key before the process ends and is started again.
 const KEY_TRIES: usize = 5;
 /// How often clients that nobody uses any more are let go.
@@ -94,6 +91,9 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
                 prefect_timeout,
                 doppler_timeout,
             },
+        prefect_account_budget,
+        max_streams,
+        pushed_refresh_interval,
         metrics_address,
         health_address,
         log_format,
@@ -114,6 +114,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     let shutdown = tasks.shutdown();
     let metrics = Arc::new(Metrics::new());
     let readiness = Readiness::default();
+    let refreshed = Refreshed::default();
     let health = server::listen(health_address, "health").await?;
     tasks.spawn(
         "health",
@@ -124,7 +125,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         "metrics",
         server::serve(
             listener,
-            server::metrics(Arc::clone(&metrics)),
+            server::metrics(Arc::clone(&metrics), refreshed.clone()),
             shutdown.clone(),
         ),
     );
@@ -141,28 +142,23 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         let wake = Arc::clone(&wake);
         Arc::new(Objects::new(Box::new(move |who| wake(who))))
     };
-    let clients = Arc::new(Clients::new(prefect_timeout));
-    let blocks = upstream::blocks(
-        Arc::clone(&clients),
-        Arc::clone(&metrics),
-        Arc::clone(&wake),
-        IN_FLIGHT,
-        shutdown.clone(),
-    );
-    let configs = upstream::configs(
+    let limits = Limits {
+        prefect_timeout,
         doppler_timeout,
-        &metrics,
-        Arc::clone(&wake),
-        IN_FLIGHT,
-        shutdown.clone(),
-    )?;
-    let pools = Pools::new(
-        Arc::clone(&clients),
-        IN_FLIGHT,
-        Arc::clone(&wake),
-        Arc::clone(&metrics),
-        shutdown.clone(),
-    );
+        prefect_account_budget,
+        max_streams,
+        pushed_refresh_interval,
+    };
+    let Upstreams {
+        clients,
+        blocks,
+        configs,
+        pools,
+        refresh,
+        deliver,
+    } = upstream::upstreams(&limits, &metrics, &wake, &shutdown)?;
+    refreshed.set(refresh);
+    tasks.spawn("deliver", deliver);
     let (report, events) = Report::new(client.clone(), Arc::clone(&metrics), shutdown.clone());
     tasks.spawn("events", events);
     tasks.spawn("tidy", tidy(clients, shutdown.clone()));

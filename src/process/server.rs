@@ -5,7 +5,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -34,6 +34,17 @@ impl Readiness {
 
     fn is_set(&self) -> bool {
         self.0.load(Ordering::Acquire)
+    }
+}
+
+/// What brings the gauges up to date that nobody counts as they change, once there is something to measure.
+#[derive(Clone, Default)]
+pub struct Refreshed(Arc<OnceLock<Box<dyn Fn() + Send + Sync>>>);
+
+impl Refreshed {
+    /// From now on each page of metrics is preceded by `refresh`. Only the first one counts.
+    pub fn set(&self, refresh: Box<dyn Fn() + Send + Sync>) {
+        let _ = self.0.set(refresh);
     }
 }
 
@@ -78,11 +89,16 @@ pub fn health(readiness: Readiness) -> Router {
 }
 
 /// `/metrics`.
-pub fn metrics(metrics: Arc<Metrics>) -> Router {
+pub fn metrics(metrics: Arc<Metrics>, refreshed: Refreshed) -> Router {
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Router::new().route(
         "/metrics",
-        get(async move || ([(CONTENT_TYPE, OPEN_METRICS)], metrics.text()).into_response()),
+        get(async move || {
+            if let Some(refresh) = refreshed.0.get() {
+                refresh();
+            }
+            ([(CONTENT_TYPE, OPEN_METRICS)], metrics.text()).into_response()
+        }),
     )
 }
 
@@ -131,7 +147,11 @@ mod tests {
 
     #[tokio::test]
     async fn metrics_are_open_metrics_text() {
-        let (status, page) = get(metrics(Arc::new(Metrics::new())), "/metrics").await;
+        let (status, page) = get(
+            metrics(Arc::new(Metrics::new()), Refreshed::default()),
+            "/metrics",
+        )
+        .await;
         assert_eq!(status, 200);
         assert!(page.ends_with("# EOF\n"), "{page}");
     }

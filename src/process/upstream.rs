@@ -1,9 +1,12 @@
-//! The sources of blocks and configs: how a key is read, and what counts as new.
+//! The upstreams: clients, what keeps them from being asked too much, what tells of changes, and the sources that read.
 //!
-//! In: clients. Out: [`Blocks`] and [`Configs`]. Each read is counted by its outcome.
+//! In: limits, and who is woken. Out: [`Upstreams`], and the task that delivers what links tell to the sources that it concerns. Each read is counted
+//! by its outcome.
 
 use std::{sync::Arc, time::Duration};
 
+use futures::future::BoxFuture;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -12,26 +15,208 @@ use crate::{
         wake::BindingRef,
     },
     doppler::{self, Coordinates, Download, Snapshot},
-    metrics::{Metrics, ReadLabels},
+    inject::Pools,
+    metrics::{LinkLabels, Metrics, ReadLabels, SourceLabels},
     outbound::ClientError,
+    pace::Gate,
     prefect::{BlockDocument, Clients},
-    source::{Answer, Fault, Read, Sources, Wake},
+    source::{Answer, Fault, Hold, Read, Sources, Wake},
 };
 
-/// Blocks, read through `clients`.
+/// Requests to one Prefect server that may be in flight.
+const TO_PREFECT: usize = 8;
+/// Requests to one host of Doppler that may be in flight.
+const TO_DOPPLER: usize = 32;
+
+/// What the flags say of upstreams.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Time limit of a request to Prefect.
+    pub prefect_timeout: Duration,
+    /// Time limit of a request to Doppler.
+    pub doppler_timeout: Duration,
+    /// Requests a minute for each account of Prefect Cloud.
+    pub prefect_account_budget: u32,
+    /// Watch streams.
+    pub max_streams: u16,
+    /// Poll interval at least, while changes are pushed.
+    pub pushed_refresh_interval: Duration,
+}
+
+/// Everything that reads.
+pub struct Upstreams {
+    /// Clients of Prefect servers.
+    pub clients: Arc<Clients>,
+    /// Blocks that are read.
+    pub blocks: Blocks,
+    /// Configs that are read.
+    pub configs: Configs,
+    /// Pools that are looked at.
+    pub pools: Pools,
+    /// Brings gauges up to date.
+    pub refresh: Box<dyn Fn() + Send + Sync>,
+    /// Delivers what is told, until the shutdown.
+    pub deliver: BoxFuture<'static, ()>,
+}
+
+/// What is to be delivered.
+enum Word {
+    /// A Prefect server that was dead has answered.
+    PrefectIsBack(String),
+    /// A host of Doppler that was dead has answered.
+    DopplerIsBack(String),
+}
+
+/// Builds everything that reads.
+///
+/// # Errors
+/// If no HTTP client can be made.
+pub fn upstreams(
+    limits: &Limits,
+    metrics: &Arc<Metrics>,
+    wake: &Wake<BindingRef>,
+    shutdown: &CancellationToken,
+) -> Result<Upstreams, ClientError> {
+    let (words, heard) = mpsc::unbounded_channel();
+    let back = words.clone();
+    let prefect = Gate::new(
+        TO_PREFECT,
+        Some(limits.prefect_account_budget),
+        // A closed channel means that the process is ending, here and below.
+        Box::new(move |name| drop(back.send(Word::PrefectIsBack(name.to_owned())))),
+        shutdown.clone(),
+    );
+    let back = words.clone();
+    let doppler = Gate::new(
+        TO_DOPPLER,
+        None,
+        Box::new(move |name| drop(back.send(Word::DopplerIsBack(name.to_owned())))),
+        shutdown.clone(),
+    );
+    let clients = Arc::new(Clients::new(limits.prefect_timeout, prefect.clone()));
+    let blocks = blocks(
+        Arc::clone(&clients),
+        Arc::clone(metrics),
+        None,
+        limits.pushed_refresh_interval,
+        Arc::clone(wake),
+        shutdown.clone(),
+    );
+    let client = doppler::Client::new(limits.doppler_timeout, doppler.clone())?;
+    let configs = configs(
+        Arc::new(client),
+        Arc::clone(metrics),
+        None,
+        Arc::clone(wake),
+        shutdown.clone(),
+    );
+    let pools = Pools::new(
+        Arc::clone(&clients),
+        None,
+        limits.pushed_refresh_interval,
+        Arc::clone(wake),
+        Arc::clone(metrics),
+        shutdown.clone(),
+    );
+    let deliver = deliver(
+        heard,
+        blocks.clone(),
+        configs.clone(),
+        pools.clone(),
+        shutdown.clone(),
+    );
+    let refresh = refresh(
+        Arc::clone(metrics),
+        blocks.clone(),
+        configs.clone(),
+        pools.clone(),
+        (prefect, doppler),
+    );
+    Ok(Upstreams {
+        clients,
+        blocks,
+        configs,
+        pools,
+        refresh,
+        deliver: Box::pin(deliver),
+    })
+}
+
+async fn deliver(
+    mut heard: mpsc::UnboundedReceiver<Word>,
+    blocks: Blocks,
+    configs: Configs,
+    pools: Pools,
+    shutdown: CancellationToken,
+) {
+    loop {
+        let word = tokio::select! {
+            () = shutdown.cancelled() => return,
+            word = heard.recv() => word,
+        };
+        match word {
+            Some(Word::PrefectIsBack(name)) => {
+                blocks.retry(|key| key.connection.api_url.origin().ascii_serialization() == name);
+                pools.poke(&|server, _| server.starts_with(&name));
+            }
+            Some(Word::DopplerIsBack(name)) => {
+                configs.retry(|key| key.host.origin().ascii_serialization() == name);
+            }
+            None => return,
+        }
+    }
+}
+
+fn refresh(
+    metrics: Arc<Metrics>,
+    blocks: Blocks,
+    configs: Configs,
+    pools: Pools,
+    gates: (
+        Gate<crate::prefect::PrefectError>,
+        Gate<doppler::DopplerError>,
+    ),
+) -> Box<dyn Fn() + Send + Sync> {
+    let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+    let seconds = |age: Duration| i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
+    Box::new(move || {
+        let now = Instant::now();
+        for (kind, number, oldest) in [
+            ("block", blocks.len(), blocks.oldest(now)),
+            ("config", configs.len(), configs.oldest(now)),
+        ] {
+            let labels = SourceLabels { kind };
+            metrics.sources.get_or_create(&labels).set(count(number));
+            let oldest_seconds = metrics.oldest_seconds.get_or_create(&labels);
+            oldest_seconds.set(seconds(oldest));
+        }
+        let pool = SourceLabels { kind: "pool" };
+        metrics.sources.get_or_create(&pool).set(count(pools.len()));
+        for (upstream, waiting) in [
+            ("prefect", gates.0.waiting()),
+            ("doppler", gates.1.waiting()),
+        ] {
+            let labels = LinkLabels { upstream };
+            metrics.waiting.get_or_create(&labels).set(count(waiting));
+        }
+    })
+}
+
+/// Blocks, read through `clients`; told of changes by what `hold` gives, and polled no more often than every `pushed_interval` while they are.
 #[must_use]
 pub fn blocks(
     clients: Arc<Clients>,
     metrics: Arc<Metrics>,
+    hold: Option<Hold<BlockKey>>,
+    pushed_interval: Duration,
     wake: Wake<BindingRef>,
-    in_flight: usize,
     shutdown: CancellationToken,
 ) -> Blocks {
-    let read: Read<BlockKey, BlockDocument> = Box::new(move |key: BlockKey, last| {
+    let read: Read<BlockKey, BlockDocument> = Box::new(move |key: BlockKey, last, wish| {
         let (clients, metrics) = (Arc::clone(&clients), Arc::clone(&metrics));
         Box::pin(async move {
             let document = match clients.get(&key.connection) {
-                Ok(client) => client.block(&key.type_slug, &key.name).await,
+                Ok(client) => client.block(&key.type_slug, &key.name, &wish).await,
                 Err(error) => Err(error),
             };
             let answer = document
@@ -51,28 +236,24 @@ pub fn blocks(
             answer
         })
     });
-    Sources::new(read, wake, in_flight, shutdown)
+    Sources::new(read, hold, pushed_interval, wake, shutdown)
 }
 
-/// Configs of Doppler.
-///
-/// # Errors
-/// If no HTTP client can be made.
+/// Configs of Doppler, read through `client`; told of changes by what `hold` gives.
+#[must_use]
 pub fn configs(
-    timeout: Duration,
-    metrics: &Arc<Metrics>,
+    client: Arc<doppler::Client>,
+    metrics: Arc<Metrics>,
+    hold: Option<Hold<Coordinates>>,
     wake: Wake<BindingRef>,
-    in_flight: usize,
     shutdown: CancellationToken,
-) -> Result<Configs, ClientError> {
-    let client = Arc::new(doppler::Client::new(timeout)?);
-    let metrics = Arc::clone(metrics);
+) -> Configs {
     let read: Read<Coordinates, Snapshot> =
-        Box::new(move |key: Coordinates, last: Option<Arc<Snapshot>>| {
+        Box::new(move |key: Coordinates, last: Option<Arc<Snapshot>>, wish| {
             let (client, metrics) = (Arc::clone(&client), Arc::clone(&metrics));
             Box::pin(async move {
                 let answer = client
-                    .download(&key, last.as_deref())
+                    .download(&key, last.as_deref(), &wish)
                     .await
                     .map(|download| match download {
                         Download::Unchanged => Answer::Same,
@@ -93,7 +274,7 @@ pub fn configs(
                 answer
             })
         });
-    Ok(Sources::new(read, wake, in_flight, shutdown))
+    Sources::new(read, hold, Duration::ZERO, wake, shutdown)
 }
 
 fn count<V>(metrics: &Metrics, upstream: &'static str, answer: &Result<Answer<V>, Fault>) {

@@ -234,7 +234,7 @@ async fn a_change_wakes_those_who_depend_on_it_and_nobody_else() -> Result<()> {
         let metrics = w.operator()?.metrics().await?;
         let configs = metrics
             .lines()
-            .find_map(|line| line.strip_prefix("doppler_prefect_configs "));
+            .find_map(|line| line.strip_prefix("doppler_prefect_sources{kind=\"config\"} "));
         ensure!(configs == Some("1"), "{configs:?} configs");
         Ok(())
     })

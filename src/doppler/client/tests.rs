@@ -18,7 +18,7 @@ const TAG: &str = r#"W/"0123456789abcdef""#;
 
 fn client(timeout: Duration) -> Client {
     install_crypto_provider();
-    Client::new(timeout).unwrap()
+    Client::new(timeout, Gate::small()).unwrap()
 }
 
 fn at(host: &str) -> Coordinates {
@@ -61,7 +61,7 @@ async fn error_of(template: ResponseTemplate) -> DopplerError {
 
 async fn error_at(host: &str) -> DopplerError {
     let error = client(LIMIT)
-        .download(&at(host), Some(&snapshot(None)))
+        .download(&at(host), Some(&snapshot(None)), &Wish::now())
         .await
         .unwrap_err();
     assert!(!format!("{error} {error:?}").contains("canary"), "{error}");
@@ -98,7 +98,7 @@ async fn reads_a_config_with_bearer_token_and_keeps_the_tag() {
         .mount(&server)
         .await;
     let Download::New(new) = client(LIMIT)
-        .download(&at(&server.uri()), None)
+        .download(&at(&server.uri()), None, &Wish::now())
         .await
         .unwrap()
     else {
@@ -128,7 +128,10 @@ async fn asks_for_the_transformed_names_below_a_gateways_path() {
         transformer: Some(NameTransformer::DotnetEnv),
         ..at(&format!("{}/doppler/?x=1#y", server.uri()))
     };
-    client(LIMIT).download(&at, None).await.unwrap();
+    client(LIMIT)
+        .download(&at, None, &Wish::now())
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -139,7 +142,7 @@ async fn sends_the_last_tag_back_and_takes_304_for_unchanged() {
         .mount(&server)
         .await;
     let answer = client(LIMIT)
-        .download(&at(&server.uri()), Some(&snapshot(Some(TAG))))
+        .download(&at(&server.uri()), Some(&snapshot(Some(TAG))), &Wish::now())
         .await;
     assert_eq!(answer, Ok(Download::Unchanged));
 }
@@ -158,7 +161,10 @@ async fn reads_a_gzip_answer() {
             .insert_header("content-encoding", "gzip"),
     )
     .await;
-    let Ok(Download::New(new)) = client(LIMIT).download(&at(&server.uri()), None).await else {
+    let Ok(Download::New(new)) = client(LIMIT)
+        .download(&at(&server.uri()), None, &Wish::now())
+        .await
+    else {
         panic!("not read")
     };
     assert_eq!(new.values()["A"].expose_secret(), "plain é");
@@ -167,7 +173,10 @@ async fn reads_a_gzip_answer() {
 #[tokio::test]
 async fn an_empty_config_is_an_empty_snapshot() {
     let server = answering(empty(200).set_body_string("{}")).await;
-    let Ok(Download::New(new)) = client(LIMIT).download(&at(&server.uri()), None).await else {
+    let Ok(Download::New(new)) = client(LIMIT)
+        .download(&at(&server.uri()), None, &Wish::now())
+        .await
+    else {
         panic!("not read")
     };
     assert!(new.is_empty());
@@ -248,7 +257,7 @@ async fn gives_up_on_a_server_that_does_not_answer() {
     let server = answering(values().set_delay(Duration::from_mins(1))).await;
     let limit = Duration::from_millis(300);
     let error = client(limit)
-        .download(&at(&server.uri()), None)
+        .download(&at(&server.uri()), None, &Wish::now())
         .await
         .unwrap_err();
     assert_eq!(error.reason(), Reason::DopplerUnreachable);
@@ -271,7 +280,10 @@ async fn gives_up_on_a_body_that_never_ends() {
         std::future::pending::<()>().await;
     });
     let limit = Duration::from_millis(300);
-    let error = client(limit).download(&at(&host), None).await.unwrap_err();
+    let error = client(limit)
+        .download(&at(&host), None, &Wish::now())
+        .await
+        .unwrap_err();
     server.abort();
     assert!(
         matches!(
@@ -321,7 +333,7 @@ async fn stops_at_the_bound() {
 async fn waits_as_long_as_a_429_says_and_sends_nothing_before() {
     let server = answering(empty(429).insert_header("retry-after", "30")).await;
     let (client, at) = (client(LIMIT), at(&server.uri()));
-    let error = client.download(&at, None).await.unwrap_err();
+    let error = client.download(&at, None, &Wish::now()).await.unwrap_err();
     assert_eq!(error.reason(), Reason::DopplerRateLimited);
     assert_eq!(error.retry_after(), Some(Duration::from_secs(30)));
 
@@ -329,16 +341,41 @@ async fn waits_as_long_as_a_429_says_and_sends_nothing_before() {
         config: "prd".to_owned(),
         ..at.clone()
     };
-    let error = client.download(&other_config, None).await.unwrap_err();
-    assert!(error.retry_after().unwrap() <= Duration::from_secs(30));
+    assert!(is_held_back(&client, &other_config).await);
     assert_eq!(server.received_requests().await.unwrap().len(), 1);
 
     let other_token = Coordinates {
         token: "other".into(),
         ..at
     };
-    client.download(&other_token, None).await.unwrap_err();
+    client
+        .download(&other_token, None, &Wish::now())
+        .await
+        .unwrap_err();
     assert_eq!(server.received_requests().await.unwrap().len(), 2);
+}
+
+/// Whether the next request waits for its turn.
+async fn is_held_back(client: &Client, at: &Coordinates) -> bool {
+    let wish = Wish::now();
+    let download = client.download(at, None, &wish);
+    tokio::time::timeout(Duration::from_millis(300), download)
+        .await
+        .is_err()
+}
+
+#[tokio::test]
+async fn a_dead_host_is_not_asked_for_each_config() {
+    let server = answering(empty(500)).await;
+    let (client, at) = (client(LIMIT), at(&server.uri()));
+    for _ in 0..10 {
+        let error = client.download(&at, None, &Wish::now()).await.unwrap_err();
+        assert_eq!(error.reason(), Reason::DopplerUnreachable);
+        assert!(error.to_string().contains("a fault of its own (500)"));
+    }
+    assert_eq!(server.received_requests().await.unwrap().len(), 3);
+    let error = client.download(&at, None, &Wish::now()).await.unwrap_err();
+    assert!(error.retry_after().is_some());
 }
 
 #[tokio::test]
@@ -352,15 +389,8 @@ async fn holds_back_once_nothing_remains_of_the_limit() {
     )
     .await;
     let (client, at) = (client(LIMIT), at(&server.uri()));
-    client.download(&at, None).await.unwrap();
-    assert_eq!(client.rate_limit(&at).unwrap().limit, 240);
-
-    let error = client.download(&at, None).await.unwrap_err();
-    let wait = error.retry_after().unwrap();
-    assert!(
-        wait > Duration::from_secs(30) && wait <= Duration::from_mins(5),
-        "{wait:?}"
-    );
+    client.download(&at, None, &Wish::now()).await.unwrap();
+    assert!(is_held_back(&client, &at).await);
     assert_eq!(server.received_requests().await.unwrap().len(), 1);
 }
 
@@ -378,7 +408,10 @@ async fn a_token_that_cannot_be_one_is_not_sent() {
             token: token.into(),
             ..at(&server.uri())
         };
-        let error = client(LIMIT).download(&at, None).await.unwrap_err();
+        let error = client(LIMIT)
+            .download(&at, None, &Wish::now())
+            .await
+            .unwrap_err();
         assert_eq!(error, DopplerError::TokenInvalid);
         assert_eq!(error.reason(), Reason::DopplerUnauthorized);
     }

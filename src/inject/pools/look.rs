@@ -17,6 +17,7 @@ use crate::inject::managed::ManagedPool;
 use crate::inject::plan::{History, Plan, View, plan};
 use crate::inject::template::{EntryState, entry_states};
 use crate::metrics::{Metrics, ReadLabels};
+use crate::pace::Rank;
 use crate::prefect::{Client, PrefectError, WorkPool};
 use crate::reason::Reason;
 
@@ -72,12 +73,13 @@ impl From<PrefectError> for Failed {
 pub(super) struct Door<'a> {
     pub(super) client: Arc<Client>,
     pub(super) pool: &'a str,
+    pub(super) rank: Rank,
     pub(super) metrics: &'a Metrics,
 }
 
 impl Door<'_> {
     async fn get(&self) -> Result<WorkPool, PrefectError> {
-        let result = self.client.work_pool(self.pool).await;
+        let result = self.client.work_pool(self.pool, self.rank).await;
         self.count("pool-read", result)
     }
 
@@ -87,7 +89,10 @@ impl Door<'_> {
     }
 
     async fn elsewhere(&self) -> Result<BTreeMap<String, Vec<String>>, PrefectError> {
-        let result = self.client.deployment_namespaces(self.pool).await;
+        let result = self
+            .client
+            .deployment_namespaces(self.pool, self.rank)
+            .await;
         self.count("deployments-read", result)
     }
 

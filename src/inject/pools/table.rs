@@ -5,12 +5,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use tokio::sync::Notify;
-
 use super::look::{Asked, Snapshot};
 use super::{Who, outcome};
-use crate::inject::claim::{Claim, Finding};
+use crate::crd::InjectMode;
+use crate::inject::claim::{Claim, Finding, Phase, Want};
 use crate::inject::managed::{self, ManagedPool};
+use crate::pace::Poke;
 use crate::prefect::Connection;
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -30,7 +30,7 @@ pub(super) struct Record {
 pub(super) struct Entry {
     pub(super) claims: HashMap<Who, HashMap<String, Record>>,
     pub(super) version: u64,
-    pub(super) poke: Arc<Notify>,
+    pub(super) poke: Poke,
 }
 
 #[derive(Default)]
@@ -60,7 +60,7 @@ impl Entry {
             self.claims.remove(who);
         }
         self.version += 1;
-        self.poke.notify_one();
+        self.poke.nudge();
     }
 
     fn records(&self) -> impl Iterator<Item = (&Who, &Record)> {
@@ -78,6 +78,18 @@ impl Table {
             self.pools.remove(key);
         }
         !asked
+    }
+
+    /// How many claims are about to ask for their entry, once their Secret is there.
+    pub(super) fn promised(&self, key: &Key) -> usize {
+        let records = self.pools.get(key).into_iter().flat_map(Entry::records);
+        let promises = |record: &Record| {
+            let finding = record.finding.as_ref();
+            record.claim.want == Want::Look
+                && record.claim.mode == InjectMode::Patch
+                && finding.is_some_and(|finding| finding.phase == Phase::Wanted)
+        };
+        records.filter(|(_, record)| promises(record)).count()
     }
 
     /// What is known of a claim.
@@ -116,7 +128,7 @@ impl Table {
         who: &Who,
         key: &Key,
         mut claim: Claim,
-    ) -> (Option<Finding>, Option<Arc<Notify>>) {
+    ) -> (Option<Finding>, Option<Poke>) {
         self.number += 1;
         let revision = self.number;
         let secret = claim.secret.clone();
@@ -137,7 +149,7 @@ impl Table {
         let mut started = None;
         let entry = self.pools.entry(key.clone()).or_insert_with(|| {
             let entry = Entry::default();
-            started = Some(Arc::clone(&entry.poke));
+            started = Some(entry.poke.clone());
             entry
         });
         let claims = entry.claims.entry(who.clone()).or_default();
@@ -165,7 +177,7 @@ impl Table {
             finding: finding.clone(),
         };
         claims.insert(secret, record);
-        entry.poke.notify_one();
+        entry.poke.nudge();
         (finding, started)
     }
 }

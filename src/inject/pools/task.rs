@@ -6,37 +6,52 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use futures::FutureExt;
-use tokio::sync::Notify;
 use tokio::time::{sleep, sleep_until};
 
 use super::look::{Asked, Door, Failed, Found, Memory, Snapshot, done_for};
 use super::table::{Key, Table};
 use super::{Shared, outcome};
 use crate::inject::claim::Finding;
+use crate::link::Push;
+use crate::pace::{Poke, Rank};
 use crate::prefect::PrefectError;
 use crate::reason::Reason;
 
+/// How long the first look waits for the link that tells of changes, so that it need not be made again once that is up.
+const LINK_OPENS: Duration = Duration::from_millis(400);
 /// Claims that come within this time of each other share a look.
 const SETTLE: Duration = Duration::from_millis(75);
 /// A look waits no longer than this for further claims.
 const SETTLE_AT_MOST: Duration = Duration::from_millis(500);
+/// Nor than this, while bindings that were told to bring their Secret keep coming back with it: so that a pool is written once for all of them.
+const PROMISES_AT_MOST: Duration = Duration::from_secs(20);
+/// A binding that takes longer than this after the one before does not hold up the others.
+const PROMISE: Duration = Duration::from_secs(1);
 /// A pool is not looked at more often than this by itself.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(50);
 
 impl Shared {
     /// Looks at a pool until nobody asks anything of it. No look is broken off by that: a PATCH on its way would come after all.
-    pub(super) async fn keep(&self, key: &Key, poke: &Notify) {
+    pub(super) async fn keep(&self, key: &Key, poke: Poke) {
+        let hold = self.hold.as_ref();
+        let link = hold.map(|hold| hold(&key.connection, poke.clone()));
+        if let Some(link) = &link {
+            link.opened(LINK_OPENS).await;
+        }
         let mut memory = Memory::default();
         let mut failures = 0;
+        let mut rank = Rank::Urgent;
         loop {
-            settle(poke).await;
+            self.settle(key, &poke).await;
             let Some(snapshot) = self.table().snapshot(key) else {
                 return;
             };
-            let result = self.look(key, &snapshot, &mut memory).await;
+            let result = self.look(key, rank, &snapshot, &mut memory).await;
             let now = Instant::now();
-            let interval = snapshot.interval.max(SHORTEST_INTERVAL);
+            let mut interval = snapshot.interval.max(SHORTEST_INTERVAL);
+            if link.as_ref().is_some_and(|link| link.push() == Push::Up) {
+                interval = interval.max(self.pushed_interval);
+            }
             let (wait, pokes_wait) = match &result {
                 Ok(found) => {
                     failures = 0;
@@ -59,10 +74,14 @@ impl Shared {
             self.publish(key, &snapshot, result, now);
             drop(snapshot);
             let due = tokio::time::Instant::now() + wait;
+            rank = Rank::Urgent;
             loop {
                 tokio::select! {
-                    () = sleep_until(due) => break,
-                    () = poke.notified() => {
+                    () = sleep_until(due) => {
+                        rank = Rank::Poll;
+                        break;
+                    }
+                    () = poke.poked() => {
                         if !pokes_wait {
                             break;
                         }
@@ -78,17 +97,40 @@ impl Shared {
     async fn look(
         &self,
         key: &Key,
+        rank: Rank,
         snapshot: &Snapshot,
         memory: &mut Memory,
     ) -> Result<Found, Failed> {
-        // The semaphore is never closed. A look sends one request at a time.
-        let _permit = self.in_flight.acquire().await;
         let door = Door {
             client: self.clients.get(&key.connection)?,
             pool: &key.pool,
+            rank,
             metrics: &self.metrics,
         };
         memory.look(&door, snapshot).await
+    }
+
+    /// Waits until no claim has come for a while, so that those that come together share a look.
+    async fn settle(&self, key: &Key, poke: &Poke) {
+        let start = Instant::now();
+        let mut last = start;
+        loop {
+            sleep(SETTLE).await;
+            // What was poked for until here is in what the look will read.
+            let poked = poke.take();
+            if poked {
+                last = Instant::now();
+            }
+            let promised = self.table().promised(key) > 0;
+            let (at_most, is_quiet) = if promised && last > start {
+                (PROMISES_AT_MOST, last.elapsed() >= PROMISE)
+            } else {
+                (SETTLE_AT_MOST, !poked)
+            };
+            if is_quiet || start.elapsed() >= at_most {
+                return;
+            }
+        }
     }
 
     /// Notes what was found for the claims that still are what they were, and wakes whoever sees a difference.
@@ -139,19 +181,6 @@ impl Shared {
         drop(table);
         for who in &woken {
             (self.wake)(who);
-        }
-    }
-}
-
-/// Waits until no claim has come for a while, so that those that come together share a look.
-async fn settle(poke: &Notify) {
-    let start = Instant::now();
-    loop {
-        sleep(SETTLE).await;
-        // What was poked for until here is in what the look will read.
-        let poked = poke.notified().now_or_never().is_some();
-        if !poked || start.elapsed() >= SETTLE_AT_MOST {
-            return;
         }
     }
 }

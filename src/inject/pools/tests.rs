@@ -11,6 +11,7 @@ use crate::crd::{InjectMode, WorkPoolState as State};
 use crate::inject::claim::{Phase, Want};
 use crate::inject::template::{EntryState, entry_state};
 use crate::outbound::install_crypto_provider;
+use crate::pace::Gate;
 use crate::prefect::server::Auth;
 use crate::reason::Reason;
 
@@ -117,8 +118,9 @@ impl Fixture {
         let metrics = Arc::new(Metrics::new());
         let shutdown = CancellationToken::new();
         let pools = Pools::new(
-            Arc::new(Clients::new(Duration::from_secs(10))),
-            4,
+            Arc::new(Clients::new(Duration::from_secs(10), Gate::small())),
+            None,
+            Duration::ZERO,
             Arc::new(move |_| {
                 counting.fetch_add(1, SeqCst);
             }),

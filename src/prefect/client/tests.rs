@@ -21,7 +21,7 @@ fn connection(server: &MockServer) -> Connection {
 
 fn client(server: &MockServer) -> Client {
     install_crypto_provider();
-    Client::new(&connection(server), LIMIT).unwrap()
+    Client::new(&connection(server), LIMIT, Gate::small()).unwrap()
 }
 
 /// A server that answers everything in the same way.
@@ -40,7 +40,9 @@ fn raw(text: &str) -> Box<RawValue> {
 }
 
 async fn block(server: &MockServer) -> Result<BlockDocument, PrefectError> {
-    client(server).block("secret", "doppler-config").await
+    client(server)
+        .block("secret", "doppler-config", &Wish::now())
+        .await
 }
 
 async fn block_error(answer: ResponseTemplate) -> PrefectError {
@@ -52,7 +54,7 @@ async fn block_error(answer: ResponseTemplate) -> PrefectError {
 
 async fn pool_error(answer: ResponseTemplate) -> PrefectError {
     let server = answering(answer).await;
-    let failure = client(&server).work_pool("k8s").await.err();
+    let failure = client(&server).work_pool("k8s", Rank::Poll).await.err();
     failure.expect("a refusal")
 }
 
@@ -96,8 +98,12 @@ async fn sends_credentials_and_extra_headers_so_that_no_log_prints_them() {
             headers: vec![("cf-access-client-id".to_owned(), "id".into())],
             ..connection(&server)
         };
-        let client = Client::new(&connection, LIMIT).unwrap();
-        client.block("secret", "x").await.ok().unwrap();
+        let client = Client::new(&connection, LIMIT, Gate::small()).unwrap();
+        client
+            .block("secret", "x", &Wish::now())
+            .await
+            .ok()
+            .unwrap();
         let request = requests(&server).await.pop().unwrap();
         assert_eq!(request.headers["authorization"], sent);
         assert_eq!(request.headers["cf-access-client-id"], "id");
@@ -111,13 +117,21 @@ async fn a_name_cannot_leave_its_place_in_the_path() {
     let server = answering(status(404, r#"{"detail": "Block document not found"}"#)).await;
     let client = client(&server);
     for name in ["a/../b", "..", ".", ""] {
-        let block = client.block("secret", name).await.err().unwrap();
+        let block = client
+            .block("secret", name, &Wish::now())
+            .await
+            .err()
+            .unwrap();
         assert_eq!(block.reason(), Reason::BlockMissing, "{name}");
-        let pool = client.work_pool(name).await.err().unwrap();
+        let pool = client.work_pool(name, Rank::Poll).await.err().unwrap();
         assert_eq!(pool.reason(), Reason::PoolMissing, "{name}");
     }
     assert!(requests(&server).await.is_empty());
-    client.block("secret", "a b?c#d%2F").await.err().unwrap();
+    client
+        .block("secret", "a b?c#d%2F", &Wish::now())
+        .await
+        .err()
+        .unwrap();
     let asked = requests(&server).await.pop().unwrap().url;
     assert!(
         asked.path().ends_with("/name/a%20b%3Fc%23d%252F"),
@@ -159,7 +173,10 @@ async fn tells_the_403_of_a_block_from_those_of_a_pool() {
     let edit = client.patch_work_pool("k8s", &raw("{}")).await.unwrap_err();
     assert_eq!(edit.reason(), Reason::PoolForbidden);
     assert!(edit.to_string().contains("Edit work pools"), "{edit}");
-    let list = client.deployment_namespaces("k8s").await.unwrap_err();
+    let list = client
+        .deployment_namespaces("k8s", Rank::Poll)
+        .await
+        .unwrap_err();
     assert!(list.to_string().contains("View deployments"), "{list}");
     let gateway = block_error(ResponseTemplate::new(403).set_body_string("<html>")).await;
     assert_eq!(gateway.reason(), Reason::PrefectWrongUrl);
@@ -248,8 +265,8 @@ async fn a_server_that_does_not_answer_is_given_up() {
     install_crypto_provider();
     let server = answering(status(200, "{}").set_delay(Duration::from_mins(1))).await;
     let limit = Duration::from_millis(200);
-    let client = Client::new(&connection(&server), limit).unwrap();
-    let failure = client.work_pool("k8s").await.err().unwrap();
+    let client = Client::new(&connection(&server), limit, Gate::small()).unwrap();
+    let failure = client.work_pool("k8s", Rank::Poll).await.err().unwrap();
     assert_eq!(failure.reason(), Reason::PrefectUnreachable);
     assert!(failure.to_string().contains("within 0.2 s"), "{failure}");
 }
@@ -297,7 +314,7 @@ async fn a_template_goes_through_untouched_to_the_last_digit() {
         .mount(&server)
         .await;
     let client = client(&server);
-    let pool = client.work_pool("k8s").await.ok().unwrap();
+    let pool = client.work_pool("k8s", Rank::Poll).await.ok().unwrap();
     assert_eq!(pool.pool_type, "kubernetes");
     assert_eq!(pool.base_job_template.get(), template);
     client
@@ -450,7 +467,10 @@ async fn deployments_that_go_elsewhere_are_found_on_every_page() {
         })
         .mount(&server)
         .await;
-    let found = client(&server).deployment_namespaces("k8s").await.unwrap();
+    let found = client(&server)
+        .deployment_namespaces("k8s", Rank::Poll)
+        .await
+        .unwrap();
     assert_eq!(found.keys().collect::<Vec<_>>(), ["other", "third"]);
     assert_eq!(found["third"], ["d205"]);
     assert_eq!(found["other"].len(), NAMED);
@@ -466,7 +486,7 @@ async fn endless_deployments_come_to_an_end() {
     *client.csrf.lock().await = Csrf::off(Instant::now());
     assert!(
         client
-            .deployment_namespaces("k8s")
+            .deployment_namespaces("k8s", Rank::Poll)
             .await
             .unwrap()
             .is_empty()

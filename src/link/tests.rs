@@ -1,0 +1,180 @@
+use super::*;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use tokio::sync::mpsc;
+
+type Line = mpsc::UnboundedSender<Result<(), Closed>>;
+
+struct Fixture {
+    links: Links<&'static str, ()>,
+    opened: Arc<AtomicUsize>,
+    lines: Arc<Mutex<Vec<(&'static str, Line)>>>,
+    refuse: Arc<Mutex<Option<Closed>>>,
+    metrics: Arc<Metrics>,
+}
+
+fn fixture(most: usize) -> Fixture {
+    let opened = Arc::new(AtomicUsize::new(0));
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let refuse = Arc::new(Mutex::new(None::<Closed>));
+    let open: Open<&'static str, ()> = Box::new({
+        let (opened, lines, refuse) =
+            (Arc::clone(&opened), Arc::clone(&lines), Arc::clone(&refuse));
+        move |key| {
+            opened.fetch_add(1, SeqCst);
+            let refused = refuse.lock().unwrap().clone();
+            let lines = Arc::clone(&lines);
+            Box::pin(async move {
+                sleep(Duration::from_millis(20)).await;
+                if let Some(closed) = refused {
+                    return Err(closed);
+                }
+                let (line, mut told) = mpsc::unbounded_channel();
+                lines.lock().unwrap().push((key, line));
+                Ok(futures::stream::poll_fn(move |cx| told.poll_recv(cx)).boxed())
+            })
+        }
+    });
+    let metrics = Arc::new(Metrics::new());
+    let kind = Kind {
+        upstream: "doppler",
+        open,
+        told: None,
+        most,
+    };
+    Fixture {
+        links: Links::new(kind, Arc::clone(&metrics), CancellationToken::new()),
+        opened,
+        lines,
+        refuse,
+        metrics,
+    }
+}
+
+impl Fixture {
+    fn up(&self) -> i64 {
+        let labels = LinkLabels {
+            upstream: "doppler",
+        };
+        self.metrics.links_up.get_or_create(&labels).get()
+    }
+}
+
+const LIMIT: Duration = Duration::from_millis(250);
+
+#[tokio::test(start_paused = true)]
+async fn many_holders_share_a_link_and_all_are_poked() {
+    let f = fixture(8);
+    let pokes = [Poke::default(), Poke::default()];
+    let held = pokes
+        .each_ref()
+        .map(|poke| f.links.hold(&"k", poke.clone()));
+    assert_eq!(held[0].push(), Push::Opening);
+    for (held, poke) in held.iter().zip(&pokes) {
+        held.opened(LIMIT).await;
+        assert_eq!(held.push(), Push::Up);
+        assert!(
+            poke.take(),
+            "what was read before the link was up is read again"
+        );
+    }
+    assert_eq!(f.opened.load(SeqCst), 1);
+    f.lines.lock().unwrap()[0].1.send(Ok(())).unwrap();
+    for poke in &pokes {
+        poke.poked().await;
+        assert!(poke.pushed_since().is_some());
+    }
+    assert_eq!(f.up(), 1);
+    drop(held);
+    assert!(f.links.is_empty());
+    sleep(Duration::from_millis(1)).await;
+    assert_eq!(f.up(), 0, "the last one who lets go ends it");
+    assert!(f.lines.lock().unwrap()[0].1.is_closed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_link_is_opened_again_and_everything_is_read_once() {
+    let f = fixture(8);
+    let poke = Poke::default();
+    let held = f.links.hold(&"k", poke.clone());
+    held.opened(LIMIT).await;
+    poke.take();
+    f.lines.lock().unwrap()[0]
+        .1
+        .send(Err(Closed::lost()))
+        .unwrap();
+    poke.poked().await;
+    assert_eq!(f.opened.load(SeqCst), 2);
+    assert_eq!(held.push(), Push::Up);
+    assert!(poke.pushed_since().is_none(), "nobody told of a change");
+    assert!(!poke.take(), "once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn waits_grow_while_nobody_answers() {
+    let f = fixture(8);
+    *f.refuse.lock().unwrap() = Some(Closed::lost());
+    let held = f.links.hold(&"k", Poke::default());
+    sleep(Duration::from_mins(10)).await;
+    let opened = f.opened.load(SeqCst);
+    assert!((13..=22).contains(&opened), "{opened}");
+    assert_eq!(held.push(), Push::Down);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_link_says_why_and_is_tried_again_rarely() {
+    let f = fixture(1);
+    *f.refuse.lock().unwrap() = Some(Closed {
+        refused: Some("the plan has none".to_owned()),
+        retry_after: None,
+    });
+    let held = f.links.hold(&"k", Poke::default());
+    held.opened(LIMIT).await;
+    assert_eq!(held.push(), Push::Refused("the plan has none".into()));
+    // It takes no place from others.
+    *f.refuse.lock().unwrap() = None;
+    let other = f.links.hold(&"other", Poke::default());
+    other.opened(LIMIT).await;
+    assert_eq!(other.push(), Push::Up);
+    drop(other);
+    sleep(Duration::from_mins(30)).await;
+    assert_eq!(f.opened.load(SeqCst), 2);
+    sleep(Duration::from_mins(60)).await;
+    assert_eq!(held.push(), Push::Up, "a plan may have been bought");
+}
+
+#[tokio::test(start_paused = true)]
+async fn beyond_the_bound_it_is_polled_until_a_place_is_free() {
+    let f = fixture(1);
+    let first = f.links.hold(&"a", Poke::default());
+    first.opened(LIMIT).await;
+    let poke = Poke::default();
+    let second = f.links.hold(&"b", poke.clone());
+    second.opened(LIMIT).await;
+    assert_eq!(second.push(), Push::Crowded);
+    assert_eq!(f.opened.load(SeqCst), 1);
+    drop(first);
+    poke.poked().await;
+    assert_eq!(second.push(), Push::Up);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_that_takes_long_holds_nobody_up() {
+    let f = fixture(8);
+    let held = f.links.hold(&"k", Poke::default());
+    let start = Instant::now();
+    held.opened(Duration::from_millis(5)).await;
+    assert_eq!(start.elapsed(), Duration::from_millis(5));
+    assert_eq!(held.push(), Push::Opening);
+}
+
+#[test]
+fn the_other_side_may_ask_for_patience_but_not_for_ever() {
+    let closed = |seconds| Closed {
+        refused: None,
+        retry_after: Some(Duration::from_secs(seconds)),
+    };
+    assert_eq!(wait_after(&closed(0), 1), FIRST);
+    assert_eq!(wait_after(&closed(90), 1), Duration::from_secs(90));
+    assert_eq!(wait_after(&closed(1 << 40), 1), REFUSED);
+    assert_eq!(wait_after(&Closed::lost(), 99), LONGEST);
+}

@@ -1,0 +1,317 @@
+use super::*;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+const MINUTE: Duration = Duration::from_mins(1);
+
+fn lane(upstream: &str, account: u8) -> Lane {
+    Lane {
+        upstream: upstream.into(),
+        account: Some([account; 32]),
+    }
+}
+
+struct Fixture {
+    gate: Gate<&'static str>,
+    reopened: Arc<AtomicUsize>,
+}
+
+fn fixture(in_flight: usize, budget: Option<u32>) -> Fixture {
+    let reopened = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&reopened);
+    let hears: Reopened = Box::new(move |_| {
+        count.fetch_add(1, SeqCst);
+    });
+    Fixture {
+        gate: Gate::new(in_flight, budget, hears, CancellationToken::new()),
+        reopened,
+    }
+}
+
+/// Asks, and says that it was answered so.
+async fn ask(gate: &Gate<&'static str>, lane: &Lane, wish: &Wish, said: Said<&'static str>) {
+    gate.turn(lane, wish).await.unwrap().said(said);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_upstream_holds_up_nobody_else() {
+    let f = fixture(2, None);
+    let slow = [
+        f.gate.turn(&lane("slow", 1), &Wish::now()).await.unwrap(),
+        f.gate.turn(&lane("slow", 2), &Wish::now()).await.unwrap(),
+    ];
+    let (gate, third) = (f.gate.clone(), lane("slow", 3));
+    let third = tokio::spawn(async move { gate.turn(&third, &Wish::now()).await.is_ok() });
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    for _ in 0..10 {
+        ask(
+            &f.gate,
+            &lane("quick", 1),
+            &Wish::now(),
+            Said::Answered(None),
+        )
+        .await;
+    }
+    assert_eq!(f.gate.waiting(), 1);
+    drop(slow);
+    assert!(third.await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn under_a_limit_that_is_too_small_every_source_gets_its_turn() {
+    let f = fixture(32, None);
+    let start = Instant::now();
+    let served = Arc::new(Mutex::new(HashMap::<u32, u32>::new()));
+    let limit = 120;
+    // A server that counts in fixed windows and refuses what is too much.
+    let server = Arc::new(Mutex::new((start, 0_u32, 0_u32)));
+    let sources: Vec<_> = (0..500)
+        .map(|source| {
+            let (gate, served, server) = (f.gate.clone(), Arc::clone(&served), Arc::clone(&server));
+            tokio::spawn(async move {
+                let mut rank = Rank::Urgent;
+                while start.elapsed() < MINUTE * 15 {
+                    let mut turn = gate
+                        .turn(&lane("doppler", 1), &Wish::of(rank))
+                        .await
+                        .unwrap();
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    let said = {
+                        let mut server = server.lock().unwrap();
+                        let now = Instant::now();
+                        if now.duration_since(server.0) >= MINUTE {
+                            *server = (now, 0, server.2);
+                        }
+                        let left = MINUTE.saturating_sub(now.duration_since(server.0));
+                        if server.1 >= limit {
+                            server.2 += 1;
+                            Said::Limited(left)
+                        } else {
+                            server.1 += 1;
+                            Said::Answered(Some(Rate {
+                                limit,
+                                remaining: limit - server.1,
+                                resets_in: Duration::from_secs(left.as_secs()),
+                            }))
+                        }
+                    };
+                    if matches!(said, Said::Answered(_)) {
+                        *served.lock().unwrap().entry(source).or_default() += 1;
+                        rank = Rank::Poll;
+                    }
+                    turn.said(said);
+                    drop(turn);
+                    if rank == Rank::Poll {
+                        tokio::time::sleep(MINUTE).await;
+                    }
+                }
+            })
+        })
+        .collect();
+    tokio::time::sleep(MINUTE * 5 + Duration::from_secs(10)).await;
+    assert_eq!(
+        served.lock().unwrap().len(),
+        500,
+        "all have been read as soon as the limit allows"
+    );
+    tokio::time::sleep(MINUTE * 9).await;
+    let served = served.lock().unwrap().clone();
+    let (least, most) = (served.values().min(), served.values().max());
+    assert!(
+        least >= Some(&2) && most <= Some(&4),
+        "{least:?} to {most:?}"
+    );
+    assert_eq!(server.lock().unwrap().2, 0, "nothing was refused");
+    for source in sources {
+        source.abort();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_push_goes_ahead_of_polls_that_wait() {
+    let f = fixture(1, None);
+    let held = f.gate.turn(&lane("d", 1), &Wish::now()).await.unwrap();
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let wishes: Vec<Wish> = (0..6).map(|_| Wish::of(Rank::Poll)).collect();
+    let tasks: Vec<_> = wishes
+        .iter()
+        .enumerate()
+        .map(|(index, wish)| {
+            let (gate, wish, order) = (f.gate.clone(), wish.clone(), Arc::clone(&order));
+            tokio::spawn(async move {
+                let turn = gate.turn(&lane("d", 1), &wish).await.unwrap();
+                order.lock().unwrap().push(index);
+                assert!(
+                    !wish.poke.take(),
+                    "what was poked for is answered by this request"
+                );
+                drop(turn);
+            })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    wishes[4].poke.push(Instant::now());
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    drop(held);
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert_eq!(*order.lock().unwrap(), [4, 0, 1, 2, 3, 5]);
+    assert!(wishes[4].poke.pushed_since().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn polls_get_turns_among_urgent_requests() {
+    let f = fixture(1, None);
+    let held = f.gate.turn(&lane("d", 1), &Wish::now()).await.unwrap();
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let ranks = [Rank::Urgent; 20]
+        .into_iter()
+        .chain([Rank::Poll, Rank::Late]);
+    let tasks: Vec<_> = ranks
+        .map(|rank| {
+            let (gate, order) = (f.gate.clone(), Arc::clone(&order));
+            tokio::spawn(async move {
+                let turn = gate.turn(&lane("d", 1), &Wish::of(rank)).await.unwrap();
+                order.lock().unwrap().push(rank);
+                drop(turn);
+            })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    drop(held);
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let at = |rank| order.lock().unwrap().iter().position(|was| *was == rank);
+    assert!(at(Rank::Poll) < Some(4), "{:?}", order.lock().unwrap());
+    assert!(at(Rank::Late) < Some(16), "{:?}", order.lock().unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_request_at_a_time_tries_a_dead_upstream_and_all_hear_when_it_is_back() {
+    let f = fixture(8, None);
+    let at = lane("dead", 1);
+    for _ in 0..3 {
+        ask(&f.gate, &at, &Wish::now(), Said::Failed("down")).await;
+    }
+    let mut tries = 0;
+    let mut shut = 0;
+    for _ in 0..120 {
+        match f.gate.turn(&at, &Wish::now()).await {
+            Ok(mut turn) => {
+                tries += 1;
+                assert_eq!(
+                    f.gate.turn(&at, &Wish::now()).await.unwrap_err().error,
+                    "down"
+                );
+                turn.said(Said::Failed("down"));
+            }
+            Err(error) => {
+                shut += 1;
+                assert_eq!(error.error, "down");
+                assert!(error.retry_after <= MINUTE);
+            }
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!((6..=8).contains(&tries) && shut > 100, "{tries}, {shut}");
+    ask(
+        &f.gate,
+        &lane("other", 1),
+        &Wish::now(),
+        Said::Answered(None),
+    )
+    .await;
+    assert_eq!(f.reopened.load(SeqCst), 0);
+    tokio::time::sleep(MINUTE).await;
+    ask(&f.gate, &at, &Wish::now(), Said::Answered(None)).await;
+    assert_eq!(f.reopened.load(SeqCst), 1);
+    ask(&f.gate, &at, &Wish::now(), Said::Answered(None)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_when_an_upstream_dies_is_told() {
+    let f = fixture(3, None);
+    let at = lane("dying", 1);
+    let mut turns = Vec::new();
+    for _ in 0..3 {
+        turns.push(f.gate.turn(&at, &Wish::now()).await.unwrap());
+    }
+    let (gate, waits) = (f.gate.clone(), at.clone());
+    let waiting = tokio::spawn(async move { gate.turn(&waits, &Wish::of(Rank::Poll)).await });
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    for mut turn in turns {
+        turn.said(Said::Failed("down"));
+    }
+    // The first failures gave it a turn, or the last one told it.
+    let told = waiting.await.unwrap();
+    assert!(told.is_ok() || told.unwrap_err().error == "down");
+    assert_eq!(
+        f.gate.turn(&at, &Wish::now()).await.unwrap_err().error,
+        "down"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_given_up_leaves_no_gap() {
+    let f = fixture(1, None);
+    let held = f.gate.turn(&lane("d", 1), &Wish::now()).await.unwrap();
+    for _ in 0..3 {
+        let (at, wish) = (lane("d", 1), Wish::now());
+        let given_up = tokio::time::timeout(Duration::from_millis(5), f.gate.turn(&at, &wish));
+        assert!(given_up.await.is_err());
+    }
+    drop(held);
+    ask(&f.gate, &lane("d", 1), &Wish::now(), Said::Answered(None)).await;
+    assert_eq!(f.gate.waiting(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_budget_holds_for_each_account_apart_and_for_nobody_who_is_not_counted() {
+    let f = fixture(8, Some(10));
+    let start = Instant::now();
+    for _ in 0..10 {
+        ask(
+            &f.gate,
+            &lane("cloud", 1),
+            &Wish::now(),
+            Said::Answered(None),
+        )
+        .await;
+        ask(
+            &f.gate,
+            &lane("cloud", 2),
+            &Wish::now(),
+            Said::Answered(None),
+        )
+        .await;
+    }
+    let open = Lane {
+        upstream: "own".into(),
+        account: None,
+    };
+    for _ in 0..50 {
+        ask(&f.gate, &open, &Wish::now(), Said::Answered(None)).await;
+    }
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    ask(
+        &f.gate,
+        &lane("cloud", 1),
+        &Wish::now(),
+        Said::Answered(None),
+    )
+    .await;
+    assert!(start.elapsed() >= MINUTE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_holds_one_account_back_and_no_other() {
+    let f = fixture(8, None);
+    let start = Instant::now();
+    let limited = Said::Limited(Duration::from_secs(9));
+    ask(&f.gate, &lane("d", 1), &Wish::now(), limited).await;
+    ask(&f.gate, &lane("d", 2), &Wish::now(), Said::Answered(None)).await;
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    ask(&f.gate, &lane("d", 1), &Wish::now(), Said::Answered(None)).await;
+    assert_eq!(start.elapsed(), Duration::from_secs(9));
+}
