@@ -9,6 +9,7 @@ mod coordinates;
 mod error;
 mod limits;
 mod pacing;
+mod request;
 mod snapshot;
 
 pub use client::{Client, Download};
