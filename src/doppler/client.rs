@@ -7,13 +7,14 @@ use reqwest::{
     Response, StatusCode,
     header::{ACCEPT, AUTHORIZATION, ETAG, HeaderValue, IF_NONE_MATCH},
 };
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use url::Url;
 
 use super::{
     Coordinates, DopplerError, Snapshot,
-    error::{Words, refusal},
+    error::{LARGEST_ERROR_BODY, Words, refusal},
     limits::{rate, wait_after_refusal},
+    request::{bearer, endpoint, host_and_port},
     snapshot,
 };
 use crate::{
@@ -23,7 +24,6 @@ use crate::{
 
 /// Doppler holds 500 KiB a config; JSON escapes can make six bytes of one.
 const LARGEST_BODY: usize = 4 << 20;
-const LARGEST_ERROR_BODY: usize = 64 << 10;
 /// Doppler's tags have some 70 characters.
 const LONGEST_ETAG: usize = 512;
 
@@ -52,11 +52,16 @@ impl Client {
     /// # Errors
     /// If the system has no certificate authorities.
     pub fn new(timeout: Duration, gate: Gate<DopplerError>) -> Result<Self, ClientError> {
-        Ok(Self {
-            http: outbound::client(timeout, None)?,
+        Ok(Self::over(outbound::client(timeout, None)?, timeout, gate))
+    }
+
+    /// As [`Self::new`], over an HTTP client with that time limit.
+    pub(super) fn over(http: reqwest::Client, timeout: Duration, gate: Gate<DopplerError>) -> Self {
+        Self {
+            http,
             timeout,
             gate,
-        })
+        }
     }
 
     /// Reads the config at `at`, whose host must have been allowed before, when its turn comes. `last` must be a snapshot that the very same
@@ -158,16 +163,8 @@ impl Client {
 }
 
 fn download_url(at: &Coordinates) -> Url {
-    let mut url = at.host.clone();
-    url.set_fragment(None);
-    // A base URL may carry a path, as that of a gateway does.
-    let base = url.path().trim_end_matches('/').to_owned();
-    url.set_path(&format!("{base}/v3/configs/config/secrets/download"));
-    url.query_pairs_mut()
-        .clear()
-        .append_pair("project", &at.project)
-        .append_pair("config", &at.config)
-        .append_pair("format", "json");
+    let mut url = endpoint(at, "download");
+    url.query_pairs_mut().append_pair("format", "json");
     if let Some(transformer) = at.transformer {
         url.query_pairs_mut()
             .append_pair("name_transformer", transformer.as_str());
@@ -175,24 +172,8 @@ fn download_url(at: &Coordinates) -> Url {
     url
 }
 
-fn bearer(token: &SecretString) -> Option<HeaderValue> {
-    let token = token.expose_secret();
-    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return None;
-    }
-    let mut value = HeaderValue::from_str(&format!("Bearer {token}")).ok()?;
-    value.set_sensitive(true);
-    Some(value)
-}
-
 fn sendable(tag: &str) -> Option<HeaderValue> {
     HeaderValue::from_str(tag).ok()
-}
-
-fn host_and_port(url: &Url) -> String {
-    let host = url.host_str().unwrap_or_default();
-    url.port()
-        .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 #[cfg(test)]

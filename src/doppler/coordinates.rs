@@ -27,11 +27,33 @@ pub struct Coordinates {
 }
 
 impl Coordinates {
-    /// By what Doppler counts requests: the token.
+    /// By what Doppler counts downloads: the token.
     pub(super) fn lane(&self) -> Lane {
+        self.counted_as("download")
+    }
+
+    /// By what Doppler counts watch streams: the token, apart from its downloads.
+    pub(super) fn stream_lane(&self) -> Lane {
+        self.counted_as("watch")
+    }
+
+    fn counted_as(&self, what: &str) -> Lane {
+        let digest = Sha256::new()
+            .chain_update(what)
+            .chain_update(self.token.expose_secret());
         Lane {
             upstream: self.host.origin().ascii_serialization().into(),
-            account: Some(Sha256::digest(self.token.expose_secret()).into()),
+            account: Some(digest.finalize().into()),
+        }
+    }
+
+    /// The same config with the same token, whatever becomes of the names: coordinates for which this is equal share one watch stream, since a
+    /// stream says only that something changed.
+    #[must_use]
+    pub fn stream(&self) -> Self {
+        Self {
+            transformer: None,
+            ..self.clone()
         }
     }
 
@@ -87,9 +109,9 @@ mod tests {
         }
     }
 
-    #[test]
-    fn each_part_makes_a_difference() {
-        let variants = [
+    /// Coordinates that differ from the first in one part each; in the transformer the last.
+    fn variants() -> [Coordinates; 6] {
+        [
             coordinates(),
             Coordinates {
                 host: Url::parse("https://other.example").unwrap(),
@@ -111,9 +133,22 @@ mod tests {
                 transformer: Some(NameTransformer::Camel),
                 ..coordinates()
             },
-        ];
+        ]
+    }
+
+    #[test]
+    fn each_part_makes_a_difference() {
+        let variants = variants();
         let distinct: HashSet<_> = variants.iter().cloned().chain(variants.clone()).collect();
         assert_eq!(distinct.len(), variants.len());
+    }
+
+    #[test]
+    fn each_part_but_the_transformer_asks_for_a_stream_of_its_own() {
+        let streams = variants().map(|at| at.stream());
+        let distinct: HashSet<_> = streams.iter().cloned().collect();
+        assert_eq!(distinct.len(), streams.len() - 1);
+        assert_eq!(streams[5], streams[0]);
     }
 
     #[test]

@@ -10,6 +10,8 @@ use serde::Deserialize;
 
 use crate::{outbound::TransportError, pace::Shut, reason::Reason};
 
+/// Of a larger body Doppler's words are not read.
+pub(super) const LARGEST_ERROR_BODY: usize = 64 << 10;
 /// Longest piece of Doppler's own words that is shown, in characters.
 const LONGEST_QUOTE: usize = 200;
 /// How Doppler's tokens begin.
@@ -219,6 +221,11 @@ impl Words {
         let quote = (!all.is_empty() && !names_a_token).then(|| one_line(&all, LONGEST_QUOTE));
         Self { all, quote }
     }
+
+    /// What of them may be shown.
+    pub(super) fn quote(self) -> Option<String> {
+        self.quote
+    }
 }
 
 /// Reads a status other than 200, 304 and 429.
@@ -281,7 +288,7 @@ fn said(quote: Option<&str>) -> String {
         .unwrap_or_default()
 }
 
-fn wait(retry_after: Option<Duration>) -> String {
+pub(super) fn wait(retry_after: Option<Duration>) -> String {
     retry_after
         .map(|wait| format!(", try again in {} s", wait.as_secs().max(1)))
         .unwrap_or_default()

@@ -1,16 +1,22 @@
-//! Doppler's API: one config, read whole.
+//! Doppler's API: one config, read whole, and the stream that says when to read it again.
 //!
 //! In: [`Coordinates`] (whose host [`crate::outbound::AllowedHosts`] has allowed) and, if there is one, the [`Snapshot`] they gave last. Out: a new
-//! snapshot, the word that nothing changed, or a [`DopplerError`] that says what to do. This room writes nothing anywhere, keeps no values, and
-//! nobody outside it sees a status code. No answer of Doppler ever means "delete".
+//! snapshot, the word that nothing changed, or a [`DopplerError`] that says what to do; from a [`Watcher`], a stream of [`Frame`]s that name nothing,
+//! or a [`WatchError`] that says whether another attempt can help. This room writes nothing anywhere, keeps no values, and nobody outside it sees a
+//! status code. No answer of Doppler ever means "delete".
 
 mod client;
 mod coordinates;
 mod error;
+mod frames;
 mod limits;
+mod request;
 mod snapshot;
+mod watch;
 
 pub use client::{Client, Download};
 pub use coordinates::Coordinates;
 pub use error::DopplerError;
+pub use frames::Frame;
 pub use snapshot::Snapshot;
+pub use watch::{Loss, WatchError, Watcher};

@@ -1,13 +1,14 @@
-//! The HTTP client, the same for both upstreams.
+//! The HTTP clients, the same for both upstreams: one for requests, one for streams.
 //!
 //! In: a time limit and, if wanted, certificate authorities in PEM. Out: a client that follows no redirect, so that credentials go where they were
-//! meant to go and nowhere else. HTTP/2 is agreed upon by TLS; plain HTTP stays HTTP/1.1. A proxy is taken from the environment (`HTTPS_PROXY`,
-//! `HTTP_PROXY`, `NO_PROXY`); it then resolves the names itself, so that the resolver's refusal holds only for direct connections.
+//! meant to go and nowhere else. For requests HTTP/2 is agreed upon by TLS, and plain HTTP stays HTTP/1.1; each stream has a connection of its own. A
+//! proxy is taken from the environment (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`); it then resolves the names itself, so that the resolver's refusal
+//! holds only for direct connections.
 
 use std::{net::SocketAddr, time::Duration};
 
 use reqwest::{
-    Certificate,
+    Certificate, ClientBuilder,
     dns::{Addrs, Name, Resolve, Resolving},
     redirect,
 };
@@ -52,18 +53,47 @@ impl ClientError {
 /// # Errors
 /// If the CA bundle is not PEM, or the system has no certificate authorities at all.
 pub fn client(timeout: Duration, ca_bundle: Option<&[u8]>) -> Result<reqwest::Client, ClientError> {
-    let mut builder = reqwest::Client::builder()
+    let builder = guarded(timeout)
+        .timeout(timeout)
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .gzip(true);
+    build(builder, ca_bundle)
+}
+
+/// Makes a client for answers that go on for as long as both sides like. Connecting takes at most `timeout`; the time limits of the head and of
+/// the silence between two pieces are the caller's. Each stream has an HTTP/1.1 connection to itself: one of HTTP/2 carries a limited number of
+/// streams, often a hundred, and requests would wait for their turn. Nothing is compressed, since compression holds back what is short.
+///
+/// # Errors
+/// As [`client`].
+pub fn stream_client(
+    timeout: Duration,
+    ca_bundle: Option<&[u8]>,
+) -> Result<reqwest::Client, ClientError> {
+    let builder = guarded(timeout)
+        .http1_only()
+        .pool_max_idle_per_host(0)
+        .gzip(false);
+    build(builder, ca_bundle)
+}
+
+/// What no client goes without.
+fn guarded(timeout: Duration) -> ClientBuilder {
+    reqwest::Client::builder()
         .user_agent(concat!(
             "doppler-prefect-operator/",
             env!("CARGO_PKG_VERSION")
         ))
         .redirect(redirect::Policy::none())
         .referer(false)
-        .timeout(timeout)
         .connect_timeout(timeout.min(CONNECT_TIMEOUT))
-        .pool_idle_timeout(IDLE_TIMEOUT)
-        .gzip(true)
-        .dns_resolver(GuardedResolver);
+        .dns_resolver(GuardedResolver)
+}
+
+fn build(
+    mut builder: ClientBuilder,
+    ca_bundle: Option<&[u8]>,
+) -> Result<reqwest::Client, ClientError> {
     if let Some(pem) = ca_bundle {
         let roots = Certificate::from_pem_bundle(pem).map_err(|_| ClientError::CaBundle)?;
         if roots.is_empty() {
@@ -140,14 +170,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_stream_is_asked_for_uncompressed() {
+        install_crypto_provider();
+        let server = MockServer::start().await;
+        Mock::given(any())
+            .respond_with(ResponseTemplate::new(200))
+            .mount(&server)
+            .await;
+        let client = stream_client(LIMIT, None).unwrap();
+        client.get(server.uri()).send().await.unwrap();
+        let request = &server.received_requests().await.unwrap()[0];
+        assert!(request.headers.contains_key("user-agent"));
+        assert!(!request.headers.contains_key("accept-encoding"));
+    }
+
+    #[tokio::test]
     async fn does_not_follow_a_redirect() {
         let (server, other) = (MockServer::start().await, MockServer::start().await);
         Mock::given(any())
             .respond_with(ResponseTemplate::new(307).insert_header("location", other.uri()))
             .mount(&server)
             .await;
-        let answer = new().get(server.uri()).send().await.unwrap();
-        assert_eq!(answer.status(), 307);
+        for client in [new(), stream_client(LIMIT, None).unwrap()] {
+            let answer = client.get(server.uri()).send().await.unwrap();
+            assert_eq!(answer.status(), 307);
+        }
         assert!(other.received_requests().await.unwrap().is_empty());
     }
 
