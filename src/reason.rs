@@ -148,11 +148,11 @@ reasons! {
     NamespaceTerminating, WaitForChange, "nothing; pool entries are taken out", "nothing";
     /// There is no work pool of that name.
     PoolMissing, WaitForChange, "the Secret, and the other pools", "create the pool, or correct its name under `inject.workPools`";
-    /// The credentials may not read or edit the work pool (403).
-    PoolForbidden, WaitForChange, "the Secret; the pool as it is", "give the API key's role \"Edit work pools\", or use `mode: Observe` and add the entry yourself";
+    /// The credentials may not read or edit the work pool, or not list its deployments where `optional: false` needs that (403).
+    PoolForbidden, WaitForChange, "the Secret; the pool as it is", "give the API key's role the permission that the message names, or use `mode: Observe` and add the entry yourself";
     /// The pool is not of type kubernetes, has an empty template, or a placeholder where the entry would go.
     PoolNotEditable, WaitForChange, "the Secret; the pool as it is", "do what the message says of that pool, or use `mode: Observe` and add the entry yourself";
-    /// The pool's jobs run in another namespace than the binding's, where the Secret is not.
+    /// The pool's jobs, or with `optional: false` some deployment's, run in another namespace than the binding's, where the Secret is not.
     PoolOtherNamespace, WaitForChange, "the Secret; the pool as it is", "put the binding into the namespace of the pool's jobs, or change the pool's `namespace`";
     /// The pool sends its jobs to another cluster, where the Secret is not.
     PoolOtherCluster, WaitForChange, "the Secret; the pool as it is", "run the operator in that cluster, with a binding there";
@@ -162,8 +162,6 @@ reasons! {
     PoolContested, Retry, "the Secret, and the entry at growing intervals", "find who else writes the template; let them add the entry, and use `mode: Observe`";
     /// Mode `Observe`, and no entry of the pool's template names the Secret.
     PoolEntryAbsent, WaitForChange, "the Secret; the pool as it is", "add the entry that the message gives where the template is kept";
-    /// The pool could not be looked at yet, or the last look failed.
-    PoolUnreachable, Retry, "the Secret, and the pool entries", "look at the Prefect server";
     /// The Secret was written for the first time.
     SecretCreated, Settled, "the Secret", "nothing";
     /// The Secret was given new content.
@@ -227,6 +225,38 @@ mod tests {
                 !reason.stays().is_empty() && !reason.action().is_empty(),
                 "{word}"
             );
+        }
+    }
+
+    /// The code below `folder` without its tests and without this file.
+    fn code_under(folder: &std::path::Path, code: &mut String) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            if path.is_dir() {
+                code_under(&path, code);
+            } else if name.ends_with(".rs") && !name.ends_with("tests.rs") && name != "reason.rs" {
+                let text = std::fs::read_to_string(&path).unwrap();
+                code.push_str(text.split("#[cfg(test)]").next().unwrap());
+            }
+        }
+    }
+
+    /// The list is closed both ways: no other word is told, and no word stands in the manual that is never told.
+    #[test]
+    fn every_reason_is_told_somewhere() {
+        let mut code = String::new();
+        code_under(
+            &std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
+            &mut code,
+        );
+        let told: std::collections::BTreeSet<&str> = code
+            .split("Reason::")
+            .skip(1)
+            .filter_map(|rest| rest.split(|c: char| !c.is_ascii_alphanumeric()).next())
+            .collect();
+        for reason in Reason::ALL {
+            assert!(told.contains(reason.as_str()), "{reason} is never told");
         }
     }
 

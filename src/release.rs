@@ -21,9 +21,9 @@ use tokio::time::{Instant, timeout};
 use crate::{
     args::{ReleaseArgs, UpstreamArgs},
     controller::{
-        follow::connect,
         note::{self, NoteError, Noted},
         objects::Objects,
+        reach::connect,
         references::References,
         wake::Scope,
         watch::{Guarded, scoped},

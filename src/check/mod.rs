@@ -288,7 +288,7 @@ fn validate(
         }
     }
     if let Err(fault) =
-        crate::controller::follow::doppler_host(doppler_hosts, doppler.host.as_deref())
+        crate::controller::reach::doppler_host(doppler_hosts, doppler.host.as_deref())
     {
         lines.wrong("Doppler", &fault.message);
     }

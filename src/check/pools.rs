@@ -135,10 +135,13 @@ async fn one(
             ),
         );
     }
+    if let (Some(_), Some(overlooked)) = (&elsewhere, &finding.overlooked) {
+        lines.note(&what, overlooked);
+    }
     for jobs in &finding.unserved_namespaces {
         let names = elsewhere
             .as_ref()
-            .and_then(|elsewhere| elsewhere.get(jobs))
+            .and_then(|elsewhere| elsewhere.namespaces.get(jobs))
             .map(|names| names.join(", "))
             .unwrap_or_default();
         lines.note(

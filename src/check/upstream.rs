@@ -7,8 +7,8 @@ use kube::ResourceExt;
 use super::{World, lines::Lines};
 use crate::{
     controller::{
-        follow::{connect, doppler_host, trimmed},
         objects::{Kind, ObjectKey},
+        reach::{connect, doppler_host, trimmed},
     },
     crd::DopplerPrefectBinding,
     doppler::{Coordinates, Download},

@@ -12,9 +12,9 @@ use tokio::time::{Instant, timeout};
 use super::{
     claims::{Back, withdraw},
     context::Context,
-    follow::reach,
     note::{self, Noted},
     objects::{Kind, ObjectKey},
+    reach::reach,
     wake::BindingRef,
 };
 use crate::{

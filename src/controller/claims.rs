@@ -249,6 +249,7 @@ pub fn told(
     let now = std::time::Instant::now();
     let mut failed: Option<(Reason, String)> = None;
     let mut unknown = false;
+    let mut overlooked: Vec<&str> = Vec::new();
     let mut pools = Vec::with_capacity(looked.found.len());
     for (name, finding) in &looked.found {
         let old = before.iter().find(|pool| pool.name == *name);
@@ -262,6 +263,7 @@ pub fn told(
             }));
             continue;
         };
+        overlooked.extend(finding.overlooked.as_deref());
         let failing_for = finding
             .failing_since
             .map(|since| now.saturating_duration_since(since));
@@ -307,12 +309,12 @@ pub fn told(
             Reason::Pending,
             "the work pools are being looked at".to_owned(),
         ),
-        None => Step::Done(Reason::Injected, injected(&pools)),
+        None => Step::Done(Reason::Injected, injected(&pools, &overlooked)),
     };
     (Some(step), pools)
 }
 
-fn injected(pools: &[WorkPoolStatus]) -> String {
+fn injected(pools: &[WorkPoolStatus], overlooked: &[&str]) -> String {
     let names: Vec<&str> = pools.iter().map(|pool| pool.name.as_str()).collect();
     let elsewhere: BTreeSet<&str> = pools
         .iter()
@@ -326,5 +328,42 @@ fn injected(pools: &[WorkPoolStatus]) -> String {
             .push_str("; deployments send jobs to namespaces without it (add a binding there): ");
         message.push_str(&names.join(", "));
     }
+    for clause in overlooked {
+        message.push_str("; ");
+        message.push_str(clause);
+    }
     message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_of_a_pools_deployments_is_told_where_all_is_well() {
+        let finding = Finding {
+            phase: Phase::Held,
+            state: Some(WorkPoolState::Patched),
+            reason: Reason::Injected,
+            message: "it is in".to_owned(),
+            shadowed_keys: Vec::new(),
+            later_sources: Vec::new(),
+            unserved_namespaces: vec!["team".to_owned()],
+            overlooked: Some("only the first 5000 were looked at".to_owned()),
+            failing_since: None,
+            event: None,
+        };
+        let looked = Looked {
+            found: vec![("k8s".to_owned(), Some(finding))],
+            to_note: BTreeSet::new(),
+        };
+        let (step, _) = told(&looked, &[], false, Duration::ZERO);
+        let Some(Step::Done(Reason::Injected, message)) = step else {
+            panic!("{step:?}")
+        };
+        assert_eq!(
+            message,
+            "work pools k8s carry the Secret; deployments send jobs to namespaces without it (add a binding there): team; only the first 5000 were looked at"
+        );
+    }
 }

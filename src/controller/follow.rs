@@ -7,84 +7,29 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use kube::ResourceExt;
 use tokio::time::Instant;
-use url::Url;
 
 use super::{
     context::{BlockKey, Context},
-    objects::{Kind, ObjectKey, Objects},
-    references::References,
+    followed::{Followed, Last, Stage},
+    objects::{Kind, ObjectKey},
+    reach::{doppler_host, fault, named, reach, trimmed},
     wake::BindingRef,
 };
 use crate::{
-    crd::{DopplerPrefectBinding, PrefectSpec},
-    doppler::{Coordinates, Snapshot},
-    outbound::AllowedHosts,
-    prefect::{
-        Connection,
-        block::BlockFields,
-        server::{Values, connection, references},
-    },
-    reason::{Class, Reason},
-    source::{Fault, Reading},
-    status::Step,
+    crd::DopplerPrefectBinding,
+    doppler::Coordinates,
+    prefect::block::{BlockError, BlockFields, Field},
+    reason::Reason,
+    source::Fault,
 };
 
-/// Doppler's API, unless a binding names another.
-const DOPPLER: &str = "https://api.doppler.com";
 /// Wait before references that the API server did not give are read again.
 const REFERENCE_RETRY: Duration = Duration::from_secs(5);
 
-/// The last good values of a binding.
-#[derive(Clone)]
-pub struct Last {
-    /// Doppler project.
-    pub project: String,
-    /// Doppler config.
-    pub config: String,
-    /// Its values.
-    pub snapshot: Arc<Snapshot>,
-}
-
-/// The step at which newer values are stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    /// On the way to project, config and token.
-    Block,
-    /// On the way to the values.
-    Config,
-}
-
-/// What stands in the way of newer values.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trouble {
-    /// Where.
-    pub stage: Stage,
-    /// What.
-    pub fault: Fault,
-    /// Whether it has lasted for so long, or is of a kind, that the binding is to be told not Ready.
-    pub lasting: bool,
-}
-
-/// How far the way was followed.
-#[derive(Default)]
-pub struct Followed {
-    /// How the Prefect server is reached, if the binding names one and all it refers to is there.
-    pub connection: Option<Arc<Connection>>,
-    /// The first answer of an upstream is awaited: the binding is woken when it comes.
-    pub awaited: bool,
-    /// What was resolved just now, and from where.
-    pub resolved: Option<String>,
-    /// The last good values.
-    pub last: Option<Last>,
-    /// How many reads in a row gave them.
-    pub seen: u32,
-    /// What stands in the way of newer ones.
-    pub trouble: Option<Trouble>,
-    /// When to look again, if nothing happens before.
-    pub again: Option<Duration>,
-}
-
+/// What the binding refers to cannot be read, and since when.
 struct Stop(Fault, Duration);
+/// The way ends before an upstream is asked: only a change by somebody leads on.
+struct End(Stage, Fault);
 
 /// Follows the way of a value up to Doppler.
 pub async fn follow(
@@ -121,7 +66,11 @@ pub async fn follow(
         interval,
         patience,
         &mut followed,
-    );
+    )
+    .unwrap_or_else(|End(stage, fault)| {
+        followed.stopped(stage, fault, Duration::ZERO, patience);
+        None
+    });
     // Without coordinates the config that was read before goes on being read: the block may come back as it was.
     if let Some(coordinates) = coordinates {
         let reading = context.configs.depend(who, &coordinates, interval);
@@ -166,37 +115,6 @@ fn care(context: &Context, binding: &DopplerPrefectBinding, who: &BindingRef) {
         name,
     }));
     context.objects.care(who, keys);
-}
-
-/// The keys of objects that a binding names, each with the field that names it.
-#[must_use]
-pub fn named(binding: &DopplerPrefectBinding) -> Vec<(ObjectKey, String, String)> {
-    let namespace = binding.namespace().unwrap_or_default();
-    let mut named = Vec::new();
-    if let Some(prefect) = &binding.spec.prefect {
-        for reference in references(&prefect.server) {
-            let object = ObjectKey {
-                kind: reference.kind,
-                namespace: namespace.clone(),
-                name: reference.name,
-            };
-            named.push((object, reference.key, reference.purpose.to_string()));
-        }
-    }
-    if let Some(token) = &binding.spec.doppler.access_token {
-        let at = &token.value_from.secret_key_ref;
-        let object = ObjectKey {
-            kind: Kind::Secret,
-            namespace,
-            name: at.name.clone(),
-        };
-        named.push((
-            object,
-            at.key.clone(),
-            "spec.doppler.accessToken".to_owned(),
-        ));
-    }
-    named
 }
 
 /// Reads what the binding refers to: the connection, and the fields that the binding gives itself.
@@ -254,64 +172,7 @@ async fn prepare(
     Ok(overrides)
 }
 
-/// Tokens often end with the line break of the file they were made from.
-pub(crate) fn trimmed(text: &secrecy::SecretString) -> secrecy::SecretString {
-    use secrecy::ExposeSecret;
-    text.expose_secret().trim().into()
-}
-
-/// How the binding's Prefect server is reached, with what the context knows.
-///
-/// # Errors
-/// As [`connect`].
-pub async fn reach(
-    context: &Context,
-    binding: &DopplerPrefectBinding,
-    prefect: &PrefectSpec,
-) -> Result<Arc<Connection>, Fault> {
-    connect(
-        &context.references,
-        &context.objects,
-        &context.prefect_hosts,
-        &binding.namespace().unwrap_or_default(),
-        prefect,
-    )
-    .await
-}
-
-/// How the Prefect server of a binding in `namespace` is reached.
-///
-/// # Errors
-/// If something that its stanza refers to is not there, or it is not allowed.
-pub async fn connect(
-    references_read: &References,
-    objects: &Objects,
-    hosts: &AllowedHosts,
-    namespace: &str,
-    prefect: &PrefectSpec,
-) -> Result<Arc<Connection>, Fault> {
-    let mut values = Values::default();
-    for reference in references(&prefect.server) {
-        let object = ObjectKey {
-            kind: reference.kind,
-            namespace: namespace.to_owned(),
-            name: reference.name,
-        };
-        let field = reference.purpose.to_string();
-        let text = references_read
-            .text(objects, &object, &reference.key, &field)
-            .await;
-        values.insert(
-            reference.purpose,
-            text.map_err(|error| fault(error.reason(), &error))?,
-        );
-    }
-    connection(&prefect.server, namespace, &values, hosts)
-        .map(Arc::new)
-        .map_err(|error| fault(error.reason(), &error))
-}
-
-/// Project, config and token: from the block, unless the binding gives all three.
+/// Project, config and token: from the block, unless the binding gives all three. None while the block was never read.
 fn coordinates(
     context: &Context,
     binding: &DopplerPrefectBinding,
@@ -320,288 +181,85 @@ fn coordinates(
     interval: Duration,
     patience: Duration,
     followed: &mut Followed,
-) -> Option<Coordinates> {
+) -> Result<Option<Coordinates>, End> {
     let spec = &binding.spec.doppler;
+    let block_end = |error: BlockError| End(Stage::Block, fault(error.reason(), &error));
     let given = overrides.missing().is_empty();
     let (fields, from) = match (&binding.spec.prefect, &followed.connection) {
         (Some(prefect), Some(connection)) if !given => {
             let key = BlockKey::new(Arc::clone(connection), &prefect.block);
             let reading = context.blocks.depend(who, &key, interval);
-            let block = followed.take(Stage::Block, &reading, patience)?;
-            match block.fields(prefect.block.pointer.as_deref()) {
-                Ok(fields) => (
-                    fields.overridden_by(overrides),
-                    format!("block {}/{} gives", key.type_slug, key.name),
-                ),
-                Err(error) => {
-                    followed.stopped(
-                        Stage::Block,
-                        fault(error.reason(), &error),
-                        Duration::ZERO,
-                        patience,
-                    );
-                    return None;
-                }
-            }
+            let Some(block) = followed.take(Stage::Block, &reading, patience) else {
+                return Ok(None);
+            };
+            let fields = block
+                .fields(prefect.block.pointer.as_deref())
+                .map_err(block_end)?;
+            (
+                fields.overridden_by(overrides),
+                format!("block {}/{} gives", key.type_slug, key.name),
+            )
+        }
+        (None, _) if !given => {
+            context.blocks.leave(who);
+            return Err(End(Stage::Block, no_source(&overrides)));
         }
         _ => {
             context.blocks.leave(who);
             (overrides, "the binding itself gives".to_owned())
         }
     };
-    let complete = match fields.complete() {
-        Ok(complete) => complete,
-        Err(error) => {
-            followed.stopped(
-                Stage::Block,
-                fault(error.reason(), &error),
-                Duration::ZERO,
-                patience,
-            );
-            return None;
-        }
-    };
-    let host = match doppler_host(&context.doppler_hosts, spec.host.as_deref()) {
-        Ok(host) => host,
-        Err(fault) => {
-            followed.stopped(Stage::Config, fault, Duration::ZERO, patience);
-            return None;
-        }
-    };
+    let complete = fields.complete().map_err(block_end)?;
+    let host = doppler_host(&context.doppler_hosts, spec.host.as_deref())
+        .map_err(|fault| End(Stage::Config, fault))?;
     followed.resolved = Some(format!(
         "{from} project {}, config {}",
         complete.project, complete.config
     ));
-    Some(Coordinates {
+    Ok(Some(Coordinates {
         host,
         token: complete.access_token,
         project: complete.project,
         config: complete.config,
         transformer: spec.name_transformer,
-    })
+    }))
 }
 
-/// Doppler's API, as a binding names it.
-///
-/// # Errors
-/// If it is not allowed.
-pub fn doppler_host(hosts: &AllowedHosts, host: Option<&str>) -> Result<Url, Fault> {
-    let url = Url::parse(host.unwrap_or(DOPPLER)).map_err(|_| Fault {
-        reason: Reason::InvalidSpec,
-        message: "spec.doppler.host is not a URL: write one such as https://api.doppler.com"
-            .to_owned(),
-        retry_after: None,
-    })?;
-    hosts.check(&url).map_err(|error| Fault {
-        reason: error.reason(),
-        message: format!("spec.doppler.host: {error}"),
-        retry_after: None,
-    })?;
-    Ok(url)
-}
-
-/// A fault from an error whose text may be shown.
-pub fn fault(reason: Reason, error: &impl std::fmt::Display) -> Fault {
+/// No block, and not all of the three fields: the API server refuses such a spec, unless its rules are not those of this version.
+fn no_source(overrides: &BlockFields) -> Fault {
+    let missing: Vec<&str> = overrides
+        .missing()
+        .into_iter()
+        .map(Field::in_binding)
+        .collect();
     Fault {
-        reason,
-        message: error.to_string(),
+        reason: Reason::InvalidSpec,
+        message: format!(
+            "nothing says where the Doppler project, config and token come from: give spec.prefect.server (the block is read there), or also {}",
+            missing.join(", ")
+        ),
         retry_after: None,
     }
-}
-
-impl Followed {
-    /// Takes what a source knows: its value, if there is one; and its trouble.
-    fn take<V>(
-        &mut self,
-        stage: Stage,
-        reading: &Reading<V>,
-        patience: Duration,
-    ) -> Option<Arc<V>> {
-        match &reading.fault {
-            Some(fault) => self.stopped(
-                stage,
-                fault.clone(),
-                reading.failing_for(Instant::now()),
-                patience,
-            ),
-            None if reading.value.is_none() => self.awaited = true,
-            None => {}
-        }
-        reading.value.clone()
-    }
-
-    /// Notes trouble; the first one on the way counts.
-    fn stopped(&mut self, stage: Stage, fault: Fault, failing_for: Duration, patience: Duration) {
-        let lasting =
-            matches!(fault.reason.class(), Class::WaitForChange) || failing_for >= patience;
-        if !lasting {
-            let wait = patience.saturating_sub(failing_for);
-            self.again = Some(self.again.map_or(wait, |again| again.min(wait)));
-        }
-        if self.trouble.is_none() {
-            self.trouble = Some(Trouble {
-                stage,
-                fault,
-                lasting,
-            });
-        }
-    }
-
-    /// What the condition `BlockResolved` is to say.
-    #[must_use]
-    pub fn block_step(&self, was_true: bool) -> Step {
-        match (&self.trouble, &self.resolved) {
-            (Some(trouble), _) if trouble.stage == Stage::Block && trouble.lasting => {
-                failed(&trouble.fault)
-            }
-            (_, Some(resolved)) => Step::Done(Reason::Resolved, resolved.clone()),
-            (Some(trouble), None) if trouble.stage == Stage::Config => failed(&trouble.fault),
-            (Some(_), None) if was_true => Step::AsBefore,
-            (Some(trouble), None) => failed(&trouble.fault),
-            (None, None) => Step::AsBefore,
-        }
-    }
-
-    /// What the condition `SecretSynced` is to say instead of that all is well, if anything.
-    #[must_use]
-    pub fn secret_step(&self, was_true: bool) -> Option<Step> {
-        let trouble = self.trouble.as_ref()?;
-        if trouble.lasting {
-            let kept = if self.last.is_some() || was_true {
-                "; the Secret keeps its last good values"
-            } else {
-                ""
-            };
-            return Some(Step::Failed(
-                trouble.fault.reason,
-                format!("{}{kept}", trouble.fault.message),
-            ));
-        }
-        if self.last.is_some() {
-            return None;
-        }
-        Some(if was_true {
-            Step::AsBefore
-        } else {
-            failed(&trouble.fault)
-        })
-    }
-}
-
-fn failed(fault: &Fault) -> Step {
-    Step::Failed(fault.reason, fault.message.clone())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_mins(5);
-
-    fn unreachable() -> Fault {
-        Fault {
-            reason: Reason::DopplerUnreachable,
-            message: "down".to_owned(),
-            retry_after: None,
-        }
-    }
-
-    fn last() -> Last {
-        Last {
-            project: "p".to_owned(),
-            config: "c".to_owned(),
-            snapshot: Arc::new(Snapshot::new(std::collections::BTreeMap::default(), None)),
-        }
-    }
-
     #[test]
-    fn a_failure_that_may_pass_changes_nothing_until_it_has_lasted() {
-        let mut followed = Followed {
-            resolved: Some("block".to_owned()),
-            last: Some(last()),
-            ..Followed::default()
+    fn a_spec_without_block_and_without_all_three_fields_is_told_invalid_with_what_lacks() {
+        let overrides = BlockFields {
+            project: Some("my-project".to_owned()),
+            ..BlockFields::default()
         };
-        followed.stopped(
-            Stage::Config,
-            unreachable(),
-            Duration::from_mins(1),
-            PATIENCE,
-        );
-        assert_eq!(followed.secret_step(true), None);
-        assert_eq!(
-            followed.again,
-            Some(Duration::from_mins(4)),
-            "and is looked at again when it has lasted"
-        );
-        let mut followed = Followed {
-            resolved: Some("block".to_owned()),
-            last: Some(last()),
-            ..Followed::default()
-        };
-        followed.stopped(Stage::Config, unreachable(), PATIENCE, PATIENCE);
-        let Some(Step::Failed(reason, message)) = followed.secret_step(true) else {
-            panic!("not failed")
-        };
-        assert_eq!(reason, Reason::DopplerUnreachable);
-        assert!(message.contains("keeps its last good values"), "{message}");
-        assert!(matches!(followed.block_step(true), Step::Done(..)));
-    }
-
-    #[test]
-    fn a_refused_token_is_told_at_once() {
-        let mut followed = Followed {
-            last: Some(last()),
-            ..Followed::default()
-        };
-        followed.stopped(
-            Stage::Config,
-            Fault {
-                reason: Reason::DopplerUnauthorized,
-                ..unreachable()
-            },
-            Duration::ZERO,
-            PATIENCE,
-        );
-        assert!(matches!(
-            followed.secret_step(true),
-            Some(Step::Failed(Reason::DopplerUnauthorized, _))
-        ));
-    }
-
-    #[test]
-    fn a_restart_while_doppler_is_down_leaves_the_conditions_as_they_are() {
-        let mut followed = Followed {
-            resolved: Some("block".to_owned()),
-            ..Followed::default()
-        };
-        followed.stopped(Stage::Config, unreachable(), Duration::ZERO, PATIENCE);
-        assert_eq!(followed.secret_step(true), Some(Step::AsBefore));
+        let fault = no_source(&overrides);
+        assert_eq!(fault.reason, Reason::InvalidSpec);
         assert!(
-            matches!(followed.secret_step(false), Some(Step::Failed(..))),
-            "a new binding is told at once"
+            fault
+                .message
+                .ends_with("or also spec.doppler.config, spec.doppler.accessToken"),
+            "{}",
+            fault.message
         );
-    }
-
-    #[test]
-    fn trouble_with_the_block_is_not_told_as_trouble_with_doppler() {
-        let mut followed = Followed::default();
-        followed.stopped(
-            Stage::Block,
-            Fault {
-                reason: Reason::BlockMissing,
-                ..unreachable()
-            },
-            Duration::ZERO,
-            PATIENCE,
-        );
-        followed.stopped(Stage::Config, unreachable(), PATIENCE, PATIENCE);
-        assert!(matches!(
-            followed.block_step(true),
-            Step::Failed(Reason::BlockMissing, _)
-        ));
-        assert!(matches!(
-            followed.secret_step(true),
-            Some(Step::Failed(Reason::BlockMissing, _))
-        ));
     }
 }

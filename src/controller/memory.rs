@@ -11,7 +11,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{follow::Last, note::Noted, wake::BindingRef};
+use super::{followed::Last, note::Noted, wake::BindingRef};
 use crate::{crd::DopplerPrefectBindingStatus, prefect::Connection};
 
 /// A quiet time after which earlier repairs are forgotten.

@@ -1,7 +1,7 @@
 //! The controller: what wakes a binding, and what is done then.
 //!
 //! In: watches, and wakes from sources and pools. Out: reconciles. In reading order: [`wake`] and [`watch`] (what wakes a binding), [`reconcile`]
-//! (the line), which reads as [`follow`] (block and config), [`put`] (the Secret), [`claims`] (the pools), `sync` (the Secret and its condition), `obsolete` (what is no longer asked for), [`record`] (the status); [`back`] (the
+//! (the line), which reads as [`follow`] (block and config; [`reach`] is how, [`followed`] how far), [`put`] (the Secret), [`claims`] (the pools), `sync` (the Secret and its condition), `obsolete` (what is no longer asked for), [`record`] (the status); [`back`] (the
 //! way back); and what they need: [`context`], [`objects`], [`references`], [`note`], [`memory`], [`managed`].
 
 pub mod back;
@@ -9,12 +9,14 @@ pub mod claims;
 pub mod clock;
 pub mod context;
 pub mod follow;
+pub mod followed;
 pub mod managed;
 pub mod memory;
 pub mod note;
 pub mod objects;
 mod obsolete;
 pub mod put;
+pub mod reach;
 pub mod reconcile;
 pub mod record;
 pub mod references;

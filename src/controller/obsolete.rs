@@ -12,7 +12,7 @@ use super::{
     claims::{self, Looked},
     clock::earlier,
     context::Context,
-    follow::Followed,
+    followed::Followed,
     note::{self, Noted},
     put::in_place,
     wake::BindingRef,

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{
     clock::earlier,
     context::Context,
-    follow::{Followed, Last},
+    followed::{Followed, Last},
     put::{Obstacle, Put, put},
     wake::BindingRef,
 };

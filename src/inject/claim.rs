@@ -92,6 +92,8 @@ pub struct Finding {
     pub later_sources: Vec<String>,
     /// Namespaces to which deployments send jobs, where the Secret is not.
     pub unserved_namespaces: Vec<String>,
+    /// What is not known of the pool's deployments, in one clause.
+    pub overlooked: Option<String>,
     /// Since when looks have failed.
     pub failing_since: Option<Instant>,
     /// The last thing that was done for this claim, with a number that grows: `PoolPatched` or `PoolReleased`.
@@ -113,6 +115,7 @@ impl Finding {
             shadowed_keys: Vec::new(),
             later_sources: Vec::new(),
             unserved_namespaces: Vec::new(),
+            overlooked: None,
             failing_since: None,
             event: None,
         }

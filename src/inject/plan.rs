@@ -20,6 +20,7 @@ use super::paste::operation;
 use super::reading::{Environment, JobNamespace, job_namespace, other_cluster};
 use super::template::{Edit, Entry, EntryState, NotEditable, edit, entry_states};
 use crate::crd::{InjectMode, WorkPoolState as State};
+use crate::prefect::Elsewhere;
 use crate::reason::Reason;
 
 /// A pool as it was read.
@@ -31,8 +32,8 @@ pub struct View<'a> {
     pub pool_type: &'a str,
     /// Its template.
     pub template: &'a RawValue,
-    /// Namespaces to which deployments send their jobs, with some of these deployments; `None` if they may not be listed.
-    pub elsewhere: Option<&'a BTreeMap<String, Vec<String>>>,
+    /// Namespaces to which deployments send their jobs; `None` if they may not be listed.
+    pub elsewhere: Option<&'a Elsewhere>,
     /// Who owns it.
     pub owner: Option<&'a ManagedPool>,
 }
@@ -146,10 +147,16 @@ fn obstacle(view: &View<'_>, read: &Read, claim: &Claim) -> Option<Obstacle> {
             ),
         ),
         Some(elsewhere) => {
-            let (jobs, names) = elsewhere.iter().find(|(jobs, _)| *jobs != namespace)?;
-            let deployment = names.first().map_or("one", String::as_str);
+            let mut namespaces = elsewhere.namespaces.iter();
+            if let Some((jobs, names)) = namespaces.find(|(jobs, _)| *jobs != namespace) {
+                let deployment = names.first().map_or("one", String::as_str);
+                return other(format!(
+                    "deployment {deployment} of work pool {pool} sends its jobs to namespace {jobs}, where with optional: false they would never start: set optional: true, or give it a pool of its own"
+                ));
+            }
+            let first = elsewhere.only_first?;
             other(format!(
-                "deployment {deployment} of work pool {pool} sends its jobs to namespace {jobs}, where with optional: false they would never start: set optional: true, or give it a pool of its own"
+                "only the first {first} deployments of work pool {pool} are looked at, and with optional: false any other with a namespace of its own would never start: set optional: true, or spread them over several pools"
             ))
         }
     }
@@ -357,10 +364,24 @@ fn shadows(
     finding.unserved_namespaces = view
         .elsewhere
         .into_iter()
-        .flat_map(BTreeMap::keys)
+        .flat_map(|elsewhere| elsewhere.namespaces.keys())
         .filter(|namespace| **namespace != claim.namespace)
         .cloned()
         .collect();
+    finding.overlooked = overlooked(view);
+}
+
+/// What is not known of the pool's deployments, if anything.
+fn overlooked(view: &View<'_>) -> Option<String> {
+    let pool = view.pool;
+    match view.elsewhere {
+        None => Some(format!(
+            "whether deployments of work pool {pool} send jobs to other namespaces is not known, since the credentials may not list them (\"View deployments\")"
+        )),
+        Some(elsewhere) => elsewhere.only_first.map(|first| {
+            format!("of the deployments of work pool {pool} only the first {first} were looked at")
+        }),
+    }
 }
 
 #[cfg(test)]

@@ -49,7 +49,10 @@ fn claim(secret: &str, want: Want) -> Claim {
 }
 
 fn view(template: &RawValue) -> View<'_> {
-    static NONE: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    static NONE: Elsewhere = Elsewhere {
+        namespaces: BTreeMap::new(),
+        only_first: None,
+    };
     View {
         pool: "k8s",
         pool_type: "kubernetes",
@@ -213,7 +216,10 @@ fn an_owned_pool_is_never_written_and_its_owner_is_given_the_patch() {
 #[test]
 fn with_optional_false_deployments_elsewhere_keep_the_pool_from_being_edited() {
     let none = template(json!(null));
-    let elsewhere = BTreeMap::from([("team".to_owned(), vec!["nightly".to_owned()])]);
+    let elsewhere = Elsewhere {
+        namespaces: BTreeMap::from([("team".to_owned(), vec!["nightly".to_owned()])]),
+        only_first: None,
+    };
     let split = View {
         elsewhere: Some(&elsewhere),
         ..view(&none)
@@ -221,6 +227,7 @@ fn with_optional_false_deployments_elsewhere_keep_the_pool_from_being_edited() {
     let (edited, finding) = alone(&split, &claim("s", Want::Present));
     assert!(edited, "optional entries do no harm there");
     assert_eq!(finding.unserved_namespaces, ["team"]);
+    assert_eq!(finding.overlooked, None);
     let strict = Claim {
         optional: false,
         ..claim("s", Want::Present)
@@ -235,7 +242,54 @@ fn with_optional_false_deployments_elsewhere_keep_the_pool_from_being_edited() {
         elsewhere: None,
         ..view(&none)
     };
-    assert_eq!(alone(&unlisted, &strict).1.state, Some(State::Forbidden));
+    let (edited, finding) = alone(&unlisted, &strict);
+    assert_eq!((edited, finding.state), (false, Some(State::Forbidden)));
+    assert!(
+        finding.message.contains("View deployments")
+            && finding.message.contains("set optional: true"),
+        "{}",
+        finding.message
+    );
+}
+
+#[test]
+fn deployments_that_were_not_looked_at_are_told() {
+    let none = template(json!(null));
+    let strict = Claim {
+        optional: false,
+        ..claim("s", Want::Present)
+    };
+    let many = Elsewhere {
+        namespaces: BTreeMap::new(),
+        only_first: Some(5_000),
+    };
+    let many = View {
+        elsewhere: Some(&many),
+        ..view(&none)
+    };
+    let (edited, finding) = alone(&many, &claim("s", Want::Present));
+    assert!(edited);
+    let overlooked = finding.overlooked.unwrap();
+    assert!(overlooked.contains("only the first 5000"), "{overlooked}");
+    let (edited, finding) = alone(&many, &strict);
+    assert_eq!(
+        (edited, finding.state),
+        (false, Some(State::OtherNamespace)),
+        "one of the others might never start"
+    );
+    assert!(
+        finding.message.contains("first 5000"),
+        "{}",
+        finding.message
+    );
+    let unlisted = View {
+        elsewhere: None,
+        ..view(&none)
+    };
+    let (edited, finding) = alone(&unlisted, &claim("s", Want::Present));
+    assert!(edited);
+    let overlooked = finding.overlooked.unwrap();
+    assert!(overlooked.contains("View deployments"), "{overlooked}");
 }
 
 #[test]

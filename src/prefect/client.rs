@@ -47,10 +47,12 @@ const SMALL_LIMIT: usize = 64 << 10;
 const PAGE: usize = 200;
 /// Pages of deployments that are read.
 const PAGES: usize = 25;
-/// Deployments named for each namespace, and namespaces.
+/// Deployments named for each namespace.
 const NAMED: usize = 20;
 /// Wait after a 429 that does not say for how long.
 const REST: Duration = Duration::from_secs(5);
+/// Namespaces that are told apart: more than the status lists.
+const NAMESPACES: usize = 64;
 /// The longest that a server may ask to be left alone.
 const LONGEST_PAUSE: Duration = Duration::from_hours(1);
 
@@ -71,6 +73,15 @@ impl BlockDocument {
     pub fn fields(&self, pointer: Option<&str>) -> Result<BlockFields, BlockError> {
         fields(&self.data, pointer)
     }
+}
+
+/// Where deployments of a work pool send their jobs instead of to the pool's own namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Elsewhere {
+    /// Each such namespace, with the names of some of these deployments.
+    pub namespaces: BTreeMap<String, Vec<String>>,
+    /// The pool has more deployments than are read: only so many, the first by name, were looked at.
+    pub only_first: Option<usize>,
 }
 
 /// A work pool. Its template may hold secrets: it has no `Debug`.
@@ -200,7 +211,8 @@ impl Client {
         self.check(Subject::PoolEdit(name), &answer)
     }
 
-    /// The namespaces that deployments of a work pool send their jobs to instead of the pool's own, with the names of some of these deployments.
+    /// Where deployments of a work pool send their jobs instead of to the pool's own namespace. Of very many deployments only the first are read,
+    /// and the answer says so.
     ///
     /// # Errors
     /// [`PrefectError`].
@@ -208,7 +220,7 @@ impl Client {
         &self,
         pool: &str,
         rank: Rank,
-    ) -> Result<BTreeMap<String, Vec<String>>, PrefectError> {
+    ) -> Result<Elsewhere, PrefectError> {
         #[derive(Deserialize)]
         struct Deployment {
             #[serde(default)]
@@ -222,7 +234,7 @@ impl Client {
             namespace: Value,
         }
         let url = self.url(&["deployments", "filter"])?;
-        let mut namespaces: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let mut elsewhere = Elsewhere::default();
         for page in 0..PAGES {
             let filter = json!({
                 "limit": PAGE,
@@ -242,21 +254,23 @@ impl Client {
                 else {
                     continue;
                 };
+                let known = &mut elsewhere.namespaces;
                 if namespace.is_empty()
-                    || (namespaces.len() >= NAMED && !namespaces.contains_key(&namespace))
+                    || (known.len() >= NAMESPACES && !known.contains_key(&namespace))
                 {
                     continue;
                 }
-                let names = namespaces.entry(namespace).or_default();
+                let names = known.entry(namespace).or_default();
                 if names.len() < NAMED {
                     names.push(deployment.name);
                 }
             }
             if last {
-                break;
+                return Ok(elsewhere);
             }
         }
-        Ok(namespaces)
+        elsewhere.only_first = Some(PAGES * PAGE);
+        Ok(elsewhere)
     }
 
     fn url(&self, segments: &[&str]) -> Result<Url, PrefectError> {

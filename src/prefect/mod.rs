@@ -10,7 +10,7 @@ mod csrf;
 mod error;
 pub mod server;
 
-pub use client::{BlockDocument, Client, WorkPool};
+pub use client::{BlockDocument, Client, Elsewhere, WorkPool};
 pub use clients::Clients;
 pub use error::PrefectError;
 pub use server::{Connection, ServerError};

@@ -18,7 +18,7 @@ use crate::inject::plan::{History, Plan, View, plan};
 use crate::inject::template::{EntryState, entry_states};
 use crate::metrics::{Metrics, ReadLabels};
 use crate::pace::Rank;
-use crate::prefect::{Client, PrefectError, WorkPool};
+use crate::prefect::{Client, Elsewhere, PrefectError, WorkPool};
 use crate::reason::Reason;
 
 /// How often one look writes.
@@ -88,7 +88,7 @@ impl Door<'_> {
         self.count("pool-write", result)
     }
 
-    async fn elsewhere(&self) -> Result<BTreeMap<String, Vec<String>>, PrefectError> {
+    async fn elsewhere(&self) -> Result<Elsewhere, PrefectError> {
         let result = self
             .client
             .deployment_namespaces(self.pool, self.rank)
@@ -111,10 +111,11 @@ impl Door<'_> {
     }
 }
 
-struct Elsewhere {
+struct Listed {
     version: u64,
     age: u32,
-    namespaces: Option<BTreeMap<String, Vec<String>>>,
+    /// `None` if they may not be listed.
+    elsewhere: Option<Elsewhere>,
 }
 
 /// What is remembered from look to look.
@@ -128,7 +129,7 @@ pub(super) struct Memory {
     /// For which claims, and which Secrets to keep, the template was as wanted.
     settled: Option<(u64, BTreeSet<String>)>,
     drift: Drift,
-    elsewhere: Option<Elsewhere>,
+    listed: Option<Listed>,
 }
 
 impl Memory {
@@ -211,22 +212,22 @@ impl Memory {
 
     /// Lists deployments, if it is time to.
     async fn list(&mut self, door: &Door<'_>, version: u64) -> Result<(), PrefectError> {
-        if let Some(known) = self.elsewhere.as_mut()
+        if let Some(known) = self.listed.as_mut()
             && known.version == version
             && known.age + 1 < LISTED_EVERY
         {
             known.age += 1;
             return Ok(());
         }
-        let namespaces = match door.elsewhere().await {
-            Ok(namespaces) => Some(namespaces),
+        let elsewhere = match door.elsewhere().await {
+            Ok(elsewhere) => Some(elsewhere),
             Err(PrefectError::PoolForbidden { .. }) => None,
             Err(error) => return Err(error),
         };
-        self.elsewhere = Some(Elsewhere {
+        self.listed = Some(Listed {
             version,
             age: 0,
-            namespaces,
+            elsewhere,
         });
         Ok(())
     }
@@ -239,12 +240,12 @@ impl Memory {
         snapshot: &Snapshot,
         done: &mut BTreeMap<String, Reason>,
     ) -> Plan {
-        let elsewhere = self.elsewhere.as_ref();
+        let listed = self.listed.as_ref();
         let view = View {
             pool: name,
             pool_type: &pool.pool_type,
             template: &pool.base_job_template,
-            elsewhere: elsewhere.and_then(|elsewhere| elsewhere.namespaces.as_ref()),
+            elsewhere: listed.and_then(|listed| listed.elsewhere.as_ref()),
             owner: snapshot.owner.as_ref(),
         };
         let claims: Vec<&Claim> = snapshot.asked.iter().map(|asked| &asked.claim).collect();

@@ -467,10 +467,9 @@ async fn deployments_that_go_elsewhere_are_found_on_every_page() {
         })
         .mount(&server)
         .await;
-    let found = client(&server)
-        .deployment_namespaces("k8s", Rank::Poll)
-        .await
-        .unwrap();
+    let found = client(&server).deployment_namespaces("k8s", Rank::Poll).await.unwrap();
+    assert_eq!(found.only_first, None);
+    let found = found.namespaces;
     assert_eq!(found.keys().collect::<Vec<_>>(), ["other", "third"]);
     assert_eq!(found["third"], ["d205"]);
     assert_eq!(found["other"].len(), NAMED);
@@ -479,17 +478,13 @@ async fn deployments_that_go_elsewhere_are_found_on_every_page() {
 }
 
 #[tokio::test]
-async fn endless_deployments_come_to_an_end() {
+async fn endless_deployments_come_to_an_end_that_is_told() {
     let page = vec![json!({"name": "d"}); PAGE];
     let server = answering(ResponseTemplate::new(200).set_body_json(page)).await;
     let client = client(&server);
     *client.csrf.lock().await = Csrf::off(Instant::now());
-    assert!(
-        client
-            .deployment_namespaces("k8s", Rank::Poll)
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    let found = client.deployment_namespaces("k8s", Rank::Poll).await.unwrap();
+    assert_eq!(found.only_first, Some(5_000));
+    assert!(found.namespaces.is_empty());
     assert_eq!(asked(&server, "/api/deployments/filter").await, PAGES);
 }
