@@ -52,7 +52,31 @@ impl ClientError {
 /// # Errors
 /// If the CA bundle is not PEM, or the system has no certificate authorities at all.
 pub fn client(timeout: Duration, ca_bundle: Option<&[u8]>) -> Result<reqwest::Client, ClientError> {
-    let mut builder = reqwest::Client::builder()
+    build(reqwest::Client::builder().gzip(true), timeout, ca_bundle)
+}
+
+/// As [`client`], for one connection that is to become a `WebSocket`: HTTP/1.1, which alone can be upgraded in this way, and nothing kept for a second
+/// request. The time limit ends with the upgrade.
+///
+/// # Errors
+/// As [`client`].
+pub fn upgrade_client(
+    timeout: Duration,
+    ca_bundle: Option<&[u8]>,
+) -> Result<reqwest::Client, ClientError> {
+    let builder = reqwest::Client::builder()
+        .gzip(false)
+        .http1_only()
+        .pool_max_idle_per_host(0);
+    build(builder, timeout, ca_bundle)
+}
+
+fn build(
+    builder: reqwest::ClientBuilder,
+    timeout: Duration,
+    ca_bundle: Option<&[u8]>,
+) -> Result<reqwest::Client, ClientError> {
+    let mut builder = builder
         .user_agent(concat!(
             "doppler-prefect-operator/",
             env!("CARGO_PKG_VERSION")
@@ -62,7 +86,6 @@ pub fn client(timeout: Duration, ca_bundle: Option<&[u8]>) -> Result<reqwest::Cl
         .timeout(timeout)
         .connect_timeout(timeout.min(CONNECT_TIMEOUT))
         .pool_idle_timeout(IDLE_TIMEOUT)
-        .gzip(true)
         .dns_resolver(GuardedResolver);
     if let Some(pem) = ca_bundle {
         let roots = Certificate::from_pem_bundle(pem).map_err(|_| ClientError::CaBundle)?;
