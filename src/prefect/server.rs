@@ -197,6 +197,16 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// Its host, with the port unless that is the scheme's own, as errors name it.
+    #[must_use]
+    pub fn host(&self) -> String {
+        let host = self.api_url.host_str().unwrap_or_default();
+        match self.api_url.port() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        }
+    }
+
     fn exposed(&self) -> Exposed<'_> {
         let headers = self.headers.iter();
         (
