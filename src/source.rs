@@ -276,12 +276,17 @@ where
     }
 
     /// Somebody was told at `at` of a change, wherever `which` says so of a key and its last good value: it is read again now.
-    pub fn push(&self, at: Instant, which: impl Fn(&K, Option<&V>) -> bool) {
+    /// True if there is one.
+    #[allow(clippy::must_use_candidate)] // it is read again whether or not the answer is looked at
+    pub fn push(&self, at: Instant, which: impl Fn(&K, Option<&V>) -> bool) -> bool {
+        let mut concerns = false;
         for (key, entry) in &self.table().entries {
             if which(key, entry.reading.value.as_deref()) {
                 entry.poke.push(at);
+                concerns = true;
             }
         }
+        concerns
     }
 
     /// Reads again now what could not be read, wherever `which` says so.

@@ -139,13 +139,17 @@ impl Pools {
         table.managed = managed;
     }
 
-    /// Looks again now at the pools for which `which` says so of server and pool.
-    pub fn poke(&self, which: &dyn Fn(&str, &str) -> bool) {
+    /// Looks again now at the pools for which `which` says so of server and pool. True if there is one.
+    #[allow(clippy::must_use_candidate)] // it is looked at again whether or not the answer is
+    pub fn poke(&self, which: &dyn Fn(&str, &str) -> bool) -> bool {
+        let mut concerns = false;
         for (key, entry) in &self.0.table().pools {
             if which(key.connection.api_url.as_str(), &key.pool) {
                 entry.poke.nudge();
+                concerns = true;
             }
         }
+        concerns
     }
 
     /// How many pools are looked at.

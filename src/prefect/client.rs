@@ -59,13 +59,20 @@ const LONGEST_PAUSE: Duration = Duration::from_hours(1);
 const CSRF_CLIENT: HeaderName = HeaderName::from_static("prefect-csrf-client");
 const CSRF_TOKEN: HeaderName = HeaderName::from_static("prefect-csrf-token");
 
-/// A block document's data, which holds secrets: it has no `Debug`.
-#[derive(Clone, PartialEq)]
+/// A block document's data, which holds secrets: it has no `Debug`. Two of the same data are equal: a block that was made again is no new block.
+#[derive(Clone)]
 pub struct BlockDocument {
     data: Value,
+    ids: Vec<String>,
 }
 
 impl BlockDocument {
+    /// Whether the data comes from the document of this id: the block itself, or one that it refers to.
+    #[must_use]
+    pub fn is_of(&self, id: &str) -> bool {
+        self.ids.iter().any(|own| own == id)
+    }
+
     /// Project, config and token in the data.
     ///
     /// # Errors
@@ -126,13 +133,9 @@ impl Client {
     ) -> Result<Self, PrefectError> {
         let ca = connection.ca.as_ref().map(String::as_bytes);
         let http = outbound::client(timeout, ca)?;
-        let host = connection.api_url.host_str().unwrap_or_default();
         Ok(Self {
             http,
-            host: match connection.api_url.port() {
-                Some(port) => format!("{host}:{port}"),
-                None => host.to_owned(),
-            },
+            host: connection.host(),
             headers: headers(connection),
             api_url: connection.api_url.clone(),
             timeout,
@@ -155,7 +158,11 @@ impl Client {
     ) -> Result<BlockDocument, PrefectError> {
         #[derive(Deserialize)]
         struct Document {
+            #[serde(default)]
+            id: Value,
             data: Value,
+            #[serde(default)]
+            block_document_references: Value,
         }
         let subject = Subject::Block { slug, name };
         if !is_segment(slug) || !is_segment(name) {
@@ -173,6 +180,7 @@ impl Client {
         let document: Document = self.read(subject, &answer, "a block's data")?;
         Ok(BlockDocument {
             data: document.data,
+            ids: ids(&document.id, &document.block_document_references),
         })
     }
 
@@ -484,13 +492,27 @@ impl Client {
     }
 }
 
+/// The ids of a document and of those that it refers to, however deep.
+fn ids(own: &Value, references: &Value) -> Vec<String> {
+    let (mut ids, mut open) = (Vec::new(), Vec::new());
+    ids.extend(own.as_str().map(str::to_owned));
+    open.extend(references.as_object());
+    while let Some(references) = open.pop() {
+        for document in references.values().map(|found| &found["block_document"]) {
+            ids.extend(document["id"].as_str().map(str::to_owned));
+            open.extend(document["block_document_references"].as_object());
+        }
+    }
+    ids
+}
+
 /// Whether a name can be one segment of a path. Prefect decodes `%2F` before it looks for the path, so that such a name finds nothing.
 fn is_segment(name: &str) -> bool {
     !matches!(name, "" | "." | "..") && !name.contains('/')
 }
 
 /// What each request carries.
-fn headers(connection: &Connection) -> HeaderMap {
+pub(super) fn headers(connection: &Connection) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in &connection.headers {
         if let Ok(name) = HeaderName::from_bytes(name.as_bytes()) {
@@ -523,7 +545,7 @@ fn sensitive(text: &str) -> HeaderValue {
 }
 
 /// `Retry-After`, in seconds or as a date.
-fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     let pause = if let Ok(seconds) = text.parse::<f64>() {
         Duration::try_from_secs_f64(seconds).ok()?

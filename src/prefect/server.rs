@@ -199,6 +199,16 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// Its host, with the port unless that is the scheme's own, as errors name it.
+    #[must_use]
+    pub fn host(&self) -> String {
+        let host = self.api_url.host_str().unwrap_or_default();
+        match self.api_url.port() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        }
+    }
+
     /// By what requests are counted: Prefect Cloud counts for each account, over all paths of its API; a server of one's own has no limit.
     pub(super) fn lane(&self) -> Lane {
         let mut segments = self.api_url.path_segments().into_iter().flatten();

@@ -1,7 +1,7 @@
 //! The log.
 //!
 //! In: format and filter. Out: one subscriber on standard error. The Kubernetes client writes whole bodies that it cannot parse, those of Secrets
-//! included, and HTTP libraries write headers: these targets are silent whatever the filter says.
+//! included, HTTP libraries write headers, and the WebSocket library whole messages: these targets are silent whatever the filter says.
 
 use tracing::Metadata;
 use tracing_subscriber::{
@@ -14,7 +14,7 @@ use tracing_subscriber::{
 use crate::args::LogFormat;
 
 /// Targets that may write what a Secret or a header holds.
-const SILENT: [&str; 11] = [
+const SILENT: [&str; 13] = [
     "kube_client",
     "kube_core",
     "kube_runtime::watcher",
@@ -26,6 +26,8 @@ const SILENT: [&str; 11] = [
     "tower",
     "tower_http",
     "axum",
+    "tungstenite",
+    "tokio_tungstenite",
 ];
 
 /// The filter does not parse.
@@ -89,6 +91,7 @@ mod tests {
             "hyper::proto",
             "h2::client",
             "reqwest::connect",
+            "tungstenite::protocol",
         ] {
             assert!(is_silent(target), "{target}");
         }

@@ -86,6 +86,34 @@ async fn reads_a_block_with_its_secrets_and_says_the_api_version() {
 }
 
 #[tokio::test]
+async fn a_block_knows_the_documents_that_it_comes_from_and_equals_one_of_the_same_data() {
+    let referring = json!({"id": "parent", "data": {"a": 1}, "block_document_references": {
+        "cfg": {"block_document": {"id": "child", "block_document_references": {
+            "deep": {"block_document": {"id": "grandchild"}}}}},
+        "odd": {"block_document": null},
+    }});
+    let first = block(&answering(status(200, &referring.to_string())).await).await;
+    let first = first.ok().unwrap();
+    for (id, is) in [
+        ("parent", true),
+        ("child", true),
+        ("grandchild", true),
+        ("other", false),
+        ("", false),
+    ] {
+        assert_eq!(first.is_of(id), is, "{id}");
+    }
+    let again = answering(status(200, r#"{"id": "new", "data": {"a": 1}}"#)).await;
+    let again = block(&again).await.ok().unwrap();
+    assert!(again == first && again.is_of("new") && !again.is_of("parent"));
+    let odd = answering(status(
+        200,
+        r#"{"id": 7, "data": {}, "block_document_references": []}"#,
+    ));
+    assert!(block(&odd.await).await.is_ok_and(|odd| odd != first));
+}
+
+#[tokio::test]
 async fn sends_credentials_and_extra_headers_so_that_no_log_prints_them() {
     install_crypto_provider();
     let server = answering(status(200, r#"{"data": {}}"#)).await;

@@ -4,6 +4,7 @@ mod block;
 mod faults;
 mod prefect;
 mod refusals;
+mod socket;
 
 use std::collections::BTreeMap;
 

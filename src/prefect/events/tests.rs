@@ -1,0 +1,477 @@
+use std::{future::Future, pin::pin};
+
+use super::*;
+use crate::outbound::install_crypto_provider;
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
+use tokio_tungstenite::{
+    accept_hdr_async,
+    tungstenite::{
+        handshake::server::{Request, Response as Accepted},
+        protocol::CloseFrame,
+    },
+};
+use wiremock::{Mock, MockServer, ResponseTemplate, matchers::any};
+
+const CANARY: &str = "canary-7c0e";
+const EVENT: &str = r#"{"type": "event", "event": {"resource": {"prefect.resource.id": "prefect.work-pool.1", "prefect.resource.name": "k8s"}}}"#;
+/// Of a wait that a test does not expect to end.
+const LONG: Duration = Duration::from_secs(30);
+const SHORT: Duration = Duration::from_millis(50);
+
+type Served = WebSocketStream<TcpStream>;
+
+/// What a server was asked.
+struct Asked {
+    path: String,
+    headers: HeaderMap,
+    auth: Value,
+    filter: Value,
+}
+
+fn limits() -> Limits {
+    Limits {
+        open: LONG,
+        idle: LONG,
+        silence: LONG * 2,
+        ..Limits::default()
+    }
+}
+
+fn connection(url: &str) -> Connection {
+    install_crypto_provider();
+    Connection {
+        api_url: format!("{url}/api").parse().unwrap(),
+        auth: Auth::Basic(format!("user:{CANARY}").into()),
+        headers: vec![("cf-access-client-secret".to_owned(), CANARY.into())],
+        ca: None,
+    }
+}
+
+/// A server of one connection, of which everything is the test's.
+async fn raw<F: Future<Output: Send + 'static> + Send>(
+    serve: impl FnOnce(TcpStream) -> F + Send + 'static,
+) -> (Connection, JoinHandle<F::Output>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let served = tokio::spawn(async move { serve(listener.accept().await.unwrap().0).await });
+    (connection(&url), served)
+}
+
+async fn accept(stream: TcpStream) -> (Served, Request) {
+    let mut asked = None;
+    let note = |request: &Request, mut answer: Accepted| {
+        asked = Some(request.clone());
+        let protocol = HeaderValue::from_static(SUBPROTOCOL);
+        answer
+            .headers_mut()
+            .insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
+        Ok(answer)
+    };
+    #[allow(clippy::result_large_err)]
+    let socket = accept_hdr_async(stream, note).await.unwrap();
+    (socket, asked.unwrap())
+}
+
+async fn text(socket: &mut Served) -> Value {
+    let message = socket.next().await.unwrap().unwrap();
+    serde_json::from_slice(&message.into_data()).unwrap()
+}
+
+/// A server that accepts the credentials and then does as the test wants.
+async fn serving<F: Future<Output = ()> + Send>(
+    then: impl FnOnce(Served) -> F + Send + 'static,
+) -> (Connection, JoinHandle<Asked>) {
+    raw(async move |stream| {
+        let (mut socket, request) = accept(stream).await;
+        let auth = text(&mut socket).await;
+        let success = Message::text(r#"{"type": "auth_success"}"#);
+        socket.send(success).await.unwrap();
+        let filter = text(&mut socket).await;
+        then(socket).await;
+        Asked {
+            path: request.uri().to_string(),
+            headers: request.headers().clone(),
+            auth,
+            filter,
+        }
+    })
+    .await
+}
+
+/// Reads, and by it answers pings, until the other side is gone.
+async fn keep(mut socket: Served) {
+    while let Some(Ok(_)) = socket.next().await {}
+}
+
+async fn first(connection: &Connection, limits: Limits) -> Result<Told, SocketError> {
+    let mut told = events(connection, limits).await?;
+    let first = told.next().await.unwrap();
+    if first.is_err() {
+        assert_eq!(told.next().await, None, "an error is the end");
+    }
+    first
+}
+
+/// The error of the first thing told, which shows neither credentials nor what came.
+async fn failure(connection: &Connection, limits: Limits) -> SocketError {
+    let error = first(connection, limits).await.unwrap_err();
+    let shown = format!("{error} {error:?}");
+    assert!(!shown.contains(CANARY), "{shown}");
+    assert!(shown.contains("127.0.0.1:"), "{shown}");
+    error
+}
+
+fn lost(error: SocketError) -> Loss {
+    match error {
+        SocketError::Lost { why, .. } => why,
+        other => panic!("{other}"),
+    }
+}
+
+fn refused(error: SocketError) -> Refusal {
+    match error {
+        SocketError::Refused { why, .. } => why,
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
+async fn says_who_asks_in_the_header_and_in_the_message_and_what_is_wanted() {
+    let basic = format!("user:{CANARY}");
+    for (auth, header, token) in [
+        (Auth::None, None, Value::Null),
+        (
+            Auth::Bearer("pnu_key".into()),
+            Some("Bearer pnu_key"),
+            json!("pnu_key"),
+        ),
+        (
+            Auth::Basic(basic.as_str().into()),
+            Some("Basic dXNlcjpjYW5hcnktN2MwZQ=="),
+            json!(basic),
+        ),
+    ] {
+        let (mut connection, served) = serving(async |mut socket| {
+            for text in [r#"{"type": "hello"}"#, EVENT] {
+                socket.send(Message::text(text)).await.unwrap();
+            }
+        })
+        .await;
+        connection.auth = auth;
+        let name = "k8s".to_owned();
+        assert_eq!(
+            first(&connection, limits()).await,
+            Ok(Told::Pool { name }),
+            "other messages are passed over"
+        );
+        let asked = served.await.unwrap();
+        assert_eq!(asked.path, "/api/events/out");
+        let sent = asked.headers.get("authorization");
+        assert_eq!(sent.map(|value| value.to_str().unwrap()), header);
+        assert_eq!(asked.headers["cf-access-client-secret"], CANARY);
+        assert_eq!(asked.headers["sec-websocket-protocol"], "prefect");
+        assert_eq!(asked.auth, json!({"type": "auth", "token": token}));
+        assert_eq!(asked.filter["type"], "filter");
+        let names = asked.filter["filter"]["event"]["name"].as_array().unwrap();
+        assert!(names.contains(&json!("prefect.block-document.updated")));
+    }
+}
+
+#[tokio::test]
+async fn a_status_that_will_not_change_is_a_refusal_and_one_that_may_is_a_loss() {
+    for status in [200, 307, 401, 403, 404, 426, 429, 500, 501, 503] {
+        let (server, other) = (MockServer::start().await, MockServer::start().await);
+        let answer = ResponseTemplate::new(status)
+            .insert_header("retry-after", "7")
+            .insert_header("location", other.uri())
+            .set_body_string(CANARY);
+        Mock::given(any()).respond_with(answer).mount(&server).await;
+        let error = failure(&connection(&server.uri()), limits()).await;
+        match status {
+            429 | 500 | 503 => {
+                assert_eq!(error.retry_after(), Some(Duration::from_secs(7)));
+                assert!(matches!(lost(error), Loss::Status { .. }));
+            }
+            307 => assert_eq!(refused(error), Refusal::Redirect(307)),
+            _ => assert_eq!(refused(error), Refusal::Status(status)),
+        }
+        assert_eq!(server.received_requests().await.unwrap().len(), 1);
+        assert!(other.received_requests().await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn an_error_is_a_sentence_that_fits_a_condition() {
+    let error = SocketError::Refused {
+        host: "prefect.example.com".to_owned(),
+        why: Refusal::Closed(1008),
+    };
+    assert_eq!(
+        error.to_string(),
+        "the Prefect server prefect.example.com refuses its event socket (it closed the socket with 1008: it does not accept the credentials); \
+         blocks and pools are polled"
+    );
+    let error = SocketError::Lost {
+        host: "prefect.example.com".to_owned(),
+        why: Loss::Transport(TransportError::Timeout(Duration::from_secs(15))),
+    };
+    assert_eq!(
+        error.to_string(),
+        "the event socket of the Prefect server prefect.example.com is lost (it did not answer within 15 s); blocks and pools are polled until it \
+         is back"
+    );
+}
+
+#[tokio::test]
+async fn an_upgrade_to_something_else_is_refused() {
+    let answers: [fn(&str) -> String; 5] = [
+        |_| "upgrade: websocket".to_owned(),
+        |_| "upgrade: websocket\r\nsec-websocket-accept: AAAA".to_owned(),
+        |accept| format!("upgrade: h2c\r\nsec-websocket-accept: {accept}"),
+        |accept| {
+            format!(
+                "upgrade: websocket\r\nsec-websocket-accept: {accept}\r\nsec-websocket-protocol: soap"
+            )
+        },
+        |accept| {
+            format!(
+                "upgrade: websocket\r\nsec-websocket-accept: {accept}\r\nsec-websocket-extensions: x"
+            )
+        },
+    ];
+    for answer in answers {
+        let (connection, served) = raw(async move |mut stream| {
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                request.push(stream.read_u8().await.unwrap());
+            }
+            let request = String::from_utf8(request).unwrap();
+            let key = request
+                .lines()
+                .find_map(|line| line.strip_prefix("sec-websocket-key: "));
+            let answer = answer(&derive_accept_key(key.unwrap().as_bytes()));
+            let head = format!(
+                "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\n{answer}\r\n\r\n"
+            );
+            stream.write_all(head.as_bytes()).await.unwrap();
+            // Nothing more is said before the answer has been judged.
+            let _ = stream.read(&mut [0; 1]).await;
+        })
+        .await;
+        let error = failure(&connection, limits()).await;
+        assert_eq!(refused(error), Refusal::Handshake);
+        served.await.unwrap();
+    }
+}
+
+fn close(code: u16) -> Message {
+    Message::Close(Some(CloseFrame {
+        code: code.into(),
+        reason: CANARY.into(),
+    }))
+}
+
+#[tokio::test]
+async fn credentials_that_are_not_accepted_are_a_refusal_and_a_restart_is_not() {
+    let answers = [
+        close(1008),
+        close(1012),
+        Message::text(format!(
+            r#"{{"type": "auth_failure", "reason": "{CANARY}"}}"#
+        )),
+        Message::text(CANARY),
+        Message::binary(vec![0xff]),
+    ];
+    for answer in answers {
+        let sent = answer.clone();
+        let (connection, _served) = raw(async move |stream| {
+            let (mut socket, _) = accept(stream).await;
+            text(&mut socket).await;
+            socket.send(sent).await.unwrap();
+            keep(socket).await;
+        })
+        .await;
+        let error = failure(&connection, limits()).await;
+        match answer {
+            answer if answer == close(1008) => assert_eq!(refused(error), Refusal::Closed(1008)),
+            Message::Close(_) => assert_eq!(lost(error), Loss::Closed),
+            _ => assert_eq!(refused(error), Refusal::Authentication),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_socket_that_breaks_or_says_what_is_no_message_is_lost() {
+    let limits = Limits {
+        message: 1000,
+        ..limits()
+    };
+    let long = "x".repeat(1001);
+    let frames = [
+        (Message::text(CANARY), Loss::Undecodable),
+        (Message::binary(vec![0xff; 10]), Loss::Undecodable),
+        (Message::text(format!("\"{long}\"")), Loss::TooLarge(1000)),
+        (close(1001), Loss::Closed),
+        (close(1011), Loss::Closed),
+        (Message::Close(None), Loss::Closed),
+    ];
+    for (frame, why) in frames {
+        let (connection, _served) = serving(async move |mut socket| {
+            socket.send(frame).await.unwrap();
+            keep(socket).await;
+        })
+        .await;
+        assert_eq!(lost(failure(&connection, limits).await), why);
+    }
+    // The filter was not understood, and will not be.
+    let (connection, _served) = serving(async |mut socket| {
+        socket.send(close(1002)).await.unwrap();
+        keep(socket).await;
+    })
+    .await;
+    let error = failure(&connection, limits).await;
+    assert_eq!(refused(error), Refusal::Closed(1002));
+
+    let (connection, _served) = serving(async |socket| drop(socket)).await;
+    assert_eq!(lost(failure(&connection, limits).await), Loss::Broken);
+
+    for bytes in [
+        // Reserved bits and an opcode that is none; text that is not UTF-8; a frame that says it is longer than any memory.
+        b"\xff\x00".to_vec(),
+        b"\x81\x02\xff\xff".to_vec(),
+        [b"\x81\x7f\x7f".to_vec(), vec![0xff; 7]].concat(),
+    ] {
+        let (connection, _served) = serving(async move |mut socket| {
+            socket.get_mut().write_all(&bytes).await.unwrap();
+            keep(socket).await;
+        })
+        .await;
+        let why = lost(failure(&connection, limits).await);
+        assert!(
+            matches!(why, Loss::Undecodable | Loss::TooLarge(1000)),
+            "{why}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn many_small_frames_are_one_message_that_has_the_same_bound() {
+    let limits = Limits {
+        message: 1000,
+        ..limits()
+    };
+    let (connection, _served) = serving(async |mut socket| {
+        let stream = socket.get_mut();
+        stream.write_all(b"\x01\x00").await.unwrap();
+        // An empty beginning, then pieces of 100 bytes and no end.
+        let piece = [b"\x00\x64".to_vec(), vec![b' '; 100]].concat();
+        while stream.write_all(&piece).await.is_ok() {}
+    })
+    .await;
+    let why = lost(failure(&connection, limits).await);
+    assert_eq!(why, Loss::TooLarge(1000));
+}
+
+#[tokio::test]
+async fn a_server_that_falls_silent_is_pinged_and_then_lost() {
+    let limits = Limits {
+        idle: SHORT,
+        silence: SHORT * 4,
+        ..limits()
+    };
+    let (connection, served) = serving(async |mut socket| {
+        let mut seen = [0; 2];
+        // Read past the library, which would answer.
+        socket.get_mut().read_exact(&mut seen).await.unwrap();
+        assert_eq!(seen, [0x89, 0x80], "a masked ping without content");
+        let mut rest = Vec::new();
+        let _ = socket.get_mut().read_to_end(&mut rest).await;
+        assert_eq!(rest.len(), 4, "one ping is enough: its mask, and the end");
+    })
+    .await;
+    let begun = Instant::now();
+    let why = lost(failure(&connection, limits).await);
+    assert_eq!(why, Loss::Silent(limits.silence));
+    assert!(begun.elapsed() >= limits.silence);
+    served.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_answers_pings_is_alive_for_longer_than_opening_may_take() {
+    let limits = Limits {
+        open: Duration::from_secs(1),
+        idle: SHORT,
+        silence: LONG,
+        ..limits()
+    };
+    let (connection, _served) = serving(keep).await;
+    let mut told = events(&connection, limits).await.unwrap();
+    let begun = Instant::now();
+    while begun.elapsed() < limits.open * 2 {
+        assert_eq!(told.next().await, Some(Ok(Told::Alive)));
+    }
+}
+
+#[tokio::test]
+async fn a_ping_of_the_servers_is_answered() {
+    let (connection, served) = serving(async |mut socket| {
+        let ping = Message::Ping(Bytes::from_static(b"here?"));
+        socket.send(ping).await.unwrap();
+        let answer = socket.next().await.unwrap().unwrap();
+        assert_eq!(answer, Message::Pong(Bytes::from_static(b"here?")));
+    })
+    .await;
+    let told = events(&connection, limits()).await.unwrap();
+    let mut told = pin!(told);
+    assert_eq!(lost(told.next().await.unwrap().unwrap_err()), Loss::Broken);
+    served.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_socket_is_given_up_when_its_time_is_over_even_if_the_server_talks() {
+    let limits = Limits {
+        idle: SHORT,
+        lasts: SHORT * 4,
+        ..limits()
+    };
+    let (connection, _served) = serving(
+        async |mut socket| {
+            while socket.send(Message::text("{}")).await.is_ok() {}
+        },
+    )
+    .await;
+    let why = lost(failure(&connection, limits).await);
+    assert_eq!(why, Loss::Old(limits.lasts));
+}
+
+#[tokio::test]
+async fn opening_takes_no_longer_than_it_may() {
+    let limits = Limits {
+        open: SHORT * 4,
+        ..limits()
+    };
+    let late = Loss::Transport(TransportError::Timeout(limits.open));
+    let (connection, _served) = raw(async |mut stream| {
+        let mut seen = Vec::new();
+        let _ = stream.read_to_end(&mut seen).await;
+    })
+    .await;
+    assert_eq!(lost(failure(&connection, limits).await), late);
+
+    let (connection, _served) = raw(async |stream| keep(accept(stream).await.0).await).await;
+    assert_eq!(lost(failure(&connection, limits).await), late);
+}
+
+#[tokio::test]
+async fn nothing_there_is_a_loss() {
+    let (connection, served) = raw(async |_| ()).await;
+    served.abort();
+    assert!(served.await.is_err());
+    let why = lost(failure(&connection, limits()).await);
+    assert_eq!(why, Loss::Transport(TransportError::Connect));
+}
