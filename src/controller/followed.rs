@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::{
     doppler::Snapshot,
+    link::Push,
     prefect::Connection,
     reason::{Class, Reason},
     source::{Fault, Reading},
@@ -61,9 +62,16 @@ pub struct Followed {
     pub seen: u32,
     /// What stands in the way of newer ones.
     pub trouble: Option<Trouble>,
+    /// What is to be said of the block beside that all is well.
+    pub of_block: Option<String>,
+    /// What is to be said of the values beside that all is well.
+    pub of_values: Option<String>,
+    /// When somebody told of the change that led to these values.
+    pub told_at: Option<Instant>,
     /// When to look again, if nothing happens before.
     pub again: Option<Duration>,
 }
+
 impl Followed {
     /// Takes what a source knows: its value, if there is one; and its trouble.
     pub(super) fn take<V>(
@@ -81,6 +89,14 @@ impl Followed {
             ),
             None if reading.value.is_none() => self.awaited = true,
             None => {}
+        }
+        let aside = match stage {
+            Stage::Block => &mut self.of_block,
+            Stage::Config => &mut self.of_values,
+        };
+        *aside = aside_of(reading);
+        if reading.seen <= 1 {
+            self.told_at = reading.told_at.or(self.told_at);
         }
         reading.value.clone()
     }
@@ -115,7 +131,10 @@ impl Followed {
             (Some(trouble), _) if trouble.stage == Stage::Block && trouble.lasting => {
                 failed(&trouble.fault)
             }
-            (_, Some(resolved)) => Step::Done(Reason::Resolved, resolved.clone()),
+            (_, Some(resolved)) => Step::Done(
+                Reason::Resolved,
+                with_aside(resolved, self.of_block.as_deref()),
+            ),
             (Some(trouble), None) if trouble.stage == Stage::Config => failed(&trouble.fault),
             (Some(_), None) if was_true => Step::AsBefore,
             (Some(trouble), None) => failed(&trouble.fault),
@@ -147,6 +166,27 @@ impl Followed {
             failed(&trouble.fault)
         })
     }
+}
+
+/// What a reading has to say beside its value: why nobody tells of changes, if that is not to pass, and how old it may be, if it is older than asked.
+fn aside_of<V>(reading: &Reading<V>) -> Option<String> {
+    let refused = match &reading.push {
+        Push::Refused(why) => Some(why.to_string()),
+        _ => None,
+    };
+    let lag = reading.lag.map(|lag| {
+        format!(
+            "they may be {} min old, since requests wait for the limit that others share: use fewer configs with one token, or ask for a higher limit",
+            lag.as_secs() / 60
+        )
+    });
+    let asides: Vec<String> = refused.into_iter().chain(lag).collect();
+    (!asides.is_empty()).then(|| asides.join("; "))
+}
+
+/// A message, and what is to be said beside it.
+pub(super) fn with_aside(message: &str, aside: Option<&str>) -> String {
+    aside.map_or_else(|| message.to_owned(), |aside| format!("{message}; {aside}"))
 }
 
 fn failed(fault: &Fault) -> Step {

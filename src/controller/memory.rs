@@ -44,6 +44,8 @@ pub struct Remembered {
     pub last: Option<Last>,
     /// Since when the values that the binding refers to cannot be read.
     pub references_fail_since: Option<Instant>,
+    /// Since when the first answer of an upstream is awaited.
+    pub awaited_since: Option<Instant>,
     /// Since when a new Secret waits for the first look at its pools.
     pub waits_since: Option<Instant>,
 }

@@ -34,6 +34,8 @@ use crate::{
 const FIRST_LOOK: Duration = Duration::from_secs(3);
 /// How long a pool entry may be underway before the status says so.
 const UNDERWAY: Duration = Duration::from_secs(5);
+/// How long the first answer of an upstream is awaited before the status says so.
+const FIRST_ANSWER: Duration = Duration::from_secs(30);
 /// Wait after a write of ours that lost a race, or that the API server did not take.
 const AFTER_CONFLICT: Duration = Duration::from_millis(500);
 
@@ -76,8 +78,8 @@ async fn one(context: &Context, binding: &DopplerPrefectBinding) -> Action {
         return suspended(context, binding, &who).await;
     }
     let followed = follow(context, binding, &who).await;
-    if followed.awaited && followed.trouble.is_none() {
-        return Action::await_change();
+    if let Some(wait) = awaits(context, &who, &followed) {
+        return Action::requeue(wait);
     }
     let step = advance(context, binding, &who, &followed).await;
     let mut again = step.again;
@@ -89,6 +91,20 @@ async fn one(context: &Context, binding: &DopplerPrefectBinding) -> Action {
     }
     again = earlier(again, followed.again);
     again.map_or_else(Action::await_change, Action::requeue)
+}
+
+/// How long the first answer of an upstream may still be awaited before that is told.
+fn awaits(context: &Context, who: &BindingRef, followed: &Followed) -> Option<Duration> {
+    let awaited = followed.awaited && followed.trouble.is_none();
+    context.memory.change(who, |remembered| {
+        if !awaited {
+            remembered.awaited_since = None;
+            return None;
+        }
+        let since = remembered.awaited_since.get_or_insert_with(Instant::now);
+        let left = FIRST_ANSWER.saturating_sub(since.elapsed());
+        (!left.is_zero()).then_some(left)
+    })
 }
 
 struct Advanced {

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{
     clock::earlier,
     context::Context,
-    followed::{Followed, Last},
+    followed::{Followed, Last, with_aside},
     put::{Obstacle, Put, put},
     wake::BindingRef,
 };
@@ -98,6 +98,12 @@ pub(super) async fn secret_step(
     match done {
         Ok(done) => {
             tell_put(context, binding, desired, done, followed, before);
+            if done == Put::Updated
+                && let Some(told_at) = followed.told_at
+            {
+                let seconds = told_at.elapsed().as_secs_f64();
+                context.metrics.push_to_secret_seconds.observe(seconds);
+            }
             let step = after_put(context, who, followed, desired, was_true, again);
             (step, Some(holds))
         }
@@ -146,9 +152,12 @@ fn after_put(
         let keys = desired.data.len();
         Step::Done(
             Reason::Synced,
-            format!(
-                "Secret {} holds the {keys} keys that Doppler last gave",
-                desired.name
+            with_aside(
+                &format!(
+                    "Secret {} holds the {keys} keys that Doppler last gave",
+                    desired.name
+                ),
+                followed.of_values.as_deref(),
             ),
         )
     })

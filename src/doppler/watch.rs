@@ -191,8 +191,9 @@ impl Watcher {
     ) -> Result<impl Stream<Item = Result<Frame, WatchError>> + Send + use<>, WatchError> {
         let authorization = bearer(&at.token).ok_or(WatchError::TokenInvalid)?;
         let host = host_and_port(&at.host);
-        let turn = self.gate.turn(&at.stream_lane(), &Wish::of(Rank::Late));
-        let mut turn = turn.await.map_err(|shut| WatchError::Shut {
+        let (lane, wish) = (at.stream_lane(), Wish::of(Rank::Late));
+        let turn = self.gate.turn(&lane, &wish).await;
+        let mut turn = turn.map_err(|shut| WatchError::Shut {
             error: shut.error,
             retry_after: shut.retry_after,
         })?;

@@ -59,8 +59,8 @@ const LONGEST_PAUSE: Duration = Duration::from_hours(1);
 const CSRF_CLIENT: HeaderName = HeaderName::from_static("prefect-csrf-client");
 const CSRF_TOKEN: HeaderName = HeaderName::from_static("prefect-csrf-token");
 
-/// A block document's data, which holds secrets: it has no `Debug`. Two of the same data are equal: a block that was made again is no new block.
-#[derive(Clone)]
+/// A block document's data, which holds secrets: it has no `Debug`.
+#[derive(Clone, PartialEq)]
 pub struct BlockDocument {
     data: Value,
     ids: Vec<String>,

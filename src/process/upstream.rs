@@ -28,7 +28,7 @@ use crate::{
     metrics::{LinkLabels, Metrics, ReadLabels, SourceLabels},
     outbound::ClientError,
     pace::Gate,
-    prefect::{BlockDocument, Clients, Connection, PrefectError, SocketError, Told, events},
+    prefect::{BlockDocument, Clients, Connection, SocketError, Told, events},
     source::{Answer, Fault, Hold, Read, Sources, Wake},
 };
 
@@ -318,9 +318,9 @@ fn pass_on(
                 && (name.as_ref() == Some(&key.name)
                     || document.is_some_and(|document| document.is_of(id)))
         }),
-        Told::Pool { name } => pools.poke(&|server, pool| {
-            server == connection.api_url.as_str() && pool == name
-        }),
+        Told::Pool { name } => {
+            pools.poke(&|server, pool| server == connection.api_url.as_str() && pool == name)
+        }
         Told::Alive => false,
     }
 }

@@ -495,7 +495,10 @@ async fn deployments_that_go_elsewhere_are_found_on_every_page() {
         })
         .mount(&server)
         .await;
-    let found = client(&server).deployment_namespaces("k8s", Rank::Poll).await.unwrap();
+    let found = client(&server)
+        .deployment_namespaces("k8s", Rank::Poll)
+        .await
+        .unwrap();
     assert_eq!(found.only_first, None);
     let found = found.namespaces;
     assert_eq!(found.keys().collect::<Vec<_>>(), ["other", "third"]);
@@ -511,7 +514,10 @@ async fn endless_deployments_come_to_an_end_that_is_told() {
     let server = answering(ResponseTemplate::new(200).set_body_json(page)).await;
     let client = client(&server);
     *client.csrf.lock().await = Csrf::off(Instant::now());
-    let found = client.deployment_namespaces("k8s", Rank::Poll).await.unwrap();
+    let found = client
+        .deployment_namespaces("k8s", Rank::Poll)
+        .await
+        .unwrap();
     assert_eq!(found.only_first, Some(5_000));
     assert!(found.namespaces.is_empty());
     assert_eq!(asked(&server, "/api/deployments/filter").await, PAGES);
