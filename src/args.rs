@@ -2,7 +2,11 @@
 //!
 //! In: the command line. Out: typed values. Nothing here is acted upon.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -61,6 +65,52 @@ pub struct UpstreamArgs {
     pub doppler_timeout: Duration,
 }
 
+/// Flags of signed hooks.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Hooks")]
+pub struct HookArgs {
+    /// Folder with the secrets that Doppler's webhooks are signed with, one a file, all valid at once. A file `PROJECT` or `PROJECT.anything` speaks
+    /// for that Doppler project, `_all` or `_all.anything` for all. Default: none, and no hooks are taken.
+    #[arg(long, env = "HOOK_SECRETS", value_name = "DIR")]
+    pub hook_secrets: Option<PathBuf>,
+    /// Address of `POST /hooks/doppler`. Without `--hook-secrets` nothing listens there.
+    #[arg(
+        long,
+        env = "HOOKS_ADDRESS",
+        default_value = "0.0.0.0:8082",
+        value_name = "ADDRESS:PORT"
+    )]
+    pub hooks_address: SocketAddr,
+}
+
+/// Flags of several replicas.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Several replicas")]
+pub struct ElectionArgs {
+    /// Only work while holding a Lease in the operator's namespace, so that of several replicas one does. Lasts 15 s, renewed every 5 s.
+    #[arg(long, env = "LEADER_ELECTION")]
+    pub leader_election: bool,
+    /// Name of the Lease.
+    #[arg(
+        long,
+        env = "LEASE_NAME",
+        default_value = "doppler-prefect-operator",
+        value_name = "NAME"
+    )]
+    pub lease_name: String,
+    /// Name of this replica, which the Lease shows with a random suffix.
+    #[arg(
+        long,
+        env = "POD_NAME",
+        default_value = "doppler-prefect-operator",
+        value_name = "NAME"
+    )]
+    pub pod_name: String,
+    /// Address of this replica, at which the others reach its port for hooks.
+    #[arg(long, env = "POD_IP", value_name = "ADDRESS")]
+    pub pod_ip: Option<IpAddr>,
+}
+
 /// Flags of `run`.
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
@@ -109,6 +159,12 @@ pub struct RunArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub upstream: UpstreamArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub hooks: HookArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub election: ElectionArgs,
     /// Address of `/metrics`.
     #[arg(
         long,
@@ -262,6 +318,8 @@ mod tests {
         assert_eq!(args.release_wait, Duration::from_secs(90));
         assert_eq!(args.upstream.allowed_doppler_hosts, ["api.doppler.com"]);
         assert!(args.watch_namespaces.is_empty());
+        assert!(!args.election.leader_election);
+        assert_eq!(args.hooks.hook_secrets, None);
     }
 
     #[test]

@@ -39,6 +39,13 @@ pub struct WriteLabels {
     pub outcome: &'static str,
 }
 
+/// A request at the door for hooks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct HookLabels {
+    /// What became of it.
+    pub outcome: &'static str,
+}
+
 /// Everything that is counted.
 #[derive(Debug)]
 pub struct Metrics {
@@ -59,6 +66,10 @@ pub struct Metrics {
     pub blocks: Gauge,
     /// Distinct Doppler configs that are polled.
     pub configs: Gauge,
+    /// Requests at the door for hooks.
+    pub hooks: Family<HookLabels, Counter>,
+    /// 1 while this replica leads.
+    pub leads: Gauge,
 }
 
 impl Metrics {
@@ -75,6 +86,8 @@ impl Metrics {
             reports: Family::default(),
             blocks: Gauge::default(),
             configs: Gauge::default(),
+            hooks: Family::default(),
+            leads: Gauge::default(),
             registry: Registry::default(),
         };
         registry.register(
@@ -122,6 +135,16 @@ impl Metrics {
             "configs",
             "Distinct Doppler configs that are polled",
             metrics.configs.clone(),
+        );
+        registry.register(
+            "hooks",
+            "Requests at the door for hooks by outcome",
+            metrics.hooks.clone(),
+        );
+        registry.register(
+            "leads",
+            "1 while this replica leads, 0 while it stands by",
+            metrics.leads.clone(),
         );
         Self {
             registry,

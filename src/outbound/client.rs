@@ -52,18 +52,7 @@ impl ClientError {
 /// # Errors
 /// If the CA bundle is not PEM, or the system has no certificate authorities at all.
 pub fn client(timeout: Duration, ca_bundle: Option<&[u8]>) -> Result<reqwest::Client, ClientError> {
-    let mut builder = reqwest::Client::builder()
-        .user_agent(concat!(
-            "doppler-prefect-operator/",
-            env!("CARGO_PKG_VERSION")
-        ))
-        .redirect(redirect::Policy::none())
-        .referer(false)
-        .timeout(timeout)
-        .connect_timeout(timeout.min(CONNECT_TIMEOUT))
-        .pool_idle_timeout(IDLE_TIMEOUT)
-        .gzip(true)
-        .dns_resolver(GuardedResolver);
+    let mut builder = builder(timeout);
     if let Some(pem) = ca_bundle {
         let roots = Certificate::from_pem_bundle(pem).map_err(|_| ClientError::CaBundle)?;
         if roots.is_empty() {
@@ -76,6 +65,30 @@ pub fn client(timeout: Duration, ca_bundle: Option<&[u8]>) -> Result<reqwest::Cl
         Some(_) => ClientError::CaBundle,
         None => ClientError::Build,
     })
+}
+
+/// Makes a client for other replicas, by address and past any proxy. Like [`client`] it follows no redirect.
+///
+/// # Errors
+/// If the system has no certificate authorities at all.
+pub fn direct_client(timeout: Duration) -> Result<reqwest::Client, ClientError> {
+    let builder = builder(timeout).no_proxy().pool_max_idle_per_host(0);
+    builder.build().map_err(|_| ClientError::Build)
+}
+
+fn builder(timeout: Duration) -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .user_agent(concat!(
+            "doppler-prefect-operator/",
+            env!("CARGO_PKG_VERSION")
+        ))
+        .redirect(redirect::Policy::none())
+        .referer(false)
+        .timeout(timeout)
+        .connect_timeout(timeout.min(CONNECT_TIMEOUT))
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .gzip(true)
+        .dns_resolver(GuardedResolver)
 }
 
 /// Every address that the name resolves to is one that is never asked.
