@@ -261,6 +261,10 @@ pub struct ReleaseArgs {
         value_name = "NAMESPACE"
     )]
     pub operator_namespace: String,
+    /// Lease of the operator's replicas, taken before anything is done, so that none that is still ending puts back what is taken out. Default:
+    /// none.
+    #[arg(long, env = "LEASE_NAME", value_name = "NAME")]
+    pub lease_name: Option<String>,
     /// How long to try before giving up on pools that cannot be reached; their finalizers are dropped all the same.
     #[arg(long, env = "RELEASE_TIMEOUT", default_value = "2m", value_parser = duration, value_name = "DURATION")]
     pub timeout: Duration,

@@ -1,7 +1,7 @@
 //! Which of several replicas leads.
 //!
 //! In: a Lease of coordination.k8s.io in the operator's namespace. Out: the lease, once it is had ([`Candidate::until_held`]); its renewals while
-//! work is done ([`Held::while_held`]); the address at which the leader takes hooks. Every write carries the resourceVersion that was seen last, so
+//! work is done ([`Held::while_held`]), and its return; the address at which the leader takes hooks. Every write carries the resourceVersion that was seen last, so
 //! two replicas cannot both succeed. What to do when is decided in [`decide`]; here are the requests, each with a time limit. Nobody leads on
 //! without a lease: when it is lost, the work is dropped where it stands, and the process ends with an error, to start again clean.
 
@@ -265,17 +265,15 @@ pub struct Held {
 }
 
 impl Held {
-    /// Does `work` and renews the lease meanwhile; when the work has ended, the lease is given back.
+    /// Does `work` and renews the lease meanwhile.
     ///
     /// # Errors
     /// If the lease is lost: the work has then been dropped.
-    pub async fn while_held<T>(mut self, work: impl Future<Output = T>) -> Result<T, LeaseLost> {
-        let done = tokio::select! {
-            done = work => done,
-            lost = self.renew() => return Err(lost),
-        };
-        self.give_back().await;
-        Ok(done)
+    pub async fn while_held<T>(&mut self, work: impl Future<Output = T>) -> Result<T, LeaseLost> {
+        tokio::select! {
+            done = work => Ok(done),
+            lost = self.renew() => Err(lost),
+        }
     }
 
     /// Renews until the lease is lost.
@@ -328,8 +326,8 @@ impl Held {
         }
     }
 
-    /// The next takes over at once and need not wait until the lease is over.
-    async fn give_back(self) {
+    /// Gives the lease back: the next takes over at once and need not wait until it is over.
+    pub async fn give_back(self) {
         let leases = &self.candidate.leases;
         let Some(lease) = self.lease else { return };
         let mut given = leases.replace(&without_holder(lease)).await;

@@ -173,7 +173,11 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         Ok(tasks.until_end().await?)
     };
     match held {
-        Some(held) => held.while_held(work).await?,
+        Some(mut held) => {
+            let ended = held.while_held(work).await?;
+            held.give_back().await;
+            ended
+        }
         None => work.await,
     }
 }

@@ -96,7 +96,7 @@ async fn timed<T>(future: impl Future<Output = T>) -> (Duration, T) {
 #[tokio::test(start_paused = true)]
 async fn the_first_leads_renews_and_gives_the_lease_back() {
     let server = Server::default();
-    let held = server.candidate("a").until_held(|| {}).await;
+    let mut held = server.candidate("a").until_held(|| {}).await;
     assert_eq!(server.holder().as_deref(), Some("a"));
     let lease = server.lease();
     assert_eq!(lease["spec"]["leaseDurationSeconds"], 15);
@@ -109,6 +109,7 @@ async fn the_first_leads_renews_and_gives_the_lease_back() {
     assert_eq!(leases.leader_now().await.unwrap().port(), 8082);
 
     assert_eq!(held.while_held(sleep(Duration::from_mins(1))).await, Ok(()));
+    held.give_back().await;
     assert_eq!(server.holder(), None);
     assert_eq!(leases.leader_now().await, None);
     // One to take it, one each five seconds, one to give it back.
@@ -118,7 +119,7 @@ async fn the_first_leads_renews_and_gives_the_lease_back() {
 #[tokio::test(start_paused = true)]
 async fn the_other_stands_by_and_takes_over_at_once_when_the_lease_is_given_back() {
     let server = Server::default();
-    let first = server.candidate("a").until_held(|| {}).await;
+    let mut first = server.candidate("a").until_held(|| {}).await;
     let stands_by = Arc::new(Mutex::new(0));
     let second = tokio::spawn({
         let (candidate, stands_by) = (server.candidate("b"), Arc::clone(&stands_by));
@@ -130,6 +131,7 @@ async fn the_other_stands_by_and_takes_over_at_once_when_the_lease_is_given_back
     });
     let work = sleep(Duration::from_mins(2));
     assert_eq!(first.while_held(work).await, Ok(()));
+    first.give_back().await;
     assert!(*stands_by.lock().unwrap() > 50);
     let (waited, second) = timed(second).await;
     assert!(waited <= LOOK_EVERY, "{waited:?}");
@@ -171,7 +173,7 @@ async fn of_many_only_one_leads() {
 #[tokio::test(start_paused = true)]
 async fn work_is_dropped_when_the_lease_cannot_be_renewed_in_time() {
     let server = Server::default();
-    let held = server.candidate("a").until_held(|| {}).await;
+    let mut held = server.candidate("a").until_held(|| {}).await;
     server.set(|state| state.down = true);
     let (lasted, ended) = timed(held.while_held(std::future::pending::<()>())).await;
     assert_eq!(ended, Err(LeaseLost));
@@ -181,7 +183,7 @@ async fn work_is_dropped_when_the_lease_cannot_be_renewed_in_time() {
 #[tokio::test(start_paused = true)]
 async fn a_short_failure_of_the_api_server_changes_nothing() {
     let server = Server::default();
-    let held = server.candidate("a").until_held(|| {}).await;
+    let mut held = server.candidate("a").until_held(|| {}).await;
     let work = async {
         for _ in 0..5 {
             sleep(Duration::from_secs(7)).await;
@@ -196,7 +198,7 @@ async fn a_short_failure_of_the_api_server_changes_nothing() {
 #[tokio::test(start_paused = true)]
 async fn work_is_dropped_when_another_has_taken_the_lease() {
     let server = Server::default();
-    let held = server.candidate("a").until_held(|| {}).await;
+    let mut held = server.candidate("a").until_held(|| {}).await;
     server.set(|state| {
         let lease = state.lease.as_mut().unwrap();
         lease["spec"]["holderIdentity"] = json!("b_1");
@@ -215,7 +217,7 @@ async fn work_is_dropped_when_another_has_taken_the_lease() {
 #[tokio::test(start_paused = true)]
 async fn what_somebody_else_writes_beside_the_holder_stays_and_does_no_harm() {
     let server = Server::default();
-    let held = server.candidate("a").until_held(|| {}).await;
+    let mut held = server.candidate("a").until_held(|| {}).await;
     server.set(|state| {
         let lease = state.lease.as_mut().unwrap();
         lease["metadata"]["annotations"]["note"] = json!("mine");
@@ -231,7 +233,7 @@ async fn what_somebody_else_writes_beside_the_holder_stays_and_does_no_harm() {
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_was_deleted_is_made_again() {
     let server = Server::default();
-    let held = server.candidate("a").until_held(|| {}).await;
+    let mut held = server.candidate("a").until_held(|| {}).await;
     server.set(|state| state.lease = None);
     let work = async {
         sleep(Duration::from_secs(20)).await;
@@ -243,7 +245,7 @@ async fn a_lease_that_was_deleted_is_made_again() {
 #[tokio::test(start_paused = true)]
 async fn a_renewal_whose_answer_was_lost_is_ones_own() {
     let server = Server::default();
-    let held = server.candidate("a").until_held(|| {}).await;
+    let mut held = server.candidate("a").until_held(|| {}).await;
     let work = async {
         sleep(Duration::from_secs(4)).await;
         server.set(|state| state.loses_answers = true);
@@ -252,7 +254,32 @@ async fn a_renewal_whose_answer_was_lost_is_ones_own() {
         sleep(Duration::from_secs(30)).await;
     };
     assert_eq!(held.while_held(work).await, Ok(()));
+    held.give_back().await;
     assert_eq!(server.holder(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_was_under_way_at_the_end_does_not_keep_the_lease() {
+    let server = Server::default();
+    let held = server.candidate("a").until_held(|| {}).await;
+    server.set(|state| {
+        state.lease.as_mut().unwrap()["metadata"]["resourceVersion"] = json!("999");
+    });
+    held.give_back().await;
+    assert_eq!(server.holder(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_holds_is_not_given_back() {
+    let server = Server::default();
+    let held = server.candidate("a").until_held(|| {}).await;
+    server.set(|state| {
+        let lease = state.lease.as_mut().unwrap();
+        lease["spec"]["holderIdentity"] = json!("b_1");
+        lease["metadata"]["resourceVersion"] = json!("999");
+    });
+    held.give_back().await;
+    assert_eq!(server.holder().as_deref(), Some("b"));
 }
 
 #[tokio::test(start_paused = true)]
