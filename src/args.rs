@@ -2,7 +2,11 @@
 //!
 //! In: the command line. Out: typed values. Nothing here is acted upon.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -59,6 +63,52 @@ pub struct UpstreamArgs {
     /// Time limit of one request to Doppler.
     #[arg(long, env = "DOPPLER_TIMEOUT", default_value = "15s", value_parser = duration, value_name = "DURATION")]
     pub doppler_timeout: Duration,
+}
+
+/// Flags of signed hooks.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Hooks")]
+pub struct HookArgs {
+    /// Folder with the secrets that Doppler's webhooks are signed with, one a file, all valid at once. A file `PROJECT` or `PROJECT.anything` speaks
+    /// for that Doppler project, `_all` or `_all.anything` for all. Default: none, and no hooks are taken.
+    #[arg(long, env = "HOOK_SECRETS", value_name = "DIR")]
+    pub hook_secrets: Option<PathBuf>,
+    /// Address of `POST /hooks/doppler`. Without `--hook-secrets` nothing listens there.
+    #[arg(
+        long,
+        env = "HOOKS_ADDRESS",
+        default_value = "0.0.0.0:8082",
+        value_name = "ADDRESS:PORT"
+    )]
+    pub hooks_address: SocketAddr,
+}
+
+/// Flags of several replicas.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Several replicas")]
+pub struct ElectionArgs {
+    /// Only work while holding a Lease in the operator's namespace, so that of several replicas one does. Lasts 15 s, renewed every 5 s.
+    #[arg(long, env = "LEADER_ELECTION")]
+    pub leader_election: bool,
+    /// Name of the Lease.
+    #[arg(
+        long,
+        env = "LEASE_NAME",
+        default_value = "doppler-prefect-operator",
+        value_name = "NAME"
+    )]
+    pub lease_name: String,
+    /// Name of this replica, which the Lease shows with a random suffix.
+    #[arg(
+        long,
+        env = "POD_NAME",
+        default_value = "doppler-prefect-operator",
+        value_name = "NAME"
+    )]
+    pub pod_name: String,
+    /// Address of this replica, at which the others reach its port for hooks.
+    #[arg(long, env = "POD_IP", value_name = "ADDRESS")]
+    pub pod_ip: Option<IpAddr>,
 }
 
 /// Flags of `run`.
@@ -118,6 +168,12 @@ pub struct RunArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub upstream: UpstreamArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub hooks: HookArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub election: ElectionArgs,
     /// Address of `/metrics`.
     #[arg(
         long,
@@ -214,6 +270,10 @@ pub struct ReleaseArgs {
         value_name = "NAMESPACE"
     )]
     pub operator_namespace: String,
+    /// Lease of the operator's replicas, taken before anything is done, so that none that is still ending puts back what is taken out. Default:
+    /// none.
+    #[arg(long, env = "LEASE_NAME", value_name = "NAME")]
+    pub lease_name: Option<String>,
     /// How long to try before giving up on pools that cannot be reached; their finalizers are dropped all the same.
     #[arg(long, env = "RELEASE_TIMEOUT", default_value = "2m", value_parser = duration, value_name = "DURATION")]
     pub timeout: Duration,
@@ -271,6 +331,8 @@ mod tests {
         assert_eq!(args.release_wait, Duration::from_secs(90));
         assert_eq!(args.upstream.allowed_doppler_hosts, ["api.doppler.com"]);
         assert!(args.watch_namespaces.is_empty());
+        assert!(!args.election.leader_election);
+        assert_eq!(args.hooks.hook_secrets, None);
     }
 
     #[test]

@@ -60,6 +60,13 @@ pub struct WriteLabels {
     pub outcome: &'static str,
 }
 
+/// A request at the door for hooks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct HookLabels {
+    /// What became of it.
+    pub outcome: &'static str,
+}
+
 /// Everything that is counted.
 #[derive(Debug)]
 pub struct Metrics {
@@ -92,6 +99,10 @@ pub struct Metrics {
     pub reports: Family<ReasonLabels, Counter>,
     /// Distinct blocks, configs and pools that are read.
     pub sources: Family<SourceLabels, Gauge>,
+    /// Requests at the door for hooks.
+    pub hooks: Family<HookLabels, Counter>,
+    /// 1 while this replica leads.
+    pub leads: Gauge,
 }
 
 impl Metrics {
@@ -114,6 +125,8 @@ impl Metrics {
             writes: Family::default(),
             reports: Family::default(),
             sources: Family::default(),
+            hooks: Family::default(),
+            leads: Gauge::default(),
             registry: Registry::default(),
         };
         registry.register(
@@ -158,6 +171,16 @@ impl Metrics {
             metrics.sources.clone(),
         );
         metrics.register_push(&mut registry);
+        registry.register(
+            "hooks",
+            "Requests at the door for hooks by outcome",
+            metrics.hooks.clone(),
+        );
+        registry.register(
+            "leads",
+            "1 while this replica leads, 0 while it stands by",
+            metrics.leads.clone(),
+        );
         Self {
             registry,
             ..metrics

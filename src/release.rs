@@ -33,13 +33,18 @@ use crate::{
     outbound::{AllowedHosts, PatternError},
     pace::{Gate, Rank},
     prefect::{Clients, Connection, PrefectError},
-    process::run::{RunError, kubernetes},
+    process::{
+        leader::{Candidate, Held, LeaseLost, Leases},
+        run::{RunError, kubernetes},
+    },
     reason::Reason,
     secret::{Secrets, WriteError, owner_reference},
 };
 
 /// Time limit of a step at the API server.
 const LIMIT: Duration = Duration::from_secs(20);
+/// How long to wait for the lease: longer than one lasts that nobody gave back.
+const LEASE_PATIENCE: Duration = Duration::from_secs(40);
 /// Bindings in one page of a list.
 const PAGE: u32 = 500;
 /// Wait before something that failed is tried again.
@@ -64,6 +69,9 @@ pub enum ReleaseError {
         "{0} bindings still carry the finalizer; run it again, or remove doppler-prefect.dev/injected from their metadata.finalizers"
     )]
     Held(usize),
+    /// An operator runs.
+    #[error("an operator works again: scale its Deployment to zero and run it again")]
+    Lease(#[from] LeaseLost),
     /// Nobody listens.
     #[error("standard output is closed")]
     Output(#[from] io::Error),
@@ -90,6 +98,7 @@ pub async fn release(args: ReleaseArgs) -> Result<(), ReleaseError> {
         watch_namespaces,
         scale_down,
         operator_namespace,
+        lease_name,
         timeout: patience,
         upstream,
     } = args;
@@ -116,22 +125,15 @@ pub async fn release(args: ReleaseArgs) -> Result<(), ReleaseError> {
             .stop_the_operator(&operator_namespace, &deployment)
             .await?;
     }
-    let mut bindings = Vec::new();
-    for scope in Scope::of(&watch_namespaces) {
-        bindings.extend(release.list(&scope).await?);
-    }
-    let dirty = release.clean_pools(&bindings).await?;
-    let mut held = 0;
-    for binding in &bindings {
-        if !release.let_go(binding, &dirty).await? {
-            held += 1;
-        }
-    }
-    say(&format!("{} bindings released", bindings.len() - held))?;
-    if held == 0 {
-        Ok(())
-    } else {
-        Err(ReleaseError::Held(held))
+    let lease = match lease_name {
+        Some(name) => release.lease(&operator_namespace, &name).await?,
+        None => None,
+    };
+    let work = release.release(&watch_namespaces);
+    match lease {
+        // It is not given back: a replica that has still not ended would take it.
+        Some(mut held) => held.while_held(work).await?,
+        None => work.await,
     }
 }
 
@@ -140,6 +142,39 @@ fn say(line: &str) -> io::Result<()> {
 }
 
 impl Release {
+    async fn release(&self, watch_namespaces: &[String]) -> Result<(), ReleaseError> {
+        let mut bindings = Vec::new();
+        for scope in Scope::of(watch_namespaces) {
+            bindings.extend(self.list(&scope).await?);
+        }
+        let dirty = self.clean_pools(&bindings).await?;
+        let mut held = 0;
+        for binding in &bindings {
+            if !self.let_go(binding, &dirty).await? {
+                held += 1;
+            }
+        }
+        say(&format!("{} bindings released", bindings.len() - held))?;
+        if held == 0 {
+            Ok(())
+        } else {
+            Err(ReleaseError::Held(held))
+        }
+    }
+
+    /// The lease of the replicas, once the last of them has given it back.
+    async fn lease(&self, namespace: &str, name: &str) -> Result<Option<Held>, ReleaseError> {
+        let leases = Leases::new(self.client.clone(), namespace, name);
+        let candidate = Candidate::new(leases, "release", None);
+        let held = timeout(LEASE_PATIENCE, candidate.until_held(|| {})).await;
+        if held.is_err() {
+            say(&format!(
+                "warning: lease {namespace}/{name} could not be had; an operator that runs may put entries back"
+            ))?;
+        }
+        Ok(held.ok())
+    }
+
     /// An operator that runs would put back what is taken out.
     async fn stop_the_operator(&self, namespace: &str, name: &str) -> Result<(), ReleaseError> {
         let api: Api<Deployment> = Api::namespaced(self.client.clone(), namespace);

@@ -1,14 +1,15 @@
-//! Doppler's API: one config, read whole, and the stream that says when to read it again.
+//! Doppler's API: one config, read whole, and the stream and the hooks that say when to read it again.
 //!
 //! In: [`Coordinates`] (whose host [`crate::outbound::AllowedHosts`] has allowed) and, if there is one, the [`Snapshot`] they gave last. Out: a new
 //! snapshot, the word that nothing changed, or a [`DopplerError`] that says what to do; from a [`Watcher`], a stream of [`Frame`]s that name nothing,
 //! or a [`WatchError`] that says whether another attempt can help. This room writes nothing anywhere, keeps no values, and nobody outside it sees a
-//! status code. No answer of Doppler ever means "delete".
+//! status code. No answer of Doppler ever means "delete". [`hook`] is pure: a signed request in, which configs to read again out.
 
 mod client;
 mod coordinates;
 mod error;
 mod frames;
+pub mod hook;
 mod limits;
 mod request;
 mod snapshot;

@@ -77,6 +77,18 @@ pub fn stream_client(
     build(builder, ca_bundle)
 }
 
+/// Makes a client for other replicas, by address and past any proxy. Like [`client`] it follows no redirect.
+///
+/// # Errors
+/// If the system has no certificate authorities at all.
+pub fn direct_client(timeout: Duration) -> Result<reqwest::Client, ClientError> {
+    let builder = guarded(timeout)
+        .timeout(timeout)
+        .no_proxy()
+        .pool_max_idle_per_host(0);
+    build(builder, None)
+}
+
 /// What no client goes without.
 fn guarded(timeout: Duration) -> ClientBuilder {
     reqwest::Client::builder()

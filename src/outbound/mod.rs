@@ -15,7 +15,7 @@ mod transport;
 pub use body::{BodyError, read_bounded};
 #[cfg(test)]
 pub(crate) use client::install_crypto_provider;
-pub use client::{ClientError, client, stream_client};
+pub use client::{ClientError, client, direct_client, stream_client};
 pub use hosts::{AllowedHosts, HostRefused};
 pub use in_cluster::in_cluster_url;
 pub use pattern::PatternError;

@@ -1,8 +1,13 @@
 //! Arguments become tasks.
 //!
 //! In: the arguments. Out: a running process: telemetry, the HTTP servers, the controllers, and an end when it is told to, or when a task dies.
+//! In reading order: [`run`] (what every replica does), [`leader`] (which of them leads), [`lead`] (what the leader does), [`hooks`] (the door for
+//! Doppler's webhooks), and what they need.
 //! Nothing here knows what a reconcile does.
 
+pub mod hooks;
+pub mod lead;
+pub mod leader;
 pub mod run;
 pub mod server;
 pub mod tasks;

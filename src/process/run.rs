@@ -1,45 +1,33 @@
-//! `run`: arguments become the context and its tasks.
+//! `run`: arguments become what every replica does, and then what the leader does.
+//!
+//! In: the arguments. Out: health, metrics and hooks on every replica; [`Lead`] on the one that holds the lease, or at once where there is no
+//! election. Ends on a signal, with a task that dies, or with the lease.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use futures::Stream;
-use kube::{
-    Client, Config,
-    runtime::{reflector::Store, watcher},
-};
-use tokio::sync::{Semaphore, watch as signal};
-use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use kube::{Client, Config};
+use tokio::time::Instant;
+use tracing::{error, info, warn};
 
 use super::{
+    hooks::{self, FolderError, Forward, HookFolder, Hooks},
+    lead::Lead,
+    leader::{Candidate, LeaseLost, Leases},
     server::{self, ListenError, Readiness, Refreshed},
     tasks::{TaskEnded, Tasks},
     telemetry::{self, FilterError},
-    upstream::{self, Limits, Upstreams},
+    upstream::Limits,
 };
 use crate::{
-    args::{RunArgs, UpstreamArgs},
-    controller::{
-        self,
-        context::{Context, Settings},
-        managed,
-        memory::Memory,
-        objects::Objects,
-        references::References,
-        wake::{BindingRef, Scope, Wakes},
-        watch::{self, Guarded},
-    },
-    metrics::Metrics,
+    args::{ElectionArgs, HookArgs, RunArgs, UpstreamArgs},
+    controller::context::Settings,
+    metrics::{Metrics, PushLabels},
     outbound::{AllowedHosts, ClientError, PatternError},
-    prefect::Clients,
-    report::Report,
     secret::{HashKey, KeyError, Secrets, load_or_create_key},
 };
 
 /// How long the API server may take to give the hash key before the process ends and is started again.
 const KEY_TRIES: usize = 5;
-/// How often clients that nobody uses any more are let go.
-const TIDY: Duration = Duration::from_mins(5);
 
 /// The process cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -64,15 +52,21 @@ pub enum RunError {
     /// An address is taken.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// No hook secrets.
+    #[error(transparent)]
+    HookSecrets(#[from] FolderError),
     /// A task ended.
     #[error(transparent)]
     Task(#[from] TaskEnded),
+    /// The lease was lost.
+    #[error(transparent)]
+    Lease(#[from] LeaseLost),
 }
 
-/// Runs the controller until it is told to end.
+/// Runs until it is told to end.
 ///
 /// # Errors
-/// If it cannot start, or a task dies.
+/// If it cannot start, a task dies, or the lease is lost.
 pub async fn run(args: RunArgs) -> Result<(), RunError> {
     let RunArgs {
         watch_namespaces,
@@ -94,6 +88,8 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         prefect_account_budget,
         max_streams,
         pushed_refresh_interval,
+        hooks: hook_args,
+        election,
         metrics_address,
         health_address,
         log_format,
@@ -131,105 +127,113 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     );
 
     let client = kubernetes().await?;
-    let secrets = Secrets::new(client.clone(), kubernetes_timeout);
-    let hash_key = hash_key(&secrets, &operator_namespace).await?;
-    let wakes = Arc::new(Wakes::default());
-    let wake: Arc<dyn Fn(&BindingRef) + Send + Sync> = {
-        let wakes = Arc::clone(&wakes);
-        Arc::new(move |who: &BindingRef| wakes.wake(who))
-    };
-    let objects = {
-        let wake = Arc::clone(&wake);
-        Arc::new(Objects::new(Box::new(move |who| wake(who))))
-    };
-    let limits = Limits {
-        prefect_timeout,
-        doppler_timeout,
-        prefect_account_budget,
-        max_streams,
-        pushed_refresh_interval,
-    };
-    let Upstreams {
-        clients,
-        blocks,
-        configs,
-        pools,
-        refresh,
-        deliver,
-    } = upstream::upstreams(&limits, &metrics, &wake, &shutdown)?;
-    refreshed.set(refresh);
-    tasks.spawn("deliver", deliver);
-    let (report, events) = Report::new(client.clone(), Arc::clone(&metrics), shutdown.clone());
-    tasks.spawn("events", events);
-    tasks.spawn("tidy", tidy(clients, shutdown.clone()));
+    let leases = election
+        .leader_election
+        .then(|| Leases::new(client.clone(), &operator_namespace, &election.lease_name));
+    let hooks_at = reached_at(&hook_args, &election);
+    let hooks = take_hooks(hook_args, leases.clone(), &metrics, &mut tasks).await?;
+    info!(version = env!("CARGO_PKG_VERSION"), "running");
 
-    let scopes = Scope::of(&watch_namespaces);
-    let (gone, mut hear_gone) = tokio::sync::mpsc::unbounded_channel();
-    let watched: Vec<_> = scopes
-        .iter()
-        .map(|scope| {
-            let gone = gone.clone();
-            watch::bindings(client.clone(), scope, move |who| drop(gone.send(who)))
-        })
-        .collect();
-    let context = Arc::new(Context {
-        references: References::new(client.clone(), kubernetes_timeout),
-        client: client.clone(),
-        settings,
-        prefect_hosts,
-        doppler_hosts,
-        blocks,
-        configs,
-        pools: pools.clone(),
-        objects: Arc::clone(&objects),
-        secrets,
-        hash_key,
-        memory: Memory::default(),
-        report,
-        metrics,
-        reconciles: Semaphore::new(concurrency.into()),
-        operator_namespace,
-        bindings: watched.iter().map(|(store, _)| store.clone()).collect(),
-    });
-    let forgetting = Arc::clone(&context);
-    let end = shutdown.clone();
-    tasks.spawn("forget", async move {
-        loop {
-            tokio::select! {
-                () = end.cancelled() => return,
-                who = hear_gone.recv() => match who {
-                    Some(who) => forgetting.forget(&who),
-                    None => return,
-                },
+    let held = match leases {
+        None => None,
+        Some(leases) => {
+            let candidate = Candidate::new(leases, &election.pod_name, hooks_at);
+            match tasks
+                .until(candidate.until_held(|| readiness.set()))
+                .await?
+            {
+                Some(held) => Some(held),
+                None => return Ok(tasks.end().await),
             }
         }
-    });
-    let mut ready = Vec::new();
-    for (scope, (store, changed)) in scopes.into_iter().zip(watched) {
-        let (bindings_seen, hears) = signal::channel(false);
-        ready.push(hears);
-        let woken = wakes.stream(scope.clone());
-        let scope_task = ScopeTask {
-            scope,
-            store,
-            client: client.clone(),
-            objects: Arc::clone(&objects),
-            context: Arc::clone(&context),
-            concurrency,
+    };
+    // A replica that stood by was ready.
+    readiness.unset();
+    metrics.leads.set(1);
+    let secrets = Secrets::new(client.clone(), kubernetes_timeout);
+    let lead = Lead {
+        client,
+        secrets: secrets.clone(),
+        settings,
+        watch_namespaces,
+        prefect_namespaces,
+        operator_namespace: operator_namespace.clone(),
+        concurrency,
+        prefect_hosts,
+        doppler_hosts,
+        limits: Limits {
+            prefect_timeout,
+            doppler_timeout,
+            prefect_account_budget,
+            max_streams,
+            pushed_refresh_interval,
+        },
+        metrics: Arc::clone(&metrics),
+        readiness,
+        refreshed,
+    };
+    let work = async move {
+        let Some(key) = tasks.until(hash_key(&secrets, &operator_namespace)).await? else {
+            return Ok(tasks.end().await);
         };
-        tasks.spawn(
-            "controller",
-            scope_task.run(changed, woken, bindings_seen, shutdown.clone()),
+        let configs = lead.start(key?, &mut tasks)?;
+        if let Some(hooks) = hooks {
+            hooks.lead(Arc::new(move |hook| {
+                let kind = PushLabels { kind: "hook" };
+                metrics.pushes.get_or_create(&kind).inc();
+                configs.push(Instant::now(), |of, _| {
+                    hook.concerns(&of.project, &of.config)
+                });
+            }));
+        }
+        Ok(tasks.until_end().await?)
+    };
+    match held {
+        Some(mut held) => {
+            let ended = held.while_held(work).await?;
+            held.give_back().await;
+            ended
+        }
+        None => work.await,
+    }
+}
+
+/// Where the other replicas reach this one's door for hooks.
+fn reached_at(hooks: &HookArgs, election: &ElectionArgs) -> Option<SocketAddr> {
+    hooks.hook_secrets.as_ref()?;
+    let address = election
+        .pod_ip
+        .map(|ip| SocketAddr::new(ip, hooks.hooks_address.port()));
+    if election.leader_election && address.is_none() {
+        warn!(
+            "hooks that come to another replica cannot be forwarded to this one: POD_IP is not set"
         );
     }
-    let scopes = managed::scopes(&watch_namespaces, &prefect_namespaces);
-    tasks.spawn(
-        "managed pools",
-        managed::follow(client, scopes, pools, shutdown.clone()),
-    );
-    tasks.spawn("ready", become_ready(ready, readiness, shutdown));
-    info!(version = env!("CARGO_PKG_VERSION"), "running");
-    Ok(tasks.until_end().await?)
+    address
+}
+
+/// Opens the door for hooks, if there are secrets for them.
+async fn take_hooks(
+    args: HookArgs,
+    leases: Option<Leases>,
+    metrics: &Arc<Metrics>,
+    tasks: &mut Tasks,
+) -> Result<Option<Arc<Hooks>>, RunError> {
+    let HookArgs {
+        hook_secrets,
+        hooks_address,
+    } = args;
+    let Some(folder) = hook_secrets else {
+        return Ok(None);
+    };
+    let forward = leases.map(Forward::new).transpose()?;
+    let secrets = HookFolder::open(folder)?;
+    let hooks = Arc::new(Hooks::new(secrets, forward, Arc::clone(metrics)));
+    let listener = server::listen(hooks_address, "hooks").await?;
+    let router = hooks::router(Arc::clone(&hooks));
+    tasks.spawn("hooks", hooks::serve(listener, router, tasks.shutdown()));
+    tasks.spawn("pace", Arc::clone(&hooks).keep_pace(tasks.shutdown()));
+    Ok(Some(hooks))
 }
 
 /// The client of the API server, from the service account or the kubeconfig.
@@ -255,97 +259,5 @@ async fn hash_key(secrets: &Secrets, namespace: &str) -> Result<HashKey, KeyErro
                 tokio::time::sleep(Duration::from_secs(2)).await;
             }
         }
-    }
-}
-
-async fn tidy(clients: Arc<Clients>, shutdown: CancellationToken) {
-    loop {
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(TIDY) => clients.forget_unused(),
-        }
-    }
-}
-
-async fn become_ready(
-    scopes: Vec<signal::Receiver<bool>>,
-    readiness: Readiness,
-    shutdown: CancellationToken,
-) {
-    for mut scope in scopes {
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            _ = scope.wait_for(|seen| *seen) => {}
-        }
-    }
-    readiness.set();
-    shutdown.cancelled().await;
-}
-
-/// One scope: first what is there, then the reconciles.
-struct ScopeTask {
-    scope: Scope,
-    store: Store<Guarded>,
-    client: Client,
-    objects: Arc<Objects>,
-    context: Arc<Context>,
-    concurrency: u16,
-}
-
-impl ScopeTask {
-    async fn run(
-        self,
-        changed: impl Stream<Item = Result<Guarded, watcher::Error>> + Send + 'static,
-        woken: impl Stream<Item = BindingRef> + Send + 'static,
-        seen: signal::Sender<bool>,
-        shutdown: CancellationToken,
-    ) {
-        let Self {
-            scope,
-            store,
-            client,
-            objects,
-            context,
-            concurrency,
-        } = self;
-        let (secrets_seen, mut secrets) = signal::channel(false);
-        let (maps_seen, mut maps) = signal::channel(false);
-        let watches = async {
-            tokio::join!(
-                watch::secrets(
-                    client.clone(),
-                    scope.clone(),
-                    Arc::clone(&objects),
-                    secrets_seen,
-                    shutdown.clone()
-                ),
-                watch::config_maps(client, scope, objects, maps_seen, shutdown.clone()),
-            );
-        };
-        let reconciles = async {
-            // Secrets that are ours are kept by their label: a reconcile that ran before they were seen would try to create them.
-            let listed = async {
-                let _ = secrets.wait_for(|seen| *seen).await;
-                let _ = maps.wait_for(|seen| *seen).await;
-            };
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                () = listed => {}
-            }
-            let ready = async {
-                let _ = store.wait_until_ready().await;
-                seen.send_replace(true);
-            };
-            let reconciles = controller::run(
-                context,
-                store.clone(),
-                changed,
-                woken,
-                concurrency,
-                shutdown.clone(),
-            );
-            tokio::join!(ready, reconciles);
-        };
-        tokio::join!(watches, reconciles);
     }
 }

@@ -22,7 +22,7 @@ use tracing::error;
 
 use crate::metrics::Metrics;
 
-/// Set once everything that was there at the start has been seen.
+/// Set once everything that was there at the start has been seen, or while another replica leads.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness(Arc<AtomicBool>);
 
@@ -30,6 +30,11 @@ impl Readiness {
     /// Ready from now on.
     pub fn set(&self) {
         self.0.store(true, Ordering::Release);
+    }
+
+    /// No longer ready: it has come to lead, and has not seen everything yet.
+    pub fn unset(&self) {
+        self.0.store(false, Ordering::Release);
     }
 
     fn is_set(&self) -> bool {
@@ -142,7 +147,9 @@ mod tests {
         assert_eq!(get(health(readiness.clone()), "/readyz").await.0, 503);
         assert_eq!(get(health(readiness.clone()), "/healthz").await.0, 200);
         readiness.set();
-        assert_eq!(get(health(readiness), "/readyz").await.0, 200);
+        assert_eq!(get(health(readiness.clone()), "/readyz").await.0, 200);
+        readiness.unset();
+        assert_eq!(get(health(readiness), "/readyz").await.0, 503);
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     task::JoinSet,
     time::timeout,
 };
@@ -24,14 +24,28 @@ pub struct TaskEnded {
 }
 
 /// The tasks of the process.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Tasks {
     running: JoinSet<&'static str>,
     shutdown: CancellationToken,
+    terminate: Option<Signal>,
+    interrupt: Option<Signal>,
+}
+
+impl Default for Tasks {
+    fn default() -> Self {
+        // One that comes while nobody waits is kept.
+        Self {
+            running: JoinSet::new(),
+            shutdown: CancellationToken::new(),
+            terminate: signal(SignalKind::terminate()).ok(),
+            interrupt: signal(SignalKind::interrupt()).ok(),
+        }
+    }
 }
 
 impl Tasks {
-    /// No tasks yet.
+    /// No tasks yet. From now on SIGTERM and SIGINT are heard. Must be called within a runtime.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -51,20 +65,32 @@ impl Tasks {
         });
     }
 
+    /// Waits for `first`: something that has to be had before more tasks can be spawned. `None` if the process is to end before that.
+    ///
+    /// # Errors
+    /// If a task ended by itself.
+    pub async fn until<T>(
+        &mut self,
+        first: impl Future<Output = T>,
+    ) -> Result<Option<T>, TaskEnded> {
+        tokio::select! {
+            first = first => Ok(Some(first)),
+            ended = self.told_or_ended() => ended.map_or(Ok(None), Err),
+        }
+    }
+
     /// Waits for SIGTERM, SIGINT, or the end of a task; then ends all tasks.
     ///
     /// # Errors
     /// If a task ended by itself.
     pub async fn until_end(mut self) -> Result<(), TaskEnded> {
-        let ended = tokio::select! {
-            () = told_to_end() => None,
-            ended = self.running.join_next() => match ended {
-                Some(Ok(name)) => Some(TaskEnded { name, why: "it should run for ever" }),
-                // The panic's own message may hold anything: it is not shown.
-                Some(Err(_)) => Some(TaskEnded { name: "unknown", why: "it panicked" }),
-                None => None,
-            },
-        };
+        let ended = self.told_or_ended().await;
+        self.end().await;
+        ended.map_or(Ok(()), Err)
+    }
+
+    /// Ends all tasks.
+    pub async fn end(mut self) {
         info!("ending");
         self.shutdown.cancel();
         if timeout(GRACE, async {
@@ -75,22 +101,26 @@ impl Tasks {
         {
             error!("some tasks did not end within {} s", GRACE.as_secs());
         }
-        ended.map_or(Ok(()), Err)
+    }
+
+    /// Waits for a signal, or for the end of a task, which it then tells.
+    async fn told_or_ended(&mut self) -> Option<TaskEnded> {
+        tokio::select! {
+            () = told(self.terminate.as_mut()) => None,
+            () = told(self.interrupt.as_mut()) => None,
+            Some(ended) = self.running.join_next() => Some(match ended {
+                Ok(name) => TaskEnded { name, why: "it should run for ever" },
+                // The panic's own message may hold anything: it is not shown.
+                Err(_) => TaskEnded { name: "unknown", why: "it panicked" },
+            }),
+        }
     }
 }
 
-async fn told_to_end() {
-    let wait = |kind| async move {
-        match signal(kind) {
-            Ok(mut signal) => {
-                signal.recv().await;
-            }
-            Err(_) => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        () = wait(SignalKind::terminate()) => {}
-        () = wait(SignalKind::interrupt()) => {}
+async fn told(signal: Option<&mut Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
     }
 }
 
@@ -114,6 +144,15 @@ mod tests {
             "the task \"short\" ended: it should run for ever"
         );
         hears.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_has_to_be_had_first_is_waited_for_unless_a_task_ends() {
+        let mut tasks = Tasks::new();
+        assert_eq!(tasks.until(async { 7 }).await.unwrap(), Some(7));
+        tasks.spawn("short", async {});
+        let error = tasks.until(std::future::pending::<()>()).await.unwrap_err();
+        assert!(error.to_string().contains("short"), "{error}");
     }
 
     #[tokio::test]

@@ -40,6 +40,7 @@ pub struct Operator {
     child: GuardedChild,
     metrics: String,
     health: String,
+    hooks: String,
     http: reqwest::Client,
     _folder: Folder,
 }
@@ -68,11 +69,12 @@ impl Operator {
             log,
         } = options;
         let folder = Folder::new("operator")?;
-        let [metrics, health] = ports::free()?.map(|port: u16| format!("127.0.0.1:{port}"));
+        let [metrics, health, hooks] = ports::free()?.map(|port: u16| format!("127.0.0.1:{port}"));
         let mut command = Command::new(std::path::absolute(binary)?);
         command
             .args(["run", "--log-format", "json", "--log-filter", "trace"])
             .args(["--metrics-address", &metrics, "--health-address", &health])
+            .args(["--hooks-address", &hooks])
             .args(args)
             .current_dir(folder.path())
             .env_clear()
@@ -90,6 +92,7 @@ impl Operator {
             child,
             metrics,
             health,
+            hooks,
             http,
             _folder: folder,
         })
@@ -139,6 +142,12 @@ impl Operator {
     #[must_use]
     pub fn health_address(&self) -> &str {
         &self.health
+    }
+
+    /// `host:port` of its door for hooks, where it was given secrets for them.
+    #[must_use]
+    pub fn hooks_address(&self) -> &str {
+        &self.hooks
     }
 
     /// Its process: to pause it, or to see whether it has ended.

@@ -43,6 +43,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end }}
 
+{{- /* Several replicas: one leads. Empty means that there is no election. */ -}}
+{{- define "dpo.election" -}}
+{{- if gt (int .Values.replicas) 1 }}true{{ end -}}
+{{- end }}
+
 {{- /* What both the operator and the release Job may reach. */ -}}
 {{- define "dpo.upstreamEnv" -}}
 - name: ALLOWED_DOPPLER_HOST

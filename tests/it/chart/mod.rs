@@ -22,7 +22,7 @@ const MANIFEST: &str = include_str!("../../../deploy/operator.yaml");
 const BINARY: &str = env!("CARGO_BIN_EXE_doppler-prefect-operator");
 
 /// Value sets that people use, and what each is for.
-const VALUE_SETS: [(&str, &[&str]); 8] = [
+const VALUE_SETS: [(&str, &[&str]); 9] = [
     ("the defaults", &[]),
     (
         "listed namespaces",
@@ -69,6 +69,20 @@ const VALUE_SETS: [(&str, &[&str]); 8] = [
             "podLabels.team=data",
             "podAnnotations.note=x",
             "priorityClassName=high",
+        ],
+    ),
+    (
+        "several replicas that take hooks",
+        &[
+            "watchNamespaces={flows}",
+            "replicas=3",
+            "podDisruptionBudget.enabled=true",
+            "networkPolicy.enabled=true",
+            "hooks.enabled=true",
+            "hooks.secretName=hooks",
+            "hooks.ingress.enabled=true",
+            "hooks.ingress.host=hooks.example.com",
+            "hooks.ingress.tlsSecretName=hooks-tls",
         ],
     ),
 ];
@@ -225,7 +239,9 @@ fn the_schema_refuses_what_the_chart_does_not_know() {
         ("release.wait=1s", "wait"),
         ("operator.refreshInterval=often", "refreshInterval"),
         ("operator.concurrency=0", "concurrency"),
-        ("replicas=2", "replicas"),
+        ("replicas=11", "replicas"),
+        ("hooks.secret=mine", "secret"),
+        ("ports.hooks=80", "hooks"),
         ("watchNamespaces={Flows}", "watchNamespaces"),
         ("image.digest=latest", "digest"),
         ("log.format=xml", "format"),
@@ -240,12 +256,73 @@ fn the_schema_refuses_what_the_chart_does_not_know() {
         "{}",
         nameless.stderr
     );
+    for (sets, named) in [
+        (&["hooks.enabled=true"][..], "give hooks.secretName"),
+        (
+            &[
+                "hooks.enabled=true",
+                "hooks.secretName=a",
+                "hooks.ingress.enabled=true",
+            ],
+            "give hooks.ingress.host",
+        ),
+    ] {
+        let refused = template("op", "doppler", sets);
+        assert!(refused.stderr.contains(named), "{}", refused.stderr);
+    }
+}
+
+#[test]
+fn several_replicas_have_a_lease_and_a_door_of_its_own() {
+    let alone = rendered(&[]);
+    for word in ["lease", "LEADER_ELECTION", "hooks", "RollingUpdate"] {
+        assert!(!alone.contains(word), "{word} for one replica");
+    }
+    let objects = objects(VALUE_SETS[8].1);
+    let name = "op-doppler-prefect-operator";
+    let found = names(&objects);
+    for expected in [
+        format!("Role {name}-lease"),
+        format!("RoleBinding {name}-lease"),
+        format!("Service {name}-hooks"),
+        format!("Ingress {name}-hooks"),
+        format!("PodDisruptionBudget {name}"),
+    ] {
+        assert!(found.contains(&expected), "{expected}: {found:?}");
+    }
+    let deployment = one(&objects, "Deployment");
+    assert_eq!(deployment.data["spec"]["strategy"]["type"], "RollingUpdate");
+    let container = container(deployment);
+    let env = environment(container);
+    assert_eq!(env["LEADER_ELECTION"]["value"], "true");
+    assert_eq!(env["LEASE_NAME"]["value"], name);
+    assert_eq!(
+        env["POD_IP"]["valueFrom"]["fieldRef"]["fieldPath"],
+        "status.podIP"
+    );
+    let mount = &container["volumeMounts"][0];
+    assert_eq!(mount["mountPath"], env["HOOK_SECRETS"]["value"]);
+    assert_eq!(mount["readOnly"], true);
+    let policy = one(&objects, "NetworkPolicy").data["spec"].to_string();
+    assert!(
+        policy.contains(r#"{"port":"hooks","protocol":"TCP"}"#),
+        "{policy}"
+    );
+    let ingress = one(&objects, "Ingress").data["spec"].to_string();
+    assert!(
+        ingress.contains("/hooks/doppler") && !ingress.contains("metrics"),
+        "{ingress}"
+    );
+    // The release Job must know which lease to take.
+    let job = environment(self::container(one(&objects, "Job")));
+    assert_eq!(job["LEASE_NAME"]["value"], name);
 }
 
 /// A flag that is renamed in the binary and not in the chart would be ignored silently.
 #[test]
 fn the_binary_knows_every_environment_variable_that_the_chart_sets() {
-    let objects = objects(VALUE_SETS[1].1);
+    let with_all = [VALUE_SETS[1].1, VALUE_SETS[8].1].concat();
+    let objects = objects(&with_all);
     for (kind, subcommand) in [("Deployment", "run"), ("Job", "release")] {
         let container = container(one(&objects, kind));
         assert_eq!(container["args"][0], subcommand);

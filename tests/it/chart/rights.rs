@@ -79,7 +79,7 @@ const NEEDED: [(&str, &str); 18] = [
 ];
 
 /// What it has no need of, even there.
-const NEVER: [(&str, &str); 26] = [
+const NEVER: [(&str, &str); 28] = [
     ("create", BINDINGS),
     ("delete", BINDINGS),
     ("update", BINDINGS),
@@ -101,6 +101,8 @@ const NEVER: [(&str, &str); 26] = [
     ("impersonate", "serviceaccounts"),
     ("create", "rbac.authorization.k8s.io/rolebindings"),
     ("escalate", "rbac.authorization.k8s.io/roles"),
+    ("get", "coordination.k8s.io/leases"),
+    ("create", "coordination.k8s.io/leases"),
     ("get", "nodes"),
     ("list", "namespaces"),
     ("watch", "namespaces"),
@@ -191,6 +193,36 @@ async fn with_listed_namespaces_the_account_reaches_nothing_beyond_them() {
     let secrets: Api<Secret> = Api::namespaced(client.clone(), "default");
     let refused = secrets.list(&ListParams::default()).await;
     assert!(matches!(refused, Err(kube::Error::Api(status)) if status.code == 403));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_replicas_may_write_their_own_lease_and_no_other() {
+    let sets = ["watchNamespaces={lease-flows}", "replicas=2"];
+    let client = rights_of("leasing", "rights-lease", &sets).await;
+    let home = Some("rights-lease");
+    let own = "coordination.k8s.io/leases:leasing-doppler-prefect-operator";
+    wait::until(SOON, "the rights to count", async || {
+        may(&client, "update", own, home).await.then_some(())
+    })
+    .await
+    .unwrap();
+    assert!(may(&client, "get", own, home).await);
+    assert!(may(&client, "create", "coordination.k8s.io/leases", home).await);
+    let other = "coordination.k8s.io/leases:other";
+    for (verb, what, namespace) in [
+        ("update", other, home),
+        ("get", other, home),
+        ("list", "coordination.k8s.io/leases", home),
+        ("delete", own, home),
+        ("patch", own, home),
+        ("update", own, Some("lease-flows")),
+        ("create", "coordination.k8s.io/leases", Some("lease-flows")),
+    ] {
+        assert!(
+            !may(&client, verb, what, namespace).await,
+            "may {verb} {what}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

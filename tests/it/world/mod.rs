@@ -45,6 +45,8 @@ pub struct Setup {
     pub env: Vec<(String, String)>,
     /// A control plane of the test's own, which lives as long as the process.
     pub plane: Option<&'static ControlPlane>,
+    /// The chart is rendered for several replicas, and each operator stands for election.
+    pub several: bool,
 }
 
 impl Default for Setup {
@@ -55,6 +57,7 @@ impl Default for Setup {
             args: Vec::new(),
             env: Vec::new(),
             plane: None,
+            several: false,
         }
     }
 }
@@ -66,6 +69,12 @@ impl Setup {
             refresh: "1h",
             ..Self::default()
         }
+    }
+
+    /// One of several replicas.
+    pub fn several(mut self) -> Self {
+        self.several = true;
+        self
     }
 
     /// With more arguments.
@@ -153,7 +162,7 @@ impl World {
             json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         kubernetes::apply(&client, name, &namespace.to_string()).await?;
         let home = format!("{name}-operator");
-        let rendered = rights::rendered(&home, name).await?;
+        let rendered = rights::rendered(&home, name, setup.several).await?;
         let grant = grant_from_chart(plane, &rendered, &home).await?;
         let token = format!("dp.st.dev.{}", secret(name));
         doppler.add_service_token(&token, name, "dev");
@@ -183,6 +192,11 @@ impl World {
     pub async fn start_operator(&mut self) -> Result<()> {
         self.operator = Some(Operator::start(self.options()).await?);
         Ok(())
+    }
+
+    /// Starts another replica of the operator and waits until it is ready, if only to stand by.
+    pub async fn another_operator(&self) -> Result<Operator> {
+        Operator::start(self.options()).await
     }
 
     /// Ends the operator as Kubernetes would; its exit code must be 0.
@@ -234,11 +248,20 @@ impl World {
         let given = |flag: &str| self.setup.args.iter().any(|argument| argument == flag);
         let fixed = fixed.into_iter().filter(|(flag, _)| !given(flag));
         let args = fixed.flat_map(|(flag, value)| [flag.to_owned(), value.to_owned()]);
+        // As the chart's Deployment has it.
+        let election = [
+            ("LEADER_ELECTION", "true"),
+            ("LEASE_NAME", &self.grant.service_account),
+            ("POD_NAME", "replica"),
+            ("POD_IP", "127.0.0.1"),
+        ];
+        let election = election.into_iter().filter(|_| self.setup.several);
+        let env = election.map(|(name, value)| (name.to_owned(), value.to_owned()));
         OperatorOptions {
             binary: env!("CARGO_BIN_EXE_doppler-prefect-operator").into(),
             kubeconfig: self.grant.kubeconfig.clone(),
             args: args.chain(self.setup.args.iter().cloned()).collect(),
-            env: self.setup.env.clone(),
+            env: env.chain(self.setup.env.iter().cloned()).collect(),
             log: Some(self.log.clone()),
         }
     }

@@ -1,7 +1,7 @@
 //! What the chart grants to an operator of one namespace.
 //!
-//! In: the operator's namespace and the one that it watches. Out: the manifests as helm renders them for these two. Helm is asked once; the names
-//! are then put in, as helm would.
+//! In: the operator's namespace and the one that it watches, and how many replicas there are. Out: the manifests as helm renders them for these.
+//! Helm is asked once for one replica, and once for several; the names are then put in, as helm would.
 
 use anyhow::{Context, Result};
 use testkit::helm::helm_async;
@@ -18,13 +18,19 @@ pub fn chart() -> String {
     )
 }
 
-/// The chart for `watchNamespaces: [watched]`, released in `home`.
+/// The chart for `watchNamespaces: [watched]`, released in `home`, for one replica or for several.
 ///
 /// # Errors
 /// When helm cannot be had or refuses.
-pub async fn rendered(home: &str, watched: &str) -> Result<String> {
-    static RENDERED: OnceCell<String> = OnceCell::const_new();
-    let template = RENDERED.get_or_try_init(async || {
+pub async fn rendered(home: &str, watched: &str, several: bool) -> Result<String> {
+    static ONE: OnceCell<String> = OnceCell::const_new();
+    static SEVERAL: OnceCell<String> = OnceCell::const_new();
+    let (cell, replicas) = if several {
+        (&SEVERAL, "replicas=2")
+    } else {
+        (&ONE, "replicas=1")
+    };
+    let template = cell.get_or_try_init(async || {
         let watch = format!("watchNamespaces={{{WATCHED}}}");
         let chart = chart();
         let args = [
@@ -35,6 +41,8 @@ pub async fn rendered(home: &str, watched: &str) -> Result<String> {
             HOME,
             "--set",
             &watch,
+            "--set",
+            replicas,
             "--set",
             "crds.install=false",
         ];

@@ -1,0 +1,276 @@
+//! What the leader does: it watches, reads and writes.
+//!
+//! In: settings, clients, and the key of the content hashes, which is had once the lease is (if there is one). Out: the tasks of the controllers,
+//! and the sources, so that hooks can wake them. Nothing of this runs on a replica that does not lead.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::Stream;
+use kube::{
+    Client,
+    runtime::{reflector::Store, watcher},
+};
+use tokio::sync::{Semaphore, watch as signal};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    server::{Readiness, Refreshed},
+    tasks::Tasks,
+    upstream::{self, Limits, Upstreams},
+};
+use crate::{
+    controller::{
+        self,
+        context::{Configs, Context, Settings},
+        managed,
+        memory::Memory,
+        objects::Objects,
+        references::References,
+        wake::{BindingRef, Scope, Wakes},
+        watch::{self, Guarded},
+    },
+    metrics::Metrics,
+    outbound::{AllowedHosts, ClientError},
+    prefect::Clients,
+    report::Report,
+    secret::{HashKey, Secrets},
+};
+
+/// How often clients that nobody uses any more are let go.
+const TIDY: Duration = Duration::from_mins(5);
+
+/// What leading takes.
+pub struct Lead {
+    /// The API server.
+    pub client: Client,
+    /// Requests about Secrets.
+    pub secrets: Secrets,
+    /// Waits and limits.
+    pub settings: Settings,
+    /// Namespaces whose bindings are served; none means all.
+    pub watch_namespaces: Vec<String>,
+    /// Further namespaces with `PrefectWorkPool`s.
+    pub prefect_namespaces: Vec<String>,
+    /// Namespace of the operator itself.
+    pub operator_namespace: String,
+    /// Bindings reconciled at the same time.
+    pub concurrency: u16,
+    /// Hosts that bindings may name as Prefect servers.
+    pub prefect_hosts: AllowedHosts,
+    /// Hosts that bindings may name as Doppler's API.
+    pub doppler_hosts: AllowedHosts,
+    /// What the flags say of upstreams.
+    pub limits: Limits,
+    /// Everything that is counted.
+    pub metrics: Arc<Metrics>,
+    /// Set once everything that is there has been seen.
+    pub readiness: Readiness,
+    /// Told how gauges are brought up to date.
+    pub refreshed: Refreshed,
+}
+
+impl Lead {
+    /// Spawns the tasks. Gives the configs that are read, to be woken from outside.
+    ///
+    /// # Errors
+    /// If no HTTP client can be made.
+    pub fn start(self, hash_key: HashKey, tasks: &mut Tasks) -> Result<Configs, ClientError> {
+        let Self {
+            client,
+            secrets,
+            settings,
+            watch_namespaces,
+            prefect_namespaces,
+            operator_namespace,
+            concurrency,
+            prefect_hosts,
+            doppler_hosts,
+            limits,
+            metrics,
+            readiness,
+            refreshed,
+        } = self;
+        let shutdown = tasks.shutdown();
+        let wakes = Arc::new(Wakes::default());
+        let wake: Arc<dyn Fn(&BindingRef) + Send + Sync> = {
+            let wakes = Arc::clone(&wakes);
+            Arc::new(move |who: &BindingRef| wakes.wake(who))
+        };
+        let objects = {
+            let wake = Arc::clone(&wake);
+            Arc::new(Objects::new(Box::new(move |who| wake(who))))
+        };
+        let Upstreams {
+            clients,
+            blocks,
+            configs,
+            pools,
+            refresh,
+            deliver,
+        } = upstream::upstreams(&limits, &metrics, &wake, &shutdown)?;
+        refreshed.set(refresh);
+        tasks.spawn("deliver", deliver);
+        let (report, events) = Report::new(client.clone(), Arc::clone(&metrics), shutdown.clone());
+        tasks.spawn("events", events);
+        tasks.spawn("tidy", tidy(clients, shutdown.clone()));
+
+        let scopes = Scope::of(&watch_namespaces);
+        let (gone, mut hear_gone) = tokio::sync::mpsc::unbounded_channel();
+        let watched: Vec<_> = scopes
+            .iter()
+            .map(|scope| {
+                let gone = gone.clone();
+                watch::bindings(client.clone(), scope, move |who| drop(gone.send(who)))
+            })
+            .collect();
+        let context = Arc::new(Context {
+            references: References::new(client.clone(), settings.kubernetes_timeout),
+            client: client.clone(),
+            settings,
+            prefect_hosts,
+            doppler_hosts,
+            blocks,
+            configs: configs.clone(),
+            pools: pools.clone(),
+            objects: Arc::clone(&objects),
+            secrets,
+            hash_key,
+            memory: Memory::default(),
+            report,
+            metrics,
+            reconciles: Semaphore::new(concurrency.into()),
+            operator_namespace,
+            bindings: watched.iter().map(|(store, _)| store.clone()).collect(),
+        });
+        let forgetting = Arc::clone(&context);
+        let end = shutdown.clone();
+        tasks.spawn("forget", async move {
+            loop {
+                tokio::select! {
+                    () = end.cancelled() => return,
+                    who = hear_gone.recv() => match who {
+                        Some(who) => forgetting.forget(&who),
+                        None => return,
+                    },
+                }
+            }
+        });
+        let mut ready = Vec::new();
+        for (scope, (store, changed)) in scopes.into_iter().zip(watched) {
+            let (bindings_seen, hears) = signal::channel(false);
+            ready.push(hears);
+            let woken = wakes.stream(scope.clone());
+            let scope_task = ScopeTask {
+                scope,
+                store,
+                client: client.clone(),
+                objects: Arc::clone(&objects),
+                context: Arc::clone(&context),
+                concurrency,
+            };
+            tasks.spawn(
+                "controller",
+                scope_task.run(changed, woken, bindings_seen, shutdown.clone()),
+            );
+        }
+        let scopes = managed::scopes(&watch_namespaces, &prefect_namespaces);
+        tasks.spawn(
+            "managed pools",
+            managed::follow(client, scopes, pools, shutdown.clone()),
+        );
+        tasks.spawn("ready", become_ready(ready, readiness, shutdown));
+        Ok(configs)
+    }
+}
+
+async fn tidy(clients: Arc<Clients>, shutdown: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(TIDY) => clients.forget_unused(),
+        }
+    }
+}
+
+async fn become_ready(
+    scopes: Vec<signal::Receiver<bool>>,
+    readiness: Readiness,
+    shutdown: CancellationToken,
+) {
+    for mut scope in scopes {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            _ = scope.wait_for(|seen| *seen) => {}
+        }
+    }
+    readiness.set();
+    shutdown.cancelled().await;
+}
+
+/// One scope: first what is there, then the reconciles.
+struct ScopeTask {
+    scope: Scope,
+    store: Store<Guarded>,
+    client: Client,
+    objects: Arc<Objects>,
+    context: Arc<Context>,
+    concurrency: u16,
+}
+
+impl ScopeTask {
+    async fn run(
+        self,
+        changed: impl Stream<Item = Result<Guarded, watcher::Error>> + Send + 'static,
+        woken: impl Stream<Item = BindingRef> + Send + 'static,
+        seen: signal::Sender<bool>,
+        shutdown: CancellationToken,
+    ) {
+        let Self {
+            scope,
+            store,
+            client,
+            objects,
+            context,
+            concurrency,
+        } = self;
+        let (secrets_seen, mut secrets) = signal::channel(false);
+        let (maps_seen, mut maps) = signal::channel(false);
+        let watches = async {
+            tokio::join!(
+                watch::secrets(
+                    client.clone(),
+                    scope.clone(),
+                    Arc::clone(&objects),
+                    secrets_seen,
+                    shutdown.clone()
+                ),
+                watch::config_maps(client, scope, objects, maps_seen, shutdown.clone()),
+            );
+        };
+        let reconciles = async {
+            // Secrets that are ours are kept by their label: a reconcile that ran before they were seen would try to create them.
+            let listed = async {
+                let _ = secrets.wait_for(|seen| *seen).await;
+                let _ = maps.wait_for(|seen| *seen).await;
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = listed => {}
+            }
+            let ready = async {
+                let _ = store.wait_until_ready().await;
+                seen.send_replace(true);
+            };
+            let reconciles = controller::run(
+                context,
+                store.clone(),
+                changed,
+                woken,
+                concurrency,
+                shutdown.clone(),
+            );
+            tokio::join!(ready, reconciles);
+        };
+        tokio::join!(watches, reconciles);
+    }
+}
