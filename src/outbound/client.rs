@@ -56,7 +56,7 @@ pub fn client(timeout: Duration, ca_bundle: Option<&[u8]>) -> Result<reqwest::Cl
 }
 
 /// As [`client`], for one connection that is to become a `WebSocket`: HTTP/1.1, which alone can be upgraded in this way, and nothing kept for a second
-/// request. The time limit ends with the upgrade.
+/// request. The time limit ends with the upgrade. A proxy passes on that of an https URL, which it cannot see; of an http URL most do not.
 ///
 /// # Errors
 /// As [`client`].

@@ -63,6 +63,8 @@ async fn raw<F: Future<Output: Send + 'static> + Send>(
     (connection(&url), served)
 }
 
+/// What the library's callback must return is large.
+#[allow(clippy::result_large_err)]
 async fn accept<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> (Served<S>, Request) {
     let mut asked = None;
     let note = |request: &Request, mut answer: Accepted| {
@@ -73,7 +75,6 @@ async fn accept<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> (Served<S>, Req
             .insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
         Ok(answer)
     };
-    #[allow(clippy::result_large_err)]
     let socket = accept_hdr_async(stream, note).await.unwrap();
     (socket, asked.unwrap())
 }

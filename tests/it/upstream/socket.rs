@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::world::secret;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// Between the readings of a stream on which something else is waited for.
 const MOMENT: Duration = Duration::from_millis(250);
 
