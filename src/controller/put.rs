@@ -77,8 +77,10 @@ pub async fn put(
                 .filter(|known| known.verified)
                 .map(|known| &*known.facts.resource_version),
             adopt,
+            // Looked up only for somebody else's: it costs a walk over all bindings.
             claimant_lives: facts
                 .and_then(|facts| facts.binding_uid.as_deref())
+                .filter(|uid| *uid != desired.binding_uid)
                 .is_some_and(lives),
         };
         let mut verdict = judge(facts.map_or(Target::Absent, Target::There), desired, &asker);

@@ -47,6 +47,8 @@ pub fn bindings(
     let api: Api<Guarded> = scoped(client, scope);
     let stream = kube::runtime::watcher(api, watcher::Config::default())
         .default_backoff()
+        // A third of an object, and nobody reads it.
+        .modify(|binding| binding.meta_mut().managed_fields = None)
         .inspect_ok(move |event| {
             if let Event::Delete(binding) = event {
                 gone(

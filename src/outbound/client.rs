@@ -60,9 +60,10 @@ pub fn client(timeout: Duration, ca_bundle: Option<&[u8]>) -> Result<reqwest::Cl
     build(builder, ca_bundle)
 }
 
-/// Makes a client for answers that go on for as long as both sides like. Connecting takes at most `timeout`; the time limits of the head and of
-/// the silence between two pieces are the caller's. Each stream has an HTTP/1.1 connection to itself: one of HTTP/2 carries a limited number of
-/// streams, often a hundred, and requests would wait for their turn. Nothing is compressed, since compression holds back what is short.
+/// Makes a client for answers that go on for as long as both sides like, event streams and sockets. Connecting takes at most `timeout`; the time
+/// limits of the head and of the silence between two pieces are the caller's. Each has an HTTP/1.1 connection to itself: one of HTTP/2 carries a
+/// limited number of streams, often a hundred, and requests would wait for their turn; nor can it become a `WebSocket`. Nothing is compressed, since
+/// compression holds back what is short. A proxy passes on the upgrade of an https URL, which it cannot see; of an http URL most do not.
 ///
 /// # Errors
 /// As [`client`].

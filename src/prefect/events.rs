@@ -67,7 +67,7 @@ impl Default for Limits {
             idle: Duration::from_secs(30),
             silence: Duration::from_mins(1),
             lasts: Duration::from_hours(30 * 24),
-            message: 1 << 20,
+            message: 9 << 20,
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The Prefect server: where it is, the block on it, and its work pools.
 //!
 //! In: the binding's `server` stanza and the values it refers to ([`server`]). Out: a block's three fields ([`block`]), work pools and the namespaces
-//! of their deployments ([`client`]), by a client that is shared ([`clients`]), and word of what has changed ([`events`]). Only this room knows Prefect's paths, headers and statuses.
+//! of their deployments ([`client`]), by a client that is shared ([`clients`]), and word of what has changed ([`mod@events`]). Only this room knows
+//! Prefect's paths, headers and statuses.
 
 pub mod block;
 pub mod client;

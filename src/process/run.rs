@@ -5,8 +5,9 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use kube::{Client, Config};
+use kube::{Client, Config, client::ClientBuilder};
 use tokio::time::Instant;
+use tower::limit::ConcurrencyLimitLayer;
 use tracing::{error, info, warn};
 
 use super::{
@@ -26,6 +27,8 @@ use crate::{
     secret::{HashKey, KeyError, Secrets, load_or_create_key},
 };
 
+/// Requests to the API server that may be in flight. A watch counts until it is answered.
+const TO_KUBERNETES: usize = 64;
 /// How long the API server may take to give the hash key before the process ends and is started again.
 const KEY_TRIES: usize = 5;
 
@@ -242,7 +245,9 @@ async fn take_hooks(
 /// If neither is there.
 pub async fn kubernetes() -> Result<Client, RunError> {
     let config = Config::infer().await.map_err(|_| RunError::Kubernetes)?;
-    Client::try_from(config).map_err(|_| RunError::Kubernetes)
+    let client = ClientBuilder::try_from(config).map_err(|_| RunError::Kubernetes)?;
+    let bound = ConcurrencyLimitLayer::new(TO_KUBERNETES);
+    Ok(client.with_layer(&bound).build())
 }
 
 async fn hash_key(secrets: &Secrets, namespace: &str) -> Result<HashKey, KeyError> {

@@ -1,13 +1,14 @@
-use std::{future::Future, pin::pin};
+use std::{future::Future, sync::Arc};
 
 use super::*;
 use crate::outbound::install_crypto_provider;
 use serde_json::Value;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     task::JoinHandle,
 };
+use tokio_rustls::{TlsAcceptor, rustls::pki_types::PrivateKeyDer};
 use tokio_tungstenite::{
     accept_hdr_async,
     tungstenite::{
@@ -23,7 +24,7 @@ const EVENT: &str = r#"{"type": "event", "event": {"resource": {"prefect.resourc
 const LONG: Duration = Duration::from_secs(30);
 const SHORT: Duration = Duration::from_millis(50);
 
-type Served = WebSocketStream<TcpStream>;
+type Served<S = TcpStream> = WebSocketStream<S>;
 
 /// What a server was asked.
 struct Asked {
@@ -62,7 +63,9 @@ async fn raw<F: Future<Output: Send + 'static> + Send>(
     (connection(&url), served)
 }
 
-async fn accept(stream: TcpStream) -> (Served, Request) {
+/// What the library's callback must return is large.
+#[allow(clippy::result_large_err)]
+async fn accept<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> (Served<S>, Request) {
     let mut asked = None;
     let note = |request: &Request, mut answer: Accepted| {
         asked = Some(request.clone());
@@ -72,12 +75,11 @@ async fn accept(stream: TcpStream) -> (Served, Request) {
             .insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
         Ok(answer)
     };
-    #[allow(clippy::result_large_err)]
     let socket = accept_hdr_async(stream, note).await.unwrap();
     (socket, asked.unwrap())
 }
 
-async fn text(socket: &mut Served) -> Value {
+async fn text<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut Served<S>) -> Value {
     let message = socket.next().await.unwrap().unwrap();
     serde_json::from_slice(&message.into_data()).unwrap()
 }
@@ -426,9 +428,8 @@ async fn a_ping_of_the_servers_is_answered() {
         assert_eq!(answer, Message::Pong(Bytes::from_static(b"here?")));
     })
     .await;
-    let told = events(&connection, limits()).await.unwrap();
-    let mut told = pin!(told);
-    assert_eq!(lost(told.next().await.unwrap().unwrap_err()), Loss::Broken);
+    let why = lost(failure(&connection, limits()).await);
+    assert_eq!(why, Loss::Broken);
     served.await.unwrap();
 }
 
@@ -465,6 +466,47 @@ async fn opening_takes_no_longer_than_it_may() {
 
     let (connection, _served) = raw(async |stream| keep(accept(stream).await.0).await).await;
     assert_eq!(lost(failure(&connection, limits).await), late);
+}
+
+#[tokio::test]
+async fn tls_is_that_of_every_other_request_over_http_1_1() {
+    install_crypto_provider();
+    let own = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let (pem, certificate) = (own.cert.pem(), own.cert.der().clone());
+    let key = PrivateKeyDer::try_from(own.signing_key.serialize_der()).unwrap();
+    let mut config = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    // It would rather speak HTTP/2, on which there is no upgrade.
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let tls = TlsAcceptor::from(Arc::new(config));
+    for trusted in [true, false] {
+        let tls = tls.clone();
+        let (mut connection, _served) = raw(async move |stream| {
+            let Ok(stream) = tls.accept(stream).await else {
+                return;
+            };
+            let (mut socket, _) = accept(stream).await;
+            text(&mut socket).await;
+            let success = Message::text(r#"{"type": "auth_success"}"#);
+            socket.send(success).await.unwrap();
+            text(&mut socket).await;
+            socket.send(Message::text(EVENT)).await.unwrap();
+        })
+        .await;
+        connection.api_url.set_scheme("https").unwrap();
+        connection.ca = trusted.then(|| pem.clone());
+        if trusted {
+            let name = "k8s".to_owned();
+            let told = first(&connection, limits()).await;
+            assert_eq!(told, Ok(Told::Pool { name }));
+        } else {
+            let why = lost(failure(&connection, limits()).await);
+            let why = why.to_string();
+            assert!(why.contains("certificate"), "{why}");
+        }
+    }
 }
 
 #[tokio::test]

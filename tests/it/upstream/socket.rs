@@ -5,10 +5,13 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use doppler_prefect_operator::prefect::{
-    Client, Connection, SocketError, Told,
-    events::{Limits, Loss, Refusal, events},
-    server::Auth,
+use doppler_prefect_operator::{
+    pace::{Gate, Wish},
+    prefect::{
+        Client, Connection, SocketError, Told,
+        events::{Limits, Loss, Refusal, events},
+        server::Auth,
+    },
 };
 use futures::{StreamExt, stream::BoxStream};
 use serde_json::json;
@@ -18,7 +21,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::world::secret;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// Between the readings of a stream on which something else is waited for.
 const MOMENT: Duration = Duration::from_millis(250);
 
@@ -151,8 +154,14 @@ async fn a_block_that_another_refers_to_is_told_of_by_its_own_id_which_the_other
     ensure!(socket.next().await? == block(&child_id, "told-r-child"));
     ensure!(socket.skip_to(&api, "end").await?.is_empty(), "no parent");
 
-    let client = Client::new(&connection(&server.api_url(), Auth::None)?, PATIENCE)?;
-    let document = client.block("toldparent", "told-r-parent").await?;
+    let client = Client::new(
+        &connection(&server.api_url(), Auth::None)?,
+        PATIENCE,
+        Gate::small(),
+    )?;
+    let document = client
+        .block("toldparent", "told-r-parent", &Wish::now())
+        .await?;
     ensure!(document.is_of(&parent_id) && document.is_of(&child_id));
     Ok(())
 }
