@@ -94,8 +94,13 @@ impl Cluster {
 
     /// Installs or upgrades, with what lets a test's servers be reached.
     async fn deploy(&self, command: &str, chart: &str) -> Result<String> {
+        self.deploy_with(command, chart, "replicas=1").await
+    }
+
+    async fn deploy_with(&self, command: &str, chart: &str, set: &str) -> Result<String> {
         let watched = format!("watchNamespaces={{{FLOWS}}}");
         let sets = [
+            set,
             watched.as_str(),
             "operator.allowedDopplerHosts={http://127.0.0.1:*}",
             "operator.allowedPrefectHosts={http://127.0.0.1:*}",
@@ -311,8 +316,11 @@ async fn the_chart_installs_upgrades_its_crd_and_leaves_pools_and_bindings_free(
     })
     .await?;
 
-    // Whoever comes back finds a CRD that is theirs.
+    // Whoever comes back finds a CRD that is theirs. To several replicas and back, and with it the strategy: a field of one must not be left for the
+    // other.
     cluster.deploy("install", CHART).await?;
+    cluster.deploy_with("upgrade", CHART, "replicas=2").await?;
+    cluster.deploy("upgrade", CHART).await?;
     cluster.helm(&["uninstall", "op", "--no-hooks"]).await?;
     without_helm(&cluster).await
 }
