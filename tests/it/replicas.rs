@@ -10,6 +10,7 @@ use serde_json::json;
 use testkit::operator::Operator;
 
 use crate::hooks::{Folder, post, update_of};
+use crate::way_back::release;
 use crate::world::{Setup, World, pairs, secret};
 
 /// As the Lease says.
@@ -131,6 +132,31 @@ async fn a_leader_whose_lease_another_has_taken_ends_with_an_error() -> Result<(
         w.holder().await?.as_deref() == Some("another"),
         "it was overwritten"
     );
+    w.end().await
+}
+
+/// Or a replica that is still ending would put back what is taken out.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_replica_works_while_and_shortly_after_everything_is_released() -> Result<()> {
+    let mut w = World::with("replica-released", Setup::default().several()).await?;
+    let second = w.another_operator().await?;
+    let (home, name) = (w.grant.namespace.clone(), w.grant.service_account.clone());
+    let args = ["--operator-namespace", &home, "--lease-name", &name];
+    let ends = async {
+        ensure!(second.terminate(Duration::from_secs(20)).await? == 0);
+        w.operator()?.terminate(Duration::from_secs(20)).await
+    };
+    let (released, code) = tokio::join!(release(&w, &args), ends);
+    released?;
+    ensure!(code? == 0);
+    let holder = w.holder().await?.context("the lease was given back")?;
+    ensure!(holder.starts_with("release_"), "{holder}");
+    w.operator = None;
+    let late = w.another_operator().await?;
+    ensure!(!leads(&late).await?);
+    // Whoever changes their mind waits for as long as a lease lasts.
+    w.until_leads(&late).await?;
+    w.operator = Some(late);
     w.end().await
 }
 

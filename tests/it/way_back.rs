@@ -448,7 +448,7 @@ async fn release_takes_all_entries_out_and_drops_the_finalizers() -> Result<()> 
 }
 
 /// Runs `release` as the chart's hook does; what it says is part of what must not show values.
-async fn release(world: &World, args: &[&str]) -> Result<()> {
+pub(crate) async fn release(world: &World, args: &[&str]) -> Result<()> {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_doppler-prefect-operator"));
     command
         .arg("release")

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{EnvVar, Pod, Secret};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
@@ -26,8 +27,6 @@ use crate::world::{CRD, SOON, canary, doppler, secret};
 const HOME: &str = "doppler";
 const FLOWS: &str = "chart-flows";
 const NAME: &str = "op-doppler-prefect-operator";
-/// For the pool and the block.
-const POOL: &str = "chart-pool";
 
 /// The chart as it was when bindings could not be suspended.
 fn older_chart(folder: &Path) -> Result<PathBuf> {
@@ -61,10 +60,14 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 struct Cluster {
     plane: ControlPlane,
     client: Client,
+    /// Name of the pool, the block and the Doppler project.
+    pool: &'static str,
+    /// The value `replicas`.
+    replicas: &'static str,
 }
 
 impl Cluster {
-    async fn start() -> Result<Self> {
+    async fn start(pool: &'static str, replicas: &'static str) -> Result<Self> {
         let plane = ControlPlane::start(Options::default()).await?;
         let client = plane.admin_client()?;
         for (name, labels) in [
@@ -81,7 +84,12 @@ impl Cluster {
             let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
             kubernetes::apply(&client, name, &namespace.to_string()).await?;
         }
-        Ok(Self { plane, client })
+        Ok(Self {
+            plane,
+            client,
+            pool,
+            replicas,
+        })
     }
 
     async fn helm(&self, args: &[&str]) -> Result<String> {
@@ -94,8 +102,13 @@ impl Cluster {
 
     /// Installs or upgrades, with what lets a test's servers be reached.
     async fn deploy(&self, command: &str, chart: &str) -> Result<String> {
+        self.deploy_with(command, chart, self.replicas).await
+    }
+
+    async fn deploy_with(&self, command: &str, chart: &str, set: &str) -> Result<String> {
         let watched = format!("watchNamespaces={{{FLOWS}}}");
         let sets = [
+            set,
             watched.as_str(),
             "operator.allowedDopplerHosts={http://127.0.0.1:*}",
             "operator.allowedPrefectHosts={http://127.0.0.1:*}",
@@ -153,22 +166,20 @@ impl Cluster {
             .and_then(|spec| spec.template.spec)
             .context("a pod")?;
         let env = pod.containers[0].env.clone().unwrap_or_default();
-        let env = env.into_iter().map(
-            |EnvVar {
-                 name,
-                 value,
-                 value_from,
-             }| {
-                let field = value_from
-                    .and_then(|from| from.field_ref)
-                    .map(|field| field.field_path);
-                assert!(
-                    field.is_none() || field.as_deref() == Some("metadata.namespace"),
-                    "{field:?}"
-                );
-                (name, value.unwrap_or_else(|| HOME.to_owned()))
-            },
-        );
+        let env = env.into_iter().map(|variable: EnvVar| {
+            let field = variable
+                .value_from
+                .and_then(|from| from.field_ref)
+                .map(|field| field.field_path);
+            let value = match field.as_deref() {
+                None => variable.value.unwrap_or_default(),
+                Some("metadata.namespace") => HOME.to_owned(),
+                Some("metadata.name") => "a-pod".to_owned(),
+                Some("status.podIP") => "127.0.0.1".to_owned(),
+                Some(other) => panic!("{other}"),
+            };
+            (variable.name, value)
+        });
         let options = OperatorOptions {
             binary: BINARY.into(),
             kubeconfig: grant.kubeconfig.clone(),
@@ -182,26 +193,26 @@ impl Cluster {
 
 /// Block, pool and binding of a user.
 async fn bind(cluster: &Cluster, prefect: &PrefectServer, api: &PrefectApi) -> Result<Value> {
-    let doppler = doppler()?;
-    doppler.set(POOL, "dev", "SECRET_API_KEY", &secret("1234567890"));
-    let token = format!("dp.st.dev.{}", secret(POOL));
-    doppler.add_service_token(&token, POOL, "dev");
-    api.put_block(POOL, &Block::object(POOL, "dev", &token))
+    let (doppler, pool) = (doppler()?, cluster.pool);
+    doppler.set(pool, "dev", "SECRET_API_KEY", &secret("1234567890"));
+    let token = format!("dp.st.dev.{}", secret(pool));
+    doppler.add_service_token(&token, pool, "dev");
+    api.put_block(pool, &Block::object(pool, "dev", &token))
         .await?;
     api.create_pool(
-        POOL,
+        pool,
         "kubernetes",
         Some(serde_json::from_str(&template(FLOWS))?),
     )
     .await?;
-    let before = api.template(POOL).await?;
+    let before = api.template(pool).await?;
     let binding = json!({
         "apiVersion": "doppler-prefect.dev/v1alpha1", "kind": "DopplerPrefectBinding",
         "metadata": {"name": "left", "namespace": FLOWS},
         "spec": {
-            "prefect": {"server": {"remoteApiUrl": prefect.api_url()}, "block": {"name": POOL}},
+            "prefect": {"server": {"remoteApiUrl": prefect.api_url()}, "block": {"name": pool}},
             "doppler": {"host": doppler.url()},
-            "inject": {"workPools": [{"name": POOL}]},
+            "inject": {"workPools": [{"name": pool}]},
         },
     });
     kubernetes::apply(&cluster.client, FLOWS, &binding.to_string()).await?;
@@ -221,8 +232,33 @@ async fn bind(cluster: &Cluster, prefect: &PrefectServer, api: &PrefectApi) -> R
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_chart_installs_upgrades_its_crd_and_leaves_pools_and_bindings_free() -> Result<()> {
+    let cluster = Cluster::start("chart-pool", "replicas=1").await?;
+    comes_and_goes(&cluster).await?;
+
+    // Whoever comes back finds a CRD that is theirs. To several replicas and back, and with it the strategy: a field of one must not be left for the
+    // other.
+    cluster.deploy("install", CHART).await?;
+    cluster.deploy_with("upgrade", CHART, "replicas=2").await?;
+    cluster.deploy("upgrade", CHART).await?;
+    cluster.helm(&["uninstall", "op", "--no-hooks"]).await?;
+    without_helm(&cluster).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_replicas_leave_pools_and_bindings_free_as_well() -> Result<()> {
+    let cluster = Cluster::start("chart-pool-replicas", "replicas=2").await?;
+    comes_and_goes(&cluster).await?;
+    // Whatever had still been running could not have put anything back.
+    let leases: Api<Lease> = Api::namespaced(cluster.client.clone(), HOME);
+    let spec = leases.get(NAME).await?.spec.context("a lease")?;
+    let holder = spec.holder_identity.context("nobody holds it")?;
+    ensure!(holder.starts_with("release_"), "{holder}");
+    Ok(())
+}
+
+/// Install, upgrade, uninstall.
+async fn comes_and_goes(cluster: &Cluster) -> Result<()> {
     let prefect = PrefectServer::shared().await?;
-    let cluster = Cluster::start().await?;
     let older = older_chart(cluster.plane.folder())?;
     let older = older.to_str().context("a path that is not UTF-8")?;
     let notes = cluster.deploy("install", older).await?;
@@ -232,7 +268,7 @@ async fn the_chart_installs_upgrades_its_crd_and_leaves_pools_and_bindings_free(
     );
     ensure!(!cluster.crd_knows_suspend().await?);
     cluster.until_pod(HOME).await?;
-    refuses_an_unrestricted_pod(&cluster).await?;
+    refuses_an_unrestricted_pod(cluster).await?;
 
     cluster.deploy("upgrade", CHART).await?;
     ensure!(
@@ -243,8 +279,8 @@ async fn the_chart_installs_upgrades_its_crd_and_leaves_pools_and_bindings_free(
     let grant = grant(&cluster.plane, HOME, NAME).await?;
     let operator = cluster.operator(&grant).await?;
     let api = prefect.api()?;
-    let before = bind(&cluster, prefect, &api).await?;
-    ensure!(api.template(POOL).await? != before);
+    let before = bind(cluster, prefect, &api).await?;
+    ensure!(api.template(cluster.pool).await? != before);
 
     // The operator runs when the hook starts: helm deletes its Deployment only afterwards.
     let mut options = NodeOptions::new("chart-node", cluster.plane.admin_kubeconfig_path());
@@ -261,7 +297,7 @@ async fn the_chart_installs_upgrades_its_crd_and_leaves_pools_and_bindings_free(
     let uninstall = ["uninstall", "op", "--timeout", "60s"];
     let (uninstalled, ended) = tokio::join!(
         cluster.helm(&uninstall),
-        ends_with_its_pod(&cluster, &operator)
+        ends_with_its_pod(cluster, &operator)
     );
     let hook: String = node
         .pods()
@@ -274,7 +310,7 @@ async fn the_chart_installs_upgrades_its_crd_and_leaves_pools_and_bindings_free(
     canary::absent("the operator's log", &operator.log()?)?;
 
     assert_eq!(
-        api.template(POOL).await?,
+        api.template(cluster.pool).await?,
         before,
         "the pool is not as it was"
     );
@@ -310,11 +346,7 @@ async fn the_chart_installs_upgrades_its_crd_and_leaves_pools_and_bindings_free(
             .then_some(())
     })
     .await?;
-
-    // Whoever comes back finds a CRD that is theirs.
-    cluster.deploy("install", CHART).await?;
-    cluster.helm(&["uninstall", "op", "--no-hooks"]).await?;
-    without_helm(&cluster).await
+    Ok(())
 }
 
 /// As a kubelet would: the operator is told to end once its pod is to go.

@@ -275,7 +275,12 @@ fn the_schema_refuses_what_the_chart_does_not_know() {
 #[test]
 fn several_replicas_have_a_lease_and_a_door_of_its_own() {
     let alone = rendered(&[]);
-    for word in ["lease", "LEADER_ELECTION", "hooks", "RollingUpdate"] {
+    for word in [
+        "coordination.k8s.io",
+        "LEADER_ELECTION",
+        "hooks",
+        "RollingUpdate",
+    ] {
         assert!(!alone.contains(word), "{word} for one replica");
     }
     let objects = objects(VALUE_SETS[8].1);
