@@ -1,6 +1,7 @@
 //! What tests, demo and benchmarks share.
 
 mod background;
+mod binary;
 pub mod cache;
 pub mod control_plane;
 pub mod demo;
