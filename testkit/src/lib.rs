@@ -1,6 +1,8 @@
 //! What tests, demo and benchmarks share.
 
 mod background;
+pub mod bench;
+mod binary;
 pub mod cache;
 pub mod control_plane;
 pub mod demo;

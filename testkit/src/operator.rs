@@ -26,7 +26,7 @@ pub struct OperatorOptions {
     pub binary: PathBuf,
     /// The kubeconfig it acts with.
     pub kubeconfig: PathBuf,
-    /// Arguments after `run`; the addresses, log format and filter are given already.
+    /// Arguments after `run`; the addresses and the log format are given already, and the filter `trace` unless another one is here.
     pub args: Vec<String>,
     /// Environment beyond `PATH`, `HOME` and `KUBECONFIG`.
     pub env: Vec<(String, String)>,
@@ -71,8 +71,12 @@ impl Operator {
         let folder = Folder::new("operator")?;
         let [metrics, health, hooks] = ports::free()?.map(|port: u16| format!("127.0.0.1:{port}"));
         let mut command = Command::new(std::path::absolute(binary)?);
+        command.args(["run", "--log-format", "json"]);
+        // A filter that is given replaces ours.
+        if !args.iter().any(|argument| argument == "--log-filter") {
+            command.args(["--log-filter", "trace"]);
+        }
         command
-            .args(["run", "--log-format", "json", "--log-filter", "trace"])
             .args(["--metrics-address", &metrics, "--health-address", &health])
             .args(["--hooks-address", &hooks])
             .args(args)
@@ -106,13 +110,21 @@ impl Operator {
         let settled = wait::until(limit, "the operator to be ready", async || {
             match self.child.still_runs() {
                 Err(ended) => Ok(Err(ended)),
-                Ok(()) => self.get(&self.health, "/readyz").await.map(|_| Ok(())),
+                Ok(()) => self.is_ready().await.map(Ok),
             }
         });
         match settled.await {
             Ok(settled) => settled,
             Err(error) => Err(anyhow!("{error}\n{}", self.child.log_tail())),
         }
+    }
+
+    /// Looks once whether `/readyz` answers 200.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn is_ready(&self) -> Result<()> {
+        self.get(&self.health, "/readyz").await.map(drop)
     }
 
     /// All that it has logged, one JSON object a line.

@@ -4,6 +4,7 @@
 //! waited for, how long, and what was seen last.
 
 use std::fmt::Display;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -42,11 +43,34 @@ impl<T, E: Display> Look for Result<T, E> {
 pub async fn until<L: Look>(
     limit: Duration,
     what: &str,
+    look: impl AsyncFnMut() -> L,
+) -> Result<L::Found> {
+    let pauses = Duration::from_millis(10)..=Duration::from_millis(250);
+    looking(limit, pauses, what, look).await
+}
+
+/// As `until`, with the same pause between any two looks: for those who measure when it was.
+///
+/// # Errors
+/// As `until`.
+pub async fn until_each<L: Look>(
+    limit: Duration,
+    pause: Duration,
+    what: &str,
+    look: impl AsyncFnMut() -> L,
+) -> Result<L::Found> {
+    looking(limit, pause..=pause, what, look).await
+}
+
+async fn looking<L: Look>(
+    limit: Duration,
+    pauses: RangeInclusive<Duration>,
+    what: &str,
     mut look: impl AsyncFnMut() -> L,
 ) -> Result<L::Found> {
     let deadline = Instant::now() + limit;
     let mut seen = "no look ended in time".to_owned();
-    let mut pause = Duration::from_millis(10);
+    let mut pause = *pauses.start();
     loop {
         match timeout_at(deadline, look()).await.map(Look::found) {
             Ok(Ok(found)) => return Ok(found),
@@ -57,7 +81,7 @@ pub async fn until<L: Look>(
             bail!("waited {limit:?} for {what}; seen last: {seen}");
         }
         sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_millis(250));
+        pause = (pause * 2).min(*pauses.end());
     }
 }
 

@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used)]
 
 use serde_json::{Value, json};
-use testkit::prefect::{Block, PrefectApi, PrefectOptions, PrefectServer, kubernetes_template};
+use testkit::prefect::{
+    Block, PrefectApi, PrefectOptions, PrefectServer, StandIn, kubernetes_template,
+};
 
 async fn shared() -> PrefectApi {
     PrefectServer::shared().await.unwrap().api().unwrap()
@@ -124,4 +126,104 @@ async fn a_server_with_auth_and_csrf_refuses_others_and_survives_a_restart() {
     assert!(api.get("/health").await.is_err());
     server.restart().await.unwrap();
     assert!(api.block("secret", "kept").await.unwrap().is_some());
+}
+
+/// An answer: status, media type, and a body whose values are replaced by their types.
+async fn shape(
+    http: &reqwest::Client,
+    api: &str,
+    request: &(&str, &str, Value),
+) -> (u16, String, Value) {
+    let (method, path, body) = request;
+    let request = http.request(method.parse().unwrap(), format!("{api}{path}"));
+    let request = if body.is_null() {
+        request
+    } else {
+        request.json(body)
+    };
+    let answer = request.send().await.unwrap();
+    let status = answer.status().as_u16();
+    let media_type = answer
+        .headers()
+        .get("content-type")
+        .map(|value| value.to_str().unwrap().to_owned());
+    let text = answer.text().await.unwrap();
+    let body = if text.is_empty() {
+        Value::Null
+    } else {
+        serde_json::from_str(&text).unwrap()
+    };
+    // What is refused is told in the same words.
+    let body = if status < 400 { types(&body) } else { body };
+    (status, media_type.unwrap_or_default(), body)
+}
+
+fn types(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(name, value)| (name.clone(), types(value)))
+            .collect(),
+        Value::Array(items) => items.iter().map(types).collect(),
+        Value::Null => Value::Null,
+        Value::Bool(_) => "bool".into(),
+        Value::Number(_) => "number".into(),
+        Value::String(_) => "string".into(),
+    }
+}
+
+#[tokio::test]
+async fn the_stand_in_answers_what_the_operator_asks_in_the_shapes_of_the_server() {
+    let server = PrefectServer::shared().await.unwrap();
+    let api = server.api().unwrap();
+    let stand_in = StandIn::start().unwrap();
+    api.put_block("stood-in", &Block::object("p", "dev", "t"))
+        .await
+        .unwrap();
+    stand_in.put_block("stood-in", "p", "dev", "t");
+    api.create_kubernetes_pool("stood-in").await.unwrap();
+    stand_in.put_pool("stood-in", kubernetes_template().unwrap());
+
+    let block = |slug: &str, name: &str| {
+        format!("/block_types/slug/{slug}/block_documents/name/{name}?include_secrets=true")
+    };
+    let (there, gone, of_no_type) = (
+        block("secret", "stood-in"),
+        block("secret", "gone"),
+        block("gone", "stood-in"),
+    );
+    let edit = json!({"base_job_template": kubernetes_template().unwrap()});
+    let filter = json!({"limit": 200, "offset": 0, "sort": "NAME_ASC", "work_pools": {"name": {"any_": ["stood-in"]}}});
+    let nothing = Value::Null;
+    let http = reqwest::Client::builder()
+        .no_proxy()
+        .timeout(std::time::Duration::from_secs(30))
+        .build()
+        .unwrap();
+    for request in [
+        ("GET", there.as_str(), nothing.clone()),
+        ("GET", &gone, nothing.clone()),
+        ("GET", &of_no_type, nothing.clone()),
+        ("GET", "/csrf-token?client=c", nothing.clone()),
+        ("GET", "/work_pools/stood-in", nothing.clone()),
+        ("GET", "/work_pools/gone", nothing.clone()),
+        ("PATCH", "/work_pools/stood-in", edit.clone()),
+        ("PATCH", "/work_pools/gone", edit),
+        ("POST", "/deployments/filter", filter),
+        ("GET", "/nowhere", nothing),
+    ] {
+        let real = shape(&http, &server.api_url(), &request).await;
+        let ours = shape(&http, &stand_in.api_url(), &request).await;
+        assert_eq!(ours, real, "{} {}", request.0, request.1);
+    }
+    assert_eq!(
+        stand_in.template("stood-in"),
+        Some(kubernetes_template().unwrap())
+    );
+    let counts = stand_in.counts();
+    assert_eq!(
+        (counts.blocks, counts.pool_reads, counts.pool_writes),
+        (3, 2, 2)
+    );
+    assert_eq!((counts.deployments, counts.others), (1, 2));
 }

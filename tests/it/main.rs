@@ -14,6 +14,7 @@
 #![allow(clippy::too_many_lines)]
 
 mod apiserver;
+mod bench;
 mod canary;
 mod chart;
 mod check;

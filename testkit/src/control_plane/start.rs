@@ -302,6 +302,20 @@ impl ControlPlane {
         Ok(client.request_text(request).await?)
     }
 
+    /// The servers that run, with their process ids.
+    pub fn processes(&self) -> Vec<(String, u32)> {
+        let held = |place: &Mutex<Option<GuardedChild>>| {
+            let child = place.lock().unwrap_or_else(PoisonError::into_inner);
+            child
+                .as_ref()
+                .map(|child| (child.name().to_owned(), child.pid()))
+        };
+        let mut all = vec![(self.etcd.name().to_owned(), self.etcd.pid())];
+        all.extend(held(&self.apiserver));
+        all.extend(held(&self.controllers));
+        all
+    }
+
     fn kubeconfig_path(&self, name: &str) -> PathBuf {
         self.folder.path().join(format!("{name}.kubeconfig"))
     }

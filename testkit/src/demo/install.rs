@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::binary::workspace;
 use super::stage::Stage;
 use super::tell::Teller;
+use crate::binary::workspace;
 use crate::grant::grant;
 use crate::node::{Image, NodeOptions, ProcessNode};
 use crate::{helm, operator, ports, wait};

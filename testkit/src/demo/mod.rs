@@ -5,10 +5,9 @@
 //!
 //! Never: a value printed that is not the story's; what logs are shown is searched for Doppler's token first.
 //!
-//! Reading order: `binary` finds the operator, `stage` brings up what it needs, `install` installs it, `story` plays,
+//! Reading order: `stage` brings up what it needs, `install` installs it, `story` plays,
 //! `keep` waits for Ctrl-C, `tell` is how all of them speak.
 
-mod binary;
 mod install;
 mod keep;
 mod stage;
@@ -17,6 +16,7 @@ mod tell;
 
 use anyhow::Result;
 
+use crate::binary::{self, Profile};
 use stage::Stage;
 use tell::Teller;
 
@@ -29,7 +29,8 @@ pub const USAGE: &str = "cargo demo [--keep]   (--keep: leave everything running
 /// When anything is not as the story says: what was expected, and what was there. The ends of the logs were printed by then.
 pub async fn run(keep: bool) -> Result<()> {
     let tell = Teller::new();
-    let binary = binary::build(&tell).await?;
+    tell.step("builds the operator");
+    let binary = binary::build(Profile::Dev).await?;
     let mut stage = Stage::start(&tell).await?;
     let played = story::play(&tell, &mut stage, &binary).await;
     if let Err(error) = played {

@@ -13,10 +13,10 @@ use kube::Api;
 use kube::api::DynamicObject;
 use serde_json::{Value, json};
 
-use super::binary::workspace;
 use super::install;
 use super::stage::{NAMESPACE, PLACE, Stage};
 use super::tell::Teller;
+use crate::binary::workspace;
 use crate::prefect::{
     Block, Deployment, PrefectApi, PrefectWorker, WorkerOptions, flows, kubernetes_template,
 };

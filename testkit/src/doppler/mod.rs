@@ -24,6 +24,7 @@ use axum::middleware::from_fn_with_state;
 
 pub use faults::{Fault, FaultId};
 pub use limits::RateLimit;
+pub(crate) use requests::hex;
 pub use requests::{Call, Counts, DOWNLOAD, WATCH, fingerprint};
 pub use state::Quirks;
 pub use watch::{Framing, Watch};

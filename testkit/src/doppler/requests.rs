@@ -118,7 +118,7 @@ pub fn fingerprint(token: &str) -> String {
     hex(&Sha256::digest(token.as_bytes())[..6])
 }
 
-pub(super) fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text

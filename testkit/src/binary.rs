@@ -1,4 +1,4 @@
-//! In: the workspace. Out: the path of the operator's binary, built by the cargo that runs the demo.
+//! In: the workspace and a profile. Out: the path of the operator's binary, built by the cargo that runs demo or benchmark.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -9,25 +9,31 @@ use serde_json::Value;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use super::tell::Teller;
-
 const PACKAGE: &str = "doppler-prefect-operator";
 
 /// Some minutes on two cores when nothing is built yet, and another cargo may hold the lock.
 const BUILD_LIMIT: Duration = Duration::from_mins(30);
 
+/// How it is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// As `cargo build` does.
+    Dev,
+    /// As it ships.
+    Release,
+}
+
 /// The folder of the workspace.
-pub(super) fn workspace() -> &'static Path {
+pub(crate) fn workspace() -> &'static Path {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     package.parent().unwrap_or(package)
 }
 
 /// Builds the operator; cargo says itself how far it is.
-pub(super) async fn build(tell: &Teller) -> Result<PathBuf> {
-    tell.step("builds the operator");
+pub(crate) async fn build(profile: Profile) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
-    // What `cargo run` tells about the demo's own package makes build scripts that look at it run again (ring's does), and all
+    // What `cargo run` tells about this package makes build scripts that look at it run again (ring's does), and all
     // that depends on them is compiled anew.
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(of_package) {
@@ -37,6 +43,7 @@ pub(super) async fn build(tell: &Teller) -> Result<PathBuf> {
     let build = build
         .args(["build", "--package", PACKAGE, "--bin", PACKAGE])
         .arg("--message-format=json-render-diagnostics")
+        .args((profile == Profile::Release).then_some("--release"))
         .current_dir(workspace())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

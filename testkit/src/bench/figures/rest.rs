@@ -1,0 +1,99 @@
+//! An operator at rest: what it asks of the API server and upstream, and what it uses, while nothing changes.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::time::sleep;
+
+use super::cold::as_f64;
+use super::sync;
+use crate::bench::Bench;
+use crate::bench::observe::process::Usage;
+use crate::bench::observe::rest::at_rest;
+use crate::bench::result::{Findings, Goal, Row, number};
+use crate::bench::scene::Plan;
+use crate::bench::subject::How;
+
+/// Polls are jittered by a tenth.
+const JITTER: f64 = 1.1;
+
+/// The run.
+pub async fn measure(bench: &Bench<'_>) -> Result<Findings> {
+    let sizes = &bench.sizes;
+    let plan = Plan {
+        bindings: sizes.large,
+        ..bench.plan()
+    };
+    let how = How::refresh(sizes.refresh);
+    let synced = sync::cold(bench, bench.subject, "rest", plan, &how).await?;
+    let (scene, pid) = (&synced.scene, synced.running.pid().context("no process")?);
+    let calm = at_rest(scene, pid).await?;
+    let blocks = scene.block_reads().context("no count of blocks")?;
+    let doppler = scene.doppler.counts();
+    let (requests, usage) = (scene.ledger.read(scene.plane).await?, Usage::of(pid)?);
+    // The one wait for a time: what does not happen can only be seen by looking for a while.
+    sleep(sizes.rest).await;
+    let after = Usage::of(pid)?;
+    let requests = scene.ledger.read(scene.plane).await? - requests;
+    let blocks = scene.block_reads().context("no count of blocks")? - blocks;
+    let downloads = scene.doppler.counts().downloads - doppler.downloads;
+    let streams = scene.doppler.counts().watches - doppler.watches;
+    let others = scene.prefect.stand_in()?.counts().others;
+    sync::end(synced).await?;
+
+    let intervals = sizes.rest.as_secs_f64() / sizes.refresh.as_secs_f64();
+    let about = |what: &str| {
+        format!(
+            "{what}, {} bindings at rest for {}",
+            number(as_f64(plan.bindings)),
+            minutes(sizes.rest)
+        )
+    };
+    let note = format!(
+        "{}; {} Leases; {} watches were opened anew; {}",
+        requests.in_words(),
+        requests.leases,
+        requests.watches,
+        if calm {
+            "looked at once it had nothing to do and no Event to write"
+        } else {
+            "it never came to rest before"
+        }
+    );
+    let interval = if sizes.refresh == Duration::from_mins(1) {
+        "a minute"
+    } else {
+        "an interval"
+    };
+    // What may fall into the window at its edges: one poll of each.
+    let most = (2.0 * JITTER * intervals + 2.0) / intervals;
+    Ok(Findings {
+        rows: vec![
+            Row::count(
+                about("API server writes"),
+                as_f64(requests.writes() + requests.events),
+                Goal::Exactly(0.0),
+            )
+            .note(note),
+            Row::count(about("API server reads beyond open watches"), as_f64(requests.reads), Goal::Exactly(0.0)),
+            Row::count(
+                about(&format!("requests upstream {interval}")),
+                as_f64(blocks + downloads) / intervals,
+                Goal::AtMost(most),
+            )
+            .note(format!(
+                "{blocks} for the block, {downloads} for the config; beside them {streams} watch streams opened, {others} others at Prefect since the start; the goal is 2, a tenth of jitter and the edges of the window"
+            )),
+            Row::new(about("CPU"), 100.0 * after.share_since(&usage), "% of a core", Goal::Below(1.0)),
+        ],
+        charts: Vec::new(),
+    })
+}
+
+fn minutes(time: Duration) -> String {
+    if time.as_secs() >= 60 {
+        format!("{} minutes", number(time.as_secs_f64() / 60.0))
+    } else {
+        format!("{} s", number(time.as_secs_f64()))
+    }
+}

@@ -1,0 +1,68 @@
+//! The table, for a terminal.
+//!
+//! In: results. Out: lines of text. A missed goal is seen at a glance, and what belongs to a row stands below it.
+
+use super::result::{Results, Row};
+
+/// The lines of the table.
+#[must_use]
+pub fn lines(results: &Results) -> Vec<String> {
+    let width = |cell: fn(&Row) -> String| {
+        let widths = results.rows().map(|row| cell(row).chars().count());
+        widths.max().unwrap_or_default()
+    };
+    let (what, measured) = (width(|row| row.what.clone()), width(Row::measured_text));
+    let goal = width(Row::goal_text);
+    let mut lines = Vec::new();
+    for (name, findings) in &results.figures {
+        lines.push(name.clone());
+        for row in &findings.rows {
+            lines.push(format!(
+                "  {:<what$}  {:>measured$}  {:<goal$}  {}",
+                row.what,
+                row.measured_text(),
+                row.goal_text(),
+                verdict(row)
+            ));
+            if !row.note.is_empty() {
+                lines.push(format!("      {}", row.note));
+            }
+        }
+    }
+    lines
+}
+
+/// In a word.
+#[must_use]
+pub fn verdict(row: &Row) -> &'static str {
+    if row.is_met() { "reached" } else { "MISSED" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::result::{Findings, Goal};
+
+    #[test]
+    fn columns_are_aligned_and_notes_below() {
+        let rows = vec![
+            Row::count("short", 1.0, Goal::Exactly(1.0)).note("a note"),
+            Row::new("longer", 12.5, "ms", Goal::Below(5.0)),
+        ];
+        let charts = Vec::new();
+        let results = Results {
+            subject: "s".to_owned(),
+            machine: Vec::new(),
+            figures: vec![("figure".to_owned(), Findings { rows, charts })],
+        };
+        assert_eq!(
+            lines(&results),
+            [
+                "figure",
+                "  short         1  1       reached",
+                "      a note",
+                "  longer  12.5 ms  < 5 ms  MISSED",
+            ]
+        );
+    }
+}
