@@ -11,6 +11,7 @@ use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 /// Doppler's windows last a minute.
 const LONGEST_WAIT: Duration = Duration::from_mins(5);
 const SHORTEST_WAIT: Duration = Duration::from_secs(1);
+const SECOND: Duration = Duration::from_secs(1);
 
 /// The rate limit of a token, as of the last answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,9 +46,10 @@ pub(super) fn wait_after_refusal(headers: &HeaderMap, now: Timestamp) -> Option<
     said.map(bounded).or_else(|| wait_until_reset(headers, now))
 }
 
-/// How long to wait until the window ends, by the server's clock if it tells the time.
+/// How long to wait until the window ends, by the server's clock if it tells the time. Both are whole seconds, so that the window may last up to one
+/// more than their difference.
 pub(super) fn wait_until_reset(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
-    reset_at(headers).map(|at| bounded(until(at, server_time(headers, now))))
+    reset_at(headers).map(|at| bounded(until(at, server_time(headers, now)) + SECOND))
 }
 
 fn bounded(wait: Duration) -> Duration {
@@ -140,8 +142,12 @@ mod tests {
         };
         let reset = ("x-ratelimit-reset", "1800000042");
         assert_eq!(wait(&[("retry-after", "7"), reset]), Some(7));
-        assert_eq!(wait(&[reset]), Some(42));
-        assert_eq!(wait(&[("retry-after", "soon"), reset]), Some(42));
+        assert_eq!(
+            wait(&[reset]),
+            Some(43),
+            "the window ends within that second"
+        );
+        assert_eq!(wait(&[("retry-after", "soon"), reset]), Some(43));
         assert_eq!(wait(&[("retry-after", "0")]), Some(1));
         assert_eq!(wait(&[("retry-after", "86400")]), Some(300));
         assert_eq!(
@@ -158,7 +164,7 @@ mod tests {
         ]);
         assert_eq!(
             wait_until_reset(&said, now()),
-            Some(Duration::from_secs(30))
+            Some(Duration::from_secs(31))
         );
     }
 }
