@@ -273,6 +273,34 @@ async fn a_server_with_basic_auth_and_csrf_protection_is_read_and_its_pool_patch
     w.end().await
 }
 
+/// The certificate is that of the stand-in for Doppler: what answers there is no Prefect, which only somebody who trusts it can find out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ca_bundle_makes_a_server_trusted_and_a_new_one_is_noticed() -> Result<()> {
+    let network = Network::start()?;
+    let setup = Setup {
+        env: network.env(),
+        ..Setup::without_polls()
+    };
+    let w = World::with(
+        "up-ca",
+        setup.args(&["--allowed-prefect-host", "api.doppler.com"]),
+    )
+    .await?;
+    network.route("api.doppler.com:443", w.doppler.tls_addr());
+    let map = |pem: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "trust"}, "data": {"ca.crt": pem}});
+    let reference = json!({"valueFrom": {"configMapKeyRef": {"name": "trust", "key": "ca.crt"}}});
+    let prefect = json!({"server": {"remoteApiUrl": "https://api.doppler.com", "caBundle": reference}, "block": {"name": "b"}});
+    w.apply(&map("no certificate").to_string()).await?;
+    w.bind("b", &json!({"prefect": prefect})).await?;
+    w.until_not_ready("b", "ReferenceInvalid").await?;
+    w.apply(&map(w.plane.ca_pem()).to_string()).await?;
+    let said = w.until_not_ready("b", "PrefectUnreachable").await?;
+    ensure!(said.message.contains("certificate"), "{}", said.message);
+    w.apply(&map(w.doppler.ca_pem()).to_string()).await?;
+    w.until_not_ready("b", "PrefectWrongUrl").await?;
+    w.end().await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_two_403s_are_told_apart_and_a_pool_that_may_not_be_edited_does_not_hold_up_the_secret()
 -> Result<()> {
