@@ -45,6 +45,8 @@ pub struct Setup {
     pub env: Vec<(String, String)>,
     /// A control plane of the test's own, which lives as long as the process.
     pub plane: Option<&'static ControlPlane>,
+    /// What is started instead of the binary that was built with the tests.
+    pub binary: Option<PathBuf>,
 }
 
 impl Default for Setup {
@@ -55,6 +57,7 @@ impl Default for Setup {
             args: Vec::new(),
             env: Vec::new(),
             plane: None,
+            binary: None,
         }
     }
 }
@@ -197,6 +200,16 @@ impl World {
         Ok(())
     }
 
+    /// Operators that are started from now on have this in their environment as well.
+    pub fn start_with(&mut self, env: impl IntoIterator<Item = (String, String)>) {
+        self.setup.env.extend(env);
+    }
+
+    /// Operators that are started from now on are started by this file.
+    pub fn start_by(&mut self, binary: PathBuf) {
+        self.setup.binary = Some(binary);
+    }
+
     /// Operators that are started from now on poll that often.
     pub fn poll_each(&mut self, interval: &'static str) {
         self.setup.refresh = interval;
@@ -235,7 +248,10 @@ impl World {
         let fixed = fixed.into_iter().filter(|(flag, _)| !given(flag));
         let args = fixed.flat_map(|(flag, value)| [flag.to_owned(), value.to_owned()]);
         OperatorOptions {
-            binary: env!("CARGO_BIN_EXE_doppler-prefect-operator").into(),
+            binary: match &self.setup.binary {
+                Some(binary) => binary.clone(),
+                None => env!("CARGO_BIN_EXE_doppler-prefect-operator").into(),
+            },
             kubeconfig: self.grant.kubeconfig.clone(),
             args: args.chain(self.setup.args.iter().cloned()).collect(),
             env: self.setup.env.clone(),
