@@ -100,11 +100,20 @@ async fn one(
         elsewhere: elsewhere.as_ref(),
         owner: owner(managed, &connection.api_url, &pool.name),
     };
-    let plan = plan(&view, &[&claim], &History::default());
-    let Some(finding) = plan.findings.into_iter().next() else {
+    let as_it_is = plan(&view, &[&claim], &History::default());
+    let Some(mut finding) = as_it_is.findings.into_iter().next() else {
         return Ok(());
     };
-    if let Some(edited) = &plan.edit {
+    if let Some(edited) = &as_it_is.edit {
+        // What overrides the entry is known once it is in its place.
+        let view = View {
+            template: edited,
+            ..view
+        };
+        let as_it_would_be = plan(&view, &[&claim], &History::default());
+        if let Some(then) = as_it_would_be.findings.into_iter().next() {
+            finding = then;
+        }
         lines.well(
             &what,
             &format!(

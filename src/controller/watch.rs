@@ -171,3 +171,64 @@ pub fn why(error: &watcher::Error) -> String {
         watcher::Error::NoResourceVersion => "the API server gave no version".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use kube::Config;
+    use tokio::time::timeout;
+    use wiremock::{Mock, MockServer, ResponseTemplate, matchers::any};
+
+    use super::*;
+
+    /// RBAC cannot tell the two apart, so that only the requests themselves show it.
+    #[tokio::test]
+    async fn secrets_are_listed_and_watched_as_metadata_only() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let server = MockServer::start().await;
+        let list = serde_json::json!({
+            "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList",
+            "metadata": {"resourceVersion": "1"}, "items": [],
+        });
+        Mock::given(any())
+            .respond_with(ResponseTemplate::new(200).set_body_json(list))
+            .mount(&server)
+            .await;
+        let client = Client::try_from(Config::new(server.uri().parse().unwrap())).unwrap();
+        let shutdown = CancellationToken::new();
+        let watching = tokio::spawn(secrets(
+            client,
+            Scope::Namespace("flows".to_owned()),
+            Arc::new(Objects::new(Box::new(|_| {}))),
+            watch::channel(false).0,
+            shutdown.clone(),
+        ));
+        let asked = timeout(Duration::from_secs(30), async {
+            loop {
+                let asked = server.received_requests().await.unwrap();
+                if asked
+                    .iter()
+                    .any(|one| one.url.query().is_some_and(|q| q.contains("watch=true")))
+                {
+                    return asked;
+                }
+                tokio::task::yield_now().await;
+            }
+        });
+        for request in asked.await.unwrap() {
+            assert_eq!(request.url.path(), "/api/v1/namespaces/flows/secrets");
+            let accept = request.headers["accept"].to_str().unwrap();
+            assert!(
+                accept.starts_with("application/json;as=PartialObjectMetadata"),
+                "{}: {accept}",
+                request.url
+            );
+        }
+        shutdown.cancel();
+        timeout(Duration::from_secs(30), watching)
+            .await
+            .unwrap()
+            .unwrap();
+    }
+}

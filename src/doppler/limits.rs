@@ -13,6 +13,7 @@ use crate::pace::Rate;
 /// Doppler's windows last a minute.
 const LONGEST_WAIT: Duration = Duration::from_mins(5);
 const SHORTEST_WAIT: Duration = Duration::from_secs(1);
+const SECOND: Duration = Duration::from_secs(1);
 
 /// Reads `x-ratelimit-limit`, `-remaining` and `-reset`; nothing unless all three are there and numbers.
 pub(super) fn rate(headers: &HeaderMap, now: Timestamp) -> Option<Rate> {
@@ -35,9 +36,10 @@ pub(super) fn wait_after_refusal(headers: &HeaderMap, now: Timestamp) -> Option<
     said.map(bounded).or_else(|| wait_until_reset(headers, now))
 }
 
-/// How long to wait until the window ends, by the server's clock if it tells the time.
+/// How long to wait until the window ends, by the server's clock if it tells the time. Both are whole seconds, so that the window may last up to one
+/// more than their difference.
 fn wait_until_reset(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
-    reset_at(headers).map(|at| bounded(until(at, server_time(headers, now))))
+    reset_at(headers).map(|at| bounded(until(at, server_time(headers, now)) + SECOND))
 }
 
 fn bounded(wait: Duration) -> Duration {
@@ -102,7 +104,7 @@ mod tests {
             Some(Rate {
                 limit: 240,
                 remaining: 7,
-                resets_in: Duration::from_mins(1),
+                resets_in: Duration::from_secs(61),
             })
         );
     }
@@ -133,8 +135,12 @@ mod tests {
         };
         let reset = ("x-ratelimit-reset", "1800000042");
         assert_eq!(wait(&[("retry-after", "7"), reset]), Some(7));
-        assert_eq!(wait(&[reset]), Some(42));
-        assert_eq!(wait(&[("retry-after", "soon"), reset]), Some(42));
+        assert_eq!(
+            wait(&[reset]),
+            Some(43),
+            "the window ends within that second"
+        );
+        assert_eq!(wait(&[("retry-after", "soon"), reset]), Some(43));
         assert_eq!(wait(&[("retry-after", "0")]), Some(1));
         assert_eq!(wait(&[("retry-after", "86400")]), Some(300));
         assert_eq!(
@@ -151,7 +157,7 @@ mod tests {
         ]);
         assert_eq!(
             wait_until_reset(&said, now()),
-            Some(Duration::from_secs(30))
+            Some(Duration::from_secs(31))
         );
     }
 }

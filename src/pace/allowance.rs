@@ -10,8 +10,8 @@ use super::Rank;
 
 /// A budget is counted over a minute, as the limits of both upstreams are.
 const MINUTE: Duration = Duration::from_mins(1);
-/// Windows are stated in whole seconds, of two clocks: one that has ended may go on for as long as this.
-const MARGIN: Duration = Duration::from_millis(1100);
+/// Clocks differ, and answers take their time: a window that has ended may go on for as long as this.
+const MARGIN: Duration = Duration::from_millis(100);
 /// Two ends of a window that are no further apart than this are of the same window.
 const SAME_WINDOW: Duration = Duration::from_secs(3);
 

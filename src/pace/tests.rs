@@ -90,7 +90,7 @@ async fn under_a_limit_that_is_too_small_every_source_gets_its_turn() {
                             Said::Answered(Some(Rate {
                                 limit,
                                 remaining: limit - server.1,
-                                resets_in: Duration::from_secs(left.as_secs()),
+                                resets_in: Duration::from_secs(left.as_secs() + 1),
                             }))
                         }
                     };

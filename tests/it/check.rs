@@ -4,6 +4,7 @@ use std::{path::Path, process::Stdio, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use testkit::prefect::{Deployment, flows};
 use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
 
 use crate::work_pools::{replaced, template, with_sources};
@@ -67,6 +68,14 @@ async fn check_says_what_would_be_written_and_writes_nothing() -> Result<()> {
     world
         .make_pool("check-well", &with_sources(&text, theirs))
         .await?;
+    let deployment = Deployment {
+        name: "check-well-afar",
+        pool: "check-well",
+        path: &flows(),
+        entrypoint: "flow.py:main",
+        job_variables: json!({"namespace": "afar"}),
+    };
+    world.api.create_deployment(&deployment).await?;
     let (before, written) = (
         world.template_text("check-well").await?,
         world.written("check-well").await?,
@@ -83,6 +92,8 @@ async fn check_says_what_would_be_written_and_writes_nothing() -> Result<()> {
         "+    \"secretRef\": {",
         "own env or envFrom overrides: SECRET_API_KEY",
         "\"name\": \"theirs\"",
+        "later sources, whose keys win: Secret theirs",
+        "deployments send jobs to namespace afar, where the Secret is not: check-well-afar",
     ] {
         ensure!(said.contains(expected), "{expected:?} is not in: {said}");
     }
@@ -159,8 +170,18 @@ async fn check_offline_reaches_nothing_and_another_address_can_be_given() -> Res
     let smallest = include_str!("../../examples/smallest.yaml");
     let (well, said) = run(nowhere, smallest, &["--offline"]).await?;
     ensure!(well, "{said}");
-    let (well, said) = run(nowhere, smallest, &["--print-patch", "json"]).await?;
-    ensure!(well && said.contains("my-project-dev"), "{said}");
+    for (form, expected) in [
+        ("json", r#""op":"add""#),
+        ("prefect-operator", "baseJobTemplate"),
+        ("terraform", "prefect_work_pool"),
+        ("helm", "worker.config.baseJobTemplate"),
+    ] {
+        let (well, said) = run(nowhere, smallest, &["--print-patch", form]).await?;
+        ensure!(
+            well && said.contains("my-project-dev") && said.contains(expected),
+            "{form}: {said}"
+        );
+    }
 
     // The cluster's address cannot be reached from here; the given one can.
     let mut spec = world.spec();

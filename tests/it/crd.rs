@@ -464,5 +464,18 @@ async fn people_find_the_columns_the_short_name_and_the_manual() -> Result<()> {
         definition.data["spec"]["versions"][0]["subresources"]["status"].is_object(),
         "no status subresource"
     );
+    let status = &definition.data["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
+        ["status"]["properties"];
+    for (list, key) in [
+        ("conditions", "type"),
+        ("heldBack", "name"),
+        ("workPools", "name"),
+    ] {
+        ensure!(
+            status[list]["x-kubernetes-list-type"] == "map"
+                && status[list]["x-kubernetes-list-map-keys"] == json!([key]),
+            "{list} is no list-map by {key}"
+        );
+    }
     Ok(())
 }

@@ -1,7 +1,9 @@
-//! The Dockerfile, as far as it can be read without an engine.
+//! The Dockerfile, as far as it can be read without an engine: whether the last stage is as small and as harmless as it is said to be, and whether
+//! all that the build needs is sent to it. `running` makes an image of that last stage, and runs it.
 //!
-//! In: Dockerfile, .dockerignore. Out: whether the last stage is as small and as harmless as it is said to be, and whether all that the build needs
-//! is sent to it.
+//! In: Dockerfile, .dockerignore. Out: what is wrong with them. Never: a base image from a registry.
+
+mod running;
 
 use std::path::Path;
 

@@ -40,6 +40,24 @@ async fn the_entry_goes_in_front_and_nothing_else_of_the_template_moves() -> Res
         .await?;
     world.until_ready("front").await?;
     world.until_pool("front", "pool-front", "Patched").await?;
+    let row = world.row("front").await?;
+    for (column, cell) in [
+        ("Ready", json!("True")),
+        ("Reason", json!("Ready")),
+        ("Project", json!("pool-front")),
+        ("Config", json!("dev")),
+        ("Secret", json!("front")),
+        ("Pools", json!("pool-front")),
+    ] {
+        ensure!(row.get(column) == Some(&cell), "{column}: {row:?}");
+    }
+    for column in ["Keys", "Changed", "Age", "Message"] {
+        let cell = row.get(column);
+        ensure!(
+            cell.is_some_and(|cell| !cell.is_null()),
+            "{column}: {row:?}"
+        );
+    }
     let ours = format!("\"envFrom\":[{},", entry("front", true));
     let expected = replaced(&before, "\"envFrom\":[", &ours);
     assert_eq!(world.template_text("pool-front").await?, expected);

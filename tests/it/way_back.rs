@@ -114,6 +114,26 @@ async fn deletion_takes_the_entry_out_waits_and_then_takes_the_secret() -> Resul
     world.end().await
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspended_binding_keeps_its_entry_and_its_deletion_still_cleans_up() -> Result<()> {
+    let world = world("back-suspended", Setup::default()).await?;
+    let before = world.template_text("back-suspended").await?;
+    world.bind_to("asleep", "back-suspended").await?;
+    world.until_ready("asleep").await?;
+    let mut spec = world.pool_spec(&json!([{"name": "back-suspended"}]));
+    spec["suspend"] = json!(true);
+    world.bind("asleep", &spec).await?;
+    world
+        .until_condition("asleep", "Ready", "Unknown", "Suspended")
+        .await?;
+    assert_eq!(world.sources("back-suspended").await?, ["asleep"]);
+    world.unbind("asleep").await?;
+    world.until_unbound("asleep").await?;
+    world.until_no_secret("asleep").await?;
+    assert_eq!(world.template_text("back-suspended").await?, before);
+    world.end().await
+}
+
 /// Argo CD's default: dependants go first, while the owner's finalizer holds.
 #[tokio::test(flavor = "multi_thread")]
 async fn foreground_deletion_does_not_take_the_secret_first() -> Result<()> {

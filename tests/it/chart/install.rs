@@ -389,13 +389,44 @@ async fn without_helm(cluster: &Cluster) -> Result<()> {
     let options = OperatorOptions {
         binary: BINARY.into(),
         kubeconfig: grant.kubeconfig,
-        env: vec![("POD_NAMESPACE".to_owned(), home.to_owned())],
+        env: vec![
+            ("POD_NAMESPACE".to_owned(), home.to_owned()),
+            (
+                "ALLOWED_DOPPLER_HOST".to_owned(),
+                "http://127.0.0.1:*".to_owned(),
+            ),
+        ],
         ..OperatorOptions::default()
     };
     // Ready means that it may list and watch what it needs.
-    Operator::start(options)
-        .await?
-        .terminate(Duration::from_secs(30))
-        .await?;
+    let operator = Operator::start(options).await?;
+    // With the manifest's rights it serves a namespace that nobody listed.
+    let token = format!("dp.st.dev.{}", secret("plain"));
+    let doppler = doppler()?;
+    doppler.set("plain", "dev", "SECRET_API_KEY", &secret("plain"));
+    doppler.add_service_token(&token, "plain", "dev");
+    let objects = [
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "token"}, "stringData": {"token": token}}),
+        json!({
+            "apiVersion": "doppler-prefect.dev/v1alpha1", "kind": "DopplerPrefectBinding", "metadata": {"name": "plain"},
+            "spec": {"doppler": {
+                "host": doppler.url(), "project": "plain", "config": "dev",
+                "accessToken": {"valueFrom": {"secretKeyRef": {"name": "token", "key": "token"}}},
+            }},
+        }),
+    ];
+    for object in objects {
+        kubernetes::apply(&cluster.client, FLOWS, &object.to_string()).await?;
+    }
+    let secrets: Api<Secret> = Api::namespaced(cluster.client.clone(), FLOWS);
+    wait::until(SOON, "the Secret of a binding", async || {
+        let made = secrets.get("plain").await?.data.unwrap_or_default();
+        let value = made.get("SECRET_API_KEY").context("no such key")?;
+        ensure!(value.0 == secret("plain").into_bytes(), "another value");
+        Ok(())
+    })
+    .await?;
+    canary::absent("the operator's log", &operator.log()?)?;
+    operator.terminate(Duration::from_secs(30)).await?;
     Ok(())
 }

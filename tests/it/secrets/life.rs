@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 use kube::ResourceExt;
+use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
 use super::managed;
@@ -86,8 +87,21 @@ async fn a_rename_writes_the_new_secret_and_removes_the_old_one() -> Result<()> 
     w.set("A", &secret("a"));
     w.bind("b", &managed(&w, json!({"name": "old"}))).await?;
     w.until_ready("b").await?;
+    // Whoever owns the binding by its labels, as Argo CD does, does not own the Secret by them.
+    let theirs = json!({"metadata": {
+        "labels": {"app.kubernetes.io/instance": "their-app"}, "annotations": {"example.com/tracking": "their-app"},
+    }});
+    w.bindings()
+        .patch("b", &PatchParams::default(), &Patch::Merge(&theirs))
+        .await?;
     w.bind("b", &managed(&w, json!({"name": "new"}))).await?;
     w.until_values("new", &pairs(&[("A", secret("a"))])).await?;
+    let made = w.secrets().get("new").await?;
+    ensure!(
+        !serde_json::to_string(&made.metadata)?.contains("their-app"),
+        "{:?}",
+        made.metadata
+    );
     w.until_no_secret("old").await?;
     w.until_ready("b").await?;
     ensure!(w.status("b").await?["secretName"] == "new");

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 use testkit::network::Network;
 use testkit::prefect::{Block, PrefectOptions, PrefectServer};
-use wiremock::matchers::{header, path};
+use wiremock::matchers::{header, method, path};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use super::good;
+use crate::work_pools::template;
 use crate::world::{Setup, World, secret};
 
 /// A Prefect server that answers what a real one cannot be made to answer, by the name of the block.
@@ -221,7 +222,11 @@ async fn a_server_with_basic_auth_and_csrf_protection_is_read_and_its_pool_patch
     let options = PrefectOptions {
         auth: Some(auth.clone()),
         csrf: true,
-        ..PrefectOptions::default()
+        // Every token is refused soon, long before the operator would ask for another by itself.
+        env: vec![(
+            "PREFECT_SERVER_CSRF_TOKEN_EXPIRATION".to_owned(),
+            "PT2S".to_owned(),
+        )],
     };
     let (w, server) = tokio::join!(World::start("up-csrf"), PrefectServer::start(options));
     let (w, server) = (w?, server?);
@@ -251,8 +256,111 @@ async fn a_server_with_basic_auth_and_csrf_protection_is_read_and_its_pool_patch
         entries == [json!({"secretRef": {"name": "b", "optional": true}})],
         "{entries:?}"
     );
+    // Deployments are listed by POST at each fifth look: the token of the PATCH is no longer good by then, and is renewed.
+    let listed = w.reads("prefect", "deployments-read").await?;
+    w.until("deployments that are listed with a new token", async || {
+        let now = w.reads("prefect", "deployments-read").await?;
+        ensure!(now >= listed + 2, "{} so far", now - listed);
+        Ok(())
+    })
+    .await?;
+    ensure!(
+        w.reads("prefect", "PrefectError").await? == 0,
+        "a refused token was the end of it"
+    );
     w.unbind("b").await?;
     w.until_unbound("b").await?;
+    w.end().await
+}
+
+/// The certificate is that of the stand-in for Doppler: what answers there is no Prefect, which only somebody who trusts it can find out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ca_bundle_makes_a_server_trusted_and_a_new_one_is_noticed() -> Result<()> {
+    let network = Network::start()?;
+    let setup = Setup {
+        env: network.env(),
+        ..Setup::without_polls()
+    };
+    let w = World::with(
+        "up-ca",
+        setup.args(&["--allowed-prefect-host", "api.doppler.com"]),
+    )
+    .await?;
+    network.route("api.doppler.com:443", w.doppler.tls_addr());
+    let map = |pem: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "trust"}, "data": {"ca.crt": pem}});
+    let reference = json!({"valueFrom": {"configMapKeyRef": {"name": "trust", "key": "ca.crt"}}});
+    let prefect = json!({"server": {"remoteApiUrl": "https://api.doppler.com", "caBundle": reference}, "block": {"name": "b"}});
+    w.apply(&map("no certificate").to_string()).await?;
+    w.bind("b", &json!({"prefect": prefect})).await?;
+    w.until_not_ready("b", "ReferenceInvalid").await?;
+    w.apply(&map(w.plane.ca_pem()).to_string()).await?;
+    let said = w.until_not_ready("b", "PrefectUnreachable").await?;
+    ensure!(said.message.contains("certificate"), "{}", said.message);
+    w.apply(&map(w.doppler.ca_pem()).to_string()).await?;
+    w.until_not_ready("b", "PrefectWrongUrl").await?;
+    w.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_two_403s_are_told_apart_and_a_pool_that_may_not_be_edited_does_not_hold_up_the_secret()
+-> Result<()> {
+    let w = World::start("up-403").await?;
+    w.set("A", &secret("good"));
+    let server = MockServer::start().await;
+    let block = |name: &str| {
+        path(format!(
+            "/api/block_types/slug/secret/block_documents/name/{name}"
+        ))
+    };
+    let refused = || ResponseTemplate::new(403).set_body_json(json!({"detail": "Forbidden"}));
+    let data =
+        json!({"data": {"value": {"project": w.name, "config": "dev", "access_token": w.token}}});
+    let pool = json!({"name": "k8s", "type": "kubernetes", "base_job_template": serde_json::from_str::<Value>(&template(&w.name))?});
+    let answers = [
+        Mock::given(block("readable")).respond_with(ResponseTemplate::new(200).set_body_json(data)),
+        Mock::given(block("hidden")).respond_with(refused()),
+        Mock::given(path("/api/csrf-token")).respond_with(ResponseTemplate::new(422)),
+        Mock::given(path("/api/deployments/filter")).respond_with(refused()),
+        Mock::given(path("/api/work_pools/k8s"))
+            .and(method("GET"))
+            .respond_with(ResponseTemplate::new(200).set_body_json(pool)),
+        Mock::given(path("/api/work_pools/k8s"))
+            .and(method("PATCH"))
+            .respond_with(refused()),
+    ];
+    for answer in answers {
+        answer.mount(&server).await;
+    }
+    let spec = |block: &str, optional: bool| {
+        json!({
+            "prefect": {"server": {"remoteApiUrl": server.uri()}, "block": {"name": block}},
+            "doppler": {"host": w.doppler.url()},
+            "inject": {"workPools": [{"name": "k8s", "optional": optional}]},
+        })
+    };
+    w.bind("hidden", &spec("hidden", true)).await?;
+    w.bind("uneditable", &spec("readable", true)).await?;
+    w.bind("unlisted", &spec("readable", false)).await?;
+    let said = w.until_not_ready("hidden", "PrefectForbidden").await?;
+    ensure!(
+        said.message.contains("View secret block data"),
+        "{}",
+        said.message
+    );
+    for (binding, permission) in [
+        ("uneditable", "Edit work pools"),
+        ("unlisted", "View deployments"),
+    ] {
+        let said = w.until_not_ready(binding, "PoolForbidden").await?;
+        ensure!(said.message.contains(permission), "{}", said.message);
+        w.until_condition(binding, "SecretSynced", "True", "Synced")
+            .await?;
+        w.until_values(binding, &good()).await?;
+        w.until_pool(binding, "k8s", "Forbidden").await?;
+        // Nothing of it is in the pool, so nothing holds it.
+        w.unbind(binding).await?;
+        w.until_unbound(binding).await?;
+    }
     w.end().await
 }
 

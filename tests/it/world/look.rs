@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use axum::http::Request;
 use k8s_openapi::api::core::v1::{Event, Secret};
 use kube::api::{
     ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams,
@@ -48,6 +49,27 @@ impl World {
             GroupVersionKind::gvk("doppler-prefect.dev", "v1alpha1", "DopplerPrefectBinding");
         let resource = ApiResource::from_gvk_with_plural(&kind, "dopplerprefectbindings");
         Api::namespaced_with(self.client.clone(), &self.name, &resource)
+    }
+
+    /// What `kubectl get -o wide` prints of a binding: columns and their cells, made by the API server.
+    pub async fn row(&self, name: &str) -> Result<BTreeMap<String, Value>> {
+        let path = format!(
+            "/apis/doppler-prefect.dev/v1alpha1/namespaces/{}/dopplerprefectbindings/{name}",
+            self.name
+        );
+        let request = Request::get(path)
+            .header("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")
+            .body(Vec::new())?;
+        let table: Value = self.client.request(request).await?;
+        let columns = table["columnDefinitions"]
+            .as_array()
+            .context("no columns")?;
+        let cells = table["rows"][0]["cells"].as_array().context("no row")?;
+        let names = columns.iter().filter_map(|column| column["name"].as_str());
+        Ok(names
+            .map(ToOwned::to_owned)
+            .zip(cells.iter().cloned())
+            .collect())
     }
 
     /// A binding as it is.

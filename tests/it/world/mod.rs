@@ -47,6 +47,8 @@ pub struct Setup {
     pub plane: Option<&'static ControlPlane>,
     /// The chart is rendered for several replicas, and each operator stands for election.
     pub several: bool,
+    /// What is started instead of the binary that was built with the tests.
+    pub binary: Option<PathBuf>,
 }
 
 impl Default for Setup {
@@ -58,6 +60,7 @@ impl Default for Setup {
             env: Vec::new(),
             plane: None,
             several: false,
+            binary: None,
         }
     }
 }
@@ -211,6 +214,16 @@ impl World {
         Ok(())
     }
 
+    /// Operators that are started from now on have this in their environment as well.
+    pub fn start_with(&mut self, env: impl IntoIterator<Item = (String, String)>) {
+        self.setup.env.extend(env);
+    }
+
+    /// Operators that are started from now on are started by this file.
+    pub fn start_by(&mut self, binary: PathBuf) {
+        self.setup.binary = Some(binary);
+    }
+
     /// Operators that are started from now on poll that often.
     pub fn poll_each(&mut self, interval: &'static str) {
         self.setup.refresh = interval;
@@ -258,7 +271,10 @@ impl World {
         let election = election.into_iter().filter(|_| self.setup.several);
         let env = election.map(|(name, value)| (name.to_owned(), value.to_owned()));
         OperatorOptions {
-            binary: env!("CARGO_BIN_EXE_doppler-prefect-operator").into(),
+            binary: match &self.setup.binary {
+                Some(binary) => binary.clone(),
+                None => env!("CARGO_BIN_EXE_doppler-prefect-operator").into(),
+            },
             kubeconfig: self.grant.kubeconfig.clone(),
             args: args.chain(self.setup.args.iter().cloned()).collect(),
             env: env.chain(self.setup.env.iter().cloned()).collect(),
