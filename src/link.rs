@@ -89,6 +89,8 @@ pub struct Kind<K, T> {
     pub open: Open<K, T>,
     /// Hears what they are told.
     pub told: Option<Told<K, T>>,
+    /// Whether whoever holds a link that is lost has to look at once: it polled less often, and is to poll as before.
+    pub slows_polls: bool,
     /// How many may be open.
     pub most: usize,
 }
@@ -280,7 +282,9 @@ impl<K: Clone + Eq + Hash, T> Shared<K, T> {
                 // The semaphore is never closed.
                 let Ok(_place) = place else { return };
                 let opened = Instant::now();
-                let closed = match (self.kind.open)(key.clone()).await {
+                let stream = (self.kind.open)(key.clone()).await;
+                let was_up = stream.is_ok();
+                let closed = match stream {
                     Ok(stream) => {
                         if !first {
                             self.metrics.link_reconnects.get_or_create(&labels).inc();
@@ -303,6 +307,9 @@ impl<K: Clone + Eq + Hash, T> Shared<K, T> {
                     self.metrics.link_refusals.get_or_create(&labels).inc();
                 }
                 self.tell(key, push);
+                if self.kind.slows_polls && was_up {
+                    self.poke(key, Poke::nudge);
+                }
                 wait_after(&closed, failures)
             };
             sleep(wait.mul_f64(rand::random_range(0.8..=1.2))).await;

@@ -314,7 +314,7 @@ impl<E: Clone + Send + 'static> Gate<E> {
             .upstreams
             .entry(Arc::clone(&lane.upstream))
             .or_default();
-        match upstream.health.door(now) {
+        match upstream.health.door(rank == Rank::Urgent, now) {
             Door::Open => {}
             Door::Shut(error, retry_after) => return Err(Shut { error, retry_after }),
             Door::Try => {

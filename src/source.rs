@@ -30,7 +30,7 @@ const LONGEST_RETRY: Duration = Duration::from_mins(1);
 /// No upstream can make us wait longer than this.
 const LONGEST_WAIT: Duration = Duration::from_hours(1);
 /// How long the first read waits for the link that tells of changes, so that it need not be made again once that is up.
-const LINK_OPENS: Duration = Duration::from_millis(400);
+const LINK_OPENS: Duration = Duration::from_secs(2);
 /// A read that took so much longer than a request takes has waited for its turn.
 const WAITED: Duration = Duration::from_secs(30);
 
@@ -179,8 +179,9 @@ struct Entry<D, V> {
 }
 
 struct Table<D, K, V> {
-    entries: HashMap<K, Entry<D, V>>,
-    keys: HashMap<D, K>,
+    entries: HashMap<Arc<K>, Entry<D, V>>,
+    /// What each dependant depends on. Keys are shared: thousands of dependants may have the same one.
+    keys: HashMap<D, Arc<K>>,
 }
 
 struct Shared<D, K, V> {
@@ -243,12 +244,26 @@ where
     /// is more to know, `who` is woken.
     pub fn depend(&self, who: &D, key: &K, interval: Duration) -> Reading<V> {
         let mut table = self.table();
-        if table.keys.get(who).is_some_and(|before| before != key) {
-            table.leave(who);
+        match table.keys.get(who) {
+            Some(before) if **before == *key => {}
+            before => {
+                let moves = before.is_some();
+                if moves {
+                    table.leave(who);
+                }
+                let known = table.entries.get_key_value(key);
+                let shared = known.map(|(shared, _)| Arc::clone(shared));
+                let shared = shared.unwrap_or_else(|| Arc::new(key.clone()));
+                table.keys.insert(who.clone(), shared);
+            }
         }
-        table.keys.insert(who.clone(), key.clone());
         if let Some(entry) = table.entries.get_mut(key) {
-            entry.dependants.insert(who.clone(), interval);
+            match entry.dependants.get_mut(who) {
+                Some(before) => *before = interval,
+                None => {
+                    entry.dependants.insert(who.clone(), interval);
+                }
+            }
             return entry.reading.clone();
         }
         let entry = Entry {
@@ -258,7 +273,9 @@ where
             end: self.0.shutdown.child_token(),
         };
         let (poke, end) = (entry.poke.clone(), entry.end.clone());
-        table.entries.insert(key.clone(), entry);
+        let shared = table.keys.get(who).map(Arc::clone);
+        let shared = shared.unwrap_or_else(|| Arc::new(key.clone()));
+        table.entries.insert(shared, entry);
         drop(table);
         let (shared, key) = (Arc::clone(&self.0), key.clone());
         self.0.tasks.spawn(async move {

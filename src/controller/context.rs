@@ -88,7 +88,7 @@ pub struct Context {
     /// The installation's key of content hashes.
     pub hash_key: HashKey,
     /// What is remembered between reconciles.
-    pub memory: Memory,
+    pub memory: Arc<Memory>,
     /// The one place that tells.
     pub report: Report,
     /// Everything that is counted.

@@ -26,8 +26,10 @@ const LONGEST: Duration = Duration::from_mins(5);
 pub struct Remembered {
     /// UID of the binding: what is remembered of another one of the same name is of no use.
     pub uid: String,
-    /// The status as it was last written.
+    /// The status as it was last written, until the watch shows it.
     pub status: Option<Arc<DopplerPrefectBindingStatus>>,
+    /// Whether a reconcile is going on.
+    pub busy: bool,
     /// The note as it was last written.
     pub noted: Option<BTreeSet<Noted>>,
     /// Names of the Secret's keys.
@@ -125,7 +127,29 @@ impl Memory {
                     ..Remembered::default()
                 };
             }
+            remembered.busy = true;
         });
+    }
+
+    /// The reconcile is done.
+    pub fn end(&self, binding: &BindingRef) {
+        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that is gone has been forgotten.
+        if let Some(remembered) = table.get_mut(binding) {
+            remembered.busy = false;
+        }
+    }
+
+    /// The watch shows the status that was written last, and the store has it: it need not be remembered beside. A reconcile that is going on may have
+    /// an older one in hand.
+    pub fn seen(&self, binding: &DopplerPrefectBinding) {
+        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(remembered) = table.get_mut(&BindingRef::from_obj(binding))
+            && !remembered.busy
+            && remembered.status.as_deref() == binding.status.as_ref()
+        {
+            remembered.status = None;
+        }
     }
 
     /// Changes what is remembered of `binding`.

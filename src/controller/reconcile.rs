@@ -71,22 +71,32 @@ async fn one(context: &Context, binding: &DopplerPrefectBinding) -> Action {
     context
         .memory
         .begin(&who, binding.meta().uid.as_deref().unwrap_or_default());
+    let action = advance_or_go_back(context, binding, &who).await;
+    context.memory.end(&who);
+    action
+}
+
+async fn advance_or_go_back(
+    context: &Context,
+    binding: &DopplerPrefectBinding,
+    who: &BindingRef,
+) -> Action {
     if binding.meta().deletion_timestamp.is_some() {
-        return back::remove(context, binding, &who).await;
+        return back::remove(context, binding, who).await;
     }
     if binding.spec.suspend {
-        return suspended(context, binding, &who).await;
+        return suspended(context, binding, who).await;
     }
-    let followed = follow(context, binding, &who).await;
-    if let Some(wait) = awaits(context, &who, &followed) {
+    let followed = follow(context, binding, who).await;
+    if let Some(wait) = awaits(context, who, &followed) {
         return Action::requeue(wait);
     }
-    let step = advance(context, binding, &who, &followed).await;
+    let step = advance(context, binding, who, &followed).await;
     let mut again = step.again;
     if !step.told_later {
         again = earlier(
             again,
-            record::record(context, binding, &who, &step.outcome).await,
+            record::record(context, binding, who, &step.outcome).await,
         );
     }
     again = earlier(again, followed.again);
@@ -135,7 +145,7 @@ async fn advance(
         .last
         .as_ref()
         .map(|last| make(context, binding, last, false));
-    let keys = keys(context, who, made.as_ref());
+    let keys = keys(context, binding, who, made.as_ref());
     let mut looked = claims::claim(
         context,
         binding,
@@ -302,9 +312,14 @@ fn before(
 /// The names of the Secret's keys, as one shared set.
 fn keys(
     context: &Context,
+    binding: &DopplerPrefectBinding,
     who: &BindingRef,
     made: Option<&Result<Desired, (Reason, String)>>,
 ) -> Arc<BTreeSet<String>> {
+    if binding.spec.inject.work_pools.is_empty() {
+        // Only pools are compared with them.
+        return Arc::default();
+    }
     let remembered = context.memory.of(who).keys;
     let Some(Ok(desired)) = made else {
         return remembered;

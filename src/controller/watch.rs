@@ -33,11 +33,12 @@ use crate::crd::DopplerPrefectBinding;
 /// A binding, or what is left of one that cannot be read.
 pub type Guarded = DeserializeGuard<DopplerPrefectBinding>;
 
-/// The bindings of a scope, and the stream of those that are to be reconciled: a status that we wrote ourselves triggers nothing. `gone` hears of
-/// those that were deleted.
+/// The bindings of a scope, and the stream of those that are to be reconciled: a status that we wrote ourselves triggers nothing. `seen` hears of
+/// those that the store has anew, `gone` of those that were deleted.
 pub fn bindings(
     client: Client,
     scope: &Scope,
+    seen: impl Fn(&DopplerPrefectBinding) + Send + Sync + 'static,
     gone: impl Fn(BindingRef) + Send + Sync + 'static,
 ) -> (
     Store<Guarded>,
@@ -59,6 +60,11 @@ pub fn bindings(
         })
         .inspect_err(|error| warn!(reason = why(error), "the watch of bindings was interrupted"))
         .reflect(writer)
+        .inspect_ok(move |event| {
+            if let Event::Apply(DeserializeGuard(Ok(binding))) = event {
+                seen(binding);
+            }
+        })
         .applied_objects()
         .predicate_filter(
             predicates::generation.combine(predicates::finalizers),

@@ -39,6 +39,7 @@ fn fixture(most: usize) -> Fixture {
         upstream: "doppler",
         open,
         told: None,
+        slows_polls: false,
         most,
     };
     Fixture {

@@ -13,6 +13,8 @@ const IN_A_ROW: u32 = 3;
 pub(super) const FIRST: Duration = Duration::from_secs(1);
 /// Longest wait.
 const LONGEST: Duration = Duration::from_mins(1);
+/// Longest wait of a request that somebody waits for: whoever has mended a server, and asks anew, is not to wait for a minute.
+const URGENT: Duration = Duration::from_secs(5);
 
 /// Whether a request may go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +37,7 @@ pub(super) struct Health<E> {
 struct Dead<E> {
     error: E,
     tries: u32,
+    since: Instant,
     until: Instant,
     trying: bool,
 }
@@ -49,12 +52,17 @@ impl<E> Default for Health<E> {
 }
 
 impl<E: Clone> Health<E> {
-    pub(super) fn door(&mut self, now: Instant) -> Door<E> {
+    pub(super) fn door(&mut self, urgent: bool, now: Instant) -> Door<E> {
         let Some(dead) = &mut self.dead else {
             return Door::Open;
         };
-        if dead.trying || dead.until > now {
-            let wait = dead.until.saturating_duration_since(now).max(FIRST);
+        let until = if urgent {
+            dead.until.min(dead.since + URGENT)
+        } else {
+            dead.until
+        };
+        if dead.trying || until > now {
+            let wait = until.saturating_duration_since(now).max(FIRST);
             return Door::Shut(dead.error.clone(), wait);
         }
         dead.trying = true;
@@ -75,6 +83,7 @@ impl<E: Clone> Health<E> {
                 dead.error = error;
                 dead.tries = dead.tries.saturating_add(1);
                 dead.trying = false;
+                dead.since = now;
                 dead.until = now + wait(dead.tries);
                 false
             }
@@ -85,6 +94,7 @@ impl<E: Clone> Health<E> {
                 self.dead = Some(Dead {
                     error,
                     tries: 0,
+                    since: now,
                     until: now + wait(0),
                     trying: false,
                 });
@@ -123,7 +133,7 @@ mod tests {
             assert!(!health.failed("down", false, now));
             assert!(!health.answered());
         }
-        assert_eq!(health.door(now), Door::Open);
+        assert_eq!(health.door(false, now), Door::Open);
     }
 
     #[test]
@@ -135,22 +145,27 @@ mod tests {
         assert!(!health.failed("late", false, now), "told once");
         let mut waits = Vec::new();
         for _ in 0..8 {
-            let Door::Shut("down", wait) = health.door(now) else {
+            let Door::Shut("down", wait) = health.door(false, now) else {
                 panic!("not shut")
             };
             waits.push(wait.as_secs());
             now += wait;
-            assert_eq!(health.door(now), Door::Try);
-            assert!(matches!(health.door(now), Door::Shut(..)), "one at a time");
+            assert_eq!(health.door(false, now), Door::Try);
+            assert!(
+                matches!(health.door(false, now), Door::Shut(..)),
+                "one at a time"
+            );
             health.failed("down", true, now);
         }
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
-        now += LONGEST;
-        assert_eq!(health.door(now), Door::Try);
+        assert_eq!(health.door(true, now + URGENT), Door::Try, "somebody waits");
         health.gave_up();
-        assert_eq!(health.door(now), Door::Try, "the next one tries");
+        now += LONGEST;
+        assert_eq!(health.door(false, now), Door::Try);
+        health.gave_up();
+        assert_eq!(health.door(false, now), Door::Try, "the next one tries");
         assert!(health.answered(), "it is back");
-        assert_eq!(health.door(now), Door::Open);
+        assert_eq!(health.door(false, now), Door::Open);
         assert!(health.is_well());
     }
 }

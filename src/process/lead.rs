@@ -115,12 +115,19 @@ impl Lead {
         tasks.spawn("tidy", tidy(clients, shutdown.clone()));
 
         let scopes = Scope::of(&watch_namespaces);
+        let memory = Arc::new(Memory::default());
         let (gone, mut hear_gone) = tokio::sync::mpsc::unbounded_channel();
         let watched: Vec<_> = scopes
             .iter()
             .map(|scope| {
                 let gone = gone.clone();
-                watch::bindings(client.clone(), scope, move |who| drop(gone.send(who)))
+                let memory = Arc::clone(&memory);
+                watch::bindings(
+                    client.clone(),
+                    scope,
+                    move |binding| memory.seen(binding),
+                    move |who| drop(gone.send(who)),
+                )
             })
             .collect();
         let context = Arc::new(Context {
@@ -135,7 +142,7 @@ impl Lead {
             objects: Arc::clone(&objects),
             secrets,
             hash_key,
-            memory: Memory::default(),
+            memory: Arc::clone(&memory),
             report,
             metrics,
             reconciles: Semaphore::new(concurrency.into()),

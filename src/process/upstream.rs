@@ -205,6 +205,7 @@ fn streams(
         upstream: "doppler",
         open,
         told: None,
+        slows_polls: false,
         most: limits.max_streams.into(),
     };
     Ok(Links::new(kind, Arc::clone(metrics), shutdown.clone()))
@@ -257,6 +258,7 @@ fn sockets(
         told: Some(Box::new(move |connection: &Arc<Connection>, told| {
             say(Word::Told(Arc::clone(connection), told, Instant::now()));
         })),
+        slows_polls: true,
         most: SOCKETS,
     };
     Links::new(kind, Arc::clone(metrics), shutdown.clone())

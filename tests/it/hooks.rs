@@ -32,7 +32,8 @@ impl Folder {
     /// An operator that takes hooks and does not poll.
     pub fn setup(&self) -> Setup {
         let folder = self.0.display().to_string();
-        Setup::without_polls().args(&["--hook-secrets", &folder])
+        // Nor streams: what is read was told by a hook.
+        Setup::without_polls().args(&["--hook-secrets", &folder, "--max-streams", "0"])
     }
 }
 

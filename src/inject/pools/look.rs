@@ -116,6 +116,8 @@ struct Listed {
     age: u32,
     /// `None` if they may not be listed.
     elsewhere: Option<Elsewhere>,
+    /// Whether each look lists deployments.
+    pub(super) lists_each_time: bool,
 }
 
 /// What is remembered from look to look.
@@ -215,6 +217,7 @@ impl Memory {
         if let Some(known) = self.listed.as_mut()
             && known.version == version
             && known.age + 1 < LISTED_EVERY
+            && !self.lists_each_time
         {
             known.age += 1;
             return Ok(());

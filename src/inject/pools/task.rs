@@ -18,7 +18,7 @@ use crate::prefect::PrefectError;
 use crate::reason::Reason;
 
 /// How long the first look waits for the link that tells of changes, so that it need not be made again once that is up.
-const LINK_OPENS: Duration = Duration::from_millis(400);
+const LINK_OPENS: Duration = Duration::from_secs(2);
 /// Claims that come within this time of each other share a look.
 const SETTLE: Duration = Duration::from_millis(75);
 /// A look waits no longer than this for further claims.
@@ -46,10 +46,13 @@ impl Shared {
             let Some(snapshot) = self.table().snapshot(key) else {
                 return;
             };
+            let pushed = link.as_ref().is_some_and(|link| link.push() == Push::Up);
+            // Nobody tells of deployments: rare looks list them each time.
+            memory.lists_each_time = pushed && self.pushed_interval > snapshot.interval;
             let result = self.look(key, rank, &snapshot, &mut memory).await;
             let now = Instant::now();
             let mut interval = snapshot.interval.max(SHORTEST_INTERVAL);
-            if link.as_ref().is_some_and(|link| link.push() == Push::Up) {
+            if pushed {
                 interval = interval.max(self.pushed_interval);
             }
             let (wait, pokes_wait) = match &result {

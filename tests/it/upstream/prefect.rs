@@ -102,6 +102,8 @@ async fn odd_prefect(doppler_token: &str) -> MockServer {
 async fn every_odd_answer_of_a_prefect_server_has_its_reason_and_none_is_shown() -> Result<()> {
     let w = World::start("up-odd").await?;
     let server = odd_prefect(&w.token).await;
+    // A server that asks for fewer requests gets none for a while, whoever asks.
+    let limiting = odd_prefect(&w.token).await;
     let cases = [
         ("masked", "BlockMasked"),
         ("masked-whole", "BlockMasked"),
@@ -117,7 +119,12 @@ async fn every_odd_answer_of_a_prefect_server_has_its_reason_and_none_is_shown()
     ];
     for (name, _) in cases {
         let key = json!({"value": secret("pnu")});
-        let prefect = json!({"server": {"remoteApiUrl": server.uri(), "apiKey": key}, "block": {"name": name}});
+        let uri = match name {
+            "limited" => limiting.uri(),
+            _ => server.uri(),
+        };
+        let prefect =
+            json!({"server": {"remoteApiUrl": uri, "apiKey": key}, "block": {"name": name}});
         w.bind(
             name,
             &json!({"prefect": prefect, "doppler": {"host": w.doppler.url()}}),

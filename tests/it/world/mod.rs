@@ -253,6 +253,8 @@ impl World {
             ("--watch-namespace", self.name.as_str()),
             ("--operator-namespace", &self.grant.namespace),
             ("--refresh-interval", self.setup.refresh),
+            // A test that is about polls is not to wait for those that a socket makes rare.
+            ("--pushed-refresh-interval", self.setup.refresh),
             ("--release-wait", self.setup.release_wait),
             ("--allowed-doppler-host", doppler),
             ("--allowed-prefect-host", doppler),
