@@ -12,7 +12,10 @@ use std::{
 use tokio::time::Instant;
 
 use super::{followed::Last, note::Noted, wake::BindingRef};
-use crate::{crd::DopplerPrefectBindingStatus, prefect::Connection};
+use crate::{
+    crd::{DopplerPrefectBinding, DopplerPrefectBindingStatus},
+    prefect::Connection,
+};
 
 /// A quiet time after which earlier repairs are forgotten.
 const QUIET: Duration = Duration::from_mins(5);

@@ -116,8 +116,6 @@ struct Listed {
     age: u32,
     /// `None` if they may not be listed.
     elsewhere: Option<Elsewhere>,
-    /// Whether each look lists deployments.
-    pub(super) lists_each_time: bool,
 }
 
 /// What is remembered from look to look.
@@ -132,6 +130,8 @@ pub(super) struct Memory {
     settled: Option<(u64, BTreeSet<String>)>,
     drift: Drift,
     listed: Option<Listed>,
+    /// Whether each look lists deployments.
+    pub(super) lists_each_time: bool,
 }
 
 impl Memory {
