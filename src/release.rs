@@ -132,7 +132,7 @@ pub async fn release(args: ReleaseArgs) -> Result<(), ReleaseError> {
     let work = release.release(&watch_namespaces);
     match lease {
         // It is not given back: a replica that has still not ended would take it.
-        Some(mut held) => held.while_held(work).await?,
+        Some(mut held) => Box::pin(held.while_held(work)).await?,
         None => work.await,
     }
 }

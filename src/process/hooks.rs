@@ -144,7 +144,9 @@ impl Hooks {
             }
             let due = self.pace().due(Instant::now());
             if let Some(wake) = self.wake.get() {
-                due.iter().for_each(|hook| wake(hook));
+                for hook in &due {
+                    wake(hook);
+                }
             }
         }
     }

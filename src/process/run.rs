@@ -141,13 +141,14 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         None => None,
         Some(leases) => {
             let candidate = Candidate::new(leases, &election.pod_name, hooks_at);
-            match tasks
+            let held = tasks
                 .until(candidate.until_held(|| readiness.set()))
-                .await?
-            {
-                Some(held) => Some(held),
-                None => return Ok(tasks.end().await),
+                .await?;
+            if held.is_none() {
+                tasks.end().await;
+                return Ok(());
             }
+            held
         }
     };
     // A replica that stood by was ready.
@@ -177,7 +178,8 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     };
     let work = async move {
         let Some(key) = tasks.until(hash_key(&secrets, &operator_namespace)).await? else {
-            return Ok(tasks.end().await);
+            tasks.end().await;
+            return Ok(());
         };
         let configs = lead.start(key?, &mut tasks)?;
         if let Some(hooks) = hooks {
@@ -193,7 +195,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     };
     match held {
         Some(mut held) => {
-            let ended = held.while_held(work).await?;
+            let ended = Box::pin(held.while_held(work)).await?;
             held.give_back().await;
             ended
         }

@@ -75,8 +75,8 @@ pub fn decide(now: Instant, seen: Option<&Seen>, mine: &Mine<'_>) -> Step {
     let holder = seen.and_then(|seen| seen.holder.as_deref());
     match (mine.renewed, seen) {
         (Some(renewed), _) if now.saturating_duration_since(renewed) >= GIVE_UP => Step::Lose,
-        // Somebody deleted it.
-        (Some(_), None) => Step::Create,
+        // There is none yet, or somebody deleted it.
+        (_, None) => Step::Create,
         (Some(_), Some(_)) if holder != Some(mine.identity) => Step::Lose,
         (Some(renewed), Some(_)) => {
             let rest = RENEW_EVERY.saturating_sub(now.saturating_duration_since(renewed));
@@ -86,7 +86,6 @@ pub fn decide(now: Instant, seen: Option<&Seen>, mine: &Mine<'_>) -> Step {
                 Step::Wait(rest)
             }
         }
-        (None, None) => Step::Create,
         // Its own identity: a write whose answer was lost.
         (None, Some(_)) if holder.is_none_or(|holder| holder == mine.identity) => Step::Take,
         (None, Some(seen)) => {
@@ -193,7 +192,7 @@ mod tests {
         let at = |after| decide(renewed + after, Some(&lease), &leading(renewed));
         assert_eq!(at(Duration::ZERO), Step::Wait(RENEW_EVERY));
         assert_eq!(at(RENEW_EVERY), Step::Renew);
-        assert_eq!(at(GIVE_UP - SECOND), Step::Renew);
+        assert_eq!(at(Duration::from_secs(9)), Step::Renew);
         assert_eq!(at(GIVE_UP), Step::Lose);
         const { assert!(GIVE_UP.as_secs() < LASTS.as_secs()) };
     }
