@@ -94,7 +94,13 @@ pub async fn run(options: &Options) -> Result<bool> {
         Some(binary) => binary.clone(),
         None => build(Profile::Release).await?,
     };
-    let results = measure(options, binary).await?;
+    let heard = |figure: &str, findings: &Findings| {
+        for line in table::part(figure, findings) {
+            tell(&line);
+        }
+    };
+    let results = measure(options, binary, heard).await?;
+    tell("");
     for line in table::lines(&results) {
         tell(&line);
     }
@@ -113,11 +119,15 @@ fn folder(options: &Options) -> Option<PathBuf> {
     options.out.clone().or_else(default)
 }
 
-/// Measures what is asked for, with the operator of that binary, and only that.
+/// Measures what is asked for, with the operator of that binary, and only that. `heard` hears what each figure found as soon as it is known.
 ///
 /// # Errors
 /// When no control plane can be started.
-pub async fn measure(options: &Options, binary: PathBuf) -> Result<Results> {
+pub async fn measure(
+    options: &Options,
+    binary: PathBuf,
+    heard: impl Fn(&str, &Findings),
+) -> Result<Results> {
     let subject = Ours::new(binary);
     let mut machine = machine::describe();
     let floor = OnceCell::new();
@@ -127,7 +137,7 @@ pub async fn measure(options: &Options, binary: PathBuf) -> Result<Results> {
         // Counts do not depend on who else is busy: all side by side.
         let plane = start().await?;
         let bench = Bench::new(&plane, &subject, options, &floor);
-        measured = join_all(chosen(options).map(|figure| findings(figure, &bench))).await;
+        measured = join_all(chosen(options).map(|figure| findings(figure, &bench, &heard))).await;
     } else {
         for figure in chosen(options) {
             let plane = start().await?;
@@ -136,7 +146,7 @@ pub async fn measure(options: &Options, binary: PathBuf) -> Result<Results> {
                 machine.push(version);
             }
             let bench = Bench::new(&plane, &subject, options, &floor);
-            measured.push(findings(figure, &bench).await);
+            measured.push(findings(figure, &bench, &heard).await);
         }
     }
     machine.push((
@@ -174,7 +184,11 @@ async fn start() -> Result<ControlPlane> {
 }
 
 /// What the figure finds; that it finds nothing is a row as well.
-async fn findings(figure: &Figure, bench: &Bench<'_>) -> (String, Findings) {
+async fn findings(
+    figure: &Figure,
+    bench: &Bench<'_>,
+    heard: &impl Fn(&str, &Findings),
+) -> (String, Findings) {
     let step = Step::begin(&format!("{}: {}", figure.name, figure.about));
     let findings = match (figure.measure)(bench).await {
         Ok(findings) => {
@@ -184,13 +198,14 @@ async fn findings(figure: &Figure, bench: &Bench<'_>) -> (String, Findings) {
         Err(error) => {
             let why = format!("{error:#}");
             progress::line(&format!("{}: {why}", figure.name));
-            let row = Row::failed(figure.about, Goal::Exactly(0.0), figure.counts, &why);
+            let row = Row::failed(figure.about, figure.counts, &why);
             Findings {
                 rows: vec![row],
                 charts: Vec::new(),
             }
         }
     };
+    heard(figure.name, &findings);
     (figure.name.to_owned(), findings)
 }
 

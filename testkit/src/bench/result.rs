@@ -37,8 +37,8 @@ pub struct Row {
     pub measured: Option<f64>,
     /// Its unit, such as `ms`; nothing for a plain number.
     pub unit: String,
-    /// What it has to be.
-    pub goal: Goal,
+    /// What it has to be; none for a figure that could not be measured, whose rows are not known.
+    pub goal: Option<Goal>,
     /// Whether it is a count of requests or writes, which is the same on any machine.
     pub is_count: bool,
     /// What belongs to it.
@@ -53,7 +53,7 @@ impl Row {
             what: what.into(),
             measured: Some(measured),
             unit: unit.to_owned(),
-            goal,
+            goal: Some(goal),
             is_count: false,
             note: String::new(),
         }
@@ -70,12 +70,12 @@ impl Row {
 
     /// What could not be measured, and why.
     #[must_use]
-    pub fn failed(what: impl Into<String>, goal: Goal, is_count: bool, why: &str) -> Self {
+    pub fn failed(what: impl Into<String>, is_count: bool, why: &str) -> Self {
         Self {
             what: what.into(),
             measured: None,
             unit: String::new(),
-            goal,
+            goal: None,
             is_count,
             note: why.to_owned(),
         }
@@ -91,8 +91,8 @@ impl Row {
     /// Whether its goal was reached.
     #[must_use]
     pub fn is_met(&self) -> bool {
-        self.measured
-            .is_some_and(|measured| self.goal.is_met(measured))
+        let both = self.goal.zip(self.measured);
+        both.is_some_and(|(goal, measured)| goal.is_met(measured))
     }
 
     /// The result with its unit.
@@ -108,9 +108,10 @@ impl Row {
     #[must_use]
     pub fn goal_text(&self) -> String {
         let (sign, goal) = match self.goal {
-            Goal::AtMost(goal) => ("≤ ", goal),
-            Goal::Below(goal) => ("< ", goal),
-            Goal::Exactly(goal) => ("", goal),
+            Some(Goal::AtMost(goal)) => ("≤ ", goal),
+            Some(Goal::Below(goal)) => ("< ", goal),
+            Some(Goal::Exactly(goal)) => ("", goal),
+            None => return String::new(),
         };
         format!("{sign}{}", with_unit(goal, &self.unit))
     }
@@ -252,6 +253,6 @@ mod tests {
         );
         assert!(Row::count("x", 2.0, Goal::AtMost(2.0)).is_met());
         assert!(!Row::count("x", 3.0, Goal::Exactly(2.0)).is_met());
-        assert!(!Row::failed("x", Goal::AtMost(2.0), true, "no answer").is_met());
+        assert!(!Row::failed("x", true, "no answer").is_met());
     }
 }

@@ -2,31 +2,44 @@
 //!
 //! In: results. Out: lines of text. A missed goal is seen at a glance, and what belongs to a row stands below it.
 
-use super::result::{Results, Row};
+use super::result::{Findings, Results, Row};
 
 /// The lines of the table.
 #[must_use]
 pub fn lines(results: &Results) -> Vec<String> {
+    let rows: Vec<_> = results.rows().collect();
+    let parts = results.figures.iter();
+    parts
+        .flat_map(|(figure, findings)| drawn(figure, findings, &rows))
+        .collect()
+}
+
+/// The lines of one figure.
+#[must_use]
+pub fn part(figure: &str, findings: &Findings) -> Vec<String> {
+    let rows: Vec<_> = findings.rows.iter().collect();
+    drawn(figure, findings, &rows)
+}
+
+/// One figure, in columns that are wide enough for all of these rows.
+fn drawn(figure: &str, findings: &Findings, rows: &[&Row]) -> Vec<String> {
     let width = |cell: fn(&Row) -> String| {
-        let widths = results.rows().map(|row| cell(row).chars().count());
+        let widths = rows.iter().map(|row| cell(row).chars().count());
         widths.max().unwrap_or_default()
     };
     let (what, measured) = (width(|row| row.what.clone()), width(Row::measured_text));
     let goal = width(Row::goal_text);
-    let mut lines = Vec::new();
-    for (name, findings) in &results.figures {
-        lines.push(name.clone());
-        for row in &findings.rows {
-            lines.push(format!(
-                "  {:<what$}  {:>measured$}  {:<goal$}  {}",
-                row.what,
-                row.measured_text(),
-                row.goal_text(),
-                verdict(row)
-            ));
-            if !row.note.is_empty() {
-                lines.push(format!("      {}", row.note));
-            }
+    let mut lines = vec![figure.to_owned()];
+    for row in &findings.rows {
+        lines.push(format!(
+            "  {:<what$}  {:>measured$}  {:<goal$}  {}",
+            row.what,
+            row.measured_text(),
+            row.goal_text(),
+            verdict(row)
+        ));
+        if !row.note.is_empty() {
+            lines.push(format!("      {}", row.note));
         }
     }
     lines
@@ -41,7 +54,7 @@ pub fn verdict(row: &Row) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::result::{Findings, Goal};
+    use crate::bench::result::Goal;
 
     #[test]
     fn columns_are_aligned_and_notes_below() {

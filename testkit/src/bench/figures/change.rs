@@ -163,19 +163,17 @@ async fn samples(
     mut change: impl AsyncFnMut(usize) -> Result<Instant>,
 ) -> Result<Vec<Duration>> {
     let mut number = 0;
-    let mut tries = 0;
-    while time_of(watching, &mut change, number).await.is_none() {
+    while time_of(watching, &mut change, number).await?.is_none() {
         number += 1;
-        tries += 1;
         ensure!(
-            tries < TRIES,
-            "{tries} changes, and none came within {TOLD:?}: nothing was heard of them"
+            number < TRIES,
+            "{number} changes, and none came within {TOLD:?}: nothing was heard of them"
         );
     }
     let mut times = Vec::with_capacity(count);
     while times.len() < count {
         number += 1;
-        let time = time_of(watching, &mut change, number).await;
+        let time = time_of(watching, &mut change, number).await?;
         times.push(time.with_context(|| {
             format!(
                 "change {} of {count} did not come within {TOLD:?}",
@@ -186,25 +184,25 @@ async fn samples(
     Ok(times)
 }
 
+/// The time of one change; none if it did not come.
 async fn time_of(
     watching: &Watching,
     change: &mut impl AsyncFnMut(usize) -> Result<Instant>,
     number: usize,
-) -> Option<Duration> {
+) -> Result<Option<Duration>> {
     watching.mark();
-    let begun = change(number).await.ok()?;
-    watching
-        .until(TOLD, "the Secret", |sight| !sight.secrets.is_empty())
-        .await
-        .ok()?;
+    let begun = change(number).await?;
+    let seen = watching.until(TOLD, "the Secret", |sight| !sight.secrets.is_empty());
+    if seen.await.is_err() {
+        return Ok(None);
+    }
     let at = watching.sight().secrets.values().next().copied();
     // The next change is not to meet what this one still causes. One that writes no status is no worse for it.
-    let _ = watching
-        .until(STATUS_LIMIT, "the status", |sight| {
-            sight.resource_writes > 0
-        })
-        .await;
-    at.map(|at| at.saturating_duration_since(begun))
+    let written = watching.until(STATUS_LIMIT, "the status", |sight| {
+        sight.resource_writes > 0
+    });
+    let _ = written.await;
+    Ok(at.map(|at| at.saturating_duration_since(begun)))
 }
 
 fn doppler_findings(file: &str, by: &str, times: &[Duration]) -> Findings {

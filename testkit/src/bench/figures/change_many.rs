@@ -33,7 +33,7 @@ pub async fn measure(bench: &Bench<'_>) -> Result<Findings> {
     let synced = sync::cold(bench, bench.subject, "many", plan, &how).await?;
     let mut times = Vec::new();
     // Without anything to hear of a change, nothing comes.
-    let limit = Duration::from_secs(5) + floors.iter().max().copied().unwrap_or_default() * 10;
+    let limit = Duration::from_secs(5) + floors.iter().max().copied().unwrap_or_default() * 4;
     for number in 0..bench.sizes.many_changes {
         synced.watching.mark();
         let begun = Instant::now();

@@ -151,8 +151,10 @@ fn limit(bindings: usize) -> Duration {
 }
 
 fn usages(scene: &Scene<'_>) -> Result<Vec<(String, Usage)>> {
-    let processes = scene.plane.processes().into_iter();
+    let mut processes = scene.plane.processes();
+    processes.push(("the benchmark itself".to_owned(), std::process::id()));
     processes
+        .into_iter()
         .map(|(name, pid)| Ok((name, Usage::of(pid)?)))
         .collect()
 }
