@@ -235,7 +235,10 @@ mod tests {
             let name = path.file_name().unwrap().to_str().unwrap();
             if path.is_dir() {
                 code_under(&path, code);
-            } else if name.ends_with(".rs") && !name.ends_with("tests.rs") && name != "reason.rs" {
+            } else if path.extension().is_some_and(|end| end == "rs")
+                && !name.ends_with("tests.rs")
+                && name != "reason.rs"
+            {
                 let text = std::fs::read_to_string(&path).unwrap();
                 code.push_str(text.split("#[cfg(test)]").next().unwrap());
             }

@@ -193,7 +193,15 @@ impl Operator {
     /// # Errors
     /// When it has ended.
     pub fn rss_kib(&self) -> Result<u64> {
-        resident_kib(self.child.pid())
+        status_kib(self.child.pid(), "VmRSS:")
+    }
+
+    /// The most that its resident memory ever was.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn peak_kib(&self) -> Result<u64> {
+        status_kib(self.child.pid(), "VmHWM:")
     }
 
     async fn get(&self, address: &str, path: &str) -> Result<String> {
@@ -221,9 +229,9 @@ pub(crate) fn local_http() -> Result<reqwest::Client> {
         .build()?)
 }
 
-fn resident_kib(pid: u32) -> Result<u64> {
+fn status_kib(pid: u32, field: &str) -> Result<u64> {
     let status = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
     let kib = line
         .and_then(|line| line.trim().strip_suffix("kB"))
         .context("a process without memory")?;

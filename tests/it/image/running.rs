@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use kube::api::{DynamicObject, ListParams, PostParams};
@@ -161,6 +162,15 @@ async fn settled_kib(w: &World) -> Result<u64> {
     .await
 }
 
+/// The processor time that it took so far, in Linux' ticks of 10 ms.
+fn cpu_ms(w: &World) -> Result<u64> {
+    let pid = w.operator()?.process().pid();
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let after_name = stat.rsplit(')').next().context("no fields")?;
+    let fields: Vec<&str> = after_name.split_whitespace().collect();
+    Ok((fields[11].parse::<u64>()? + fields[12].parse::<u64>()?) * 10)
+}
+
 async fn until_all_ready(w: &World, count: usize) -> Result<()> {
     w.until(&format!("{count} Ready bindings"), async || {
         let any = ListParams::default().match_any();
@@ -269,10 +279,34 @@ async fn an_operator_runs_in_the_image_with_nothing_but_its_binary_and_its_roots
     }
     until_all_ready(&w, BINDINGS).await?;
     let many = settled_kib(&w).await?;
+    let peak = w.operator()?.peak_kib()?;
+    let (spent, begun) = (cpu_ms(&w)?, Instant::now());
+    w.until_polls("same", 10).await?;
+    let cpu = u128::from(cpu_ms(&w)? - spent) * 1000 / begun.elapsed().as_millis().max(1);
     tell(&format!(
-        "resident: {idle} KiB without bindings, {one} KiB with one, {many} KiB with {BINDINGS}"
+        "processor: {cpu} ms a second at rest, with {BINDINGS} bindings that poll each second and a log at trace level"
+    ));
+    tell(&format!(
+        "resident: {idle} KiB without bindings, {one} KiB with one, {many} KiB with {BINDINGS}, {peak} KiB at most"
     ));
     if released {
+        // As much as a Secret holds, into all of them at once.
+        for number in 0..20 {
+            w.set(
+                &format!("LARGE_{number}"),
+                &format!("{}{}", secret("large"), "x".repeat(50_000)),
+            );
+        }
+        w.until_within(Duration::from_mins(3), "large Secrets", async || {
+            let writes = w.writes(Some("secret")).await?;
+            ensure!(writes >= 2 * BINDINGS as u64, "{writes} writes");
+            Ok(())
+        })
+        .await?;
+        let (after, peak) = (settled_kib(&w).await?, w.operator()?.peak_kib()?);
+        tell(&format!(
+            "resident: {after} KiB after 1 MB was written into each of {BINDINGS} Secrets, {peak} KiB at most"
+        ));
         ensure!(size < BINARY_MIB << 20, "the binary has {size} bytes");
         ensure!(idle < IDLE_MIB << 10, "{idle} KiB without bindings");
         ensure!(one < IDLE_MIB << 10, "{one} KiB with one binding");
