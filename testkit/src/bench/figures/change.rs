@@ -63,7 +63,7 @@ pub async fn hook(bench: &Bench<'_>) -> Result<Findings> {
         }),
         ..How::without_polls()
     };
-    // A subject that knows no hooks ends at once, and says so.
+    // A subject that knows no hooks ends at once, and says so. Streams are ended afterwards, so that nobody waits for one at the start.
     let synced = sync::cold(bench, bench.subject, "hook", one(bench), &how).await?;
     let doppler = &synced.scene.doppler;
     doppler.set_watch(Watch::Refused(

@@ -37,15 +37,12 @@ pub struct Figure {
 
 /// All figures, in the order in which they are measured.
 pub const ALL: [Figure; 12] = [
-    figure("cold", "cold sync of 1,000 bindings", true, |bench| {
+    figure("cold", "cold sync, the small run", true, |bench| {
         cold::small(bench).boxed_local()
     }),
-    figure(
-        "cold-large",
-        "cold sync of 10,000 bindings",
-        false,
-        |bench| cold::large(bench).boxed_local(),
-    ),
+    figure("cold-large", "cold sync, the large run", false, |bench| {
+        cold::large(bench).boxed_local()
+    }),
     figure(
         "cold-real",
         "cold sync with the real Prefect server",

@@ -1,6 +1,6 @@
 //! An operator at rest: what it asks of the API server and upstream, and what it uses, while nothing changes.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use tokio::time::sleep;
@@ -11,7 +11,7 @@ use crate::bench::Bench;
 use crate::bench::observe::process::Usage;
 use crate::bench::observe::rest::at_rest;
 use crate::bench::result::{Findings, Goal, Row, number};
-use crate::bench::scene::Plan;
+use crate::bench::scene::{Plan, Scene};
 use crate::bench::subject::How;
 
 /// Polls are jittered by a tenth.
@@ -28,20 +28,23 @@ pub async fn measure(bench: &Bench<'_>) -> Result<Findings> {
     let synced = sync::cold(bench, bench.subject, "rest", plan, &how).await?;
     let (scene, pid) = (&synced.scene, synced.running.pid().context("no process")?);
     let calm = at_rest(scene, pid).await?;
-    let blocks = scene.block_reads().context("no count of blocks")?;
-    let doppler = scene.doppler.counts();
     let (requests, usage) = (scene.ledger.read(scene.plane).await?, Usage::of(pid)?);
+    let upstream = Upstream::of(scene)?;
     // The one wait for a time: what does not happen can only be seen by looking for a while.
     sleep(sizes.rest).await;
+    let (upstream, looked) = upstream.until(Upstream::of(scene)?);
     let after = Usage::of(pid)?;
     let requests = scene.ledger.read(scene.plane).await? - requests;
-    let blocks = scene.block_reads().context("no count of blocks")? - blocks;
-    let downloads = scene.doppler.counts().downloads - doppler.downloads;
-    let streams = scene.doppler.counts().watches - doppler.watches;
+    let Upstream {
+        blocks,
+        downloads,
+        streams,
+        ..
+    } = upstream;
     let others = scene.prefect.stand_in()?.counts().others;
     sync::end(synced).await?;
 
-    let intervals = sizes.rest.as_secs_f64() / sizes.refresh.as_secs_f64();
+    let intervals = looked.as_secs_f64() / sizes.refresh.as_secs_f64();
     let about = |what: &str| {
         format!(
             "{what}, {} bindings at rest for {}",
@@ -88,6 +91,38 @@ pub async fn measure(bench: &Bench<'_>) -> Result<Findings> {
         ],
         charts: Vec::new(),
     })
+}
+
+/// What upstreams were asked until a moment.
+#[derive(Clone, Copy)]
+struct Upstream {
+    at: Instant,
+    blocks: u64,
+    downloads: u64,
+    streams: u64,
+}
+
+impl Upstream {
+    fn of(scene: &Scene<'_>) -> Result<Self> {
+        let doppler = scene.doppler.counts();
+        Ok(Self {
+            at: Instant::now(),
+            blocks: scene.block_reads().context("no count of blocks")?,
+            downloads: doppler.downloads,
+            streams: doppler.watches,
+        })
+    }
+
+    /// What was asked from here until then, and how long that was.
+    fn until(self, then: Self) -> (Self, Duration) {
+        let between = Self {
+            blocks: then.blocks - self.blocks,
+            downloads: then.downloads - self.downloads,
+            streams: then.streams - self.streams,
+            ..then
+        };
+        (between, then.at - self.at)
+    }
 }
 
 fn minutes(time: Duration) -> String {
