@@ -197,11 +197,15 @@ async fn one_request_at_a_time_tries_a_dead_upstream_and_all_hear_when_it_is_bac
     let mut tries = 0;
     let mut shut = 0;
     for _ in 0..120 {
-        match f.gate.turn(&at, &Wish::now()).await {
+        match f.gate.turn(&at, &Wish::of(Rank::Poll)).await {
             Ok(mut turn) => {
                 tries += 1;
                 assert_eq!(
-                    f.gate.turn(&at, &Wish::now()).await.unwrap_err().error,
+                    f.gate
+                        .turn(&at, &Wish::of(Rank::Poll))
+                        .await
+                        .unwrap_err()
+                        .error,
                     "down"
                 );
                 turn.said(Said::Failed("down"));
