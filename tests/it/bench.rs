@@ -1,7 +1,7 @@
 //! The benchmark's short form: what the operator asks of the API server and upstream, by count. Times are the benchmark's own business.
 
 use anyhow::{Result, ensure};
-use testkit::bench::{Options, measure, table};
+use testkit::bench::{Options, Row, measure, table};
 
 /// Figures whose counts are not all reached yet.
 const NOT_YET: [&str; 3] = ["template", "limit", "restart"];
@@ -15,7 +15,7 @@ async fn requests_and_writes_are_as_few_as_the_benchmark_says() -> Result<()> {
     ensure!(counts > 10, "{text}");
     for (figure, findings) in &results.figures {
         let mut counts = findings.rows.iter().filter(|row| row.is_count);
-        let right = counts.all(|row| row.is_met());
+        let right = counts.all(Row::is_met);
         ensure!(right || NOT_YET.contains(&figure.as_str()), "{text}");
     }
     Ok(())
