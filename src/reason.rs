@@ -28,6 +28,33 @@ impl Class {
     }
 }
 
+impl Reason {
+    /// Whether it says that an upstream, or the way to it, gave nothing that can be used.
+    #[must_use]
+    pub const fn is_of_an_upstream(self) -> bool {
+        matches!(
+            self,
+            Self::PrefectUnreachable
+                | Self::PrefectUnauthorized
+                | Self::PrefectForbidden
+                | Self::PrefectRateLimited
+                | Self::PrefectWrongUrl
+                | Self::PrefectError
+                | Self::BlockMissing
+                | Self::BlockInvalid
+                | Self::BlockMasked
+                | Self::BlockIncomplete
+                | Self::DopplerUnreachable
+                | Self::DopplerUnauthorized
+                | Self::DopplerForbidden
+                | Self::ConfigMissing
+                | Self::DopplerRateLimited
+                | Self::DopplerError
+                | Self::AnswerTooLarge
+        )
+    }
+}
+
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])* $name:ident, $class:ident, $stays:literal, $action:literal;)*) => {
         /// Why a condition is what it is.

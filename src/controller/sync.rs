@@ -104,7 +104,7 @@ pub(super) async fn secret_step(
                 let seconds = told_at.elapsed().as_secs_f64();
                 context.metrics.push_to_secret_seconds.observe(seconds);
             }
-            let step = after_put(context, who, followed, desired, was_true, again);
+            let step = after_put(context, who, followed, desired, before, again);
             (step, Some(holds))
         }
         Err(Obstacle {
@@ -137,9 +137,10 @@ fn after_put(
     who: &BindingRef,
     followed: &Followed,
     desired: &Desired,
-    was_true: bool,
+    before: Option<&DopplerPrefectBindingStatus>,
     again: &mut Option<Duration>,
 ) -> Step {
+    let was_true = before.is_some_and(|status| is_true(status, SECRET_SYNCED));
     if let Some(quiet_in) = context.memory.of(who).drift.contested(Instant::now()) {
         *again = earlier(*again, Some(quiet_in));
         let message = format!(
@@ -147,6 +148,10 @@ fn after_put(
             desired.name
         );
         return Step::Failed(Reason::SecretContested, message);
+    }
+    if followed.trouble.is_some() && before.is_some_and(was_stopped_upstream) {
+        // What was refused is not taken back by a failure that may pass: only an answer does that.
+        return followed.secret_step(was_true).unwrap_or(Step::AsBefore);
     }
     followed.secret_step(was_true).unwrap_or_else(|| {
         let keys = desired.data.len();
@@ -160,6 +165,17 @@ fn after_put(
                 followed.of_values.as_deref(),
             ),
         )
+    })
+}
+
+/// Whether the condition says that an upstream gave nothing newer.
+fn was_stopped_upstream(status: &DopplerPrefectBindingStatus) -> bool {
+    status.conditions.iter().any(|condition| {
+        condition.type_ == SECRET_SYNCED
+            && condition.status == "False"
+            && Reason::ALL
+                .iter()
+                .any(|reason| reason.as_str() == condition.reason && reason.is_of_an_upstream())
     })
 }
 

@@ -51,17 +51,20 @@ pub async fn load_or_create_key(secrets: &Secrets, namespace: &str) -> Result<Ha
         namespace: namespace.to_owned(),
         error,
     };
-    let key = HashKey::generate();
-    match secrets.create(&holder(namespace, &key)).await {
-        Ok(_) => return Ok(key),
-        Err(WriteError::Exists) => {}
-        Err(error) => return Err(failed(error)),
+    // First a look: at each start but the first one there is nothing to write.
+    let mut found = secrets.get(namespace, NAME).await.map_err(failed)?;
+    if found.is_none() {
+        let key = HashKey::generate();
+        match secrets.create(&holder(namespace, &key)).await {
+            Ok(_) => return Ok(key),
+            // Somebody was first.
+            Err(WriteError::Exists) => {
+                found = secrets.get(namespace, NAME).await.map_err(failed)?;
+            }
+            Err(error) => return Err(failed(error)),
+        }
     }
-    let found = secrets
-        .get(namespace, NAME)
-        .await
-        .map_err(failed)?
-        .ok_or_else(|| failed(WriteError::NotFound))?;
+    let found = found.ok_or_else(|| failed(WriteError::NotFound))?;
     read(&found).ok_or_else(|| KeyError::Malformed {
         namespace: namespace.to_owned(),
     })

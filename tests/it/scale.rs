@@ -112,11 +112,21 @@ async fn two_hundred_bindings_cost_one_block_read_one_download_and_at_rest_nothi
         Ok(())
     })
     .await?;
+    // The block, and the socket that tells of its changes.
     ensure!(
-        network.requests(&host) == 1,
-        "{} block reads",
+        network.requests(&host) == 2,
+        "{} requests to Prefect",
         network.requests(&host)
     );
+    let metrics = w.operator()?.metrics().await?;
+    let reads: u64 = metrics
+        .lines()
+        .filter(|line| {
+            line.starts_with("doppler_prefect_upstream_reads_total{upstream=\"prefect\"")
+        })
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
+        .sum();
+    ensure!(reads == 1, "{reads} block reads");
     ensure!(w.downloads() == 1, "{} downloads", w.downloads());
     let expected = pairs(
         &(0..20)

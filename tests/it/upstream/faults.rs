@@ -39,24 +39,12 @@ async fn a_passing_failure_changes_nothing_and_heals() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_lasting_failure_of_doppler_is_told_and_keeps_the_last_good_values() -> Result<()> {
-    let w = World::with(
-        "up-lasting",
-        Setup::default().args(&["--stale-after", "3s", "--doppler-timeout", "1s"]),
-    )
-    .await?;
-    let page = Fault::not_json();
+async fn a_doppler_that_does_not_answer_is_told_once_that_lasts_and_keeps_the_last_good_values()
+-> Result<()> {
     let leak = Fault::Answer(
         500,
         "application/json".to_owned(),
         json!({"messages": [secret("leak")], "success": false})
-            .to_string()
-            .into_bytes(),
-    );
-    let mixed = Fault::Answer(
-        200,
-        "application/json".to_owned(),
-        json!({"A": {"nested": secret("n")}, "B": secret("b")})
             .to_string()
             .into_bytes(),
     );
@@ -70,6 +58,21 @@ async fn every_lasting_failure_of_doppler_is_told_and_keeps_the_last_good_values
             Fault::Delay(Duration::from_secs(5)),
             "DopplerUnreachable",
         ),
+    ];
+    lasts("up-lasting", &cases).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_no_config_is_told_and_keeps_the_last_good_values() -> Result<()> {
+    let page = Fault::not_json();
+    let mixed = Fault::Answer(
+        200,
+        "application/json".to_owned(),
+        json!({"A": {"nested": secret("n")}, "B": secret("b")})
+            .to_string()
+            .into_bytes(),
+    );
+    let cases = [
         ("page", page, "DopplerError"),
         ("mixed", mixed, "DopplerError"),
         (
@@ -79,8 +82,18 @@ async fn every_lasting_failure_of_doppler_is_told_and_keeps_the_last_good_values
         ),
         ("huge", Fault::Huge(20 << 20), "AnswerTooLarge"),
     ];
+    lasts("up-answers", &cases).await
+}
+
+/// Each config of a world meets its fault, is told so, keeps its values, and heals.
+async fn lasts(name: &str, cases: &[(&str, Fault, &str)]) -> Result<()> {
+    let w = World::with(
+        name,
+        Setup::default().args(&["--stale-after", "3s", "--doppler-timeout", "1s"]),
+    )
+    .await?;
     let token = |case: &str| format!("dp.st.{case}.{}", secret(&w.name));
-    for (case, ..) in &cases {
+    for (case, ..) in cases {
         w.doppler.set(&w.name, case, "A", &secret("good"));
         w.doppler.add_service_token(&token(case), &w.name, case);
         w.put_token(&format!("{case}-token"), &token(case)).await?;
@@ -90,18 +103,18 @@ async fn every_lasting_failure_of_doppler_is_told_and_keeps_the_last_good_values
             json!(format!("{case}-token"));
         w.bind(case, &spec).await?;
     }
-    for (case, ..) in &cases {
+    for (case, ..) in cases {
         w.until_ready(case).await?;
         w.until_values(case, &good()).await?;
     }
     let mut planned = Vec::new();
-    for (case, fault, _) in &cases {
+    for (case, fault, _) in cases {
         // A value that the answer would bring if the fault did not take it: without, 304 has no body to be cut.
         w.doppler.set(&w.name, case, "A", &secret("after"));
         planned.push(w.doppler.fault(with(&token(case)), fault.clone()));
     }
     let mut faults = Vec::new();
-    for (case, _, reason) in &cases {
+    for (case, _, reason) in cases {
         if let Err(error) = w.until_not_ready(case, reason).await {
             faults.push(format!("{case}: {error:#}"));
         }
@@ -116,7 +129,7 @@ async fn every_lasting_failure_of_doppler_is_told_and_keeps_the_last_good_values
     for fault in planned {
         w.doppler.end_fault(fault);
     }
-    for (case, ..) in &cases {
+    for (case, ..) in cases {
         w.until_within(
             Duration::from_secs(90),
             &format!("{case} to heal"),
