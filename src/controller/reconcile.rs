@@ -52,7 +52,16 @@ pub async fn reconcile(binding: Arc<Guarded>, context: Arc<Context>) -> Result<A
     let _permit = context.reconciles.acquire().await.map_err(|_| Ending)?;
     let started = Instant::now();
     let action = match &binding.0 {
-        Ok(binding) => one(&context, binding).await,
+        Ok(binding) => {
+            let who = BindingRef::new(&binding.name_any())
+                .within(&binding.namespace().unwrap_or_default());
+            let action = one(&context, binding, &who).await;
+            if !context.has(&who) {
+                // It went while this was under way, and nobody will say so again.
+                context.forget(&who);
+            }
+            action
+        }
         Err(invalid) => {
             record::unreadable(&context, invalid).await;
             Action::await_change()
@@ -66,27 +75,26 @@ pub async fn reconcile(binding: Arc<Guarded>, context: Arc<Context>) -> Result<A
     Ok(action)
 }
 
-async fn one(context: &Context, binding: &DopplerPrefectBinding) -> Action {
-    let who = BindingRef::new(&binding.name_any()).within(&binding.namespace().unwrap_or_default());
+async fn one(context: &Context, binding: &DopplerPrefectBinding, who: &BindingRef) -> Action {
     context
         .memory
-        .begin(&who, binding.meta().uid.as_deref().unwrap_or_default());
+        .begin(who, binding.meta().uid.as_deref().unwrap_or_default());
     if binding.meta().deletion_timestamp.is_some() {
-        return back::remove(context, binding, &who).await;
+        return back::remove(context, binding, who).await;
     }
     if binding.spec.suspend {
-        return suspended(context, binding, &who).await;
+        return suspended(context, binding, who).await;
     }
-    let followed = follow(context, binding, &who).await;
-    if let Some(wait) = awaits(context, &who, &followed) {
+    let followed = follow(context, binding, who).await;
+    if let Some(wait) = awaits(context, who, &followed) {
         return Action::requeue(wait);
     }
-    let step = advance(context, binding, &who, &followed).await;
+    let step = advance(context, binding, who, &followed).await;
     let mut again = step.again;
     if !step.told_later {
         again = earlier(
             again,
-            record::record(context, binding, &who, &step.outcome).await,
+            record::record(context, binding, who, &step.outcome).await,
         );
     }
     again = earlier(again, followed.again);

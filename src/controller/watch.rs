@@ -49,6 +49,9 @@ pub fn bindings(
         .default_backoff()
         // A third of an object, and nobody reads it.
         .modify(|binding| binding.meta_mut().managed_fields = None)
+        .inspect_err(|error| warn!(reason = why(error), "the watch of bindings was interrupted"))
+        .reflect(writer)
+        // Told once it is out of the store, where a reconcile that is under way looks for it.
         .inspect_ok(move |event| {
             if let Event::Delete(binding) = event {
                 gone(
@@ -57,8 +60,6 @@ pub fn bindings(
                 );
             }
         })
-        .inspect_err(|error| warn!(reason = why(error), "the watch of bindings was interrupted"))
-        .reflect(writer)
         .applied_objects()
         .predicate_filter(
             predicates::generation.combine(predicates::finalizers),

@@ -150,21 +150,31 @@ async fn what_no_binding_needs_any_more_ends() -> Result<()> {
         })
         .await
     };
-    w.bind("b", &spec).await?;
-    w.until_ready("b").await?;
-    until(1).await?;
-    spec["suspend"] = json!(true);
-    w.bind("b", &spec).await?;
-    w.until_condition("b", "Ready", "Unknown", "Suspended")
-        .await?;
-    until(0).await?;
-    w.until_sources(&w.name, &["b"]).await?;
-    spec["suspend"] = json!(false);
-    w.bind("b", &spec).await?;
-    w.until_ready("b").await?;
-    until(1).await?;
-    w.unbind("b").await?;
-    w.until_unbound("b").await?;
+    // Several, since a deleted one may be woken by its Secret's end just as it goes itself.
+    let names: Vec<_> = (0..8).map(|number| format!("b{number}")).collect();
+    let entries: Vec<_> = names.iter().map(String::as_str).collect();
+    for (suspend, reason, links) in [
+        (false, "Ready", 1),
+        (true, "Suspended", 0),
+        (false, "Ready", 1),
+    ] {
+        spec["suspend"] = json!(suspend);
+        for name in &names {
+            w.bind(name, &spec).await?;
+        }
+        let status = if suspend { "Unknown" } else { "True" };
+        for name in &names {
+            w.until_condition(name, "Ready", status, reason).await?;
+        }
+        until(links).await?;
+        w.until_sources(&w.name, &entries).await?;
+    }
+    for name in &names {
+        w.unbind(name).await?;
+    }
+    for name in &names {
+        w.until_unbound(name).await?;
+    }
     until(0).await?;
     w.end().await
 }
