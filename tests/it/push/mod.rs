@@ -45,9 +45,14 @@ impl World {
         Ok(spec)
     }
 
-    /// Binds it under its own name.
-    async fn bind_own(&self, config: &str) -> Result<()> {
-        self.bind(config, &self.own_spec(config).await?).await
+    /// Binds these configs, each under its own name.
+    async fn bind_own(&self, configs: &[String]) -> Result<()> {
+        let mut spec = self.own_spec("dev").await?;
+        for config in configs {
+            spec["doppler"]["config"] = json!(config);
+            self.bind(config, &spec).await?;
+        }
+        Ok(())
     }
 
     /// A sample of the operator's metrics; 0 if there is none.

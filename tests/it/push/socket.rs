@@ -1,8 +1,10 @@
-//! The event socket of the real Prefect server. No operator here polls while its test lasts.
+//! The event socket of the real Prefect server, and servers without one.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use testkit::prefect::Block;
+use wiremock::matchers::path_regex;
+use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use super::{a, of};
 use crate::work_pools::template;
@@ -123,5 +125,105 @@ async fn blocks_of_others_cost_nothing() -> Result<()> {
     let reads = w.all_reads("prefect").await? - before;
     // Ours is read at once and twice shortly after; the socket's own first read may still have been on its way.
     ensure!((1..=4).contains(&reads), "{reads} reads");
+    w.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blocks_are_polled_less_often_while_the_socket_is_up() -> Result<()> {
+    let setup = Setup::default().args(&["--pushed-refresh-interval", "1h"]);
+    let w = World::with("push-rarely", setup).await?;
+    w.set("A", &secret("a"));
+    w.bind("b", &w.spec()).await?;
+    w.until_ready("b").await?;
+    w.until_links("prefect", 1).await?;
+    // What was on its way when the socket came up.
+    w.until_polls("same", 2).await?;
+    let before = w.all_reads("prefect").await?;
+    w.until_polls("same", 5).await?;
+    let more = w.all_reads("prefect").await? - before;
+    ensure!(more == 0, "{more} reads of a block that would be told of");
+    w.end().await
+}
+
+/// A server without a socket, for which every block names the world's config.
+async fn without_socket(w: &World) -> MockServer {
+    let server = MockServer::start().await;
+    let value = json!({"project": w.name, "config": "dev", "access_token": w.token});
+    let document = ResponseTemplate::new(200).set_body_json(json!({"data": {"value": value}}));
+    Mock::given(path_regex("/block_documents/name/"))
+        .respond_with(document)
+        .mount(&server)
+        .await;
+    server
+}
+
+/// How often blocks were asked for below `path`.
+async fn asked(server: &MockServer, path: &str) -> Result<usize> {
+    let requests = server.received_requests().await.context("no record")?;
+    let of = requests.iter().map(|request| request.url.path());
+    let blocks = of.filter(|of| of.contains(path) && of.contains("/block_documents/"));
+    Ok(blocks.count())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_a_socket_is_polled_which_is_said_once() -> Result<()> {
+    let w = World::start("push-old").await?;
+    w.set("A", &secret("a"));
+    let server = without_socket(&w).await;
+    let mut spec = w.spec();
+    spec["prefect"]["server"]["remoteApiUrl"] = json!(server.uri());
+    w.bind("b", &spec).await?;
+    w.until_ready("b").await?;
+    w.until("the refusal to be told", async || {
+        let resolved = w.condition("b", "BlockResolved").await?;
+        ensure!(resolved.status == "True", "{resolved:?}");
+        let times = resolved.message.matches("refuses its event socket");
+        ensure!(times.count() == 1, "{}", resolved.message);
+        Ok(())
+    })
+    .await?;
+    w.until_polls("same", 1).await?;
+    let before = w.binding("b").await?.metadata.resource_version;
+    let polled = asked(&server, "/api/").await?;
+    w.until("polls of the block", async || {
+        let now = asked(&server, "/api/").await?;
+        ensure!(now >= polled + 3, "{} so far", now - polled);
+        Ok(())
+    })
+    .await?;
+    ensure!(w.binding("b").await?.metadata.resource_version == before);
+    let refusals = of("link_refusals_total", "upstream", "prefect");
+    ensure!(w.sample(&refusals).await? == 1, "it is tried rarely");
+    w.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_of_prefect_cloud_keeps_to_its_budget_and_holds_up_no_other() -> Result<()> {
+    const BUDGET: usize = 5;
+    let setup = Setup::without_polls().args(&["--prefect-account-budget", "5"]);
+    let w = World::with("push-budget", setup).await?;
+    w.set("A", &secret("a"));
+    let server = without_socket(&w).await;
+    let account = |number: u8| format!("{number:08}-0000-4000-8000-000000000000");
+    let spec = |number: u8, block: &str| {
+        let workspace = account(9);
+        let at = json!({
+            "remoteApiUrl": server.uri(), "apiKey": {"value": secret("pnu")},
+            "accountId": account(number), "workspaceId": workspace,
+        });
+        let mut spec = w.spec();
+        spec["prefect"] = json!({"server": at, "block": {"name": block}});
+        spec
+    };
+    for number in 0..BUDGET + 3 {
+        let name = format!("b{number}");
+        w.bind(&name, &spec(1, &name)).await?;
+    }
+    let waiting = of("upstream_waiting", "upstream", "prefect");
+    w.until_sample(&waiting, 3).await?;
+    let sent = asked(&server, &account(1)).await?;
+    ensure!(sent <= BUDGET, "{sent} requests");
+    w.bind("other", &spec(2, "other")).await?;
+    w.until_ready("other").await?;
     w.end().await
 }

@@ -165,7 +165,7 @@ async fn a_config_beyond_the_bound_on_streams_is_polled_until_a_place_is_free() 
     w.bind("dev", &dev).await?;
     w.until_ready("dev").await?;
     w.until_links("doppler", 1).await?;
-    w.bind_own("prd").await?;
+    w.bind_own(&["prd".to_owned()]).await?;
     w.until_ready("prd").await?;
     for config in ["dev", "prd"] {
         w.doppler.set(&w.name, config, "A", &secret("after"));
