@@ -117,6 +117,15 @@ impl Context {
             .retain(|object| self.objects.is_named(object));
     }
 
+    /// All bindings that are not there any more are gone.
+    pub fn forget_absent(&self) {
+        for binding in self.memory.all() {
+            if !self.has(&binding) {
+                self.forget(&binding);
+            }
+        }
+    }
+
     /// Whether a binding of this name is there.
     #[must_use]
     pub fn has(&self, binding: &BindingRef) -> bool {
