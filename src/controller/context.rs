@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kube::{Client, Resource, runtime::reflector::Store};
+use kube::{
+    Client, Resource,
+    runtime::reflector::{ObjectRef, Store},
+};
 use tokio::sync::Semaphore;
 
 use super::{
@@ -112,6 +115,23 @@ impl Context {
         self.report.forget(binding);
         self.references
             .retain(|object| self.objects.is_named(object));
+    }
+
+    /// All bindings that are not there any more are gone.
+    pub fn forget_absent(&self) {
+        for binding in self.memory.all() {
+            if !self.has(&binding) {
+                self.forget(&binding);
+            }
+        }
+    }
+
+    /// Whether a binding of this name is there.
+    #[must_use]
+    pub fn has(&self, binding: &BindingRef) -> bool {
+        let namespace = binding.namespace.as_deref().unwrap_or_default();
+        let key = ObjectRef::new(&binding.name).within(namespace);
+        self.bindings.iter().any(|store| store.get(&key).is_some())
     }
 
     /// Whether a binding of this UID is there.

@@ -166,6 +166,13 @@ impl Memory {
         )
     }
 
+    /// All bindings of which something is remembered.
+    #[must_use]
+    pub fn all(&self) -> Vec<BindingRef> {
+        let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        table.keys().cloned().collect()
+    }
+
     /// The binding is gone.
     pub fn forget(&self, binding: &BindingRef) {
         self.0

@@ -52,7 +52,16 @@ pub async fn reconcile(binding: Arc<Guarded>, context: Arc<Context>) -> Result<A
     let _permit = context.reconciles.acquire().await.map_err(|_| Ending)?;
     let started = Instant::now();
     let action = match &binding.0 {
-        Ok(binding) => one(&context, binding).await,
+        Ok(binding) => {
+            let who = BindingRef::new(&binding.name_any())
+                .within(&binding.namespace().unwrap_or_default());
+            let action = one(&context, binding, &who).await;
+            if !context.has(&who) {
+                // It went while this was under way, and nobody will say so again.
+                context.forget(&who);
+            }
+            action
+        }
         Err(invalid) => {
             record::unreadable(&context, invalid).await;
             Action::await_change()
@@ -66,13 +75,12 @@ pub async fn reconcile(binding: Arc<Guarded>, context: Arc<Context>) -> Result<A
     Ok(action)
 }
 
-async fn one(context: &Context, binding: &DopplerPrefectBinding) -> Action {
-    let who = BindingRef::new(&binding.name_any()).within(&binding.namespace().unwrap_or_default());
+async fn one(context: &Context, binding: &DopplerPrefectBinding, who: &BindingRef) -> Action {
     context
         .memory
-        .begin(&who, binding.meta().uid.as_deref().unwrap_or_default());
-    let action = advance_or_go_back(context, binding, &who).await;
-    context.memory.end(&who);
+        .begin(who, binding.meta().uid.as_deref().unwrap_or_default());
+    let action = advance_or_go_back(context, binding, who).await;
+    context.memory.end(who);
     action
 }
 

@@ -34,12 +34,12 @@ use crate::crd::DopplerPrefectBinding;
 pub type Guarded = DeserializeGuard<DopplerPrefectBinding>;
 
 /// The bindings of a scope, and the stream of those that are to be reconciled: a status that we wrote ourselves triggers nothing. `seen` hears of
-/// those that the store has anew, `gone` of those that were deleted.
+/// those that the store has anew; `gone` of those that were deleted, and of nobody by name after a list, which does not tell who was deleted before it.
 pub fn bindings(
     client: Client,
     scope: &Scope,
     seen: impl Fn(&DopplerPrefectBinding) + Send + Sync + 'static,
-    gone: impl Fn(BindingRef) + Send + Sync + 'static,
+    gone: impl Fn(Option<BindingRef>) + Send + Sync + 'static,
 ) -> (
     Store<Guarded>,
     impl Stream<Item = Result<Guarded, watcher::Error>> + Send + 'static,
@@ -50,20 +50,19 @@ pub fn bindings(
         .default_backoff()
         // A third of an object, and nobody reads it.
         .modify(|binding| binding.meta_mut().managed_fields = None)
-        .inspect_ok(move |event| {
-            if let Event::Delete(binding) = event {
-                gone(
-                    BindingRef::new(&binding.name_any())
-                        .within(&binding.namespace().unwrap_or_default()),
-                );
-            }
-        })
         .inspect_err(|error| warn!(reason = why(error), "the watch of bindings was interrupted"))
         .reflect(writer)
-        .inspect_ok(move |event| {
-            if let Event::Apply(DeserializeGuard(Ok(binding))) = event {
-                seen(binding);
+        // Told once it is in the store, or out of it, where a reconcile that is under way looks for it.
+        .inspect_ok(move |event| match event {
+            Event::Apply(DeserializeGuard(Ok(binding))) => seen(binding),
+            Event::Delete(binding) => {
+                let namespace = binding.namespace().unwrap_or_default();
+                gone(Some(
+                    BindingRef::new(&binding.name_any()).within(&namespace),
+                ));
             }
+            Event::InitDone => gone(None),
+            Event::Apply(_) | Event::Init | Event::InitApply(_) => {}
         })
         .applied_objects()
         .predicate_filter(
@@ -183,10 +182,67 @@ mod tests {
     use std::time::Duration;
 
     use kube::Config;
-    use tokio::time::timeout;
-    use wiremock::{Mock, MockServer, ResponseTemplate, matchers::any};
+    use tokio::{sync::mpsc, time::timeout};
+    use wiremock::{
+        Mock, MockServer, ResponseTemplate,
+        matchers::{any, query_param},
+    };
 
     use super::*;
+
+    /// The answer to a watch whose version is too old.
+    const EXPIRED: &str = r#"{"type":"ERROR","object":{"kind":"Status","apiVersion":"v1","status":"Failure","message":"too old","reason":"Expired","code":410}}"#;
+
+    #[tokio::test]
+    async fn after_a_list_those_that_it_lacks_are_out_of_the_store_and_it_is_told() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let server = MockServer::start().await;
+        let binding = serde_json::json!({
+            "apiVersion": "doppler-prefect.dev/v1alpha1", "kind": "DopplerPrefectBinding",
+            "metadata": {"name": "b", "namespace": "flows", "uid": "1"}, "spec": {},
+        });
+        let list = |items: serde_json::Value| {
+            ResponseTemplate::new(200).set_body_json(serde_json::json!({
+                "apiVersion": "doppler-prefect.dev/v1alpha1", "kind": "DopplerPrefectBindingList",
+                "metadata": {"resourceVersion": "1"}, "items": items,
+            }))
+        };
+        Mock::given(query_param("watch", "true"))
+            .respond_with(ResponseTemplate::new(200).set_body_string(EXPIRED))
+            .with_priority(1)
+            .mount(&server)
+            .await;
+        Mock::given(any())
+            .respond_with(list(serde_json::json!([binding])))
+            .up_to_n_times(1)
+            .with_priority(2)
+            .mount(&server)
+            .await;
+        Mock::given(any())
+            .respond_with(list(serde_json::json!([])))
+            .with_priority(3)
+            .mount(&server)
+            .await;
+        let client = Client::try_from(Config::new(server.uri().parse().unwrap())).unwrap();
+        let (says, mut hears) = mpsc::unbounded_channel();
+        let (store, stream) = bindings(
+            client,
+            &Scope::All,
+            |_| {},
+            move |who| says.send(who).unwrap(),
+        );
+        let watching = tokio::spawn(stream.for_each(|_| std::future::ready(())));
+        let mut next = async || {
+            timeout(Duration::from_secs(30), hears.recv())
+                .await
+                .unwrap()
+                .unwrap()
+        };
+        assert_eq!(next().await, None, "after the first list");
+        assert_eq!(next().await, None, "after the second");
+        assert!(store.state().is_empty());
+        watching.abort();
+    }
 
     /// RBAC cannot tell the two apart, so that only the requests themselves show it.
     #[tokio::test]

@@ -220,10 +220,14 @@ impl Watcher {
             }
         };
         let (headers, now) = (response.headers(), Timestamp::now());
-        turn.said(if response.status() == StatusCode::TOO_MANY_REQUESTS {
-            Said::Limited(wait_after_refusal(headers, now).unwrap_or(REST))
-        } else {
-            Said::Answered(rate(headers, now))
+        turn.said(match response.status().as_u16() {
+            429 => Said::Limited(wait_after_refusal(headers, now).unwrap_or(REST)),
+            // As with a download: it is the host that is in trouble, so other streams need not find out for themselves.
+            status @ (408 | 500..=599) => Said::Failed(DopplerError::Fault {
+                host: host.clone(),
+                status,
+            }),
+            _ => Said::Answered(rate(headers, now)),
         });
         drop(turn);
         if response.status() != StatusCode::OK || !is_event_stream(response.headers()) {

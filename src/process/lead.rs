@@ -156,7 +156,8 @@ impl Lead {
                 tokio::select! {
                     () = end.cancelled() => return,
                     who = hear_gone.recv() => match who {
-                        Some(who) => forgetting.forget(&who),
+                        Some(Some(who)) => forgetting.forget(&who),
+                        Some(None) => forgetting.forget_absent(),
                         None => return,
                     },
                 }

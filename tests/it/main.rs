@@ -22,6 +22,7 @@ mod crd;
 mod hooks;
 mod image;
 mod pools;
+mod push;
 mod replicas;
 mod runs;
 mod scale;

@@ -1,0 +1,101 @@
+//! How changes arrive without a poll, and that what is asked for them is shared and bounded.
+//!
+//! Where streams are closed, limits set or faults planned for all requests, the world has a Doppler of its own.
+
+mod bounds;
+mod sharing;
+mod socket;
+mod stream;
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+use testkit::doppler::Doppler;
+
+use crate::world::{Setup, World, pairs, secret};
+
+const RECONCILES: &str = "doppler_prefect_reconciles_total";
+
+/// The only value of a config.
+fn a(value: &str) -> BTreeMap<String, String> {
+    pairs(&[("A", secret(value))])
+}
+
+/// A sample of links or of pushes.
+fn of(metric: &str, label: &str, value: &str) -> String {
+    format!("doppler_prefect_{metric}{{{label}=\"{value}\"}}")
+}
+
+impl World {
+    /// As [`World::with`], with a Doppler that nobody else uses.
+    async fn alone(name: &str, setup: Setup) -> Result<Self> {
+        let mut world = Self::with(name, setup).await?;
+        // Like the shared one, it lives as long as the process.
+        world.doppler = Box::leak(Box::new(Doppler::start()?));
+        world.doppler.add_service_token(&world.token, name, "dev");
+        Ok(world)
+    }
+
+    /// The spec of a binding of this config, with the world's token, which may read every config from now on.
+    async fn own_spec(&self, config: &str) -> Result<Value> {
+        self.doppler.add_account_token(&self.token);
+        let mut spec = self.direct_spec().await?;
+        spec["doppler"]["config"] = json!(config);
+        Ok(spec)
+    }
+
+    /// Binds these configs, each under its own name.
+    async fn bind_own(&self, configs: &[String]) -> Result<()> {
+        let mut spec = self.own_spec("dev").await?;
+        for config in configs {
+            spec["doppler"]["config"] = json!(config);
+            self.bind(config, &spec).await?;
+        }
+        Ok(())
+    }
+
+    /// A sample of the operator's metrics; 0 if there is none.
+    async fn sample(&self, metric: &str) -> Result<u64> {
+        let metrics = self.operator()?.metrics().await?;
+        let mut lines = metrics.lines();
+        let found = lines.find_map(|line| line.strip_prefix(metric)?.strip_prefix(' '));
+        Ok(found.map_or(Ok(0), str::parse)?)
+    }
+
+    async fn until_sample(&self, metric: &str, expected: u64) -> Result<()> {
+        self.until(&format!("{metric} {expected}"), async || {
+            let found = self.sample(metric).await?;
+            ensure!(found == expected, "{found}");
+            Ok(())
+        })
+        .await
+    }
+
+    async fn until_links(&self, upstream: &str, count: u64) -> Result<()> {
+        self.until_sample(&of("links_up", "upstream", upstream), count)
+            .await
+    }
+
+    /// Reconciles so far, once no more follow.
+    async fn reconciles_at_rest(&self) -> Result<u64> {
+        let (mut last, mut looks) = (0, 0);
+        self.until("the last reconcile", async || {
+            let now = self.sample(RECONCILES).await?;
+            looks = if now == last { looks + 1 } else { 0 };
+            last = now;
+            ensure!(looks >= 6, "{now} so far");
+            Ok(now)
+        })
+        .await
+    }
+
+    /// Downloads with the world's token that were answered in full: any other found nothing new.
+    fn full_downloads(&self) -> usize {
+        let calls = self.doppler.downloads();
+        let full = calls
+            .iter()
+            .filter(|call| call.is_with(&self.token) && call.status == Some(200));
+        full.count()
+    }
+}

@@ -1,0 +1,180 @@
+//! What is shared, by whom, and when it ends.
+
+use anyhow::{Result, ensure};
+use kube::ResourceExt;
+use serde_json::json;
+use testkit::doppler::Call;
+use testkit::prefect::Block;
+
+use super::{a, of};
+use crate::work_pools::template;
+use crate::world::{Setup, World, secret};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_one_config_reconciles_the_bindings_of_that_config_only() -> Result<()> {
+    const MANY: u64 = 10;
+    let w = World::with("push-wake", Setup::without_polls()).await?;
+    w.doppler.add_account_token(&w.token);
+    for config in ["dev", "prd"] {
+        w.doppler.set(&w.name, config, "A", &secret("before"));
+    }
+    let many: Vec<_> = (0..MANY).map(|number| format!("dev-{number}")).collect();
+    for name in &many {
+        w.bind(name, &w.spec()).await?;
+    }
+    let mut prd = w.spec();
+    prd["doppler"]["config"] = json!("prd");
+    w.bind("prd", &prd).await?;
+    for name in &many {
+        w.until_ready(name).await?;
+    }
+    w.until_ready("prd").await?;
+    w.until_links("doppler", 2).await?;
+
+    let before = w.reconciles_at_rest().await?;
+    let written = w.writes(Some("secret")).await?;
+    w.doppler.set(&w.name, "prd", "A", &secret("after"));
+    w.until_values("prd", &a("after")).await?;
+    let one = w.reconciles_at_rest().await? - before;
+    ensure!(
+        (1..MANY / 2).contains(&one),
+        "{one} reconciles for one binding"
+    );
+    ensure!(w.writes(Some("secret")).await? == written + 1);
+
+    w.set("A", &secret("after"));
+    for name in &many {
+        w.until_values(name, &a("after")).await?;
+    }
+    let all = w.reconciles_at_rest().await? - before - one;
+    ensure!(
+        (MANY..MANY * MANY / 2).contains(&all),
+        "{all} reconciles for {MANY} bindings"
+    );
+    ensure!(w.writes(Some("secret")).await? == written + 1 + MANY);
+    w.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_reads_each_block_and_config_once_and_writes_only_what_was_changed_meanwhile()
+-> Result<()> {
+    let mut w = World::with("push-restart", Setup::without_polls()).await?;
+    let token = format!("dp.st.prd.{}", secret("push-restart"));
+    w.doppler.add_service_token(&token, &w.name, "prd");
+    let second = format!("{}-prd", w.name);
+    w.api
+        .put_block(&second, &Block::object(&w.name, "prd", &token))
+        .await?;
+    let mut prd = w.spec();
+    prd["prefect"]["block"]["name"] = json!(second);
+    let mut names = Vec::new();
+    for (config, spec) in [("dev", w.spec()), ("prd", prd)] {
+        w.doppler.set(&w.name, config, "A", &secret(config));
+        for number in 0..3 {
+            let name = format!("{config}-{number}");
+            w.bind(&name, &spec).await?;
+            names.push(name);
+        }
+    }
+    for name in &names {
+        w.until_ready(name).await?;
+    }
+    w.reconciles_at_rest().await?;
+    w.stop_operator().await?;
+    let drift = json!({"stringData": {"A": secret("drift")}});
+    w.edit_secret("dev-1", &drift).await?;
+    let before = versions(&w, &names).await?;
+    let full = full_downloads(&w);
+    w.start_operator().await?;
+    w.until_values("dev-1", &a("dev")).await?;
+    w.reconciles_at_rest().await?;
+    ensure!(w.sample(super::RECONCILES).await? >= 6, "not all were seen");
+    // A link that takes longer than the first read has it read once more.
+    let (new, same) = (
+        w.reads("prefect", "new").await?,
+        w.reads("prefect", "same").await?,
+    );
+    ensure!(new == 2 && same <= 2, "{new} + {same} reads of two blocks");
+    let read = full_downloads(&w) - full;
+    ensure!(read == 2, "{read} downloads of two configs");
+    let written = [
+        w.writes(Some("secret")).await?,
+        w.writes(Some("status")).await?,
+    ];
+    ensure!(written == [1, 0], "{written:?}");
+    ensure!(
+        versions(&w, &names).await? == before,
+        "something was written"
+    );
+    w.end().await
+}
+
+/// The versions of all bindings, and of all Secrets but the one that was edited.
+async fn versions(w: &World, names: &[String]) -> Result<Vec<Option<String>>> {
+    let mut found = Vec::new();
+    for name in names {
+        found.push(w.binding(name).await?.resource_version());
+        if name != "dev-1" {
+            found.push(w.secrets().get(name).await?.resource_version());
+        }
+    }
+    Ok(found)
+}
+
+/// Downloads of both configs that were answered in full.
+fn full_downloads(w: &World) -> usize {
+    let calls = w.doppler.downloads();
+    let ours = |call: &&Call| {
+        call.status == Some(200) && (call.is_for(&w.name, "dev") || call.is_for(&w.name, "prd"))
+    };
+    calls.iter().filter(ours).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_binding_needs_any_more_ends() -> Result<()> {
+    let w = World::alone("push-end", Setup::without_polls()).await?;
+    w.set("A", &secret("a"));
+    w.make_pool(&w.name, &template(&w.name)).await?;
+    let mut spec = w.pool_spec(&json!([{"name": w.name}]));
+    let until = async |count: u64| -> Result<()> {
+        for upstream in ["doppler", "prefect"] {
+            w.until_links(upstream, count).await?;
+        }
+        for kind in ["block", "config", "pool"] {
+            w.until_sample(&of("sources", "kind", kind), count).await?;
+        }
+        w.until("the streams at Doppler", async || {
+            let streams = w.doppler.streams() as u64;
+            ensure!(streams == count, "{streams}");
+            Ok(())
+        })
+        .await
+    };
+    // Several, since a deleted one may be woken by its Secret's end just as it goes itself.
+    let names: Vec<_> = (0..8).map(|number| format!("b{number}")).collect();
+    let entries: Vec<_> = names.iter().map(String::as_str).collect();
+    for (suspend, reason, links) in [
+        (false, "Ready", 1),
+        (true, "Suspended", 0),
+        (false, "Ready", 1),
+    ] {
+        spec["suspend"] = json!(suspend);
+        for name in &names {
+            w.bind(name, &spec).await?;
+        }
+        let status = if suspend { "Unknown" } else { "True" };
+        for name in &names {
+            w.until_condition(name, "Ready", status, reason).await?;
+        }
+        until(links).await?;
+        w.until_sources(&w.name, &entries).await?;
+    }
+    for name in &names {
+        w.unbind(name).await?;
+    }
+    for name in &names {
+        w.until_unbound(name).await?;
+    }
+    until(0).await?;
+    w.end().await
+}
