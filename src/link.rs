@@ -272,12 +272,11 @@ impl<K: Clone + Eq + Hash, T> Shared<K, T> {
         let mut first = true;
         loop {
             let wait = {
-                let place = match self.places.try_acquire() {
-                    Ok(place) => Ok(place),
-                    Err(_) => {
-                        self.tell(key, Push::Crowded);
-                        self.places.acquire().await
-                    }
+                let place = if let Ok(place) = self.places.try_acquire() {
+                    Ok(place)
+                } else {
+                    self.tell(key, Push::Crowded);
+                    self.places.acquire().await
                 };
                 // The semaphore is never closed.
                 let Ok(_place) = place else { return };
@@ -334,12 +333,11 @@ impl<K: Clone + Eq + Hash, T> Shared<K, T> {
                         kind: self.kind.upstream,
                     };
                     self.metrics.pushes.get_or_create(&kind).inc();
-                    match &self.kind.told {
-                        Some(hear) => hear(key, told),
-                        None => {
-                            let now = Instant::now();
-                            self.poke(key, |poke| poke.push(now));
-                        }
+                    if let Some(hear) = &self.kind.told {
+                        hear(key, told);
+                    } else {
+                        let now = Instant::now();
+                        self.poke(key, |poke| poke.push(now));
                     }
                 }
                 Err(closed) => return closed,

@@ -21,7 +21,7 @@ const KEPT: usize = 256;
 pub struct Clients {
     timeout: Duration,
     gate: Gate<PrefectError>,
-    clients: Mutex<HashMap<Connection, Kept>>,
+    kept: Mutex<HashMap<Connection, Kept>>,
 }
 
 struct Kept {
@@ -36,7 +36,7 @@ impl Clients {
         Self {
             timeout,
             gate,
-            clients: Mutex::default(),
+            kept: Mutex::default(),
         }
     }
 
@@ -77,7 +77,7 @@ impl Clients {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Connection, Kept>> {
         // Nothing is left half done under this lock.
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -58,11 +58,14 @@ impl Shared {
             let (wait, pokes_wait) = match &result {
                 Ok(found) => {
                     failures = 0;
-                    let held = found
+                    let repair = found
                         .held_until
                         .map(|until| until.saturating_duration_since(now));
                     let interval = interval.mul_f64(jitter());
-                    (held.map_or(interval, |held| held.min(interval)), false)
+                    (
+                        repair.map_or(interval, |repair| repair.min(interval)),
+                        false,
+                    )
                 }
                 Err(failed) => {
                     failures += 1;
