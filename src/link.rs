@@ -9,6 +9,7 @@ use std::{
     collections::HashMap,
     fmt,
     hash::Hash,
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -16,7 +17,7 @@ use std::{
 use futures::{StreamExt, future::BoxFuture, stream::BoxStream};
 use tokio::{
     sync::{Semaphore, watch},
-    time::{Instant, sleep, timeout},
+    time::{Instant, Sleep, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -91,6 +92,8 @@ pub struct Kind<K, T> {
     pub told: Option<Told<K, T>>,
     /// Whether whoever holds a link that is lost has to look at once: it polled less often, and is to poll as before.
     pub slows_polls: bool,
+    /// For a link whose other side does not say when it listens: once it is up again, everything is read anew, and once more after this.
+    pub listens_after: Option<Duration>,
     /// How many may be open.
     pub most: usize,
 }
@@ -288,8 +291,9 @@ impl<K: Clone + Eq + Hash, T> Shared<K, T> {
                         if !first {
                             self.metrics.link_reconnects.get_or_create(&labels).inc();
                         }
+                        let again = self.kind.listens_after.filter(|_| !first);
                         first = false;
-                        self.listen(key, stream, labels).await
+                        self.listen(key, stream, again, labels).await
                     }
                     Err(closed) => closed,
                 };
@@ -315,20 +319,31 @@ impl<K: Clone + Eq + Hash, T> Shared<K, T> {
         }
     }
 
-    /// Listens until the link is closed.
+    /// Listens until the link is closed; has everything read at once, and `again` after a while.
     async fn listen(
         &self,
         key: &K,
         mut stream: BoxStream<'static, Result<T, Closed>>,
+        again: Option<Duration>,
         labels: LinkLabels,
     ) -> Closed {
         let _up = Up::new(&self.metrics, labels);
         // First the poke, then the word: who waits for the word reads after both, and takes the poke with it.
         self.poke(key, Poke::nudge);
         self.tell(key, Push::Up);
-        while let Some(told) = stream.next().await {
+        let mut again = again.map(|wait| Box::pin(sleep(wait)));
+        loop {
+            let told = tokio::select! {
+                told = stream.next() => told,
+                () = due(&mut again) => {
+                    again = None;
+                    self.poke(key, Poke::nudge);
+                    continue;
+                }
+            };
             match told {
-                Ok(told) => {
+                None => return Closed::lost(),
+                Some(Ok(told)) => {
                     let kind = PushLabels {
                         kind: self.kind.upstream,
                     };
@@ -340,10 +355,17 @@ impl<K: Clone + Eq + Hash, T> Shared<K, T> {
                         self.poke(key, |poke| poke.push(now));
                     }
                 }
-                Err(closed) => return closed,
+                Some(Err(closed)) => return closed,
             }
         }
-        Closed::lost()
+    }
+}
+
+/// Waits until it is time, if there is a time.
+async fn due(at: &mut Option<Pin<Box<Sleep>>>) {
+    match at {
+        Some(at) => at.await,
+        None => std::future::pending().await,
     }
 }
 

@@ -32,8 +32,8 @@ use crate::{
 
 /// How long a new Secret waits for the first look at its pools, so that it is written once, with the right owner.
 const FIRST_LOOK: Duration = Duration::from_secs(3);
-/// How long a pool entry may be underway before the status says so.
-const UNDERWAY: Duration = Duration::from_secs(5);
+/// How long a pool entry may be underway before the status says so: a pool waits for the Secrets of all bindings that come together.
+const UNDERWAY: Duration = Duration::from_secs(30);
 /// How long the first answer of an upstream is awaited before the status says so.
 const FIRST_ANSWER: Duration = Duration::from_secs(30);
 /// Wait after a write of ours that lost a race, or that the API server did not take.

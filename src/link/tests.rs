@@ -13,6 +13,10 @@ struct Fixture {
 }
 
 fn fixture(most: usize) -> Fixture {
+    fixture_that_listens_after(None, most)
+}
+
+fn fixture_that_listens_after(listens_after: Option<Duration>, most: usize) -> Fixture {
     let opened = Arc::new(AtomicUsize::new(0));
     let lines = Arc::new(Mutex::new(Vec::new()));
     let refuse = Arc::new(Mutex::new(None::<Closed>));
@@ -40,6 +44,7 @@ fn fixture(most: usize) -> Fixture {
         open,
         told: None,
         slows_polls: false,
+        listens_after,
         most,
     };
     Fixture {
@@ -107,6 +112,27 @@ async fn a_lost_link_is_opened_again_and_everything_is_read_once() {
     assert_eq!(f.opened.load(SeqCst), 2);
     assert_eq!(held.push(), Push::Up);
     assert!(poke.pushed_since().is_none(), "nobody told of a change");
+    assert!(!poke.take(), "once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_nobody_says_when_they_listen_it_is_read_once_more_after_a_loss() {
+    let f = fixture_that_listens_after(Some(Duration::from_secs(1)), 8);
+    let poke = Poke::default();
+    let held = f.links.hold(&"k", poke.clone());
+    held.opened(LIMIT).await;
+    poke.take();
+    sleep(Duration::from_secs(5)).await;
+    assert!(!poke.take(), "the first read comes after the link");
+    f.lines.lock().unwrap()[0]
+        .1
+        .send(Err(Closed::lost()))
+        .unwrap();
+    poke.poked().await;
+    let first = Instant::now();
+    poke.poked().await;
+    assert_eq!(first.elapsed(), Duration::from_secs(1));
+    sleep(Duration::from_secs(5)).await;
     assert!(!poke.take(), "once");
 }
 

@@ -44,6 +44,8 @@ const SILENCE: Duration = Duration::from_mins(1);
 const SOCKETS: usize = 256;
 /// A Prefect server tells of a change before it is committed: it is read at once, and again after these.
 const ECHOES: [Duration; 2] = [Duration::from_millis(60), Duration::from_secs(1)];
+/// A Prefect server does not say when it has understood which events are wanted.
+const LISTENS: Duration = Duration::from_secs(1);
 /// Echoes that may wait; beyond that the poll has to do.
 const MOST_ECHOES: usize = 1024;
 
@@ -206,6 +208,7 @@ fn streams(
         open,
         told: None,
         slows_polls: false,
+        listens_after: None,
         most: limits.max_streams.into(),
     };
     Ok(Links::new(kind, Arc::clone(metrics), shutdown.clone()))
@@ -259,6 +262,7 @@ fn sockets(
             say(Word::Told(Arc::clone(connection), told, Instant::now()));
         })),
         slows_polls: true,
+        listens_after: Some(LISTENS),
         most: SOCKETS,
     };
     Links::new(kind, Arc::clone(metrics), shutdown.clone())

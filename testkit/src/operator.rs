@@ -72,13 +72,14 @@ impl Operator {
         let [metrics, health, hooks] = ports::free()?.map(|port: u16| format!("127.0.0.1:{port}"));
         let mut command = Command::new(std::path::absolute(binary)?);
         command.args(["run", "--log-format", "json"]);
-        // A filter that is given replaces ours.
-        if !args.iter().any(|argument| argument == "--log-filter") {
-            command.args(["--log-filter", "trace"]);
+        // A flag that is given replaces ours.
+        for (flag, value) in [("--log-filter", "trace"), ("--hooks-address", &hooks)] {
+            if !args.iter().any(|argument| argument == flag) {
+                command.args([flag, value]);
+            }
         }
         command
             .args(["--metrics-address", &metrics, "--health-address", &health])
-            .args(["--hooks-address", &hooks])
             .args(args)
             .current_dir(folder.path())
             .env_clear()
