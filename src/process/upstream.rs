@@ -5,30 +5,25 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::{
-    StreamExt,
-    future::{BoxFuture, ready},
-    stream::FuturesUnordered,
-};
-use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep, timeout},
-};
+use futures::future::BoxFuture;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
 
+use super::{
+    deliver::{Word, deliver},
+    links,
+};
 use crate::{
     controller::{
         context::{BlockKey, Blocks, Configs},
         wake::BindingRef,
     },
-    doppler::{self, Coordinates, Download, Frame, Snapshot, WatchError, Watcher},
+    doppler::{self, Coordinates, Download, Snapshot},
     inject::Pools,
-    link::{Closed, Kind, Links, Open},
     metrics::{LinkLabels, Metrics, ReadLabels, SourceLabels},
     outbound::ClientError,
     pace::Gate,
-    prefect::{BlockDocument, Clients, Connection, SocketError, Told, events},
+    prefect::{BlockDocument, Clients, Connection},
     source::{Answer, Fault, Hold, Read, Sources, Wake},
 };
 
@@ -36,19 +31,6 @@ use crate::{
 const TO_PREFECT: usize = 8;
 /// Requests to one host of Doppler that may be in flight.
 const TO_DOPPLER: usize = 32;
-/// Watch streams of one host that may be opening.
-const TO_STREAMS: usize = 8;
-/// A watch stream without a frame for so long is dead: Doppler pings every 30 s or so.
-const SILENCE: Duration = Duration::from_mins(1);
-/// Event sockets.
-const SOCKETS: usize = 256;
-/// A Prefect server tells of a change before it is committed: it is read at once, and again after these.
-const ECHOES: [Duration; 2] = [Duration::from_millis(60), Duration::from_secs(1)];
-/// A Prefect server does not say when it has understood which events are wanted.
-const LISTENS: Duration = Duration::from_secs(1);
-/// Echoes that may wait; beyond that the poll has to do.
-const MOST_ECHOES: usize = 1024;
-
 /// What the flags say of upstreams.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -80,16 +62,6 @@ pub struct Upstreams {
     pub deliver: BoxFuture<'static, ()>,
 }
 
-/// What is to be delivered.
-enum Word {
-    /// A Prefect server that was dead has answered.
-    PrefectIsBack(String),
-    /// A host of Doppler that was dead has answered.
-    DopplerIsBack(String),
-    /// A Prefect server told of a change.
-    Told(Arc<Connection>, Told, Instant),
-}
-
 /// Builds everything that reads.
 ///
 /// # Errors
@@ -117,8 +89,11 @@ pub fn upstreams(
         Box::new(move |name| back(Word::DopplerIsBack(name.to_owned()))),
         shutdown.clone(),
     );
-    let sockets = sockets(limits, metrics, say, shutdown);
-    let streams = streams(limits, metrics, shutdown)?;
+    let told = Box::new(move |connection: &Arc<Connection>, told| {
+        say(Word::Told(Arc::clone(connection), told, Instant::now()));
+    });
+    let sockets = links::sockets(limits, metrics, told, shutdown);
+    let streams = links::streams(limits, metrics, shutdown)?;
     let clients = Arc::new(Clients::new(limits.prefect_timeout, prefect.clone()));
     let of_blocks = sockets.clone();
     let blocks = blocks(
@@ -171,164 +146,6 @@ pub fn upstreams(
         refresh,
         deliver: Box::pin(deliver),
     })
-}
-
-/// Doppler's watch streams: one for each config, token and host.
-fn streams(
-    limits: &Limits,
-    metrics: &Arc<Metrics>,
-    shutdown: &CancellationToken,
-) -> Result<Links<Coordinates, ()>, ClientError> {
-    // Not the gate of downloads: those are not to wait behind streams that do not open.
-    let gate = Gate::new(TO_STREAMS, None, Box::new(|_| {}), shutdown.clone());
-    let watcher = Arc::new(Watcher::new(limits.doppler_timeout, SILENCE, gate)?);
-    let first = limits.doppler_timeout;
-    let open: Open<Coordinates, ()> = Box::new(move |at| {
-        let watcher = Arc::clone(&watcher);
-        Box::pin(async move {
-            let mut frames = Box::pin(watcher.watch(&at).await.map_err(|error| lost(&error))?);
-            // Doppler says so when it listens: what changes from then on is told.
-            match timeout(first, frames.next()).await {
-                Ok(Some(Ok(_))) => {}
-                Ok(Some(Err(error))) => return Err(lost(&error)),
-                Ok(None) | Err(_) => return Err(Closed::lost()),
-            }
-            let updates = frames.filter_map(|frame| {
-                ready(match frame {
-                    Ok(Frame::Updated) => Some(Ok(())),
-                    Ok(Frame::Connected | Frame::Alive) => None,
-                    Err(error) => Some(Err(lost(&error))),
-                })
-            });
-            Ok(updates.boxed())
-        })
-    });
-    let kind = Kind {
-        upstream: "doppler",
-        open,
-        told: None,
-        slows_polls: false,
-        listens_after: None,
-        most: limits.max_streams.into(),
-    };
-    Ok(Links::new(kind, Arc::clone(metrics), shutdown.clone()))
-}
-
-/// Why a watch stream is not there.
-fn lost(error: &WatchError) -> Closed {
-    debug!(reason = error.reason().as_str(), "{error}");
-    Closed {
-        refused: error.is_refusal().then(|| error.to_string()),
-        retry_after: error.retry_after(),
-    }
-}
-
-/// Event sockets of Prefect servers: one for each server and credentials.
-fn sockets(
-    limits: &Limits,
-    metrics: &Arc<Metrics>,
-    say: impl Fn(Word) + Send + Sync + 'static,
-    shutdown: &CancellationToken,
-) -> Links<Arc<Connection>, Told> {
-    let bounds = events::Limits {
-        open: limits.prefect_timeout,
-        ..events::Limits::default()
-    };
-    let open: Open<Arc<Connection>, Told> = Box::new(move |connection| {
-        Box::pin(async move {
-            let closed = |error: &SocketError| {
-                debug!("{error}");
-                let refused = matches!(error, SocketError::Refused { .. });
-                Closed {
-                    refused: refused.then(|| error.to_string()),
-                    retry_after: error.retry_after(),
-                }
-            };
-            let told = events::events(&connection, bounds).await;
-            let told = told.map_err(|error| closed(&error))?;
-            let changes = told.filter_map(move |told| {
-                ready(match told {
-                    Ok(Told::Alive) => None,
-                    told => Some(told.map_err(|error| closed(&error))),
-                })
-            });
-            Ok(changes.boxed())
-        })
-    });
-    let kind = Kind {
-        upstream: "prefect",
-        open,
-        told: Some(Box::new(move |connection: &Arc<Connection>, told| {
-            say(Word::Told(Arc::clone(connection), told, Instant::now()));
-        })),
-        slows_polls: true,
-        listens_after: Some(LISTENS),
-        most: SOCKETS,
-    };
-    Links::new(kind, Arc::clone(metrics), shutdown.clone())
-}
-
-/// Delivers words to the sources that they concern.
-async fn deliver(
-    mut heard: mpsc::UnboundedReceiver<Word>,
-    blocks: Blocks,
-    configs: Configs,
-    pools: Pools,
-    shutdown: CancellationToken,
-) {
-    let mut echoes = FuturesUnordered::new();
-    loop {
-        let word = tokio::select! {
-            () = shutdown.cancelled() => return,
-            word = heard.recv() => word,
-            Some((connection, told, at)) = echoes.next() => {
-                pass_on(&blocks, &pools, &connection, &told, at);
-                continue;
-            }
-        };
-        match word {
-            Some(Word::PrefectIsBack(name)) => {
-                blocks.retry(|key| key.connection.api_url.origin().ascii_serialization() == name);
-                pools.poke(&|server, _| server.starts_with(&name));
-            }
-            Some(Word::DopplerIsBack(name)) => {
-                configs.retry(|key| key.host.origin().ascii_serialization() == name);
-            }
-            Some(Word::Told(connection, told, at)) => {
-                if pass_on(&blocks, &pools, &connection, &told, at) && echoes.len() < MOST_ECHOES {
-                    for echo in ECHOES {
-                        let (connection, told) = (Arc::clone(&connection), told.clone());
-                        echoes.push(async move {
-                            sleep(echo).await;
-                            (connection, told, at)
-                        });
-                    }
-                }
-            }
-            None => return,
-        }
-    }
-}
-
-/// Has whatever a change concerns read again. True if it concerns anything.
-fn pass_on(
-    blocks: &Blocks,
-    pools: &Pools,
-    connection: &Arc<Connection>,
-    told: &Told,
-    at: Instant,
-) -> bool {
-    match told {
-        Told::Block { id, name } => blocks.push(at, |key, document| {
-            key.connection == *connection
-                && (name.as_ref() == Some(&key.name)
-                    || document.is_some_and(|document| document.is_of(id)))
-        }),
-        Told::Pool { name } => {
-            pools.poke(&|server, pool| server == connection.api_url.as_str() && pool == name)
-        }
-        Told::Alive => false,
-    }
 }
 
 fn refresh(

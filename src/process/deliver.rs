@@ -1,0 +1,97 @@
+//! Words of changes, and the sources that they concern.
+//!
+//! In: [`Word`]s, from links and from upstreams that are back. Out: pushes to the sources and pools that depend on what has changed, and to no other. It
+//! reads nothing itself.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{StreamExt, stream::FuturesUnordered};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    controller::context::{Blocks, Configs},
+    inject::Pools,
+    prefect::{Connection, Told},
+};
+
+/// A Prefect server tells of a change before it is committed: it is read at once, and again after these.
+const ECHOES: [Duration; 2] = [Duration::from_millis(60), Duration::from_secs(1)];
+/// Echoes that may wait; beyond that the poll has to do.
+const MOST_ECHOES: usize = 1024;
+
+/// What is to be delivered.
+pub(super) enum Word {
+    /// A Prefect server that was dead has answered.
+    PrefectIsBack(String),
+    /// A host of Doppler that was dead has answered.
+    DopplerIsBack(String),
+    /// A Prefect server told of a change.
+    Told(Arc<Connection>, Told, Instant),
+}
+
+/// Delivers words to the sources that they concern.
+pub(super) async fn deliver(
+    mut heard: mpsc::UnboundedReceiver<Word>,
+    blocks: Blocks,
+    configs: Configs,
+    pools: Pools,
+    shutdown: CancellationToken,
+) {
+    let mut echoes = FuturesUnordered::new();
+    loop {
+        let word = tokio::select! {
+            () = shutdown.cancelled() => return,
+            word = heard.recv() => word,
+            Some((connection, told, at)) = echoes.next() => {
+                pass_on(&blocks, &pools, &connection, &told, at);
+                continue;
+            }
+        };
+        match word {
+            Some(Word::PrefectIsBack(name)) => {
+                blocks.retry(|key| key.connection.api_url.origin().ascii_serialization() == name);
+                pools.poke(&|server, _| server.starts_with(&name));
+            }
+            Some(Word::DopplerIsBack(name)) => {
+                configs.retry(|key| key.host.origin().ascii_serialization() == name);
+            }
+            Some(Word::Told(connection, told, at)) => {
+                if pass_on(&blocks, &pools, &connection, &told, at) && echoes.len() < MOST_ECHOES {
+                    for echo in ECHOES {
+                        let (connection, told) = (Arc::clone(&connection), told.clone());
+                        echoes.push(async move {
+                            sleep(echo).await;
+                            (connection, told, at)
+                        });
+                    }
+                }
+            }
+            None => return,
+        }
+    }
+}
+
+/// Has whatever a change concerns read again. True if it concerns anything.
+fn pass_on(
+    blocks: &Blocks,
+    pools: &Pools,
+    connection: &Arc<Connection>,
+    told: &Told,
+    at: Instant,
+) -> bool {
+    match told {
+        Told::Block { id, name } => blocks.push(at, |key, document| {
+            key.connection == *connection
+                && (name.as_ref() == Some(&key.name)
+                    || document.is_some_and(|document| document.is_of(id)))
+        }),
+        Told::Pool { name } => {
+            pools.poke(&|server, pool| server == connection.api_url.as_str() && pool == name)
+        }
+        Told::Alive => false,
+    }
+}
