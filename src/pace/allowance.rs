@@ -158,12 +158,12 @@ fn apart(a: Instant, b: Instant) -> Duration {
 mod tests {
     use super::*;
 
-    fn rate(remaining: u32, resets_in: u64) -> Option<Rate> {
-        Some(Rate {
+    fn rate(remaining: u32, resets_in: u64) -> Rate {
+        Rate {
             limit: 120,
             remaining,
             resets_in: Duration::from_secs(resets_in),
-        })
+        }
     }
 
     #[test]
@@ -175,11 +175,11 @@ mod tests {
     #[test]
     fn what_is_on_its_way_counts_until_its_answer_does() {
         let (mut allowance, now) = (Allowance::default(), Instant::now());
-        allowance.answered(rate(32, 40), now);
+        allowance.answered(Some(rate(32, 40)), now);
         assert_eq!(allowance.next(Rank::Urgent, 31, now), Ok(()));
         let ends = now + Duration::from_secs(40) + MARGIN;
         assert_eq!(allowance.next(Rank::Urgent, 32, now), Err(ends));
-        allowance.answered(rate(0, 40), now);
+        allowance.answered(Some(rate(0, 40)), now);
         assert_eq!(allowance.next(Rank::Urgent, 0, now), Err(ends));
         assert_eq!(
             allowance.next(Rank::Urgent, 0, ends),
@@ -196,12 +196,12 @@ mod tests {
     #[test]
     fn an_answer_that_was_overtaken_gives_nothing_back() {
         let (mut allowance, now) = (Allowance::default(), Instant::now());
-        allowance.answered(rate(0, 40), now);
-        allowance.answered(rate(9, 40), now);
+        allowance.answered(Some(rate(0, 40)), now);
+        allowance.answered(Some(rate(9, 40)), now);
         assert!(allowance.next(Rank::Urgent, 0, now).is_err());
         let next = now + Duration::from_secs(45);
         assert_eq!(allowance.next(Rank::Urgent, 0, next), Ok(()));
-        allowance.answered(rate(100, 55), next);
+        allowance.answered(Some(rate(100, 55)), next);
         assert_eq!(allowance.next(Rank::Urgent, 99, next), Ok(()));
         assert!(allowance.next(Rank::Urgent, 100, next).is_err());
     }
@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn polls_leave_something_for_pushes() {
         let (mut allowance, now) = (Allowance::default(), Instant::now());
-        allowance.answered(rate(12, 40), now);
+        allowance.answered(Some(rate(12, 40)), now);
         assert!(allowance.next(Rank::Late, 0, now).is_err());
         assert!(allowance.next(Rank::Poll, 0, now).is_err());
         assert_eq!(allowance.next(Rank::Urgent, 0, now), Ok(()));

@@ -62,11 +62,12 @@ async fn under_a_limit_that_is_too_small_every_source_gets_its_turn() {
     let start = Instant::now();
     let served = Arc::new(Mutex::new(HashMap::<u32, u32>::new()));
     let limit = 120;
-    // A server that counts in fixed windows and refuses what is too much.
-    let server = Arc::new(Mutex::new((start, 0_u32, 0_u32)));
+    // A counter that counts in fixed windows and refuses what is too much.
+    let counter = Arc::new(Mutex::new((start, 0_u32, 0_u32)));
     let sources: Vec<_> = (0..500)
         .map(|source| {
-            let (gate, served, server) = (f.gate.clone(), Arc::clone(&served), Arc::clone(&server));
+            let (gate, served, counter) =
+                (f.gate.clone(), Arc::clone(&served), Arc::clone(&counter));
             tokio::spawn(async move {
                 let mut rank = Rank::Urgent;
                 while start.elapsed() < MINUTE * 15 {
@@ -76,20 +77,20 @@ async fn under_a_limit_that_is_too_small_every_source_gets_its_turn() {
                         .unwrap();
                     tokio::time::sleep(Duration::from_millis(20)).await;
                     let said = {
-                        let mut server = server.lock().unwrap();
+                        let mut counter = counter.lock().unwrap();
                         let now = Instant::now();
-                        if now.duration_since(server.0) >= MINUTE {
-                            *server = (now, 0, server.2);
+                        if now.duration_since(counter.0) >= MINUTE {
+                            *counter = (now, 0, counter.2);
                         }
-                        let left = MINUTE.saturating_sub(now.duration_since(server.0));
-                        if server.1 >= limit {
-                            server.2 += 1;
+                        let left = MINUTE.saturating_sub(now.duration_since(counter.0));
+                        if counter.1 >= limit {
+                            counter.2 += 1;
                             Said::Limited(left)
                         } else {
-                            server.1 += 1;
+                            counter.1 += 1;
                             Said::Answered(Some(Rate {
                                 limit,
-                                remaining: limit - server.1,
+                                remaining: limit - counter.1,
                                 resets_in: Duration::from_secs(left.as_secs() + 1),
                             }))
                         }
@@ -120,7 +121,7 @@ async fn under_a_limit_that_is_too_small_every_source_gets_its_turn() {
         least >= Some(&2) && most <= Some(&4),
         "{least:?} to {most:?}"
     );
-    assert_eq!(server.lock().unwrap().2, 0, "nothing was refused");
+    assert_eq!(counter.lock().unwrap().2, 0, "nothing was refused");
     for source in sources {
         source.abort();
     }
