@@ -12,17 +12,14 @@ use std::{
 use k8s_openapi::{api::core::v1::ObjectReference, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::{
     Client, Resource, ResourceExt,
-    runtime::{
-        events::{Event, EventType, Recorder, Reporter},
-        reflector::ObjectRef,
-    },
+    runtime::events::{Event, EventType, Recorder, Reporter},
 };
 use tokio::{sync::mpsc, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::{
-    crd::{DopplerPrefectBinding, DopplerPrefectBindingStatus, MANAGED_BY},
+    crd::{BindingRef, DopplerPrefectBinding, DopplerPrefectBindingStatus, MANAGED_BY},
     metrics::{Metrics, ReasonLabels},
     reason::{Class, Reason},
 };
@@ -40,7 +37,7 @@ const NOTE: usize = 1000;
 pub struct Report {
     metrics: Arc<Metrics>,
     events: mpsc::Sender<Note>,
-    ready: Mutex<HashMap<ObjectRef<DopplerPrefectBinding>, &'static str>>,
+    ready: Mutex<HashMap<BindingRef, &'static str>>,
 }
 
 struct Note {
@@ -158,7 +155,7 @@ impl Report {
     }
 
     /// The binding is gone.
-    pub fn forget(&self, binding: &ObjectRef<DopplerPrefectBinding>) {
+    pub fn forget(&self, binding: &BindingRef) {
         let gone = self
             .ready
             .lock()
@@ -175,7 +172,7 @@ impl Report {
     fn remember(&self, binding: &DopplerPrefectBinding, ready: &Condition) {
         let reason = reason_of(ready).as_str();
         let mut table = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = table.insert(ObjectRef::from_obj(binding), reason);
+        let before = table.insert(BindingRef::of(binding), reason);
         if before == Some(reason) {
             return;
         }

@@ -90,7 +90,7 @@ pub fn claim(
             Want::Look
         };
         let claim = Claim {
-            namespace: who.namespace.clone().unwrap_or_default(),
+            namespace: who.namespace().to_owned(),
             secret: secret.to_owned(),
             optional: pool.optional,
             mode: pool.mode,
@@ -176,7 +176,10 @@ pub fn withdraw(
     let remembered = context.memory.of(who).connections;
     let connection = current
         .filter(|connection| connection.api_url.as_str() == entry.server)
-        .or_else(|| remembered.get(&entry.server))
+        .or_else(|| {
+            let mut known = remembered.iter();
+            known.find(|connection| connection.api_url.as_str() == entry.server)
+        })
         .cloned()
         .or_else(|| anonymous(context, entry));
     let Some(connection) = connection else {
@@ -192,7 +195,7 @@ pub fn withdraw(
         .find(|pool| pool.name == entry.pool)
         .and_then(|pool| pool.state);
     let claim = Claim {
-        namespace: who.namespace.clone().unwrap_or_default(),
+        namespace: who.namespace().to_owned(),
         secret: entry.secret.clone(),
         optional: true,
         mode: InjectMode::Patch,

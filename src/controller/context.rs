@@ -9,7 +9,7 @@ use kube::{
 use tokio::sync::Semaphore;
 
 use super::{
-    memory::Memory, objects::Objects, references::References, wake::BindingRef, watch::Guarded,
+    kept::Kept, memory::Memory, objects::Objects, references::References, wake::BindingRef,
 };
 use crate::{
     crd::BlockSpec,
@@ -101,7 +101,7 @@ pub struct Context {
     /// Namespace of the operator itself.
     pub operator_namespace: String,
     /// The bindings of each scope.
-    pub bindings: Vec<Store<Guarded>>,
+    pub bindings: Vec<Store<Kept>>,
 }
 
 impl Context {
@@ -129,8 +129,7 @@ impl Context {
     /// Whether a binding of this name is there.
     #[must_use]
     pub fn has(&self, binding: &BindingRef) -> bool {
-        let namespace = binding.namespace.as_deref().unwrap_or_default();
-        let key = ObjectRef::new(&binding.name).within(namespace);
+        let key = ObjectRef::new(binding.name()).within(binding.namespace());
         self.bindings.iter().any(|store| store.get(&key).is_some())
     }
 

@@ -164,9 +164,9 @@ async fn prepare(
     context.memory.change(who, |remembered| {
         remembered.references_fail_since = None;
         if let Some(connection) = &followed.connection {
-            remembered
-                .connections
-                .insert(connection.api_url.to_string(), Arc::clone(connection));
+            let others = &mut remembered.connections;
+            others.retain(|other| other.api_url != connection.api_url);
+            others.push(Arc::clone(connection));
         }
     });
     Ok(overrides)

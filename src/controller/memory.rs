@@ -11,11 +11,8 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{followed::Last, note::Noted, wake::BindingRef};
-use crate::{
-    crd::{DopplerPrefectBinding, DopplerPrefectBindingStatus},
-    prefect::Connection,
-};
+use super::{followed::Last, kept::Kept, note::Noted, wake::BindingRef};
+use crate::{crd::DopplerPrefectBindingStatus, prefect::Connection};
 
 /// A quiet time after which earlier repairs are forgotten.
 const QUIET: Duration = Duration::from_mins(5);
@@ -39,8 +36,8 @@ pub struct Remembered {
     pub keys: Arc<BTreeSet<String>>,
     /// Numbers of the pools' deeds that were told, by pool.
     pub pool_events: HashMap<String, u64>,
-    /// How the Prefect servers were last reached, by the URL of their API.
-    pub connections: HashMap<String, Arc<Connection>>,
+    /// How the Prefect servers were last reached: one for each URL of an API.
+    pub connections: Vec<Arc<Connection>>,
     /// How often the Secret was changed by others.
     pub drift: Drift,
     /// Since when entries are out of their pools.
@@ -121,6 +118,14 @@ impl Memory {
             .unwrap_or_default()
     }
 
+    /// The same name, in the text that all tables share.
+    #[must_use]
+    pub fn name_of(&self, binding: BindingRef) -> BindingRef {
+        let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = table.get_key_value(&binding);
+        known.map_or(binding, |(known, _)| known.clone())
+    }
+
     /// A reconcile of the binding with this UID begins.
     pub fn begin(&self, binding: &BindingRef, uid: &str) {
         self.change(binding, |remembered| {
@@ -145,11 +150,14 @@ impl Memory {
 
     /// The watch shows the status that was written last, and the store has it: it need not be remembered beside. A reconcile that is going on may have
     /// an older one in hand.
-    pub fn seen(&self, binding: &DopplerPrefectBinding) {
+    pub fn seen(&self, binding: &Kept) {
         let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(remembered) = table.get_mut(&BindingRef::from_obj(binding))
+        if let Some(remembered) = table.get_mut(&BindingRef::of(binding))
             && !remembered.busy
-            && remembered.status.as_deref() == binding.status.as_ref()
+            && let Some(status) = &remembered.status
+            && binding
+                .read()
+                .is_ok_and(|binding| binding.status.as_ref() == Some(status))
         {
             remembered.status = None;
         }

@@ -47,8 +47,8 @@ pub struct Objects {
 #[derive(Default)]
 struct Table {
     known: HashMap<ObjectKey, Known>,
-    interest: HashMap<ObjectKey, HashSet<BindingRef>>,
-    of: HashMap<BindingRef, HashSet<ObjectKey>>,
+    interest: HashMap<Arc<ObjectKey>, HashSet<BindingRef>>,
+    of: HashMap<BindingRef, Box<[Arc<ObjectKey>]>>,
 }
 
 impl std::fmt::Debug for Objects {
@@ -70,19 +70,28 @@ impl Objects {
     /// `who` cares about exactly these objects from now on.
     pub fn care(&self, who: &BindingRef, keys: HashSet<ObjectKey>) {
         let mut table = self.table();
-        if table.of.get(who) == Some(&keys) {
+        let before = table.of.get(who);
+        let same = before.is_some_and(|before| {
+            before.len() == keys.len() && before.iter().all(|key| keys.contains(&**key))
+        });
+        if same {
             return;
         }
-        let before = table
-            .of
-            .insert(who.clone(), keys.clone())
-            .unwrap_or_default();
-        for key in before.difference(&keys) {
-            table.lose_interest(who, key);
+        for key in table.of.remove(who).unwrap_or_default() {
+            if !keys.contains(&*key) {
+                table.lose_interest(who, &key);
+            }
         }
-        for key in keys {
-            table.interest.entry(key).or_default().insert(who.clone());
+        let keys = keys.into_iter().map(|key| {
+            let known = table.interest.get_key_value(&key);
+            known.map_or_else(|| Arc::new(key.clone()), |(known, _)| Arc::clone(known))
+        });
+        let keys: Box<[Arc<ObjectKey>]> = keys.collect();
+        for key in &keys {
+            let interested = table.interest.entry(Arc::clone(key)).or_default();
+            interested.insert(who.clone());
         }
+        table.of.insert(who.clone(), keys);
     }
 
     /// `who` cares about nothing any more.
@@ -272,7 +281,7 @@ mod tests {
         let list = Arc::clone(&woken);
         (
             Objects::new(Box::new(move |who| {
-                list.lock().unwrap().push(who.name.clone());
+                list.lock().unwrap().push(who.name().to_owned());
             })),
             woken,
         )
@@ -297,7 +306,7 @@ mod tests {
     }
 
     fn binding(name: &str) -> BindingRef {
-        BindingRef::new(name).within("flows")
+        BindingRef::new("flows", name)
     }
 
     #[test]

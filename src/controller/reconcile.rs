@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use kube::{Resource, ResourceExt, runtime::controller::Action};
+use kube::{Resource, runtime::controller::Action};
 use tokio::time::Instant;
 
 use super::{
@@ -15,13 +15,13 @@ use super::{
     context::Context,
     follow::follow,
     followed::Followed,
+    kept::Kept,
     note::{self, Noted},
     obsolete::{keep_only_asked, remove_renamed, withdraw_obsolete},
     put::in_place,
     record,
     sync::{make, secret_step},
     wake::BindingRef,
-    watch::Guarded,
 };
 use crate::{
     crd::{DopplerPrefectBinding, DopplerPrefectBindingStatus, InjectMode},
@@ -48,22 +48,21 @@ pub struct Ending;
 ///
 /// # Errors
 /// If the process is ending.
-pub async fn reconcile(binding: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Ending> {
+pub async fn reconcile(binding: Arc<Kept>, context: Arc<Context>) -> Result<Action, Ending> {
     let _permit = context.reconciles.acquire().await.map_err(|_| Ending)?;
     let started = Instant::now();
-    let action = match &binding.0 {
+    let action = match binding.read() {
         Ok(binding) => {
-            let who = BindingRef::new(&binding.name_any())
-                .within(&binding.namespace().unwrap_or_default());
-            let action = one(&context, binding, &who).await;
+            let who = context.memory.name_of(BindingRef::of(&binding));
+            let action = one(&context, &binding, &who).await;
             if !context.has(&who) {
                 // It went while this was under way, and nobody will say so again.
                 context.forget(&who);
             }
             action
         }
-        Err(invalid) => {
-            record::unreadable(&context, invalid).await;
+        Err(_) => {
+            record::unreadable(&context, binding.meta()).await;
             Action::await_change()
         }
     };

@@ -5,8 +5,7 @@ use std::{sync::Arc, time::Duration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{
     Api, Resource, ResourceExt,
-    api::{Patch, PatchParams},
-    core::error_boundary::InvalidObject,
+    api::{ObjectMeta, Patch, PatchParams},
 };
 use serde_json::json;
 use tokio::time::timeout;
@@ -81,19 +80,19 @@ async fn write(
 }
 
 /// A binding that cannot be read, which an older CRD may have let in, is told so. It is left as it is.
-pub async fn unreadable(context: &Context, invalid: &InvalidObject) {
+pub async fn unreadable(context: &Context, metadata: &ObjectMeta) {
     let mut binding = DopplerPrefectBinding::new(
-        invalid.metadata.name.as_deref().unwrap_or_default(),
+        metadata.name.as_deref().unwrap_or_default(),
         DopplerPrefectBindingSpec::default(),
     );
-    binding.metadata = invalid.metadata.clone();
+    binding.metadata = metadata.clone();
     let message = "the operator cannot read this binding: apply the CRD of this version, and correct the fields that kubectl apply then refuses";
     let condition = Condition {
         type_: READY.to_owned(),
         status: "False".to_owned(),
         reason: Reason::InvalidSpec.to_string(),
         message: message.to_owned(),
-        observed_generation: invalid.metadata.generation,
+        observed_generation: metadata.generation,
         last_transition_time: now(),
     };
     context.report.tell(&binding, Reason::InvalidSpec, message);

@@ -8,13 +8,9 @@ use std::{
 };
 
 use futures::Stream;
-use kube::runtime::reflector::ObjectRef;
 use tokio::sync::mpsc;
 
-use crate::crd::DopplerPrefectBinding;
-
-/// A binding by namespace and name.
-pub type BindingRef = ObjectRef<DopplerPrefectBinding>;
+pub use crate::crd::BindingRef;
 
 /// Where bindings are watched: everywhere, or in one namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -55,10 +51,7 @@ impl Wakes {
     /// Has `binding` reconciled soon. The controller folds several wakes of one binding into one.
     pub fn wake(&self, binding: &BindingRef) {
         let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = binding
-            .namespace
-            .as_ref()
-            .and_then(|namespace| table.get(&Scope::Namespace(namespace.clone())));
+        let own = table.get(&Scope::Namespace(binding.namespace().to_owned()));
         if let Some(sender) = own.or_else(|| table.get(&Scope::All)) {
             // A closed stream means that the process is ending.
             let _ = sender.send(binding.clone());
@@ -76,11 +69,11 @@ mod tests {
         let wakes = Wakes::default();
         let mut a = std::pin::pin!(wakes.stream(Scope::Namespace("a".to_owned())));
         let mut b = std::pin::pin!(wakes.stream(Scope::Namespace("b".to_owned())));
-        let in_b = BindingRef::new("x").within("b");
+        let in_b = BindingRef::new("b", "x");
         wakes.wake(&in_b);
-        wakes.wake(&BindingRef::new("y").within("a"));
+        wakes.wake(&BindingRef::new("a", "y"));
         assert_eq!(b.next().await, Some(in_b));
-        assert_eq!(a.next().await.unwrap().name, "y");
+        assert_eq!(a.next().await.unwrap().name(), "y");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use k8s_openapi::{
     api::core::v1::{ConfigMap, Secret},
 };
 use kube::{
-    Api, Client, Resource, ResourceExt,
+    Api, Client, Resource,
     core::{DeserializeGuard, PartialObjectMeta},
     runtime::{
         Predicate, PredicateConfig, WatchStreamExt, predicates,
@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{
+    kept::Kept,
     objects::{Kind, Objects},
     wake::{BindingRef, Scope},
 };
@@ -38,31 +39,26 @@ pub type Guarded = DeserializeGuard<DopplerPrefectBinding>;
 pub fn bindings(
     client: Client,
     scope: &Scope,
-    seen: impl Fn(&DopplerPrefectBinding) + Send + Sync + 'static,
+    seen: impl Fn(&Kept) + Send + Sync + 'static,
     gone: impl Fn(Option<BindingRef>) + Send + Sync + 'static,
 ) -> (
-    Store<Guarded>,
-    impl Stream<Item = Result<Guarded, watcher::Error>> + Send + 'static,
+    Store<Kept>,
+    impl Stream<Item = Result<Kept, watcher::Error>> + Send + 'static,
 ) {
     let (reader, writer) = reflector::store();
-    let api: Api<Guarded> = scoped(client, scope);
+    let api: Api<Kept> = scoped(client, scope);
     let stream = kube::runtime::watcher(api, watcher::Config::default())
         .default_backoff()
-        // A third of an object, and nobody reads it.
-        .modify(|binding| binding.meta_mut().managed_fields = None)
         .inspect_err(|error| warn!(reason = why(error), "the watch of bindings was interrupted"))
         .reflect(writer)
         // Told once it is in the store, or out of it, where a reconcile that is under way looks for it.
         .inspect_ok(move |event| match event {
-            Event::Apply(DeserializeGuard(Ok(binding))) => seen(binding),
+            Event::Apply(binding) => seen(binding),
             Event::Delete(binding) => {
-                let namespace = binding.namespace().unwrap_or_default();
-                gone(Some(
-                    BindingRef::new(&binding.name_any()).within(&namespace),
-                ));
+                gone(Some(BindingRef::of(binding)));
             }
             Event::InitDone => gone(None),
-            Event::Apply(_) | Event::Init | Event::InitApply(_) => {}
+            Event::Init | Event::InitApply(_) => {}
         })
         .applied_objects()
         .predicate_filter(

@@ -3,6 +3,7 @@
 //! In: YAML that people apply. Out: typed spec and status, and the CRD itself ([`crd_yaml`]). The field docs are the user manual that
 //! `kubectl explain` shows; the rules are checked by the API server at apply. This room never talks to anything.
 
+mod binding_ref;
 mod doppler;
 mod inject;
 mod prefect;
@@ -10,6 +11,7 @@ mod references;
 mod secret;
 mod status;
 
+pub use binding_ref::BindingRef;
 pub use doppler::{AccessToken, DopplerSpec, NameTransformer};
 pub use inject::{InjectMode, InjectSpec, WorkPoolSpec};
 pub use prefect::{ApiKey, BasicAuth, BlockSpec, CaBundle, Header, PrefectSpec, ServerSpec};

@@ -14,12 +14,11 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use kube::runtime::reflector::ObjectRef;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::claim::{Claim, Finding};
 use super::managed::{self, ManagedPool};
-use crate::crd::DopplerPrefectBinding;
+use crate::crd::BindingRef;
 use crate::link::Held;
 use crate::metrics::Metrics;
 use crate::pace::Poke;
@@ -27,7 +26,7 @@ use crate::prefect::{Clients, Connection};
 use table::{Key, Table};
 
 /// A binding.
-type Who = ObjectRef<DopplerPrefectBinding>;
+type Who = BindingRef;
 /// Wakes a binding.
 pub type Wake = Arc<dyn Fn(&Who) + Send + Sync>;
 /// Has a pool's poke told of changes on its server, for as long as the answer is held.

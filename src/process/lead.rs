@@ -22,12 +22,13 @@ use crate::{
     controller::{
         self,
         context::{Configs, Context, Settings},
+        kept::Kept,
         managed,
         memory::Memory,
         objects::Objects,
         references::References,
         wake::{BindingRef, Scope, Wakes},
-        watch::{self, Guarded},
+        watch,
     },
     metrics::Metrics,
     outbound::{AllowedHosts, ClientError},
@@ -218,7 +219,7 @@ async fn become_ready(
 /// One scope: first what is there, then the reconciles.
 struct ScopeTask {
     scope: Scope,
-    store: Store<Guarded>,
+    store: Store<Kept>,
     client: Client,
     objects: Arc<Objects>,
     context: Arc<Context>,
@@ -228,7 +229,7 @@ struct ScopeTask {
 impl ScopeTask {
     async fn run(
         self,
-        changed: impl Stream<Item = Result<Guarded, watcher::Error>> + Send + 'static,
+        changed: impl Stream<Item = Result<Kept, watcher::Error>> + Send + 'static,
         woken: impl Stream<Item = BindingRef> + Send + 'static,
         seen: signal::Sender<bool>,
         shutdown: CancellationToken,

@@ -7,11 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kube::runtime::reflector::ObjectRef;
 use serde_json::value::RawValue;
 
 use super::drift::Drift;
-use crate::crd::{DopplerPrefectBinding, InjectMode};
+use crate::crd::{BindingRef, InjectMode};
 use crate::inject::claim::{Claim, Finding, Phase, Want};
 use crate::inject::managed::ManagedPool;
 use crate::inject::plan::{History, Plan, View, plan};
@@ -30,7 +29,7 @@ const LISTED_EVERY: u32 = 5;
 
 /// One claim as it was when the look began.
 pub(super) struct Asked {
-    pub(super) who: ObjectRef<DopplerPrefectBinding>,
+    pub(super) who: BindingRef,
     pub(super) revision: u64,
     pub(super) claim: Claim,
     pub(super) last: Option<Finding>,

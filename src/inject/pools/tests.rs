@@ -179,7 +179,7 @@ fn connection(server: &MockServer, auth: Auth) -> Arc<Connection> {
 }
 
 fn who(name: &str) -> Who {
-    ObjectRef::new(name).within("flows")
+    BindingRef::new("flows", name)
 }
 
 fn claim(secret: &str, want: Want) -> Claim {
