@@ -4,7 +4,7 @@
 //! All of it may be lost at any time: a restart waits again, and repairs at once again.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -32,16 +32,16 @@ pub struct Remembered {
     pub busy: bool,
     /// The note as it was last written.
     pub noted: Option<BTreeSet<Noted>>,
-    /// Names of the Secret's keys.
-    pub keys: Arc<BTreeSet<String>>,
+    /// Names of the Secret's keys, if a pool is compared with them.
+    pub keys: Option<Arc<BTreeSet<String>>>,
     /// Numbers of the pools' deeds that were told, by pool.
-    pub pool_events: HashMap<String, u64>,
+    pub pool_events: BTreeMap<String, u64>,
     /// How the Prefect servers were last reached: one for each URL of an API.
     pub connections: Vec<Arc<Connection>>,
     /// How often the Secret was changed by others.
     pub drift: Drift,
     /// Since when entries are out of their pools.
-    pub out_since: HashMap<Noted, Instant>,
+    pub out_since: BTreeMap<Noted, Instant>,
     /// The last good values, shared with all bindings of the same config.
     pub last: Option<Last>,
     /// Since when the values that the binding refers to cannot be read.
@@ -98,7 +98,7 @@ impl Drift {
 
 /// What is remembered of all bindings.
 #[derive(Default)]
-pub struct Memory(Mutex<HashMap<BindingRef, Remembered>>);
+pub struct Memory(Mutex<HashMap<BindingRef, Box<Remembered>>>);
 
 impl std::fmt::Debug for Memory {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -114,7 +114,7 @@ impl Memory {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .get(binding)
-            .cloned()
+            .map(|remembered| (**remembered).clone())
             .unwrap_or_default()
     }
 

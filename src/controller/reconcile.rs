@@ -327,7 +327,7 @@ fn keys(
         // Only pools are compared with them.
         return Arc::default();
     }
-    let remembered = context.memory.of(who).keys;
+    let remembered = context.memory.of(who).keys.unwrap_or_default();
     let Some(Ok(desired)) = made else {
         return remembered;
     };
@@ -339,7 +339,7 @@ fn keys(
     let keys = Arc::new(desired.data.keys().cloned().collect::<BTreeSet<_>>());
     context
         .memory
-        .change(who, |remembered| remembered.keys = Arc::clone(&keys));
+        .change(who, |remembered| remembered.keys = Some(Arc::clone(&keys)));
     keys
 }
 

@@ -29,7 +29,7 @@ const TOLD: Duration = Duration::from_secs(5);
 const TRIES: usize = 4;
 const STATUS_LIMIT: Duration = Duration::from_secs(1);
 const STREAM_LIMIT: Duration = Duration::from_secs(10);
-const SECRET: &str = "benchmark";
+const SECRET: &str = "the secret of a benchmark";
 
 /// By the watch stream.
 pub async fn stream(bench: &Bench<'_>) -> Result<Findings> {
