@@ -51,20 +51,17 @@ pub struct Ending;
 pub async fn reconcile(binding: Arc<Kept>, context: Arc<Context>) -> Result<Action, Ending> {
     let _permit = context.reconciles.acquire().await.map_err(|_| Ending)?;
     let started = Instant::now();
-    let action = match binding.read() {
-        Ok(binding) => {
-            let who = context.memory.name_of(BindingRef::of(&binding));
-            let action = one(&context, &binding, &who).await;
-            if !context.has(&who) {
-                // It went while this was under way, and nobody will say so again.
-                context.forget(&who);
-            }
-            action
+    let action = if let Ok(binding) = binding.read() {
+        let who = context.memory.name_of(BindingRef::of(&binding));
+        let action = one(&context, &binding, &who).await;
+        if !context.has(&who) {
+            // It went while this was under way, and nobody will say so again.
+            context.forget(&who);
         }
-        Err(_) => {
-            record::unreadable(&context, binding.meta()).await;
-            Action::await_change()
-        }
+        action
+    } else {
+        record::unreadable(&context, binding.meta()).await;
+        Action::await_change()
     };
     context.metrics.reconciles.inc();
     context
