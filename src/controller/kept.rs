@@ -3,7 +3,7 @@
 //! In: a binding from the watch. Out: [`Kept`], which is read again for each reconcile. At rest a binding is only kept; as text it takes half of what
 //! its fields would, of which most are empty, and reading it costs less than a reconcile by far.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt};
 
 use kube::{
     Resource,
@@ -14,12 +14,12 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::watch::Guarded;
 use crate::crd::{
-    DopplerPrefectBinding, DopplerPrefectBindingSpec, DopplerPrefectBindingStatus,
+    BindingRef, DopplerPrefectBinding, DopplerPrefectBindingSpec, DopplerPrefectBindingStatus,
     INJECTED_ANNOTATION,
 };
 
-/// A binding, or what is left of one that cannot be read.
-#[derive(Clone, Debug)]
+/// A binding, or what is left of one that cannot be read. Its text may hold an API key that stands in the spec: `Debug` shows the name only.
+#[derive(Clone)]
 pub struct Kept {
     metadata: ObjectMeta,
     /// Spec and status. Nothing of one that cannot be read.
@@ -95,6 +95,12 @@ fn reduced(metadata: ObjectMeta) -> ObjectMeta {
         resource_version: metadata.resource_version,
         uid: metadata.uid,
         ..ObjectMeta::default()
+    }
+}
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Kept").field(&BindingRef::of(self)).finish()
     }
 }
 
@@ -176,6 +182,18 @@ mod tests {
             [INJECTED_ANNOTATION]
         );
         assert!(meta.labels.is_none() && meta.managed_fields.is_none());
+    }
+
+    #[test]
+    fn a_key_in_the_spec_is_not_shown() {
+        let server = json!({"name": "s", "apiKey": {"value": "canary"}});
+        let kept = Kept::of(guarded(&json!({"prefect": {"server": server}})));
+        let shown = format!("{kept:?} {kept:#?}");
+        assert!(
+            shown.contains("flows/b") && !shown.contains("canary"),
+            "{shown}"
+        );
+        assert!(kept.text.is_some_and(|text| text.contains("canary")));
     }
 
     #[test]
