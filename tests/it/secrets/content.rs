@@ -240,12 +240,14 @@ async fn more_than_a_secret_can_hold_is_refused_and_the_last_good_values_stay() 
     w.set("A", &secret("a"));
     w.bind("b", &w.spec()).await?;
     w.until_ready("b").await?;
-    for number in 0..22 {
-        w.set(
-            &format!("LARGE_{number}"),
-            &format!("{}{}", secret("large"), "x".repeat(50_000)),
-        );
-    }
+    // All at once: what is in between is told of as well, and fits for a while.
+    let large = |numbers: std::ops::Range<usize>| {
+        let value = format!("{}{}", secret("large"), "x".repeat(50_000));
+        let large = numbers.map(|number| (format!("LARGE_{number}"), value.clone()));
+        let values: Vec<_> = large.chain([("A".to_owned(), secret("a"))]).collect();
+        w.doppler.replace(&w.name, "dev", values);
+    };
+    large(0..22);
     let said = w.until_not_ready("b", "SecretTooLarge").await?;
     ensure!(
         said.message.contains("include") || said.message.contains("exclude"),
@@ -254,9 +256,7 @@ async fn more_than_a_secret_can_hold_is_refused_and_the_last_good_values_stay() 
     );
     w.until_values("b", &pairs(&[("A", secret("a"))])).await?;
     // Just below the limit it fits.
-    for number in 20..22 {
-        w.doppler.remove(&w.name, "dev", &format!("LARGE_{number}"));
-    }
+    large(0..20);
     w.until_ready("b").await?;
     ensure!(w.values("b").await?.len() == 21);
     w.end().await
