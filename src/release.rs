@@ -407,7 +407,7 @@ impl Release {
         let Some(found) = self.secrets.get(namespace, name).await? else {
             return Ok(());
         };
-        if found.facts.binding_uid.as_deref() != Some(uid) {
+        if !found.facts.belongs_to(uid) {
             return Ok(());
         }
         let keep = self.keep_secrets

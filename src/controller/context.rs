@@ -9,7 +9,11 @@ use kube::{
 use tokio::sync::Semaphore;
 
 use super::{
-    kept::Kept, memory::Memory, objects::Objects, references::References, wake::BindingRef,
+    kept::Kept,
+    memory::Memory,
+    objects::Objects,
+    references::References,
+    wake::{BindingRef, Wakes},
 };
 use crate::{
     crd::BlockSpec,
@@ -96,6 +100,8 @@ pub struct Context {
     pub report: Report,
     /// Everything that is counted.
     pub metrics: Arc<Metrics>,
+    /// The lines in which bindings wait.
+    pub wakes: Wakes,
     /// Reconciles in flight, over all scopes.
     pub reconciles: Semaphore,
     /// Namespace of the operator itself.

@@ -12,7 +12,10 @@ use std::{
 use tokio::time::Instant;
 
 use super::{followed::Last, kept::Kept, note::Noted, wake::BindingRef};
-use crate::{crd::DopplerPrefectBindingStatus, prefect::Connection};
+use crate::{
+    crd::{DopplerPrefectBindingStatus, Uid},
+    prefect::Connection,
+};
 
 /// A quiet time after which earlier repairs are forgotten.
 const QUIET: Duration = Duration::from_mins(5);
@@ -22,10 +25,10 @@ const AT_ONCE: u32 = 3;
 const LONGEST: Duration = Duration::from_mins(5);
 
 /// What is remembered of one binding.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub struct Remembered {
     /// UID of the binding: what is remembered of another one of the same name is of no use.
-    pub uid: String,
+    pub uid: Option<Uid>,
     /// The status as it was last written, until the watch shows it.
     pub status: Option<Arc<DopplerPrefectBindingStatus>>,
     /// Whether a reconcile is going on.
@@ -46,8 +49,6 @@ pub struct Remembered {
     pub last: Option<Last>,
     /// Since when the values that the binding refers to cannot be read.
     pub references_fail_since: Option<Instant>,
-    /// Since when the first answer of an upstream is awaited.
-    pub awaited_since: Option<Instant>,
     /// Since when a new Secret waits for the first look at its pools.
     pub waits_since: Option<Instant>,
 }
@@ -107,15 +108,13 @@ impl std::fmt::Debug for Memory {
 }
 
 impl Memory {
-    /// What is remembered of `binding`.
-    #[must_use]
-    pub fn of(&self, binding: &BindingRef) -> Remembered {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(binding)
-            .map(|remembered| (**remembered).clone())
-            .unwrap_or_default()
+    /// Looks at what is remembered of `binding`.
+    pub fn look<T>(&self, binding: &BindingRef, look: impl FnOnce(&Remembered) -> T) -> T {
+        let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match table.get(binding) {
+            Some(remembered) => look(remembered),
+            None => look(&Remembered::default()),
+        }
     }
 
     /// The same name, in the text that all tables share.
@@ -129,9 +128,10 @@ impl Memory {
     /// A reconcile of the binding with this UID begins.
     pub fn begin(&self, binding: &BindingRef, uid: &str) {
         self.change(binding, |remembered| {
+            let uid = Some(Uid::from(uid));
             if remembered.uid != uid {
                 *remembered = Remembered {
-                    uid: uid.to_owned(),
+                    uid,
                     ..Remembered::default()
                 };
             }

@@ -27,7 +27,9 @@ pub async fn record(
     who: &BindingRef,
     outcome: &Outcome,
 ) -> Option<Duration> {
-    let remembered = context.memory.of(who).status;
+    let remembered = context
+        .memory
+        .look(who, |remembered| remembered.status.clone());
     let before = remembered.as_deref().or(binding.status.as_ref());
     let after = status(before, binding.meta().generation, outcome, &now());
     if before == Some(&after) {
