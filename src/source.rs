@@ -380,7 +380,7 @@ impl<D: Clone + Eq + Hash, K: Clone + Eq + Hash, V> Shared<D, K, V> {
             poke.take();
         }
         let mut failures = 0;
-        let mut rank = Rank::Urgent;
+        let mut rank = Rank::First;
         loop {
             let last = match self.table().entries.get(&key) {
                 Some(entry) => entry.reading.value.clone(),

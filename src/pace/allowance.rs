@@ -144,7 +144,7 @@ impl Allowance {
 /// What requests that can wait leave for those that cannot.
 const fn kept_back(limit: u32, rank: Rank) -> u32 {
     match rank {
-        Rank::Urgent => 0,
+        Rank::First | Rank::Urgent => 0,
         Rank::Poll => limit / 10,
         Rank::Late => limit / 4,
     }

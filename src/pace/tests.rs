@@ -69,7 +69,7 @@ async fn under_a_limit_that_is_too_small_every_source_gets_its_turn() {
             let (gate, served, counter) =
                 (f.gate.clone(), Arc::clone(&served), Arc::clone(&counter));
             tokio::spawn(async move {
-                let mut rank = Rank::Urgent;
+                let mut rank = Rank::First;
                 while start.elapsed() < MINUTE * 15 {
                     let mut turn = gate
                         .turn(&lane("doppler", 1), &Wish::of(rank))
@@ -108,7 +108,8 @@ async fn under_a_limit_that_is_too_small_every_source_gets_its_turn() {
             })
         })
         .collect();
-    tokio::time::sleep(MINUTE * 5 + Duration::from_secs(10)).await;
+    // Four windows are full, and the fifth has begun.
+    tokio::time::sleep(MINUTE * 4 + Duration::from_secs(15)).await;
     assert_eq!(
         served.lock().unwrap().len(),
         500,

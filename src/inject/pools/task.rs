@@ -40,7 +40,7 @@ impl Shared {
         }
         let mut memory = Memory::default();
         let mut failures = 0;
-        let mut rank = Rank::Urgent;
+        let mut rank = Rank::First;
         loop {
             self.settle(key, &poke).await;
             let Some(snapshot) = self.table().snapshot(key) else {
