@@ -338,7 +338,9 @@ impl Release {
             )
             .await
             {
-                Ok(connection) if connection.api_url.as_str() == server => return Ok(connection),
+                Ok(connection) if connection.api_url.as_str() == server => {
+                    return Ok(connection.into());
+                }
                 Ok(_) => {}
                 Err(fault) => why = fault.message,
             }

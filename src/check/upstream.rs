@@ -44,7 +44,7 @@ pub(super) async fn resolve(
         )
         .await;
         match found {
-            Ok(found) => connection = Some(reachable(world, found)),
+            Ok(found) => connection = Some(reachable(world, found.into())),
             Err(fault) => {
                 lines.wrong("Prefect", &format!("{}: {}", fault.reason, fault.message));
                 return None;

@@ -21,7 +21,7 @@ use crate::{
     inject::Pools,
     metrics::Metrics,
     outbound::AllowedHosts,
-    prefect::{BlockDocument, Connection},
+    prefect::{BlockDocument, Connection, Connections},
     report::Report,
     secret::{HashKey, Secrets},
     source::Sources,
@@ -80,6 +80,8 @@ pub struct Context {
     pub prefect_hosts: AllowedHosts,
     /// Hosts that bindings may name as Doppler's API.
     pub doppler_hosts: AllowedHosts,
+    /// Connections to Prefect servers that bindings share.
+    pub connections: Arc<Connections>,
     /// Blocks that are read.
     pub blocks: Blocks,
     /// Configs that are read.

@@ -28,12 +28,12 @@ use crate::{
     },
     metrics::Metrics,
     outbound::{AllowedHosts, ClientError},
-    prefect::Clients,
+    prefect::{Clients, Connections},
     report::Report,
     secret::{HashKey, Secrets},
 };
 
-/// How often clients that nobody uses any more are let go.
+/// How often clients and connections that nobody uses any more are let go.
 const TIDY: Duration = Duration::from_mins(5);
 
 /// Bindings that the controller of a scope is handed before it begins with them, for each reconcile that may run.
@@ -117,7 +117,9 @@ impl Lead {
         tasks.spawn("deliver", deliver);
         let (report, events) = Report::new(client.clone(), Arc::clone(&metrics), shutdown.clone());
         tasks.spawn("events", events);
-        tasks.spawn("tidy", tidy(clients, shutdown.clone()));
+        let connections = Arc::new(Connections::default());
+        let tidied = tidy(clients, Arc::clone(&connections), shutdown.clone());
+        tasks.spawn("tidy", tidied);
 
         let memory = Arc::new(Memory::default());
         let (gone, mut hear_gone) = mpsc::unbounded_channel();
@@ -141,6 +143,7 @@ impl Lead {
             settings,
             prefect_hosts,
             doppler_hosts,
+            connections,
             blocks,
             configs: configs.clone(),
             pools: pools.clone(),
@@ -200,11 +203,14 @@ impl Lead {
     }
 }
 
-async fn tidy(clients: Arc<Clients>, shutdown: CancellationToken) {
+async fn tidy(clients: Arc<Clients>, connections: Arc<Connections>, shutdown: CancellationToken) {
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(TIDY) => clients.forget_unused(),
+            () = tokio::time::sleep(TIDY) => {
+                clients.forget_unused();
+                connections.forget_unused();
+            }
         }
     }
 }
