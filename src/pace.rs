@@ -507,9 +507,14 @@ enum Next<E: Clone + Send + 'static> {
 }
 
 impl<E: Clone + Send + 'static> Account<E> {
-    fn new(budget: Option<u32>) -> Self {
+    fn new(is_counted: bool, budget: Option<u32>) -> Self {
+        let allowance = match budget {
+            _ if !is_counted => Allowance::uncounted(),
+            Some(a_minute) => Allowance::with_budget(a_minute),
+            None => Allowance::default(),
+        };
         Self {
-            allowance: budget.map_or_else(Allowance::default, Allowance::with_budget),
+            allowance,
             in_flight: 0,
             waiting: [const { VecDeque::new() }; 4],
             turns: 0,
@@ -577,11 +582,11 @@ impl<E: Clone + Send + 'static> Upstream<E> {
         if self.accounts.len() >= MOST_ACCOUNTS && !self.accounts.contains_key(&key) {
             self.accounts.retain(|_, account| !account.is_idle(now));
         }
-        // Only what somebody counts has a budget.
-        let budget = budget.filter(|_| key.is_some());
+        // Only what somebody counts has a limit or a budget.
+        let is_counted = key.is_some();
         self.accounts
             .entry(key)
-            .or_insert_with(|| Account::new(budget))
+            .or_insert_with(|| Account::new(is_counted, budget))
     }
 
     /// Everybody who waits.

@@ -46,9 +46,18 @@ pub(super) struct Allowance {
 }
 
 impl Allowance {
+    /// One of an upstream that counts nothing.
+    pub(super) fn uncounted() -> Self {
+        Self {
+            met: true,
+            ..Self::default()
+        }
+    }
+
     /// One that a flag bounds, beside what answers say.
     pub(super) fn with_budget(a_minute: u32) -> Self {
         Self {
+            met: true,
             budget: Some((a_minute, VecDeque::new())),
             ..Self::default()
         }
