@@ -102,7 +102,7 @@ pub struct Context {
     pub report: Report,
     /// Everything that is counted.
     pub metrics: Arc<Metrics>,
-    /// The lines in which bindings wait.
+    /// The queues in which bindings wait.
     pub wakes: Wakes,
     /// Reconciles in flight, over all scopes.
     pub reconciles: Semaphore,

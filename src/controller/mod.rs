@@ -38,20 +38,20 @@ use tokio_util::sync::CancellationToken;
 use context::Context;
 use kept::Kept;
 use reconcile::{Ending, reconcile};
-use wake::{BindingRef, Line};
+use wake::{BindingRef, Queue};
 
-/// Reconciles the bindings of a scope, as they come in its line, until `shutdown`.
+/// Reconciles the bindings of a scope, as they come in its queue, until `shutdown`.
 pub async fn run(
     context: Arc<Context>,
     store: Store<Kept>,
-    line: Arc<Line>,
+    queue: Arc<Queue>,
     concurrency: u16,
     shutdown: CancellationToken,
 ) {
-    let woken = stream::unfold(line, |line| async move {
-        let who = line.next().await;
+    let woken = stream::unfold(queue, |queue| async move {
+        let who = queue.next().await;
         let object = ObjectRef::<Kept>::new(who.name()).within(who.namespace());
-        Some((Ok::<_, Infallible>(ReconcileRequest::from(object)), line))
+        Some((Ok::<_, Infallible>(ReconcileRequest::from(object)), queue))
     });
     let config = Config::default().concurrency(concurrency);
     applier(

@@ -1,7 +1,7 @@
-//! What wakes a binding, and the line in which it waits for its reconcile.
+//! What wakes a binding, and the queue in which it waits for its reconcile.
 //!
-//! In: names of bindings, from sources, pools and watches. Out: one [`Line`] for each watched scope, from which the controller of that scope takes. A
-//! binding stands in a line once, however often it is woken. The controller is handed a few at a time: what its scheduler keeps of one weighs a
+//! In: names of bindings, from sources, pools and watches. Out: one [`Queue`] for each watched scope, from which the controller of that scope takes. A
+//! binding stands in a queue once, however often it is woken. The controller is handed a few at a time: what its scheduler keeps of one weighs a
 //! kilobyte, and here it is a pointer.
 
 use std::{
@@ -36,43 +36,43 @@ impl Scope {
 
 /// The way of a wake to the controller of its scope.
 #[derive(Clone, Debug)]
-pub struct Wakes(Arc<HashMap<Scope, Arc<Line>>>);
+pub struct Wakes(Arc<HashMap<Scope, Arc<Queue>>>);
 
 impl Wakes {
-    /// A line for each scope, of which `most` are handed out at a time.
+    /// A queue for each scope, of which `most` are handed out at a time.
     #[must_use]
     pub fn new(scopes: &[Scope], most: usize) -> Self {
-        let line = |scope: &Scope| (scope.clone(), Arc::new(Line::new(most)));
-        Self(Arc::new(scopes.iter().map(line).collect()))
+        let queue = |scope: &Scope| (scope.clone(), Arc::new(Queue::new(most)));
+        Self(Arc::new(scopes.iter().map(queue).collect()))
     }
 
     /// Has `binding` reconciled soon.
     pub fn wake(&self, binding: &BindingRef) {
-        if let Some(line) = self.line(binding) {
-            line.join(binding);
+        if let Some(queue) = self.queue(binding) {
+            queue.push(binding);
         }
     }
 
     /// A reconcile of `binding` begins, or there is none to be had: whatever wakes it from now on wakes it again.
     pub fn begun(&self, binding: &BindingRef) {
-        if let Some(line) = self.line(binding) {
-            line.begun(binding);
+        if let Some(queue) = self.queue(binding) {
+            queue.begun(binding);
         }
     }
 
-    /// The line of a scope.
+    /// The queue of a scope.
     #[must_use]
-    pub fn of(&self, scope: &Scope) -> Option<Arc<Line>> {
+    pub fn of(&self, scope: &Scope) -> Option<Arc<Queue>> {
         self.0.get(scope).cloned()
     }
 
     /// How many bindings wait, in all scopes.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.0.values().map(|line| line.waiting()).sum()
+        self.0.values().map(|queue| queue.waiting()).sum()
     }
 
-    fn line(&self, binding: &BindingRef) -> Option<&Arc<Line>> {
+    fn queue(&self, binding: &BindingRef) -> Option<&Arc<Queue>> {
         let own = Scope::Namespace(binding.namespace().to_owned());
         self.0.get(&own).or_else(|| self.0.get(&Scope::All))
     }
@@ -80,7 +80,7 @@ impl Wakes {
 
 /// Bindings that wait for their reconcile, in the order in which they were woken.
 #[derive(Debug)]
-pub struct Line {
+pub struct Queue {
     state: Mutex<State>,
     moved: Notify,
     most: usize,
@@ -89,13 +89,13 @@ pub struct Line {
 #[derive(Debug, Default)]
 struct State {
     order: VecDeque<BindingRef>,
-    /// The same ones.
+    /// The same ones, to be found.
     waiting: HashSet<BindingRef>,
     /// Those that were handed out and have not begun: they will see what they are woken for.
     handed: HashSet<BindingRef>,
 }
 
-impl Line {
+impl Queue {
     fn new(most: usize) -> Self {
         Self {
             state: Mutex::default(),
@@ -104,7 +104,7 @@ impl Line {
         }
     }
 
-    fn join(&self, binding: &BindingRef) {
+    fn push(&self, binding: &BindingRef) {
         let mut state = self.state();
         if !state.handed.contains(binding) && state.waiting.insert(binding.clone()) {
             state.order.push_back(binding.clone());
@@ -161,11 +161,11 @@ mod tests {
         BindingRef::new("flows", name)
     }
 
-    /// A line of all namespaces, and the way there.
-    fn line(most: usize) -> (Wakes, Arc<Line>) {
+    /// A queue of all namespaces, and the way there.
+    fn queue(most: usize) -> (Wakes, Arc<Queue>) {
         let wakes = Wakes::new(&[Scope::All], most);
-        let line = wakes.of(&Scope::All).unwrap();
-        (wakes, line)
+        let queue = wakes.of(&Scope::All).unwrap();
+        (wakes, queue)
     }
 
     #[tokio::test]
@@ -184,26 +184,26 @@ mod tests {
 
     #[test]
     fn a_binding_stands_in_the_line_once_and_keeps_its_place() {
-        let (wakes, line) = line(2);
+        let (wakes, queue) = queue(2);
         for name in ["a", "b", "a", "c", "a"] {
             wakes.wake(&binding(name));
         }
         assert_eq!(wakes.waiting(), 3);
-        assert_eq!(line.next().now_or_never(), Some(binding("a")));
-        assert_eq!(line.next().now_or_never(), Some(binding("b")));
+        assert_eq!(queue.next().now_or_never(), Some(binding("a")));
+        assert_eq!(queue.next().now_or_never(), Some(binding("b")));
     }
 
     #[test]
     fn one_that_was_handed_out_is_woken_again_only_once_it_has_begun() {
-        let (wakes, line) = line(2);
+        let (wakes, queue) = queue(2);
         wakes.wake(&binding("a"));
-        assert_eq!(line.next().now_or_never(), Some(binding("a")));
+        assert_eq!(queue.next().now_or_never(), Some(binding("a")));
         wakes.wake(&binding("a"));
         assert_eq!(wakes.waiting(), 0, "it will see what it is woken for");
         wakes.begun(&binding("a"));
         wakes.wake(&binding("a"));
         assert_eq!(
-            line.next().now_or_never(),
+            queue.next().now_or_never(),
             Some(binding("a")),
             "it may have looked before"
         );
@@ -211,13 +211,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_few_are_handed_out_at_a_time() {
-        let (wakes, line) = line(2);
+        let (wakes, queue) = queue(2);
         for name in ["a", "b", "c"] {
             wakes.wake(&binding(name));
         }
-        line.next().await;
-        line.next().await;
-        let third = tokio::spawn(async move { line.next().await });
+        queue.next().await;
+        queue.next().await;
+        let third = tokio::spawn(async move { queue.next().await });
         tokio::task::yield_now().await;
         assert!(!third.is_finished());
         wakes.begun(&binding("of no concern"));

@@ -23,7 +23,7 @@ use crate::{
         memory::Memory,
         objects::Objects,
         references::References,
-        wake::{BindingRef, Line, Scope, Wakes},
+        wake::{BindingRef, Queue, Scope, Wakes},
         watch::{self, Heard},
     },
     metrics::Metrics,
@@ -109,10 +109,10 @@ impl Lead {
             refresh,
             deliver,
         } = upstream::upstreams(&limits, &metrics, &wake, &shutdown)?;
-        let (lines, gauge) = (wakes.clone(), metrics.reconciles_waiting.clone());
+        let (queues, gauge) = (wakes.clone(), metrics.reconciles_waiting.clone());
         refreshed.set(Box::new(move || {
             refresh();
-            gauge.set(i64::try_from(lines.waiting()).unwrap_or(i64::MAX));
+            gauge.set(i64::try_from(queues.waiting()).unwrap_or(i64::MAX));
         }));
         tasks.spawn("deliver", deliver);
         let (report, events) = Report::new(client.clone(), Arc::clone(&metrics), shutdown.clone());
@@ -174,7 +174,7 @@ impl Lead {
         });
         let mut ready = Vec::new();
         for (scope, (store, following)) in scopes.into_iter().zip(watched) {
-            let Some(line) = wakes.of(&scope) else {
+            let Some(queue) = wakes.of(&scope) else {
                 continue;
             };
             let (bindings_seen, hears) = signal::channel(false);
@@ -182,7 +182,7 @@ impl Lead {
             let scope_task = ScopeTask {
                 scope,
                 store,
-                line,
+                queue,
                 client: client.clone(),
                 objects: Arc::clone(&objects),
                 context: Arc::clone(&context),
@@ -234,7 +234,7 @@ async fn become_ready(
 struct ScopeTask {
     scope: Scope,
     store: Store<Kept>,
-    line: Arc<Line>,
+    queue: Arc<Queue>,
     client: Client,
     objects: Arc<Objects>,
     context: Arc<Context>,
@@ -251,7 +251,7 @@ impl ScopeTask {
         let Self {
             scope,
             store,
-            line,
+            queue,
             client,
             objects,
             context,
@@ -287,7 +287,7 @@ impl ScopeTask {
                 seen.send_replace(true);
             };
             let reconciles =
-                controller::run(context, store.clone(), line, concurrency, shutdown.clone());
+                controller::run(context, store.clone(), queue, concurrency, shutdown.clone());
             tokio::join!(ready, reconciles);
         };
         tokio::join!(watches, reconciles);
