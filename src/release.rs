@@ -14,6 +14,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use kube::{
     Api, Client, ResourceExt,
     api::{ListParams, Patch, PatchParams},
+    core::DeserializeGuard,
 };
 use serde_json::json;
 use tokio::time::{Instant, timeout};
@@ -26,7 +27,7 @@ use crate::{
         reach::connect,
         references::References,
         wake::Scope,
-        watch::{Guarded, scoped},
+        watch::scoped,
     },
     crd::{DeletionPolicy, DopplerPrefectBinding, WorkPoolState},
     inject::template::{Edit, edit},
@@ -209,7 +210,7 @@ impl Release {
     }
 
     async fn list(&self, scope: &Scope) -> Result<Vec<DopplerPrefectBinding>, ReleaseError> {
-        let api: Api<Guarded> = scoped(self.client.clone(), scope);
+        let api: Api<DeserializeGuard<DopplerPrefectBinding>> = scoped(self.client.clone(), scope);
         let mut params = ListParams::default().limit(PAGE);
         let mut bindings = Vec::new();
         loop {
@@ -375,7 +376,7 @@ impl Release {
         let mut current = binding.clone();
         for _ in 0..TRIES {
             match note::note(self.client.clone(), &current, &BTreeSet::new(), LIMIT).await {
-                Ok(_) => return Ok(true),
+                Ok(()) => return Ok(true),
                 Err(NoteError::Conflict) => {
                     let api: Api<DopplerPrefectBinding> =
                         Api::namespaced(self.client.clone(), &namespace);

@@ -161,7 +161,7 @@ async fn finish(context: &Context, binding: &DopplerPrefectBinding, who: &Bindin
     .await;
     context.metrics.wrote("binding", dropped.is_ok());
     match dropped {
-        Ok(_) => {
+        Ok(()) => {
             context.forget(who);
             Action::await_change()
         }

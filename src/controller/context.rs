@@ -128,17 +128,17 @@ impl Context {
     /// All bindings that are not there any more are gone.
     pub fn forget_absent(&self) {
         for binding in self.memory.all() {
-            if !self.has(&binding) {
+            if self.kept(&binding).is_none() {
                 self.forget(&binding);
             }
         }
     }
 
-    /// Whether a binding of this name is there.
+    /// The binding of this name, as its scope's store has it.
     #[must_use]
-    pub fn has(&self, binding: &BindingRef) -> bool {
+    pub fn kept(&self, binding: &BindingRef) -> Option<Arc<Kept>> {
         let key = ObjectRef::new(binding.name()).within(binding.namespace());
-        self.bindings.iter().any(|store| store.get(&key).is_some())
+        self.bindings.iter().find_map(|store| store.get(&key))
     }
 
     /// Whether a binding of this UID is there.

@@ -299,7 +299,7 @@ fn key_of(kind: Kind, metadata: &ObjectMeta) -> Option<ObjectKey> {
 }
 
 /// Whether version `a` is newer than `b`. Versions are numbers in every API server there is; where they are not, another one counts as newer.
-fn is_newer(a: &str, b: &str) -> bool {
+pub(super) fn is_newer(a: &str, b: &str) -> bool {
     match (a.parse::<u64>(), b.parse::<u64>()) {
         (Ok(a), Ok(b)) => a > b,
         _ => a != b,

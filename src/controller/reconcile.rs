@@ -53,9 +53,10 @@ pub async fn reconcile(binding: Arc<Kept>, context: Arc<Context>) -> Result<Acti
     context.wakes.begun(&who);
     let action = if let Ok(binding) = binding.read() {
         let action = one(&context, &binding, &who).await;
-        if !context.has(&who) {
-            // It went while this was under way, and nobody will say so again.
-            context.forget(&who);
+        // Of what came or went while this was under way nobody will speak again.
+        match context.kept(&who) {
+            Some(kept) => context.memory.seen(&kept),
+            None => context.forget(&who),
         }
         action
     } else {
@@ -291,7 +292,7 @@ fn before(
     context
         .memory
         .look(who, |remembered| remembered.status.clone())
-        .map(|status| (*status).clone())
+        .map(|said| (*said.status).clone())
         .or_else(|| binding.status.clone())
 }
 
@@ -378,7 +379,7 @@ async fn write_note(
     .await;
     context.metrics.wrote("binding", written.is_ok());
     match written {
-        Ok(_) => {
+        Ok(()) => {
             context
                 .memory
                 .change(who, |remembered| remembered.noted = Some(entries.clone()));

@@ -12,7 +12,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Resource,
-    core::{DeserializeGuard, PartialObjectMeta},
+    core::PartialObjectMeta,
     runtime::{
         WatchStreamExt,
         reflector::{self, ObjectRef, Store},
@@ -29,10 +29,6 @@ use super::{
     objects::{Kind, Objects},
     wake::{BindingRef, Scope},
 };
-use crate::crd::DopplerPrefectBinding;
-
-/// A binding, or what is left of one that cannot be read.
-pub type Guarded = DeserializeGuard<DopplerPrefectBinding>;
 
 /// What the watch of bindings has to tell.
 #[derive(Debug)]
