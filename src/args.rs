@@ -138,8 +138,8 @@ pub struct RunArgs {
         value_name = "NAMESPACE"
     )]
     pub operator_namespace: String,
-    /// How many bindings are reconciled at the same time.
-    #[arg(long, env = "CONCURRENCY", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
+    /// How many bindings are reconciled at the same time. As many requests to the API server may be in flight, and it is fastest with about as many.
+    #[arg(long, env = "CONCURRENCY", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub concurrency: u16,
     /// How often blocks and pools are read again while the Prefect server tells of their changes, if that is longer.
     #[arg(long, env = "PUSHED_REFRESH_INTERVAL", default_value = "10m", value_parser = interval, value_name = "DURATION")]

@@ -10,7 +10,7 @@
 //! 1. [`crd`]: what users write and read;
 //! 2. [`reason`]: the closed list of reasons, from which condition, Event, metric, log and manual come;
 //! 3. [`controller`]: what wakes a binding, and the line above as a reconcile;
-//! 4. [`source`]: one upstream read for all bindings that ask for the same;
+//! 4. [`source`]: one upstream read for all bindings that ask for the same; [`pace`]: when it may be sent; [`link`]: who tells of changes;
 //! 5. [`outbound`], [`prefect`], [`doppler`]: the one way out, and the two upstreams;
 //! 6. [`secret`]: the Secret, from values to the guarded write;
 //! 7. [`inject`]: the entry in a work pool's template;
@@ -24,6 +24,7 @@ pub mod controller;
 pub mod crd;
 pub mod doppler;
 pub mod inject;
+mod kubernetes;
 pub mod link;
 pub mod metrics;
 pub mod outbound;

@@ -73,6 +73,8 @@ pub struct Metrics {
     registry: Registry,
     /// Reconciles of bindings.
     pub reconciles: Counter,
+    /// Bindings that wait for their reconcile.
+    pub reconciles_waiting: Gauge,
     /// How long a reconcile took.
     pub reconcile_seconds: Histogram,
     /// Bindings by the reason of their `Ready` condition.
@@ -112,6 +114,7 @@ impl Metrics {
         let mut registry = Registry::with_prefix("doppler_prefect");
         let metrics = Self {
             reconciles: Counter::default(),
+            reconciles_waiting: Gauge::default(),
             reconcile_seconds: Histogram::new(exponential_buckets(0.000_5, 2.0, 16)),
             bindings: Family::default(),
             push_to_secret_seconds: Histogram::new(exponential_buckets(0.005, 2.0, 14)),
@@ -138,6 +141,11 @@ impl Metrics {
             "reconciles",
             "Reconciles of bindings",
             metrics.reconciles.clone(),
+        );
+        registry.register(
+            "reconciles_waiting",
+            "Bindings that wait for their reconcile",
+            metrics.reconciles_waiting.clone(),
         );
         registry.register_with_unit(
             "reconcile",

@@ -2,8 +2,8 @@
 //!
 //! In: requests that want to be sent, by upstream and account, and what came of them. Out: turns. Each upstream has a bound on what is in flight, so
 //! that a slow one holds up nobody else, and one backoff, however many ask; each account keeps to the limit that its answers state or a flag sets.
-//! Within an account it is first come, first served, urgent ones before polls but never only urgent ones, so that nobody starves. It sends nothing
-//! itself, and knows an account by a digest only.
+//! Within an account it is first come, first served, first reads and urgent ones before polls but never only those, so that nobody starves. It sends
+//! nothing itself, and knows an account by a digest only.
 
 mod allowance;
 mod health;
@@ -32,13 +32,17 @@ const MOST_ACCOUNTS: usize = 4096;
 const MOST_UPSTREAMS: usize = 1024;
 /// Of so many turns one is a poll's, even if urgent requests wait.
 const POLL_EACH: u32 = 4;
+/// The same while first reads wait: there is an end to those, and until then somebody has nothing at all.
+const POLL_EACH_FIRST: u32 = 16;
 /// Of so many turns one is that of a request that can wait, whatever else does.
 const LATE_EACH: u32 = 16;
 
 /// How urgent a request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rank {
-    /// Somebody waits: a first read, a push, a write.
+    /// Somebody has nothing yet: a first read.
+    First,
+    /// Somebody waits: a push, a write.
     Urgent,
     /// A poll.
     Poll,
@@ -47,7 +51,10 @@ pub enum Rank {
 }
 
 impl Rank {
-    const ALL: [Self; 3] = [Self::Urgent, Self::Poll, Self::Late];
+    /// Whether somebody waits for the answer.
+    const fn is_urgent(self) -> bool {
+        matches!(self, Self::First | Self::Urgent)
+    }
 }
 
 /// Whoever is told of a change pokes; whoever reads is poked, and reads again. Pokes before a request is sent are answered by it.
@@ -163,7 +170,7 @@ struct Ticket<E: Clone + Send + 'static> {
 struct Account<E: Clone + Send + 'static> {
     allowance: Allowance,
     in_flight: u32,
-    waiting: [VecDeque<Ticket<E>>; 3],
+    waiting: [VecDeque<Ticket<E>>; 4],
     turns: u32,
     /// When the queue is looked at again, if a task waits to.
     alarm: Option<Instant>,
@@ -293,7 +300,7 @@ impl<E: Clone + Send + 'static> Gate<E> {
                         Err(_) => std::future::pending().await,
                     };
                 }
-                () = wish.poke.poked(), if rank != Rank::Urgent => {
+                () = wish.poke.poked(), if !rank.is_urgent() => {
                     self.hurry(lane, number);
                     rank = Rank::Urgent;
                 }
@@ -315,7 +322,7 @@ impl<E: Clone + Send + 'static> Gate<E> {
             .upstreams
             .entry(Arc::clone(&lane.upstream))
             .or_default();
-        match upstream.health.door(rank == Rank::Urgent, now) {
+        match upstream.health.door(rank.is_urgent(), now) {
             Door::Open => {}
             Door::Shut(error, retry_after) => return Err(Shut { error, retry_after }),
             Door::Try => {
@@ -500,11 +507,16 @@ enum Next<E: Clone + Send + 'static> {
 }
 
 impl<E: Clone + Send + 'static> Account<E> {
-    fn new(budget: Option<u32>) -> Self {
+    fn new(is_counted: bool, budget: Option<u32>) -> Self {
+        let allowance = match budget {
+            _ if !is_counted => Allowance::uncounted(),
+            Some(a_minute) => Allowance::with_budget(a_minute),
+            None => Allowance::default(),
+        };
         Self {
-            allowance: budget.map_or_else(Allowance::default, Allowance::with_budget),
+            allowance,
             in_flight: 0,
-            waiting: [const { VecDeque::new() }; 3],
+            waiting: [const { VecDeque::new() }; 4],
             turns: 0,
             alarm: None,
         }
@@ -534,13 +546,22 @@ impl<E: Clone + Send + 'static> Account<E> {
         at.map_or(Next::Nobody, Next::At)
     }
 
-    const fn ranks(&self) -> [Rank; 3] {
-        if self.turns % LATE_EACH == LATE_EACH - 1 {
-            [Rank::Late, Rank::Poll, Rank::Urgent]
-        } else if self.turns % POLL_EACH == POLL_EACH - 1 {
-            [Rank::Poll, Rank::Urgent, Rank::Late]
+    /// Whose turn it is, and whose if they want none.
+    fn ranks(&self) -> [Rank; 4] {
+        use Rank::{First, Late, Poll, Urgent};
+        let poll_each = if self.waiting[First as usize].is_empty() {
+            POLL_EACH
         } else {
-            Rank::ALL
+            POLL_EACH_FIRST
+        };
+        if self.turns % LATE_EACH == LATE_EACH - 1 {
+            [Late, Poll, First, Urgent]
+        } else if self.turns % poll_each == poll_each / 2 {
+            [Poll, First, Urgent, Late]
+        } else if self.turns.is_multiple_of(2) {
+            [First, Urgent, Poll, Late]
+        } else {
+            [Urgent, First, Poll, Late]
         }
     }
 
@@ -561,11 +582,11 @@ impl<E: Clone + Send + 'static> Upstream<E> {
         if self.accounts.len() >= MOST_ACCOUNTS && !self.accounts.contains_key(&key) {
             self.accounts.retain(|_, account| !account.is_idle(now));
         }
-        // Only what somebody counts has a budget.
-        let budget = budget.filter(|_| key.is_some());
+        // Only what somebody counts has a limit or a budget.
+        let is_counted = key.is_some();
         self.accounts
             .entry(key)
-            .or_insert_with(|| Account::new(budget))
+            .or_insert_with(|| Account::new(is_counted, budget))
     }
 
     /// Everybody who waits.

@@ -14,6 +14,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use kube::{
     Api, Client, ResourceExt,
     api::{ListParams, Patch, PatchParams},
+    core::DeserializeGuard,
 };
 use serde_json::json;
 use tokio::time::{Instant, timeout};
@@ -26,7 +27,7 @@ use crate::{
         reach::connect,
         references::References,
         wake::Scope,
-        watch::{Guarded, scoped},
+        watch::scoped,
     },
     crd::{DeletionPolicy, DopplerPrefectBinding, WorkPoolState},
     inject::template::{Edit, edit},
@@ -209,7 +210,7 @@ impl Release {
     }
 
     async fn list(&self, scope: &Scope) -> Result<Vec<DopplerPrefectBinding>, ReleaseError> {
-        let api: Api<Guarded> = scoped(self.client.clone(), scope);
+        let api: Api<DeserializeGuard<DopplerPrefectBinding>> = scoped(self.client.clone(), scope);
         let mut params = ListParams::default().limit(PAGE);
         let mut bindings = Vec::new();
         loop {
@@ -338,7 +339,9 @@ impl Release {
             )
             .await
             {
-                Ok(connection) if connection.api_url.as_str() == server => return Ok(connection),
+                Ok(connection) if connection.api_url.as_str() == server => {
+                    return Ok(connection.into());
+                }
                 Ok(_) => {}
                 Err(fault) => why = fault.message,
             }
@@ -373,7 +376,7 @@ impl Release {
         let mut current = binding.clone();
         for _ in 0..TRIES {
             match note::note(self.client.clone(), &current, &BTreeSet::new(), LIMIT).await {
-                Ok(_) => return Ok(true),
+                Ok(()) => return Ok(true),
                 Err(NoteError::Conflict) => {
                     let api: Api<DopplerPrefectBinding> =
                         Api::namespaced(self.client.clone(), &namespace);
@@ -407,7 +410,7 @@ impl Release {
         let Some(found) = self.secrets.get(namespace, name).await? else {
             return Ok(());
         };
-        if found.facts.binding_uid.as_deref() != Some(uid) {
+        if !found.facts.belongs_to(uid) {
             return Ok(());
         }
         let keep = self.keep_secrets

@@ -28,6 +28,8 @@ use crate::{
 const WAITING: usize = 1024;
 /// Least time between two Events, so that a burst of them cannot crowd out the writes that matter.
 const BETWEEN: Duration = Duration::from_millis(50);
+/// Of so many Events in a row alike ones are counted together. The recorder keeps each whole, some two kilobytes, for minutes: it begins anew after them.
+const COUNTED: usize = 512;
 /// Time limit of posting one.
 const LIMIT: Duration = Duration::from_secs(10);
 /// Kubernetes takes notes of up to 1 kB.
@@ -204,14 +206,12 @@ async fn post(
     mut waiting: mpsc::Receiver<Note>,
     shutdown: CancellationToken,
 ) {
-    let recorder = Recorder::new(
-        client,
-        Reporter {
-            controller: MANAGED_BY.to_owned(),
-            instance: std::env::var("HOSTNAME").ok(),
-        },
-    );
-    loop {
+    let reporter = Reporter {
+        controller: MANAGED_BY.to_owned(),
+        instance: std::env::var("HOSTNAME").ok(),
+    };
+    let mut recorder = Recorder::new(client.clone(), reporter.clone());
+    for number in 1_usize.. {
         let note = tokio::select! {
             () = shutdown.cancelled() => return,
             note = waiting.recv() => note,
@@ -230,6 +230,9 @@ async fn post(
                 binding = about.name,
                 "an Event could not be posted"
             );
+        }
+        if number.is_multiple_of(COUNTED) {
+            recorder = Recorder::new(client.clone(), reporter.clone());
         }
         tokio::time::sleep(BETWEEN).await;
     }

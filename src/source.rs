@@ -14,7 +14,7 @@ use std::{
 };
 
 use futures::future::BoxFuture;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -31,6 +31,8 @@ const LONGEST_RETRY: Duration = Duration::from_mins(1);
 const LONGEST_WAIT: Duration = Duration::from_hours(1);
 /// How long the first read waits for the link that tells of changes, so that it need not be made again once that is up.
 const LINK_OPENS: Duration = Duration::from_secs(2);
+/// How long the first answer is awaited before dependants are told so.
+const FIRST_ANSWER: Duration = Duration::from_secs(30);
 /// A read that took so much longer than a request takes has waited for its turn.
 const WAITED: Duration = Duration::from_secs(30);
 
@@ -72,6 +74,8 @@ pub struct Reading<V> {
     pub told_at: Option<Instant>,
     /// When it was last read.
     pub read_at: Option<Instant>,
+    /// Whether the first answer has been awaited for so long that it is worth a word.
+    pub overdue: bool,
 }
 
 impl<V> Clone for Reading<V> {
@@ -85,6 +89,7 @@ impl<V> Clone for Reading<V> {
             lag: self.lag,
             told_at: self.told_at,
             read_at: self.read_at,
+            overdue: self.overdue,
         }
     }
 }
@@ -100,6 +105,7 @@ impl<V> Default for Reading<V> {
             lag: None,
             told_at: None,
             read_at: None,
+            overdue: false,
         }
     }
 }
@@ -126,6 +132,7 @@ impl<V> Reading<V> {
         self.push = push;
         self.lag = lag;
         let restated = restated && self.value.is_some();
+        self.overdue = false;
         match result {
             Ok(answer) => {
                 let recovered = self.fault.take().is_some();
@@ -373,7 +380,7 @@ impl<D: Clone + Eq + Hash, K: Clone + Eq + Hash, V> Shared<D, K, V> {
             poke.take();
         }
         let mut failures = 0;
-        let mut rank = Rank::Urgent;
+        let mut rank = Rank::First;
         loop {
             let last = match self.table().entries.get(&key) {
                 Some(entry) => entry.reading.value.clone(),
@@ -384,7 +391,13 @@ impl<D: Clone + Eq + Hash, K: Clone + Eq + Hash, V> Shared<D, K, V> {
                 poke: poke.clone(),
             };
             let began = Instant::now();
-            let result = (self.read)(key.clone(), last, wish).await;
+            let mut read = (self.read)(key.clone(), last, wish);
+            let result = if let Ok(result) = timeout(FIRST_ANSWER, &mut read).await {
+                result
+            } else {
+                self.wake_all(&self.overdue(&key));
+                read.await
+            };
             let fault = result.as_ref().err().cloned();
             failures = if fault.is_some() { failures + 1 } else { 0 };
             let came = Came {
@@ -396,15 +409,32 @@ impl<D: Clone + Eq + Hash, K: Clone + Eq + Hash, V> Shared<D, K, V> {
             let Some((interval, woken)) = self.take(&key, came, end) else {
                 return;
             };
-            for who in &woken {
-                (self.wake)(who);
-            }
+            self.wake_all(&woken);
             let wait = wait_after(fault.as_ref(), failures, interval).mul_f64(jitter());
             rank = tokio::select! {
                 () = poke.poked() => Rank::Urgent,
                 () = tokio::time::sleep(wait) => Rank::Poll,
             };
         }
+    }
+
+    fn wake_all(&self, woken: &HashSet<D>) {
+        for who in woken {
+            (self.wake)(who);
+        }
+    }
+
+    /// An answer is long in coming; gives who has none at all.
+    fn overdue(&self, key: &K) -> HashSet<D> {
+        let mut table = self.table();
+        let entry = table.entries.get_mut(key);
+        let waits = |entry: &&mut Entry<D, V>| {
+            entry.reading.value.is_none() && entry.reading.fault.is_none()
+        };
+        entry.filter(waits).map_or_else(HashSet::new, |entry| {
+            entry.reading.overdue = true;
+            entry.dependants.keys().cloned().collect()
+        })
     }
 
     /// Takes in a result; gives the poll interval and who sees a difference, or nothing if the source has ended meanwhile.

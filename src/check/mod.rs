@@ -305,7 +305,6 @@ fn validate(
         managed: &spec.managed_secret,
         project: "",
         config: "",
-        owned: false,
         key: &key,
     };
     if let Err(error) = desired(&input, &std::collections::BTreeMap::new()) {

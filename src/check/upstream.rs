@@ -44,7 +44,7 @@ pub(super) async fn resolve(
         )
         .await;
         match found {
-            Ok(found) => connection = Some(reachable(world, found)),
+            Ok(found) => connection = Some(reachable(world, found.into())),
             Err(fault) => {
                 lines.wrong("Prefect", &format!("{}: {}", fault.reason, fault.message));
                 return None;
@@ -96,7 +96,6 @@ pub(super) async fn resolve(
         managed: &spec.managed_secret,
         project: &coordinates.project,
         config: &coordinates.config,
-        owned: false,
         key: &world.hash_key,
     };
     let desired = match desired(&input, snapshot.values()) {
@@ -223,7 +222,10 @@ pub(super) async fn target(
                 (found.facts.labelled, found.facts.binding.as_deref())
             {
                 lines.wrong("Secret", &format!("SecretClaimed: {name} is written by binding {other}: set spec.managedSecret.name to another name"));
-            } else if binding.spec.managed_secret.adopt && found.facts.controller.is_none() {
+            } else if binding.spec.managed_secret.adopt
+                && found.facts.controller.is_none()
+                && !found.facts.is_held()
+            {
                 lines.well(
                     "Secret",
                     &format!("{name} is there and would be taken over (adopt)"),

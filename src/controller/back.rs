@@ -105,7 +105,9 @@ pub async fn remove(
 
 /// How long the entry that went out last still has to wait.
 fn wait_left(context: &Context, who: &BindingRef, noted: &BTreeSet<Noted>) -> Duration {
-    let out_since = context.memory.of(who).out_since;
+    let out_since = context
+        .memory
+        .look(who, |remembered| remembered.out_since.clone());
     noted
         .iter()
         .filter_map(|entry| out_since.get(entry))
@@ -159,7 +161,7 @@ async fn finish(context: &Context, binding: &DopplerPrefectBinding, who: &Bindin
     .await;
     context.metrics.wrote("binding", dropped.is_ok());
     match dropped {
-        Ok(_) => {
+        Ok(()) => {
             context.forget(who);
             Action::await_change()
         }
@@ -192,7 +194,7 @@ pub async fn remove_secret(
         return Ok(());
     };
     let uid = binding.meta().uid.as_deref().unwrap_or_default();
-    if known.facts.binding_uid.as_deref() != Some(uid) {
+    if !known.facts.belongs_to(uid) {
         return Ok(());
     }
     let done = match binding.spec.managed_secret.deletion_policy {

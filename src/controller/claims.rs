@@ -173,7 +173,9 @@ pub fn withdraw(
     current: Option<&Arc<Connection>>,
     entry: &Noted,
 ) -> Back {
-    let remembered = context.memory.of(who).connections;
+    let remembered = context
+        .memory
+        .look(who, |remembered| remembered.connections.clone());
     let connection = current
         .filter(|connection| connection.api_url.as_str() == entry.server)
         .or_else(|| {

@@ -9,7 +9,11 @@ use kube::{
 use tokio::sync::Semaphore;
 
 use super::{
-    kept::Kept, memory::Memory, objects::Objects, references::References, wake::BindingRef,
+    kept::Kept,
+    memory::Memory,
+    objects::Objects,
+    references::References,
+    wake::{BindingRef, Wakes},
 };
 use crate::{
     crd::BlockSpec,
@@ -17,7 +21,7 @@ use crate::{
     inject::Pools,
     metrics::Metrics,
     outbound::AllowedHosts,
-    prefect::{BlockDocument, Connection},
+    prefect::{BlockDocument, Connection, Connections},
     report::Report,
     secret::{HashKey, Secrets},
     source::Sources,
@@ -76,6 +80,8 @@ pub struct Context {
     pub prefect_hosts: AllowedHosts,
     /// Hosts that bindings may name as Doppler's API.
     pub doppler_hosts: AllowedHosts,
+    /// Connections to Prefect servers that bindings share.
+    pub connections: Arc<Connections>,
     /// Blocks that are read.
     pub blocks: Blocks,
     /// Configs that are read.
@@ -96,6 +102,8 @@ pub struct Context {
     pub report: Report,
     /// Everything that is counted.
     pub metrics: Arc<Metrics>,
+    /// The queues in which bindings wait.
+    pub wakes: Wakes,
     /// Reconciles in flight, over all scopes.
     pub reconciles: Semaphore,
     /// Namespace of the operator itself.
@@ -120,17 +128,17 @@ impl Context {
     /// All bindings that are not there any more are gone.
     pub fn forget_absent(&self) {
         for binding in self.memory.all() {
-            if !self.has(&binding) {
+            if self.kept(&binding).is_none() {
                 self.forget(&binding);
             }
         }
     }
 
-    /// Whether a binding of this name is there.
+    /// The binding of this name, as its scope's store has it.
     #[must_use]
-    pub fn has(&self, binding: &BindingRef) -> bool {
+    pub fn kept(&self, binding: &BindingRef) -> Option<Arc<Kept>> {
         let key = ObjectRef::new(binding.name()).within(binding.namespace());
-        self.bindings.iter().any(|store| store.get(&key).is_some())
+        self.bindings.iter().find_map(|store| store.get(&key))
     }
 
     /// Whether a binding of this UID is there.

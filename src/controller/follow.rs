@@ -54,7 +54,7 @@ pub async fn follow(
                     .unwrap_or(REFERENCE_RETRY)
                     .min(REFERENCE_RETRY),
             );
-            followed.last = context.memory.of(who).last;
+            followed.last = last(context, who);
             return followed;
         }
     };
@@ -87,10 +87,17 @@ pub async fn follow(
             .memory
             .change(who, |remembered| remembered.last = Some(last.clone()));
     } else if !followed.awaited {
-        followed.last = context.memory.of(who).last;
+        followed.last = last(context, who);
         followed.seen = 0;
     }
     followed
+}
+
+/// The last good values that are remembered.
+fn last(context: &Context, who: &BindingRef) -> Option<Last> {
+    context
+        .memory
+        .look(who, |remembered| remembered.last.clone())
 }
 
 /// Has the watches keep and tell what the binding names.

@@ -52,8 +52,10 @@ pub struct Trouble {
 pub struct Followed {
     /// How the Prefect server is reached, if the binding names one and all it refers to is there.
     pub connection: Option<Arc<Connection>>,
-    /// The first answer of an upstream is awaited: the binding is woken when it comes.
+    /// The first answer of an upstream is awaited: the binding is woken when it comes, and when it is overdue.
     pub awaited: bool,
+    /// It is overdue.
+    pub overdue: bool,
     /// What was resolved just now, and from where.
     pub resolved: Option<String>,
     /// The last good values.
@@ -87,7 +89,10 @@ impl Followed {
                 reading.failing_for(Instant::now()),
                 patience,
             ),
-            None if reading.value.is_none() => self.awaited = true,
+            None if reading.value.is_none() => {
+                self.awaited = true;
+                self.overdue |= reading.overdue;
+            }
             None => {}
         }
         let aside = match stage {

@@ -1,75 +1,68 @@
 //! A binding as the store keeps it: what it is looked up and told apart by, and the rest as text.
 //!
-//! In: a binding from the watch. Out: [`Kept`], which is read again for each reconcile. At rest a binding is only kept; as text it takes half of what
-//! its fields would, of which most are empty, and reading it costs less than a reconcile by far.
+//! In: a binding as the API server sends it. Out: [`Kept`], which is read for each reconcile, and only then. At rest a binding is only kept; as text it
+//! takes half of what its fields would, of which most are empty, and reading it costs less than a reconcile by far.
 
 use std::{borrow::Cow, fmt};
 
-use kube::{
-    Resource,
-    api::ObjectMeta,
-    core::{NamespaceResourceScope, error_boundary::InvalidObject},
-};
-use serde::{Deserialize, Deserializer, Serialize};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::{Resource, api::ObjectMeta, core::NamespaceResourceScope};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 
-use super::watch::Guarded;
-use crate::crd::{
-    BindingRef, DopplerPrefectBinding, DopplerPrefectBindingSpec, DopplerPrefectBindingStatus,
-    INJECTED_ANNOTATION,
-};
+use crate::crd::{BindingRef, DopplerPrefectBinding, INJECTED_ANNOTATION};
 
 /// A binding, or what is left of one that cannot be read. Its text may hold an API key that stands in the spec: `Debug` shows the name only.
 #[derive(Clone)]
 pub struct Kept {
     metadata: ObjectMeta,
-    /// Spec and status. Nothing of one that cannot be read.
-    text: Option<Box<str>>,
+    /// As the API server sent it.
+    spec: Option<Box<str>>,
+    /// As the API server sent it.
+    status: Option<Box<str>>,
 }
 
-#[derive(Serialize)]
-struct Said<'a> {
-    spec: &'a DopplerPrefectBindingSpec,
-    status: &'a Option<DopplerPrefectBindingStatus>,
-}
-
+/// As much of a binding as is kept.
 #[derive(Deserialize)]
-struct Read {
-    spec: DopplerPrefectBindingSpec,
-    status: Option<DopplerPrefectBindingStatus>,
+struct Sent {
+    metadata: Metadata,
+    spec: Option<Box<RawValue>>,
+    status: Option<Box<RawValue>>,
+}
+
+/// As much of its metadata. Labels, owners and managed fields are of no use here.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata {
+    annotations: Option<Annotations>,
+    deletion_timestamp: Option<Time>,
+    finalizers: Option<Vec<String>>,
+    generation: Option<i64>,
+    name: Option<String>,
+    namespace: Option<String>,
+    resource_version: Option<String>,
+    uid: Option<String>,
+}
+
+/// Ours. `last-applied-configuration` would hold the whole binding again.
+#[derive(Deserialize)]
+struct Annotations {
+    #[serde(rename = "doppler-prefect.dev/injected")]
+    injected: Option<String>,
 }
 
 impl Kept {
-    /// What is kept of a binding.
-    #[must_use]
-    pub fn of(binding: Guarded) -> Self {
-        match binding.0 {
-            Ok(binding) => Self {
-                text: serde_json::to_string(&Said {
-                    spec: &binding.spec,
-                    status: &binding.status,
-                })
-                .ok()
-                .map(Into::into),
-                metadata: reduced(binding.metadata),
-            },
-            Err(InvalidObject { metadata, .. }) => Self {
-                metadata: reduced(metadata),
-                text: None,
-            },
-        }
-    }
-
     /// The binding, with as much of its metadata as is kept.
     ///
     /// # Errors
-    /// If it could not be read when it came.
+    /// If it is not one as this version knows them.
     pub fn read(&self) -> Result<DopplerPrefectBinding, Unreadable> {
-        let text = self.text.as_deref().ok_or(Unreadable)?;
-        let Read { spec, status } = serde_json::from_str(text).map_err(|_| Unreadable)?;
+        let spec = self.spec.as_deref().ok_or(Unreadable)?;
+        let status = self.status.as_deref().map(serde_json::from_str);
         Ok(DopplerPrefectBinding {
             metadata: self.metadata.clone(),
-            spec,
-            status,
+            spec: serde_json::from_str(spec).map_err(|_| Unreadable)?,
+            status: status.transpose().map_err(|_| Unreadable)?,
         })
     }
 }
@@ -79,34 +72,35 @@ impl Kept {
 #[error("the binding cannot be read")]
 pub struct Unreadable;
 
-/// Labels, owners and annotations of others are of no use here, and `last-applied-configuration` would hold the whole binding again.
-fn reduced(metadata: ObjectMeta) -> ObjectMeta {
-    let annotations = metadata.annotations.map(|mut annotations| {
-        annotations.retain(|name, _| name == INJECTED_ANNOTATION);
-        annotations
-    });
-    ObjectMeta {
-        annotations: annotations.filter(|annotations| !annotations.is_empty()),
-        deletion_timestamp: metadata.deletion_timestamp,
-        finalizers: metadata.finalizers,
-        generation: metadata.generation,
-        name: metadata.name,
-        namespace: metadata.namespace,
-        resource_version: metadata.resource_version,
-        uid: metadata.uid,
-        ..ObjectMeta::default()
+impl<'de> Deserialize<'de> for Kept {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Sent {
+            metadata,
+            spec,
+            status,
+        } = Sent::deserialize(deserializer)?;
+        let injected = metadata.annotations.and_then(|ours| ours.injected);
+        Ok(Self {
+            metadata: ObjectMeta {
+                annotations: injected.map(|note| [(INJECTED_ANNOTATION.to_owned(), note)].into()),
+                deletion_timestamp: metadata.deletion_timestamp,
+                finalizers: metadata.finalizers,
+                generation: metadata.generation,
+                name: metadata.name,
+                namespace: metadata.namespace,
+                resource_version: metadata.resource_version,
+                uid: metadata.uid,
+                ..ObjectMeta::default()
+            },
+            spec: spec.map(Into::into),
+            status: status.map(Into::into),
+        })
     }
 }
 
 impl fmt::Debug for Kept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Kept").field(&BindingRef::of(self)).finish()
-    }
-}
-
-impl<'de> Deserialize<'de> for Kept {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Guarded::deserialize(deserializer).map(Self::of)
     }
 }
 
@@ -142,64 +136,75 @@ impl Resource for Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kube::core::DeserializeGuard;
+    use kube::core::WatchEvent;
     use serde_json::json;
 
-    fn guarded(spec: &serde_json::Value) -> Guarded {
+    fn sent(spec: &serde_json::Value) -> String {
         let binding = json!({
             "apiVersion": "doppler-prefect.dev/v1alpha1", "kind": "DopplerPrefectBinding",
             "metadata": {
                 "name": "b", "namespace": "flows", "uid": "u", "resourceVersion": "7", "generation": 3, "finalizers": ["f"],
+                "deletionTimestamp": "2026-01-01T00:00:00Z",
                 "labels": {"a": "b"}, "annotations": {INJECTED_ANNOTATION: "[]", "other": "x"},
                 "managedFields": [{"manager": "kubectl"}],
             },
             "spec": spec,
             "status": {"observedGeneration": 3, "keys": 4},
         });
-        serde_json::from_value(binding).unwrap()
+        binding.to_string()
+    }
+
+    fn kept(spec: &serde_json::Value) -> Kept {
+        serde_json::from_str(&sent(spec)).unwrap()
     }
 
     #[test]
     fn what_a_reconcile_needs_comes_back_and_the_rest_does_not() {
         let spec = json!({"doppler": {"project": "p"}, "suspend": true});
-        let DeserializeGuard(Ok(binding)) = guarded(&spec) else {
-            panic!("unreadable")
-        };
-        let kept = Kept::of(guarded(&spec));
+        let binding: DopplerPrefectBinding = serde_json::from_str(&sent(&spec)).unwrap();
+        let kept = kept(&spec);
         let read = kept.read().unwrap();
         assert_eq!((&read.spec, &read.status), (&binding.spec, &binding.status));
         assert_eq!(read.metadata, *kept.meta());
-        let meta = kept.meta();
-        assert_eq!(
-            (meta.name.as_deref(), meta.namespace.as_deref()),
-            (Some("b"), Some("flows"))
-        );
-        assert_eq!((meta.uid.as_deref(), meta.generation), (Some("u"), Some(3)));
-        assert_eq!(meta.finalizers.as_deref(), Some(&["f".to_owned()][..]));
-        let annotations = meta.annotations.clone().unwrap_or_default();
-        assert_eq!(
-            annotations.into_keys().collect::<Vec<_>>(),
-            [INJECTED_ANNOTATION]
-        );
-        assert!(meta.labels.is_none() && meta.managed_fields.is_none());
+        let note = [(INJECTED_ANNOTATION.to_owned(), "[]".to_owned())];
+        let as_kept = ObjectMeta {
+            annotations: Some(note.into()),
+            labels: None,
+            managed_fields: None,
+            ..binding.metadata
+        };
+        assert_eq!(*kept.meta(), as_kept);
+    }
+
+    /// As [`WatchEvent`] has them, and only if the type comes first, as the API server sends it.
+    #[test]
+    fn one_is_kept_from_a_watch_as_from_a_list() {
+        let event = format!(r#"{{"type":"ADDED","object":{}}}"#, sent(&json!({})));
+        let event: WatchEvent<Kept> = serde_json::from_str(&event).unwrap();
+        let WatchEvent::Added(kept) = event else {
+            panic!("{event:?}")
+        };
+        assert!(kept.read().is_ok());
     }
 
     #[test]
     fn a_key_in_the_spec_is_not_shown() {
         let server = json!({"name": "s", "apiKey": {"value": "canary"}});
-        let kept = Kept::of(guarded(&json!({"prefect": {"server": server}})));
+        let kept = kept(&json!({"prefect": {"server": server}}));
         let shown = format!("{kept:?} {kept:#?}");
         assert!(
             shown.contains("flows/b") && !shown.contains("canary"),
             "{shown}"
         );
-        assert!(kept.text.is_some_and(|text| text.contains("canary")));
+        assert!(kept.spec.is_some_and(|text| text.contains("canary")));
     }
 
     #[test]
     fn one_that_cannot_be_read_is_still_known_by_name() {
-        let kept = Kept::of(guarded(&json!({"suspend": "maybe"})));
-        assert_eq!(kept.read().err(), Some(Unreadable));
-        assert_eq!(kept.meta().name.as_deref(), Some("b"));
+        for spec in [json!({"suspend": "maybe"}), json!(null), json!(3)] {
+            let kept = kept(&spec);
+            assert_eq!(kept.read().err(), Some(Unreadable), "{spec}");
+            assert_eq!(kept.meta().name.as_deref(), Some("b"));
+        }
     }
 }

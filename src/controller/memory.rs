@@ -9,10 +9,14 @@ use std::{
     time::Duration,
 };
 
+use kube::Resource;
 use tokio::time::Instant;
 
-use super::{followed::Last, kept::Kept, note::Noted, wake::BindingRef};
-use crate::{crd::DopplerPrefectBindingStatus, prefect::Connection};
+use super::{followed::Last, kept::Kept, note::Noted, objects::is_newer, wake::BindingRef};
+use crate::{
+    crd::{DopplerPrefectBindingStatus, Uid},
+    prefect::Connection,
+};
 
 /// A quiet time after which earlier repairs are forgotten.
 const QUIET: Duration = Duration::from_mins(5);
@@ -22,12 +26,12 @@ const AT_ONCE: u32 = 3;
 const LONGEST: Duration = Duration::from_mins(5);
 
 /// What is remembered of one binding.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub struct Remembered {
     /// UID of the binding: what is remembered of another one of the same name is of no use.
-    pub uid: String,
+    pub uid: Option<Uid>,
     /// The status as it was last written, until the watch shows it.
-    pub status: Option<Arc<DopplerPrefectBindingStatus>>,
+    pub status: Option<Said>,
     /// Whether a reconcile is going on.
     pub busy: bool,
     /// The note as it was last written.
@@ -46,10 +50,17 @@ pub struct Remembered {
     pub last: Option<Last>,
     /// Since when the values that the binding refers to cannot be read.
     pub references_fail_since: Option<Instant>,
-    /// Since when the first answer of an upstream is awaited.
-    pub awaited_since: Option<Instant>,
     /// Since when a new Secret waits for the first look at its pools.
     pub waits_since: Option<Instant>,
+}
+
+/// A status that was written.
+#[derive(Clone)]
+pub struct Said {
+    /// What it says.
+    pub status: Arc<DopplerPrefectBindingStatus>,
+    /// The binding's version with it.
+    pub version: Box<str>,
 }
 
 /// How often, and when last, something had to be put back.
@@ -107,15 +118,13 @@ impl std::fmt::Debug for Memory {
 }
 
 impl Memory {
-    /// What is remembered of `binding`.
-    #[must_use]
-    pub fn of(&self, binding: &BindingRef) -> Remembered {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(binding)
-            .map(|remembered| (**remembered).clone())
-            .unwrap_or_default()
+    /// Looks at what is remembered of `binding`.
+    pub fn look<T>(&self, binding: &BindingRef, look: impl FnOnce(&Remembered) -> T) -> T {
+        let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match table.get(binding) {
+            Some(remembered) => look(remembered),
+            None => look(&Remembered::default()),
+        }
     }
 
     /// The same name, in the text that all tables share.
@@ -129,9 +138,10 @@ impl Memory {
     /// A reconcile of the binding with this UID begins.
     pub fn begin(&self, binding: &BindingRef, uid: &str) {
         self.change(binding, |remembered| {
+            let uid = Some(Uid::from(uid));
             if remembered.uid != uid {
                 *remembered = Remembered {
-                    uid: uid.to_owned(),
+                    uid,
                     ..Remembered::default()
                 };
             }
@@ -148,16 +158,15 @@ impl Memory {
         }
     }
 
-    /// The watch shows the status that was written last, and the store has it: it need not be remembered beside. A reconcile that is going on may have
-    /// an older one in hand.
+    /// The store has this version. If the status that was written last is in it, it need not be remembered beside. A reconcile that is going on may
+    /// have an older one in hand.
     pub fn seen(&self, binding: &Kept) {
         let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(remembered) = table.get_mut(&BindingRef::of(binding))
             && !remembered.busy
-            && let Some(status) = &remembered.status
-            && binding
-                .read()
-                .is_ok_and(|binding| binding.status.as_ref() == Some(status))
+            && let Some(said) = &remembered.status
+            && let Some(version) = &binding.meta().resource_version
+            && !is_newer(&said.version, version)
         {
             remembered.status = None;
         }
@@ -193,6 +202,32 @@ impl Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_status_is_remembered_until_the_store_has_it_and_no_reconcile_goes_on() {
+        let memory = Memory::default();
+        let who = BindingRef::new("flows", "b");
+        let kept = |version: &str| -> Kept {
+            let metadata =
+                serde_json::json!({"name": "b", "namespace": "flows", "resourceVersion": version});
+            serde_json::from_value(serde_json::json!({"metadata": metadata, "spec": {}})).unwrap()
+        };
+        let remembered = || memory.look(&who, |remembered| remembered.status.is_some());
+        memory.begin(&who, "u");
+        memory.change(&who, |remembered| {
+            remembered.status = Some(Said {
+                status: Arc::default(),
+                version: "9".into(),
+            });
+        });
+        memory.seen(&kept("10"));
+        assert!(remembered(), "a reconcile goes on");
+        memory.end(&who);
+        memory.seen(&kept("8"));
+        assert!(remembered(), "the store has an older one");
+        memory.seen(&kept("9"));
+        assert!(!remembered());
+    }
 
     #[test]
     fn the_first_repairs_are_made_at_once_and_later_ones_wait_longer_and_longer() {

@@ -25,38 +25,54 @@ mod sync;
 pub mod wake;
 pub mod watch;
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use futures::{Stream, StreamExt};
+use futures::{StreamExt, stream};
 use kube::runtime::{
-    Controller,
-    controller::{Action, Config},
+    applier,
+    controller::{Action, Config, Error, ReconcileRequest},
     reflector::{ObjectRef, Store},
-    watcher,
 };
 use tokio_util::sync::CancellationToken;
 
 use context::Context;
 use kept::Kept;
 use reconcile::{Ending, reconcile};
-use wake::BindingRef;
+use wake::{BindingRef, Queue};
 
-/// Reconciles the bindings of a scope until `shutdown`.
+/// Reconciles the bindings of a scope, as they come in its queue, until `shutdown`.
 pub async fn run(
     context: Arc<Context>,
     store: Store<Kept>,
-    changed: impl Stream<Item = Result<Kept, watcher::Error>> + Send + 'static,
-    woken: impl Stream<Item = BindingRef> + Send + 'static,
+    queue: Arc<Queue>,
     concurrency: u16,
     shutdown: CancellationToken,
 ) {
-    Controller::for_stream(changed, store)
-        .with_config(Config::default().concurrency(concurrency))
-        .reconcile_on(woken.map(|who| ObjectRef::new(who.name()).within(who.namespace())))
-        .graceful_shutdown_on(shutdown.cancelled_owned())
-        .run(reconcile, on_ending, context)
-        .for_each(|_| std::future::ready(()))
-        .await;
+    let woken = stream::unfold(queue, |queue| async move {
+        let who = queue.next().await;
+        let object = ObjectRef::<Kept>::new(who.name()).within(who.namespace());
+        Some((Ok::<_, Infallible>(ReconcileRequest::from(object)), queue))
+    });
+    let config = Config::default().concurrency(concurrency);
+    applier(
+        |binding, context| Box::pin(reconcile(binding, context)),
+        on_ending,
+        Arc::clone(&context),
+        store,
+        woken.take_until(shutdown.cancelled_owned()),
+        config,
+    )
+    .for_each(|done| {
+        // One that is not there begins no reconcile.
+        if let Err(Error::ObjectNotFound(object)) = done {
+            let namespace = object.namespace.unwrap_or_default();
+            context
+                .wakes
+                .begun(&BindingRef::new(&namespace, &object.name));
+        }
+        std::future::ready(())
+    })
+    .await;
 }
 
 fn on_ending(_binding: Arc<Kept>, _error: &Ending, _context: Arc<Context>) -> Action {

@@ -81,7 +81,7 @@ pub async fn note(
     binding: &DopplerPrefectBinding,
     entries: &BTreeSet<Noted>,
     limit: Duration,
-) -> Result<DopplerPrefectBinding, NoteError> {
+) -> Result<(), NoteError> {
     let finalizers: Vec<&str> = binding
         .finalizers()
         .iter()
@@ -104,9 +104,13 @@ pub async fn note(
         Api::namespaced(client, &binding.namespace().unwrap_or_default());
     let name = binding.name_any();
     let params = PatchParams::default();
-    let patched = timeout(limit, api.patch(&name, &params, &Patch::Merge(&patch))).await;
+    let patched = timeout(
+        limit,
+        api.patch_metadata(&name, &params, &Patch::Merge(&patch)),
+    )
+    .await;
     match patched {
-        Ok(Ok(binding)) => Ok(binding),
+        Ok(Ok(_)) => Ok(()),
         Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => {
             Err(NoteError::Conflict)
         }

@@ -46,9 +46,16 @@ pub struct Objects {
 
 #[derive(Default)]
 struct Table {
-    known: HashMap<ObjectKey, Known>,
-    interest: HashMap<Arc<ObjectKey>, HashSet<BindingRef>>,
+    objects: HashMap<Arc<ObjectKey>, Slot>,
     of: HashMap<BindingRef, Box<[Arc<ObjectKey>]>>,
+}
+
+/// An object that is known, or that somebody cares about.
+#[derive(Default)]
+struct Slot {
+    known: Option<Known>,
+    /// Sorted; seldom more than one.
+    interested: Vec<BindingRef>,
 }
 
 impl std::fmt::Debug for Objects {
@@ -82,15 +89,10 @@ impl Objects {
                 table.lose_interest(who, &key);
             }
         }
-        let keys = keys.into_iter().map(|key| {
-            let known = table.interest.get_key_value(&key);
-            known.map_or_else(|| Arc::new(key.clone()), |(known, _)| Arc::clone(known))
-        });
-        let keys: Box<[Arc<ObjectKey>]> = keys.collect();
-        for key in &keys {
-            let interested = table.interest.entry(Arc::clone(key)).or_default();
-            interested.insert(who.clone());
-        }
+        let keys: Box<[Arc<ObjectKey>]> = keys
+            .into_iter()
+            .map(|key| table.gain_interest(who, key))
+            .collect();
         table.of.insert(who.clone(), keys);
     }
 
@@ -105,36 +107,31 @@ impl Objects {
     /// Whether a binding cares about the object.
     #[must_use]
     pub fn is_named(&self, key: &ObjectKey) -> bool {
-        self.table().interest.contains_key(key)
+        self.table().is_named(key)
     }
 
     /// What is known of an object. Nothing means that it is not there, or was never seen.
     #[must_use]
     pub fn known(&self, key: &ObjectKey) -> Option<Known> {
-        self.table().known.get(key).cloned()
+        self.table().objects.get(key)?.known.clone()
     }
 
     /// We wrote or read the object: its content at this version is as `verified` says.
     pub fn learn(&self, key: &ObjectKey, facts: Facts, verified: bool) {
         let mut table = self.table();
-        let older = table
-            .known
-            .get(key)
+        let known = table.known(key);
+        let older = known
             .is_some_and(|known| is_newer(&known.facts.resource_version, &facts.resource_version));
         if !older {
-            table.known.insert(
-                key.clone(),
-                Known {
-                    facts: Arc::new(facts),
-                    verified,
-                },
-            );
+            let facts = Arc::new(facts);
+            table.know(key, Known { facts, verified });
         }
     }
 
     /// The content of the object at this version was compared and is as it should be.
     pub fn verify(&self, key: &ObjectKey, resource_version: &str) {
-        if let Some(known) = self.table().known.get_mut(key)
+        if let Some(slot) = self.table().objects.get_mut(key)
+            && let Some(known) = &mut slot.known
             && *known.facts.resource_version == *resource_version
         {
             known.verified = true;
@@ -143,7 +140,7 @@ impl Objects {
 
     /// The object is gone, as we were told by the API server.
     pub fn lose(&self, key: &ObjectKey) {
-        self.table().known.remove(key);
+        self.table().lose(key);
     }
 
     /// A watch says that the object is there.
@@ -154,25 +151,20 @@ impl Objects {
         let facts = Facts::of(metadata);
         let woken = {
             let mut table = self.table();
-            let wanted =
-                table.interest.contains_key(&key) || (kind == Kind::Secret && facts.labelled);
+            let wanted = table.is_named(&key) || (kind == Kind::Secret && facts.labelled);
             if !wanted {
-                table.known.remove(&key);
+                table.lose(&key);
                 return;
             }
-            if let Some(known) = table.known.get(&key)
+            if let Some(known) = table.known(&key)
                 && !is_newer(&facts.resource_version, &known.facts.resource_version)
             {
                 return;
             }
-            table.known.insert(
-                key.clone(),
-                Known {
-                    facts: Arc::new(facts),
-                    verified: false,
-                },
-            );
-            table.interest.get(&key).cloned().unwrap_or_default()
+            let facts = Arc::new(facts);
+            let verified = false;
+            table.know(&key, Known { facts, verified });
+            table.interested(&key).to_vec()
         };
         for who in &woken {
             (self.wake)(who);
@@ -187,17 +179,16 @@ impl Objects {
         let woken = {
             let mut table = self.table();
             // A late word of an object that we have written again since is no news.
-            let again = table.known.get(&key).is_some_and(|known| {
-                metadata
-                    .uid
-                    .as_deref()
-                    .is_some_and(|uid| uid != &*known.facts.uid)
+            let again = table.known(&key).is_some_and(|known| {
+                let uid = metadata.uid.as_deref();
+                uid.is_some_and(|uid| known.facts.uid != *uid)
             });
             if again {
                 return;
             }
-            table.known.remove(&key);
-            table.interest.get(&key).cloned().unwrap_or_default()
+            let woken = table.interested(&key).to_vec();
+            table.lose(&key);
+            woken
         };
         for who in &woken {
             (self.wake)(who);
@@ -208,23 +199,19 @@ impl Objects {
     pub fn listed(&self, kind: Kind, namespace: Option<&str>, seen: &HashSet<(String, String)>) {
         let woken: HashSet<BindingRef> = {
             let mut table = self.table();
-            let gone: Vec<ObjectKey> = table
-                .known
-                .keys()
-                .filter(|key| {
-                    key.kind == kind && namespace.is_none_or(|namespace| key.namespace == namespace)
-                })
-                .filter(|key| !seen.contains(&(key.namespace.clone(), key.name.clone())))
-                .cloned()
-                .collect();
+            let gone = table.objects.iter().filter(|(key, slot)| {
+                slot.known.is_some()
+                    && key.kind == kind
+                    && namespace.is_none_or(|namespace| key.namespace == namespace)
+                    && !seen.contains(&(key.namespace.clone(), key.name.clone()))
+            });
+            let gone: Vec<Arc<ObjectKey>> = gone.map(|(key, _)| Arc::clone(key)).collect();
+            let mut woken = HashSet::new();
             for key in &gone {
-                table.known.remove(key);
+                woken.extend(table.interested(key).iter().cloned());
+                table.lose(key);
             }
-            gone.iter()
-                .filter_map(|key| table.interest.get(key))
-                .flatten()
-                .cloned()
-                .collect()
+            woken
         };
         for who in &woken {
             (self.wake)(who);
@@ -237,20 +224,68 @@ impl Objects {
 }
 
 impl Table {
+    fn known(&self, key: &ObjectKey) -> Option<&Known> {
+        self.objects.get(key)?.known.as_ref()
+    }
+
+    fn interested(&self, key: &ObjectKey) -> &[BindingRef] {
+        let slot = self.objects.get(key);
+        slot.map_or(&[], |slot| &slot.interested)
+    }
+
+    fn is_named(&self, key: &ObjectKey) -> bool {
+        !self.interested(key).is_empty()
+    }
+
+    fn know(&mut self, key: &ObjectKey, known: Known) {
+        if let Some(slot) = self.objects.get_mut(key) {
+            slot.known = Some(known);
+        } else {
+            let slot = Slot {
+                known: Some(known),
+                interested: Vec::new(),
+            };
+            self.objects.insert(Arc::new(key.clone()), slot);
+        }
+    }
+
+    /// Nothing is known of the object any more.
+    fn lose(&mut self, key: &ObjectKey) {
+        if let Some(slot) = self.objects.get_mut(key) {
+            slot.known = None;
+            if slot.interested.is_empty() {
+                self.objects.remove(key);
+            }
+        }
+    }
+
+    /// `who` cares about the object. Gives its key, which all who do share.
+    fn gain_interest(&mut self, who: &BindingRef, key: ObjectKey) -> Arc<ObjectKey> {
+        let known = self.objects.get_key_value(&key);
+        let key = known.map_or_else(|| Arc::new(key), |(known, _)| Arc::clone(known));
+        let slot = self.objects.entry(Arc::clone(&key)).or_default();
+        if let Err(at) = slot.interested.binary_search(who) {
+            if slot.interested.is_empty() {
+                slot.interested.reserve_exact(1);
+            }
+            slot.interested.insert(at, who.clone());
+        }
+        key
+    }
+
     fn lose_interest(&mut self, who: &BindingRef, key: &ObjectKey) {
-        let Some(interested) = self.interest.get_mut(key) else {
+        let Some(slot) = self.objects.get_mut(key) else {
             return;
         };
-        interested.remove(who);
-        if interested.is_empty() {
-            self.interest.remove(key);
-            if self
-                .known
-                .get(key)
-                .is_some_and(|known| !known.facts.labelled)
-            {
-                self.known.remove(key);
-            }
+        if let Ok(at) = slot.interested.binary_search(who) {
+            slot.interested.remove(at);
+        }
+        let kept = slot
+            .known
+            .as_ref()
+            .is_some_and(|known| known.facts.labelled);
+        if slot.interested.is_empty() && !kept {
+            self.objects.remove(key);
         }
     }
 }
@@ -264,7 +299,7 @@ fn key_of(kind: Kind, metadata: &ObjectMeta) -> Option<ObjectKey> {
 }
 
 /// Whether version `a` is newer than `b`. Versions are numbers in every API server there is; where they are not, another one counts as newer.
-fn is_newer(a: &str, b: &str) -> bool {
+pub(super) fn is_newer(a: &str, b: &str) -> bool {
     match (a.parse::<u64>(), b.parse::<u64>()) {
         (Ok(a), Ok(b)) => a > b,
         _ => a != b,

@@ -79,9 +79,9 @@ pub async fn put(
             adopt,
             // Looked up only for somebody else's: it costs a walk over all bindings.
             claimant_lives: facts
-                .and_then(|facts| facts.binding_uid.as_deref())
-                .filter(|uid| *uid != desired.binding_uid)
-                .is_some_and(lives),
+                .and_then(|facts| facts.binding_uid.as_ref())
+                .filter(|uid| **uid != *desired.binding_uid)
+                .is_some_and(|uid| lives(&uid.to_string())),
         };
         let mut verdict = judge(facts.map_or(Target::Absent, Target::There), desired, &asker);
         let adopting = matches!(
@@ -181,7 +181,7 @@ pub async fn put(
             Err(WriteError::Exists | WriteError::Conflict) => {
                 match context.secrets.get(&desired.namespace, &desired.name).await {
                     Ok(Some(found)) => {
-                        if found.facts.binding_uid.as_deref() == Some(&desired.binding_uid)
+                        if found.facts.belongs_to(&desired.binding_uid)
                             && let Some(error) = found.obstacle()
                         {
                             return Err(obstacle(&error));
@@ -208,7 +208,8 @@ pub async fn put(
 
 /// How long a repair has to wait, since somebody keeps changing the Secret.
 fn hold(context: &Context, who: &BindingRef) -> Option<Duration> {
-    let wait = context.memory.of(who).drift.wait(Instant::now());
+    let drift = context.memory.look(who, |remembered| remembered.drift);
+    let wait = drift.wait(Instant::now());
     (!wait.is_zero()).then_some(wait)
 }
 
@@ -274,7 +275,7 @@ pub fn in_place(context: &Context, binding: &DopplerPrefectBinding) -> bool {
         name: binding.secret_name().to_owned(),
     };
     context.objects.known(&key).is_some_and(|known| {
-        !known.facts.terminating
-            && known.facts.binding_uid.as_deref() == binding.meta().uid.as_deref()
+        let uid = binding.meta().uid.as_deref();
+        !known.facts.terminating && uid.is_some_and(|uid| known.facts.belongs_to(uid))
     })
 }

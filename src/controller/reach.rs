@@ -73,14 +73,15 @@ pub async fn reach(
     binding: &DopplerPrefectBinding,
     prefect: &PrefectSpec,
 ) -> Result<Arc<Connection>, Fault> {
-    connect(
+    let connection = connect(
         &context.references,
         &context.objects,
         &context.prefect_hosts,
         &binding.namespace().unwrap_or_default(),
         prefect,
     )
-    .await
+    .await?;
+    Ok(context.connections.share(connection))
 }
 
 /// How the Prefect server of a binding in `namespace` is reached.
@@ -93,7 +94,7 @@ pub async fn connect(
     hosts: &AllowedHosts,
     namespace: &str,
     prefect: &PrefectSpec,
-) -> Result<Arc<Connection>, Fault> {
+) -> Result<Connection, Fault> {
     let mut values = Values::default();
     for reference in references(&prefect.server) {
         let object = ObjectKey {
@@ -111,7 +112,6 @@ pub async fn connect(
         );
     }
     connection(&prefect.server, namespace, &values, hosts)
-        .map(Arc::new)
         .map_err(|error| fault(error.reason(), &error))
 }
 

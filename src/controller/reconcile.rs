@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use kube::{Resource, runtime::controller::Action};
+use kube::{Resource, ResourceExt, runtime::controller::Action};
 use tokio::time::Instant;
 
 use super::{
@@ -24,7 +24,7 @@ use super::{
     wake::BindingRef,
 };
 use crate::{
-    crd::{DopplerPrefectBinding, DopplerPrefectBindingStatus, InjectMode},
+    crd::{DeletionPolicy, DopplerPrefectBinding, DopplerPrefectBindingStatus, InjectMode},
     reason::Reason,
     secret::Desired,
     status::{BLOCK_RESOLVED, INJECTED, Outcome, SECRET_SYNCED, Step, is_true},
@@ -34,8 +34,6 @@ use crate::{
 const FIRST_LOOK: Duration = Duration::from_secs(3);
 /// How long a pool entry may be underway before the status says so: a pool waits for the Secrets of all bindings that come together.
 const UNDERWAY: Duration = Duration::from_secs(30);
-/// How long the first answer of an upstream is awaited before the status says so.
-const FIRST_ANSWER: Duration = Duration::from_secs(30);
 /// Wait after a write of ours that lost a race, or that the API server did not take.
 const AFTER_CONFLICT: Duration = Duration::from_millis(500);
 
@@ -51,12 +49,14 @@ pub struct Ending;
 pub async fn reconcile(binding: Arc<Kept>, context: Arc<Context>) -> Result<Action, Ending> {
     let _permit = context.reconciles.acquire().await.map_err(|_| Ending)?;
     let started = Instant::now();
+    let who = context.memory.name_of(BindingRef::of(&*binding));
+    context.wakes.begun(&who);
     let action = if let Ok(binding) = binding.read() {
-        let who = context.memory.name_of(BindingRef::of(&binding));
         let action = one(&context, &binding, &who).await;
-        if !context.has(&who) {
-            // It went while this was under way, and nobody will say so again.
-            context.forget(&who);
+        // Of what came or went while this was under way nobody will speak again.
+        match context.kept(&who) {
+            Some(kept) => context.memory.seen(&kept),
+            None => context.forget(&who),
         }
         action
     } else {
@@ -92,8 +92,8 @@ async fn advance_or_go_back(
         return suspended(context, binding, who).await;
     }
     let followed = follow(context, binding, who).await;
-    if let Some(wait) = awaits(context, who, &followed) {
-        return Action::requeue(wait);
+    if followed.awaited && followed.trouble.is_none() && !followed.overdue {
+        return Action::await_change();
     }
     let step = advance(context, binding, who, &followed).await;
     let mut again = step.again;
@@ -105,20 +105,6 @@ async fn advance_or_go_back(
     }
     again = earlier(again, followed.again);
     again.map_or_else(Action::await_change, Action::requeue)
-}
-
-/// How long the first answer of an upstream may still be awaited before that is told.
-fn awaits(context: &Context, who: &BindingRef, followed: &Followed) -> Option<Duration> {
-    let awaited = followed.awaited && followed.trouble.is_none();
-    context.memory.change(who, |remembered| {
-        if !awaited {
-            remembered.awaited_since = None;
-            return None;
-        }
-        let since = remembered.awaited_since.get_or_insert_with(Instant::now);
-        let left = FIRST_ANSWER.saturating_sub(since.elapsed());
-        (!left.is_zero()).then_some(left)
-    })
 }
 
 struct Advanced {
@@ -139,8 +125,7 @@ async fn advance(
     let was_true = |kind: &str| before.as_ref().is_some_and(|status| is_true(status, kind));
     let noted = context
         .memory
-        .of(who)
-        .noted
+        .look(who, |remembered| remembered.noted.clone())
         .unwrap_or_else(|| note::noted(binding));
     let connection = followed.connection.as_ref();
     let mut again = None;
@@ -148,7 +133,7 @@ async fn advance(
     let made = followed
         .last
         .as_ref()
-        .map(|last| make(context, binding, last, false));
+        .map(|last| make(context, binding, last));
     let keys = keys(context, binding, who, made.as_ref());
     let mut looked = claims::claim(
         context,
@@ -189,25 +174,24 @@ async fn advance(
             .secret_step(was_true(SECRET_SYNCED))
             .map_or((Step::AsBefore, None), |step| (step, None)),
         Some(Err((reason, message))) => (Step::Failed(reason, message), None),
-        Some(Ok(_)) => {
-            let owned = held.is_empty();
-            let last = followed.last.as_ref();
-            match last.map(|last| make(context, binding, last, owned)) {
-                Some(Ok(desired)) => {
-                    secret_step(
-                        context,
-                        binding,
-                        who,
-                        followed,
-                        &desired,
-                        before.as_ref(),
-                        &mut again,
-                    )
-                    .await
-                }
-                Some(Err((reason, message))) => (Step::Failed(reason, message), None),
-                None => (Step::AsBefore, None),
-            }
+        Some(Ok(desired)) => {
+            // It goes with its binding by garbage collection only if no pool refers to it.
+            let deletes = binding.spec.managed_secret.deletion_policy == DeletionPolicy::Delete;
+            let desired = if held.is_empty() && deletes {
+                desired.owned(&binding.name_any())
+            } else {
+                desired
+            };
+            secret_step(
+                context,
+                binding,
+                who,
+                followed,
+                &desired,
+                before.as_ref(),
+                &mut again,
+            )
+            .await
         }
     };
     again = earlier(
@@ -307,9 +291,8 @@ fn before(
 ) -> Option<DopplerPrefectBindingStatus> {
     context
         .memory
-        .of(who)
-        .status
-        .map(|status| (*status).clone())
+        .look(who, |remembered| remembered.status.clone())
+        .map(|said| (*said.status).clone())
         .or_else(|| binding.status.clone())
 }
 
@@ -324,7 +307,10 @@ fn keys(
         // Only pools are compared with them.
         return Arc::default();
     }
-    let remembered = context.memory.of(who).keys.unwrap_or_default();
+    let remembered = context
+        .memory
+        .look(who, |remembered| remembered.keys.clone());
+    let remembered = remembered.unwrap_or_default();
     let Some(Ok(desired)) = made else {
         return remembered;
     };
@@ -393,7 +379,7 @@ async fn write_note(
     .await;
     context.metrics.wrote("binding", written.is_ok());
     match written {
-        Ok(_) => {
+        Ok(()) => {
             context
                 .memory
                 .change(who, |remembered| remembered.noted = Some(entries.clone()));

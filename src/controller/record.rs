@@ -4,15 +4,18 @@ use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{
-    Api, Resource, ResourceExt,
+    Resource, ResourceExt,
     api::{ObjectMeta, Patch, PatchParams},
+    core::{PartialObjectMeta, Request},
 };
+use serde::Serialize;
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::{clock::now, context::Context, wake::BindingRef};
+use super::{clock::now, context::Context, memory::Said, wake::BindingRef};
 use crate::{
     crd::{DopplerPrefectBinding, DopplerPrefectBindingSpec},
+    kubernetes::{json_patch, metadata_only},
     reason::Reason,
     status::{Outcome, READY, status},
 };
@@ -27,21 +30,28 @@ pub async fn record(
     who: &BindingRef,
     outcome: &Outcome,
 ) -> Option<Duration> {
-    let remembered = context.memory.of(who).status;
-    let before = remembered.as_deref().or(binding.status.as_ref());
+    let remembered = context
+        .memory
+        .look(who, |remembered| remembered.status.clone());
+    let before = remembered.as_ref().map(|said| &*said.status);
+    let before = before.or(binding.status.as_ref());
     let after = status(before, binding.meta().generation, outcome, &now());
     if before == Some(&after) {
         context.report.changed(binding, before, &after);
         return None;
     }
-    let written = write(context, binding, json!(after)).await;
+    let written = write(context, binding, &after).await;
     context.metrics.wrote("status", written.is_ok());
     match written {
-        Ok(()) => {
+        Ok(version) => {
             context.report.changed(binding, before, &after);
+            let said = Said {
+                status: Arc::new(after),
+                version: version.into(),
+            };
             context
                 .memory
-                .change(who, |remembered| remembered.status = Some(Arc::new(after)));
+                .change(who, |remembered| remembered.status = Some(said));
             None
         }
         // It is gone, or another one by now: its own event follows.
@@ -50,30 +60,47 @@ pub async fn record(
     }
 }
 
-/// Replaces the status whole; the status of another binding of the same name is not touched.
+#[derive(Serialize)]
+struct Operation<'a, T> {
+    op: &'a str,
+    path: &'a str,
+    value: T,
+}
+
+/// Replaces the status whole; the status of another binding of the same name is not touched. Gives the binding's version with it. The answer holds
+/// metadata only, which is all that is looked at.
 async fn write(
     context: &Context,
     binding: &DopplerPrefectBinding,
-    status: serde_json::Value,
-) -> Result<(), Option<u16>> {
-    let api: Api<DopplerPrefectBinding> = Api::namespaced(
-        context.client.clone(),
-        &binding.namespace().unwrap_or_default(),
+    status: &impl Serialize,
+) -> Result<String, Option<u16>> {
+    let patch = (
+        Operation {
+            op: "test",
+            path: "/metadata/uid",
+            value: binding.uid(),
+        },
+        Operation {
+            op: "add",
+            path: "/status",
+            value: status,
+        },
     );
-    let patch = json!([
-        {"op": "test", "path": "/metadata/uid", "value": binding.uid()},
-        {"op": "add", "path": "/status", "value": status},
-    ]);
-    let patch: json_patch::Patch = serde_json::from_value(patch).map_err(|_| None)?;
-    let name = binding.name_any();
-    let params = PatchParams::default();
-    let patched = timeout(
-        context.settings.kubernetes_timeout,
-        api.patch_status(&name, &params, &Patch::<()>::Json(patch)),
-    )
-    .await;
-    match patched {
-        Ok(Ok(_)) => Ok(()),
+    let namespace = binding.namespace().unwrap_or_default();
+    let request = Request::new(DopplerPrefectBinding::url_path(&(), Some(&namespace)))
+        .patch_subresource(
+            "status",
+            &binding.name_any(),
+            &PatchParams::default(),
+            &Patch::Merge(&patch),
+        )
+        .map_err(|_| None)?;
+    let request = json_patch(metadata_only(request));
+    let answer = context
+        .client
+        .request::<PartialObjectMeta<DopplerPrefectBinding>>(request);
+    match timeout(context.settings.kubernetes_timeout, answer).await {
+        Ok(Ok(written)) => Ok(written.metadata.resource_version.unwrap_or_default()),
         Ok(Err(kube::Error::Api(status))) => Err(Some(status.code)),
         Ok(Err(_)) | Err(_) => Err(None),
     }
@@ -96,6 +123,6 @@ pub async fn unreadable(context: &Context, metadata: &ObjectMeta) {
         last_transition_time: now(),
     };
     context.report.tell(&binding, Reason::InvalidSpec, message);
-    let written = write(context, &binding, json!({"conditions": [condition]})).await;
+    let written = write(context, &binding, &json!({"conditions": [condition]})).await;
     context.metrics.wrote("status", written.is_ok());
 }

@@ -16,18 +16,17 @@ use super::{
     wake::BindingRef,
 };
 use crate::{
-    crd::{DeletionPolicy, DopplerPrefectBinding, DopplerPrefectBindingStatus},
+    crd::{DopplerPrefectBinding, DopplerPrefectBindingStatus},
     reason::{Class, Reason},
     secret::{Desired, Input, desired},
     status::{Content, SECRET_SYNCED, Step, is_true},
 };
 
-/// The Secret that the last good values make.
+/// The Secret that the last good values make, without its owner.
 pub(super) fn make(
     context: &Context,
     binding: &DopplerPrefectBinding,
     last: &Last,
-    owned: bool,
 ) -> Result<Desired, (Reason, String)> {
     let input = Input {
         binding: &binding.name_any(),
@@ -37,7 +36,6 @@ pub(super) fn make(
         managed: &binding.spec.managed_secret,
         project: &last.project,
         config: &last.config,
-        owned: owned && binding.spec.managed_secret.deletion_policy == DeletionPolicy::Delete,
         key: &context.hash_key,
     };
     desired(&input, last.snapshot.values()).map_err(|error| (error.reason(), error.to_string()))
@@ -141,7 +139,8 @@ fn after_put(
     again: &mut Option<Duration>,
 ) -> Step {
     let was_true = before.is_some_and(|status| is_true(status, SECRET_SYNCED));
-    if let Some(quiet_in) = context.memory.of(who).drift.contested(Instant::now()) {
+    let drift = context.memory.look(who, |remembered| remembered.drift);
+    if let Some(quiet_in) = drift.contested(Instant::now()) {
         *again = earlier(*again, Some(quiet_in));
         let message = format!(
             "somebody keeps changing Secret {0}; it was put back; find who writes it with kubectl get secret {0} --show-managed-fields -o yaml",

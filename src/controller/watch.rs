@@ -1,21 +1,21 @@
 //! The watches: bindings into their store, metadata of Secrets and ConfigMaps into [`Objects`].
 //!
-//! In: the API server's watches. Out: triggers of the controller, and facts. Watches are restarted with growing waits; one that the API server
+//! In: the API server's watches. Out: wakes, and facts. Watches are restarted with growing waits; one that the API server
 //! refuses is told, and tried again.
 
 use std::{collections::HashSet, fmt::Debug, sync::Arc};
 
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::StreamExt;
 use k8s_openapi::{
     NamespaceResourceScope,
     api::core::v1::{ConfigMap, Secret},
 };
 use kube::{
     Api, Client, Resource,
-    core::{DeserializeGuard, PartialObjectMeta},
+    core::PartialObjectMeta,
     runtime::{
-        Predicate, PredicateConfig, WatchStreamExt, predicates,
-        reflector::{self, Store},
+        WatchStreamExt,
+        reflector::{self, ObjectRef, Store},
         watcher::{self, Event},
     },
 };
@@ -29,43 +29,85 @@ use super::{
     objects::{Kind, Objects},
     wake::{BindingRef, Scope},
 };
-use crate::crd::DopplerPrefectBinding;
 
-/// A binding, or what is left of one that cannot be read.
-pub type Guarded = DeserializeGuard<DopplerPrefectBinding>;
+/// What the watch of bindings has to tell.
+#[derive(Debug)]
+pub enum Heard<'a> {
+    /// The store has this one anew.
+    Seen(&'a Kept),
+    /// This one is to be reconciled: it is new, or somebody changed what it asks for. A status that we wrote ourselves is no such change.
+    Changed(BindingRef),
+    /// This one was deleted.
+    Gone(BindingRef),
+    /// All were listed. Which ones were deleted before is not told: those that the store does not have.
+    Listed,
+}
 
-/// The bindings of a scope, and the stream of those that are to be reconciled: a status that we wrote ourselves triggers nothing. `seen` hears of
-/// those that the store has anew; `gone` of those that were deleted, and of nobody by name after a list, which does not tell who was deleted before it.
+/// The bindings of a scope, and what keeps them up to date until `shutdown`. What is told is in the store by then, or out of it: a reconcile that is
+/// under way looks for it there.
 pub fn bindings(
     client: Client,
     scope: &Scope,
-    seen: impl Fn(&Kept) + Send + Sync + 'static,
-    gone: impl Fn(Option<BindingRef>) + Send + Sync + 'static,
-) -> (
-    Store<Kept>,
-    impl Stream<Item = Result<Kept, watcher::Error>> + Send + 'static,
-) {
-    let (reader, writer) = reflector::store();
+    tell: impl Fn(Heard<'_>) + Send + 'static,
+    shutdown: CancellationToken,
+) -> (Store<Kept>, impl Future<Output = ()> + Send + 'static) {
+    let (store, mut writer) = reflector::store();
+    let known = store.clone();
     let api: Api<Kept> = scoped(client, scope);
-    let stream = kube::runtime::watcher(api, watcher::Config::default())
-        .default_backoff()
-        .inspect_err(|error| warn!(reason = why(error), "the watch of bindings was interrupted"))
-        .reflect(writer)
-        // Told once it is in the store, or out of it, where a reconcile that is under way looks for it.
-        .inspect_ok(move |event| match event {
-            Event::Apply(binding) => seen(binding),
-            Event::Delete(binding) => {
-                gone(Some(BindingRef::of(binding)));
+    let events = kube::runtime::watcher(api, watcher::Config::default()).default_backoff();
+    let following = async move {
+        let mut events = std::pin::pin!(events.take_until(shutdown.cancelled_owned()));
+        let mut listed = Vec::new();
+        while let Some(event) = events.next().await {
+            let event = match event {
+                Ok(event) => event,
+                Err(error) => {
+                    warn!(
+                        reason = why(&error),
+                        "the watch of bindings was interrupted"
+                    );
+                    continue;
+                }
+            };
+            let changed = match &event {
+                Event::Apply(binding) | Event::InitApply(binding) => asks_anew(&known, binding),
+                Event::Init | Event::InitDone | Event::Delete(_) => false,
+            };
+            writer.apply_watcher_event(&event);
+            match event {
+                Event::Init => listed.clear(),
+                // The store has them once all are listed.
+                Event::InitApply(binding) if changed => listed.push(BindingRef::of(&binding)),
+                Event::InitApply(_) => {}
+                Event::InitDone => {
+                    tell(Heard::Listed);
+                    for who in std::mem::take(&mut listed) {
+                        tell(Heard::Changed(who));
+                    }
+                }
+                Event::Apply(binding) => {
+                    tell(Heard::Seen(&binding));
+                    if changed {
+                        tell(Heard::Changed(BindingRef::of(&binding)));
+                    }
+                }
+                Event::Delete(binding) => tell(Heard::Gone(BindingRef::of(&binding))),
             }
-            Event::InitDone => gone(None),
-            Event::Init | Event::InitApply(_) => {}
-        })
-        .applied_objects()
-        .predicate_filter(
-            predicates::generation.combine(predicates::finalizers),
-            PredicateConfig::default(),
-        );
-    (reader, stream)
+        }
+    };
+    (store, following)
+}
+
+/// Whether somebody changed what the binding asks for since the store had it.
+fn asks_anew(store: &Store<Kept>, binding: &Kept) -> bool {
+    let asks = |kept: &Kept| {
+        let meta = kept.meta();
+        // The deletion counts as a generation of its own; a finalizer does not.
+        (meta.uid.clone(), meta.generation, meta.finalizers.clone())
+    };
+    store
+        .get(&ObjectRef::from_obj(binding))
+        .is_none_or(|before| asks(&before) != asks(binding))
 }
 
 /// Keeps [`Objects`] up to date with one kind in one scope, until `shutdown`. `seen` turns true once everything was listed.
@@ -221,23 +263,55 @@ mod tests {
             .await;
         let client = Client::try_from(Config::new(server.uri().parse().unwrap())).unwrap();
         let (says, mut hears) = mpsc::unbounded_channel();
-        let (store, stream) = bindings(
-            client,
-            &Scope::All,
-            |_| {},
-            move |who| says.send(who).unwrap(),
-        );
-        let watching = tokio::spawn(stream.for_each(|_| std::future::ready(())));
+        let tell = move |heard: Heard<'_>| says.send(format!("{heard:?}")).unwrap();
+        let shutdown = CancellationToken::new();
+        let (store, following) = bindings(client, &Scope::All, tell, shutdown.clone());
+        let following = tokio::spawn(following);
         let mut next = async || {
             timeout(Duration::from_secs(30), hears.recv())
                 .await
                 .unwrap()
                 .unwrap()
         };
-        assert_eq!(next().await, None, "after the first list");
-        assert_eq!(next().await, None, "after the second");
+        assert_eq!(next().await, "Listed", "the first list");
+        assert_eq!(next().await, "Changed(flows/b)");
+        assert_eq!(next().await, "Listed", "the second");
         assert!(store.state().is_empty());
-        watching.abort();
+        shutdown.cancel();
+        timeout(Duration::from_secs(30), following)
+            .await
+            .unwrap()
+            .unwrap();
+    }
+
+    #[test]
+    fn a_status_and_a_new_version_are_no_new_wish() {
+        let kept = |meta: serde_json::Value| -> Kept {
+            let mut metadata = serde_json::json!({"name": "b", "namespace": "flows", "uid": "1", "generation": 1, "resourceVersion": "1"});
+            metadata
+                .as_object_mut()
+                .unwrap()
+                .extend(meta.as_object().unwrap().clone());
+            let binding = serde_json::json!({
+                "apiVersion": "doppler-prefect.dev/v1alpha1", "kind": "DopplerPrefectBinding", "metadata": metadata, "spec": {},
+            });
+            serde_json::from_value(binding).unwrap()
+        };
+        let (store, mut writer) = reflector::store();
+        let first = kept(serde_json::json!({}));
+        assert!(asks_anew(&store, &first), "a new one");
+        writer.apply_watcher_event(&Event::Apply(first));
+        for (change, anew) in [
+            (
+                serde_json::json!({"resourceVersion": "2", "annotations": {"a": "b"}}),
+                false,
+            ),
+            (serde_json::json!({"generation": 2}), true),
+            (serde_json::json!({"finalizers": ["f"]}), true),
+            (serde_json::json!({"uid": "2"}), true),
+        ] {
+            assert_eq!(asks_anew(&store, &kept(change.clone())), anew, "{change}");
+        }
     }
 
     /// RBAC cannot tell the two apart, so that only the requests themselves show it.

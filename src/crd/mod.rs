@@ -10,6 +10,7 @@ mod prefect;
 mod references;
 mod secret;
 mod status;
+mod uid;
 
 pub use binding_ref::BindingRef;
 pub use doppler::{AccessToken, DopplerSpec, NameTransformer};
@@ -18,6 +19,7 @@ pub use prefect::{ApiKey, BasicAuth, BlockSpec, CaBundle, Header, PrefectSpec, S
 pub use references::{InlineValue, KeyRef, KeyRefSource, Kind, SecretKeySource};
 pub use secret::{DeletionPolicy, ManagedSecretSpec};
 pub use status::{DopplerPrefectBindingStatus, HeldBack, WorkPoolState, WorkPoolStatus};
+pub use uid::Uid;
 
 use std::time::Duration;
 

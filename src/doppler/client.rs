@@ -77,7 +77,7 @@ impl Client {
     ) -> Result<Download, DopplerError> {
         let authorization = bearer(&at.token).ok_or(DopplerError::TokenInvalid)?;
         let turn = self.gate.turn(&at.lane(), wish).await;
-        let mut turn = turn.map_err(DopplerError::shut)?;
+        let mut turn = turn.map_err(|shut| DopplerError::Shut(Box::new(shut)))?;
         let downloaded = self.send(at, last, authorization, &mut turn).await;
         if let Err(error) = &downloaded
             && error.is_of_the_host()

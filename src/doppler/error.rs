@@ -94,13 +94,8 @@ pub enum DopplerError {
         cause: TransportError,
     },
     /// Not asked, since the host gave no answer to others just now.
-    #[error("{error}")]
-    Shut {
-        /// What the others met.
-        error: Box<Self>,
-        /// When it is worth asking again.
-        retry_after: Duration,
-    },
+    #[error("{}", .0.error)]
+    Shut(Box<Shut<Self>>),
     /// 5xx, or a time limit of a server on the way.
     #[error(
         "{host} answered with a fault of its own ({status}): it is tried again; look at Doppler's status page if it lasts"
@@ -163,14 +158,7 @@ impl DopplerError {
             | Self::Unreadable { .. } => Reason::DopplerError,
             Self::Unreachable { .. } | Self::Fault { .. } => Reason::DopplerUnreachable,
             Self::TooLarge { .. } => Reason::AnswerTooLarge,
-            Self::Shut { error, .. } => error.reason(),
-        }
-    }
-
-    pub(super) fn shut(shut: Shut<Self>) -> Self {
-        Self::Shut {
-            error: Box::new(shut.error),
-            retry_after: shut.retry_after,
+            Self::Shut(shut) => shut.error.reason(),
         }
     }
 
@@ -184,7 +172,7 @@ impl DopplerError {
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::RateLimited { retry_after } => *retry_after,
-            Self::Shut { retry_after, .. } => Some(*retry_after),
+            Self::Shut(shut) => Some(shut.retry_after),
             _ => None,
         }
     }

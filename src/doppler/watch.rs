@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     outbound::{self, ClientError, TransportError, read_bounded},
-    pace::{Gate, Rank, Said, Wish},
+    pace::{Gate, Rank, Said, Shut, Wish},
     reason::Reason,
 };
 
@@ -70,13 +70,8 @@ pub enum WatchError {
         cause: Loss,
     },
     /// Not asked, since the host gave no answer to others just now.
-    #[error("{error}")]
-    Shut {
-        /// What the others met.
-        error: DopplerError,
-        /// When it is worth asking again.
-        retry_after: Duration,
-    },
+    #[error("{}", .0.error)]
+    Shut(Shut<DopplerError>),
 }
 
 /// What happened to a stream. It reads on after a host's name.
@@ -117,7 +112,7 @@ impl WatchError {
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Limited { retry_after, .. } => *retry_after,
-            Self::Shut { retry_after, .. } => Some(*retry_after),
+            Self::Shut(shut) => Some(shut.retry_after),
             _ => None,
         }
     }
@@ -148,7 +143,7 @@ impl WatchError {
                 ..
             } => Reason::AnswerTooLarge,
             Self::Lost { .. } => Reason::DopplerUnreachable,
-            Self::Shut { error, .. } => error.reason(),
+            Self::Shut(shut) => shut.error.reason(),
         }
     }
 }
@@ -193,10 +188,7 @@ impl Watcher {
         let host = host_and_port(&at.host);
         let (lane, wish) = (at.stream_lane(), Wish::of(Rank::Late));
         let turn = self.gate.turn(&lane, &wish).await;
-        let mut turn = turn.map_err(|shut| WatchError::Shut {
-            error: shut.error,
-            retry_after: shut.retry_after,
-        })?;
+        let mut turn = turn.map_err(WatchError::Shut)?;
         let request = self
             .http
             .get(endpoint(at, "watch"))

@@ -157,6 +157,14 @@ impl Pools {
         self.0.table().pools.len()
     }
 
+    /// How long ago the pool that was read longest ago was read.
+    #[must_use]
+    pub fn oldest(&self) -> Duration {
+        let table = self.0.table();
+        let read = table.pools.values().filter_map(|entry| entry.read_at);
+        read.min().map_or(Duration::ZERO, |at| at.elapsed())
+    }
+
     /// Whether no pool is looked at.
     #[must_use]
     pub fn is_empty(&self) -> bool {

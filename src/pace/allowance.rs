@@ -37,6 +37,8 @@ struct Window {
 /// What one account may send.
 #[derive(Debug, Default)]
 pub(super) struct Allowance {
+    /// Whether there was an answer, or none in time. Until then one request goes alone, so that a limit that is used up is met once.
+    met: bool,
     window: Option<Window>,
     closed_until: Option<Instant>,
     /// Requests a minute that a flag allows, and when those of the last minute were sent.
@@ -44,9 +46,18 @@ pub(super) struct Allowance {
 }
 
 impl Allowance {
+    /// One of an upstream that counts nothing.
+    pub(super) fn uncounted() -> Self {
+        Self {
+            met: true,
+            ..Self::default()
+        }
+    }
+
     /// One that a flag bounds, beside what answers say.
     pub(super) fn with_budget(a_minute: u32) -> Self {
         Self {
+            met: true,
             budget: Some((a_minute, VecDeque::new())),
             ..Self::default()
         }
@@ -71,6 +82,10 @@ impl Allowance {
                 let at = sent.len() - most;
                 return Err(sent.get(at).map_or(now + MINUTE, |at| *at + MINUTE));
             }
+        }
+        if !self.met && in_flight > 0 {
+            // Not later than any request takes; its answer has the queue looked at.
+            return Err(now + MINUTE);
         }
         let Some(window) = &mut self.window else {
             return Ok(());
@@ -97,6 +112,7 @@ impl Allowance {
 
     /// A request was answered.
     pub(super) fn answered(&mut self, rate: Option<Rate>, now: Instant) {
+        self.met = true;
         let Some(rate) = rate.filter(|rate| rate.limit > 0) else {
             if let Some(window) = &mut self.window {
                 window.used = window.used.saturating_add(1);
@@ -144,7 +160,7 @@ impl Allowance {
 /// What requests that can wait leave for those that cannot.
 const fn kept_back(limit: u32, rank: Rank) -> u32 {
     match rank {
-        Rank::Urgent => 0,
+        Rank::First | Rank::Urgent => 0,
         Rank::Poll => limit / 10,
         Rank::Late => limit / 4,
     }
@@ -167,8 +183,11 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_before_a_limit_is_known() {
+    fn one_goes_ahead_and_if_no_limit_is_known_then_all_may_go() {
         let (mut allowance, now) = (Allowance::default(), Instant::now());
+        assert_eq!(allowance.next(Rank::Late, 0, now), Ok(()));
+        assert!(allowance.next(Rank::First, 1, now).is_err());
+        allowance.answered(None, now);
         assert_eq!(allowance.next(Rank::Late, 1000, now), Ok(()));
     }
 

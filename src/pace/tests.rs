@@ -69,7 +69,7 @@ async fn under_a_limit_that_is_too_small_every_source_gets_its_turn() {
             let (gate, served, counter) =
                 (f.gate.clone(), Arc::clone(&served), Arc::clone(&counter));
             tokio::spawn(async move {
-                let mut rank = Rank::Urgent;
+                let mut rank = Rank::First;
                 while start.elapsed() < MINUTE * 15 {
                     let mut turn = gate
                         .turn(&lane("doppler", 1), &Wish::of(rank))
@@ -108,7 +108,8 @@ async fn under_a_limit_that_is_too_small_every_source_gets_its_turn() {
             })
         })
         .collect();
-    tokio::time::sleep(MINUTE * 5 + Duration::from_secs(10)).await;
+    // Four windows are full, and the fifth has begun.
+    tokio::time::sleep(MINUTE * 4 + Duration::from_secs(15)).await;
     assert_eq!(
         served.lock().unwrap().len(),
         500,
@@ -238,6 +239,7 @@ async fn one_request_at_a_time_tries_a_dead_upstream_and_all_hear_when_it_is_bac
 async fn whoever_waits_when_an_upstream_dies_is_told() {
     let f = fixture(3, None);
     let at = lane("dying", 1);
+    ask(&f.gate, &at, &Wish::now(), Said::Answered(None)).await;
     let mut turns = Vec::new();
     for _ in 0..3 {
         turns.push(f.gate.turn(&at, &Wish::now()).await.unwrap());
@@ -319,4 +321,29 @@ async fn a_refusal_holds_one_account_back_and_no_other() {
     assert_eq!(start.elapsed(), Duration::ZERO);
     ask(&f.gate, &lane("d", 1), &Wish::now(), Said::Answered(None)).await;
     assert_eq!(start.elapsed(), Duration::from_secs(9));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_that_is_used_up_at_the_start_is_met_once() {
+    let f = fixture(32, None);
+    let start = Instant::now();
+    let window = Duration::from_secs(9);
+    let asking = (0..100).map(|_| {
+        let gate = f.gate.clone();
+        tokio::spawn(async move {
+            let mut refused = 0;
+            loop {
+                let mut turn = gate.turn(&lane("d", 1), &Wish::now()).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                if start.elapsed() >= window {
+                    turn.said(Said::Answered(None));
+                    return refused;
+                }
+                refused += 1;
+                turn.said(Said::Limited(window.saturating_sub(start.elapsed())));
+            }
+        })
+    });
+    let refused: Vec<u32> = futures::future::try_join_all(asking).await.unwrap();
+    assert_eq!(refused.iter().sum::<u32>(), 1);
 }

@@ -349,7 +349,7 @@ impl Client {
         let mut attempt = 1;
         loop {
             let turn = self.gate.turn(&self.lane, wish).await;
-            let mut turn = turn.map_err(PrefectError::shut)?;
+            let mut turn = turn.map_err(|shut| PrefectError::Shut(Box::new(shut)))?;
             let answer = self.send(request(), limit).await;
             turn.said(match &answer {
                 Err(error) if error.is_of_the_host() => Said::Failed(error.clone()),

@@ -44,13 +44,8 @@ pub enum PrefectError {
         error: TransportError,
     },
     /// Not asked, since the server gave no answer to others just now.
-    #[error("{error}")]
-    Shut {
-        /// What the others met.
-        error: Box<Self>,
-        /// When it is worth asking again.
-        retry_after: Duration,
-    },
+    #[error("{}", .0.error)]
+    Shut(Box<Shut<Self>>),
     /// 5xx.
     #[error(
         "the Prefect server {host} answered with a fault of its own ({status}): look at its log, and at what is before it"
@@ -201,14 +196,7 @@ impl PrefectError {
             Self::Csrf { .. } | Self::Refused { .. } | Self::Unexpected { .. } => {
                 Reason::PrefectError
             }
-            Self::Shut { error, .. } => error.reason(),
-        }
-    }
-
-    pub(super) fn shut(shut: Shut<Self>) -> Self {
-        Self::Shut {
-            error: Box::new(shut.error),
-            retry_after: shut.retry_after,
+            Self::Shut(shut) => shut.error.reason(),
         }
     }
 
@@ -222,7 +210,7 @@ impl PrefectError {
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::RateLimited { retry_after, .. } => *retry_after,
-            Self::Shut { retry_after, .. } => Some(*retry_after),
+            Self::Shut(shut) => Some(shut.retry_after),
             _ => None,
         }
     }

@@ -1,12 +1,13 @@
 //! The Prefect server: where it is, the block on it, and its work pools.
 //!
 //! In: the binding's `server` stanza and the values it refers to ([`server`]). Out: a block's three fields ([`block`]), work pools and the namespaces
-//! of their deployments ([`client`]), by a client that is shared ([`clients`]), and word of what has changed ([`mod@events`]). Only this room knows
+//! of their deployments ([`client`]), by a client that is shared ([`clients`], [`connections`]), and word of what has changed ([`mod@events`]). Only this room knows
 //! Prefect's paths, headers and statuses.
 
 pub mod block;
 pub mod client;
 pub mod clients;
+pub mod connections;
 mod csrf;
 mod error;
 pub mod events;
@@ -15,6 +16,7 @@ mod told;
 
 pub use client::{BlockDocument, Client, Elsewhere, WorkPool};
 pub use clients::Clients;
+pub use connections::Connections;
 pub use error::PrefectError;
 pub use events::{SocketError, events};
 pub use server::{Connection, ServerError};

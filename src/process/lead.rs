@@ -5,12 +5,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::Stream;
-use kube::{
-    Client,
-    runtime::{reflector::Store, watcher},
-};
-use tokio::sync::{Semaphore, watch as signal};
+use kube::{Client, runtime::reflector::Store};
+use tokio::sync::{Semaphore, mpsc, watch as signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -27,18 +23,21 @@ use crate::{
         memory::Memory,
         objects::Objects,
         references::References,
-        wake::{BindingRef, Scope, Wakes},
-        watch,
+        wake::{BindingRef, Queue, Scope, Wakes},
+        watch::{self, Heard},
     },
     metrics::Metrics,
     outbound::{AllowedHosts, ClientError},
-    prefect::Clients,
+    prefect::{Clients, Connections},
     report::Report,
     secret::{HashKey, Secrets},
 };
 
-/// How often clients that nobody uses any more are let go.
+/// How often clients and connections that nobody uses any more are let go.
 const TIDY: Duration = Duration::from_mins(5);
+
+/// Bindings that the controller of a scope is handed before it begins with them, for each reconcile that may run.
+const HANDED: usize = 2;
 
 /// What leading takes.
 pub struct Lead {
@@ -92,9 +91,10 @@ impl Lead {
             refreshed,
         } = self;
         let shutdown = tasks.shutdown();
-        let wakes = Arc::new(Wakes::default());
+        let scopes = Scope::of(&watch_namespaces);
+        let wakes = Wakes::new(&scopes, HANDED * usize::from(concurrency));
         let wake: Arc<dyn Fn(&BindingRef) + Send + Sync> = {
-            let wakes = Arc::clone(&wakes);
+            let wakes = wakes.clone();
             Arc::new(move |who: &BindingRef| wakes.wake(who))
         };
         let objects = {
@@ -109,26 +109,32 @@ impl Lead {
             refresh,
             deliver,
         } = upstream::upstreams(&limits, &metrics, &wake, &shutdown)?;
-        refreshed.set(refresh);
+        let (queues, gauge) = (wakes.clone(), metrics.reconciles_waiting.clone());
+        refreshed.set(Box::new(move || {
+            refresh();
+            gauge.set(i64::try_from(queues.waiting()).unwrap_or(i64::MAX));
+        }));
         tasks.spawn("deliver", deliver);
         let (report, events) = Report::new(client.clone(), Arc::clone(&metrics), shutdown.clone());
         tasks.spawn("events", events);
-        tasks.spawn("tidy", tidy(clients, shutdown.clone()));
+        let connections = Arc::new(Connections::default());
+        let tidied = tidy(clients, Arc::clone(&connections), shutdown.clone());
+        tasks.spawn("tidy", tidied);
 
-        let scopes = Scope::of(&watch_namespaces);
         let memory = Arc::new(Memory::default());
-        let (gone, mut hear_gone) = tokio::sync::mpsc::unbounded_channel();
+        let (gone, mut hear_gone) = mpsc::unbounded_channel();
         let watched: Vec<_> = scopes
             .iter()
             .map(|scope| {
-                let gone = gone.clone();
-                let memory = Arc::clone(&memory);
-                watch::bindings(
-                    client.clone(),
-                    scope,
-                    move |binding| memory.seen(binding),
-                    move |who| drop(gone.send(who)),
-                )
+                let (gone, memory) = (gone.clone(), Arc::clone(&memory));
+                let wakes = wakes.clone();
+                let tell = move |heard: Heard<'_>| match heard {
+                    Heard::Seen(binding) => memory.seen(binding),
+                    Heard::Changed(who) => wakes.wake(&memory.name_of(who)),
+                    Heard::Gone(who) => drop(gone.send(Some(who))),
+                    Heard::Listed => drop(gone.send(None)),
+                };
+                watch::bindings(client.clone(), scope, tell, shutdown.clone())
             })
             .collect();
         let context = Arc::new(Context {
@@ -137,6 +143,7 @@ impl Lead {
             settings,
             prefect_hosts,
             doppler_hosts,
+            connections,
             blocks,
             configs: configs.clone(),
             pools: pools.clone(),
@@ -146,6 +153,7 @@ impl Lead {
             memory: Arc::clone(&memory),
             report,
             metrics,
+            wakes: wakes.clone(),
             reconciles: Semaphore::new(concurrency.into()),
             operator_namespace,
             bindings: watched.iter().map(|(store, _)| store.clone()).collect(),
@@ -165,13 +173,16 @@ impl Lead {
             }
         });
         let mut ready = Vec::new();
-        for (scope, (store, changed)) in scopes.into_iter().zip(watched) {
+        for (scope, (store, following)) in scopes.into_iter().zip(watched) {
+            let Some(queue) = wakes.of(&scope) else {
+                continue;
+            };
             let (bindings_seen, hears) = signal::channel(false);
             ready.push(hears);
-            let woken = wakes.stream(scope.clone());
             let scope_task = ScopeTask {
                 scope,
                 store,
+                queue,
                 client: client.clone(),
                 objects: Arc::clone(&objects),
                 context: Arc::clone(&context),
@@ -179,7 +190,7 @@ impl Lead {
             };
             tasks.spawn(
                 "controller",
-                scope_task.run(changed, woken, bindings_seen, shutdown.clone()),
+                scope_task.run(following, bindings_seen, shutdown.clone()),
             );
         }
         let scopes = managed::scopes(&watch_namespaces, &prefect_namespaces);
@@ -192,11 +203,14 @@ impl Lead {
     }
 }
 
-async fn tidy(clients: Arc<Clients>, shutdown: CancellationToken) {
+async fn tidy(clients: Arc<Clients>, connections: Arc<Connections>, shutdown: CancellationToken) {
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(TIDY) => clients.forget_unused(),
+            () = tokio::time::sleep(TIDY) => {
+                clients.forget_unused();
+                connections.forget_unused();
+            }
         }
     }
 }
@@ -220,6 +234,7 @@ async fn become_ready(
 struct ScopeTask {
     scope: Scope,
     store: Store<Kept>,
+    queue: Arc<Queue>,
     client: Client,
     objects: Arc<Objects>,
     context: Arc<Context>,
@@ -229,14 +244,14 @@ struct ScopeTask {
 impl ScopeTask {
     async fn run(
         self,
-        changed: impl Stream<Item = Result<Kept, watcher::Error>> + Send + 'static,
-        woken: impl Stream<Item = BindingRef> + Send + 'static,
+        following: impl Future<Output = ()> + Send + 'static,
         seen: signal::Sender<bool>,
         shutdown: CancellationToken,
     ) {
         let Self {
             scope,
             store,
+            queue,
             client,
             objects,
             context,
@@ -246,6 +261,7 @@ impl ScopeTask {
         let (maps_seen, mut maps) = signal::channel(false);
         let watches = async {
             tokio::join!(
+                following,
                 watch::secrets(
                     client.clone(),
                     scope.clone(),
@@ -270,14 +286,8 @@ impl ScopeTask {
                 let _ = store.wait_until_ready().await;
                 seen.send_replace(true);
             };
-            let reconciles = controller::run(
-                context,
-                store.clone(),
-                changed,
-                woken,
-                concurrency,
-                shutdown.clone(),
-            );
+            let reconciles =
+                controller::run(context, store.clone(), queue, concurrency, shutdown.clone());
             tokio::join!(ready, reconciles);
         };
         tokio::join!(watches, reconciles);

@@ -165,14 +165,13 @@ fn refresh(
         for (kind, number, oldest) in [
             ("block", blocks.len(), blocks.oldest(now)),
             ("config", configs.len(), configs.oldest(now)),
+            ("pool", pools.len(), pools.oldest()),
         ] {
             let labels = SourceLabels { kind };
             metrics.sources.get_or_create(&labels).set(count(number));
             let oldest_seconds = metrics.oldest_seconds.get_or_create(&labels);
             oldest_seconds.set(seconds(oldest));
         }
-        let pool = SourceLabels { kind: "pool" };
-        metrics.sources.get_or_create(&pool).set(count(pools.len()));
         for (upstream, waiting) in [
             ("prefect", gates.0.waiting()),
             ("doppler", gates.1.waiting()),

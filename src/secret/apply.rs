@@ -24,10 +24,10 @@ use super::{
     facts::Facts,
     patch::{self, Encoded, Operation},
 };
-use crate::crd::MANAGED_BY;
-
-/// Answers to writes hold metadata only.
-const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+use crate::{
+    crd::MANAGED_BY,
+    kubernetes::{json_patch, metadata_only},
+};
 
 /// Requests about Secrets.
 #[derive(Clone)]
@@ -144,8 +144,7 @@ impl Secrets {
         let request = serde_json::to_vec(&body)
             .map_err(request::Error::SerializeBody)
             .and_then(|body| requests(&desired.namespace).create(&by_us(), body));
-        self.write(request, "create", &desired.namespace, None)
-            .await
+        self.write(request, "create", &desired.namespace).await
     }
 
     /// Makes the Secret of `facts` the desired one, if it has not changed since.
@@ -262,19 +261,13 @@ impl Secrets {
         name: &str,
         operations: &[Operation<'_>],
     ) -> Result<Written, WriteError> {
-        // `Patch::Json` takes a JSON tree, into which values would have to be copied: only the content type differs.
         let params = PatchParams {
             field_manager: Some(MANAGED_BY.to_owned()),
             ..PatchParams::default()
         };
         let request = requests(namespace).patch(name, &params, &Patch::Merge(operations));
-        self.write(
-            request,
-            "patch",
-            namespace,
-            Some("application/json-patch+json"),
-        )
-        .await
+        self.write(request.map(json_patch), "patch", namespace)
+            .await
     }
 
     async fn write(
@@ -282,12 +275,8 @@ impl Secrets {
         request: Result<HttpRequest, request::Error>,
         verb: &'static str,
         namespace: &str,
-        content_type: Option<&'static str>,
     ) -> Result<Written, WriteError> {
-        let mut request = metadata_only(request.map_err(|_| WriteError::Unreachable { verb })?);
-        if let Some(content_type) = content_type.and_then(|text| text.parse().ok()) {
-            request.headers_mut().insert("content-type", content_type);
-        }
+        let request = metadata_only(request.map_err(|_| WriteError::Unreachable { verb })?);
         let text = self
             .within(self.client.request_text(request))
             .await?
@@ -317,13 +306,6 @@ fn by_us() -> PostParams {
         field_manager: Some(MANAGED_BY.to_owned()),
         ..PostParams::default()
     }
-}
-
-fn metadata_only(mut request: HttpRequest) -> HttpRequest {
-    if let Ok(accept) = METADATA_ONLY.parse() {
-        request.headers_mut().insert("accept", accept);
-    }
-    request
 }
 
 #[cfg(test)]

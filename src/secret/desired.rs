@@ -62,8 +62,6 @@ pub struct Input<'a> {
     pub project: &'a str,
     /// Doppler config.
     pub config: &'a str,
-    /// Whether the Secret is to go with the binding by garbage collection: no pool refers to it, and the policy is `Delete`.
-    pub owned: bool,
     /// The installation's key.
     pub key: &'a HashKey,
 }
@@ -89,6 +87,17 @@ pub struct Desired {
     pub content_hash: String,
     /// Names that are not passed on; those that the guard holds come before those that the binding's globs hold.
     pub held_back: Vec<HeldBack>,
+}
+
+impl Desired {
+    /// The same, to go with its binding by garbage collection.
+    #[must_use]
+    pub fn owned(self, binding: &str) -> Self {
+        Self {
+            owner: Some(owner_reference(binding, &self.binding_uid)),
+            ..self
+        }
+    }
 }
 
 /// Why there can be no Secret.
@@ -182,9 +191,7 @@ pub fn desired(
             .to_owned(),
         namespace: input.namespace.to_owned(),
         binding_uid: input.binding_uid.to_owned(),
-        owner: input
-            .owned
-            .then(|| owner_reference(input.binding, input.binding_uid)),
+        owner: None,
         data,
         labels,
         annotations,
@@ -323,7 +330,6 @@ mod tests {
     fn make(
         doppler: &DopplerSpec,
         managed: &ManagedSecretSpec,
-        owned: bool,
         values: &[(&str, &str)],
     ) -> Result<Desired, SecretError> {
         let key = HashKey::from_bytes(&[1; 32]).unwrap();
@@ -335,7 +341,6 @@ mod tests {
             managed,
             project: "my-project",
             config: "dev",
-            owned,
             key: &key,
         };
         let values = values
@@ -349,7 +354,6 @@ mod tests {
         make(
             &DopplerSpec::default(),
             &ManagedSecretSpec::default(),
-            true,
             values,
         )
     }
@@ -394,19 +398,12 @@ mod tests {
         ] {
             assert_eq!(desired.annotations[key], value);
         }
-        let owner = desired.owner.unwrap();
+        assert_eq!(desired.owner, None);
+        let owner = desired.owned("my-project-dev").owner.unwrap();
         assert_eq!(
             (&*owner.kind, &*owner.uid, owner.controller),
             ("DopplerPrefectBinding", "u1", Some(true))
         );
-        let unowned = make(
-            &DopplerSpec::default(),
-            &ManagedSecretSpec::default(),
-            false,
-            &[],
-        )
-        .unwrap();
-        assert_eq!(unowned.owner, None);
     }
 
     #[test]
@@ -455,7 +452,7 @@ mod tests {
                 labels: [(key.to_owned(), value.to_owned())].into(),
                 ..Default::default()
             };
-            let error = make(&DopplerSpec::default(), &managed, true, &[]).unwrap_err();
+            let error = make(&DopplerSpec::default(), &managed, &[]).unwrap_err();
             assert_eq!(error.reason(), Reason::InvalidSpec);
             assert!(
                 error.to_string().contains(&format!("labels has `{key}`")),
@@ -467,6 +464,6 @@ mod tests {
             annotations: [("note".to_owned(), "any text\n🦀".to_owned())].into(),
             ..Default::default()
         };
-        assert!(make(&DopplerSpec::default(), &managed, true, &[]).is_ok());
+        assert!(make(&DopplerSpec::default(), &managed, &[]).is_ok());
     }
 }

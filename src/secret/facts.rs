@@ -9,29 +9,27 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 use serde_json::Value;
 
-use super::desired::{BINDING, BINDING_UID, CONTENT_HASH};
-use crate::crd::{MANAGED_BY, MANAGED_BY_LABEL};
+use super::desired::{BINDING, BINDING_UID};
+use crate::crd::{MANAGED_BY, MANAGED_BY_LABEL, Uid};
 
 /// A Secret's metadata, reduced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools)] // independent observations, not the states of a machine
 pub struct Facts {
     /// UID of the Secret.
-    pub uid: Box<str>,
+    pub uid: Uid,
     /// Its version.
     pub resource_version: Box<str>,
     /// UID of the binding that it says it belongs to.
-    pub binding_uid: Option<Box<str>>,
+    pub binding_uid: Option<Uid>,
     /// Name of that binding.
     pub binding: Option<Box<str>>,
     /// Whether it carries our label.
     pub labelled: bool,
-    /// Content hash as annotated.
-    pub content_hash: Option<Box<str>>,
-    /// Kind, name and UID of its controller.
-    pub controller: Option<Controller>,
+    /// Its controller, unless that is the binding that it says it belongs to.
+    pub controller: Option<Box<Controller>>,
     /// UIDs of all owner references, in their order.
-    pub owners: Box<[Box<str>]>,
+    pub owners: Box<[Uid]>,
     /// Whether it is being deleted.
     pub terminating: bool,
     /// Whether it has a map of labels.
@@ -52,7 +50,7 @@ pub struct Controller {
     /// Kind and name, such as `Certificate web`.
     pub text: Box<str>,
     /// UID.
-    pub uid: Box<str>,
+    pub uid: Uid,
 }
 
 /// Key of a label or of an annotation.
@@ -78,12 +76,10 @@ impl Facts {
     #[must_use]
     pub fn of(metadata: &ObjectMeta) -> Self {
         let annotation = |key: &str| {
-            metadata
-                .annotations
-                .as_ref()
-                .and_then(|all| all.get(key))
-                .map(|value| value.as_str().into())
+            let annotations = metadata.annotations.as_ref();
+            annotations.and_then(|all| all.get(key)).map(String::as_str)
         };
+        let binding_uid = annotation(BINDING_UID);
         let owners = metadata.owner_references.as_deref().unwrap_or_default();
         let fields = metadata.managed_fields.as_deref().unwrap_or_default();
         Self {
@@ -93,20 +89,22 @@ impl Facts {
                 .as_deref()
                 .unwrap_or_default()
                 .into(),
-            binding_uid: annotation(BINDING_UID),
-            binding: annotation(BINDING),
+            binding_uid: binding_uid.map(Uid::from),
+            binding: annotation(BINDING).map(Into::into),
             labelled: metadata
                 .labels
                 .as_ref()
                 .and_then(|all| all.get(MANAGED_BY_LABEL))
                 .is_some_and(|value| value == MANAGED_BY),
-            content_hash: annotation(CONTENT_HASH),
             controller: owners
                 .iter()
                 .find(|owner| owner.controller == Some(true))
-                .map(|owner| Controller {
-                    text: format!("{} {}", owner.kind, owner.name).into(),
-                    uid: owner.uid.as_str().into(),
+                .filter(|owner| Some(owner.uid.as_str()) != binding_uid)
+                .map(|owner| {
+                    Box::new(Controller {
+                        text: format!("{} {}", owner.kind, owner.name).into(),
+                        uid: owner.uid.as_str().into(),
+                    })
                 }),
             owners: owners
                 .iter()
@@ -119,6 +117,28 @@ impl Facts {
             entries: entries(metadata),
             own: own(metadata, fields),
         }
+    }
+
+    /// Whether it says that it belongs to the binding of this UID.
+    #[must_use]
+    pub fn belongs_to(&self, binding_uid: &str) -> bool {
+        self.binding_uid
+            .as_ref()
+            .is_some_and(|uid| uid == binding_uid)
+    }
+
+    /// Whether the object of this UID is one of its owners.
+    #[must_use]
+    pub fn is_owned_by(&self, uid: &str) -> bool {
+        let uid = Uid::from(uid);
+        self.owners.contains(&uid)
+    }
+
+    /// Whether the binding that it says it belongs to is one of its owners.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        let claimant = self.binding_uid.as_ref();
+        claimant.is_some_and(|uid| self.owners.contains(uid))
     }
 
     /// Whether it has this label with this value.

@@ -3,7 +3,7 @@
 //! In: what is known of the one that is there, the one that should be, and who asks. Out: a [`Verdict`]. Pure.
 
 use super::{
-    desired::Desired,
+    desired::{CONTENT_HASH, Desired},
     facts::{Data, Facts, fingerprint_of_names},
 };
 
@@ -90,10 +90,10 @@ pub fn judge(target: Target<'_>, desired: &Desired, asker: &Asker<'_>) -> Verdic
     if facts.terminating {
         return Verdict::Terminating;
     }
-    if facts.binding_uid.as_deref() != Some(&*desired.binding_uid) {
+    if !facts.belongs_to(&desired.binding_uid) {
         return update(Why::Adopt);
     }
-    if facts.content_hash.as_deref() != Some(&*desired.content_hash) {
+    if !facts.has_annotation(CONTENT_HASH, &desired.content_hash) {
         return update(Why::Content);
     }
     if !metadata_is_right(facts, desired) {
@@ -121,25 +121,24 @@ pub fn judge_content(facts: &Facts, content_is_right: bool) -> Verdict {
 }
 
 fn not_ours(facts: &Facts, desired: &Desired, asker: &Asker<'_>) -> Option<Verdict> {
-    let ours = facts.binding_uid.as_deref() == Some(&*desired.binding_uid);
-    if let (Some(claimant), false) = (facts.binding_uid.as_deref(), ours) {
+    let ours = facts.belongs_to(&desired.binding_uid);
+    if let (Some(claimant), false) = (&facts.binding_uid, ours) {
         // A binding that is gone claims its Secret for as long as the garbage collector is about to take it; a retained one can be adopted.
-        if asker.claimant_lives || facts.owners.iter().any(|owner| **owner == *claimant) {
+        if asker.claimant_lives || facts.is_held() {
             return Some(Verdict::Claimed {
-                by: facts.binding.clone().unwrap_or_else(|| claimant.into()),
+                by: facts
+                    .binding
+                    .clone()
+                    .unwrap_or_else(|| claimant.to_string().into()),
             });
         }
     }
     let controller = facts
         .controller
         .as_ref()
-        .filter(|controller| *controller.uid != *desired.binding_uid);
+        .filter(|controller| controller.uid != *desired.binding_uid);
     // An owner reference to the asker is as good as the annotation: only our own writes, or someone who may write the Secret anyway, set it.
-    let mine = ours
-        || facts
-            .owners
-            .iter()
-            .any(|owner| **owner == *desired.binding_uid);
+    let mine = ours || facts.is_owned_by(&desired.binding_uid);
     if controller.is_some() || !(mine || asker.adopt) {
         return Some(Verdict::Foreign {
             owner: controller.map(|controller| controller.text.clone()),
@@ -149,10 +148,7 @@ fn not_ours(facts: &Facts, desired: &Desired, asker: &Asker<'_>) -> Option<Verdi
 }
 
 fn metadata_is_right(facts: &Facts, desired: &Desired) -> bool {
-    let owned = facts
-        .owners
-        .iter()
-        .any(|owner| **owner == *desired.binding_uid);
+    let owned = facts.is_owned_by(&desired.binding_uid);
     desired
         .labels
         .iter()
@@ -203,14 +199,11 @@ mod tests {
             },
             project: "p",
             config: "c",
-            owned,
             key: &key,
         };
-        desired(
-            &input,
-            &[("A".to_owned(), value.into()), ("B".to_owned(), "b".into())].into(),
-        )
-        .unwrap()
+        let values = [("A".to_owned(), value.into()), ("B".to_owned(), "b".into())];
+        let desired = desired(&input, &values.into()).unwrap();
+        if owned { desired.owned("b") } else { desired }
     }
 
     /// The metadata that the API server shows after we wrote `desired`.

@@ -165,10 +165,7 @@ fn owner<'a>(
     binding_uid: &str,
     wanted: Option<&'a OwnerReference>,
 ) {
-    let ours = facts
-        .owners
-        .iter()
-        .position(|owner| **owner == *binding_uid);
+    let ours = facts.owners.iter().position(|owner| owner == binding_uid);
     match (ours, wanted) {
         (None, Some(owner)) if facts.owners.is_empty() => {
             patch.push(add(

@@ -188,3 +188,36 @@ fn an_upstream_that_says_when_to_come_back_is_heard_but_not_for_ever() {
         "waits for a change, does not hammer"
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_first_answer_that_is_long_in_coming_is_told_once_and_still_taken() {
+    let (sender, mut woken) = mpsc::unbounded_channel();
+    let (answer, awaited) = tokio::sync::watch::channel(false);
+    let read: Read<&'static str, &'static str> = Box::new(move |_, _, _| {
+        let mut awaited = awaited.clone();
+        Box::pin(async move {
+            awaited.wait_for(|come| *come).await.unwrap();
+            Ok(Answer::New("v1"))
+        })
+    });
+    let wake: Wake<&'static str> = Arc::new(move |who| sender.send(*who).unwrap());
+    let sources = Sources::new(read, None, Duration::ZERO, wake, CancellationToken::new());
+    let begun = Instant::now();
+    assert!(!sources.depend(&"a", &"k", MINUTE).overdue);
+    assert_eq!(woken.recv().await, Some("a"));
+    assert_eq!(begun.elapsed().as_secs(), FIRST_ANSWER.as_secs());
+    assert!(sources.depend(&"a", &"k", MINUTE).overdue);
+    assert!(
+        sources.depend(&"b", &"k", MINUTE).overdue,
+        "it is told at once"
+    );
+    tokio::time::sleep(MINUTE * 5).await;
+    assert!(woken.try_recv().is_err());
+    answer.send_replace(true);
+    assert!(woken.recv().await.is_some());
+    let reading = sources.depend(&"a", &"k", MINUTE);
+    assert_eq!(
+        (reading.value.as_deref(), reading.overdue),
+        (Some(&"v1"), false)
+    );
+}

@@ -89,6 +89,38 @@ async fn one_of_two_works_and_the_other_takes_over_when_it_is_killed() -> Result
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn at_rest_the_renewal_of_the_lease_is_the_only_write() -> Result<()> {
+    let w = World::with("replica-rest", Setup::default().several()).await?;
+    w.set("A", &secret("a"));
+    w.bind("b", &w.direct_spec().await?).await?;
+    w.until_ready("b").await?;
+    for told in ["SecretCreated", "Ready"] {
+        w.until_event(told).await?;
+    }
+    let state = async || -> Result<_> {
+        let written = w.secrets().get("b").await?.metadata.resource_version;
+        let binding = w.binding("b").await?.metadata.resource_version;
+        Ok((w.writes(None).await?, written, binding))
+    };
+    let renewed = async || -> Result<_> {
+        let lease = w.leases().get(&w.grant.service_account).await?;
+        Ok(lease.spec.and_then(|spec| spec.renew_time))
+    };
+    let before = state().await?;
+    for _ in 0..2 {
+        let last = renewed().await?;
+        w.until_within(LASTS * 2, "the lease to be renewed", async || {
+            ensure!(renewed().await? != last, "it was not");
+            Ok(())
+        })
+        .await?;
+    }
+    let after = state().await?;
+    ensure!(after == before, "{before:?}, then {after:?}");
+    w.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_is_told_to_end_hands_over_at_once() -> Result<()> {
     let mut w = World::with("replica-ended", Setup::default().several()).await?;
     let second = w.another_operator().await?;

@@ -92,9 +92,9 @@ pub(super) fn wait_after(
     let growing = FIRST_RETRY
         .saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1).min(16)))
         .min(interval.max(LONGEST_RETRY));
-    if let PrefectError::Shut { retry_after, .. } = error {
+    if let PrefectError::Shut(shut) = error {
         // Asking costs nothing as long as the server is dead.
-        return (*retry_after, false);
+        return (shut.retry_after, false);
     }
     match error.reason().class() {
         Class::WaitForChange | Class::Settled => (interval, false),

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::look::{Asked, Snapshot};
 use super::{Who, outcome};
@@ -31,6 +32,8 @@ pub(super) struct Entry {
     pub(super) claims: HashMap<Who, HashMap<String, Record>>,
     pub(super) version: u64,
     pub(super) poke: Poke,
+    /// When the pool was last read.
+    pub(super) read_at: Option<Instant>,
 }
 
 #[derive(Default)]

@@ -40,7 +40,7 @@ impl Shared {
         }
         let mut memory = Memory::default();
         let mut failures = 0;
-        let mut rank = Rank::Urgent;
+        let mut rank = Rank::First;
         loop {
             self.settle(key, &poke).await;
             let Some(snapshot) = self.table().snapshot(key) else {
@@ -141,6 +141,7 @@ impl Shared {
 
     /// Notes what was found for the claims that still are what they were, and wakes whoever sees a difference.
     fn publish(&self, key: &Key, snapshot: &Snapshot, result: Result<Found, Failed>, now: Instant) {
+        let was_read = result.is_ok();
         let outcomes: Vec<(Finding, Option<Reason>)> = match result {
             Ok(Found { findings, done, .. }) => {
                 let asked = snapshot.asked.iter();
@@ -165,6 +166,9 @@ impl Shared {
         let Some(entry) = pools.get_mut(key) else {
             return;
         };
+        if was_read {
+            entry.read_at = Some(now);
+        }
         for (asked, (mut finding, done)) in snapshot.asked.iter().zip(outcomes) {
             let claims = entry.claims.get_mut(&asked.who);
             let record = claims.and_then(|claims| claims.get_mut(&asked.claim.secret));

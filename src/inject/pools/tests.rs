@@ -247,9 +247,11 @@ async fn looks_that_find_all_in_place_write_nothing_and_wake_nobody() {
 #[tokio::test]
 async fn an_entry_that_goes_in_and_out_leaves_the_template_as_it_was() {
     let fixture = Fixture::new().await;
+    assert_eq!(fixture.pools.oldest(), Duration::ZERO, "nothing was read");
     fixture
         .until_phase(&claim("s", Want::Look), Phase::Wanted)
         .await;
+    assert!(fixture.pools.oldest() > Duration::ZERO);
     assert_eq!(fixture.pool.count("PATCH"), 0);
     fixture
         .until_phase(&claim("s", Want::Present), Phase::Held)

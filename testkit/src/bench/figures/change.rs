@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use hmac::{Hmac, KeyInit, Mac};
 use serde_json::json;
 use sha2::Sha256;
+use tokio::time::sleep_until;
 
 use super::cold::as_f64;
 use super::sync::{self, Synced};
@@ -29,6 +30,8 @@ const TOLD: Duration = Duration::from_secs(5);
 const TRIES: usize = 4;
 const STATUS_LIMIT: Duration = Duration::from_secs(1);
 const STREAM_LIMIT: Duration = Duration::from_secs(10);
+/// Between two hooks: an operator may bound how often hooks have it read, and here it is asked how long one takes.
+const HOOKS_APART: Duration = Duration::from_millis(1100);
 const SECRET: &str = "the secret of a benchmark";
 
 /// By the watch stream.
@@ -73,8 +76,11 @@ pub async fn hook(bench: &Bench<'_>) -> Result<Findings> {
     doppler.close_streams();
     let http = local_http()?;
     let url = format!("http://127.0.0.1:{port}/hooks/doppler");
+    let mut earliest = Instant::now();
     let times = samples(&synced.watching, bench.sizes.changes, async |number| {
+        sleep_until(earliest.into()).await;
         let begun = Instant::now();
+        earliest = begun + HOOKS_APART;
         doppler.set(PROJECT, &config(0), "KEY_00", &format!("{number:032}"));
         let body = hook_body().to_string();
         let request = http

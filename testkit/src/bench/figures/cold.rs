@@ -1,5 +1,7 @@
 //! Cold sync beside the floor: on one config, and on as many configs as bindings; what it asks of the API server and upstream.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 
 use super::sync::{self, Cold};
@@ -14,12 +16,12 @@ const RATIO: Goal = Goal::AtMost(1.5);
 
 /// The small run.
 pub async fn small(bench: &Bench<'_>) -> Result<Findings> {
-    measure(bench, "cold", bench.sizes.small).await
+    measure(bench, "cold", bench.sizes.small, 3).await
 }
 
 /// The large run.
 pub async fn large(bench: &Bench<'_>) -> Result<Findings> {
-    measure(bench, "cold-large", bench.sizes.large).await
+    measure(bench, "cold-large", bench.sizes.large, 2).await
 }
 
 /// The small run with the real Prefect server.
@@ -29,20 +31,29 @@ pub async fn real(bench: &Bench<'_>) -> Result<Findings> {
         ..bench.plan()
     };
     let runs = Runs::new(bench, "cold-real").await?;
-    let before = runs.floor("a", plan).await?;
-    let cold = runs.subject("one", plan).await?.0;
-    let floor = before.min_time(runs.floor("b", plan).await?);
+    let mut floor = Fastest::default();
+    let mut cold = Fastest::default();
+    for round in 0..3 {
+        floor.take(runs.floor(round, plan).await?);
+        cold.take(runs.subject("one", round, plan).await?.0);
+    }
     let what = format!(
         "cold sync, {} bindings on one config, real Prefect server: time ÷ floor",
         number(as_f64(plan.bindings))
     );
     Ok(Findings {
-        rows: vec![ratio(what, &cold, &floor)],
+        rows: vec![ratio(what, &cold, &floor)?],
         charts: Vec::new(),
     })
 }
 
-async fn measure(bench: &Bench<'_>, figure: &str, bindings: usize) -> Result<Findings> {
+/// Machines are noisy, and noise only ever takes time: of as many runs of each, in turn, the fastest counts.
+async fn measure(
+    bench: &Bench<'_>,
+    figure: &str,
+    bindings: usize,
+    rounds: usize,
+) -> Result<Findings> {
     let one = Plan {
         bindings,
         ..bench.plan()
@@ -54,33 +65,39 @@ async fn measure(bench: &Bench<'_>, figure: &str, bindings: usize) -> Result<Fin
     let count = number(as_f64(bindings));
     if bench.short {
         let runs = Runs::counts_only(bench, figure);
-        let (cold, upstream) = runs.subject("one", one).await?;
+        let (cold, upstream) = runs.subject("one", 0, one).await?;
         return Ok(Findings {
             rows: counts(&count, one, &cold.requests, upstream),
             charts: Vec::new(),
         });
     }
     let runs = Runs::new(bench, figure).await?;
-    // The floor before, between and after: what the API server has learnt or gathered meanwhile favours nobody. The fastest counts.
-    let mut floor = runs.floor("a", one).await?;
-    let (on_one, upstream) = runs.subject("one", one).await?;
-    floor = floor.min_time(runs.floor("b", one).await?);
-    let (on_each, _) = runs.subject("each", each).await?;
-    floor = floor.min_time(runs.floor("c", one).await?);
+    let (mut floor, mut on_one, mut on_each) = <(Fastest, Fastest, Fastest)>::default();
+    let mut counted = Vec::new();
+    for round in 0..rounds {
+        floor.take(runs.floor(round, one).await?);
+        let (cold, upstream) = runs.subject("one", round, one).await?;
+        if counted.is_empty() {
+            counted = counts(&count, one, &cold.requests, upstream);
+        }
+        on_one.take(cold);
+        on_each.take(runs.subject("each", round, each).await?.0);
+    }
 
     let mut rows = vec![
         ratio(
             format!("cold sync, {count} bindings on one config: time ÷ floor"),
             &on_one,
             &floor,
-        ),
+        )?,
         ratio(
             format!("cold sync, {count} bindings on {count} configs: time ÷ floor"),
             &on_each,
             &floor,
-        ),
+        )?,
     ];
-    rows.extend(counts(&count, one, &on_one.requests, upstream));
+    rows.extend(counted);
+    let (floor, on_one, on_each) = (floor.run()?, on_one.run()?, on_each.run()?);
     let chart = Chart {
         file: figure.to_owned(),
         title: format!("Cold sync of {count} bindings"),
@@ -136,28 +153,48 @@ impl<'r, 'a> Runs<'r, 'a> {
         Ok((synced.cold, upstream))
     }
 
-    async fn subject(&self, name: &str, plan: Plan) -> Result<(Cold, Upstream)> {
-        self.run(self.bench.subject, name, plan).await
+    async fn subject(&self, name: &str, round: usize, plan: Plan) -> Result<(Cold, Upstream)> {
+        let name = format!("{name}-{round}");
+        self.run(self.bench.subject, &name, plan).await
     }
 
-    async fn floor(&self, name: &str, plan: Plan) -> Result<Cold> {
+    async fn floor(&self, round: usize, plan: Plan) -> Result<Cold> {
         let floor = self.floor.as_ref().context("no floor was asked for")?;
         // It asks no upstream.
         let plan = Plan {
             real_prefect: false,
             ..plan
         };
-        Ok(self.run(floor, &format!("floor-{name}"), plan).await?.0)
+        Ok(self.run(floor, &format!("floor-{round}"), plan).await?.0)
     }
 }
 
-impl Cold {
-    fn min_time(self, other: Self) -> Self {
-        if other.whole < self.whole {
-            other
-        } else {
-            self
+/// The fastest of some runs, and how long each took.
+#[derive(Default)]
+struct Fastest {
+    run: Option<Cold>,
+    took: Vec<Duration>,
+}
+
+impl Fastest {
+    fn take(&mut self, run: Cold) {
+        self.took.push(run.whole);
+        if self.run.as_ref().is_none_or(|best| run.whole < best.whole) {
+            self.run = Some(run);
         }
+    }
+
+    fn run(&self) -> Result<&Cold> {
+        self.run.as_ref().context("no run")
+    }
+
+    /// All of them, in seconds and in their order.
+    fn all(&self) -> String {
+        let took = self.took.iter();
+        let took: Vec<_> = took
+            .map(|took| format!("{:.2}", took.as_secs_f64()))
+            .collect();
+        took.join(", ")
     }
 }
 
@@ -168,17 +205,21 @@ fn upstream(scene: &Scene<'_>) -> Upstream {
     )
 }
 
-fn ratio(what: String, cold: &Cold, floor: &Cold) -> Row {
+fn ratio(what: String, runs: &Fastest, floors: &Fastest) -> Result<Row> {
+    let (cold, floor) = (runs.run()?, floors.run()?);
     let ratio = cold.whole.as_secs_f64() / floor.whole.as_secs_f64();
     let note = format!(
-        "{:.2} s from the start, {:.2} s from ready; floor {:.2} s. {}; floor's {}",
+        "the fastest of {} runs each, in turn: {:.2} s from the start, {:.2} s from ready; floor {:.2} s. All: {} s; floor {} s. {}; floor's {}",
+        runs.took.len(),
         cold.whole.as_secs_f64(),
         cold.after_ready().as_secs_f64(),
         floor.whole.as_secs_f64(),
+        runs.all(),
+        floors.all(),
         cold.profile(),
         floor.profile(),
     );
-    Row::new(what, ratio, "", RATIO).note(note)
+    Ok(Row::new(what, ratio, "", RATIO).note(note))
 }
 
 fn counts(count: &str, plan: Plan, requests: &Requests, (blocks, configs): Upstream) -> Vec<Row> {
