@@ -114,7 +114,7 @@ impl Sizes {
         rest: Duration::from_mins(5),
         changes: 200,
         block_changes: 40,
-        many_changes: 5,
+        many_changes: 9,
         pace: 300,
         paces: &[1, 4, 8, 16, 32, 64],
     };

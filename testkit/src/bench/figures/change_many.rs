@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::cold::as_f64;
+use super::cold::{as_f64, median};
 use super::sync::{self, LIMIT};
 use crate::bench::Bench;
 use crate::bench::floor::Floor;
-use crate::bench::observe::watch::Watching;
+use crate::bench::observe::watch::{Sight, Watching};
 use crate::bench::result::{Findings, Goal, Row, number};
 use crate::bench::scene::{PROJECT, config};
 use crate::bench::subject::How;
@@ -21,20 +21,16 @@ pub async fn measure(bench: &Bench<'_>) -> Result<Findings> {
     let known = bench.floor().await?;
     let floor = Floor::new(bench.subject, known);
     let written = sync::cold(bench, &floor, "many-floor", plan, &how).await?;
-    let mut floors = Vec::new();
+    let synced = sync::cold(bench, bench.subject, "many", plan, &how).await?;
+    let (mut floors, mut times) = (Vec::new(), Vec::new());
     for number in 0..bench.sizes.many_changes {
         written.watching.mark();
         let begun = Instant::now();
         floor.change(&written.scene, number).await?;
         floors.push(last_secret(&written.watching, plan.bindings, begun, LIMIT).await?);
-    }
-    written.running.stop().await?;
 
-    let synced = sync::cold(bench, bench.subject, "many", plan, &how).await?;
-    let mut times = Vec::new();
-    // Without anything to hear of a change, nothing comes.
-    let limit = Duration::from_secs(5) + floors.iter().max().copied().unwrap_or_default() * 4;
-    for number in 0..bench.sizes.many_changes {
+        // Without anything to hear of a change, nothing comes.
+        let limit = Duration::from_secs(5) + floors.iter().max().copied().unwrap_or_default() * 4;
         synced.watching.mark();
         let begun = Instant::now();
         synced
@@ -43,22 +39,19 @@ pub async fn measure(bench: &Bench<'_>) -> Result<Findings> {
             .set(PROJECT, &config(0), "KEY_00", &format!("{number:032}"));
         times.push(last_secret(&synced.watching, plan.bindings, begun, limit).await?);
         // The statuses as well, before the next change.
-        let all =
-            |sight: &crate::bench::observe::watch::Sight| sight.resource_writes >= plan.bindings;
+        let all = |sight: &Sight| sight.resource_writes >= plan.bindings;
         synced.watching.until(limit, "the statuses", all).await?;
     }
     sync::end(synced).await?;
+    written.running.stop().await?;
 
-    times.sort_unstable();
-    let time = times[times.len() / 2];
-    let floor = floors.iter().min().copied().unwrap_or_default();
+    let (time, floor) = (median(&times), median(&floors));
     let note = format!(
-        "{:.2} s (median of {}); floor {:.2} s (fastest of {}, {} at a time)",
+        "{:.2} s; floor {:.2} s, {} at a time (medians of {} changes each, in turn)",
         time.as_secs_f64(),
-        times.len(),
         floor.as_secs_f64(),
-        floors.len(),
-        known.concurrency
+        known.concurrency,
+        times.len(),
     );
     let what = format!(
         "change in Doppler → last Secret written, {} bindings on the config: time ÷ floor",
