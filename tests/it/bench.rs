@@ -3,20 +3,22 @@
 use anyhow::{Result, ensure};
 use testkit::bench::{Options, Row, measure, table};
 
-/// Figures whose counts are not all reached yet.
-const NOT_YET: [&str; 1] = ["template"];
+/// The one count that is not reached, and what it is instead: docs/benchmarks says why.
+const NOT_REACHED: (&str, f64) = ("GETs of one pool's template for 100 bindings", 3.0);
 
 #[tokio::test]
 async fn requests_and_writes_are_as_few_as_the_benchmark_says() -> Result<()> {
     let binary = env!("CARGO_BIN_EXE_doppler-prefect-operator");
     let results = measure(&Options::short(), binary.into(), |_, _| {}).await?;
     let text = table::lines(&results).join("\n");
-    let counts = results.rows().filter(|row| row.is_count).count();
-    ensure!(counts > 10, "{text}");
-    for (figure, findings) in &results.figures {
-        let mut counts = findings.rows.iter().filter(|row| row.is_count);
-        let right = counts.all(Row::is_met);
-        ensure!(right || NOT_YET.contains(&figure.as_str()), "{text}");
-    }
+    let counts: Vec<&Row> = results.rows().filter(|row| row.is_count).collect();
+    ensure!(counts.len() > 10, "{text}");
+    let (what, instead) = NOT_REACHED;
+    let known = |row: &Row| row.what == what && row.measured.is_some_and(|count| count <= instead);
+    ensure!(counts.iter().any(|row| row.what == what), "{text}");
+    ensure!(
+        counts.iter().all(|row| row.is_met() || known(row)),
+        "{text}"
+    );
     Ok(())
 }

@@ -90,6 +90,11 @@ impl<'a> Bench<'a> {
 /// # Errors
 /// When the operator cannot be built or the results cannot be written. A figure that cannot be measured is a missed one.
 pub async fn run(options: &Options) -> Result<bool> {
+    if options.redraw {
+        let folder = options.out.clone().unwrap_or_else(published);
+        report::redraw(&folder)?;
+        return Ok(true);
+    }
     let binary = match &options.binary {
         Some(binary) => binary.clone(),
         None => build(Profile::Release).await?,
@@ -115,8 +120,12 @@ pub async fn run(options: &Options) -> Result<bool> {
 /// Where the results go, if anywhere.
 fn folder(options: &Options) -> Option<PathBuf> {
     let whole = options.only.is_empty() && !options.short && !options.no_docs;
-    let default = || whole.then(|| workspace().join("docs/benchmarks"));
-    options.out.clone().or_else(default)
+    options.out.clone().or_else(|| whole.then(published))
+}
+
+/// Where the results of a full run go.
+fn published() -> PathBuf {
+    workspace().join("docs/benchmarks")
 }
 
 /// Measures what is asked for, with the operator of that binary, and only that. `heard` hears what each figure found as soon as it is known.

@@ -38,6 +38,9 @@ pub struct Options {
     /// Write the results into this folder. Default: docs/benchmarks, for a full run.
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// Measure nothing: make the page and the charts anew from the results in that folder.
+    #[arg(long, conflicts_with_all = ["only", "short", "bindings", "binary", "no_docs"])]
+    pub redraw: bool,
 }
 
 impl Options {

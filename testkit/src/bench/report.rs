@@ -1,7 +1,7 @@
 //! What a run leaves behind: its numbers as JSON, its charts, and a page that says what they mean.
 //!
-//! In: results and a folder. Out: `results.json`, two SVGs for each chart, `README.md`. Every number of the page is one of the results. Why a goal is
-//! missed is for people to say: what they wrote into `notes.md` of the folder is put into the page.
+//! In: results and a folder. Out: `results.json`, two SVGs for each chart, `README.md`. Every number of the page is one of the results, so that it can
+//! be made anew from them. Why a goal is missed is for people to say: what they wrote into `notes.md` of the folder is put into the page.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -12,6 +12,8 @@ use super::plot::{DARK, LIGHT, svg};
 use super::result::{Chart, Findings, Results, Row};
 use super::table::verdict;
 
+const RESULTS: &str = "results.json";
+const PAGE: &str = "README.md";
 const NOTES: &str = "notes.md";
 const INTRODUCTION: &str = include_str!("report.md");
 
@@ -21,21 +23,42 @@ const INTRODUCTION: &str = include_str!("report.md");
 /// When a file cannot be written.
 pub fn write(results: &Results, folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let put = |name: &str, text: &str| {
-        let path = folder.join(name);
-        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
-    };
     put(
-        "results.json",
+        folder,
+        RESULTS,
         &(serde_json::to_string_pretty(results)? + "\n"),
     )?;
+    draw(results, folder)
+}
+
+/// Makes page and charts anew from the results that are in the folder.
+///
+/// # Errors
+/// When there are none, or a file cannot be written.
+pub fn redraw(folder: &Path) -> Result<()> {
+    draw(&read(folder)?, folder)
+}
+
+fn read(folder: &Path) -> Result<Results> {
+    let path = folder.join(RESULTS);
+    let text = std::fs::read_to_string(&path)
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("no results are in {}", path.display()))
+}
+
+fn draw(results: &Results, folder: &Path) -> Result<()> {
     for chart in results.charts() {
         for palette in [LIGHT, DARK] {
-            put(&file(chart, palette.name), &svg(chart, &palette))?;
+            put(folder, &file(chart, palette.name), &svg(chart, &palette))?;
         }
     }
     let notes = std::fs::read_to_string(folder.join(NOTES)).ok();
-    put("README.md", &page(results, notes.as_deref()))
+    put(folder, PAGE, &page(results, notes.as_deref()))
+}
+
+fn put(folder: &Path, name: &str, text: &str) -> Result<()> {
+    let path = folder.join(name);
+    std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn file(chart: &Chart, palette: &str) -> String {
@@ -74,22 +97,17 @@ fn page(results: &Results, notes: Option<&str>) -> String {
         );
     }
     page.push_str("\n## What belongs to the results\n\n");
-    for (name, findings) in &results.figures {
-        let _ = writeln!(page, "`{name}`");
-        remarks(&mut page, findings);
-    }
-    page
+    let remarks = results.figures.iter().filter_map(remarks);
+    page + &remarks.collect::<Vec<_>>().join("\n")
 }
 
-fn remarks(page: &mut String, findings: &Findings) {
-    page.push('\n');
-    for row in &findings.rows {
-        let Row { what, note, .. } = row;
-        if !note.is_empty() {
-            let _ = writeln!(page, "- {}: {}", what, note.replace('\n', " "));
-        }
-    }
-    page.push('\n');
+/// What there is to remark about a figure, if anything.
+fn remarks((name, findings): &(String, Findings)) -> Option<String> {
+    let noted = findings.rows.iter().filter(|row| !row.note.is_empty());
+    let lines: Vec<_> = noted
+        .map(|Row { what, note, .. }| format!("- {what}: {}", note.replace('\n', " ")))
+        .collect();
+    (!lines.is_empty()).then(|| format!("`{name}`\n\n{}\n", lines.join("\n")))
 }
 
 /// A bar would end the cell.
@@ -99,8 +117,44 @@ fn escaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::bench::result::{Goal, Line};
+
+    /// Every file of the folder is what its results, and what people wrote into its notes, say.
+    #[test]
+    fn what_is_published_is_what_was_measured() {
+        let published = crate::binary::workspace().join("docs/benchmarks");
+        let folder = tempfile::tempdir().unwrap();
+        for name in [RESULTS, NOTES] {
+            std::fs::copy(published.join(name), folder.path().join(name)).unwrap();
+        }
+        redraw(folder.path()).unwrap();
+        let files = |folder: &Path| -> BTreeMap<_, _> {
+            let entries = std::fs::read_dir(folder).unwrap();
+            let paths = entries.map(|entry| entry.unwrap().path());
+            paths
+                .map(|path| {
+                    let text = std::fs::read_to_string(&path).unwrap();
+                    (path.file_name().unwrap().to_owned(), text)
+                })
+                .collect()
+        };
+        let (published, drawn) = (files(&published), files(folder.path()));
+        assert!(published.keys().eq(drawn.keys()), "{:?}", drawn.keys());
+        for (name, text) in &published {
+            assert!(drawn[name] == *text, "{name:?}: --redraw writes it anew");
+        }
+    }
+
+    #[test]
+    fn a_figure_without_remarks_has_no_heading() {
+        let rows = vec![Row::new("fast", 1.0, "s", Goal::AtMost(1.0))];
+        let charts = Vec::new();
+        let quiet = ("quiet".to_owned(), Findings { rows, charts });
+        assert_eq!(remarks(&quiet), None);
+    }
 
     #[test]
     fn leaves_numbers_charts_and_a_page_of_them() {
