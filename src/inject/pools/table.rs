@@ -4,12 +4,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::look::{Asked, Snapshot};
 use super::{Who, outcome};
 use crate::crd::InjectMode;
-use crate::inject::claim::{Claim, Finding, Phase, Want};
+use crate::inject::claim::{Claim, Finding, Want};
 use crate::inject::managed::{self, ManagedPool};
 use crate::pace::Poke;
 use crate::prefect::Connection;
@@ -25,6 +25,8 @@ pub(super) struct Record {
     /// Tells this claim from those before it, so that what was found for those is not taken for its own.
     pub(super) revision: u64,
     pub(super) finding: Option<Finding>,
+    /// Since when it has known that the entry could go in.
+    pub(super) promised: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -83,16 +85,14 @@ impl Table {
         !asked
     }
 
-    /// How many claims are about to ask for their entry, once their Secret is there.
-    pub(super) fn promised(&self, key: &Key) -> usize {
-        let records = self.pools.get(key).into_iter().flat_map(Entry::records);
-        let promises = |record: &Record| {
-            let finding = record.finding.as_ref();
+    /// Whether there are claims that are about to ask for their entry, once their Secret is there, and have been for less than `time`.
+    pub(super) fn expects_claims(&self, key: &Key, time: Duration) -> bool {
+        let mut records = self.pools.get(key).into_iter().flat_map(Entry::records);
+        records.any(|(_, record)| {
             record.claim.want == Want::Look
                 && record.claim.mode == InjectMode::Patch
-                && finding.is_some_and(|finding| finding.phase == Phase::Wanted)
-        };
-        records.filter(|(_, record)| promises(record)).count()
+                && record.promised.is_some_and(|since| since.elapsed() < time)
+        })
     }
 
     /// What is known of a claim.
@@ -158,8 +158,10 @@ impl Table {
         let claims = entry.claims.entry(who.clone()).or_default();
         let last = claims.remove(&secret).or(moved);
         let mut finding = None;
+        let mut promised = None;
         let mut asks_otherwise = true;
         if let Some(last) = last {
+            promised = last.promised;
             claim.known = last.claim.known;
             asks_otherwise = last.claim.want != claim.want
                 || last.claim.noted != claim.noted
@@ -178,6 +180,7 @@ impl Table {
             claim,
             revision,
             finding: finding.clone(),
+            promised,
         };
         claims.insert(secret, record);
         entry.poke.nudge();

@@ -11,7 +11,7 @@ use tokio::time::{sleep, sleep_until};
 use super::look::{Asked, Door, Failed, Found, Memory, Snapshot, done_for};
 use super::table::{Key, Table};
 use super::{Shared, outcome};
-use crate::inject::claim::Finding;
+use crate::inject::claim::{Finding, Phase};
 use crate::link::Push;
 use crate::pace::{Poke, Rank};
 use crate::prefect::PrefectError;
@@ -20,10 +20,11 @@ use crate::reason::Reason;
 /// How long the first look waits for the link that tells of changes, so that it need not be made again once that is up.
 const LINK_OPENS: Duration = Duration::from_secs(2);
 /// Claims that come within this time of each other share a look.
-const SETTLE: Duration = Duration::from_millis(75);
+pub(super) const SETTLE: Duration = Duration::from_millis(75);
 /// A look waits no longer than this for further claims.
 const SETTLE_AT_MOST: Duration = Duration::from_millis(500);
-/// Nor than this, while bindings that were told to bring their Secret keep coming back with it: so that a pool is written once for all of them.
+/// Nor than this, while bindings that were told to bring their Secret keep coming back with it: so that a pool is written once for all of them. Who
+/// has not come back by then, such as a binding that is suspended or has no values, is not expected any more.
 const PROMISES_AT_MOST: Duration = Duration::from_secs(20);
 /// A binding that takes longer than this after the one before does not hold up the others.
 const PROMISE: Duration = Duration::from_secs(1);
@@ -42,7 +43,7 @@ impl Shared {
         let mut failures = 0;
         let mut rank = Rank::First;
         loop {
-            self.settle(key, &poke).await;
+            self.settle(key, &poke, rank != Rank::Poll).await;
             let Some(snapshot) = self.table().snapshot(key) else {
                 return;
             };
@@ -116,22 +117,21 @@ impl Shared {
         memory.look(&door, snapshot).await
     }
 
-    /// Waits until no claim has come for a while, so that those that come together share a look.
-    async fn settle(&self, key: &Key, poke: &Poke) {
+    /// Waits until no claim has come for a while, so that those that come together share a look. `came` is whether one has come already.
+    async fn settle(&self, key: &Key, poke: &Poke, came: bool) {
         let start = Instant::now();
-        let mut last = start;
+        let mut last = came.then_some(start);
         loop {
             sleep(SETTLE).await;
             // What was poked for until here is in what the look will read.
             let poked = poke.take();
             if poked {
-                last = Instant::now();
+                last = Some(Instant::now());
             }
-            let promised = self.table().promised(key) > 0;
-            let (at_most, is_quiet) = if promised && last > start {
-                (PROMISES_AT_MOST, last.elapsed() >= PROMISE)
-            } else {
-                (SETTLE_AT_MOST, !poked)
+            let promised = self.table().expects_claims(key, PROMISES_AT_MOST);
+            let (at_most, is_quiet) = match last {
+                Some(last) if promised => (PROMISES_AT_MOST, last.elapsed() >= PROMISE),
+                _ => (SETTLE_AT_MOST, !poked),
             };
             if is_quiet || start.elapsed() >= at_most {
                 return;
@@ -186,6 +186,10 @@ impl Shared {
             if last.is_none_or(|last| outcome::differs(last, &finding)) {
                 woken.insert(asked.who.clone());
             }
+            record.promised = match finding.phase {
+                Phase::Wanted => record.promised.or(Some(now)),
+                _ => None,
+            };
             record.finding = Some(finding);
         }
         drop(table);

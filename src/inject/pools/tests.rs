@@ -233,6 +233,42 @@ async fn a_hundred_claims_cost_one_get_one_patch_and_one_check_and_wake_each_bin
 }
 
 #[tokio::test]
+async fn bindings_that_come_back_one_by_one_share_a_patch() {
+    let fixture = Fixture::new().await;
+    let secrets = ["one", "two", "three"];
+    for secret in secrets {
+        fixture.declare(secret, claim(secret, Want::Look));
+    }
+    for secret in secrets {
+        let look = claim(secret, Want::Look);
+        fixture.until_phase(&look, Phase::Wanted).await;
+    }
+    for secret in secrets {
+        fixture.declare(secret, claim(secret, Want::Present));
+        // Longer than claims are gathered if nobody else is expected, as on a busy machine.
+        sleep(4 * task::SETTLE).await;
+    }
+    for secret in secrets {
+        let present = claim(secret, Want::Present);
+        fixture.until_phase(&present, Phase::Held).await;
+    }
+    let requests = fixture.pool.requests.lock().unwrap().clone();
+    assert_eq!(requests, ["GET", "GET", "PATCH", "GET"]);
+}
+
+#[tokio::test]
+async fn a_binding_that_does_not_come_back_holds_up_no_other() {
+    let fixture = Fixture::new().await;
+    for secret in ["one", "two"] {
+        let look = claim(secret, Want::Look);
+        fixture.until_phase(&look, Phase::Wanted).await;
+    }
+    let present = claim("one", Want::Present);
+    fixture.until_phase(&present, Phase::Held).await;
+    assert!(!fixture.pool.has("two"));
+}
+
+#[tokio::test]
 async fn looks_that_find_all_in_place_write_nothing_and_wake_nobody() {
     let fixture = Fixture::new().await;
     let claim = often(claim("s", Want::Present));
