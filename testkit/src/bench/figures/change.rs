@@ -13,6 +13,7 @@ use tokio::time::sleep_until;
 
 use super::cold::as_f64;
 use super::sync::{self, Synced};
+use super::times::{median, worst};
 use crate::bench::Bench;
 use crate::bench::observe::watch::Watching;
 use crate::bench::result::{Chart, Findings, Goal, Line, Row, number};
@@ -135,17 +136,15 @@ pub async fn block(bench: &Bench<'_>) -> Result<Findings> {
     )
     .await?;
     sync::end(synced).await?;
-    let (patch, _) = middle_and_worst(&patches);
-    let (median, worst) = middle_and_worst(&times);
     let what = "change of the Prefect block → Secret written, event socket, 1 binding: median";
     let note = format!(
         "{} changes, worst {:.0} ms; the real server, which takes {:.0} ms (median) to answer the PATCH itself, in which the clock runs",
         times.len(),
-        ms(worst),
-        ms(patch)
+        ms(worst(&times)),
+        ms(median(&patches))
     );
     Ok(Findings {
-        rows: vec![Row::new(what, ms(median), "ms", Goal::Below(150.0)).note(note)],
+        rows: vec![Row::new(what, ms(median(&times)), "ms", Goal::Below(150.0)).note(note)],
         charts: vec![chart(
             "block",
             "Change of the Prefect block → Secret written",
@@ -212,20 +211,19 @@ async fn time_of(
 }
 
 fn doppler_findings(file: &str, by: &str, times: &[Duration]) -> Findings {
-    let (median, worst) = middle_and_worst(times);
     let count = number(as_f64(times.len()));
     let about = format!("change in Doppler → Secret written, {by}, 1 binding");
     Findings {
         rows: vec![
             Row::new(
                 format!("{about}: median of {count}"),
-                ms(median),
+                ms(median(times)),
                 "ms",
                 Goal::Below(50.0),
             ),
             Row::new(
                 format!("{about}: worst of {count}"),
-                ms(worst),
+                ms(worst(times)),
                 "ms",
                 Goal::Below(250.0),
             ),
@@ -259,13 +257,6 @@ fn chart(file: &str, title: &str, times: &[Duration], goal: f64) -> Chart {
         }],
         marks: vec![("goal".to_owned(), goal)],
     }
-}
-
-fn middle_and_worst(times: &[Duration]) -> (Duration, Duration) {
-    let mut sorted = times.to_vec();
-    sorted.sort_unstable();
-    let middle = sorted.get(sorted.len() / 2).copied().unwrap_or_default();
-    (middle, sorted.last().copied().unwrap_or_default())
 }
 
 fn ms(time: Duration) -> f64 {
@@ -312,13 +303,6 @@ async fn point_at(api: &PrefectApi, id: &str, (config, token): &(String, String)
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_median_is_in_the_middle_and_the_worst_at_the_end() {
-        let times = [3, 1, 2].map(Duration::from_millis);
-        let (middle, worst) = middle_and_worst(&times);
-        assert_eq!((ms(middle), ms(worst)), (2.0, 3.0));
-    }
 
     #[test]
     fn a_hook_is_signed_as_another_implementation_would() {

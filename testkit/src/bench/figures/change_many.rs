@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::cold::{as_f64, median};
+use super::cold::as_f64;
 use super::sync::{self, LIMIT};
+use super::times::{median, worst};
 use crate::bench::Bench;
 use crate::bench::floor::Floor;
 use crate::bench::observe::watch::{Sight, Watching};
@@ -30,7 +31,7 @@ pub async fn measure(bench: &Bench<'_>) -> Result<Findings> {
         floors.push(last_secret(&written.watching, plan.bindings, begun, LIMIT).await?);
 
         // Without anything to hear of a change, nothing comes.
-        let limit = Duration::from_secs(5) + floors.iter().max().copied().unwrap_or_default() * 4;
+        let limit = Duration::from_secs(5) + worst(&floors) * 4;
         synced.watching.mark();
         let begun = Instant::now();
         synced

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::sync::{self, Cold};
+use super::times::median;
 use crate::bench::Bench;
 use crate::bench::floor::Floor;
 use crate::bench::observe::ledger::Requests;
@@ -203,11 +204,6 @@ impl Fastest {
         self.run.as_ref().context("no run")
     }
 
-    /// How long the one in the middle took.
-    fn median(&self) -> Duration {
-        median(&self.took)
-    }
-
     /// All of them, in seconds and in their order.
     fn all(&self) -> String {
         let took = self.took.iter();
@@ -216,13 +212,6 @@ impl Fastest {
             .collect();
         took.join(", ")
     }
-}
-
-/// The one in the middle; of an even number the later of the two.
-pub(super) fn median(times: &[Duration]) -> Duration {
-    let mut sorted = times.to_vec();
-    sorted.sort_unstable();
-    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
 }
 
 fn upstream(scene: &Scene<'_>) -> Upstream {
@@ -241,8 +230,8 @@ fn ratio(what: String, runs: &Fastest, floors: &Fastest) -> Result<Row> {
         cold.whole.as_secs_f64(),
         cold.after_ready().as_secs_f64(),
         floor.whole.as_secs_f64(),
-        runs.median().as_secs_f64(),
-        floors.median().as_secs_f64(),
+        median(&runs.took).as_secs_f64(),
+        median(&floors.took).as_secs_f64(),
         runs.all(),
         floors.all(),
         cold.profile(),

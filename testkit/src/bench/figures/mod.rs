@@ -11,6 +11,7 @@ mod rest;
 mod restart;
 pub(super) mod sync;
 mod template;
+mod times;
 
 use anyhow::Result;
 use clap::builder::PossibleValuesParser;
