@@ -269,6 +269,50 @@ async fn a_binding_that_does_not_come_back_holds_up_no_other() {
 }
 
 #[tokio::test]
+async fn a_binding_is_expected_back_for_some_time_and_not_once_it_is() {
+    let fixture = Fixture::new().await;
+    let key = Key {
+        connection: Arc::clone(&fixture.connection),
+        pool: "k8s".to_owned(),
+    };
+    let expected = |time| fixture.pools.0.table().expects_claims(&key, time);
+    let look = claim("s", Want::Look);
+    fixture.declare("s", look.clone());
+    assert!(!expected(LONG), "it knows nothing yet");
+    fixture.until_phase(&look, Phase::Wanted).await;
+    assert!(expected(LONG));
+    assert!(!expected(Duration::ZERO), "that time is over");
+    let known = fixture
+        .pools
+        .0
+        .table()
+        .record(&who("s"), &key, "s")
+        .unwrap()
+        .promised;
+    // Another look, and other things that it asks, do not start the time anew.
+    let noted = Claim {
+        noted: true,
+        ..look
+    };
+    fixture.until_phase(&noted, Phase::Wanted).await;
+    assert!(known.is_some());
+    assert_eq!(
+        fixture
+            .pools
+            .0
+            .table()
+            .record(&who("s"), &key, "s")
+            .unwrap()
+            .promised,
+        known
+    );
+    fixture
+        .until_phase(&claim("s", Want::Present), Phase::Held)
+        .await;
+    assert!(!expected(LONG));
+}
+
+#[tokio::test]
 async fn looks_that_find_all_in_place_write_nothing_and_wake_nobody() {
     let fixture = Fixture::new().await;
     let claim = often(claim("s", Want::Present));
