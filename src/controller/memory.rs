@@ -135,17 +135,22 @@ impl Memory {
         known.map_or(binding, |(known, _)| known.clone())
     }
 
-    /// A reconcile of the binding with this UID begins.
-    pub fn begin(&self, binding: &BindingRef, uid: &str) {
+    /// A reconcile begins. Until it ends, the status that was written last is not forgotten.
+    pub fn begin(&self, binding: &BindingRef) {
+        self.change(binding, |remembered| remembered.busy = true);
+    }
+
+    /// Keeps only what is remembered of the binding with this UID.
+    pub fn keep_of(&self, binding: &BindingRef, uid: &str) {
         self.change(binding, |remembered| {
             let uid = Some(Uid::from(uid));
             if remembered.uid != uid {
                 *remembered = Remembered {
                     uid,
+                    busy: remembered.busy,
                     ..Remembered::default()
                 };
             }
-            remembered.busy = true;
         });
     }
 
@@ -213,7 +218,7 @@ mod tests {
             serde_json::from_value(serde_json::json!({"metadata": metadata, "spec": {}})).unwrap()
         };
         let remembered = || memory.look(&who, |remembered| remembered.status.is_some());
-        memory.begin(&who, "u");
+        memory.begin(&who);
         memory.change(&who, |remembered| {
             remembered.status = Some(Said {
                 status: Arc::default(),

@@ -51,33 +51,29 @@ pub async fn reconcile(binding: Arc<Kept>, context: Arc<Context>) -> Result<Acti
     let started = Instant::now();
     let who = context.memory.name_of(BindingRef::of(&*binding));
     context.wakes.begun(&who);
+    context.memory.begin(&who);
+    // Until here the watch may have brought what was written last, which is not remembered beside any more: the one in hand may be older.
+    let binding = context.kept(&who).unwrap_or(binding);
     let action = if let Ok(binding) = binding.read() {
-        let action = one(&context, &binding, &who).await;
-        // Of what came or went while this was under way nobody will speak again.
-        match context.kept(&who) {
-            Some(kept) => context.memory.seen(&kept),
-            None => context.forget(&who),
-        }
-        action
+        let uid = binding.meta().uid.as_deref().unwrap_or_default();
+        context.memory.keep_of(&who, uid);
+        advance_or_go_back(&context, &binding, &who).await
     } else {
         record::unreadable(&context, binding.meta()).await;
         Action::await_change()
     };
+    context.memory.end(&who);
+    // Of what came or went while this was under way nobody will speak again.
+    match context.kept(&who) {
+        Some(kept) => context.memory.seen(&kept),
+        None => context.forget(&who),
+    }
     context.metrics.reconciles.inc();
     context
         .metrics
         .reconcile_seconds
         .observe(started.elapsed().as_secs_f64());
     Ok(action)
-}
-
-async fn one(context: &Context, binding: &DopplerPrefectBinding, who: &BindingRef) -> Action {
-    context
-        .memory
-        .begin(who, binding.meta().uid.as_deref().unwrap_or_default());
-    let action = advance_or_go_back(context, binding, who).await;
-    context.memory.end(who);
-    action
 }
 
 async fn advance_or_go_back(
