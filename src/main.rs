@@ -5,7 +5,7 @@ use std::{io::Write, process::ExitCode};
 use clap::Parser;
 use doppler_prefect_operator::{
     args::{Cli, Command},
-    check, crd, process, reason, release,
+    check, crd, detach, process, reason,
 };
 
 #[tokio::main]
@@ -20,7 +20,7 @@ async fn main() -> ExitCode {
         Command::Crd => crd::crd_yaml().map(|text| print(&text)).map_err(Into::into),
         Command::Reasons => Ok(print(&reason::manual())),
         Command::Check(args) => check::check(*args).await.map_err(Into::into),
-        Command::Release(args) => release::release(*args)
+        Command::Release(args) => detach::release(*args)
             .await
             .map(|()| ExitCode::SUCCESS)
             .map_err(Into::into),

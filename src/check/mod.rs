@@ -22,15 +22,15 @@ use tokio::time::timeout;
 
 use crate::{
     args::{CheckArgs, PatchForm, UpstreamArgs},
-    controller::{objects::Objects, references::References},
+    controller::{key_refs::References, object_cache::Objects},
     crd::DopplerPrefectBinding,
     doppler,
     inject::{patch_text, template::Entry},
+    limiter::Gate,
     outbound::{AllowedHosts, ClientError, PatternError},
-    pace::Gate,
-    prefect::{Clients, server::api_url_of},
+    prefect::{Clients, connection::api_url_of},
     process::run::{RunError, kubernetes},
-    secret::{HashKey, Input, Secrets, desired, guard::Guard},
+    secret::{HashKey, Input, Secrets, desired, key_filter::Guard},
 };
 use lines::Lines;
 
@@ -288,7 +288,7 @@ fn validate(
         }
     }
     if let Err(fault) =
-        crate::controller::reach::doppler_host(doppler_hosts, doppler.host.as_deref())
+        crate::controller::connect::doppler_host(doppler_hosts, doppler.host.as_deref())
     {
         lines.wrong("Doppler", &fault.message);
     }

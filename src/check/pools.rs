@@ -12,14 +12,14 @@ use tokio::time::timeout;
 
 use super::{LIMIT, World, lines::Lines};
 use crate::{
-    controller::managed::owned_by,
+    controller::prefect_work_pools::owned_by,
     crd::{DopplerPrefectBinding, WorkPoolSpec},
     inject::{
         claim::{Claim, Phase, Want},
-        managed::{ManagedPool, owner},
         plan::{History, View, plan},
+        pool_owner::{ManagedPool, owner},
     },
-    pace::Rank,
+    limiter::Rank,
     prefect::Connection,
     secret::Desired,
 };

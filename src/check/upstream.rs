@@ -7,12 +7,12 @@ use kube::ResourceExt;
 use super::{World, lines::Lines};
 use crate::{
     controller::{
-        objects::{Kind, ObjectKey},
-        reach::{connect, doppler_host, trimmed},
+        connect::{connect, doppler_host, trimmed},
+        object_cache::{Kind, ObjectKey},
     },
     crd::DopplerPrefectBinding,
     doppler::{Coordinates, Download},
-    pace::Wish,
+    limiter::Wish,
     prefect::{Connection, block::BlockFields},
     secret::{Desired, Input, desired},
 };

@@ -9,11 +9,11 @@ use kube::{
 use tokio::sync::Semaphore;
 
 use super::{
-    kept::Kept,
-    memory::Memory,
-    objects::Objects,
-    references::References,
-    wake::{BindingRef, Wakes},
+    binding_state::Memory,
+    key_refs::References,
+    object_cache::Objects,
+    stored_binding::Kept,
+    work_queue::{BindingRef, Wakes},
 };
 use crate::{
     crd::BlockSpec,
@@ -21,10 +21,10 @@ use crate::{
     inject::Pools,
     metrics::Metrics,
     outbound::AllowedHosts,
+    poller::Sources,
     prefect::{BlockDocument, Connection, Connections},
     report::Report,
     secret::{HashKey, Secrets},
-    source::Sources,
 };
 
 /// A block of a Prefect server, as it is read with these credentials.

@@ -4,26 +4,26 @@
 //! (the line), which reads as [`follow`] (block and config; [`reach`] is how, [`followed`] how far), [`put`] (the Secret), [`claims`] (the pools), `sync` (the Secret and its condition), `obsolete` (what is no longer asked for), [`record`] (the status); [`back`] (the
 //! way back); and what they need: [`context`], [`objects`], [`references`], [`note`], [`memory`], [`managed`].
 
-pub mod back;
-pub mod claims;
-pub mod clock;
+pub mod apply_secret;
+pub mod binding_state;
+pub mod cleanup;
+pub mod connect;
 pub mod context;
-pub mod follow;
-pub mod followed;
-pub mod kept;
-pub mod managed;
-pub mod memory;
-pub mod note;
-pub mod objects;
-mod obsolete;
-pub mod put;
-pub mod reach;
+pub mod finalizer;
+pub mod injection;
+pub mod key_refs;
+pub mod object_cache;
+pub mod patch_status;
+pub mod prefect_work_pools;
+mod prune;
 pub mod reconcile;
-pub mod record;
-pub mod references;
-mod sync;
-pub mod wake;
-pub mod watch;
+pub mod requeue;
+pub mod resolution;
+pub mod resolve;
+mod secret;
+pub mod stored_binding;
+pub mod watches;
+pub mod work_queue;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -36,9 +36,9 @@ use kube::runtime::{
 use tokio_util::sync::CancellationToken;
 
 use context::Context;
-use kept::Kept;
 use reconcile::{Ending, reconcile};
-use wake::{BindingRef, Queue};
+use stored_binding::Kept;
+use work_queue::{BindingRef, Queue};
 
 /// Reconciles the bindings of a scope, as they come in its queue, until `shutdown`.
 pub async fn run(

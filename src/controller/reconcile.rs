@@ -9,19 +9,19 @@ use kube::{Resource, ResourceExt, runtime::controller::Action};
 use tokio::time::Instant;
 
 use super::{
-    back,
-    claims::{self, Looked},
-    clock::earlier,
+    apply_secret::in_place,
+    cleanup,
     context::Context,
-    follow::follow,
-    followed::Followed,
-    kept::Kept,
-    note::{self, Noted},
-    obsolete::{keep_only_asked, remove_renamed, withdraw_obsolete},
-    put::in_place,
-    record,
-    sync::{make, secret_step},
-    wake::BindingRef,
+    finalizer::{self, Noted},
+    injection::{self, Looked},
+    patch_status,
+    prune::{keep_only_asked, remove_renamed, withdraw_obsolete},
+    requeue::earlier,
+    resolution::Followed,
+    resolve::follow,
+    secret::{make, secret_step},
+    stored_binding::Kept,
+    work_queue::BindingRef,
 };
 use crate::{
     crd::{DeletionPolicy, DopplerPrefectBinding, DopplerPrefectBindingStatus, InjectMode},
@@ -59,7 +59,7 @@ pub async fn reconcile(binding: Arc<Kept>, context: Arc<Context>) -> Result<Acti
         context.memory.keep_of(&who, uid);
         advance_or_go_back(&context, &binding, &who).await
     } else {
-        record::unreadable(&context, binding.meta()).await;
+        patch_status::unreadable(&context, binding.meta()).await;
         Action::await_change()
     };
     context.memory.end(&who);
@@ -82,7 +82,7 @@ async fn advance_or_go_back(
     who: &BindingRef,
 ) -> Action {
     if binding.meta().deletion_timestamp.is_some() {
-        return back::remove(context, binding, who).await;
+        return cleanup::remove(context, binding, who).await;
     }
     if binding.spec.suspend {
         return suspended(context, binding, who).await;
@@ -96,7 +96,7 @@ async fn advance_or_go_back(
     if !step.told_later {
         again = earlier(
             again,
-            record::record(context, binding, who, &step.outcome).await,
+            patch_status::record(context, binding, who, &step.outcome).await,
         );
     }
     again = earlier(again, followed.again);
@@ -122,7 +122,7 @@ async fn advance(
     let noted = context
         .memory
         .look(who, |remembered| remembered.noted.clone())
-        .unwrap_or_else(|| note::noted(binding));
+        .unwrap_or_else(|| finalizer::noted(binding));
     let connection = followed.connection.as_ref();
     let mut again = None;
 
@@ -131,7 +131,7 @@ async fn advance(
         .as_ref()
         .map(|last| make(context, binding, last));
     let keys = keys(context, binding, who, made.as_ref());
-    let mut looked = claims::claim(
+    let mut looked = injection::claim(
         context,
         binding,
         who,
@@ -201,7 +201,7 @@ async fn advance(
         }
     }
     if in_place(context, binding) {
-        looked = claims::claim(context, binding, who, connection, &carried, true, &keys);
+        looked = injection::claim(context, binding, who, connection, &carried, true, &keys);
     }
     keep_only_asked(context, binding, who, followed, &carried);
     tell_pools(context, binding, who, &looked);
@@ -217,7 +217,7 @@ async fn advance(
         .as_ref()
         .map(|status| status.work_pools.clone())
         .unwrap_or_default();
-    let (injected, pools) = claims::told(&looked, &pools_before, was_true(INJECTED), patience);
+    let (injected, pools) = injection::told(&looked, &pools_before, was_true(INJECTED), patience);
     let told_later = matches!(secret.0, Step::Done(..)) && still_underway(context, who, &looked);
     if told_later {
         again = earlier(again, Some(UNDERWAY));
@@ -260,7 +260,7 @@ async fn suspended(context: &Context, binding: &DopplerPrefectBinding, who: &Bin
         pools,
         ..nothing(binding)
     };
-    record::record(context, binding, who, &outcome)
+    patch_status::record(context, binding, who, &outcome)
         .await
         .map_or_else(Action::await_change, Action::requeue)
 }
@@ -366,7 +366,7 @@ async fn write_note(
     who: &BindingRef,
     entries: &BTreeSet<Noted>,
 ) -> Result<(), Duration> {
-    let written = note::note(
+    let written = finalizer::note(
         context.client.clone(),
         binding,
         entries,
@@ -386,7 +386,7 @@ async fn write_note(
             context
                 .memory
                 .change(who, |remembered| remembered.noted = None);
-            if !matches!(error, note::NoteError::Conflict) {
+            if !matches!(error, finalizer::NoteError::Conflict) {
                 context
                     .report
                     .log(binding, error.reason(), &error.to_string());

@@ -13,13 +13,13 @@ use url::Url;
 use super::{
     Coordinates, DopplerError, Snapshot,
     error::{LARGEST_ERROR_BODY, Words, refusal},
-    limits::{rate, wait_after_refusal},
+    rate_headers::{rate, wait_after_refusal},
     request::{bearer, endpoint, host_and_port},
     snapshot,
 };
 use crate::{
+    limiter::{Gate, Said, Turn, Wish},
     outbound::{self, BodyError, ClientError, TransportError, read_bounded},
-    pace::{Gate, Said, Turn, Wish},
 };
 
 /// Doppler holds 500 KiB a config; JSON escapes can make six bytes of one.

@@ -6,18 +6,18 @@
 //! status code. No answer of Doppler ever means "delete". [`hook`] is pure: a signed request in, which configs to read again out.
 
 mod client;
-mod coordinates;
+mod config_key;
 mod error;
-mod frames;
-pub mod hook;
-mod limits;
+mod rate_headers;
 mod request;
 mod snapshot;
+mod sse;
 mod watch;
+pub mod webhook;
 
 pub use client::{Client, Download};
-pub use coordinates::Coordinates;
+pub use config_key::Coordinates;
 pub use error::DopplerError;
-pub use frames::Frame;
 pub use snapshot::Snapshot;
+pub use sse::Frame;
 pub use watch::{Loss, WatchError, Watcher};

@@ -18,13 +18,13 @@ use tokio::time::timeout;
 use super::{
     Coordinates, DopplerError, Frame,
     error::{LARGEST_ERROR_BODY, Words, wait},
-    frames::{Decoder, LARGEST_FRAME, Malformed},
-    limits::{rate, wait_after_refusal},
+    rate_headers::{rate, wait_after_refusal},
     request::{bearer, endpoint, host_and_port},
+    sse::{Decoder, LARGEST_FRAME, Malformed},
 };
 use crate::{
+    limiter::{Gate, Rank, Said, Shut, Wish},
     outbound::{self, ClientError, TransportError, read_bounded},
-    pace::{Gate, Rank, Said, Shut, Wish},
     reason::Reason,
 };
 

@@ -4,14 +4,16 @@
 //! reads a secret value, and never writes a pool that somebody else owns or whose jobs run elsewhere.
 
 pub mod claim;
-pub mod managed;
-mod paste;
+mod job_environment;
+mod json_text;
+mod manual_patch;
 pub mod plan;
+pub mod pool_owner;
 pub mod pools;
-mod raw;
-mod reading;
 pub mod template;
 
-pub use paste::{operation, patch_text};
+pub use job_environment::{
+    Environment, JobNamespace, Shadows, job_namespace, other_cluster, shadowed,
+};
+pub use manual_patch::{operation, patch_text};
 pub use pools::Pools;
-pub use reading::{Environment, JobNamespace, Shadows, job_namespace, other_cluster, shadowed};

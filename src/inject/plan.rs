@@ -15,9 +15,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::value::RawValue;
 
 use super::claim::{Claim, Finding, Phase, Want};
-use super::managed::{self, ManagedPool};
-use super::paste::operation;
-use super::reading::{Environment, JobNamespace, job_namespace, other_cluster};
+use super::job_environment::{Environment, JobNamespace, job_namespace, other_cluster};
+use super::manual_patch::operation;
+use super::pool_owner::{self, ManagedPool};
 use super::template::{Edit, Entry, EntryState, NotEditable, edit, entry_states};
 use crate::crd::{InjectMode, WorkPoolState as State};
 use crate::prefect::Elsewhere;
@@ -300,7 +300,7 @@ fn finding(
             Phase::LeftAlone,
             Some(State::Managed),
             Reason::PoolManaged,
-            managed::message(owner, pool, &wanted, view.template),
+            pool_owner::message(owner, pool, &wanted, view.template),
         ),
         None if claim.mode == InjectMode::Observe => Finding::new(
             Phase::LeftAlone,
@@ -385,5 +385,4 @@ fn overlooked(view: &View<'_>) -> Option<String> {
 }
 
 #[cfg(test)]
-#[path = "plan_tests.rs"]
 mod tests;

@@ -4,11 +4,11 @@
 //! wake for exactly those bindings for which something changed. Each pool is looked at by one task, which gathers the claims of all its bindings and
 //! ends with the last of them. It decides nothing itself: `plan` says what to write, `drift` when, `outcome` what a failure means.
 
-mod drift;
-mod look;
-mod outcome;
-mod table;
-mod task;
+mod failure;
+mod reconcile;
+mod registry;
+mod repair_backoff;
+mod worker;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,13 +17,13 @@ use std::time::Duration;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::claim::{Claim, Finding};
-use super::managed::{self, ManagedPool};
+use super::pool_owner::{self, ManagedPool};
 use crate::crd::BindingRef;
-use crate::link::Held;
+use crate::limiter::Poke;
 use crate::metrics::Metrics;
-use crate::pace::Poke;
 use crate::prefect::{Clients, Connection};
-use table::{Key, Table};
+use crate::subscription::Held;
+use registry::{Key, Table};
 
 /// A binding.
 type Who = BindingRef;
@@ -130,8 +130,8 @@ impl Pools {
         let mut table = self.0.table();
         for (key, entry) in &table.pools {
             let url = &key.connection.api_url;
-            let before = managed::owner(&table.managed, url, &key.pool);
-            if before != managed::owner(&managed, url, &key.pool) {
+            let before = pool_owner::owner(&table.managed, url, &key.pool);
+            if before != pool_owner::owner(&managed, url, &key.pool) {
                 entry.poke.nudge();
             }
         }

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::value::RawValue;
 
-use super::raw::{Kind, Members, kind, range, splice};
+use super::json_text::{Kind, Members, kind, range, splice};
 
 /// The steps from the template to the pod's spec.
 const PATH: [&str; 5] = [
@@ -393,5 +393,4 @@ fn without_list(template: &RawValue, place: &Place<'_>) -> Option<String> {
 }
 
 #[cfg(test)]
-#[path = "template_tests.rs"]
 mod tests;

@@ -23,13 +23,13 @@ use url::Url;
 
 use super::{
     block::{BlockError, BlockFields, fields},
+    connection::{Auth, Connection},
     csrf::{Csrf, Step, TokenAnswer, is_csrf_refusal},
     error::{PrefectError, Subject, detail, is_json, refusal},
-    server::{Auth, Connection},
 };
 use crate::{
+    limiter::{Gate, Lane, Rank, Said, Wish},
     outbound::{self, BodyError, TransportError, read_bounded},
-    pace::{Gate, Lane, Rank, Said, Wish},
 };
 
 /// The API version whose shapes are read here.

@@ -9,8 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{client::Client, error::PrefectError, server::Connection};
-use crate::pace::Gate;
+use super::{client::Client, connection::Connection, error::PrefectError};
+use crate::limiter::Gate;
 
 /// For how long a client is kept that nobody asks for.
 const KEPT_FOR: Duration = Duration::from_mins(10);
@@ -88,7 +88,7 @@ fn forget_unused(clients: &mut HashMap<Connection, Kept>, now: Instant) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{outbound::install_crypto_provider, prefect::server::Auth};
+    use crate::{outbound::install_crypto_provider, prefect::connection::Auth};
 
     fn connection(key: &str) -> Connection {
         Connection {

@@ -9,8 +9,8 @@ use reqwest::StatusCode;
 use serde::{Deserialize, de::IgnoredAny};
 
 use crate::{
+    limiter::Shut,
     outbound::{ClientError, TransportError},
-    pace::Shut,
     reason::Reason,
 };
 

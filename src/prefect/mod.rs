@@ -7,17 +7,17 @@
 pub mod block;
 pub mod client;
 pub mod clients;
-pub mod connections;
+pub mod connection;
+pub mod connection_interner;
 mod csrf;
 mod error;
-pub mod events;
-pub mod server;
-mod told;
+mod event;
+pub mod event_socket;
 
 pub use client::{BlockDocument, Client, Elsewhere, WorkPool};
 pub use clients::Clients;
-pub use connections::Connections;
+pub use connection::{Connection, ServerError};
+pub use connection_interner::Connections;
 pub use error::PrefectError;
-pub use events::{SocketError, events};
-pub use server::{Connection, ServerError};
-pub use told::Told;
+pub use event::Told;
+pub use event_socket::{SocketError, events};

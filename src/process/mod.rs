@@ -5,13 +5,13 @@
 //! Doppler's webhooks), and what they need.
 //! Nothing here knows what a reconcile does.
 
-mod deliver;
-pub mod hooks;
-pub mod lead;
-pub mod leader;
-mod links;
+mod dispatch;
+pub mod doppler_webhook;
+mod feeds;
+pub mod leader_election;
+pub mod manager;
 pub mod run;
 pub mod server;
 pub mod tasks;
 pub mod telemetry;
-pub mod upstream;
+pub mod upstreams;

@@ -11,13 +11,13 @@ use tower::limit::ConcurrencyLimitLayer;
 use tracing::{error, info, warn};
 
 use super::{
-    hooks::{self, FolderError, Forward, HookFolder, Hooks},
-    lead::Lead,
-    leader::{Candidate, LeaseLost, Leases},
+    doppler_webhook::{self, FolderError, Forward, HookFolder, Hooks},
+    leader_election::{Candidate, LeaseLost, Leases},
+    manager::Lead,
     server::{self, ListenError, Readiness, Refreshed},
     tasks::{TaskEnded, Tasks},
     telemetry::{self, FilterError},
-    upstream::Limits,
+    upstreams::Limits,
 };
 use crate::{
     args::{ElectionArgs, HookArgs, RunArgs, UpstreamArgs},
@@ -235,8 +235,11 @@ async fn take_hooks(
     let secrets = HookFolder::open(folder)?;
     let hooks = Arc::new(Hooks::new(secrets, forward, Arc::clone(metrics)));
     let listener = server::listen(hooks_address, "hooks").await?;
-    let router = hooks::router(Arc::clone(&hooks));
-    tasks.spawn("hooks", hooks::serve(listener, router, tasks.shutdown()));
+    let router = doppler_webhook::router(Arc::clone(&hooks));
+    tasks.spawn(
+        "hooks",
+        doppler_webhook::serve(listener, router, tasks.shutdown()),
+    );
     tasks.spawn("pace", Arc::clone(&hooks).keep_pace(tasks.shutdown()));
     Ok(Some(hooks))
 }

@@ -10,8 +10,8 @@ use kube::Resource;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{
-    guard::{Guard, Held, InvalidGlob},
-    hash::HashKey,
+    content_hash::HashKey,
+    key_filter::{Guard, Held, InvalidGlob},
 };
 use crate::{
     crd::{

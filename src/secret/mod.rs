@@ -5,20 +5,20 @@
 //! there), [`judge`] (what to do, pure), [`patch`] (how, pure), [`error`], [`apply`] (the requests), [`key`] (the installation's hash key).
 //! This room never lists, never watches, and never speaks to Prefect or Doppler.
 
-pub mod apply;
+pub mod client;
+pub mod content_hash;
+pub mod decide;
 pub mod desired;
 pub mod error;
-pub mod facts;
-pub mod guard;
-pub mod hash;
-pub mod judge;
-pub mod key;
+pub mod hash_key;
+pub mod key_filter;
+pub mod observed;
 pub mod patch;
 
-pub use apply::{Found, Secrets, Written};
+pub use client::{Found, Secrets, Written};
+pub use content_hash::HashKey;
+pub use decide::{Asker, Target, Verdict, Why, judge};
 pub use desired::{Desired, Input, SecretError, desired, owner_reference};
 pub use error::WriteError;
-pub use facts::{Data, Facts};
-pub use hash::HashKey;
-pub use judge::{Asker, Target, Verdict, Why, judge};
-pub use key::{KeyError, load_or_create_key};
+pub use hash_key::{KeyError, load_or_create_key};
+pub use observed::{Data, Facts};

@@ -11,9 +11,9 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Serialize, Serializer};
 
 use super::{
+    decide::dropped,
     desired::{BINDING, BINDING_UID, Desired},
-    facts::{Entry, Facts},
-    judge::dropped,
+    observed::{Entry, Facts},
 };
 
 /// One operation of a JSON Patch.

@@ -10,9 +10,9 @@ use super::*;
 use crate::crd::{InjectMode, WorkPoolState as State};
 use crate::inject::claim::{Phase, Want};
 use crate::inject::template::{EntryState, entry_state};
+use crate::limiter::Gate;
 use crate::outbound::install_crypto_provider;
-use crate::pace::Gate;
-use crate::prefect::server::Auth;
+use crate::prefect::connection::Auth;
 use crate::reason::Reason;
 
 const TEMPLATE: &str = r#"{"job_configuration": {"namespace": "{{ namespace }}", "job_manifest": {"spec": {"template": {"spec": {"containers": [{"name": "prefect-job", "env": "{{ env }}"}]}}}}}, "variables": {"properties": {"namespace": {"default": "flows"}, "cpu": {"default": 1.50}}}}"#;
@@ -246,7 +246,7 @@ async fn bindings_that_come_back_one_by_one_share_a_patch() {
     for secret in secrets {
         fixture.declare(secret, claim(secret, Want::Present));
         // Longer than claims are gathered if nobody else is expected, as on a busy machine.
-        sleep(4 * task::SETTLE).await;
+        sleep(4 * worker::SETTLE).await;
     }
     for secret in secrets {
         let present = claim(secret, Want::Present);

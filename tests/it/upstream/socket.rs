@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use doppler_prefect_operator::{
-    pace::{Gate, Wish},
+    limiter::{Gate, Wish},
     prefect::{
         Client, Connection, SocketError, Told,
-        events::{Limits, Loss, Refusal, events},
-        server::Auth,
+        connection::Auth,
+        event_socket::{Limits, Loss, Refusal, events},
     },
 };
 use futures::{StreamExt, stream::BoxStream};

@@ -1,0 +1,233 @@
+//! The way back: first the entry out of the pool, then the wait, then the Secret, then the finalizer.
+//!
+//! In: a binding that is being deleted. Out: the same order in reverse, whatever was interrupted. A Prefect server that stays unreachable does not
+//! hold a binding for ever: then the Secret stays, since a run that starts on old values beats one that never starts.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{Api, Resource, ResourceExt, runtime::controller::Action};
+use tokio::time::{Instant, timeout};
+
+use super::{
+    connect::reach,
+    context::Context,
+    finalizer::{self, Noted},
+    injection::{Back, withdraw},
+    object_cache::{Kind, ObjectKey},
+    work_queue::BindingRef,
+};
+use crate::{
+    crd::{DeletionPolicy, DopplerPrefectBinding},
+    reason::Reason,
+    secret::WriteError,
+};
+
+/// How often a server that does not answer is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+
+/// Cleans up behind a binding that is being deleted.
+pub async fn remove(
+    context: &Context,
+    binding: &DopplerPrefectBinding,
+    who: &BindingRef,
+) -> Action {
+    if !finalizer::is_held(binding) {
+        // Garbage collection takes what is owned; nothing else is to be done.
+        return Action::await_change();
+    }
+    context.blocks.leave(who);
+    context.configs.leave(who);
+    let terminating = namespace_is_terminating(context, binding).await;
+    let noted = finalizer::noted(binding);
+    let connection = match &binding.spec.prefect {
+        Some(prefect) => reach(context, binding, prefect).await.ok(),
+        None => None,
+    };
+    let mut waiting = Vec::new();
+    for entry in &noted {
+        match withdraw(context, binding, who, connection.as_ref(), entry) {
+            Back::Out => {
+                context.memory.change(who, |remembered| {
+                    remembered
+                        .out_since
+                        .entry(entry.clone())
+                        .or_insert_with(Instant::now)
+                        .elapsed()
+                });
+            }
+            Back::Waiting(why) => waiting.push((entry, why)),
+        }
+    }
+    context.pools.retain(who, &|at, pool, secret| {
+        noted
+            .iter()
+            .any(|entry| entry.server == at && entry.pool == pool && entry.secret == secret)
+    });
+    if let Some((entry, why)) = waiting.first() {
+        let left = context
+            .settings
+            .release_timeout
+            .saturating_sub(since_deletion(binding));
+        if !left.is_zero() {
+            return Action::requeue(left.min(ASK_AGAIN));
+        }
+        abandon(context, binding, entry, why, terminating);
+        return finish(context, binding, who).await;
+    }
+    if !terminating {
+        let longest = wait_left(context, who, &noted);
+        if !longest.is_zero()
+            && binding.spec.managed_secret.deletion_policy == DeletionPolicy::Delete
+        {
+            return Action::requeue(longest);
+        }
+        let names: BTreeSet<&str> = noted
+            .iter()
+            .map(|entry| entry.secret.as_str())
+            .chain([binding.secret_name()])
+            .collect();
+        for name in names {
+            if remove_secret(context, binding, name).await.is_err() {
+                return Action::requeue(ASK_AGAIN);
+            }
+        }
+        for entry in &noted {
+            let message = format!(
+                "the entry for Secret {} was taken out of the template of work pool {}",
+                entry.secret, entry.pool
+            );
+            context.report.tell(binding, Reason::PoolReleased, &message);
+        }
+    }
+    finish(context, binding, who).await
+}
+
+/// How long the entry that went out last still has to wait.
+fn wait_left(context: &Context, who: &BindingRef, noted: &BTreeSet<Noted>) -> Duration {
+    let out_since = context
+        .memory
+        .look(who, |remembered| remembered.out_since.clone());
+    noted
+        .iter()
+        .filter_map(|entry| out_since.get(entry))
+        .map(|since| {
+            context
+                .settings
+                .release_wait
+                .saturating_sub(since.elapsed())
+        })
+        .max()
+        .unwrap_or_default()
+}
+
+fn since_deletion(binding: &DopplerPrefectBinding) -> Duration {
+    let Some(at) = &binding.meta().deletion_timestamp else {
+        return Duration::ZERO;
+    };
+    let passed = k8s_openapi::jiff::Timestamp::now().duration_since(at.0);
+    Duration::try_from(passed).unwrap_or_default()
+}
+
+fn abandon(
+    context: &Context,
+    binding: &DopplerPrefectBinding,
+    entry: &Noted,
+    why: &str,
+    terminating: bool,
+) {
+    let message = format!(
+        "the binding goes although work pool {} could not be cleaned ({why}); Secret {} stays: take the entry out of the pool's template, then delete the Secret",
+        entry.pool, entry.secret
+    );
+    if terminating {
+        context
+            .report
+            .log(binding, Reason::CleanupAbandoned, &message);
+    } else {
+        context
+            .report
+            .tell(binding, Reason::CleanupAbandoned, &message);
+    }
+}
+
+async fn finish(context: &Context, binding: &DopplerPrefectBinding, who: &BindingRef) -> Action {
+    let dropped = finalizer::note(
+        context.client.clone(),
+        binding,
+        &BTreeSet::new(),
+        context.settings.kubernetes_timeout,
+    )
+    .await;
+    context.metrics.wrote("binding", dropped.is_ok());
+    match dropped {
+        Ok(()) => {
+            context.forget(who);
+            Action::await_change()
+        }
+        Err(finalizer::NoteError::Conflict) => Action::requeue(Duration::from_millis(500)),
+        Err(error) => {
+            context
+                .report
+                .log(binding, error.reason(), &error.to_string());
+            Action::requeue(ASK_AGAIN)
+        }
+    }
+}
+
+/// Deletes the Secret if it is this binding's, or lets it stay behind if the policy is `Retain`.
+///
+/// # Errors
+/// If the API server does not take it, or it changed meanwhile.
+pub async fn remove_secret(
+    context: &Context,
+    binding: &DopplerPrefectBinding,
+    name: &str,
+) -> Result<(), WriteError> {
+    let namespace = binding.namespace().unwrap_or_default();
+    let key = ObjectKey {
+        kind: Kind::Secret,
+        namespace: namespace.clone(),
+        name: name.to_owned(),
+    };
+    let Some(known) = context.objects.known(&key) else {
+        return Ok(());
+    };
+    let uid = binding.meta().uid.as_deref().unwrap_or_default();
+    if !known.facts.belongs_to(uid) {
+        return Ok(());
+    }
+    let done = match binding.spec.managed_secret.deletion_policy {
+        DeletionPolicy::Delete => context
+            .secrets
+            .delete(&namespace, name, &known.facts)
+            .await
+            .map(|()| None),
+        DeletionPolicy::Retain => context
+            .secrets
+            .release(&namespace, name, &known.facts, uid)
+            .await
+            .map(Some),
+    };
+    context.metrics.wrote("secret", done.is_ok());
+    match done {
+        Ok(Some(written)) => context.objects.learn(&key, written.facts, true),
+        Ok(None) | Err(WriteError::NotFound) => context.objects.lose(&key),
+        Err(WriteError::Conflict) => {
+            if let Ok(Some(found)) = context.secrets.get(&namespace, name).await {
+                context.objects.learn(&key, found.facts, false);
+            }
+            return Err(WriteError::Conflict);
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+/// Whether the namespace is going away: then nothing is written into it. If that cannot be told, it is not.
+async fn namespace_is_terminating(context: &Context, binding: &DopplerPrefectBinding) -> bool {
+    let api: Api<Namespace> = Api::all(context.client.clone());
+    let name = binding.namespace().unwrap_or_default();
+    let namespace = timeout(context.settings.kubernetes_timeout, api.get_metadata(&name)).await;
+    matches!(namespace, Ok(Ok(namespace)) if namespace.metadata.deletion_timestamp.is_some())
+}

@@ -1,0 +1,374 @@
+//! What a binding asks of work pools, and what it is told.
+//!
+//! In: the binding, its note, and whether its Secret is in place. Out: claims on pools, the note as it should be, and the part of the outcome that
+//! speaks of pools. The order is kept here: first a look, then the note, then the Secret, then the entry; and back: first the entry, then the
+//! wait, then the Secret and the note.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{context::Context, finalizer::Noted, work_queue::BindingRef};
+use crate::{
+    crd::{DopplerPrefectBinding, InjectMode, WorkPoolState, WorkPoolStatus},
+    inject::claim::{Claim, Finding, Phase, Want},
+    prefect::Connection,
+    reason::{Class, Reason},
+    status::{LISTED, Step},
+};
+
+/// What the pools that a binding names are known to be.
+#[derive(Default)]
+pub struct Looked {
+    /// For each named pool, in the order of the spec, what was found.
+    pub found: Vec<(String, Option<Finding>)>,
+    /// Entries that are to be noted before they are written.
+    pub to_note: BTreeSet<Noted>,
+}
+
+impl Looked {
+    /// Whether a pool was not looked at yet.
+    #[must_use]
+    pub fn awaits_a_look(&self) -> bool {
+        self.found.iter().any(|(_, finding)| finding.is_none())
+    }
+
+    /// Whether an entry is about to be written: the outcome follows at once.
+    #[must_use]
+    pub fn underway(&self) -> bool {
+        self.found.iter().any(|(_, finding)| {
+            finding.as_ref().is_some_and(|finding| {
+                matches!(finding.phase, Phase::Wanted | Phase::Underway)
+                    && finding.failing_since.is_none()
+                    && finding.reason == Reason::Pending
+            })
+        })
+    }
+}
+
+/// Claims the pools that the spec names. An entry is claimed as present only if it is noted and the Secret is `in_place`.
+#[must_use]
+pub fn claim(
+    context: &Context,
+    binding: &DopplerPrefectBinding,
+    who: &BindingRef,
+    connection: Option<&Arc<Connection>>,
+    noted: &BTreeSet<Noted>,
+    in_place: bool,
+    keys: &Arc<BTreeSet<String>>,
+) -> Looked {
+    let mut looked = Looked::default();
+    let Some(connection) = connection else {
+        looked.found = binding
+            .spec
+            .inject
+            .work_pools
+            .iter()
+            .map(|pool| (pool.name.clone(), None))
+            .collect();
+        return looked;
+    };
+    let before: BTreeMap<&str, WorkPoolState> = binding
+        .status
+        .iter()
+        .flat_map(|status| &status.work_pools)
+        .filter_map(|pool| Some((pool.name.as_str(), pool.state?)))
+        .collect();
+    let secret = binding.secret_name();
+    for pool in &binding.spec.inject.work_pools {
+        let entry = Noted {
+            server: connection.api_url.to_string(),
+            pool: pool.name.clone(),
+            secret: secret.to_owned(),
+        };
+        let is_noted = noted.contains(&entry);
+        let want = if pool.mode == InjectMode::Patch && is_noted && in_place {
+            Want::Present
+        } else {
+            Want::Look
+        };
+        let claim = Claim {
+            namespace: who.namespace().to_owned(),
+            secret: secret.to_owned(),
+            optional: pool.optional,
+            mode: pool.mode,
+            keys: Arc::clone(keys),
+            want,
+            noted: is_noted,
+            known: before.get(pool.name.as_str()).copied(),
+            interval: interval(context, binding),
+        };
+        let finding = context.pools.declare(who, connection, &pool.name, claim);
+        if finding
+            .as_ref()
+            .is_some_and(|finding| finding.phase == Phase::Wanted)
+            && pool.mode == InjectMode::Patch
+            && !is_noted
+        {
+            looked.to_note.insert(entry);
+        }
+        looked.found.push((pool.name.clone(), finding));
+    }
+    looked
+}
+
+/// Entries that are noted although the spec does not ask for them any more: they are taken out.
+#[must_use]
+pub fn obsolete(
+    binding: &DopplerPrefectBinding,
+    connection: Option<&Arc<Connection>>,
+    noted: &BTreeSet<Noted>,
+) -> BTreeSet<Noted> {
+    let Some(connection) = connection else {
+        // Without a connection nothing tells which server the spec means: only what no pool name or Secret name matches any more is obsolete.
+        let names: BTreeSet<&str> = binding
+            .spec
+            .inject
+            .work_pools
+            .iter()
+            .map(|pool| pool.name.as_str())
+            .collect();
+        let gone = |entry: &&Noted| {
+            binding.spec.prefect.is_none()
+                || !names.contains(entry.pool.as_str())
+                || entry.secret != binding.secret_name()
+        };
+        return noted.iter().filter(gone).cloned().collect();
+    };
+    let server = connection.api_url.to_string();
+    let asked = |entry: &Noted| {
+        entry.server == server
+            && entry.secret == binding.secret_name()
+            && binding
+                .spec
+                .inject
+                .work_pools
+                .iter()
+                .any(|pool| pool.name == entry.pool && pool.mode == InjectMode::Patch)
+    };
+    noted
+        .iter()
+        .filter(|entry| !asked(entry))
+        .cloned()
+        .collect()
+}
+
+/// How far the way back of an entry is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Back {
+    /// It is out of its pool.
+    Out,
+    /// It is not yet, and why.
+    Waiting(String),
+}
+
+/// Has an entry taken out, with the credentials that its server was last reached with.
+#[must_use]
+pub fn withdraw(
+    context: &Context,
+    binding: &DopplerPrefectBinding,
+    who: &BindingRef,
+    current: Option<&Arc<Connection>>,
+    entry: &Noted,
+) -> Back {
+    let remembered = context
+        .memory
+        .look(who, |remembered| remembered.connections.clone());
+    let connection = current
+        .filter(|connection| connection.api_url.as_str() == entry.server)
+        .or_else(|| {
+            let mut known = remembered.iter();
+            known.find(|connection| connection.api_url.as_str() == entry.server)
+        })
+        .cloned()
+        .or_else(|| anonymous(context, entry));
+    let Some(connection) = connection else {
+        return Back::Waiting(format!(
+            "the credentials for {} are not known any more",
+            entry.server
+        ));
+    };
+    let known = binding
+        .status
+        .iter()
+        .flat_map(|status| &status.work_pools)
+        .find(|pool| pool.name == entry.pool)
+        .and_then(|pool| pool.state);
+    let claim = Claim {
+        namespace: who.namespace().to_owned(),
+        secret: entry.secret.clone(),
+        optional: true,
+        mode: InjectMode::Patch,
+        keys: Arc::default(),
+        want: Want::Absent,
+        noted: true,
+        known,
+        interval: interval(context, binding),
+    };
+    match context.pools.declare(who, &connection, &entry.pool, claim) {
+        Some(finding) if finding.phase == Phase::Out => Back::Out,
+        Some(finding) => Back::Waiting(finding.message),
+        None => Back::Waiting("the pool is being looked at".to_owned()),
+    }
+}
+
+/// After a restart, a server that the spec no longer names is tried without credentials, which is how most self-hosted servers run. Credentials of
+/// one server are never sent to another.
+fn anonymous(context: &Context, entry: &Noted) -> Option<Arc<Connection>> {
+    let api_url: url::Url = entry.server.parse().ok()?;
+    let in_cluster = api_url.scheme() == "http"
+        && api_url
+            .host_str()
+            .is_some_and(|host| host.rsplit('.').next() == Some("svc"));
+    if !in_cluster && context.prefect_hosts.check(&api_url).is_err() {
+        return None;
+    }
+    Some(Arc::new(Connection {
+        api_url,
+        auth: crate::prefect::connection::Auth::None,
+        headers: Vec::new(),
+        ca: None,
+    }))
+}
+
+fn interval(context: &Context, binding: &DopplerPrefectBinding) -> Duration {
+    binding
+        .spec
+        .interval()
+        .unwrap_or(context.settings.refresh_interval)
+}
+
+/// The condition `Injected`, and the pools of the status. `patience` is for how long a pool that cannot be looked at stays as it was.
+#[must_use]
+pub fn told(
+    looked: &Looked,
+    before: &[WorkPoolStatus],
+    was_true: bool,
+    patience: Duration,
+) -> (Option<Step>, Vec<WorkPoolStatus>) {
+    if looked.found.is_empty() {
+        return (None, Vec::new());
+    }
+    let now = std::time::Instant::now();
+    let mut failed: Option<(Reason, String)> = None;
+    let mut unknown = false;
+    let mut overlooked: Vec<&str> = Vec::new();
+    let mut pools = Vec::with_capacity(looked.found.len());
+    for (name, finding) in &looked.found {
+        let old = before.iter().find(|pool| pool.name == *name);
+        let Some(finding) = finding else {
+            unknown = true;
+            pools.push(old.cloned().unwrap_or_else(|| WorkPoolStatus {
+                name: name.clone(),
+                state: None,
+                shadowed_keys: vec![],
+                unserved_namespaces: vec![],
+            }));
+            continue;
+        };
+        overlooked.extend(finding.overlooked.as_deref());
+        let failing_for = finding
+            .failing_since
+            .map(|since| now.saturating_duration_since(since));
+        let passing = failing_for.is_some_and(|span| span < patience)
+            && finding.reason.class() != Class::WaitForChange;
+        let state = finding.state.or_else(|| old.and_then(|old| old.state));
+        pools.push(WorkPoolStatus {
+            name: name.clone(),
+            state,
+            shadowed_keys: finding.shadowed_keys.iter().take(LISTED).cloned().collect(),
+            unserved_namespaces: finding
+                .unserved_namespaces
+                .iter()
+                .take(LISTED)
+                .cloned()
+                .collect(),
+        });
+        if finding.phase == Phase::Held
+            && (failing_for.is_none() || passing)
+            && finding.reason == Reason::Injected
+        {
+            continue;
+        }
+        if passing && was_true {
+            continue;
+        }
+        if matches!(
+            finding.phase,
+            Phase::Unknown | Phase::Wanted | Phase::Underway
+        ) && finding.reason == Reason::Pending
+        {
+            unknown = true;
+        } else if failing_for.is_some() || finding.reason.class() != Class::Settled {
+            failed.get_or_insert((finding.reason, finding.message.clone()));
+        } else if finding.phase != Phase::Held {
+            unknown = true;
+        }
+    }
+    let step = match failed {
+        Some((reason, message)) => Step::Failed(reason, message),
+        None if unknown && was_true => Step::AsBefore,
+        None if unknown => Step::Unknown(
+            Reason::Pending,
+            "the work pools are being looked at".to_owned(),
+        ),
+        None => Step::Done(Reason::Injected, injected(&pools, &overlooked)),
+    };
+    (Some(step), pools)
+}
+
+fn injected(pools: &[WorkPoolStatus], overlooked: &[&str]) -> String {
+    let names: Vec<&str> = pools.iter().map(|pool| pool.name.as_str()).collect();
+    let elsewhere: BTreeSet<&str> = pools
+        .iter()
+        .flat_map(|pool| &pool.unserved_namespaces)
+        .map(String::as_str)
+        .collect();
+    let mut message = format!("work pools {} carry the Secret", names.join(", "));
+    if !elsewhere.is_empty() {
+        let names: Vec<&str> = elsewhere.into_iter().take(10).collect();
+        message
+            .push_str("; deployments send jobs to namespaces without it (add a binding there): ");
+        message.push_str(&names.join(", "));
+    }
+    for clause in overlooked {
+        message.push_str("; ");
+        message.push_str(clause);
+    }
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_of_a_pools_deployments_is_told_where_all_is_well() {
+        let finding = Finding {
+            phase: Phase::Held,
+            state: Some(WorkPoolState::Patched),
+            reason: Reason::Injected,
+            message: "it is in".to_owned(),
+            shadowed_keys: Vec::new(),
+            later_sources: Vec::new(),
+            unserved_namespaces: vec!["team".to_owned()],
+            overlooked: Some("only the first 5000 were looked at".to_owned()),
+            failing_since: None,
+            event: None,
+        };
+        let looked = Looked {
+            found: vec![("k8s".to_owned(), Some(finding))],
+            to_note: BTreeSet::new(),
+        };
+        let (step, _) = told(&looked, &[], false, Duration::ZERO);
+        let Some(Step::Done(Reason::Injected, message)) = step else {
+            panic!("{step:?}")
+        };
+        assert_eq!(
+            message,
+            "work pools k8s carry the Secret; deployments send jobs to namespaces without it (add a binding there): team; only the first 5000 were looked at"
+        );
+    }
+}

@@ -1,0 +1,161 @@
+//! What a pool's template says about its jobs: namespace, cluster, and environment.
+//!
+//! In: the template. Out: plain answers. It never edits.
+//!
+//! Placeholders are filled as a worker fills them for a deployment that overrides nothing: `{{ x }}` is `variables.properties.x.default`.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::json_text::at;
+use super::template::{Source, sources_of};
+
+/// The namespace in which a pool's jobs run, unless a deployment says otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JobNamespace {
+    /// This one.
+    Fixed(String),
+    /// It is only known when a run starts (a placeholder of a block, a Prefect variable or the worker's environment).
+    Unknown(String),
+}
+
+/// What overrides keys of a Secret.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shadows {
+    /// Keys that the pool's own `env` sets.
+    pub keys: Vec<String>,
+    /// Later `envFrom` sources (`Secret x`, `ConfigMap y`). Their keys cannot be known from the template.
+    pub later: Vec<String>,
+}
+
+fn value(template: &RawValue, path: &[&str]) -> Option<Value> {
+    serde_json::from_str(at(template, path)?.get()).ok()
+}
+
+/// The name in `{{ name }}`, if the text is that placeholder and nothing else, and a variable of the pool.
+fn variable(text: &str) -> Option<&str> {
+    let name = text.trim().strip_prefix("{{")?.strip_suffix("}}")?.trim();
+    let plain = name
+        .chars()
+        .all(|c| c.is_alphanumeric() || c == '_' || c == '-');
+    (plain && !name.is_empty()).then_some(name)
+}
+
+/// What a worker makes of a value of `job_configuration`: `Err` for what only a run can tell, `Ok(None)` for nothing.
+fn filled(template: &RawValue, value: Option<Value>) -> Result<Option<Value>, String> {
+    match value {
+        Some(Value::String(text)) if text.contains("{{") => match variable(&text) {
+            Some(name) => Ok(
+                self::value(template, &["variables", "properties", name, "default"])
+                    .filter(|value| !value.is_null()),
+            ),
+            None => Err(text),
+        },
+        Some(Value::Null) | None => Ok(None),
+        value => Ok(value),
+    }
+}
+
+/// The namespace in which the pool's jobs run.
+///
+/// The worker (prefect-kubernetes 0.8.0) creates the Job in `job_configuration.namespace`, `default` where that is missing, and gives the manifest
+/// that namespace only if it has none. A manifest that names another is refused by the API server, so it never decides.
+#[must_use]
+pub fn job_namespace(template: &RawValue) -> JobNamespace {
+    match filled(
+        template,
+        value(template, &["job_configuration", "namespace"]),
+    ) {
+        Ok(Some(Value::String(namespace))) if namespace.contains("{{") => {
+            JobNamespace::Unknown(namespace)
+        }
+        Ok(Some(Value::String(namespace))) => JobNamespace::Fixed(namespace),
+        Ok(None) => JobNamespace::Fixed("default".to_owned()),
+        Ok(Some(other)) => JobNamespace::Unknown(other.to_string()),
+        Err(text) => JobNamespace::Unknown(text),
+    }
+}
+
+/// Whether the pool sends its jobs to a cluster that it names itself.
+#[must_use]
+pub fn other_cluster(template: &RawValue) -> bool {
+    !matches!(
+        filled(
+            template,
+            value(template, &["job_configuration", "cluster_config"])
+        ),
+        Ok(None)
+    )
+}
+
+/// Names in an `env`, which is a map, or a list of `{name, …}`.
+fn names(env: Option<Value>) -> Vec<String> {
+    match env {
+        Some(Value::Object(map)) => map.into_iter().map(|(name, _)| name).collect(),
+        Some(Value::Array(list)) => list
+            .iter()
+            .filter_map(|entry| Some(entry.get("name")?.as_str()?.to_owned()))
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// All that may override keys of a Secret, read once for any number of Secrets.
+pub struct Environment {
+    names: BTreeSet<String>,
+    sources: Vec<Source>,
+}
+
+impl Environment {
+    /// Reads the pool's own `env` and the `envFrom` sources.
+    #[must_use]
+    pub fn of(template: &RawValue) -> Self {
+        let containers = [
+            "job_configuration",
+            "job_manifest",
+            "spec",
+            "template",
+            "spec",
+            "containers",
+        ];
+        let container = value(template, &containers)
+            .and_then(|containers| containers.get(0)?.get("env").cloned());
+        let configuration = value(template, &["job_configuration", "env"]);
+        Self {
+            names: [configuration, container]
+                .into_iter()
+                .filter_map(|env| filled(template, env).ok())
+                .flat_map(names)
+                .collect(),
+            sources: sources_of(template),
+        }
+    }
+
+    /// Which of the Secret's keys the pool's own `env` overrides, and which later `envFrom` sources may.
+    #[must_use]
+    pub fn shadows(&self, keys: &BTreeSet<String>, secret: &str) -> Shadows {
+        let after = self
+            .sources
+            .iter()
+            .rposition(|source| source.secret.as_deref() == Some(secret))
+            .map_or(self.sources.len(), |at| at + 1);
+        Shadows {
+            keys: keys.intersection(&self.names).cloned().collect(),
+            later: self.sources[after..]
+                .iter()
+                .map(|source| source.label.clone())
+                .collect(),
+        }
+    }
+}
+
+/// Which of the Secret's keys the pool's own `env` overrides, and which later `envFrom` sources may.
+#[must_use]
+pub fn shadowed(template: &RawValue, keys: &BTreeSet<String>, secret: &str) -> Shadows {
+    Environment::of(template).shadows(keys, secret)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,90 @@
+//! Pools whose template a `PrefectWorkPool` (prefect.io/v1) owns.
+//!
+//! In: the known objects. Out: the one that owns a pool of a server, and the sentence for whoever keeps it. It never watches or writes anything.
+
+use std::fmt;
+
+use serde_json::value::RawValue;
+use url::Url;
+
+use super::manual_patch::operation;
+use super::template::Entry;
+use crate::prefect::connection::same_api;
+
+/// A `PrefectWorkPool`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManagedPool {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Name of the work pool that it keeps.
+    pub pool: String,
+    /// The server that it speaks to.
+    pub api_url: Url,
+}
+
+impl fmt::Display for ManagedPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PrefectWorkPool {}/{}", self.namespace, self.name)
+    }
+}
+
+/// The object that owns this pool of this server.
+#[must_use]
+pub fn owner<'a>(managed: &'a [ManagedPool], api_url: &Url, pool: &str) -> Option<&'a ManagedPool> {
+    managed
+        .iter()
+        .find(|object| object.pool == pool && same_api(&object.api_url, api_url))
+}
+
+/// What to do about a pool that is owned.
+#[must_use]
+pub fn message(owner: &ManagedPool, pool: &str, entry: &Entry, template: &RawValue) -> String {
+    format!(
+        "work pool {pool} is kept by {owner}: add this to its spec.baseJobTemplate.patches: {}",
+        operation(entry, Some(template))
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(text: &str) -> Url {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_owner_is_found_by_pool_and_server() {
+        let managed = [ManagedPool {
+            namespace: "prefect".to_owned(),
+            name: "object".to_owned(),
+            pool: "k8s".to_owned(),
+            api_url: url("http://prefect-server.prefect.svc:4200/api"),
+        }];
+        let full = url("http://prefect-server.prefect.svc.cluster.local:4200/api/");
+        assert!(owner(&managed, &full, "k8s").is_some());
+        assert!(owner(&managed, &full, "other").is_none());
+        assert!(owner(&managed, &url("http://other.prefect.svc:4200/api"), "k8s").is_none());
+    }
+
+    #[test]
+    fn the_message_names_the_object_and_gives_the_patch() {
+        let owner = ManagedPool {
+            namespace: "p".to_owned(),
+            name: "o".to_owned(),
+            pool: "k8s".to_owned(),
+            api_url: url("http://x/api"),
+        };
+        let entry = Entry {
+            secret: "s".to_owned(),
+            optional: true,
+        };
+        let text = message(&owner, "k8s", &entry, &RawValue::NULL.to_owned());
+        assert!(
+            text.contains("PrefectWorkPool p/o") && text.contains("\"op\":\"add\""),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,448 @@
+//! The event socket of one Prefect server: being told of changes instead of asking.
+//!
+//! In: a [`Connection`] and [`Limits`]. Out: a stream of what has changed ([`Told`]), whose first error is its end. The HTTP client opens the
+//! connection and hands it over once it is upgraded, so that TLS, certificate authorities, proxy, refused addresses, headers and credentials are those
+//! of every other request, and no redirect is followed.
+//!
+//! It opens no second socket by itself, reads no block, and neither keeps nor shows a message. What it says is a hint: an event comes before the change
+//! is committed, so read, and read again shortly after; and what happened before the socket was open is not told, so read everything once it is.
+
+use std::time::Duration;
+
+use futures::{
+    SinkExt, StreamExt,
+    stream::{self, BoxStream},
+};
+use jiff::Timestamp;
+use reqwest::{
+    Response, StatusCode, Upgraded,
+    header::{self, HeaderMap, HeaderName, HeaderValue},
+};
+use secrecy::ExposeSecret;
+use serde_json::json;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        self, Bytes, Message,
+        error::ProtocolError,
+        handshake::{client::generate_key, derive_accept_key},
+        protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode},
+    },
+};
+
+use super::{
+    client::{headers, retry_after},
+    connection::{Auth, Connection},
+    event::{self, Told},
+};
+use crate::outbound::{ClientError, TransportError, stream_client};
+
+/// Read at once, and kept for each socket.
+const READ_BUFFER: usize = 16 << 10;
+/// Far above what is ever written: credentials, filter, pings.
+const WRITE_BUFFER: usize = 256 << 10;
+/// The subprotocol in which credentials are a message.
+const SUBPROTOCOL: &str = "prefect";
+
+/// How long and how much.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// From connecting until the events are asked for, and for each ping.
+    pub open: Duration,
+    /// Without a frame for this long, the server is pinged.
+    pub idle: Duration,
+    /// Without a frame for this long, the socket is lost.
+    pub silence: Duration,
+    /// The longest that one socket is used. Less than a year, after which the server would say nothing more.
+    pub lasts: Duration,
+    /// The largest message, in bytes. That of a work pool holds its template twice.
+    pub message: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            open: Duration::from_secs(15),
+            idle: Duration::from_secs(30),
+            silence: Duration::from_mins(1),
+            lasts: Duration::from_hours(30 * 24),
+            message: 9 << 20,
+        }
+    }
+}
+
+/// Why there is no socket, or no longer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SocketError {
+    /// No HTTP client can be made.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The server has none, or not for these credentials: asking again soon is of no use.
+    #[error(
+        "the Prefect server {host} refuses its event socket ({why}); blocks and pools are polled"
+    )]
+    Refused {
+        /// The server.
+        host: String,
+        /// What it said.
+        why: Refusal,
+    },
+    /// It could not be opened now, or it broke.
+    #[error(
+        "the event socket of the Prefect server {host} is lost ({why}); blocks and pools are polled until it is back"
+    )]
+    Lost {
+        /// The server.
+        host: String,
+        /// What happened.
+        why: Loss,
+    },
+}
+
+impl SocketError {
+    /// How long the server wants to be left alone, if it said so.
+    #[must_use]
+    pub const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Lost {
+                why: Loss::Status { retry_after, .. },
+                ..
+            } => *retry_after,
+            _ => None,
+        }
+    }
+}
+
+/// In which way a server refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// With a status: 404 is an old server or a wrong URL, 403 a proxy or missing permissions.
+    #[error("it answered {0}")]
+    Status(u16),
+    /// Credentials do not follow a redirect.
+    #[error("it redirects ({0}), and credentials do not follow")]
+    Redirect(u16),
+    /// It agreed to something else than this socket.
+    #[error("what answers there speaks no WebSocket of Prefect's")]
+    Handshake,
+    /// It says something else than that the credentials are accepted.
+    #[error("it did not accept the credentials")]
+    Authentication,
+    /// It closed with a code that means the same next time: 1008 is about credentials, 1002 about the filter.
+    #[error("it closed the socket with {0}{hint}", hint = close_hint(*.0))]
+    Closed(u16),
+}
+
+/// In which way a socket is lost.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Loss {
+    /// It could not be opened.
+    #[error("it {0}")]
+    Transport(TransportError),
+    /// 429 or a fault.
+    #[error("it answered {status}")]
+    Status {
+        /// The status.
+        status: u16,
+        /// How long it wants to be left alone.
+        retry_after: Option<Duration>,
+    },
+    /// The server closed it.
+    #[error("it was closed")]
+    Closed,
+    /// The connection ended.
+    #[error("the connection broke off")]
+    Broken,
+    /// Nothing came, not even the answer to a ping.
+    #[error("nothing came for {} s", .0.as_secs_f64())]
+    Silent(Duration),
+    /// A message is larger than what is read.
+    #[error("a message has more than {0} bytes")]
+    TooLarge(usize),
+    /// What came is no message.
+    #[error("what came cannot be decoded")]
+    Undecodable,
+    /// It has been used for long enough.
+    #[error("it is opened anew after {} h", .0.as_secs() / 3600)]
+    Old(Duration),
+}
+
+fn close_hint(code: u16) -> &'static str {
+    if code == u16::from(CloseCode::Policy) {
+        ": it does not accept the credentials"
+    } else {
+        ""
+    }
+}
+
+/// Opens the socket. Once this returns, the events have been asked for; the server does not say when it has understood.
+///
+/// # Errors
+/// [`SocketError`]; so does the stream, with which it ends.
+pub async fn events(
+    connection: &Connection,
+    limits: Limits,
+) -> Result<BoxStream<'static, Result<Told, SocketError>>, SocketError> {
+    let host = connection.host();
+    let opened = timeout(limits.open, open(connection, limits)).await;
+    let late = |_| SocketError::Lost {
+        host: host.clone(),
+        why: Loss::Transport(TransportError::Timeout(limits.open)),
+    };
+    let socket = opened.map_err(late)??;
+    let told = stream::unfold(Some(socket), async |socket| {
+        let mut socket = socket?;
+        Some(match socket.told().await {
+            Ok(told) => (Ok(told), Some(socket)),
+            Err(error) => (Err(error), None),
+        })
+    });
+    Ok(told.boxed())
+}
+
+async fn open(connection: &Connection, limits: Limits) -> Result<Socket, SocketError> {
+    let host = connection.host();
+    let ca = connection.ca.as_ref().map(String::as_bytes);
+    let http = stream_client(limits.open, ca)?;
+    let lost = |error: &reqwest::Error| SocketError::Lost {
+        host: host.clone(),
+        why: Loss::Transport(TransportError::new(error, limits.open)),
+    };
+    let key = generate_key();
+    let mut url = connection.api_url.clone();
+    if let Ok(mut path) = url.path_segments_mut() {
+        path.pop_if_empty().extend(["events", "out"]);
+    }
+    let response = http
+        .get(url)
+        .headers(upgrade_headers(connection, &key))
+        .send()
+        .await
+        .map_err(|error| lost(&error))?;
+    agreed(&host, &key, &response)?;
+    let upgraded = response.upgrade().await.map_err(|error| lost(&error))?;
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(0)
+        .max_write_buffer_size(WRITE_BUFFER)
+        .max_message_size(Some(limits.message))
+        .max_frame_size(Some(limits.message));
+    let frames = WebSocketStream::from_raw_socket(upgraded, Role::Client, Some(config)).await;
+    let now = Instant::now();
+    let mut socket = Socket {
+        host,
+        frames,
+        limits,
+        heard: now,
+        pinged: false,
+        opened: now,
+    };
+    socket.ask(&connection.auth).await?;
+    Ok(socket)
+}
+
+/// What every request carries, and what asks for the upgrade.
+fn upgrade_headers(connection: &Connection, key: &str) -> HeaderMap {
+    let mut headers = headers(connection);
+    for (name, value) in [
+        (header::CONNECTION, "Upgrade"),
+        (header::UPGRADE, "websocket"),
+        (header::SEC_WEBSOCKET_VERSION, "13"),
+        (header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    if let Ok(key) = HeaderValue::from_str(key) {
+        headers.insert(header::SEC_WEBSOCKET_KEY, key);
+    }
+    // No extension is wanted, so that a message is as large as what was sent.
+    headers.remove(header::SEC_WEBSOCKET_EXTENSIONS);
+    headers
+}
+
+/// Whether the answer is the upgrade that was asked for.
+fn agreed(host: &str, key: &str, response: &Response) -> Result<(), SocketError> {
+    let host = host.to_owned();
+    let status = response.status();
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        let is = |name: HeaderName, expected: &str| {
+            let value = response.headers().get(name);
+            value.map(|value| value.as_bytes().eq_ignore_ascii_case(expected.as_bytes()))
+        };
+        let accept = derive_accept_key(key.as_bytes());
+        let accepted = response
+            .headers()
+            .get(header::SEC_WEBSOCKET_ACCEPT)
+            .is_some_and(|value| value == accept.as_str());
+        if accepted
+            && is(header::UPGRADE, "websocket") == Some(true)
+            && is(header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL) != Some(false)
+            && is(header::SEC_WEBSOCKET_EXTENSIONS, "").is_none()
+        {
+            return Ok(());
+        }
+        let why = Refusal::Handshake;
+        return Err(SocketError::Refused { host, why });
+    }
+    let code = status.as_u16();
+    Err(match code {
+        // 501 and 505 are what something says that knows no WebSocket; every other fault may pass.
+        429 | 500 | 502..=504 | 506.. => SocketError::Lost {
+            host,
+            why: Loss::Status {
+                status: code,
+                retry_after: retry_after(response.headers(), Timestamp::now()),
+            },
+        },
+        300..=399 => SocketError::Refused {
+            host,
+            why: Refusal::Redirect(code),
+        },
+        _ => SocketError::Refused {
+            host,
+            why: Refusal::Status(code),
+        },
+    })
+}
+
+/// An open socket.
+struct Socket {
+    host: String,
+    frames: WebSocketStream<Upgraded>,
+    limits: Limits,
+    /// When the last frame came.
+    heard: Instant,
+    /// Whether a ping has been sent since.
+    pinged: bool,
+    opened: Instant,
+}
+
+impl Socket {
+    /// Says who asks, and which events are wanted.
+    async fn ask(&mut self, auth: &Auth) -> Result<(), SocketError> {
+        let token = match auth {
+            Auth::None => None,
+            // Not encoded, unlike in a header.
+            Auth::Bearer(token) | Auth::Basic(token) => Some(token.expose_secret()),
+        };
+        let auth = json!({"type": "auth", "token": token}).to_string();
+        self.send(Message::text(auth)).await?;
+        if !event::is_auth_success(&self.message().await?) {
+            return Err(self.refused(Refusal::Authentication));
+        }
+        self.send(Message::text(event::filter(Timestamp::now())))
+            .await
+    }
+
+    /// The next thing told.
+    async fn told(&mut self) -> Result<Told, SocketError> {
+        loop {
+            let message = match self.frame().await? {
+                Message::Text(text) => Bytes::from(text),
+                Message::Binary(bytes) => bytes,
+                Message::Pong(_) => return Ok(Told::Alive),
+                Message::Close(frame) => return Err(self.closed(frame)),
+                // A ping is answered by the library.
+                Message::Ping(_) | Message::Frame(_) => continue,
+            };
+            let told = event::told(&message).map_err(|_| self.lost(Loss::Undecodable))?;
+            if let Some(told) = told {
+                return Ok(told);
+            }
+        }
+    }
+
+    /// The next message, whatever it says.
+    async fn message(&mut self) -> Result<Bytes, SocketError> {
+        loop {
+            match self.frame().await? {
+                Message::Text(text) => return Ok(text.into()),
+                Message::Binary(bytes) => return Ok(bytes),
+                Message::Close(frame) => return Err(self.closed(frame)),
+                Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
+            }
+        }
+    }
+
+    /// The next frame. While none comes, the server is pinged once; then the socket is lost.
+    async fn frame(&mut self) -> Result<Message, SocketError> {
+        let Limits {
+            idle,
+            silence,
+            lasts,
+            ..
+        } = self.limits;
+        loop {
+            if self.opened.elapsed() >= lasts {
+                return Err(self.lost(Loss::Old(lasts)));
+            }
+            let patience = if self.pinged {
+                silence
+            } else {
+                idle.min(silence)
+            };
+            let wake = (self.heard + patience).min(self.opened + lasts);
+            match timeout_at(wake, self.frames.next()).await {
+                Ok(Some(Ok(frame))) => {
+                    self.heard = Instant::now();
+                    self.pinged = false;
+                    return Ok(frame);
+                }
+                Ok(Some(Err(error))) => return Err(self.broken(&error)),
+                Ok(None) => return Err(self.lost(Loss::Closed)),
+                Err(_) if self.heard.elapsed() >= silence => {
+                    return Err(self.lost(Loss::Silent(silence)));
+                }
+                Err(_) if !self.pinged => {
+                    self.send(Message::Ping(Bytes::new())).await?;
+                    self.pinged = true;
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    async fn send(&mut self, message: Message) -> Result<(), SocketError> {
+        match timeout(self.limits.open, self.frames.send(message)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(self.broken(&error)),
+            Err(_) => Err(self.lost(Loss::Broken)),
+        }
+    }
+
+    fn closed(&self, frame: Option<CloseFrame>) -> SocketError {
+        match frame.map(|frame| frame.code) {
+            Some(code @ (CloseCode::Protocol | CloseCode::Unsupported | CloseCode::Policy)) => {
+                self.refused(Refusal::Closed(code.into()))
+            }
+            _ => self.lost(Loss::Closed),
+        }
+    }
+
+    /// The library's error says what came; only its kind is kept.
+    fn broken(&self, error: &tungstenite::Error) -> SocketError {
+        use tungstenite::Error as E;
+        self.lost(match error {
+            E::ConnectionClosed | E::AlreadyClosed => Loss::Closed,
+            E::Capacity(_) => Loss::TooLarge(self.limits.message),
+            E::Io(_)
+            | E::WriteBufferFull(_)
+            | E::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Loss::Broken,
+            _ => Loss::Undecodable,
+        })
+    }
+
+    fn refused(&self, why: Refusal) -> SocketError {
+        let host = self.host.clone();
+        SocketError::Refused { host, why }
+    }
+
+    fn lost(&self, why: Loss) -> SocketError {
+        let host = self.host.clone();
+        SocketError::Lost { host, why }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,295 @@
+//! What the leader does: it watches, reads and writes.
+//!
+//! In: settings, clients, and the key of the content hashes, which is had once the lease is (if there is one). Out: the tasks of the controllers,
+//! and the sources, so that hooks can wake them. Nothing of this runs on a replica that does not lead.
+
+use std::{sync::Arc, time::Duration};
+
+use kube::{Client, runtime::reflector::Store};
+use tokio::sync::{Semaphore, mpsc, watch as signal};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    server::{Readiness, Refreshed},
+    tasks::Tasks,
+    upstreams::{self, Limits, Upstreams},
+};
+use crate::{
+    controller::{
+        self,
+        binding_state::Memory,
+        context::{Configs, Context, Settings},
+        key_refs::References,
+        object_cache::Objects,
+        prefect_work_pools,
+        stored_binding::Kept,
+        watches::{self, Heard},
+        work_queue::{BindingRef, Queue, Scope, Wakes},
+    },
+    metrics::Metrics,
+    outbound::{AllowedHosts, ClientError},
+    prefect::{Clients, Connections},
+    report::Report,
+    secret::{HashKey, Secrets},
+};
+
+/// How often clients and connections that nobody uses any more are let go.
+const TIDY: Duration = Duration::from_mins(5);
+
+/// Bindings that the controller of a scope is handed before it begins with them, for each reconcile that may run.
+const HANDED: usize = 2;
+
+/// What leading takes.
+pub struct Lead {
+    /// The API server.
+    pub client: Client,
+    /// Requests about Secrets.
+    pub secrets: Secrets,
+    /// Waits and limits.
+    pub settings: Settings,
+    /// Namespaces whose bindings are served; none means all.
+    pub watch_namespaces: Vec<String>,
+    /// Further namespaces with `PrefectWorkPool`s.
+    pub prefect_namespaces: Vec<String>,
+    /// Namespace of the operator itself.
+    pub operator_namespace: String,
+    /// Bindings reconciled at the same time.
+    pub concurrency: u16,
+    /// Hosts that bindings may name as Prefect servers.
+    pub prefect_hosts: AllowedHosts,
+    /// Hosts that bindings may name as Doppler's API.
+    pub doppler_hosts: AllowedHosts,
+    /// What the flags say of upstreams.
+    pub limits: Limits,
+    /// Everything that is counted.
+    pub metrics: Arc<Metrics>,
+    /// Set once everything that is there has been seen.
+    pub readiness: Readiness,
+    /// Told how gauges are brought up to date.
+    pub refreshed: Refreshed,
+}
+
+impl Lead {
+    /// Spawns the tasks. Gives the configs that are read, to be woken from outside.
+    ///
+    /// # Errors
+    /// If no HTTP client can be made.
+    pub fn start(self, hash_key: HashKey, tasks: &mut Tasks) -> Result<Configs, ClientError> {
+        let Self {
+            client,
+            secrets,
+            settings,
+            watch_namespaces,
+            prefect_namespaces,
+            operator_namespace,
+            concurrency,
+            prefect_hosts,
+            doppler_hosts,
+            limits,
+            metrics,
+            readiness,
+            refreshed,
+        } = self;
+        let shutdown = tasks.shutdown();
+        let scopes = Scope::of(&watch_namespaces);
+        let wakes = Wakes::new(&scopes, HANDED * usize::from(concurrency));
+        let wake: Arc<dyn Fn(&BindingRef) + Send + Sync> = {
+            let wakes = wakes.clone();
+            Arc::new(move |who: &BindingRef| wakes.wake(who))
+        };
+        let objects = {
+            let wake = Arc::clone(&wake);
+            Arc::new(Objects::new(Box::new(move |who| wake(who))))
+        };
+        let Upstreams {
+            clients,
+            blocks,
+            configs,
+            pools,
+            refresh,
+            deliver,
+        } = upstreams::upstreams(&limits, &metrics, &wake, &shutdown)?;
+        let (queues, gauge) = (wakes.clone(), metrics.reconciles_waiting.clone());
+        refreshed.set(Box::new(move || {
+            refresh();
+            gauge.set(i64::try_from(queues.waiting()).unwrap_or(i64::MAX));
+        }));
+        tasks.spawn("deliver", deliver);
+        let (report, events) = Report::new(client.clone(), Arc::clone(&metrics), shutdown.clone());
+        tasks.spawn("events", events);
+        let connections = Arc::new(Connections::default());
+        let tidied = tidy(clients, Arc::clone(&connections), shutdown.clone());
+        tasks.spawn("tidy", tidied);
+
+        let memory = Arc::new(Memory::default());
+        let (gone, mut hear_gone) = mpsc::unbounded_channel();
+        let watched: Vec<_> = scopes
+            .iter()
+            .map(|scope| {
+                let (gone, memory) = (gone.clone(), Arc::clone(&memory));
+                let wakes = wakes.clone();
+                let tell = move |heard: Heard<'_>| match heard {
+                    Heard::Seen(binding) => memory.seen(binding),
+                    Heard::Changed(who) => wakes.wake(&memory.name_of(who)),
+                    Heard::Gone(who) => drop(gone.send(Some(who))),
+                    Heard::Listed => drop(gone.send(None)),
+                };
+                watches::bindings(client.clone(), scope, tell, shutdown.clone())
+            })
+            .collect();
+        let context = Arc::new(Context {
+            references: References::new(client.clone(), settings.kubernetes_timeout),
+            client: client.clone(),
+            settings,
+            prefect_hosts,
+            doppler_hosts,
+            connections,
+            blocks,
+            configs: configs.clone(),
+            pools: pools.clone(),
+            objects: Arc::clone(&objects),
+            secrets,
+            hash_key,
+            memory: Arc::clone(&memory),
+            report,
+            metrics,
+            wakes: wakes.clone(),
+            reconciles: Semaphore::new(concurrency.into()),
+            operator_namespace,
+            bindings: watched.iter().map(|(store, _)| store.clone()).collect(),
+        });
+        let forgetting = Arc::clone(&context);
+        let end = shutdown.clone();
+        tasks.spawn("forget", async move {
+            loop {
+                tokio::select! {
+                    () = end.cancelled() => return,
+                    who = hear_gone.recv() => match who {
+                        Some(Some(who)) => forgetting.forget(&who),
+                        Some(None) => forgetting.forget_absent(),
+                        None => return,
+                    },
+                }
+            }
+        });
+        let mut ready = Vec::new();
+        for (scope, (store, following)) in scopes.into_iter().zip(watched) {
+            let Some(queue) = wakes.of(&scope) else {
+                continue;
+            };
+            let (bindings_seen, hears) = signal::channel(false);
+            ready.push(hears);
+            let scope_task = ScopeTask {
+                scope,
+                store,
+                queue,
+                client: client.clone(),
+                objects: Arc::clone(&objects),
+                context: Arc::clone(&context),
+                concurrency,
+            };
+            tasks.spawn(
+                "controller",
+                scope_task.run(following, bindings_seen, shutdown.clone()),
+            );
+        }
+        let scopes = prefect_work_pools::scopes(&watch_namespaces, &prefect_namespaces);
+        tasks.spawn(
+            "managed pools",
+            prefect_work_pools::follow(client, scopes, pools, shutdown.clone()),
+        );
+        tasks.spawn("ready", become_ready(ready, readiness, shutdown));
+        Ok(configs)
+    }
+}
+
+async fn tidy(clients: Arc<Clients>, connections: Arc<Connections>, shutdown: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(TIDY) => {
+                clients.forget_unused();
+                connections.forget_unused();
+            }
+        }
+    }
+}
+
+async fn become_ready(
+    scopes: Vec<signal::Receiver<bool>>,
+    readiness: Readiness,
+    shutdown: CancellationToken,
+) {
+    for mut scope in scopes {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            _ = scope.wait_for(|seen| *seen) => {}
+        }
+    }
+    readiness.set();
+    shutdown.cancelled().await;
+}
+
+/// One scope: first what is there, then the reconciles.
+struct ScopeTask {
+    scope: Scope,
+    store: Store<Kept>,
+    queue: Arc<Queue>,
+    client: Client,
+    objects: Arc<Objects>,
+    context: Arc<Context>,
+    concurrency: u16,
+}
+
+impl ScopeTask {
+    async fn run(
+        self,
+        following: impl Future<Output = ()> + Send + 'static,
+        seen: signal::Sender<bool>,
+        shutdown: CancellationToken,
+    ) {
+        let Self {
+            scope,
+            store,
+            queue,
+            client,
+            objects,
+            context,
+            concurrency,
+        } = self;
+        let (secrets_seen, mut secrets) = signal::channel(false);
+        let (maps_seen, mut maps) = signal::channel(false);
+        let watches = async {
+            tokio::join!(
+                following,
+                watches::secrets(
+                    client.clone(),
+                    scope.clone(),
+                    Arc::clone(&objects),
+                    secrets_seen,
+                    shutdown.clone()
+                ),
+                watches::config_maps(client, scope, objects, maps_seen, shutdown.clone()),
+            );
+        };
+        let reconciles = async {
+            // Secrets that are ours are kept by their label: a reconcile that ran before they were seen would try to create them.
+            let listed = async {
+                let _ = secrets.wait_for(|seen| *seen).await;
+                let _ = maps.wait_for(|seen| *seen).await;
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = listed => {}
+            }
+            let ready = async {
+                let _ = store.wait_until_ready().await;
+                seen.send_replace(true);
+            };
+            let reconciles =
+                controller::run(context, store.clone(), queue, concurrency, shutdown.clone());
+            tokio::join!(ready, reconciles);
+        };
+        tokio::join!(watches, reconciles);
+    }
+}

@@ -1,0 +1,270 @@
+//! The upstreams: clients, what keeps them from being asked too much, what tells of changes, and the sources that read.
+//!
+//! In: limits, and who is woken. Out: [`Upstreams`], and the task that delivers what links tell to the sources that it concerns. Each read is counted
+//! by its outcome.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::future::BoxFuture;
+use tokio::{sync::mpsc, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    dispatch::{Word, deliver},
+    feeds,
+};
+use crate::{
+    controller::{
+        context::{BlockKey, Blocks, Configs},
+        work_queue::BindingRef,
+    },
+    doppler::{self, Coordinates, Download, Snapshot},
+    inject::Pools,
+    limiter::Gate,
+    metrics::{LinkLabels, Metrics, ReadLabels, SourceLabels},
+    outbound::ClientError,
+    poller::{Answer, Fault, Hold, Read, Sources, Wake},
+    prefect::{BlockDocument, Clients, Connection},
+};
+
+/// Requests to one Prefect server that may be in flight.
+const TO_PREFECT: usize = 8;
+/// Requests to one host of Doppler that may be in flight.
+const TO_DOPPLER: usize = 32;
+/// What the flags say of upstreams.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Time limit of a request to Prefect.
+    pub prefect_timeout: Duration,
+    /// Time limit of a request to Doppler.
+    pub doppler_timeout: Duration,
+    /// Requests a minute for each account of Prefect Cloud.
+    pub prefect_account_budget: u32,
+    /// Watch streams.
+    pub max_streams: u16,
+    /// Poll interval at least, while changes are pushed.
+    pub pushed_refresh_interval: Duration,
+}
+
+/// Everything that reads.
+pub struct Upstreams {
+    /// Clients of Prefect servers.
+    pub clients: Arc<Clients>,
+    /// Blocks that are read.
+    pub blocks: Blocks,
+    /// Configs that are read.
+    pub configs: Configs,
+    /// Pools that are looked at.
+    pub pools: Pools,
+    /// Brings gauges up to date.
+    pub refresh: Box<dyn Fn() + Send + Sync>,
+    /// Delivers what is told, until the shutdown.
+    pub deliver: BoxFuture<'static, ()>,
+}
+
+/// Builds everything that reads.
+///
+/// # Errors
+/// If no HTTP client can be made.
+pub fn upstreams(
+    limits: &Limits,
+    metrics: &Arc<Metrics>,
+    wake: &Wake<BindingRef>,
+    shutdown: &CancellationToken,
+) -> Result<Upstreams, ClientError> {
+    let (words, heard) = mpsc::unbounded_channel();
+    // A closed channel means that the process is ending.
+    let say = move |word| drop(words.send(word));
+    let back = say.clone();
+    let prefect = Gate::new(
+        TO_PREFECT,
+        Some(limits.prefect_account_budget),
+        Box::new(move |name| back(Word::PrefectIsBack(name.to_owned()))),
+        shutdown.clone(),
+    );
+    let back = say.clone();
+    let doppler = Gate::new(
+        TO_DOPPLER,
+        None,
+        Box::new(move |name| back(Word::DopplerIsBack(name.to_owned()))),
+        shutdown.clone(),
+    );
+    let told = Box::new(move |connection: &Arc<Connection>, told| {
+        say(Word::Told(Arc::clone(connection), told, Instant::now()));
+    });
+    let sockets = feeds::sockets(limits, metrics, told, shutdown);
+    let streams = feeds::streams(limits, metrics, shutdown)?;
+    let clients = Arc::new(Clients::new(limits.prefect_timeout, prefect.clone()));
+    let of_blocks = sockets.clone();
+    let blocks = blocks(
+        Arc::clone(&clients),
+        Arc::clone(metrics),
+        Some(Box::new(move |key, poke| {
+            of_blocks.hold(&key.connection, poke)
+        })),
+        limits.pushed_refresh_interval,
+        Arc::clone(wake),
+        shutdown.clone(),
+    );
+    let client = doppler::Client::new(limits.doppler_timeout, doppler.clone())?;
+    let configs = configs(
+        Arc::new(client),
+        Arc::clone(metrics),
+        Some(Box::new(move |key, poke| streams.hold(&key.stream(), poke))),
+        Arc::clone(wake),
+        shutdown.clone(),
+    );
+    let pools = Pools::new(
+        Arc::clone(&clients),
+        Some(Box::new(move |connection, poke| {
+            sockets.hold(connection, poke)
+        })),
+        limits.pushed_refresh_interval,
+        Arc::clone(wake),
+        Arc::clone(metrics),
+        shutdown.clone(),
+    );
+    let deliver = deliver(
+        heard,
+        blocks.clone(),
+        configs.clone(),
+        pools.clone(),
+        shutdown.clone(),
+    );
+    let refresh = refresh(
+        Arc::clone(metrics),
+        blocks.clone(),
+        configs.clone(),
+        pools.clone(),
+        (prefect, doppler),
+    );
+    Ok(Upstreams {
+        clients,
+        blocks,
+        configs,
+        pools,
+        refresh,
+        deliver: Box::pin(deliver),
+    })
+}
+
+fn refresh(
+    metrics: Arc<Metrics>,
+    blocks: Blocks,
+    configs: Configs,
+    pools: Pools,
+    gates: (
+        Gate<crate::prefect::PrefectError>,
+        Gate<doppler::DopplerError>,
+    ),
+) -> Box<dyn Fn() + Send + Sync> {
+    let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+    let seconds = |age: Duration| i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
+    Box::new(move || {
+        let now = Instant::now();
+        for (kind, number, oldest) in [
+            ("block", blocks.len(), blocks.oldest(now)),
+            ("config", configs.len(), configs.oldest(now)),
+            ("pool", pools.len(), pools.oldest()),
+        ] {
+            let labels = SourceLabels { kind };
+            metrics.sources.get_or_create(&labels).set(count(number));
+            let oldest_seconds = metrics.oldest_seconds.get_or_create(&labels);
+            oldest_seconds.set(seconds(oldest));
+        }
+        for (upstream, waiting) in [
+            ("prefect", gates.0.waiting()),
+            ("doppler", gates.1.waiting()),
+        ] {
+            let labels = LinkLabels { upstream };
+            metrics.waiting.get_or_create(&labels).set(count(waiting));
+        }
+    })
+}
+
+/// Blocks, read through `clients`; told of changes by what `hold` gives, and polled no more often than every `pushed_interval` while they are.
+#[must_use]
+pub fn blocks(
+    clients: Arc<Clients>,
+    metrics: Arc<Metrics>,
+    hold: Option<Hold<BlockKey>>,
+    pushed_interval: Duration,
+    wake: Wake<BindingRef>,
+    shutdown: CancellationToken,
+) -> Blocks {
+    let read: Read<BlockKey, BlockDocument> = Box::new(move |key: BlockKey, last, wish| {
+        let (clients, metrics) = (Arc::clone(&clients), Arc::clone(&metrics));
+        Box::pin(async move {
+            let document = match clients.get(&key.connection) {
+                Ok(client) => client.block(&key.type_slug, &key.name, &wish).await,
+                Err(error) => Err(error),
+            };
+            let answer = document
+                .map(|document| {
+                    if last.as_deref() == Some(&document) {
+                        Answer::Same
+                    } else {
+                        Answer::New(document)
+                    }
+                })
+                .map_err(|error| Fault {
+                    reason: error.reason(),
+                    message: error.to_string(),
+                    retry_after: error.retry_after(),
+                });
+            count(&metrics, "prefect", &answer);
+            answer
+        })
+    });
+    Sources::new(read, hold, pushed_interval, wake, shutdown)
+}
+
+/// Configs of Doppler, read through `client`; told of changes by what `hold` gives.
+#[must_use]
+pub fn configs(
+    client: Arc<doppler::Client>,
+    metrics: Arc<Metrics>,
+    hold: Option<Hold<Coordinates>>,
+    wake: Wake<BindingRef>,
+    shutdown: CancellationToken,
+) -> Configs {
+    let read: Read<Coordinates, Snapshot> =
+        Box::new(move |key: Coordinates, last: Option<Arc<Snapshot>>, wish| {
+            let (client, metrics) = (Arc::clone(&client), Arc::clone(&metrics));
+            Box::pin(async move {
+                let answer = client
+                    .download(&key, last.as_deref(), &wish)
+                    .await
+                    .map(|download| match download {
+                        Download::Unchanged => Answer::Same,
+                        // A new tag of the same content is taken in, so that the next read can be answered with 304.
+                        Download::New(snapshot)
+                            if snapshot.is_empty() && last.as_deref() == Some(&snapshot) =>
+                        {
+                            Answer::Same
+                        }
+                        Download::New(snapshot) => Answer::New(snapshot),
+                    })
+                    .map_err(|error| Fault {
+                        reason: error.reason(),
+                        message: error.to_string(),
+                        retry_after: error.retry_after(),
+                    });
+                count(&metrics, "doppler", &answer);
+                answer
+            })
+        });
+    Sources::new(read, hold, Duration::ZERO, wake, shutdown)
+}
+
+fn count<V>(metrics: &Metrics, upstream: &'static str, answer: &Result<Answer<V>, Fault>) {
+    let outcome = match answer {
+        Ok(Answer::Same) => "same",
+        Ok(Answer::New(_)) => "new",
+        Err(fault) => fault.reason.as_str(),
+    };
+    metrics
+        .reads
+        .get_or_create(&ReadLabels { upstream, outcome })
+        .inc();
+}
