@@ -31,7 +31,6 @@ use crate::{
     },
     crd::{DeletionPolicy, DopplerPrefectBinding, WorkPoolState},
     inject::template::{Edit, edit},
-    limiter::{Gate, Rank},
     outbound::{AllowedHosts, PatternError},
     prefect::{Clients, Connection, PrefectError},
     process::{
@@ -40,6 +39,7 @@ use crate::{
     },
     reason::Reason,
     secret::{Secrets, WriteError, owner_reference},
+    upstream::limiter::{Gate, Rank},
 };
 
 /// Time limit of a step at the API server.

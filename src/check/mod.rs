@@ -26,11 +26,11 @@ use crate::{
     crd::DopplerPrefectBinding,
     doppler,
     inject::{patch_text, template::Entry},
-    limiter::Gate,
     outbound::{AllowedHosts, ClientError, PatternError},
     prefect::{Clients, connection::api_url_of},
     process::run::{RunError, kubernetes},
     secret::{HashKey, Input, Secrets, desired, key_filter::Guard},
+    upstream::limiter::Gate,
 };
 use lines::Lines;
 

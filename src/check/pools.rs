@@ -19,9 +19,9 @@ use crate::{
         plan::{History, View, plan},
         pool_owner::{ManagedPool, owner},
     },
-    limiter::Rank,
     prefect::Connection,
     secret::Desired,
+    upstream::limiter::Rank,
 };
 
 /// Where the entries are.

@@ -12,9 +12,9 @@ use crate::{
     },
     crd::DopplerPrefectBinding,
     doppler::{Coordinates, Download},
-    limiter::Wish,
     prefect::{Connection, block::BlockFields},
     secret::{Desired, Input, desired},
+    upstream::limiter::Wish,
 };
 
 /// What was resolved.

@@ -16,12 +16,12 @@ use super::{
 use crate::{
     crd::{DopplerPrefectBinding, PrefectSpec},
     outbound::AllowedHosts,
-    poller::Fault,
     prefect::{
         Connection,
         connection::{Values, connection, references},
     },
     reason::Reason,
+    upstream::poller::Fault,
 };
 
 /// Doppler's API, unless a binding names another.

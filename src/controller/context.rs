@@ -21,10 +21,10 @@ use crate::{
     inject::Pools,
     metrics::Metrics,
     outbound::AllowedHosts,
-    poller::Sources,
     prefect::{BlockDocument, Connection, Connections},
     report::Report,
     secret::{HashKey, Secrets},
+    upstream::poller::Sources,
 };
 
 /// A block of a Prefect server, as it is read with these credentials.

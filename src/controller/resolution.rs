@@ -9,11 +9,11 @@ use tokio::time::Instant;
 
 use crate::{
     doppler::Snapshot,
-    poller::{Fault, Reading},
     prefect::Connection,
     reason::{Class, Reason},
     status::Step,
-    subscription::Push,
+    upstream::poller::{Fault, Reading},
+    upstream::subscription::Push,
 };
 
 /// The last good values of a binding.

@@ -18,9 +18,9 @@ use super::{
 use crate::{
     crd::DopplerPrefectBinding,
     doppler::Coordinates,
-    poller::Fault,
     prefect::block::{BlockError, BlockFields, Field},
     reason::Reason,
+    upstream::poller::Fault,
 };
 
 /// Wait before references that the API server did not give are read again.

@@ -18,8 +18,8 @@ use super::{
     snapshot,
 };
 use crate::{
-    limiter::{Gate, Said, Turn, Wish},
     outbound::{self, BodyError, ClientError, TransportError, read_bounded},
+    upstream::limiter::{Gate, Said, Turn, Wish},
 };
 
 /// Doppler holds 500 KiB a config; JSON escapes can make six bytes of one.

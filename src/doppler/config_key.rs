@@ -9,7 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use url::Url;
 
-use crate::{crd::NameTransformer, limiter::Lane};
+use crate::{crd::NameTransformer, upstream::limiter::Lane};
 
 /// Where a config is read, as what, and with which token. Two bindings with equal coordinates get the same answer, so they share one request.
 #[derive(Clone)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-use crate::{limiter::Shut, outbound::TransportError, reason::Reason};
+use crate::{outbound::TransportError, reason::Reason, upstream::limiter::Shut};
 
 /// Of a larger body Doppler's words are not read.
 pub(super) const LARGEST_ERROR_BODY: usize = 64 << 10;

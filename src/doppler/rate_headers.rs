@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp, fmt::rfc2822};
 use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 
-use crate::limiter::Rate;
+use crate::upstream::limiter::Rate;
 
 /// Doppler's windows last a minute.
 const LONGEST_WAIT: Duration = Duration::from_mins(5);

@@ -23,9 +23,9 @@ use super::{
     sse::{Decoder, LARGEST_FRAME, Malformed},
 };
 use crate::{
-    limiter::{Gate, Rank, Said, Shut, Wish},
     outbound::{self, ClientError, TransportError, read_bounded},
     reason::Reason,
+    upstream::limiter::{Gate, Rank, Said, Shut, Wish},
 };
 
 /// Wait after a 429 that does not say for how long.

@@ -19,10 +19,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::claim::{Claim, Finding};
 use super::pool_owner::{self, ManagedPool};
 use crate::crd::BindingRef;
-use crate::limiter::Poke;
 use crate::metrics::Metrics;
 use crate::prefect::{Clients, Connection};
-use crate::subscription::Held;
+use crate::upstream::limiter::Poke;
+use crate::upstream::subscription::Held;
 use registry::{Key, Table};
 
 /// A binding.

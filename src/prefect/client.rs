@@ -28,8 +28,8 @@ use super::{
     error::{PrefectError, Subject, detail, is_json, refusal},
 };
 use crate::{
-    limiter::{Gate, Lane, Rank, Said, Wish},
     outbound::{self, BodyError, TransportError, read_bounded},
+    upstream::limiter::{Gate, Lane, Rank, Said, Wish},
 };
 
 /// The API version whose shapes are read here.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{client::Client, connection::Connection, error::PrefectError};
-use crate::limiter::Gate;
+use crate::upstream::limiter::Gate;
 
 /// For how long a client is kept that nobody asks for.
 const KEPT_FOR: Duration = Duration::from_mins(10);

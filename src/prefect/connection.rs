@@ -19,9 +19,9 @@ use url::Url;
 
 use crate::{
     crd::{KeyRef, KeyRefSource, Kind, ServerSpec},
-    limiter::Lane,
     outbound::{AllowedHosts, HostRefused, in_cluster_url},
     reason::Reason,
+    upstream::limiter::Lane,
 };
 
 /// Prefect Cloud's API.

@@ -9,9 +9,9 @@ use reqwest::StatusCode;
 use serde::{Deserialize, de::IgnoredAny};
 
 use crate::{
-    limiter::Shut,
     outbound::{ClientError, TransportError},
     reason::Reason,
+    upstream::limiter::Shut,
 };
 
 /// What was asked for.

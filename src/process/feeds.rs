@@ -13,11 +13,11 @@ use tracing::debug;
 use super::upstreams::Limits;
 use crate::{
     doppler::{Coordinates, Frame, WatchError, Watcher},
-    limiter::Gate,
     metrics::Metrics,
     outbound::ClientError,
     prefect::{Connection, SocketError, Told, event_socket},
-    subscription::{self, Closed, Kind, Links, Open},
+    upstream::limiter::Gate,
+    upstream::subscription::{self, Closed, Kind, Links, Open},
 };
 
 /// Watch streams of one host that may be opening.

@@ -20,11 +20,11 @@ use crate::{
     },
     doppler::{self, Coordinates, Download, Snapshot},
     inject::Pools,
-    limiter::Gate,
     metrics::{LinkLabels, Metrics, ReadLabels, SourceLabels},
     outbound::ClientError,
-    poller::{Answer, Fault, Hold, Read, Sources, Wake},
     prefect::{BlockDocument, Clients, Connection},
+    upstream::limiter::Gate,
+    upstream::poller::{Answer, Fault, Hold, Read, Sources, Wake},
 };
 
 /// Requests to one Prefect server that may be in flight.

@@ -15,10 +15,10 @@ use crate::inject::claim::{Claim, Finding, Phase, Want};
 use crate::inject::plan::{History, Plan, View, plan};
 use crate::inject::pool_owner::ManagedPool;
 use crate::inject::template::{EntryState, entry_states};
-use crate::limiter::Rank;
 use crate::metrics::{Metrics, ReadLabels};
 use crate::prefect::{Client, Elsewhere, PrefectError, WorkPool};
 use crate::reason::Reason;
+use crate::upstream::limiter::Rank;
 
 /// How often one look writes.
 const ROUNDS: u32 = 2;

@@ -11,8 +11,8 @@ use super::{Who, failure};
 use crate::crd::InjectMode;
 use crate::inject::claim::{Claim, Finding, Want};
 use crate::inject::pool_owner::{self, ManagedPool};
-use crate::limiter::Poke;
 use crate::prefect::Connection;
+use crate::upstream::limiter::Poke;
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {

@@ -10,10 +10,10 @@ use super::*;
 use crate::crd::{InjectMode, WorkPoolState as State};
 use crate::inject::claim::{Phase, Want};
 use crate::inject::template::{EntryState, entry_state};
-use crate::limiter::Gate;
 use crate::outbound::install_crypto_provider;
 use crate::prefect::connection::Auth;
 use crate::reason::Reason;
+use crate::upstream::limiter::Gate;
 
 const TEMPLATE: &str = r#"{"job_configuration": {"namespace": "{{ namespace }}", "job_manifest": {"spec": {"template": {"spec": {"containers": [{"name": "prefect-job", "env": "{{ env }}"}]}}}}}, "variables": {"properties": {"namespace": {"default": "flows"}, "cpu": {"default": 1.50}}}}"#;
 const LONG: Duration = Duration::from_hours(1);

@@ -12,10 +12,10 @@ use super::reconcile::{Asked, Door, Failed, Found, Memory, Snapshot, done_for};
 use super::registry::{Key, Table};
 use super::{Shared, failure};
 use crate::inject::claim::{Finding, Phase};
-use crate::limiter::{Poke, Rank};
 use crate::prefect::PrefectError;
 use crate::reason::Reason;
-use crate::subscription::Push;
+use crate::upstream::limiter::{Poke, Rank};
+use crate::upstream::subscription::Push;
 
 /// How long the first look waits for the link that tells of changes, so that it need not be made again once that is up.
 const LINK_OPENS: Duration = Duration::from_secs(2);

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use doppler_prefect_operator::{
-    limiter::{Gate, Wish},
     prefect::{
         Client, Connection, SocketError, Told,
         connection::Auth,
         event_socket::{Limits, Loss, Refusal, events},
     },
+    upstream::limiter::{Gate, Wish},
 };
 use futures::{StreamExt, stream::BoxStream};
 use serde_json::json;

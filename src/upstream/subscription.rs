@@ -22,8 +22,8 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    limiter::Poke,
     metrics::{LinkLabels, Metrics, PushLabels},
+    upstream::limiter::Poke,
 };
 
 /// First wait before a lost link is opened again.

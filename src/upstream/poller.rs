@@ -18,9 +18,9 @@ use tokio::time::{Instant, timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    limiter::{Poke, Rank, Wish},
     reason::{Class, Reason},
-    subscription::{Held, Push},
+    upstream::limiter::{Poke, Rank, Wish},
+    upstream::subscription::{Held, Push},
 };
 
 /// First wait after a failed read.

@@ -1,0 +1,6 @@
+//! Machinery that both upstreams share.
+//! It knows neither Prefect nor Doppler.
+
+pub mod limiter;
+pub mod poller;
+pub mod subscription;
