@@ -31,7 +31,8 @@ pub enum Command {
     /// Say what would happen for the bindings in files, from your own kubeconfig. Writes nothing, and never prints a value.
     Check(Box<CheckArgs>),
     /// Take the operator's entries out of all work pools and drop its finalizers, before it is uninstalled.
-    Release(Box<ReleaseArgs>),
+    #[command(name = "release")]
+    Detach(Box<DetachArgs>),
 }
 
 /// Flags of the way to Prefect and Doppler.
@@ -68,19 +69,19 @@ pub struct UpstreamArgs {
 /// Flags of signed hooks.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Hooks")]
-pub struct HookArgs {
+pub struct WebhookArgs {
     /// Folder with the secrets that Doppler's webhooks are signed with, one a file, all valid at once. A file `PROJECT` or `PROJECT.anything` speaks
     /// for that Doppler project, `_all` or `_all.anything` for all. Default: none, and no hooks are taken.
-    #[arg(long, env = "HOOK_SECRETS", value_name = "DIR")]
-    pub hook_secrets: Option<PathBuf>,
+    #[arg(long = "hook-secrets", env = "HOOK_SECRETS", value_name = "DIR")]
+    pub webhook_secrets: Option<PathBuf>,
     /// Address of `POST /hooks/doppler`. Without `--hook-secrets` nothing listens there.
     #[arg(
-        long,
+        long = "hooks-address",
         env = "HOOKS_ADDRESS",
         default_value = "0.0.0.0:8082",
         value_name = "ADDRESS:PORT"
     )]
-    pub hooks_address: SocketAddr,
+    pub webhook_address: SocketAddr,
 }
 
 /// Flags of several replicas.
@@ -170,7 +171,7 @@ pub struct RunArgs {
     pub upstream: UpstreamArgs,
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub hooks: HookArgs,
+    pub webhook: WebhookArgs,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub election: ElectionArgs,
@@ -247,7 +248,7 @@ pub enum PatchForm {
 
 /// Flags of `release`.
 #[derive(Clone, Debug, Args)]
-pub struct ReleaseArgs {
+pub struct DetachArgs {
     /// Leave the Secrets, no longer owned by their bindings, so that pods that use them go on.
     #[arg(long)]
     pub keep_secrets: bool,
@@ -316,12 +317,12 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
-    fn the_command_line_is_consistent() {
+    fn command_line_is_consistent() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn defaults_are_those_of_the_manual() {
+    fn defaults_match_the_manual() {
         let cli = Cli::parse_from(["doppler-prefect-operator", "run"]);
         let Command::Run(args) = cli.command else {
             panic!("not run")
@@ -332,11 +333,11 @@ mod tests {
         assert_eq!(args.upstream.allowed_doppler_hosts, ["api.doppler.com"]);
         assert!(args.watch_namespaces.is_empty());
         assert!(!args.election.leader_election);
-        assert_eq!(args.hooks.hook_secrets, None);
+        assert_eq!(args.webhook.webhook_secrets, None);
     }
 
     #[test]
-    fn a_duration_says_what_to_write_instead() {
+    fn invalid_duration_says_what_to_write() {
         assert_eq!(interval("25h").unwrap_err(), "must be from 1s to 24h");
         assert_eq!(
             duration("soon").unwrap_err(),

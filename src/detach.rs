@@ -20,13 +20,13 @@ use serde_json::json;
 use tokio::time::{Instant, timeout};
 
 use crate::{
-    args::{ReleaseArgs, UpstreamArgs},
+    args::{DetachArgs, UpstreamArgs},
     controller::{
-        connect::connect,
-        finalizer::{self, NoteError, Noted},
-        key_refs::References,
-        object_cache::Objects,
-        watches::scoped,
+        connect::build_connection,
+        finalizer::{self, FinalizerError, InjectedEntry},
+        key_refs::KeyRefs,
+        object_cache::ObjectCache,
+        watches::scoped_api,
         work_queue::Scope,
     },
     crd::{DeletionPolicy, DopplerPrefectBinding, WorkPoolState},
@@ -34,28 +34,28 @@ use crate::{
     outbound::{AllowedHosts, PatternError},
     prefect::{Clients, Connection, PrefectError},
     process::{
-        leader_election::{Candidate, Held, LeaseLost, Leases},
+        leader_election::{LeaderElector, LeaderLease, LeaseClient, LeaseLost},
         run::{RunError, kubernetes},
     },
     reason::Reason,
-    secret::{Secrets, WriteError, owner_reference},
-    upstream::limiter::{Gate, Rank},
+    secret::{SecretClient, WriteError, owner_reference},
+    upstream::limiter::{Priority, RateLimiter},
 };
 
 /// Time limit of a step at the API server.
-const LIMIT: Duration = Duration::from_secs(20);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long to wait for the lease: longer than one lasts that nobody gave back.
-const LEASE_PATIENCE: Duration = Duration::from_secs(40);
+const LEASE_TIMEOUT: Duration = Duration::from_secs(40);
 /// Bindings in one page of a list.
-const PAGE: u32 = 500;
+const PAGE_SIZE: u32 = 500;
 /// Wait before something that failed is tried again.
-const AGAIN: Duration = Duration::from_secs(2);
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 /// How often a binding that keeps changing is tried.
-const TRIES: usize = 5;
+const MAX_ATTEMPTS: usize = 5;
 
 /// Nothing, or not everything, was released.
 #[derive(Debug, thiserror::Error)]
-pub enum ReleaseError {
+pub enum DetachError {
     /// An allowed host is none.
     #[error(transparent)]
     Hosts(#[from] PatternError),
@@ -69,7 +69,7 @@ pub enum ReleaseError {
     #[error(
         "{0} bindings still carry the finalizer; run it again, or remove doppler-prefect.dev/injected from their metadata.finalizers"
     )]
-    Held(usize),
+    FinalizersLeft(usize),
     /// An operator runs.
     #[error("an operator works again: scale its Deployment to zero and run it again")]
     Lease(#[from] LeaseLost),
@@ -78,12 +78,12 @@ pub enum ReleaseError {
     Output(#[from] io::Error),
 }
 
-struct Release {
+struct Detach {
     client: Client,
-    secrets: Secrets,
+    secrets: SecretClient,
     clients: Clients,
-    references: References,
-    objects: Objects,
+    references: KeyRefs,
+    objects: ObjectCache,
     hosts: AllowedHosts,
     keep_secrets: bool,
     deadline: Instant,
@@ -93,14 +93,14 @@ struct Release {
 ///
 /// # Errors
 /// If they cannot be listed, or one still carries the finalizer at the end.
-pub async fn release(args: ReleaseArgs) -> Result<(), ReleaseError> {
-    let ReleaseArgs {
+pub async fn detach(args: DetachArgs) -> Result<(), DetachError> {
+    let DetachArgs {
         keep_secrets,
         watch_namespaces,
         scale_down,
         operator_namespace,
         lease_name,
-        timeout: patience,
+        timeout: retry_limit,
         upstream,
     } = args;
     let UpstreamArgs {
@@ -111,117 +111,122 @@ pub async fn release(args: ReleaseArgs) -> Result<(), ReleaseError> {
     } = upstream;
     let hosts = AllowedHosts::parse("--allowed-prefect-host", &allowed_prefect_hosts)?;
     let client = kubernetes().await?;
-    let release = Release {
-        secrets: Secrets::new(client.clone(), LIMIT),
-        clients: Clients::new(prefect_timeout, Gate::small()),
-        references: References::new(client.clone(), LIMIT),
-        objects: Objects::new(Box::new(|_| {})),
+    let detach = Detach {
+        secrets: SecretClient::new(client.clone(), REQUEST_TIMEOUT),
+        clients: Clients::new(prefect_timeout, RateLimiter::small()),
+        references: KeyRefs::new(client.clone(), REQUEST_TIMEOUT),
+        objects: ObjectCache::new(Box::new(|_| {})),
         hosts,
         keep_secrets,
-        deadline: Instant::now() + patience,
+        deadline: Instant::now() + retry_limit,
         client,
     };
     if let Some(deployment) = scale_down {
-        release
-            .stop_the_operator(&operator_namespace, &deployment)
+        detach
+            .scale_down_operator(&operator_namespace, &deployment)
             .await?;
     }
     let lease = match lease_name {
-        Some(name) => release.lease(&operator_namespace, &name).await?,
+        Some(name) => detach.acquire_lease(&operator_namespace, &name).await?,
         None => None,
     };
-    let work = release.release(&watch_namespaces);
+    let work = detach.detach_all(&watch_namespaces);
     match lease {
         // It is not given back: a replica that has still not ended would take it.
-        Some(mut held) => Box::pin(held.while_held(work)).await?,
+        Some(mut lease) => Box::pin(lease.run_while_held(work)).await?,
         None => work.await,
     }
 }
 
-fn say(line: &str) -> io::Result<()> {
+fn print_line(line: &str) -> io::Result<()> {
     writeln!(io::stdout(), "{line}")
 }
 
-impl Release {
-    async fn release(&self, watch_namespaces: &[String]) -> Result<(), ReleaseError> {
+impl Detach {
+    async fn detach_all(&self, watch_namespaces: &[String]) -> Result<(), DetachError> {
         let mut bindings = Vec::new();
         for scope in Scope::of(watch_namespaces) {
             bindings.extend(self.list(&scope).await?);
         }
-        let dirty = self.clean_pools(&bindings).await?;
-        let mut held = 0;
+        let uncleaned = self.remove_all_entries(&bindings).await?;
+        let mut remaining = 0;
         for binding in &bindings {
-            if !self.let_go(binding, &dirty).await? {
-                held += 1;
+            if !self.detach_binding(binding, &uncleaned).await? {
+                remaining += 1;
             }
         }
-        say(&format!("{} bindings released", bindings.len() - held))?;
-        if held == 0 {
+        print_line(&format!("{} bindings released", bindings.len() - remaining))?;
+        if remaining == 0 {
             Ok(())
         } else {
-            Err(ReleaseError::Held(held))
+            Err(DetachError::FinalizersLeft(remaining))
         }
     }
 
     /// The lease of the replicas, once the last of them has given it back.
-    async fn lease(&self, namespace: &str, name: &str) -> Result<Option<Held>, ReleaseError> {
-        let leases = Leases::new(self.client.clone(), namespace, name);
-        let candidate = Candidate::new(leases, "release", None);
-        let held = timeout(LEASE_PATIENCE, candidate.until_held(|| {})).await;
-        if held.is_err() {
-            say(&format!(
+    async fn acquire_lease(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<LeaderLease>, DetachError> {
+        let leases = LeaseClient::new(self.client.clone(), namespace, name);
+        let candidate = LeaderElector::new(leases, "release", None);
+        let lease = timeout(LEASE_TIMEOUT, candidate.acquire(|| {})).await;
+        if lease.is_err() {
+            print_line(&format!(
                 "warning: lease {namespace}/{name} could not be had; an operator that runs may put entries back"
             ))?;
         }
-        Ok(held.ok())
+        Ok(lease.ok())
     }
 
     /// An operator that runs would put back what is taken out.
-    async fn stop_the_operator(&self, namespace: &str, name: &str) -> Result<(), ReleaseError> {
+    async fn scale_down_operator(&self, namespace: &str, name: &str) -> Result<(), DetachError> {
         let api: Api<Deployment> = Api::namespaced(self.client.clone(), namespace);
         let scale = Patch::Merge(json!({"spec": {"replicas": 0}}));
         let params = PatchParams::default();
-        match timeout(LIMIT, api.patch_scale(name, &params, &scale)).await {
+        match timeout(REQUEST_TIMEOUT, api.patch_scale(name, &params, &scale)).await {
             Ok(Ok(_)) => {}
             Ok(Err(kube::Error::Api(status))) if status.code == 404 => return Ok(()),
             _ => {
-                return Ok(say(&format!(
+                return Ok(print_line(&format!(
                     "warning: deployment {namespace}/{name} could not be scaled to zero; if it runs, it may put entries back"
                 ))?);
             }
         }
         while Instant::now() < self.deadline {
-            if let Ok(Ok(deployment)) = timeout(LIMIT, api.get(name)).await
+            if let Ok(Ok(deployment)) = timeout(REQUEST_TIMEOUT, api.get(name)).await
                 && deployment
                     .status
                     .and_then(|status| status.replicas)
                     .unwrap_or(0)
                     == 0
             {
-                return Ok(say(&format!(
+                return Ok(print_line(&format!(
                     "deployment {namespace}/{name} is scaled to zero"
                 ))?);
             }
-            tokio::time::sleep(AGAIN).await;
+            tokio::time::sleep(RETRY_INTERVAL).await;
         }
-        Ok(say(&format!(
+        Ok(print_line(&format!(
             "warning: deployment {namespace}/{name} still has pods; they may put entries back"
         ))?)
     }
 
-    async fn list(&self, scope: &Scope) -> Result<Vec<DopplerPrefectBinding>, ReleaseError> {
-        let api: Api<DeserializeGuard<DopplerPrefectBinding>> = scoped(self.client.clone(), scope);
-        let mut params = ListParams::default().limit(PAGE);
+    async fn list(&self, scope: &Scope) -> Result<Vec<DopplerPrefectBinding>, DetachError> {
+        let api: Api<DeserializeGuard<DopplerPrefectBinding>> =
+            scoped_api(self.client.clone(), scope);
+        let mut params = ListParams::default().limit(PAGE_SIZE);
         let mut bindings = Vec::new();
         loop {
-            let page = match timeout(LIMIT, api.list(&params)).await {
+            let page = match timeout(REQUEST_TIMEOUT, api.list(&params)).await {
                 Ok(Ok(page)) => page,
                 Ok(Err(kube::Error::Api(status))) if status.code == 404 => return Ok(bindings),
                 Ok(Err(kube::Error::Api(status))) => {
-                    return Err(ReleaseError::List(format!("status {}", status.code)));
+                    return Err(DetachError::List(format!("status {}", status.code)));
                 }
                 Ok(Err(_)) | Err(_) => {
-                    return Err(ReleaseError::List(
+                    return Err(DetachError::List(
                         "the API server could not be reached".to_owned(),
                     ));
                 }
@@ -244,59 +249,59 @@ impl Release {
     }
 
     /// Takes all entries out of all pools, each pool at once. Gives the entries that are still in.
-    async fn clean_pools(
+    async fn remove_all_entries(
         &self,
         bindings: &[DopplerPrefectBinding],
-    ) -> Result<BTreeSet<Noted>, ReleaseError> {
-        let mut pools: BTreeMap<(String, String), Vec<(&DopplerPrefectBinding, Noted)>> =
+    ) -> Result<BTreeSet<InjectedEntry>, DetachError> {
+        let mut pools: BTreeMap<(String, String), Vec<(&DopplerPrefectBinding, InjectedEntry)>> =
             BTreeMap::new();
         for binding in bindings {
-            for entry in finalizer::noted(binding) {
+            for entry in finalizer::injected_entries(binding) {
                 pools
                     .entry((entry.server.clone(), entry.pool.clone()))
                     .or_default()
                     .push((binding, entry));
             }
         }
-        let mut dirty = BTreeSet::new();
+        let mut uncleaned = BTreeSet::new();
         for ((server, pool), entries) in pools {
             let ours: BTreeSet<String> = entries
                 .iter()
-                .filter(|(binding, entry)| !is_theirs(binding, entry))
+                .filter(|(binding, entry)| !is_written_by_other(binding, entry))
                 .map(|(_, entry)| entry.secret.clone())
                 .collect();
-            match self.clean_pool(&server, &pool, &entries, &ours).await {
-                Ok(()) => say(&format!("work pool {pool} on {server}: clean"))?,
-                Err(why) => {
-                    say(&format!(
-                        "warning: work pool {pool} on {server} could not be cleaned: {why}; its Secrets stay: {}",
+            match self.remove_entries(&server, &pool, &entries, &ours).await {
+                Ok(()) => print_line(&format!("work pool {pool} on {server}: clean"))?,
+                Err(error) => {
+                    print_line(&format!(
+                        "warning: work pool {pool} on {server} could not be cleaned: {error}; its Secrets stay: {}",
                         names(&ours)
                     ))?;
-                    dirty.extend(entries.into_iter().map(|(_, entry)| entry));
+                    uncleaned.extend(entries.into_iter().map(|(_, entry)| entry));
                 }
             }
         }
-        Ok(dirty)
+        Ok(uncleaned)
     }
 
-    async fn clean_pool(
+    async fn remove_entries(
         &self,
         server: &str,
         pool: &str,
-        entries: &[(&DopplerPrefectBinding, Noted)],
+        entries: &[(&DopplerPrefectBinding, InjectedEntry)],
         ours: &BTreeSet<String>,
     ) -> Result<(), String> {
-        let connection = self.connection(server, entries).await?;
+        let connection = self.connection_for(server, entries).await?;
         let client = self
             .clients
             .get(&connection)
             .map_err(|error| error.to_string())?;
         loop {
             let done = async {
-                let before = client.work_pool(pool, Rank::Urgent).await?;
+                let before = client.work_pool(pool, Priority::Interactive).await?;
                 if let Ok(Edit::Changed(template)) = edit(&before.base_job_template, &[], ours) {
                     client.patch_work_pool(pool, &template).await?;
-                    let after = client.work_pool(pool, Rank::Urgent).await?;
+                    let after = client.work_pool(pool, Priority::Interactive).await?;
                     return Ok::<_, PrefectError>(matches!(
                         edit(&after.base_job_template, &[], ours),
                         Ok(Edit::Unchanged) | Err(_)
@@ -304,33 +309,33 @@ impl Release {
                 }
                 Ok(true)
             };
-            let why = match done.await {
+            let error = match done.await {
                 Ok(true) => return Ok(()),
                 Ok(false) => "somebody put the entry back".to_owned(),
                 Err(error) if error.reason() == Reason::PoolMissing => return Ok(()),
                 Err(error) => error.to_string(),
             };
-            if Instant::now() + AGAIN >= self.deadline {
-                return Err(why);
+            if Instant::now() + RETRY_INTERVAL >= self.deadline {
+                return Err(error);
             }
-            tokio::time::sleep(AGAIN).await;
+            tokio::time::sleep(RETRY_INTERVAL).await;
         }
     }
 
     /// How the server of an entry is reached: as one of the bindings that noted it says.
-    async fn connection(
+    async fn connection_for(
         &self,
         server: &str,
-        entries: &[(&DopplerPrefectBinding, Noted)],
+        entries: &[(&DopplerPrefectBinding, InjectedEntry)],
     ) -> Result<Arc<Connection>, String> {
-        let mut why =
+        let mut error =
             format!("no binding names {server} any more, so that its credentials are not known");
         for (binding, _) in entries {
             let Some(prefect) = &binding.spec.prefect else {
                 continue;
             };
             let namespace = binding.namespace().unwrap_or_default();
-            match connect(
+            match build_connection(
                 &self.references,
                 &self.objects,
                 &self.hosts,
@@ -343,55 +348,62 @@ impl Release {
                     return Ok(connection.into());
                 }
                 Ok(_) => {}
-                Err(fault) => why = fault.message,
+                Err(fault) => error = fault.message,
             }
         }
-        Err(why)
+        Err(error)
     }
 
     /// The binding's Secrets, then its finalizer. False if the finalizer is still there.
-    async fn let_go(
+    async fn detach_binding(
         &self,
         binding: &DopplerPrefectBinding,
-        dirty: &BTreeSet<Noted>,
+        uncleaned: &BTreeSet<InjectedEntry>,
     ) -> io::Result<bool> {
         let namespace = binding.namespace().unwrap_or_default();
-        let noted = finalizer::noted(binding);
-        let secrets: BTreeSet<&str> = noted
+        let entries = finalizer::injected_entries(binding);
+        let secrets: BTreeSet<&str> = entries
             .iter()
             .map(|entry| entry.secret.as_str())
             .chain([binding.secret_name()])
             .collect();
         for name in secrets {
-            let in_use = dirty
+            let in_use = uncleaned
                 .iter()
-                .any(|entry| noted.contains(entry) && entry.secret == name);
-            if let Err(error) = self.settle(binding, &namespace, name, in_use).await {
-                say(&format!("warning: Secret {namespace}/{name}: {error}"))?;
+                .any(|entry| entries.contains(entry) && entry.secret == name);
+            if let Err(error) = self.detach_secret(binding, &namespace, name, in_use).await {
+                print_line(&format!("warning: Secret {namespace}/{name}: {error}"))?;
             }
         }
-        if !finalizer::is_held(binding) {
+        if !finalizer::has_finalizer(binding) {
             return Ok(true);
         }
         let mut current = binding.clone();
-        for _ in 0..TRIES {
-            match finalizer::note(self.client.clone(), &current, &BTreeSet::new(), LIMIT).await {
+        for _ in 0..MAX_ATTEMPTS {
+            match finalizer::patch_finalizer(
+                self.client.clone(),
+                &current,
+                &BTreeSet::new(),
+                REQUEST_TIMEOUT,
+            )
+            .await
+            {
                 Ok(()) => return Ok(true),
-                Err(NoteError::Conflict) => {
+                Err(FinalizerError::Conflict) => {
                     let api: Api<DopplerPrefectBinding> =
                         Api::namespaced(self.client.clone(), &namespace);
-                    match timeout(LIMIT, api.get_opt(&binding.name_any())).await {
+                    match timeout(REQUEST_TIMEOUT, api.get_opt(&binding.name_any())).await {
                         Ok(Ok(Some(again))) => current = again,
                         Ok(Ok(None)) => return Ok(true),
-                        _ => tokio::time::sleep(AGAIN).await,
+                        _ => tokio::time::sleep(RETRY_INTERVAL).await,
                     }
                 }
                 Err(error) => {
-                    say(&format!(
+                    print_line(&format!(
                         "warning: binding {namespace}/{}: {error}",
                         binding.name_any()
                     ))?;
-                    tokio::time::sleep(AGAIN).await;
+                    tokio::time::sleep(RETRY_INTERVAL).await;
                 }
             }
         }
@@ -399,7 +411,7 @@ impl Release {
     }
 
     /// The Secret stays; from now on it goes with its binding, or, if it is to be kept or still in use, with nobody.
-    async fn settle(
+    async fn detach_secret(
         &self,
         binding: &DopplerPrefectBinding,
         namespace: &str,
@@ -410,7 +422,7 @@ impl Release {
         let Some(found) = self.secrets.get(namespace, name).await? else {
             return Ok(());
         };
-        if !found.facts.belongs_to(uid) {
+        if !found.observed.belongs_to(uid) {
             return Ok(());
         }
         let keep = self.keep_secrets
@@ -418,14 +430,14 @@ impl Release {
             || binding.spec.managed_secret.deletion_policy == DeletionPolicy::Retain;
         if keep {
             self.secrets
-                .release(namespace, name, &found.facts, uid)
+                .disown(namespace, name, &found.observed, uid)
                 .await?;
         } else {
             self.secrets
-                .own(
+                .set_owner(
                     namespace,
                     name,
-                    &found.facts,
+                    &found.observed,
                     &owner_reference(&binding.name_any(), uid),
                 )
                 .await?;
@@ -435,7 +447,7 @@ impl Release {
 }
 
 /// Whether somebody else wrote the entry, as the status last said.
-fn is_theirs(binding: &DopplerPrefectBinding, entry: &Noted) -> bool {
+fn is_written_by_other(binding: &DopplerPrefectBinding, entry: &InjectedEntry) -> bool {
     let pools = binding.status.iter().flat_map(|status| &status.work_pools);
     pools
         .into_iter()

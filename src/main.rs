@@ -12,7 +12,7 @@ use doppler_prefect_operator::{
 async fn main() -> ExitCode {
     // It can only fail if a provider is installed already, which serves as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let done: Result<ExitCode, Box<dyn std::error::Error>> = match Cli::parse().command {
+    let result: Result<ExitCode, Box<dyn std::error::Error>> = match Cli::parse().command {
         Command::Run(args) => process::run::run(*args)
             .await
             .map(|()| ExitCode::SUCCESS)
@@ -20,12 +20,12 @@ async fn main() -> ExitCode {
         Command::Crd => crd::crd_yaml().map(|text| print(&text)).map_err(Into::into),
         Command::Reasons => Ok(print(&reason::manual())),
         Command::Check(args) => check::check(*args).await.map_err(Into::into),
-        Command::Release(args) => detach::release(*args)
+        Command::Detach(args) => detach::detach(*args)
             .await
             .map(|()| ExitCode::SUCCESS)
             .map_err(Into::into),
     };
-    done.unwrap_or_else(|error| {
+    result.unwrap_or_else(|error| {
         let _ = writeln!(std::io::stderr(), "error: {error}");
         ExitCode::FAILURE
     })

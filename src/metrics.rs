@@ -25,14 +25,14 @@ pub struct ReadLabels {
 
 /// An upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct LinkLabels {
+pub struct UpstreamLabels {
     /// `prefect` or `doppler`.
     pub upstream: &'static str,
 }
 
 /// How somebody told of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct PushLabels {
+pub struct NotificationLabels {
     /// `doppler` (a watch stream), `prefect` (an event socket) or `hook`.
     pub kind: &'static str,
 }
@@ -62,7 +62,7 @@ pub struct WriteLabels {
 
 /// A request at the door for hooks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct HookLabels {
+pub struct WebhookLabels {
     /// What became of it.
     pub outcome: &'static str,
 }
@@ -74,25 +74,25 @@ pub struct Metrics {
     /// Reconciles of bindings.
     pub reconciles: Counter,
     /// Bindings that wait for their reconcile.
-    pub reconciles_waiting: Gauge,
+    pub workqueue_depth: Gauge,
     /// How long a reconcile took.
     pub reconcile_seconds: Histogram,
     /// Bindings by the reason of their `Ready` condition.
     pub bindings: Family<ReasonLabels, Gauge>,
     /// From the word of a change to the Secret that holds it.
-    pub push_to_secret_seconds: Histogram,
+    pub notification_to_secret_seconds: Histogram,
     /// Links that are up.
-    pub links_up: Family<LinkLabels, Gauge>,
+    pub subscriptions_connected: Family<UpstreamLabels, Gauge>,
     /// Links that were lost and opened again.
-    pub link_reconnects: Family<LinkLabels, Counter>,
+    pub subscription_reconnects: Family<UpstreamLabels, Counter>,
     /// Links that the other side refused.
-    pub link_refusals: Family<LinkLabels, Counter>,
+    pub subscription_rejections: Family<UpstreamLabels, Counter>,
     /// Words of changes.
-    pub pushes: Family<PushLabels, Counter>,
+    pub change_notifications: Family<NotificationLabels, Counter>,
     /// Requests that wait for their turn.
-    pub waiting: Family<LinkLabels, Gauge>,
+    pub upstream_queue_depth: Family<UpstreamLabels, Gauge>,
     /// How long ago the source that was read longest ago was read.
-    pub oldest_seconds: Family<SourceLabels, Gauge>,
+    pub source_max_age_seconds: Family<SourceLabels, Gauge>,
     /// Reads of blocks and configs.
     pub reads: Family<ReadLabels, Counter>,
     /// Writes to the API server.
@@ -102,9 +102,9 @@ pub struct Metrics {
     /// Distinct blocks, configs and pools that are read.
     pub sources: Family<SourceLabels, Gauge>,
     /// Requests at the door for hooks.
-    pub hooks: Family<HookLabels, Counter>,
+    pub webhook_requests: Family<WebhookLabels, Counter>,
     /// 1 while this replica leads.
-    pub leads: Gauge,
+    pub leader: Gauge,
 }
 
 impl Metrics {
@@ -114,22 +114,22 @@ impl Metrics {
         let mut registry = Registry::with_prefix("doppler_prefect");
         let metrics = Self {
             reconciles: Counter::default(),
-            reconciles_waiting: Gauge::default(),
+            workqueue_depth: Gauge::default(),
             reconcile_seconds: Histogram::new(exponential_buckets(0.000_5, 2.0, 16)),
             bindings: Family::default(),
-            push_to_secret_seconds: Histogram::new(exponential_buckets(0.005, 2.0, 14)),
-            links_up: Family::default(),
-            link_reconnects: Family::default(),
-            link_refusals: Family::default(),
-            pushes: Family::default(),
-            waiting: Family::default(),
-            oldest_seconds: Family::default(),
+            notification_to_secret_seconds: Histogram::new(exponential_buckets(0.005, 2.0, 14)),
+            subscriptions_connected: Family::default(),
+            subscription_reconnects: Family::default(),
+            subscription_rejections: Family::default(),
+            change_notifications: Family::default(),
+            upstream_queue_depth: Family::default(),
+            source_max_age_seconds: Family::default(),
             reads: Family::default(),
             writes: Family::default(),
             reports: Family::default(),
             sources: Family::default(),
-            hooks: Family::default(),
-            leads: Gauge::default(),
+            webhook_requests: Family::default(),
+            leader: Gauge::default(),
             registry: Registry::default(),
         };
         registry.register(
@@ -145,7 +145,7 @@ impl Metrics {
         registry.register(
             "reconciles_waiting",
             "Bindings that wait for their reconcile",
-            metrics.reconciles_waiting.clone(),
+            metrics.workqueue_depth.clone(),
         );
         registry.register_with_unit(
             "reconcile",
@@ -182,12 +182,12 @@ impl Metrics {
         registry.register(
             "hooks",
             "Requests at the door for hooks by outcome",
-            metrics.hooks.clone(),
+            metrics.webhook_requests.clone(),
         );
         registry.register(
             "leads",
             "1 while this replica leads, 0 while it stands by",
-            metrics.leads.clone(),
+            metrics.leader.clone(),
         );
         Self {
             registry,
@@ -200,43 +200,43 @@ impl Metrics {
             "push_to_secret",
             "From the word of a change to the Secret that holds it",
             Unit::Seconds,
-            self.push_to_secret_seconds.clone(),
+            self.notification_to_secret_seconds.clone(),
         );
         registry.register(
             "links_up",
             "Watch streams and event sockets that are up",
-            self.links_up.clone(),
+            self.subscriptions_connected.clone(),
         );
         registry.register(
             "link_reconnects",
             "Watch streams and event sockets that were lost and opened again",
-            self.link_reconnects.clone(),
+            self.subscription_reconnects.clone(),
         );
         registry.register(
             "link_refusals",
             "Watch streams and event sockets that the other side refused",
-            self.link_refusals.clone(),
+            self.subscription_rejections.clone(),
         );
         registry.register(
             "pushes",
             "Words of changes, by the way they came",
-            self.pushes.clone(),
+            self.change_notifications.clone(),
         );
         registry.register(
             "upstream_waiting",
             "Requests that wait for their turn",
-            self.waiting.clone(),
+            self.upstream_queue_depth.clone(),
         );
         registry.register_with_unit(
             "source_oldest",
             "How long ago the source that was read longest ago was read",
             Unit::Seconds,
-            self.oldest_seconds.clone(),
+            self.source_max_age_seconds.clone(),
         );
     }
 
     /// Counts a write to the API server.
-    pub fn wrote(&self, object: &'static str, ok: bool) {
+    pub fn count_write(&self, object: &'static str, ok: bool) {
         let outcome = if ok { "ok" } else { "error" };
         self.writes
             .get_or_create(&WriteLabels { object, outcome })
@@ -266,7 +266,7 @@ mod tests {
     #[test]
     fn counts_are_in_the_text() {
         let metrics = Metrics::new();
-        metrics.wrote("secret", true);
+        metrics.count_write("secret", true);
         metrics
             .reads
             .get_or_create(&ReadLabels {

@@ -18,7 +18,7 @@ pub enum Class {
 }
 
 impl Class {
-    const fn says(self) -> &'static str {
+    const fn description(self) -> &'static str {
         match self {
             Self::Settled => "nothing; polls go on",
             Self::Retry => "tries again with growing waits",
@@ -31,7 +31,7 @@ impl Class {
 impl Reason {
     /// Whether it says that an upstream, or the way to it, gave nothing that can be used.
     #[must_use]
-    pub const fn is_of_an_upstream(self) -> bool {
+    pub const fn is_upstream_failure(self) -> bool {
         matches!(
             self,
             Self::PrefectUnreachable
@@ -224,7 +224,7 @@ pub fn manual() -> String {
             "\n## {reason}\n\n{}\n\n- **Stays in force:** {}.\n- **The operator:** {}.\n- **What to do:** {}.\n",
             reason.happened(),
             reason.stays(),
-            reason.class().says(),
+            reason.class().description(),
             reason.action(),
         );
     }
@@ -236,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_reason_is_a_word_that_a_condition_may_carry_and_says_what_to_do() {
+    fn every_reason_is_a_valid_condition_reason_with_manual_text() {
         for reason in Reason::ALL {
             let word = reason.as_str();
             assert!(
@@ -256,12 +256,12 @@ mod tests {
     }
 
     /// The code below `folder` without its tests and without this file.
-    fn code_under(folder: &std::path::Path, code: &mut String) {
+    fn collect_code(folder: &std::path::Path, code: &mut String) {
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_str().unwrap();
             if path.is_dir() {
-                code_under(&path, code);
+                collect_code(&path, code);
             } else if path.extension().is_some_and(|end| end == "rs")
                 && !name.ends_with("tests.rs")
                 && name != "reason.rs"
@@ -274,9 +274,9 @@ mod tests {
 
     /// The list is closed both ways: no other word is told, and no word stands in the manual that is never told.
     #[test]
-    fn every_reason_is_told_somewhere() {
+    fn every_reason_is_used_in_the_code() {
         let mut code = String::new();
-        code_under(
+        collect_code(
             &std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
             &mut code,
         );
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn the_manual_has_a_chapter_for_every_reason() {
+    fn manual_has_a_section_for_every_reason() {
         let page = manual();
         for reason in Reason::ALL {
             assert_eq!(

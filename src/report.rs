@@ -73,7 +73,7 @@ impl Report {
     }
 
     /// Tells which conditions changed between two statuses; each change of `Ready` is an Event.
-    pub fn changed(
+    pub fn status_changed(
         &self,
         binding: &DopplerPrefectBinding,
         before: Option<&DopplerPrefectBindingStatus>,
@@ -92,7 +92,7 @@ impl Report {
             if condition.type_ == crate::status::READY {
                 self.remember(binding, condition);
                 if !same {
-                    self.tell(binding, reason_of(condition), &condition.message);
+                    self.emit(binding, reason_of(condition), &condition.message);
                 }
             } else if !same {
                 debug!(
@@ -109,7 +109,7 @@ impl Report {
     }
 
     /// Tells one thing: a log line, a count, an Event.
-    pub fn tell(&self, binding: &DopplerPrefectBinding, reason: Reason, message: &str) {
+    pub fn emit(&self, binding: &DopplerPrefectBinding, reason: Reason, message: &str) {
         self.log(binding, reason, message);
         let note = Note {
             about: binding.object_ref(&()),
@@ -126,7 +126,7 @@ impl Report {
             },
         };
         if self.events.try_send(note).is_err() {
-            self.metrics.wrote("event", false);
+            self.metrics.count_write("event", false);
         }
     }
 
@@ -223,7 +223,7 @@ async fn post(
             timeout(LIMIT, recorder.publish(&event, &about)).await,
             Ok(Ok(()))
         );
-        metrics.wrote("event", posted);
+        metrics.count_write("event", posted);
         if !posted {
             debug!(
                 reason = event.reason,

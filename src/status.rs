@@ -6,7 +6,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use crate::{
-    crd::{DopplerPrefectBindingStatus, HeldBack, WorkPoolStatus},
+    crd::{DopplerPrefectBindingStatus, ExcludedKey, WorkPoolStatus},
     reason::Reason,
 };
 
@@ -20,28 +20,28 @@ pub const INJECTED: &str = "Injected";
 pub const READY: &str = "Ready";
 
 /// At most this many names are listed in one field of the status.
-pub const LISTED: usize = 50;
+pub const MAX_LISTED: usize = 50;
 
 /// How far a step came.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum ConditionUpdate {
     /// It is done.
-    Done(Reason, String),
+    True(Reason, String),
     /// It failed, or works no longer.
-    Failed(Reason, String),
+    False(Reason, String),
     /// It cannot be told yet.
     Unknown(Reason, String),
     /// What was said of it before still holds; where nothing was said, it is not known.
-    AsBefore,
+    Unchanged,
 }
 
 /// What is in the Secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Content {
+pub struct SecretContent {
     /// How many keys it holds.
-    pub keys: usize,
+    pub key_count: usize,
     /// What was held back.
-    pub held_back: Vec<HeldBack>,
+    pub excluded_keys: Vec<ExcludedKey>,
     /// Keyed hash of the content.
     pub hash: String,
 }
@@ -50,11 +50,11 @@ pub struct Content {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// Whether the block gave project, config and token.
-    pub block: Step,
+    pub block: ConditionUpdate,
     /// Whether the Secret holds what Doppler last gave.
-    pub secret: Step,
+    pub secret: ConditionUpdate,
     /// Whether every named pool carries it; nothing if none is named.
-    pub injected: Option<Step>,
+    pub injected: Option<ConditionUpdate>,
     /// Whether the binding is suspended.
     pub suspended: bool,
     /// Project and config that were resolved, if they were.
@@ -62,7 +62,7 @@ pub struct Outcome {
     /// Name of the Secret.
     pub secret_name: String,
     /// What is in the Secret, if it was looked at.
-    pub content: Option<Content>,
+    pub content: Option<SecretContent>,
     /// The named pools.
     pub pools: Vec<WorkPoolStatus>,
 }
@@ -87,7 +87,7 @@ pub fn status(
     let mut after = before.cloned().unwrap_or_default();
     after.observed_generation = generation;
     let mut conditions = Vec::with_capacity(4);
-    let mut put = |kind: &str, step: &Step| {
+    let mut put = |kind: &str, step: &ConditionUpdate| {
         let old = before.and_then(|status| status.conditions.iter().find(|c| c.type_ == kind));
         conditions.push(condition(kind, step, old, generation, now));
     };
@@ -107,10 +107,15 @@ pub fn status(
     after.secret_name = Some(outcome.secret_name.clone());
     if let Some(content) = &outcome.content {
         if after.content_hash.as_ref() != Some(&content.hash) {
-            after.last_changed = Some(now.clone());
+            after.last_change_time = Some(now.clone());
         }
-        after.keys = i32::try_from(content.keys).ok();
-        after.held_back = content.held_back.iter().take(LISTED).cloned().collect();
+        after.key_count = i32::try_from(content.key_count).ok();
+        after.excluded_keys = content
+            .excluded_keys
+            .iter()
+            .take(MAX_LISTED)
+            .cloned()
+            .collect();
         after.content_hash = Some(content.hash.clone());
     }
     after.work_pools.clone_from(&outcome.pools);
@@ -118,9 +123,9 @@ pub fn status(
 }
 
 /// All of the conditions together: the first that is not True says why.
-fn ready(outcome: &Outcome, conditions: &[Condition]) -> Step {
+fn ready(outcome: &Outcome, conditions: &[Condition]) -> ConditionUpdate {
     if outcome.suspended {
-        return Step::Unknown(
+        return ConditionUpdate::Unknown(
             Reason::Suspended,
             "the binding is suspended; set spec.suspend to false to go on".to_owned(),
         );
@@ -132,9 +137,11 @@ fn ready(outcome: &Outcome, conditions: &[Condition]) -> Step {
     ];
     for (step, condition) in steps.into_iter().flatten().zip(conditions) {
         match step {
-            Step::Failed(..) | Step::Unknown(..) => return step.clone(),
-            Step::AsBefore if condition.status != "True" => return Step::AsBefore,
-            Step::Done(..) | Step::AsBefore => {}
+            ConditionUpdate::False(..) | ConditionUpdate::Unknown(..) => return step.clone(),
+            ConditionUpdate::Unchanged if condition.status != "True" => {
+                return ConditionUpdate::Unchanged;
+            }
+            ConditionUpdate::True(..) | ConditionUpdate::Unchanged => {}
         }
     }
     let pools = outcome.pools.len();
@@ -149,21 +156,21 @@ fn ready(outcome: &Outcome, conditions: &[Condition]) -> Step {
             outcome.secret_name
         ),
     };
-    Step::Done(Reason::Ready, message)
+    ConditionUpdate::True(Reason::Ready, message)
 }
 
 fn condition(
     kind: &str,
-    step: &Step,
+    step: &ConditionUpdate,
     old: Option<&Condition>,
     generation: Option<i64>,
     now: &Time,
 ) -> Condition {
     let (status, reason, message) = match step {
-        Step::Done(reason, message) => ("True", reason.as_str(), message.as_str()),
-        Step::Failed(reason, message) => ("False", reason.as_str(), message.as_str()),
-        Step::Unknown(reason, message) => ("Unknown", reason.as_str(), message.as_str()),
-        Step::AsBefore => match old {
+        ConditionUpdate::True(reason, message) => ("True", reason.as_str(), message.as_str()),
+        ConditionUpdate::False(reason, message) => ("False", reason.as_str(), message.as_str()),
+        ConditionUpdate::Unknown(reason, message) => ("Unknown", reason.as_str(), message.as_str()),
+        ConditionUpdate::Unchanged => match old {
             Some(old) => (
                 old.status.as_str(),
                 old.reason.as_str(),
@@ -206,15 +213,15 @@ mod tests {
 
     fn synced() -> Outcome {
         Outcome {
-            block: Step::Done(Reason::Resolved, "block read".to_owned()),
-            secret: Step::Done(Reason::Synced, "synced".to_owned()),
+            block: ConditionUpdate::True(Reason::Resolved, "block read".to_owned()),
+            secret: ConditionUpdate::True(Reason::Synced, "synced".to_owned()),
             injected: None,
             suspended: false,
             resolved: Some(("my-project".to_owned(), "dev".to_owned())),
             secret_name: "my-project-dev".to_owned(),
-            content: Some(Content {
-                keys: 4,
-                held_back: vec![],
+            content: Some(SecretContent {
+                key_count: 4,
+                excluded_keys: vec![],
                 hash: "h1".to_owned(),
             }),
             pools: vec![],
@@ -238,14 +245,21 @@ mod tests {
         assert_eq!(find(&status, READY).status, "True");
         assert_eq!(find(&status, READY).observed_generation, Some(3));
         assert!(status.conditions.iter().all(|c| c.type_ != INJECTED));
-        assert_eq!((status.keys, status.last_changed), (Some(4), Some(at(1))));
+        assert_eq!(
+            (status.key_count, status.last_change_time),
+            (Some(4), Some(at(1)))
+        );
     }
 
     #[test]
     fn the_first_step_that_fails_says_why() {
         let mut outcome = synced();
-        outcome.secret = Step::Failed(Reason::DopplerUnauthorized, "token refused".to_owned());
-        outcome.injected = Some(Step::Failed(Reason::PoolMissing, "no pool".to_owned()));
+        outcome.secret =
+            ConditionUpdate::False(Reason::DopplerUnauthorized, "token refused".to_owned());
+        outcome.injected = Some(ConditionUpdate::False(
+            Reason::PoolMissing,
+            "no pool".to_owned(),
+        ));
         let status = status(None, Some(1), &outcome, &at(1));
         assert_eq!(find(&status, READY).reason, "DopplerUnauthorized");
         assert_eq!(find(&status, BLOCK_RESOLVED).status, "True");
@@ -254,7 +268,10 @@ mod tests {
     #[test]
     fn a_pool_that_fails_leaves_the_secret_synced() {
         let mut outcome = synced();
-        outcome.injected = Some(Step::Failed(Reason::PoolMissing, "no pool".to_owned()));
+        outcome.injected = Some(ConditionUpdate::False(
+            Reason::PoolMissing,
+            "no pool".to_owned(),
+        ));
         outcome.pools = vec![WorkPoolStatus {
             name: "k8s".to_owned(),
             state: Some(WorkPoolState::Missing),
@@ -270,8 +287,8 @@ mod tests {
     fn a_passing_failure_changes_nothing_at_all() {
         let first = status(None, Some(1), &synced(), &at(1));
         let mut outcome = synced();
-        outcome.block = Step::AsBefore;
-        outcome.secret = Step::AsBefore;
+        outcome.block = ConditionUpdate::Unchanged;
+        outcome.secret = ConditionUpdate::Unchanged;
         outcome.resolved = None;
         outcome.content = None;
         assert_eq!(status(Some(&first), Some(1), &outcome, &at(9)), first);
@@ -281,14 +298,14 @@ mod tests {
     fn transition_times_move_only_with_the_status() {
         let first = status(None, Some(1), &synced(), &at(1));
         let mut outcome = synced();
-        outcome.secret = Step::Failed(Reason::DopplerUnreachable, "down".to_owned());
+        outcome.secret = ConditionUpdate::False(Reason::DopplerUnreachable, "down".to_owned());
         let second = status(Some(&first), Some(1), &outcome, &at(2));
-        outcome.secret = Step::Failed(Reason::DopplerUnauthorized, "refused".to_owned());
+        outcome.secret = ConditionUpdate::False(Reason::DopplerUnauthorized, "refused".to_owned());
         let third = status(Some(&second), Some(1), &outcome, &at(3));
         assert_eq!(find(&third, SECRET_SYNCED).last_transition_time, at(2));
         assert_eq!(find(&third, BLOCK_RESOLVED).last_transition_time, at(1));
         assert_eq!(
-            third.last_changed,
+            third.last_change_time,
             Some(at(1)),
             "the content did not change"
         );
@@ -298,8 +315,8 @@ mod tests {
     fn a_suspended_binding_says_so_and_keeps_the_rest() {
         let first = status(None, Some(1), &synced(), &at(1));
         let outcome = Outcome {
-            block: Step::AsBefore,
-            secret: Step::AsBefore,
+            block: ConditionUpdate::Unchanged,
+            secret: ConditionUpdate::Unchanged,
             suspended: true,
             content: None,
             resolved: None,
@@ -308,6 +325,6 @@ mod tests {
         let second = status(Some(&first), Some(2), &outcome, &at(2));
         assert_eq!(find(&second, READY).reason, "Suspended");
         assert_eq!(find(&second, SECRET_SYNCED).status, "True");
-        assert_eq!(second.keys, Some(4));
+        assert_eq!(second.key_count, Some(4));
     }
 }

@@ -4,55 +4,57 @@ use std::fmt;
 
 /// How a line is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mark {
-    Well,
+enum Severity {
+    Ok,
     Note,
-    Wrong,
+    Fail,
 }
 
 /// The lines of one binding.
 #[derive(Debug, Default)]
-pub(crate) struct Lines {
+pub(crate) struct Findings {
     /// What they speak of.
     pub title: String,
-    lines: Vec<(Mark, String, String)>,
+    entries: Vec<(Severity, String, String)>,
 }
 
-impl Lines {
+impl Findings {
     /// This would work.
-    pub fn well(&mut self, what: &str, text: &str) {
-        self.put(Mark::Well, what, text);
+    pub fn ok(&mut self, what: &str, text: &str) {
+        self.add(Severity::Ok, what, text);
     }
 
     /// This is good to know.
     pub fn note(&mut self, what: &str, text: &str) {
-        self.put(Mark::Note, what, text);
+        self.add(Severity::Note, what, text);
     }
 
     /// This would not work.
-    pub fn wrong(&mut self, what: &str, text: &str) {
-        self.put(Mark::Wrong, what, text);
+    pub fn fail(&mut self, what: &str, text: &str) {
+        self.add(Severity::Fail, what, text);
     }
 
     /// Whether anything would not work.
-    pub fn has_wrong(&self) -> bool {
-        self.lines.iter().any(|(mark, ..)| *mark == Mark::Wrong)
+    pub fn has_failures(&self) -> bool {
+        self.entries
+            .iter()
+            .any(|(mark, ..)| *mark == Severity::Fail)
     }
 
-    fn put(&mut self, mark: Mark, what: &str, text: &str) {
-        self.lines
+    fn add(&mut self, mark: Severity, what: &str, text: &str) {
+        self.entries
             .push((mark, what.to_owned(), text.trim_end().to_owned()));
     }
 }
 
-impl fmt::Display for Lines {
+impl fmt::Display for Findings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.title)?;
-        for (mark, what, text) in &self.lines {
+        for (mark, what, text) in &self.entries {
             let mark = match mark {
-                Mark::Well => "ok  ",
-                Mark::Note => "note",
-                Mark::Wrong => "FAIL",
+                Severity::Ok => "ok  ",
+                Severity::Note => "note",
+                Severity::Fail => "FAIL",
             };
             let mut rest = text.lines();
             writeln!(f, "  {mark}  {what}: {}", rest.next().unwrap_or_default())?;

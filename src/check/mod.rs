@@ -22,22 +22,22 @@ use tokio::time::timeout;
 
 use crate::{
     args::{CheckArgs, PatchForm, UpstreamArgs},
-    controller::{key_refs::References, object_cache::Objects},
+    controller::{key_refs::KeyRefs, object_cache::ObjectCache},
     crd::DopplerPrefectBinding,
     doppler,
     inject::{patch_text, template::Entry},
     outbound::{AllowedHosts, ClientError, PatternError},
     prefect::{Clients, connection::api_url_of},
     process::run::{RunError, kubernetes},
-    secret::{HashKey, Input, Secrets, desired, key_filter::Guard},
-    upstream::limiter::Gate,
+    secret::{DesiredInput, HashKey, SecretClient, desired, key_filter::KeyFilter},
+    upstream::limiter::RateLimiter,
 };
-use lines::Lines;
+use lines::Findings;
 
 /// Time limit of a step at the API server.
-const LIMIT: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 /// Most bytes of a file.
-const MOST: u64 = 4 * 1024 * 1024;
+const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 
 /// The check cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -68,13 +68,13 @@ pub enum CheckError {
 }
 
 /// What a check needs of the world.
-pub(crate) struct World {
+pub(crate) struct CheckContext {
     client: Client,
-    references: References,
-    objects: Objects,
+    references: KeyRefs,
+    objects: ObjectCache,
     clients: Clients,
     doppler: doppler::Client,
-    secrets: Secrets,
+    secrets: SecretClient,
     hash_key: HashKey,
     prefect_hosts: AllowedHosts,
     doppler_hosts: AllowedHosts,
@@ -111,13 +111,13 @@ pub async fn check(args: CheckArgs) -> Result<ExitCode, CheckError> {
         .transpose()?;
     let mut texts = Vec::new();
     for file in &files {
-        texts.push((file.display().to_string(), read(file)?));
+        texts.push((file.display().to_string(), read_file(file)?));
     }
     let mut out = io::stdout().lock();
     let mut all_well = true;
     if let Some(form) = print_patch {
         for (file, text) in &texts {
-            for binding in bindings(text) {
+            for binding in parse_bindings(text) {
                 match binding {
                     Ok(binding) => write!(out, "{}", patches(form, &binding))?,
                     Err(why) => {
@@ -140,12 +140,12 @@ pub async fn check(args: CheckArgs) -> Result<ExitCode, CheckError> {
             .await
             .map_or_else(|_| "default".to_owned(), |config| config.default_namespace);
         let client = kubernetes().await?;
-        Some(World {
-            references: References::new(client.clone(), LIMIT),
-            objects: Objects::new(Box::new(|_| {})),
-            clients: Clients::new(prefect_timeout, Gate::small()),
-            doppler: doppler::Client::new(doppler_timeout, Gate::small())?,
-            secrets: Secrets::new(client.clone(), LIMIT),
+        Some(CheckContext {
+            references: KeyRefs::new(client.clone(), TIMEOUT),
+            objects: ObjectCache::new(Box::new(|_| {})),
+            clients: Clients::new(prefect_timeout, RateLimiter::small()),
+            doppler: doppler::Client::new(doppler_timeout, RateLimiter::small())?,
+            secrets: SecretClient::new(client.clone(), TIMEOUT),
             hash_key: HashKey::generate(),
             prefect_hosts: prefect_hosts.clone(),
             doppler_hosts: doppler_hosts.clone(),
@@ -155,16 +155,16 @@ pub async fn check(args: CheckArgs) -> Result<ExitCode, CheckError> {
         })
     };
     for (file, text) in &texts {
-        let found = bindings(text);
+        let found = parse_bindings(text);
         if found.is_empty() {
             writeln!(out, "{file}: no DopplerPrefectBinding in it")?;
             all_well = false;
         }
         for binding in found {
-            let mut lines = Lines::default();
+            let mut lines = Findings::default();
             match (binding, &world) {
                 (Err(why), _) => {
-                    lines.wrong("binding", &why);
+                    lines.fail("binding", &why);
                     lines.title = file.clone();
                 }
                 (Ok(binding), None) => {
@@ -172,12 +172,12 @@ pub async fn check(args: CheckArgs) -> Result<ExitCode, CheckError> {
                 }
                 (Ok(binding), Some(world)) => {
                     validate(&binding, &prefect_hosts, &doppler_hosts, &mut lines);
-                    if !lines.has_wrong() {
-                        online(world, binding, &mut lines).await;
+                    if !lines.has_failures() {
+                        check_online(world, binding, &mut lines).await;
                     }
                 }
             }
-            all_well &= !lines.has_wrong();
+            all_well &= !lines.has_failures();
             write!(out, "{lines}")?;
         }
     }
@@ -188,18 +188,18 @@ pub async fn check(args: CheckArgs) -> Result<ExitCode, CheckError> {
     })
 }
 
-fn read(file: &Path) -> Result<String, CheckError> {
+fn read_file(file: &Path) -> Result<String, CheckError> {
     let fail = |source| CheckError::File {
         file: file.display().to_string(),
         source,
     };
     let mut text = String::new();
     let read = if file == Path::new("-") {
-        io::stdin().take(MOST).read_to_string(&mut text)
+        io::stdin().take(MAX_FILE_BYTES).read_to_string(&mut text)
     } else {
         std::fs::File::open(file)
             .map_err(fail)?
-            .take(MOST)
+            .take(MAX_FILE_BYTES)
             .read_to_string(&mut text)
     };
     read.map_err(fail)?;
@@ -207,7 +207,7 @@ fn read(file: &Path) -> Result<String, CheckError> {
 }
 
 /// The bindings in a text of one or more YAML documents; other kinds are passed over.
-fn bindings(text: &str) -> Vec<Result<DopplerPrefectBinding, String>> {
+fn parse_bindings(text: &str) -> Vec<Result<DopplerPrefectBinding, String>> {
     #[derive(serde::Deserialize)]
     struct Kind {
         #[serde(default)]
@@ -254,7 +254,7 @@ fn validate(
     binding: &DopplerPrefectBinding,
     prefect_hosts: &AllowedHosts,
     doppler_hosts: &AllowedHosts,
-    lines: &mut Lines,
+    lines: &mut Findings,
 ) {
     let namespace = binding.namespace().unwrap_or_else(|| "default".to_owned());
     lines.title = format!("DopplerPrefectBinding {namespace}/{}", binding.name_any());
@@ -265,23 +265,23 @@ fn validate(
             && doppler.config.is_some()
             && doppler.access_token.is_some())
     {
-        lines.wrong("spec", "give spec.prefect.server (the block is read there), or all three of spec.doppler.project, config and accessToken");
+        lines.fail("spec", "give spec.prefect.server (the block is read there), or all three of spec.doppler.project, config and accessToken");
     }
     if spec.prefect.is_none() && !spec.inject.work_pools.is_empty() {
-        lines.wrong("spec", "spec.inject.workPools names work pools of a Prefect server: give spec.prefect.server as well");
+        lines.fail("spec", "spec.inject.workPools names work pools of a Prefect server: give spec.prefect.server as well");
     }
     if spec.refresh_interval.is_some() && spec.interval().is_none() {
-        lines.wrong(
+        lines.fail(
             "spec",
             "spec.refreshInterval: write a duration from 10s to 24h, such as 30s, 5m or 1h",
         );
     }
     if let Some(prefect) = &spec.prefect {
         match api_url_of(&prefect.server, &namespace) {
-            Err(error) => lines.wrong("Prefect", &error.to_string()),
+            Err(error) => lines.fail("Prefect", &error.to_string()),
             Ok(url) if prefect.server.name.is_none() => {
                 if let Err(error) = prefect_hosts.check(&url) {
-                    lines.wrong("Prefect", &format!("spec.prefect.server: {error}"));
+                    lines.fail("Prefect", &format!("spec.prefect.server: {error}"));
                 }
             }
             Ok(_) => {}
@@ -290,14 +290,14 @@ fn validate(
     if let Err(fault) =
         crate::controller::connect::doppler_host(doppler_hosts, doppler.host.as_deref())
     {
-        lines.wrong("Doppler", &fault.message);
+        lines.fail("Doppler", &fault.message);
     }
-    if let Err(error) = Guard::new(doppler, &spec.managed_secret) {
-        lines.wrong("spec", &error.to_string());
+    if let Err(error) = KeyFilter::new(doppler, &spec.managed_secret) {
+        lines.fail("spec", &error.to_string());
     }
     // The labels and annotations are judged as for a Secret without values.
     let key = HashKey::generate();
-    let input = Input {
+    let input = DesiredInput {
         binding: &binding.name_any(),
         binding_uid: "",
         namespace: &namespace,
@@ -308,14 +308,18 @@ fn validate(
         key: &key,
     };
     if let Err(error) = desired(&input, &std::collections::BTreeMap::new()) {
-        lines.wrong("Secret", &error.to_string());
+        lines.fail("Secret", &error.to_string());
     }
-    if !lines.has_wrong() {
-        lines.well("spec", "valid");
+    if !lines.has_failures() {
+        lines.ok("spec", "valid");
     }
 }
 
-async fn online(world: &World, mut binding: DopplerPrefectBinding, lines: &mut Lines) {
+async fn check_online(
+    world: &CheckContext,
+    mut binding: DopplerPrefectBinding,
+    lines: &mut Findings,
+) {
     let namespace = binding
         .namespace()
         .unwrap_or_else(|| world.namespace.clone());
@@ -325,9 +329,9 @@ async fn online(world: &World, mut binding: DopplerPrefectBinding, lines: &mut L
     let Some(found) = upstream::resolve(world, &binding, &namespace, lines).await else {
         return;
     };
-    upstream::target(world, &binding, &namespace, &found.desired, lines).await;
+    upstream::check_secret(world, &binding, &namespace, &found.desired, lines).await;
     if let Some(connection) = &found.connection {
-        pools::check(
+        pools::check_pools(
             world,
             &binding,
             &namespace,
@@ -341,10 +345,10 @@ async fn online(world: &World, mut binding: DopplerPrefectBinding, lines: &mut L
 
 /// What the API server says to the binding, without keeping it.
 async fn dry_run(
-    world: &World,
+    world: &CheckContext,
     binding: &DopplerPrefectBinding,
     namespace: &str,
-    lines: &mut Lines,
+    lines: &mut Findings,
 ) {
     let api: Api<DopplerPrefectBinding> = Api::namespaced(world.client.clone(), namespace);
     let params = PatchParams {
@@ -355,22 +359,22 @@ async fn dry_run(
     let mut sent = DopplerPrefectBinding::new(&binding.name_any(), binding.spec.clone());
     sent.metadata.namespace = Some(namespace.to_owned());
     match timeout(
-        LIMIT,
+        TIMEOUT,
         api.patch(&binding.name_any(), &params, &Patch::Apply(&sent)),
     )
     .await
     {
-        Ok(Ok(_)) => lines.well("API server", "accepts the binding"),
+        Ok(Ok(_)) => lines.ok("API server", "accepts the binding"),
         Ok(Err(kube::Error::Api(status))) if status.code == 403 => {
             lines.note("API server", "you may not create bindings here, so that it was not asked whether it accepts this one");
         }
         Ok(Err(kube::Error::Api(status))) if status.code == 404 => {
-            lines.wrong("API server", &format!("the CRD or namespace {namespace} is not there: kubectl apply -f crds/, kubectl create namespace {namespace}"));
+            lines.fail("API server", &format!("the CRD or namespace {namespace} is not there: kubectl apply -f crds/, kubectl create namespace {namespace}"));
         }
         Ok(Err(kube::Error::Api(status))) => {
-            lines.wrong("API server", &first_line(&status.message));
+            lines.fail("API server", &first_line(&status.message));
         }
-        Ok(Err(_)) | Err(_) => lines.wrong("API server", "could not be reached"),
+        Ok(Err(_)) | Err(_) => lines.fail("API server", "could not be reached"),
     }
 }
 
@@ -380,10 +384,10 @@ mod tests {
 
     const SMALLEST: &str = include_str!("../../examples/smallest.yaml");
 
-    fn offline(text: &str) -> Lines {
+    fn validate_offline(text: &str) -> Findings {
         let hosts = |flag, host: &str| AllowedHosts::parse(flag, &[host.to_owned()]).unwrap();
-        let mut lines = Lines::default();
-        let binding = bindings(text).remove(0).unwrap();
+        let mut lines = Findings::default();
+        let binding = parse_bindings(text).remove(0).unwrap();
         validate(
             &binding,
             &hosts("--allowed-prefect-host", "api.prefect.cloud"),
@@ -394,34 +398,34 @@ mod tests {
     }
 
     #[test]
-    fn the_smallest_binding_is_valid() {
-        let lines = offline(SMALLEST);
-        assert!(!lines.has_wrong(), "{lines}");
+    fn smallest_example_is_valid() {
+        let lines = validate_offline(SMALLEST);
+        assert!(!lines.has_failures(), "{lines}");
     }
 
     #[test]
-    fn a_host_that_is_not_allowed_is_told_with_the_flag() {
-        let lines = offline(&SMALLEST.replace(
+    fn reports_a_disallowed_host_with_its_flag() {
+        let lines = validate_offline(&SMALLEST.replace(
             "spec:",
             "spec:\n  doppler: {host: \"https://evil.example.com\"}",
         ));
         assert!(
-            lines.has_wrong() && lines.to_string().contains("--allowed-doppler-host"),
+            lines.has_failures() && lines.to_string().contains("--allowed-doppler-host"),
             "{lines}"
         );
     }
 
     #[test]
-    fn documents_of_other_kinds_are_passed_over_and_broken_ones_are_not() {
+    fn skips_other_kinds_and_reports_broken_documents() {
         let text = format!("kind: ConfigMap\napiVersion: v1\n---\n{SMALLEST}\n---\n# nothing\n");
-        assert_eq!(bindings(&text).len(), 1);
-        assert!(bindings("kind: DopplerPrefectBinding\nspec: {prefect: 3}\n")[0].is_err());
-        assert!(bindings(": : :\n\t- x")[0].is_err());
+        assert_eq!(parse_bindings(&text).len(), 1);
+        assert!(parse_bindings("kind: DopplerPrefectBinding\nspec: {prefect: 3}\n")[0].is_err());
+        assert!(parse_bindings(": : :\n\t- x")[0].is_err());
     }
 
     #[test]
-    fn a_patch_names_the_secret_and_keeps_optional() {
-        let binding = bindings(SMALLEST).remove(0).unwrap();
+    fn patch_names_the_secret_and_keeps_optional() {
+        let binding = parse_bindings(SMALLEST).remove(0).unwrap();
         let patch: serde_json::Value =
             serde_json::from_str(&patches(PatchForm::Json, &binding)).unwrap();
         assert_eq!(

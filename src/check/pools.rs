@@ -10,44 +10,44 @@ use serde_json::value::RawValue;
 use similar::TextDiff;
 use tokio::time::timeout;
 
-use super::{LIMIT, World, lines::Lines};
+use super::{CheckContext, TIMEOUT, lines::Findings};
 use crate::{
     controller::prefect_work_pools::owned_by,
     crd::{DopplerPrefectBinding, WorkPoolSpec},
     inject::{
         claim::{Claim, Phase, Want},
-        plan::{History, View, plan},
-        pool_owner::{ManagedPool, owner},
+        plan::{History, PoolView, plan},
+        pool_owner::{ManagedPool, owner_of},
     },
     prefect::Connection,
     secret::Desired,
-    upstream::limiter::Rank,
+    upstream::limiter::Priority,
 };
 
 /// Where the entries are.
 const ENV_FROM: &str = "/job_configuration/job_manifest/spec/template/spec/containers/0/envFrom";
 
 /// Looks at each named pool.
-pub(super) async fn check(
-    world: &World,
+pub(super) async fn check_pools(
+    world: &CheckContext,
     binding: &DopplerPrefectBinding,
     namespace: &str,
     connection: &Arc<Connection>,
     desired: &Desired,
-    lines: &mut Lines,
+    lines: &mut Findings,
 ) {
     if binding.spec.inject.work_pools.is_empty() {
         return;
     }
-    let managed = managed(world, lines).await;
+    let managed = list_managed_pools(world, lines).await;
     let keys: Arc<BTreeSet<String>> = Arc::new(desired.data.keys().cloned().collect());
     for pool in &binding.spec.inject.work_pools {
-        if let Err(why) = one(
+        if let Err(why) = check_pool(
             world, pool, namespace, connection, desired, &keys, &managed, lines,
         )
         .await
         {
-            lines.wrong(&format!("work pool {}", pool.name), &why);
+            lines.fail(&format!("work pool {}", pool.name), &why);
         }
     }
 }
@@ -56,15 +56,15 @@ pub(super) async fn check(
     clippy::too_many_arguments,
     reason = "what a look at one pool depends on"
 )]
-async fn one(
-    world: &World,
+async fn check_pool(
+    world: &CheckContext,
     pool: &WorkPoolSpec,
     namespace: &str,
     connection: &Arc<Connection>,
     desired: &Desired,
     keys: &Arc<BTreeSet<String>>,
     managed: &[ManagedPool],
-    lines: &mut Lines,
+    lines: &mut Findings,
 ) -> Result<(), String> {
     let what = format!("work pool {}", pool.name);
     let client = world
@@ -72,10 +72,13 @@ async fn one(
         .get(connection)
         .map_err(|error| error.to_string())?;
     let found = client
-        .work_pool(&pool.name, Rank::Urgent)
+        .work_pool(&pool.name, Priority::Interactive)
         .await
         .map_err(|error| format!("{}: {error}", error.reason()))?;
-    let elsewhere = match client.deployment_namespaces(&pool.name, Rank::Urgent).await {
+    let elsewhere = match client
+        .deployment_namespaces(&pool.name, Priority::Interactive)
+        .await
+    {
         Ok(elsewhere) => Some(elsewhere),
         Err(error) => {
             lines.note(&what, &format!("its deployments cannot be listed: {error}"));
@@ -89,42 +92,42 @@ async fn one(
         mode: pool.mode,
         keys: Arc::clone(keys),
         want: Want::Present,
-        noted: true,
-        known: None,
+        recorded: true,
+        reported_state: None,
         interval: Duration::from_mins(1),
     };
-    let view = View {
+    let view = PoolView {
         pool: &pool.name,
         pool_type: &found.pool_type,
         template: &found.base_job_template,
-        elsewhere: elsewhere.as_ref(),
-        owner: owner(managed, &connection.api_url, &pool.name),
+        deployments: elsewhere.as_ref(),
+        owner: owner_of(managed, &connection.api_url, &pool.name),
     };
     let as_it_is = plan(&view, &[&claim], &History::default());
-    let Some(mut finding) = as_it_is.findings.into_iter().next() else {
+    let Some(mut finding) = as_it_is.observations.into_iter().next() else {
         return Ok(());
     };
     if let Some(edited) = &as_it_is.edit {
         // What overrides the entry is known once it is in its place.
-        let view = View {
+        let view = PoolView {
             template: edited,
             ..view
         };
         let as_it_would_be = plan(&view, &[&claim], &History::default());
-        if let Some(then) = as_it_would_be.findings.into_iter().next() {
+        if let Some(then) = as_it_would_be.observations.into_iter().next() {
             finding = then;
         }
-        lines.well(
+        lines.ok(
             &what,
             &format!(
                 "would change, and nothing else of its template:\n{}",
-                difference(&found.base_job_template, edited)
+                env_from_diff(&found.base_job_template, edited)
             ),
         );
-    } else if finding.phase == Phase::Held {
-        lines.well(&what, &finding.message);
+    } else if finding.phase == Phase::Injected {
+        lines.ok(&what, &finding.message);
     } else {
-        lines.wrong(&what, &format!("{}: {}", finding.reason, finding.message));
+        lines.fail(&what, &format!("{}: {}", finding.reason, finding.message));
     }
     if !finding.shadowed_keys.is_empty() {
         lines.note(
@@ -144,7 +147,7 @@ async fn one(
             ),
         );
     }
-    if let (Some(_), Some(overlooked)) = (&elsewhere, &finding.overlooked) {
+    if let (Some(_), Some(overlooked)) = (&elsewhere, &finding.unchecked_deployments) {
         lines.note(&what, overlooked);
     }
     for jobs in &finding.unserved_namespaces {
@@ -162,7 +165,7 @@ async fn one(
 }
 
 /// The change of `envFrom`; the rest of a template may hold what nobody should see.
-fn difference(before: &RawValue, after: &RawValue) -> String {
+fn env_from_diff(before: &RawValue, after: &RawValue) -> String {
     let list = |template: &RawValue| {
         let template: serde_json::Value = serde_json::from_str(template.get()).unwrap_or_default();
         template
@@ -178,13 +181,13 @@ fn difference(before: &RawValue, after: &RawValue) -> String {
 }
 
 /// The `PrefectWorkPool`s that the user may see.
-async fn managed(world: &World, lines: &mut Lines) -> Vec<ManagedPool> {
+async fn list_managed_pools(world: &CheckContext, lines: &mut Findings) -> Vec<ManagedPool> {
     let kind = ApiResource::from_gvk_with_plural(
         &GroupVersionKind::gvk("prefect.io", "v1", "PrefectWorkPool"),
         "prefectworkpools",
     );
     let api: Api<DynamicObject> = Api::all_with(world.client.clone(), &kind);
-    match timeout(LIMIT, api.list(&ListParams::default().limit(1000))).await {
+    match timeout(TIMEOUT, api.list(&ListParams::default().limit(1000))).await {
         Ok(Ok(list)) => list.items.iter().filter_map(owned_by).collect(),
         Ok(Err(kube::Error::Api(status))) if status.code == 404 => Vec::new(),
         _ => {

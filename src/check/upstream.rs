@@ -4,21 +4,21 @@ use std::sync::Arc;
 
 use kube::ResourceExt;
 
-use super::{World, lines::Lines};
+use super::{CheckContext, lines::Findings};
 use crate::{
     controller::{
-        connect::{connect, doppler_host, trimmed},
-        object_cache::{Kind, ObjectKey},
+        connect::{build_connection, doppler_host, trimmed},
+        object_cache::{ObjectKey, ReferenceKind},
     },
     crd::DopplerPrefectBinding,
-    doppler::{Coordinates, Download},
+    doppler::{ConfigKey, Download},
     prefect::{Connection, block::BlockFields},
-    secret::{Desired, Input, desired},
-    upstream::limiter::Wish,
+    secret::{Desired, DesiredInput, desired},
+    upstream::limiter::ReadRequest,
 };
 
 /// What was resolved.
-pub(super) struct Found {
+pub(super) struct Resolved {
     /// How the Prefect server is reached.
     pub connection: Option<Arc<Connection>>,
     /// The Secret that would be written.
@@ -27,15 +27,15 @@ pub(super) struct Found {
 
 /// Resolves block and config; says what the Secret would hold.
 pub(super) async fn resolve(
-    world: &World,
+    world: &CheckContext,
     binding: &DopplerPrefectBinding,
     namespace: &str,
-    lines: &mut Lines,
-) -> Option<Found> {
+    lines: &mut Findings,
+) -> Option<Resolved> {
     let spec = &binding.spec;
     let mut connection = None;
     if let Some(prefect) = &spec.prefect {
-        let found = connect(
+        let found = build_connection(
             &world.references,
             &world.objects,
             &world.prefect_hosts,
@@ -44,9 +44,9 @@ pub(super) async fn resolve(
         )
         .await;
         match found {
-            Ok(found) => connection = Some(reachable(world, found.into())),
+            Ok(found) => connection = Some(override_api_url(world, found.into())),
             Err(fault) => {
-                lines.wrong("Prefect", &format!("{}: {}", fault.reason, fault.message));
+                lines.fail("Prefect", &format!("{}: {}", fault.reason, fault.message));
                 return None;
             }
         }
@@ -59,36 +59,37 @@ pub(super) async fn resolve(
     if let Some(token) = &spec.doppler.access_token {
         let at = &token.value_from.secret_key_ref;
         let object = ObjectKey {
-            kind: Kind::Secret,
+            kind: ReferenceKind::Secret,
             namespace: namespace.to_owned(),
             name: at.name.clone(),
         };
         match world
             .references
-            .text(&world.objects, &object, &at.key, "spec.doppler.accessToken")
+            .resolve(&world.objects, &object, &at.key, "spec.doppler.accessToken")
             .await
         {
             Ok(text) => overrides.access_token = Some(trimmed(&text)),
             Err(error) => {
-                lines.wrong("token", &format!("{}: {error}", error.reason()));
+                lines.fail("token", &format!("{}: {error}", error.reason()));
                 return None;
             }
         }
     }
-    let coordinates = coordinates(world, binding, connection.as_ref(), overrides, lines).await?;
+    let coordinates =
+        resolve_config_key(world, binding, connection.as_ref(), overrides, lines).await?;
     let snapshot = match world
         .doppler
-        .download(&coordinates, None, &Wish::now())
+        .download(&coordinates, None, &ReadRequest::interactive())
         .await
     {
-        Ok(Download::New(snapshot)) => snapshot,
+        Ok(Download::Changed(snapshot)) => snapshot,
         Ok(Download::Unchanged) => return None,
         Err(error) => {
-            lines.wrong("Doppler", &format!("{}: {error}", error.reason()));
+            lines.fail("Doppler", &format!("{}: {error}", error.reason()));
             return None;
         }
     };
-    let input = Input {
+    let input = DesiredInput {
         binding: &binding.name_any(),
         binding_uid: "",
         namespace,
@@ -101,12 +102,12 @@ pub(super) async fn resolve(
     let desired = match desired(&input, snapshot.values()) {
         Ok(desired) => desired,
         Err(error) => {
-            lines.wrong("Secret", &format!("{}: {error}", error.reason()));
+            lines.fail("Secret", &format!("{}: {error}", error.reason()));
             return None;
         }
     };
     let names: Vec<&str> = desired.data.keys().map(String::as_str).collect();
-    lines.well(
+    lines.ok(
         "Doppler",
         &format!(
             "project {}, config {} gives {} keys: {}",
@@ -116,17 +117,17 @@ pub(super) async fn resolve(
             names.join(", ")
         ),
     );
-    for held in &desired.held_back {
-        lines.note("held back", &format!("{}: {}", held.name, held.why));
+    for held in &desired.excluded_keys {
+        lines.note("held back", &format!("{}: {}", held.name, held.reason));
     }
-    Some(Found {
+    Some(Resolved {
         connection,
         desired,
     })
 }
 
 /// The connection, by the address at which this machine reaches the server.
-fn reachable(world: &World, connection: Arc<Connection>) -> Arc<Connection> {
+fn override_api_url(world: &CheckContext, connection: Arc<Connection>) -> Arc<Connection> {
     match &world.prefect_api_url {
         Some(url) => Arc::new(Connection {
             api_url: url.clone(),
@@ -136,20 +137,20 @@ fn reachable(world: &World, connection: Arc<Connection>) -> Arc<Connection> {
     }
 }
 
-async fn coordinates(
-    world: &World,
+async fn resolve_config_key(
+    world: &CheckContext,
     binding: &DopplerPrefectBinding,
     connection: Option<&Arc<Connection>>,
     overrides: BlockFields,
-    lines: &mut Lines,
-) -> Option<Coordinates> {
+    lines: &mut Findings,
+) -> Option<ConfigKey> {
     let spec = &binding.spec;
     let fields = match (&spec.prefect, connection) {
         (Some(prefect), Some(connection)) if !overrides.missing().is_empty() => {
             let block = &prefect.block;
             let document = match world.clients.get(connection) {
                 Ok(client) => {
-                    let wish = Wish::now();
+                    let wish = ReadRequest::interactive();
                     client.block(&block.type_slug, &block.name, &wish).await
                 }
                 Err(error) => Err(error),
@@ -164,7 +165,7 @@ async fn coordinates(
             match fields {
                 Ok(fields) => fields.overridden_by(overrides),
                 Err(why) => {
-                    lines.wrong("block", &why);
+                    lines.fail("block", &why);
                     return None;
                 }
             }
@@ -173,11 +174,11 @@ async fn coordinates(
     };
     match fields.complete() {
         Ok(complete) => {
-            lines.well(
+            lines.ok(
                 "block",
                 &format!("project {}, config {}", complete.project, complete.config),
             );
-            Some(Coordinates {
+            Some(ConfigKey {
                 host: doppler_host(&world.doppler_hosts, spec.doppler.host.as_deref()).ok()?,
                 token: complete.access_token,
                 project: complete.project,
@@ -186,54 +187,55 @@ async fn coordinates(
             })
         }
         Err(error) => {
-            lines.wrong("block", &format!("{}: {error}", error.reason()));
+            lines.fail("block", &format!("{}: {error}", error.reason()));
             None
         }
     }
 }
 
 /// Whether the Secret could be written.
-pub(super) async fn target(
-    world: &World,
+pub(super) async fn check_secret(
+    world: &CheckContext,
     binding: &DopplerPrefectBinding,
     namespace: &str,
     desired: &Desired,
-    lines: &mut Lines,
+    lines: &mut Findings,
 ) {
     let name = &desired.name;
     match world.secrets.get(namespace, name).await {
-        Ok(None) => lines.well(
+        Ok(None) => lines.ok(
             "Secret",
             &format!("{name} would be created with {} keys", desired.data.len()),
         ),
         Ok(Some(found)) => {
-            let ours = found.facts.binding.as_deref() == Some(&*binding.name_any())
-                && found.facts.labelled;
-            if let Some(error) = found.obstacle() {
-                lines.wrong("Secret", &format!("{}: {name}: {error}", error.reason()));
-            } else if ours && found.holds(&desired.data) {
-                lines.well("Secret", &format!("{name} is up to date"));
+            let ours = found.observed.binding.as_deref() == Some(&*binding.name_any())
+                && found.observed.has_managed_by_label;
+            if let Some(error) = found.update_blocker() {
+                lines.fail("Secret", &format!("{}: {name}: {error}", error.reason()));
+            } else if ours && found.data_equals(&desired.data) {
+                lines.ok("Secret", &format!("{name} is up to date"));
             } else if ours {
-                lines.well(
+                lines.ok(
                     "Secret",
                     &format!("{name} would be updated to {} keys", desired.data.len()),
                 );
-            } else if let (true, Some(other)) =
-                (found.facts.labelled, found.facts.binding.as_deref())
-            {
-                lines.wrong("Secret", &format!("SecretClaimed: {name} is written by binding {other}: set spec.managedSecret.name to another name"));
+            } else if let (true, Some(other)) = (
+                found.observed.has_managed_by_label,
+                found.observed.binding.as_deref(),
+            ) {
+                lines.fail("Secret", &format!("SecretClaimed: {name} is written by binding {other}: set spec.managedSecret.name to another name"));
             } else if binding.spec.managed_secret.adopt
-                && found.facts.controller.is_none()
-                && !found.facts.is_held()
+                && found.observed.controller.is_none()
+                && !found.observed.is_owned_by_recorded_binding()
             {
-                lines.well(
+                lines.ok(
                     "Secret",
                     &format!("{name} is there and would be taken over (adopt)"),
                 );
             } else {
-                lines.wrong("Secret", &format!("SecretForeign: {name} is there and is not this operator's: set spec.managedSecret.name to another name"));
+                lines.fail("Secret", &format!("SecretForeign: {name} is there and is not this operator's: set spec.managedSecret.name to another name"));
             }
         }
-        Err(error) => lines.wrong("Secret", &format!("{}: {error}", error.reason())),
+        Err(error) => lines.fail("Secret", &format!("{}: {error}", error.reason())),
     }
 }

@@ -10,11 +10,11 @@ use kube::{Api, Resource, ResourceExt, runtime::controller::Action};
 use tokio::time::{Instant, timeout};
 
 use super::{
-    connect::reach,
+    connect::connect,
     context::Context,
-    finalizer::{self, Noted},
-    injection::{Back, withdraw},
-    object_cache::{Kind, ObjectKey},
+    finalizer::{self, InjectedEntry},
+    injection::{Withdrawal, withdraw},
+    object_cache::{ObjectKey, ReferenceKind},
     work_queue::BindingRef,
 };
 use crate::{
@@ -27,36 +27,36 @@ use crate::{
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// Cleans up behind a binding that is being deleted.
-pub async fn remove(
+pub async fn cleanup(
     context: &Context,
     binding: &DopplerPrefectBinding,
     who: &BindingRef,
 ) -> Action {
-    if !finalizer::is_held(binding) {
+    if !finalizer::has_finalizer(binding) {
         // Garbage collection takes what is owned; nothing else is to be done.
         return Action::await_change();
     }
-    context.blocks.leave(who);
-    context.configs.leave(who);
+    context.blocks.unsubscribe(who);
+    context.configs.unsubscribe(who);
     let terminating = namespace_is_terminating(context, binding).await;
-    let noted = finalizer::noted(binding);
+    let noted = finalizer::injected_entries(binding);
     let connection = match &binding.spec.prefect {
-        Some(prefect) => reach(context, binding, prefect).await.ok(),
+        Some(prefect) => connect(context, binding, prefect).await.ok(),
         None => None,
     };
     let mut waiting = Vec::new();
     for entry in &noted {
         match withdraw(context, binding, who, connection.as_ref(), entry) {
-            Back::Out => {
-                context.memory.change(who, |remembered| {
+            Withdrawal::Done => {
+                context.states.update(who, |remembered| {
                     remembered
-                        .out_since
+                        .removed_since
                         .entry(entry.clone())
                         .or_insert_with(Instant::now)
                         .elapsed()
                 });
             }
-            Back::Waiting(why) => waiting.push((entry, why)),
+            Withdrawal::Pending(why) => waiting.push((entry, why)),
         }
     }
     context.pools.retain(who, &|at, pool, secret| {
@@ -72,8 +72,8 @@ pub async fn remove(
         if !left.is_zero() {
             return Action::requeue(left.min(ASK_AGAIN));
         }
-        abandon(context, binding, entry, why, terminating);
-        return finish(context, binding, who).await;
+        report_abandoned(context, binding, entry, why, terminating);
+        return remove_finalizer(context, binding, who).await;
     }
     if !terminating {
         let longest = wait_left(context, who, &noted);
@@ -88,7 +88,7 @@ pub async fn remove(
             .chain([binding.secret_name()])
             .collect();
         for name in names {
-            if remove_secret(context, binding, name).await.is_err() {
+            if delete_secret(context, binding, name).await.is_err() {
                 return Action::requeue(ASK_AGAIN);
             }
         }
@@ -97,17 +97,17 @@ pub async fn remove(
                 "the entry for Secret {} was taken out of the template of work pool {}",
                 entry.secret, entry.pool
             );
-            context.report.tell(binding, Reason::PoolReleased, &message);
+            context.report.emit(binding, Reason::PoolReleased, &message);
         }
     }
-    finish(context, binding, who).await
+    remove_finalizer(context, binding, who).await
 }
 
 /// How long the entry that went out last still has to wait.
-fn wait_left(context: &Context, who: &BindingRef, noted: &BTreeSet<Noted>) -> Duration {
+fn wait_left(context: &Context, who: &BindingRef, noted: &BTreeSet<InjectedEntry>) -> Duration {
     let out_since = context
-        .memory
-        .look(who, |remembered| remembered.out_since.clone());
+        .states
+        .read(who, |remembered| remembered.removed_since.clone());
     noted
         .iter()
         .filter_map(|entry| out_since.get(entry))
@@ -129,10 +129,10 @@ fn since_deletion(binding: &DopplerPrefectBinding) -> Duration {
     Duration::try_from(passed).unwrap_or_default()
 }
 
-fn abandon(
+fn report_abandoned(
     context: &Context,
     binding: &DopplerPrefectBinding,
-    entry: &Noted,
+    entry: &InjectedEntry,
     why: &str,
     terminating: bool,
 ) {
@@ -147,25 +147,29 @@ fn abandon(
     } else {
         context
             .report
-            .tell(binding, Reason::CleanupAbandoned, &message);
+            .emit(binding, Reason::CleanupAbandoned, &message);
     }
 }
 
-async fn finish(context: &Context, binding: &DopplerPrefectBinding, who: &BindingRef) -> Action {
-    let dropped = finalizer::note(
+async fn remove_finalizer(
+    context: &Context,
+    binding: &DopplerPrefectBinding,
+    who: &BindingRef,
+) -> Action {
+    let dropped = finalizer::patch_finalizer(
         context.client.clone(),
         binding,
         &BTreeSet::new(),
         context.settings.kubernetes_timeout,
     )
     .await;
-    context.metrics.wrote("binding", dropped.is_ok());
+    context.metrics.count_write("binding", dropped.is_ok());
     match dropped {
         Ok(()) => {
             context.forget(who);
             Action::await_change()
         }
-        Err(finalizer::NoteError::Conflict) => Action::requeue(Duration::from_millis(500)),
+        Err(finalizer::FinalizerError::Conflict) => Action::requeue(Duration::from_millis(500)),
         Err(error) => {
             context
                 .report
@@ -179,43 +183,43 @@ async fn finish(context: &Context, binding: &DopplerPrefectBinding, who: &Bindin
 ///
 /// # Errors
 /// If the API server does not take it, or it changed meanwhile.
-pub async fn remove_secret(
+pub async fn delete_secret(
     context: &Context,
     binding: &DopplerPrefectBinding,
     name: &str,
 ) -> Result<(), WriteError> {
     let namespace = binding.namespace().unwrap_or_default();
     let key = ObjectKey {
-        kind: Kind::Secret,
+        kind: ReferenceKind::Secret,
         namespace: namespace.clone(),
         name: name.to_owned(),
     };
-    let Some(known) = context.objects.known(&key) else {
+    let Some(known) = context.objects.get(&key) else {
         return Ok(());
     };
     let uid = binding.meta().uid.as_deref().unwrap_or_default();
-    if !known.facts.belongs_to(uid) {
+    if !known.observed.belongs_to(uid) {
         return Ok(());
     }
     let done = match binding.spec.managed_secret.deletion_policy {
         DeletionPolicy::Delete => context
             .secrets
-            .delete(&namespace, name, &known.facts)
+            .delete(&namespace, name, &known.observed)
             .await
             .map(|()| None),
         DeletionPolicy::Retain => context
             .secrets
-            .release(&namespace, name, &known.facts, uid)
+            .disown(&namespace, name, &known.observed, uid)
             .await
             .map(Some),
     };
-    context.metrics.wrote("secret", done.is_ok());
+    context.metrics.count_write("secret", done.is_ok());
     match done {
-        Ok(Some(written)) => context.objects.learn(&key, written.facts, true),
-        Ok(None) | Err(WriteError::NotFound) => context.objects.lose(&key),
+        Ok(Some(written)) => context.objects.observe(&key, written.observed, true),
+        Ok(None) | Err(WriteError::NotFound) => context.objects.evict(&key),
         Err(WriteError::Conflict) => {
             if let Ok(Some(found)) = context.secrets.get(&namespace, name).await {
-                context.objects.learn(&key, found.facts, false);
+                context.objects.observe(&key, found.observed, false);
             }
             return Err(WriteError::Conflict);
         }

@@ -10,18 +10,18 @@ use url::Url;
 
 use super::{
     context::Context,
-    key_refs::References,
-    object_cache::{Kind, ObjectKey, Objects},
+    key_refs::KeyRefs,
+    object_cache::{ObjectCache, ObjectKey, ReferenceKind},
 };
 use crate::{
     crd::{DopplerPrefectBinding, PrefectSpec},
     outbound::AllowedHosts,
     prefect::{
         Connection,
-        connection::{Values, connection, references},
+        connection::{ReferenceValues, connection, references},
     },
     reason::Reason,
-    upstream::poller::Fault,
+    upstream::poller::Failure,
 };
 
 /// Doppler's API, unless a binding names another.
@@ -29,9 +29,9 @@ const DOPPLER: &str = "https://api.doppler.com";
 
 /// The keys of objects that a binding names, each with the field that names it.
 #[must_use]
-pub fn named(binding: &DopplerPrefectBinding) -> Vec<(ObjectKey, String, String)> {
+pub fn referenced_keys(binding: &DopplerPrefectBinding) -> Vec<(ObjectKey, String, String)> {
     let namespace = binding.namespace().unwrap_or_default();
-    let mut named = Vec::new();
+    let mut referenced_keys = Vec::new();
     if let Some(prefect) = &binding.spec.prefect {
         for reference in references(&prefect.server) {
             let object = ObjectKey {
@@ -39,23 +39,23 @@ pub fn named(binding: &DopplerPrefectBinding) -> Vec<(ObjectKey, String, String)
                 namespace: namespace.clone(),
                 name: reference.name,
             };
-            named.push((object, reference.key, reference.purpose.to_string()));
+            referenced_keys.push((object, reference.key, reference.purpose.to_string()));
         }
     }
     if let Some(token) = &binding.spec.doppler.access_token {
         let at = &token.value_from.secret_key_ref;
         let object = ObjectKey {
-            kind: Kind::Secret,
+            kind: ReferenceKind::Secret,
             namespace,
             name: at.name.clone(),
         };
-        named.push((
+        referenced_keys.push((
             object,
             at.key.clone(),
             "spec.doppler.accessToken".to_owned(),
         ));
     }
-    named
+    referenced_keys
 }
 
 /// Tokens often end with the line break of the file they were made from.
@@ -67,35 +67,35 @@ pub(crate) fn trimmed(text: &secrecy::SecretString) -> secrecy::SecretString {
 /// How the binding's Prefect server is reached, with what the context knows.
 ///
 /// # Errors
-/// As [`connect`].
-pub async fn reach(
+/// As [`build_connection`].
+pub async fn connect(
     context: &Context,
     binding: &DopplerPrefectBinding,
     prefect: &PrefectSpec,
-) -> Result<Arc<Connection>, Fault> {
-    let connection = connect(
-        &context.references,
+) -> Result<Arc<Connection>, Failure> {
+    let connection = build_connection(
+        &context.key_refs,
         &context.objects,
         &context.prefect_hosts,
         &binding.namespace().unwrap_or_default(),
         prefect,
     )
     .await?;
-    Ok(context.connections.share(connection))
+    Ok(context.connections.intern(connection))
 }
 
 /// How the Prefect server of a binding in `namespace` is reached.
 ///
 /// # Errors
 /// If something that its stanza refers to is not there, or it is not allowed.
-pub async fn connect(
-    references_read: &References,
-    objects: &Objects,
+pub async fn build_connection(
+    references_read: &KeyRefs,
+    objects: &ObjectCache,
     hosts: &AllowedHosts,
     namespace: &str,
     prefect: &PrefectSpec,
-) -> Result<Connection, Fault> {
-    let mut values = Values::default();
+) -> Result<Connection, Failure> {
+    let mut values = ReferenceValues::default();
     for reference in references(&prefect.server) {
         let object = ObjectKey {
             kind: reference.kind,
@@ -104,29 +104,29 @@ pub async fn connect(
         };
         let field = reference.purpose.to_string();
         let text = references_read
-            .text(objects, &object, &reference.key, &field)
+            .resolve(objects, &object, &reference.key, &field)
             .await;
         values.insert(
             reference.purpose,
-            text.map_err(|error| fault(error.reason(), &error))?,
+            text.map_err(|error| failure(error.reason(), &error))?,
         );
     }
     connection(&prefect.server, namespace, &values, hosts)
-        .map_err(|error| fault(error.reason(), &error))
+        .map_err(|error| failure(error.reason(), &error))
 }
 
 /// Doppler's API, as a binding names it.
 ///
 /// # Errors
 /// If it is not allowed.
-pub fn doppler_host(hosts: &AllowedHosts, host: Option<&str>) -> Result<Url, Fault> {
-    let url = Url::parse(host.unwrap_or(DOPPLER)).map_err(|_| Fault {
+pub fn doppler_host(hosts: &AllowedHosts, host: Option<&str>) -> Result<Url, Failure> {
+    let url = Url::parse(host.unwrap_or(DOPPLER)).map_err(|_| Failure {
         reason: Reason::InvalidSpec,
         message: "spec.doppler.host is not a URL: write one such as https://api.doppler.com"
             .to_owned(),
         retry_after: None,
     })?;
-    hosts.check(&url).map_err(|error| Fault {
+    hosts.check(&url).map_err(|error| Failure {
         reason: error.reason(),
         message: format!("spec.doppler.host: {error}"),
         retry_after: None,
@@ -135,8 +135,8 @@ pub fn doppler_host(hosts: &AllowedHosts, host: Option<&str>) -> Result<Url, Fau
 }
 
 /// A fault from an error whose text may be shown.
-pub fn fault(reason: Reason, error: &impl std::fmt::Display) -> Fault {
-    Fault {
+pub fn failure(reason: Reason, error: &impl std::fmt::Display) -> Failure {
+    Failure {
         reason,
         message: error.to_string(),
         retry_after: None,

@@ -9,22 +9,22 @@ use kube::{
 use tokio::sync::Semaphore;
 
 use super::{
-    binding_state::Memory,
-    key_refs::References,
-    object_cache::Objects,
-    stored_binding::Kept,
-    work_queue::{BindingRef, Wakes},
+    binding_state::BindingStates,
+    key_refs::KeyRefs,
+    object_cache::ObjectCache,
+    stored_binding::StoredBinding,
+    work_queue::{BindingRef, WorkQueues},
 };
 use crate::{
     crd::BlockSpec,
-    doppler::{Coordinates, Snapshot},
+    doppler::{ConfigKey, Snapshot},
     inject::Pools,
     metrics::Metrics,
     outbound::AllowedHosts,
-    prefect::{BlockDocument, Connection, Connections},
+    prefect::{BlockDocument, Connection, ConnectionInterner},
     report::Report,
-    secret::{HashKey, Secrets},
-    upstream::poller::Sources,
+    secret::{HashKey, SecretClient},
+    upstream::poller::Pollers,
 };
 
 /// A block of a Prefect server, as it is read with these credentials.
@@ -52,7 +52,7 @@ impl BlockKey {
 
 /// The waits and limits that the flags set.
 #[derive(Clone, Copy, Debug)]
-pub struct Settings {
+pub struct ControllerSettings {
     /// Poll interval of bindings that set none.
     pub refresh_interval: Duration,
     /// For how long a failing upstream leaves a binding Ready.
@@ -66,22 +66,22 @@ pub struct Settings {
 }
 
 /// Blocks that are read.
-pub type Blocks = Sources<BindingRef, BlockKey, BlockDocument>;
+pub type Blocks = Pollers<BindingRef, BlockKey, BlockDocument>;
 /// Configs that are read.
-pub type Configs = Sources<BindingRef, Coordinates, Snapshot>;
+pub type Configs = Pollers<BindingRef, ConfigKey, Snapshot>;
 
 /// Everything that a reconcile needs.
 pub struct Context {
     /// The API server.
     pub client: Client,
     /// Waits and limits.
-    pub settings: Settings,
+    pub settings: ControllerSettings,
     /// Hosts that bindings may name as Prefect servers.
     pub prefect_hosts: AllowedHosts,
     /// Hosts that bindings may name as Doppler's API.
     pub doppler_hosts: AllowedHosts,
     /// Connections to Prefect servers that bindings share.
-    pub connections: Arc<Connections>,
+    pub connections: Arc<ConnectionInterner>,
     /// Blocks that are read.
     pub blocks: Blocks,
     /// Configs that are read.
@@ -89,46 +89,46 @@ pub struct Context {
     /// Work pools that are looked at and edited.
     pub pools: Pools,
     /// Secrets and ConfigMaps, as the watches show them.
-    pub objects: Arc<Objects>,
+    pub objects: Arc<ObjectCache>,
     /// Values behind the keys that bindings name.
-    pub references: References,
+    pub key_refs: KeyRefs,
     /// Requests about Secrets.
-    pub secrets: Secrets,
+    pub secrets: SecretClient,
     /// The installation's key of content hashes.
     pub hash_key: HashKey,
     /// What is remembered between reconciles.
-    pub memory: Arc<Memory>,
+    pub states: Arc<BindingStates>,
     /// The one place that tells.
     pub report: Report,
     /// Everything that is counted.
     pub metrics: Arc<Metrics>,
     /// The queues in which bindings wait.
-    pub wakes: Wakes,
+    pub queues: WorkQueues,
     /// Reconciles in flight, over all scopes.
-    pub reconciles: Semaphore,
+    pub reconcile_permits: Semaphore,
     /// Namespace of the operator itself.
     pub operator_namespace: String,
     /// The bindings of each scope.
-    pub bindings: Vec<Store<Kept>>,
+    pub bindings: Vec<Store<StoredBinding>>,
 }
 
 impl Context {
     /// The binding is gone: nothing is read, remembered or counted for it any more.
     pub fn forget(&self, binding: &BindingRef) {
-        self.blocks.leave(binding);
-        self.configs.leave(binding);
-        self.pools.forget(binding);
-        self.objects.forget(binding);
-        self.memory.forget(binding);
+        self.blocks.unsubscribe(binding);
+        self.configs.unsubscribe(binding);
+        self.pools.remove_binding(binding);
+        self.objects.untrack(binding);
+        self.states.remove(binding);
         self.report.forget(binding);
-        self.references
-            .retain(|object| self.objects.is_named(object));
+        self.key_refs
+            .retain(|object| self.objects.is_tracked(object));
     }
 
     /// All bindings that are not there any more are gone.
     pub fn forget_absent(&self) {
-        for binding in self.memory.all() {
-            if self.kept(&binding).is_none() {
+        for binding in self.states.keys() {
+            if self.stored(&binding).is_none() {
                 self.forget(&binding);
             }
         }
@@ -136,14 +136,14 @@ impl Context {
 
     /// The binding of this name, as its scope's store has it.
     #[must_use]
-    pub fn kept(&self, binding: &BindingRef) -> Option<Arc<Kept>> {
+    pub fn stored(&self, binding: &BindingRef) -> Option<Arc<StoredBinding>> {
         let key = ObjectRef::new(binding.name()).within(binding.namespace());
         self.bindings.iter().find_map(|store| store.get(&key))
     }
 
     /// Whether a binding of this UID is there.
     #[must_use]
-    pub fn lives(&self, uid: &str) -> bool {
+    pub fn binding_exists(&self, uid: &str) -> bool {
         self.bindings.iter().any(|store| {
             store
                 .find(|binding| binding.meta().uid.as_deref() == Some(uid))

@@ -20,7 +20,7 @@ use crate::{
 
 /// A pool entry that the operator may have written.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Noted {
+pub struct InjectedEntry {
     /// URL of the Prefect server's API.
     pub server: String,
     /// Name of the work pool.
@@ -31,7 +31,7 @@ pub struct Noted {
 
 /// What is noted on a binding. A note that does not parse counts as empty: it can only have been changed by hand.
 #[must_use]
-pub fn noted(binding: &DopplerPrefectBinding) -> BTreeSet<Noted> {
+pub fn injected_entries(binding: &DopplerPrefectBinding) -> BTreeSet<InjectedEntry> {
     binding
         .annotations()
         .get(INJECTED_ANNOTATION)
@@ -41,7 +41,7 @@ pub fn noted(binding: &DopplerPrefectBinding) -> BTreeSet<Noted> {
 
 /// Whether the binding carries our finalizer.
 #[must_use]
-pub fn is_held(binding: &DopplerPrefectBinding) -> bool {
+pub fn has_finalizer(binding: &DopplerPrefectBinding) -> bool {
     binding
         .finalizers()
         .iter()
@@ -50,7 +50,7 @@ pub fn is_held(binding: &DopplerPrefectBinding) -> bool {
 
 /// The binding could not be patched.
 #[derive(Debug, thiserror::Error)]
-pub enum NoteError {
+pub enum FinalizerError {
     /// It changed meanwhile, or is gone: a newer event follows.
     #[error("the binding changed while its finalizer was written; it is tried again")]
     Conflict,
@@ -64,7 +64,7 @@ pub enum NoteError {
     Unreachable,
 }
 
-impl NoteError {
+impl FinalizerError {
     /// Its reason.
     #[must_use]
     pub const fn reason(&self) -> Reason {
@@ -76,12 +76,12 @@ impl NoteError {
 ///
 /// # Errors
 /// If the binding changed meanwhile, or the API server does not take it.
-pub async fn note(
+pub async fn patch_finalizer(
     client: Client,
     binding: &DopplerPrefectBinding,
-    entries: &BTreeSet<Noted>,
+    entries: &BTreeSet<InjectedEntry>,
     limit: Duration,
-) -> Result<(), NoteError> {
+) -> Result<(), FinalizerError> {
     let finalizers: Vec<&str> = binding
         .finalizers()
         .iter()
@@ -112,10 +112,10 @@ pub async fn note(
     match patched {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => {
-            Err(NoteError::Conflict)
+            Err(FinalizerError::Conflict)
         }
-        Ok(Err(kube::Error::Api(status))) => Err(NoteError::Refused(status.code)),
-        Ok(Err(_)) | Err(_) => Err(NoteError::Unreachable),
+        Ok(Err(kube::Error::Api(status))) => Err(FinalizerError::Refused(status.code)),
+        Ok(Err(_)) | Err(_) => Err(FinalizerError::Unreachable),
     }
 }
 
@@ -125,22 +125,22 @@ mod tests {
 
     #[test]
     fn a_note_is_read_back_as_it_was_written() {
-        let entry = Noted {
+        let entry = InjectedEntry {
             server: "http://s.p.svc:4200/api".to_owned(),
             pool: "k8s".to_owned(),
             secret: "a".to_owned(),
         };
         let mut binding =
             DopplerPrefectBinding::new("b", crate::crd::DopplerPrefectBindingSpec::default());
-        assert!(noted(&binding).is_empty());
+        assert!(injected_entries(&binding).is_empty());
         let text = serde_json::to_string(&BTreeSet::from([entry.clone()])).unwrap();
         binding
             .annotations_mut()
             .insert(INJECTED_ANNOTATION.to_owned(), text);
-        assert_eq!(noted(&binding), BTreeSet::from([entry]));
+        assert_eq!(injected_entries(&binding), BTreeSet::from([entry]));
         binding
             .annotations_mut()
             .insert(INJECTED_ANNOTATION.to_owned(), "[broken".to_owned());
-        assert!(noted(&binding).is_empty());
+        assert!(injected_entries(&binding).is_empty());
     }
 }

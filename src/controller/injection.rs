@@ -10,37 +10,39 @@ use std::{
     time::Duration,
 };
 
-use super::{context::Context, finalizer::Noted, work_queue::BindingRef};
+use super::{context::Context, finalizer::InjectedEntry, work_queue::BindingRef};
 use crate::{
     crd::{DopplerPrefectBinding, InjectMode, WorkPoolState, WorkPoolStatus},
-    inject::claim::{Claim, Finding, Phase, Want},
+    inject::claim::{Claim, Observation, Phase, Want},
     prefect::Connection,
     reason::{Class, Reason},
-    status::{LISTED, Step},
+    status::{ConditionUpdate, MAX_LISTED},
 };
 
 /// What the pools that a binding names are known to be.
 #[derive(Default)]
-pub struct Looked {
+pub struct PoolClaims {
     /// For each named pool, in the order of the spec, what was found.
-    pub found: Vec<(String, Option<Finding>)>,
+    pub observations: Vec<(String, Option<Observation>)>,
     /// Entries that are to be noted before they are written.
-    pub to_note: BTreeSet<Noted>,
+    pub to_record: BTreeSet<InjectedEntry>,
 }
 
-impl Looked {
+impl PoolClaims {
     /// Whether a pool was not looked at yet.
     #[must_use]
-    pub fn awaits_a_look(&self) -> bool {
-        self.found.iter().any(|(_, finding)| finding.is_none())
+    pub fn awaits_first_read(&self) -> bool {
+        self.observations
+            .iter()
+            .any(|(_, finding)| finding.is_none())
     }
 
     /// Whether an entry is about to be written: the outcome follows at once.
     #[must_use]
-    pub fn underway(&self) -> bool {
-        self.found.iter().any(|(_, finding)| {
+    pub fn in_progress(&self) -> bool {
+        self.observations.iter().any(|(_, finding)| {
             finding.as_ref().is_some_and(|finding| {
-                matches!(finding.phase, Phase::Wanted | Phase::Underway)
+                matches!(finding.phase, Phase::Injectable | Phase::InProgress)
                     && finding.failing_since.is_none()
                     && finding.reason == Reason::Pending
             })
@@ -50,18 +52,18 @@ impl Looked {
 
 /// Claims the pools that the spec names. An entry is claimed as present only if it is noted and the Secret is `in_place`.
 #[must_use]
-pub fn claim(
+pub fn declare_claims(
     context: &Context,
     binding: &DopplerPrefectBinding,
     who: &BindingRef,
     connection: Option<&Arc<Connection>>,
-    noted: &BTreeSet<Noted>,
+    noted: &BTreeSet<InjectedEntry>,
     in_place: bool,
     keys: &Arc<BTreeSet<String>>,
-) -> Looked {
-    let mut looked = Looked::default();
+) -> PoolClaims {
+    let mut looked = PoolClaims::default();
     let Some(connection) = connection else {
-        looked.found = binding
+        looked.observations = binding
             .spec
             .inject
             .work_pools
@@ -78,7 +80,7 @@ pub fn claim(
         .collect();
     let secret = binding.secret_name();
     for pool in &binding.spec.inject.work_pools {
-        let entry = Noted {
+        let entry = InjectedEntry {
             server: connection.api_url.to_string(),
             pool: pool.name.clone(),
             secret: secret.to_owned(),
@@ -87,7 +89,7 @@ pub fn claim(
         let want = if pool.mode == InjectMode::Patch && is_noted && in_place {
             Want::Present
         } else {
-            Want::Look
+            Want::Observe
         };
         let claim = Claim {
             namespace: who.namespace().to_owned(),
@@ -96,31 +98,31 @@ pub fn claim(
             mode: pool.mode,
             keys: Arc::clone(keys),
             want,
-            noted: is_noted,
-            known: before.get(pool.name.as_str()).copied(),
+            recorded: is_noted,
+            reported_state: before.get(pool.name.as_str()).copied(),
             interval: interval(context, binding),
         };
         let finding = context.pools.declare(who, connection, &pool.name, claim);
         if finding
             .as_ref()
-            .is_some_and(|finding| finding.phase == Phase::Wanted)
+            .is_some_and(|finding| finding.phase == Phase::Injectable)
             && pool.mode == InjectMode::Patch
             && !is_noted
         {
-            looked.to_note.insert(entry);
+            looked.to_record.insert(entry);
         }
-        looked.found.push((pool.name.clone(), finding));
+        looked.observations.push((pool.name.clone(), finding));
     }
     looked
 }
 
 /// Entries that are noted although the spec does not ask for them any more: they are taken out.
 #[must_use]
-pub fn obsolete(
+pub fn stale_entries(
     binding: &DopplerPrefectBinding,
     connection: Option<&Arc<Connection>>,
-    noted: &BTreeSet<Noted>,
-) -> BTreeSet<Noted> {
+    noted: &BTreeSet<InjectedEntry>,
+) -> BTreeSet<InjectedEntry> {
     let Some(connection) = connection else {
         // Without a connection nothing tells which server the spec means: only what no pool name or Secret name matches any more is obsolete.
         let names: BTreeSet<&str> = binding
@@ -130,7 +132,7 @@ pub fn obsolete(
             .iter()
             .map(|pool| pool.name.as_str())
             .collect();
-        let gone = |entry: &&Noted| {
+        let gone = |entry: &&InjectedEntry| {
             binding.spec.prefect.is_none()
                 || !names.contains(entry.pool.as_str())
                 || entry.secret != binding.secret_name()
@@ -138,7 +140,7 @@ pub fn obsolete(
         return noted.iter().filter(gone).cloned().collect();
     };
     let server = connection.api_url.to_string();
-    let asked = |entry: &Noted| {
+    let asked = |entry: &InjectedEntry| {
         entry.server == server
             && entry.secret == binding.secret_name()
             && binding
@@ -157,11 +159,11 @@ pub fn obsolete(
 
 /// How far the way back of an entry is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Back {
+pub enum Withdrawal {
     /// It is out of its pool.
-    Out,
+    Done,
     /// It is not yet, and why.
-    Waiting(String),
+    Pending(String),
 }
 
 /// Has an entry taken out, with the credentials that its server was last reached with.
@@ -171,11 +173,11 @@ pub fn withdraw(
     binding: &DopplerPrefectBinding,
     who: &BindingRef,
     current: Option<&Arc<Connection>>,
-    entry: &Noted,
-) -> Back {
+    entry: &InjectedEntry,
+) -> Withdrawal {
     let remembered = context
-        .memory
-        .look(who, |remembered| remembered.connections.clone());
+        .states
+        .read(who, |remembered| remembered.connections.clone());
     let connection = current
         .filter(|connection| connection.api_url.as_str() == entry.server)
         .or_else(|| {
@@ -185,7 +187,7 @@ pub fn withdraw(
         .cloned()
         .or_else(|| anonymous(context, entry));
     let Some(connection) = connection else {
-        return Back::Waiting(format!(
+        return Withdrawal::Pending(format!(
             "the credentials for {} are not known any more",
             entry.server
         ));
@@ -203,20 +205,20 @@ pub fn withdraw(
         mode: InjectMode::Patch,
         keys: Arc::default(),
         want: Want::Absent,
-        noted: true,
-        known,
+        recorded: true,
+        reported_state: known,
         interval: interval(context, binding),
     };
     match context.pools.declare(who, &connection, &entry.pool, claim) {
-        Some(finding) if finding.phase == Phase::Out => Back::Out,
-        Some(finding) => Back::Waiting(finding.message),
-        None => Back::Waiting("the pool is being looked at".to_owned()),
+        Some(finding) if finding.phase == Phase::Removed => Withdrawal::Done,
+        Some(finding) => Withdrawal::Pending(finding.message),
+        None => Withdrawal::Pending("the pool is being looked at".to_owned()),
     }
 }
 
 /// After a restart, a server that the spec no longer names is tried without credentials, which is how most self-hosted servers run. Credentials of
 /// one server are never sent to another.
-fn anonymous(context: &Context, entry: &Noted) -> Option<Arc<Connection>> {
+fn anonymous(context: &Context, entry: &InjectedEntry) -> Option<Arc<Connection>> {
     let api_url: url::Url = entry.server.parse().ok()?;
     let in_cluster = api_url.scheme() == "http"
         && api_url
@@ -242,21 +244,21 @@ fn interval(context: &Context, binding: &DopplerPrefectBinding) -> Duration {
 
 /// The condition `Injected`, and the pools of the status. `patience` is for how long a pool that cannot be looked at stays as it was.
 #[must_use]
-pub fn told(
-    looked: &Looked,
+pub fn injected_condition(
+    looked: &PoolClaims,
     before: &[WorkPoolStatus],
     was_true: bool,
     patience: Duration,
-) -> (Option<Step>, Vec<WorkPoolStatus>) {
-    if looked.found.is_empty() {
+) -> (Option<ConditionUpdate>, Vec<WorkPoolStatus>) {
+    if looked.observations.is_empty() {
         return (None, Vec::new());
     }
     let now = std::time::Instant::now();
     let mut failed: Option<(Reason, String)> = None;
     let mut unknown = false;
     let mut overlooked: Vec<&str> = Vec::new();
-    let mut pools = Vec::with_capacity(looked.found.len());
-    for (name, finding) in &looked.found {
+    let mut pools = Vec::with_capacity(looked.observations.len());
+    for (name, finding) in &looked.observations {
         let old = before.iter().find(|pool| pool.name == *name);
         let Some(finding) = finding else {
             unknown = true;
@@ -268,7 +270,7 @@ pub fn told(
             }));
             continue;
         };
-        overlooked.extend(finding.overlooked.as_deref());
+        overlooked.extend(finding.unchecked_deployments.as_deref());
         let failing_for = finding
             .failing_since
             .map(|since| now.saturating_duration_since(since));
@@ -278,15 +280,20 @@ pub fn told(
         pools.push(WorkPoolStatus {
             name: name.clone(),
             state,
-            shadowed_keys: finding.shadowed_keys.iter().take(LISTED).cloned().collect(),
+            shadowed_keys: finding
+                .shadowed_keys
+                .iter()
+                .take(MAX_LISTED)
+                .cloned()
+                .collect(),
             unserved_namespaces: finding
                 .unserved_namespaces
                 .iter()
-                .take(LISTED)
+                .take(MAX_LISTED)
                 .cloned()
                 .collect(),
         });
-        if finding.phase == Phase::Held
+        if finding.phase == Phase::Injected
             && (failing_for.is_none() || passing)
             && finding.reason == Reason::Injected
         {
@@ -297,24 +304,24 @@ pub fn told(
         }
         if matches!(
             finding.phase,
-            Phase::Unknown | Phase::Wanted | Phase::Underway
+            Phase::Unknown | Phase::Injectable | Phase::InProgress
         ) && finding.reason == Reason::Pending
         {
             unknown = true;
         } else if failing_for.is_some() || finding.reason.class() != Class::Settled {
             failed.get_or_insert((finding.reason, finding.message.clone()));
-        } else if finding.phase != Phase::Held {
+        } else if finding.phase != Phase::Injected {
             unknown = true;
         }
     }
     let step = match failed {
-        Some((reason, message)) => Step::Failed(reason, message),
-        None if unknown && was_true => Step::AsBefore,
-        None if unknown => Step::Unknown(
+        Some((reason, message)) => ConditionUpdate::False(reason, message),
+        None if unknown && was_true => ConditionUpdate::Unchanged,
+        None if unknown => ConditionUpdate::Unknown(
             Reason::Pending,
             "the work pools are being looked at".to_owned(),
         ),
-        None => Step::Done(Reason::Injected, injected(&pools, &overlooked)),
+        None => ConditionUpdate::True(Reason::Injected, injected(&pools, &overlooked)),
     };
     (Some(step), pools)
 }
@@ -346,24 +353,24 @@ mod tests {
 
     #[test]
     fn what_is_not_known_of_a_pools_deployments_is_told_where_all_is_well() {
-        let finding = Finding {
-            phase: Phase::Held,
+        let finding = Observation {
+            phase: Phase::Injected,
             state: Some(WorkPoolState::Patched),
             reason: Reason::Injected,
             message: "it is in".to_owned(),
             shadowed_keys: Vec::new(),
             later_sources: Vec::new(),
             unserved_namespaces: vec!["team".to_owned()],
-            overlooked: Some("only the first 5000 were looked at".to_owned()),
+            unchecked_deployments: Some("only the first 5000 were looked at".to_owned()),
             failing_since: None,
             event: None,
         };
-        let looked = Looked {
-            found: vec![("k8s".to_owned(), Some(finding))],
-            to_note: BTreeSet::new(),
+        let looked = PoolClaims {
+            observations: vec![("k8s".to_owned(), Some(finding))],
+            to_record: BTreeSet::new(),
         };
-        let (step, _) = told(&looked, &[], false, Duration::ZERO);
-        let Some(Step::Done(Reason::Injected, message)) = step else {
+        let (step, _) = injected_condition(&looked, &[], false, Duration::ZERO);
+        let Some(ConditionUpdate::True(Reason::Injected, message)) = step else {
             panic!("{step:?}")
         };
         assert_eq!(

@@ -17,17 +17,17 @@ use kube::{Api, Client};
 use secrecy::SecretString;
 use tokio::time::timeout;
 
-use super::object_cache::{Kind, ObjectKey, Objects};
+use super::object_cache::{ObjectCache, ObjectKey, ReferenceKind};
 use crate::reason::Reason;
 
 /// Why a value behind a key cannot be had.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ReferenceError {
+pub enum KeyRefError {
     /// There is no such object.
     #[error("{kind:?} {name} is not there: create it in namespace {namespace}, or correct {field}")]
     NoObject {
         /// Kind of the object.
-        kind: Kind,
+        kind: ReferenceKind,
         /// Its namespace.
         namespace: String,
         /// Its name.
@@ -39,7 +39,7 @@ pub enum ReferenceError {
     #[error("{kind:?} {name} has no key {key}: add it, or correct {field}")]
     NoKey {
         /// Kind of the object.
-        kind: Kind,
+        kind: ReferenceKind,
         /// Its name.
         name: String,
         /// The key.
@@ -53,7 +53,7 @@ pub enum ReferenceError {
     )]
     NotText {
         /// Kind of the object.
-        kind: Kind,
+        kind: ReferenceKind,
         /// Its name.
         name: String,
         /// The key.
@@ -67,7 +67,7 @@ pub enum ReferenceError {
     )]
     Forbidden {
         /// Kind of the object.
-        kind: Kind,
+        kind: ReferenceKind,
         /// Its namespace.
         namespace: String,
         /// Its name.
@@ -77,13 +77,13 @@ pub enum ReferenceError {
     #[error("{kind:?} {name} could not be read from the API server; it is tried again")]
     Unreachable {
         /// Kind of the object.
-        kind: Kind,
+        kind: ReferenceKind,
         /// Its name.
         name: String,
     },
 }
 
-impl ReferenceError {
+impl KeyRefError {
     /// Its reason.
     #[must_use]
     pub const fn reason(&self) -> Reason {
@@ -105,19 +105,19 @@ struct Cached {
 type Slot = Arc<tokio::sync::Mutex<Option<Cached>>>;
 
 /// Values that were read, by object and version.
-pub struct References {
+pub struct KeyRefs {
     client: Client,
     limit: Duration,
     slots: Mutex<HashMap<ObjectKey, Slot>>,
 }
 
-impl std::fmt::Debug for References {
+impl std::fmt::Debug for KeyRefs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("References").finish_non_exhaustive()
     }
 }
 
-impl References {
+impl KeyRefs {
     /// Nothing was read yet; each read may take `limit`.
     #[must_use]
     pub fn new(client: Client, limit: Duration) -> Self {
@@ -132,13 +132,13 @@ impl References {
     ///
     /// # Errors
     /// If it is not there, is not text, or cannot be read.
-    pub async fn text(
+    pub async fn resolve(
         &self,
-        objects: &Objects,
+        objects: &ObjectCache,
         object: &ObjectKey,
         key: &str,
         field: &str,
-    ) -> Result<SecretString, ReferenceError> {
+    ) -> Result<SecretString, KeyRefError> {
         let slot = Arc::clone(
             self.slots
                 .lock()
@@ -148,8 +148,8 @@ impl References {
         );
         let mut cached = slot.lock().await;
         let current = objects
-            .known(object)
-            .map(|known| known.facts.resource_version.to_string());
+            .get(object)
+            .map(|known| known.observed.resource_version.to_string());
         let held = cached
             .as_ref()
             .filter(|cached| current.as_ref() == Some(&cached.version))
@@ -166,13 +166,13 @@ impl References {
         );
         match value {
             Some(Ok(text)) => Ok(text),
-            Some(Err(())) => Err(ReferenceError::NotText {
+            Some(Err(())) => Err(KeyRefError::NotText {
                 kind,
                 name,
                 key,
                 field,
             }),
-            None => Err(ReferenceError::NoKey {
+            None => Err(KeyRefError::NoKey {
                 kind,
                 name,
                 key,
@@ -191,19 +191,19 @@ impl References {
 
     async fn read(
         &self,
-        objects: &Objects,
+        objects: &ObjectCache,
         object: &ObjectKey,
         key: &str,
         field: &str,
         cached: &mut Option<Cached>,
-    ) -> Result<Option<Result<SecretString, ()>>, ReferenceError> {
+    ) -> Result<Option<Result<SecretString, ()>>, KeyRefError> {
         let (kind, namespace, name) = (object.kind, object.namespace.clone(), object.name.clone());
         let read = timeout(self.limit, self.get(object, key)).await;
         let (facts, value) = match read {
             Ok(Ok(Some(found))) => found,
             Ok(Ok(None)) => {
                 *cached = None;
-                return Err(ReferenceError::NoObject {
+                return Err(KeyRefError::NoObject {
                     kind,
                     namespace,
                     name,
@@ -211,16 +211,16 @@ impl References {
                 });
             }
             Ok(Err(kube::Error::Api(status))) if status.code == 403 => {
-                return Err(ReferenceError::Forbidden {
+                return Err(KeyRefError::Forbidden {
                     kind,
                     namespace,
                     name,
                 });
             }
-            Ok(Err(_)) | Err(_) => return Err(ReferenceError::Unreachable { kind, name }),
+            Ok(Err(_)) | Err(_) => return Err(KeyRefError::Unreachable { kind, name }),
         };
         let version = facts.resource_version.to_string();
-        objects.learn(object, facts, false);
+        objects.observe(object, facts, false);
         let slot = cached.get_or_insert_with(Cached::default);
         if slot.version != version {
             *slot = Cached {
@@ -236,15 +236,21 @@ impl References {
         &self,
         object: &ObjectKey,
         key: &str,
-    ) -> Result<Option<(crate::secret::Facts, Option<Result<SecretString, ()>>)>, kube::Error> {
-        use crate::secret::Facts;
+    ) -> Result<
+        Option<(
+            crate::secret::ObservedSecret,
+            Option<Result<SecretString, ()>>,
+        )>,
+        kube::Error,
+    > {
+        use crate::secret::ObservedSecret;
         let text = |bytes: Vec<u8>| {
             String::from_utf8(bytes)
                 .map(SecretString::from)
                 .map_err(|_| ())
         };
         Ok(match object.kind {
-            Kind::Secret => {
+            ReferenceKind::Secret => {
                 let api: Api<Secret> = Api::namespaced(self.client.clone(), &object.namespace);
                 api.get_opt(&object.name).await?.map(|mut secret| {
                     let value = secret
@@ -252,10 +258,10 @@ impl References {
                         .as_mut()
                         .and_then(|data| data.remove(key))
                         .map(|ByteString(bytes)| text(bytes));
-                    (Facts::of(&secret.metadata), value)
+                    (ObservedSecret::from_metadata(&secret.metadata), value)
                 })
             }
-            Kind::ConfigMap => {
+            ReferenceKind::ConfigMap => {
                 let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &object.namespace);
                 api.get_opt(&object.name).await?.map(|mut map| {
                     let value = map
@@ -263,7 +269,7 @@ impl References {
                         .as_mut()
                         .and_then(|data| data.remove(key))
                         .map(|text| Ok(SecretString::from(text)));
-                    (Facts::of(&map.metadata), value)
+                    (ObservedSecret::from_metadata(&map.metadata), value)
                 })
             }
         })

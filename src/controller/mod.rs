@@ -36,21 +36,21 @@ use kube::runtime::{
 use tokio_util::sync::CancellationToken;
 
 use context::Context;
-use reconcile::{Ending, reconcile};
-use stored_binding::Kept;
-use work_queue::{BindingRef, Queue};
+use reconcile::{ShuttingDown, reconcile};
+use stored_binding::StoredBinding;
+use work_queue::{BindingRef, WorkQueue};
 
 /// Reconciles the bindings of a scope, as they come in its queue, until `shutdown`.
 pub async fn run(
     context: Arc<Context>,
-    store: Store<Kept>,
-    queue: Arc<Queue>,
+    store: Store<StoredBinding>,
+    queue: Arc<WorkQueue>,
     concurrency: u16,
     shutdown: CancellationToken,
 ) {
     let woken = stream::unfold(queue, |queue| async move {
-        let who = queue.next().await;
-        let object = ObjectRef::<Kept>::new(who.name()).within(who.namespace());
+        let who = queue.get().await;
+        let object = ObjectRef::<StoredBinding>::new(who.name()).within(who.namespace());
         Some((Ok::<_, Infallible>(ReconcileRequest::from(object)), queue))
     });
     let config = Config::default().concurrency(concurrency);
@@ -67,14 +67,18 @@ pub async fn run(
         if let Err(Error::ObjectNotFound(object)) = done {
             let namespace = object.namespace.unwrap_or_default();
             context
-                .wakes
-                .begun(&BindingRef::new(&namespace, &object.name));
+                .queues
+                .done(&BindingRef::new(&namespace, &object.name));
         }
         std::future::ready(())
     })
     .await;
 }
 
-fn on_ending(_binding: Arc<Kept>, _error: &Ending, _context: Arc<Context>) -> Action {
+fn on_ending(
+    _binding: Arc<StoredBinding>,
+    _error: &ShuttingDown,
+    _context: Arc<Context>,
+) -> Action {
     Action::requeue(Duration::from_mins(1))
 }

@@ -12,14 +12,14 @@ use std::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::work_queue::BindingRef;
-pub use crate::crd::Kind;
-use crate::secret::Facts;
+pub use crate::crd::ReferenceKind;
+use crate::secret::ObservedSecret;
 
 /// An object by kind, namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectKey {
     /// Its kind.
-    pub kind: Kind,
+    pub kind: ReferenceKind,
     /// Its namespace.
     pub namespace: String,
     /// Its name.
@@ -28,20 +28,20 @@ pub struct ObjectKey {
 
 /// What is known of an object.
 #[derive(Clone, Debug)]
-pub struct Known {
+pub struct CachedObject {
     /// Its reduced metadata.
-    pub facts: Arc<Facts>,
+    pub observed: Arc<ObservedSecret>,
     /// Whether its content at this version was written, or compared, by us.
     pub verified: bool,
 }
 
 /// Wakes a binding.
-pub type Wake = Box<dyn Fn(&BindingRef) + Send + Sync>;
+pub type Enqueue = Box<dyn Fn(&BindingRef) + Send + Sync>;
 
 /// The objects that bindings name.
-pub struct Objects {
+pub struct ObjectCache {
     table: Mutex<Table>,
-    wake: Wake,
+    wake: Enqueue,
 }
 
 #[derive(Default)]
@@ -53,21 +53,21 @@ struct Table {
 /// An object that is known, or that somebody cares about.
 #[derive(Default)]
 struct Slot {
-    known: Option<Known>,
+    known: Option<CachedObject>,
     /// Sorted; seldom more than one.
     interested: Vec<BindingRef>,
 }
 
-impl std::fmt::Debug for Objects {
+impl std::fmt::Debug for ObjectCache {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Objects").finish_non_exhaustive()
     }
 }
 
-impl Objects {
+impl ObjectCache {
     /// Nothing is known yet; `wake` is called for bindings whose objects change.
     #[must_use]
-    pub fn new(wake: Wake) -> Self {
+    pub fn new(wake: Enqueue) -> Self {
         Self {
             table: Mutex::default(),
             wake,
@@ -75,7 +75,7 @@ impl Objects {
     }
 
     /// `who` cares about exactly these objects from now on.
-    pub fn care(&self, who: &BindingRef, keys: HashSet<ObjectKey>) {
+    pub fn track(&self, who: &BindingRef, keys: HashSet<ObjectKey>) {
         let mut table = self.table();
         let before = table.of.get(who);
         let same = before.is_some_and(|before| {
@@ -97,7 +97,7 @@ impl Objects {
     }
 
     /// `who` cares about nothing any more.
-    pub fn forget(&self, who: &BindingRef) {
+    pub fn untrack(&self, who: &BindingRef) {
         let mut table = self.table();
         for key in table.of.remove(who).unwrap_or_default() {
             table.lose_interest(who, &key);
@@ -106,64 +106,78 @@ impl Objects {
 
     /// Whether a binding cares about the object.
     #[must_use]
-    pub fn is_named(&self, key: &ObjectKey) -> bool {
-        self.table().is_named(key)
+    pub fn is_tracked(&self, key: &ObjectKey) -> bool {
+        self.table().is_tracked(key)
     }
 
     /// What is known of an object. Nothing means that it is not there, or was never seen.
     #[must_use]
-    pub fn known(&self, key: &ObjectKey) -> Option<Known> {
+    pub fn get(&self, key: &ObjectKey) -> Option<CachedObject> {
         self.table().objects.get(key)?.known.clone()
     }
 
     /// We wrote or read the object: its content at this version is as `verified` says.
-    pub fn learn(&self, key: &ObjectKey, facts: Facts, verified: bool) {
+    pub fn observe(&self, key: &ObjectKey, facts: ObservedSecret, verified: bool) {
         let mut table = self.table();
         let known = table.known(key);
-        let older = known
-            .is_some_and(|known| is_newer(&known.facts.resource_version, &facts.resource_version));
+        let older = known.is_some_and(|known| {
+            is_newer(&known.observed.resource_version, &facts.resource_version)
+        });
         if !older {
             let facts = Arc::new(facts);
-            table.know(key, Known { facts, verified });
+            table.know(
+                key,
+                CachedObject {
+                    observed: facts,
+                    verified,
+                },
+            );
         }
     }
 
     /// The content of the object at this version was compared and is as it should be.
-    pub fn verify(&self, key: &ObjectKey, resource_version: &str) {
+    pub fn mark_verified(&self, key: &ObjectKey, resource_version: &str) {
         if let Some(slot) = self.table().objects.get_mut(key)
             && let Some(known) = &mut slot.known
-            && *known.facts.resource_version == *resource_version
+            && *known.observed.resource_version == *resource_version
         {
             known.verified = true;
         }
     }
 
     /// The object is gone, as we were told by the API server.
-    pub fn lose(&self, key: &ObjectKey) {
-        self.table().lose(key);
+    pub fn evict(&self, key: &ObjectKey) {
+        self.table().evict(key);
     }
 
     /// A watch says that the object is there.
-    pub fn applied(&self, kind: Kind, metadata: &ObjectMeta) {
+    pub fn on_apply(&self, kind: ReferenceKind, metadata: &ObjectMeta) {
         let Some(key) = key_of(kind, metadata) else {
             return;
         };
-        let facts = Facts::of(metadata);
+        let facts = ObservedSecret::from_metadata(metadata);
         let woken = {
             let mut table = self.table();
-            let wanted = table.is_named(&key) || (kind == Kind::Secret && facts.labelled);
+            let wanted = table.is_tracked(&key)
+                || (kind == ReferenceKind::Secret && facts.has_managed_by_label);
             if !wanted {
-                table.lose(&key);
+                table.evict(&key);
                 return;
             }
             if let Some(known) = table.known(&key)
-                && !is_newer(&facts.resource_version, &known.facts.resource_version)
+                && !is_newer(&facts.resource_version, &known.observed.resource_version)
             {
                 return;
             }
             let facts = Arc::new(facts);
             let verified = false;
-            table.know(&key, Known { facts, verified });
+            table.know(
+                &key,
+                CachedObject {
+                    observed: facts,
+                    verified,
+                },
+            );
             table.interested(&key).to_vec()
         };
         for who in &woken {
@@ -172,7 +186,7 @@ impl Objects {
     }
 
     /// A watch says that the object is gone.
-    pub fn deleted(&self, kind: Kind, metadata: &ObjectMeta) {
+    pub fn on_delete(&self, kind: ReferenceKind, metadata: &ObjectMeta) {
         let Some(key) = key_of(kind, metadata) else {
             return;
         };
@@ -181,13 +195,13 @@ impl Objects {
             // A late word of an object that we have written again since is no news.
             let again = table.known(&key).is_some_and(|known| {
                 let uid = metadata.uid.as_deref();
-                uid.is_some_and(|uid| known.facts.uid != *uid)
+                uid.is_some_and(|uid| known.observed.uid != *uid)
             });
             if again {
                 return;
             }
             let woken = table.interested(&key).to_vec();
-            table.lose(&key);
+            table.evict(&key);
             woken
         };
         for who in &woken {
@@ -196,7 +210,12 @@ impl Objects {
     }
 
     /// A watch listed everything of `kind` in `namespace` (or everywhere): what is not in `seen` is gone.
-    pub fn listed(&self, kind: Kind, namespace: Option<&str>, seen: &HashSet<(String, String)>) {
+    pub fn on_relist(
+        &self,
+        kind: ReferenceKind,
+        namespace: Option<&str>,
+        seen: &HashSet<(String, String)>,
+    ) {
         let woken: HashSet<BindingRef> = {
             let mut table = self.table();
             let gone = table.objects.iter().filter(|(key, slot)| {
@@ -209,7 +228,7 @@ impl Objects {
             let mut woken = HashSet::new();
             for key in &gone {
                 woken.extend(table.interested(key).iter().cloned());
-                table.lose(key);
+                table.evict(key);
             }
             woken
         };
@@ -224,7 +243,7 @@ impl Objects {
 }
 
 impl Table {
-    fn known(&self, key: &ObjectKey) -> Option<&Known> {
+    fn known(&self, key: &ObjectKey) -> Option<&CachedObject> {
         self.objects.get(key)?.known.as_ref()
     }
 
@@ -233,11 +252,11 @@ impl Table {
         slot.map_or(&[], |slot| &slot.interested)
     }
 
-    fn is_named(&self, key: &ObjectKey) -> bool {
+    fn is_tracked(&self, key: &ObjectKey) -> bool {
         !self.interested(key).is_empty()
     }
 
-    fn know(&mut self, key: &ObjectKey, known: Known) {
+    fn know(&mut self, key: &ObjectKey, known: CachedObject) {
         if let Some(slot) = self.objects.get_mut(key) {
             slot.known = Some(known);
         } else {
@@ -250,7 +269,7 @@ impl Table {
     }
 
     /// Nothing is known of the object any more.
-    fn lose(&mut self, key: &ObjectKey) {
+    fn evict(&mut self, key: &ObjectKey) {
         if let Some(slot) = self.objects.get_mut(key) {
             slot.known = None;
             if slot.interested.is_empty() {
@@ -283,14 +302,14 @@ impl Table {
         let kept = slot
             .known
             .as_ref()
-            .is_some_and(|known| known.facts.labelled);
+            .is_some_and(|known| known.observed.has_managed_by_label);
         if slot.interested.is_empty() && !kept {
             self.objects.remove(key);
         }
     }
 }
 
-fn key_of(kind: Kind, metadata: &ObjectMeta) -> Option<ObjectKey> {
+fn key_of(kind: ReferenceKind, metadata: &ObjectMeta) -> Option<ObjectKey> {
     Some(ObjectKey {
         kind,
         namespace: metadata.namespace.clone()?,
@@ -311,11 +330,11 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
 
-    fn objects() -> (Objects, Arc<Mutex<Vec<String>>>) {
+    fn objects() -> (ObjectCache, Arc<Mutex<Vec<String>>>) {
         let woken = Arc::new(Mutex::new(vec![]));
         let list = Arc::clone(&woken);
         (
-            Objects::new(Box::new(move |who| {
+            ObjectCache::new(Box::new(move |who| {
                 list.lock().unwrap().push(who.name().to_owned());
             })),
             woken,
@@ -334,7 +353,7 @@ mod tests {
 
     fn key(name: &str) -> ObjectKey {
         ObjectKey {
-            kind: Kind::Secret,
+            kind: ReferenceKind::Secret,
             namespace: "flows".to_owned(),
             name: name.to_owned(),
         }
@@ -347,54 +366,62 @@ mod tests {
     #[test]
     fn our_own_write_is_not_drift() {
         let (objects, woken) = objects();
-        objects.care(&binding("b"), HashSet::from([key("s")]));
-        objects.learn(&key("s"), Facts::of(&secret("s", "10")), true);
-        objects.applied(Kind::Secret, &secret("s", "9"));
-        objects.applied(Kind::Secret, &secret("s", "10"));
+        objects.track(&binding("b"), HashSet::from([key("s")]));
+        objects.observe(
+            &key("s"),
+            ObservedSecret::from_metadata(&secret("s", "10")),
+            true,
+        );
+        objects.on_apply(ReferenceKind::Secret, &secret("s", "9"));
+        objects.on_apply(ReferenceKind::Secret, &secret("s", "10"));
         assert!(woken.lock().unwrap().is_empty());
-        assert!(objects.known(&key("s")).unwrap().verified);
-        objects.applied(Kind::Secret, &secret("s", "11"));
+        assert!(objects.get(&key("s")).unwrap().verified);
+        objects.on_apply(ReferenceKind::Secret, &secret("s", "11"));
         assert_eq!(*woken.lock().unwrap(), ["b"]);
-        assert!(!objects.known(&key("s")).unwrap().verified);
+        assert!(!objects.get(&key("s")).unwrap().verified);
     }
 
     #[test]
     fn a_deleted_object_wakes_all_who_care_and_nobody_else() {
         let (objects, woken) = objects();
-        objects.care(&binding("a"), HashSet::from([key("s")]));
-        objects.care(&binding("b"), HashSet::from([key("s")]));
-        objects.care(&binding("c"), HashSet::from([key("t")]));
-        objects.learn(&key("s"), Facts::of(&secret("s", "10")), true);
-        objects.deleted(Kind::Secret, &secret("s", "12"));
+        objects.track(&binding("a"), HashSet::from([key("s")]));
+        objects.track(&binding("b"), HashSet::from([key("s")]));
+        objects.track(&binding("c"), HashSet::from([key("t")]));
+        objects.observe(
+            &key("s"),
+            ObservedSecret::from_metadata(&secret("s", "10")),
+            true,
+        );
+        objects.on_delete(ReferenceKind::Secret, &secret("s", "12"));
         let mut names = woken.lock().unwrap().clone();
         names.sort();
         assert_eq!(names, ["a", "b"]);
-        assert!(objects.known(&key("s")).is_none());
+        assert!(objects.get(&key("s")).is_none());
     }
 
     #[test]
     fn a_late_word_of_an_object_that_was_written_again_is_no_news() {
         let (objects, woken) = objects();
-        objects.care(&binding("a"), HashSet::from([key("s")]));
+        objects.track(&binding("a"), HashSet::from([key("s")]));
         let again = ObjectMeta {
             uid: Some("another".to_owned()),
             ..secret("s", "20")
         };
-        objects.learn(&key("s"), Facts::of(&again), true);
-        objects.deleted(Kind::Secret, &secret("s", "15"));
+        objects.observe(&key("s"), ObservedSecret::from_metadata(&again), true);
+        objects.on_delete(ReferenceKind::Secret, &secret("s", "15"));
         assert!(woken.lock().unwrap().is_empty());
-        assert!(objects.known(&key("s")).is_some());
+        assert!(objects.get(&key("s")).is_some());
     }
 
     #[test]
     fn what_nobody_cares_about_is_not_kept() {
         let (objects, _) = objects();
-        objects.applied(Kind::Secret, &secret("s", "1"));
-        assert!(objects.known(&key("s")).is_none());
-        objects.care(&binding("a"), HashSet::from([key("s")]));
-        objects.applied(Kind::Secret, &secret("s", "1"));
-        objects.care(&binding("a"), HashSet::new());
-        assert!(objects.known(&key("s")).is_none());
+        objects.on_apply(ReferenceKind::Secret, &secret("s", "1"));
+        assert!(objects.get(&key("s")).is_none());
+        objects.track(&binding("a"), HashSet::from([key("s")]));
+        objects.on_apply(ReferenceKind::Secret, &secret("s", "1"));
+        objects.track(&binding("a"), HashSet::new());
+        assert!(objects.get(&key("s")).is_none());
         let ours = ObjectMeta {
             labels: Some(BTreeMap::from([(
                 crate::crd::MANAGED_BY_LABEL.to_owned(),
@@ -402,24 +429,24 @@ mod tests {
             )])),
             ..secret("ours", "1")
         };
-        objects.applied(Kind::Secret, &ours);
-        assert!(objects.known(&key("ours")).is_some());
+        objects.on_apply(ReferenceKind::Secret, &ours);
+        assert!(objects.get(&key("ours")).is_some());
     }
 
     #[test]
     fn what_a_list_does_not_hold_any_more_is_gone() {
         let (objects, woken) = objects();
-        objects.care(&binding("a"), HashSet::from([key("s"), key("t")]));
-        objects.applied(Kind::Secret, &secret("s", "1"));
-        objects.applied(Kind::Secret, &secret("t", "2"));
+        objects.track(&binding("a"), HashSet::from([key("s"), key("t")]));
+        objects.on_apply(ReferenceKind::Secret, &secret("s", "1"));
+        objects.on_apply(ReferenceKind::Secret, &secret("t", "2"));
         woken.lock().unwrap().clear();
-        objects.listed(
-            Kind::Secret,
+        objects.on_relist(
+            ReferenceKind::Secret,
             None,
             &HashSet::from([("flows".to_owned(), "t".to_owned())]),
         );
-        assert!(objects.known(&key("s")).is_none());
-        assert!(objects.known(&key("t")).is_some());
+        assert!(objects.get(&key("s")).is_none());
+        assert!(objects.get(&key("t")).is_some());
         assert_eq!(*woken.lock().unwrap(), ["a"]);
     }
 }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::{binding_state::Said, context::Context, requeue::now, work_queue::BindingRef};
+use super::{binding_state::WrittenStatus, context::Context, requeue::now, work_queue::BindingRef};
 use crate::{
     crd::{DopplerPrefectBinding, DopplerPrefectBindingSpec},
     kubernetes::{json_patch, metadata_only},
@@ -24,34 +24,34 @@ use crate::{
 const AGAIN: Duration = Duration::from_secs(5);
 
 /// Writes the status that says `outcome`, if it differs from the one that was written last. Gives when to try again, if it was not taken.
-pub async fn record(
+pub async fn patch(
     context: &Context,
     binding: &DopplerPrefectBinding,
     who: &BindingRef,
     outcome: &Outcome,
 ) -> Option<Duration> {
     let remembered = context
-        .memory
-        .look(who, |remembered| remembered.status.clone());
+        .states
+        .read(who, |remembered| remembered.status.clone());
     let before = remembered.as_ref().map(|said| &*said.status);
     let before = before.or(binding.status.as_ref());
     let after = status(before, binding.meta().generation, outcome, &now());
     if before == Some(&after) {
-        context.report.changed(binding, before, &after);
+        context.report.status_changed(binding, before, &after);
         return None;
     }
     let written = write(context, binding, &after).await;
-    context.metrics.wrote("status", written.is_ok());
+    context.metrics.count_write("status", written.is_ok());
     match written {
         Ok(version) => {
-            context.report.changed(binding, before, &after);
-            let said = Said {
+            context.report.status_changed(binding, before, &after);
+            let said = WrittenStatus {
                 status: Arc::new(after),
                 version: version.into(),
             };
             context
-                .memory
-                .change(who, |remembered| remembered.status = Some(said));
+                .states
+                .update(who, |remembered| remembered.status = Some(said));
             None
         }
         // It is gone, or another one by now: its own event follows.
@@ -107,7 +107,7 @@ async fn write(
 }
 
 /// A binding that cannot be read, which an older CRD may have let in, is told so. It is left as it is.
-pub async fn unreadable(context: &Context, metadata: &ObjectMeta) {
+pub async fn report_invalid(context: &Context, metadata: &ObjectMeta) {
     let mut binding = DopplerPrefectBinding::new(
         metadata.name.as_deref().unwrap_or_default(),
         DopplerPrefectBindingSpec::default(),
@@ -122,7 +122,7 @@ pub async fn unreadable(context: &Context, metadata: &ObjectMeta) {
         observed_generation: metadata.generation,
         last_transition_time: now(),
     };
-    context.report.tell(&binding, Reason::InvalidSpec, message);
+    context.report.emit(&binding, Reason::InvalidSpec, message);
     let written = write(context, &binding, &json!({"conditions": [condition]})).await;
-    context.metrics.wrote("status", written.is_ok());
+    context.metrics.count_write("status", written.is_ok());
 }

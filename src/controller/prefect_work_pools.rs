@@ -21,7 +21,7 @@ use kube::{
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::{watches::why, work_queue::Scope};
+use super::{watches::error_text, work_queue::Scope};
 use crate::{
     crd::ServerSpec,
     inject::{Pools, pool_owner::ManagedPool},
@@ -43,7 +43,12 @@ pub fn scopes(watched: &[String], further: &[String]) -> Vec<Scope> {
 }
 
 /// Tells `pools` which pools are owned, until `shutdown`.
-pub async fn follow(client: Client, scopes: Vec<Scope>, pools: Pools, shutdown: CancellationToken) {
+pub async fn watch_work_pools(
+    client: Client,
+    scopes: Vec<Scope>,
+    pools: Pools,
+    shutdown: CancellationToken,
+) {
     let known = Known::default();
     let watches = scopes
         .into_iter()
@@ -71,7 +76,7 @@ async fn keep_watching(client: Client, scope: Scope, known: Known, pools: Pools)
                 Ok(event) => take(&known, &scope, event, &pools),
                 Err(error) => {
                     debug!(
-                        reason = why(&error),
+                        reason = error_text(&error),
                         "the watch of PrefectWorkPools was interrupted"
                     );
                     if is_not_there(&error) {

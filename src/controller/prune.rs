@@ -8,41 +8,43 @@ use std::{collections::BTreeSet, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    apply_secret::in_place,
+    apply_secret::secret_exists,
     cleanup,
     context::Context,
-    finalizer::{self, Noted},
-    injection::{self, Looked},
-    requeue::earlier,
-    resolution::Followed,
+    finalizer::{self, InjectedEntry},
+    injection::{self, PoolClaims},
+    requeue::soonest,
+    resolution::Resolution,
     work_queue::BindingRef,
 };
 use crate::crd::{DopplerPrefectBinding, DopplerPrefectBindingStatus};
 
 /// Takes out what the spec no longer asks for; `held` loses what is out and over.
-pub(super) fn withdraw_obsolete(
+pub(super) fn prune_entries(
     context: &Context,
     binding: &DopplerPrefectBinding,
     who: &BindingRef,
-    followed: &Followed,
-    noted: &BTreeSet<Noted>,
-    looked: &Looked,
-    held: &mut BTreeSet<Noted>,
+    followed: &Resolution,
+    noted: &BTreeSet<InjectedEntry>,
+    looked: &PoolClaims,
+    held: &mut BTreeSet<InjectedEntry>,
 ) -> Option<Duration> {
     let connection = followed.connection.as_ref();
     let mut again = None;
-    for entry in injection::obsolete(binding, connection, noted) {
+    for entry in injection::stale_entries(binding, connection, noted) {
         if entry.secret != binding.secret_name()
             && !replaced(&entry, connection.map(|c| c.api_url.as_str()), looked)
         {
             continue;
         }
-        if injection::withdraw(context, binding, who, connection, &entry) != injection::Back::Out {
+        if injection::withdraw(context, binding, who, connection, &entry)
+            != injection::Withdrawal::Done
+        {
             continue;
         }
-        let since = context.memory.change(who, |remembered| {
+        let since = context.states.update(who, |remembered| {
             *remembered
-                .out_since
+                .removed_since
                 .entry(entry.clone())
                 .or_insert_with(Instant::now)
         });
@@ -53,38 +55,41 @@ pub(super) fn withdraw_obsolete(
         if entry.secret == binding.secret_name() || wait.is_zero() {
             held.remove(&entry);
         } else {
-            again = earlier(again, Some(wait));
+            again = soonest(again, Some(wait));
         }
     }
     again
 }
 
 /// Whether the pool of an entry of an old name has the entry of the new name, or cannot have it: only then the old one may go.
-fn replaced(entry: &Noted, server: Option<&str>, looked: &Looked) -> bool {
+fn replaced(entry: &InjectedEntry, server: Option<&str>, looked: &PoolClaims) -> bool {
     use crate::inject::claim::Phase;
     if server != Some(entry.server.as_str()) {
         return true;
     }
-    let found = looked.found.iter().find(|(pool, _)| *pool == entry.pool);
+    let found = looked
+        .observations
+        .iter()
+        .find(|(pool, _)| *pool == entry.pool);
     found.is_none_or(|(_, finding)| {
         finding
             .as_ref()
-            .is_some_and(|finding| matches!(finding.phase, Phase::Held | Phase::LeftAlone))
+            .is_some_and(|finding| matches!(finding.phase, Phase::Injected | Phase::Skipped))
     })
 }
 
 /// After a rename the old Secret goes, once no pool refers to it.
-pub(super) async fn remove_renamed(
+pub(super) async fn delete_renamed_secret(
     context: &Context,
     binding: &DopplerPrefectBinding,
     before: Option<&DopplerPrefectBindingStatus>,
-    held: &BTreeSet<Noted>,
+    held: &BTreeSet<InjectedEntry>,
 ) -> Option<Duration> {
     let names: BTreeSet<String> = before
         .and_then(|status| status.secret_name.clone())
         .into_iter()
         .chain(
-            finalizer::noted(binding)
+            finalizer::injected_entries(binding)
                 .into_iter()
                 .map(|entry| entry.secret),
         )
@@ -93,11 +98,11 @@ pub(super) async fn remove_renamed(
         })
         .collect();
     let mut again = None;
-    if !in_place(context, binding) {
+    if !secret_exists(context, binding) {
         return again;
     }
     for name in names {
-        if cleanup::remove_secret(context, binding, &name)
+        if cleanup::delete_secret(context, binding, &name)
             .await
             .is_err()
         {
@@ -108,12 +113,12 @@ pub(super) async fn remove_renamed(
 }
 
 /// Claims of pools that neither the spec nor the note names any more are dropped.
-pub(super) fn keep_only_asked(
+pub(super) fn prune_claims(
     context: &Context,
     binding: &DopplerPrefectBinding,
     who: &BindingRef,
-    followed: &Followed,
-    noted: &BTreeSet<Noted>,
+    followed: &Resolution,
+    noted: &BTreeSet<InjectedEntry>,
 ) {
     let server = followed
         .connection

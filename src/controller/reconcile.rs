@@ -9,25 +9,25 @@ use kube::{Resource, ResourceExt, runtime::controller::Action};
 use tokio::time::Instant;
 
 use super::{
-    apply_secret::in_place,
+    apply_secret::secret_exists,
     cleanup,
     context::Context,
-    finalizer::{self, Noted},
-    injection::{self, Looked},
+    finalizer::{self, InjectedEntry},
+    injection::{self, PoolClaims},
     patch_status,
-    prune::{keep_only_asked, remove_renamed, withdraw_obsolete},
-    requeue::earlier,
-    resolution::Followed,
-    resolve::follow,
-    secret::{make, secret_step},
-    stored_binding::Kept,
+    prune::{delete_renamed_secret, prune_claims, prune_entries},
+    requeue::soonest,
+    resolution::Resolution,
+    resolve::resolve,
+    secret::{desired_secret, reconcile_secret},
+    stored_binding::StoredBinding,
     work_queue::BindingRef,
 };
 use crate::{
     crd::{DeletionPolicy, DopplerPrefectBinding, DopplerPrefectBindingStatus, InjectMode},
     reason::Reason,
     secret::Desired,
-    status::{BLOCK_RESOLVED, INJECTED, Outcome, SECRET_SYNCED, Step, is_true},
+    status::{BLOCK_RESOLVED, ConditionUpdate, INJECTED, Outcome, SECRET_SYNCED, is_true},
 };
 
 /// How long a new Secret waits for the first look at its pools, so that it is written once, with the right owner.
@@ -40,32 +40,39 @@ const AFTER_CONFLICT: Duration = Duration::from_millis(500);
 /// Reconciles can fail in one way only: what goes wrong is an outcome, and is told.
 #[derive(Debug, thiserror::Error)]
 #[error("the process is ending")]
-pub struct Ending;
+pub struct ShuttingDown;
 
 /// Brings everything of one binding to what it should be.
 ///
 /// # Errors
 /// If the process is ending.
-pub async fn reconcile(binding: Arc<Kept>, context: Arc<Context>) -> Result<Action, Ending> {
-    let _permit = context.reconciles.acquire().await.map_err(|_| Ending)?;
+pub async fn reconcile(
+    binding: Arc<StoredBinding>,
+    context: Arc<Context>,
+) -> Result<Action, ShuttingDown> {
+    let _permit = context
+        .reconcile_permits
+        .acquire()
+        .await
+        .map_err(|_| ShuttingDown)?;
     let started = Instant::now();
-    let who = context.memory.name_of(BindingRef::of(&*binding));
-    context.wakes.begun(&who);
-    context.memory.begin(&who);
+    let who = context.states.intern(BindingRef::of(&*binding));
+    context.queues.done(&who);
+    context.states.begin(&who);
     // Until here the watch may have brought what was written last, which is not remembered beside any more: the one in hand may be older.
-    let binding = context.kept(&who).unwrap_or(binding);
-    let action = if let Ok(binding) = binding.read() {
+    let binding = context.stored(&who).unwrap_or(binding);
+    let action = if let Ok(binding) = binding.parse() {
         let uid = binding.meta().uid.as_deref().unwrap_or_default();
-        context.memory.keep_of(&who, uid);
-        advance_or_go_back(&context, &binding, &who).await
+        context.states.retain_uid(&who, uid);
+        reconcile_binding(&context, &binding, &who).await
     } else {
-        patch_status::unreadable(&context, binding.meta()).await;
+        patch_status::report_invalid(&context, binding.meta()).await;
         Action::await_change()
     };
-    context.memory.end(&who);
+    context.states.end(&who);
     // Of what came or went while this was under way nobody will speak again.
-    match context.kept(&who) {
-        Some(kept) => context.memory.seen(&kept),
+    match context.stored(&who) {
+        Some(kept) => context.states.observe_stored(&kept),
         None => context.forget(&who),
     }
     context.metrics.reconciles.inc();
@@ -76,38 +83,38 @@ pub async fn reconcile(binding: Arc<Kept>, context: Arc<Context>) -> Result<Acti
     Ok(action)
 }
 
-async fn advance_or_go_back(
+async fn reconcile_binding(
     context: &Context,
     binding: &DopplerPrefectBinding,
     who: &BindingRef,
 ) -> Action {
     if binding.meta().deletion_timestamp.is_some() {
-        return cleanup::remove(context, binding, who).await;
+        return cleanup::cleanup(context, binding, who).await;
     }
     if binding.spec.suspend {
-        return suspended(context, binding, who).await;
+        return reconcile_suspended(context, binding, who).await;
     }
-    let followed = follow(context, binding, who).await;
-    if followed.awaited && followed.trouble.is_none() && !followed.overdue {
+    let followed = resolve(context, binding, who).await;
+    if followed.pending && followed.failure.is_none() && !followed.overdue {
         return Action::await_change();
     }
     let step = advance(context, binding, who, &followed).await;
-    let mut again = step.again;
-    if !step.told_later {
-        again = earlier(
+    let mut again = step.requeue_after;
+    if !step.defer_status {
+        again = soonest(
             again,
-            patch_status::record(context, binding, who, &step.outcome).await,
+            patch_status::patch(context, binding, who, &step.outcome).await,
         );
     }
-    again = earlier(again, followed.again);
+    again = soonest(again, followed.requeue_after);
     again.map_or_else(Action::await_change, Action::requeue)
 }
 
 struct Advanced {
     outcome: Outcome,
-    again: Option<Duration>,
+    requeue_after: Option<Duration>,
     /// A pool's answer follows at once: the status is written then.
-    told_later: bool,
+    defer_status: bool,
 }
 
 /// From the last good values to the Secret and the pools.
@@ -115,70 +122,70 @@ async fn advance(
     context: &Context,
     binding: &DopplerPrefectBinding,
     who: &BindingRef,
-    followed: &Followed,
+    followed: &Resolution,
 ) -> Advanced {
-    let before = before(context, binding, who);
+    let before = last_status(context, binding, who);
     let was_true = |kind: &str| before.as_ref().is_some_and(|status| is_true(status, kind));
     let noted = context
-        .memory
-        .look(who, |remembered| remembered.noted.clone())
-        .unwrap_or_else(|| finalizer::noted(binding));
+        .states
+        .read(who, |remembered| remembered.injected_entries.clone())
+        .unwrap_or_else(|| finalizer::injected_entries(binding));
     let connection = followed.connection.as_ref();
     let mut again = None;
 
     let made = followed
-        .last
+        .last_good
         .as_ref()
-        .map(|last| make(context, binding, last));
+        .map(|last| desired_secret(context, binding, last));
     let keys = keys(context, binding, who, made.as_ref());
-    let mut looked = injection::claim(
+    let mut looked = injection::declare_claims(
         context,
         binding,
         who,
         connection,
         &noted,
-        in_place(context, binding),
+        secret_exists(context, binding),
         &keys,
     );
     if made.is_some()
-        && !in_place(context, binding)
-        && waits_for_a_look(context, binding, who, &looked)
+        && !secret_exists(context, binding)
+        && awaits_first_read(context, binding, who, &looked)
     {
         return Advanced {
-            outcome: nothing(binding),
-            again: Some(FIRST_LOOK),
-            told_later: true,
+            outcome: unchanged(binding),
+            requeue_after: Some(FIRST_LOOK),
+            defer_status: true,
         };
     }
 
-    let mut held: BTreeSet<Noted> = noted.union(&looked.to_note).cloned().collect();
-    again = earlier(
+    let mut held: BTreeSet<InjectedEntry> = noted.union(&looked.to_record).cloned().collect();
+    again = soonest(
         again,
-        withdraw_obsolete(context, binding, who, followed, &noted, &looked, &mut held),
+        prune_entries(context, binding, who, followed, &noted, &looked, &mut held),
     );
-    let additions: BTreeSet<Noted> = noted.union(&looked.to_note).cloned().collect();
+    let additions: BTreeSet<InjectedEntry> = noted.union(&looked.to_record).cloned().collect();
     let mut carried = noted.clone();
     if additions != noted {
-        match write_note(context, binding, who, &additions).await {
+        match record_entries(context, binding, who, &additions).await {
             Ok(()) => carried = additions,
-            Err(wait) => again = earlier(again, Some(wait)),
+            Err(wait) => again = soonest(again, Some(wait)),
         }
     }
 
     let secret = match made {
         None => followed
-            .secret_step(was_true(SECRET_SYNCED))
-            .map_or((Step::AsBefore, None), |step| (step, None)),
-        Some(Err((reason, message))) => (Step::Failed(reason, message), None),
+            .upstream_condition(was_true(SECRET_SYNCED))
+            .map_or((ConditionUpdate::Unchanged, None), |step| (step, None)),
+        Some(Err((reason, message))) => (ConditionUpdate::False(reason, message), None),
         Some(Ok(desired)) => {
             // It goes with its binding by garbage collection only if no pool refers to it.
             let deletes = binding.spec.managed_secret.deletion_policy == DeletionPolicy::Delete;
             let desired = if held.is_empty() && deletes {
-                desired.owned(&binding.name_any())
+                desired.with_owner(&binding.name_any())
             } else {
                 desired
             };
-            secret_step(
+            reconcile_secret(
                 context,
                 binding,
                 who,
@@ -190,21 +197,22 @@ async fn advance(
             .await
         }
     };
-    again = earlier(
+    again = soonest(
         again,
-        remove_renamed(context, binding, before.as_ref(), &held).await,
+        delete_renamed_secret(context, binding, before.as_ref(), &held).await,
     );
     if held != carried && held.is_subset(&carried) {
-        match write_note(context, binding, who, &held).await {
+        match record_entries(context, binding, who, &held).await {
             Ok(()) => carried.clone_from(&held),
-            Err(wait) => again = earlier(again, Some(wait)),
+            Err(wait) => again = soonest(again, Some(wait)),
         }
     }
-    if in_place(context, binding) {
-        looked = injection::claim(context, binding, who, connection, &carried, true, &keys);
+    if secret_exists(context, binding) {
+        looked =
+            injection::declare_claims(context, binding, who, connection, &carried, true, &keys);
     }
-    keep_only_asked(context, binding, who, followed, &carried);
-    tell_pools(context, binding, who, &looked);
+    prune_claims(context, binding, who, followed, &carried);
+    report_pool_events(context, binding, who, &looked);
 
     let patience = context.settings.stale_after.max(
         binding
@@ -217,18 +225,20 @@ async fn advance(
         .as_ref()
         .map(|status| status.work_pools.clone())
         .unwrap_or_default();
-    let (injected, pools) = injection::told(&looked, &pools_before, was_true(INJECTED), patience);
-    let told_later = matches!(secret.0, Step::Done(..)) && still_underway(context, who, &looked);
+    let (injected, pools) =
+        injection::injected_condition(&looked, &pools_before, was_true(INJECTED), patience);
+    let told_later = matches!(secret.0, ConditionUpdate::True(..))
+        && injection_in_progress(context, who, &looked);
     if told_later {
-        again = earlier(again, Some(UNDERWAY));
+        again = soonest(again, Some(UNDERWAY));
     }
     let outcome = Outcome {
-        block: followed.block_step(was_true(BLOCK_RESOLVED)),
+        block: followed.block_condition(was_true(BLOCK_RESOLVED)),
         secret: secret.0,
         injected,
         suspended: false,
         resolved: followed
-            .last
+            .last_good
             .as_ref()
             .map(|last| (last.project.clone(), last.config.clone())),
         secret_name: binding.secret_name().to_owned(),
@@ -237,16 +247,20 @@ async fn advance(
     };
     Advanced {
         outcome,
-        again,
-        told_later,
+        requeue_after: again,
+        defer_status: told_later,
     }
 }
 
-async fn suspended(context: &Context, binding: &DopplerPrefectBinding, who: &BindingRef) -> Action {
-    context.blocks.leave(who);
-    context.configs.leave(who);
-    context.pools.forget(who);
-    let before = before(context, binding, who);
+async fn reconcile_suspended(
+    context: &Context,
+    binding: &DopplerPrefectBinding,
+    who: &BindingRef,
+) -> Action {
+    context.blocks.unsubscribe(who);
+    context.configs.unsubscribe(who);
+    context.pools.remove_binding(who);
+    let before = last_status(context, binding, who);
     let pools = before
         .as_ref()
         .map(|status| status.work_pools.clone())
@@ -256,20 +270,20 @@ async fn suspended(context: &Context, binding: &DopplerPrefectBinding, who: &Bin
         .is_some_and(|status| status.conditions.iter().any(|c| c.type_ == INJECTED));
     let outcome = Outcome {
         suspended: true,
-        injected: injected.then_some(Step::AsBefore),
+        injected: injected.then_some(ConditionUpdate::Unchanged),
         pools,
-        ..nothing(binding)
+        ..unchanged(binding)
     };
-    patch_status::record(context, binding, who, &outcome)
+    patch_status::patch(context, binding, who, &outcome)
         .await
         .map_or_else(Action::await_change, Action::requeue)
 }
 
 /// An outcome that says nothing new.
-fn nothing(binding: &DopplerPrefectBinding) -> Outcome {
+fn unchanged(binding: &DopplerPrefectBinding) -> Outcome {
     Outcome {
-        block: Step::AsBefore,
-        secret: Step::AsBefore,
+        block: ConditionUpdate::Unchanged,
+        secret: ConditionUpdate::Unchanged,
         injected: None,
         suspended: false,
         resolved: None,
@@ -280,14 +294,14 @@ fn nothing(binding: &DopplerPrefectBinding) -> Outcome {
 }
 
 /// The status as we last wrote it, which the watch may not have shown yet.
-fn before(
+fn last_status(
     context: &Context,
     binding: &DopplerPrefectBinding,
     who: &BindingRef,
 ) -> Option<DopplerPrefectBindingStatus> {
     context
-        .memory
-        .look(who, |remembered| remembered.status.clone())
+        .states
+        .read(who, |remembered| remembered.status.clone())
         .map(|said| (*said.status).clone())
         .or_else(|| binding.status.clone())
 }
@@ -304,8 +318,8 @@ fn keys(
         return Arc::default();
     }
     let remembered = context
-        .memory
-        .look(who, |remembered| remembered.keys.clone());
+        .states
+        .read(who, |remembered| remembered.key_names.clone());
     let remembered = remembered.unwrap_or_default();
     let Some(Ok(desired)) = made else {
         return remembered;
@@ -316,18 +330,18 @@ fn keys(
         return remembered;
     }
     let keys = Arc::new(desired.data.keys().cloned().collect::<BTreeSet<_>>());
-    context
-        .memory
-        .change(who, |remembered| remembered.keys = Some(Arc::clone(&keys)));
+    context.states.update(who, |remembered| {
+        remembered.key_names = Some(Arc::clone(&keys));
+    });
     keys
 }
 
 /// Whether a new Secret should wait a moment for the first look at its pools.
-fn waits_for_a_look(
+fn awaits_first_read(
     context: &Context,
     binding: &DopplerPrefectBinding,
     who: &BindingRef,
-    looked: &Looked,
+    looked: &PoolClaims,
 ) -> bool {
     let patches = binding
         .spec
@@ -335,58 +349,58 @@ fn waits_for_a_look(
         .work_pools
         .iter()
         .any(|pool| pool.mode == InjectMode::Patch);
-    if !patches || !looked.awaits_a_look() {
+    if !patches || !looked.awaits_first_read() {
         return false;
     }
-    let since = context.memory.change(who, |remembered| {
-        *remembered.waits_since.get_or_insert_with(Instant::now)
+    let since = context.states.update(who, |remembered| {
+        *remembered.waiting_since.get_or_insert_with(Instant::now)
     });
     since.elapsed() < FIRST_LOOK
 }
 
 /// Whether a pool's answer is about to come. After a while the status is written all the same.
-fn still_underway(context: &Context, who: &BindingRef, looked: &Looked) -> bool {
-    let underway = looked.awaits_a_look() || looked.underway();
-    context.memory.change(who, |remembered| {
+fn injection_in_progress(context: &Context, who: &BindingRef, looked: &PoolClaims) -> bool {
+    let underway = looked.awaits_first_read() || looked.in_progress();
+    context.states.update(who, |remembered| {
         if !underway {
-            remembered.waits_since = None;
+            remembered.waiting_since = None;
             return false;
         }
         remembered
-            .waits_since
+            .waiting_since
             .get_or_insert_with(Instant::now)
             .elapsed()
             < UNDERWAY
     })
 }
 
-async fn write_note(
+async fn record_entries(
     context: &Context,
     binding: &DopplerPrefectBinding,
     who: &BindingRef,
-    entries: &BTreeSet<Noted>,
+    entries: &BTreeSet<InjectedEntry>,
 ) -> Result<(), Duration> {
-    let written = finalizer::note(
+    let written = finalizer::patch_finalizer(
         context.client.clone(),
         binding,
         entries,
         context.settings.kubernetes_timeout,
     )
     .await;
-    context.metrics.wrote("binding", written.is_ok());
+    context.metrics.count_write("binding", written.is_ok());
     match written {
         Ok(()) => {
-            context
-                .memory
-                .change(who, |remembered| remembered.noted = Some(entries.clone()));
+            context.states.update(who, |remembered| {
+                remembered.injected_entries = Some(entries.clone());
+            });
             Ok(())
         }
         Err(error) => {
             // What the watch shows next is the truth again.
             context
-                .memory
-                .change(who, |remembered| remembered.noted = None);
-            if !matches!(error, finalizer::NoteError::Conflict) {
+                .states
+                .update(who, |remembered| remembered.injected_entries = None);
+            if !matches!(error, finalizer::FinalizerError::Conflict) {
                 context
                     .report
                     .log(binding, error.reason(), &error.to_string());
@@ -398,17 +412,17 @@ async fn write_note(
 }
 
 /// Tells what the pools' reconcilers did since the last time.
-fn tell_pools(
+fn report_pool_events(
     context: &Context,
     binding: &DopplerPrefectBinding,
     who: &BindingRef,
-    looked: &Looked,
+    looked: &PoolClaims,
 ) {
-    for (pool, finding) in &looked.found {
+    for (pool, finding) in &looked.observations {
         let Some((number, reason)) = finding.as_ref().and_then(|finding| finding.event) else {
             continue;
         };
-        let is_new = context.memory.change(who, |remembered| {
+        let is_new = context.states.update(who, |remembered| {
             remembered.pool_events.insert(pool.clone(), number) != Some(number)
         });
         if is_new {
@@ -422,7 +436,7 @@ fn tell_pools(
                     binding.secret_name()
                 ),
             };
-            context.report.tell(binding, reason, &message);
+            context.report.emit(binding, reason, &message);
         }
     }
 }

@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 /// The earlier of two waits.
 #[must_use]
-pub fn earlier(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
+pub fn soonest(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),

@@ -1,6 +1,6 @@
 //! Binding → block → config: what Doppler last gave for a binding, and what stands in the way of newer values.
 //!
-//! In: a binding. Out: [`Followed`]. Upstreams are asked by the sources, not here: this waits for nothing but references that were never read,
+//! In: a binding. Out: [`Resolution`]. Upstreams are asked by the sources, not here: this waits for nothing but references that were never read,
 //! and what is not known yet wakes the binding when it is.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
@@ -9,56 +9,56 @@ use kube::ResourceExt;
 use tokio::time::Instant;
 
 use super::{
-    connect::{doppler_host, fault, named, reach, trimmed},
+    connect::{connect, doppler_host, failure, referenced_keys, trimmed},
     context::{BlockKey, Context},
-    object_cache::{Kind, ObjectKey},
-    resolution::{Followed, Last, Stage},
+    object_cache::{ObjectKey, ReferenceKind},
+    resolution::{LastGood, Resolution, Stage},
     work_queue::BindingRef,
 };
 use crate::{
     crd::DopplerPrefectBinding,
-    doppler::Coordinates,
+    doppler::ConfigKey,
     prefect::block::{BlockError, BlockFields, Field},
     reason::Reason,
-    upstream::poller::Fault,
+    upstream::poller::Failure,
 };
 
 /// Wait before references that the API server did not give are read again.
 const REFERENCE_RETRY: Duration = Duration::from_secs(5);
 
 /// What the binding refers to cannot be read, and since when.
-struct Stop(Fault, Duration);
+struct Stop(Failure, Duration);
 /// The way ends before an upstream is asked: only a change by somebody leads on.
-struct End(Stage, Fault);
+struct End(Stage, Failure);
 
 /// Follows the way of a value up to Doppler.
-pub async fn follow(
+pub async fn resolve(
     context: &Context,
     binding: &DopplerPrefectBinding,
     who: &BindingRef,
-) -> Followed {
+) -> Resolution {
     let interval = binding
         .spec
         .interval()
         .unwrap_or(context.settings.refresh_interval);
     let patience = context.settings.stale_after.max(interval * 2);
-    let mut followed = Followed::default();
-    care(context, binding, who);
-    let overrides = match prepare(context, binding, who, &mut followed).await {
+    let mut followed = Resolution::default();
+    track_objects(context, binding, who);
+    let overrides = match resolve_key_refs(context, binding, who, &mut followed).await {
         Ok(overrides) => overrides,
-        Err(Stop(fault, failing_for)) => {
-            followed.stopped(Stage::Block, fault, failing_for, patience);
-            followed.again = Some(
+        Err(Stop(failure, failing_for)) => {
+            followed.record_failure(Stage::Block, failure, failing_for, patience);
+            followed.requeue_after = Some(
                 followed
-                    .again
+                    .requeue_after
                     .unwrap_or(REFERENCE_RETRY)
                     .min(REFERENCE_RETRY),
             );
-            followed.last = last(context, who);
+            followed.last_good = last_good(context, who);
             return followed;
         }
     };
-    let coordinates = coordinates(
+    let coordinates = config_key(
         context,
         binding,
         who,
@@ -67,46 +67,49 @@ pub async fn follow(
         patience,
         &mut followed,
     )
-    .unwrap_or_else(|End(stage, fault)| {
-        followed.stopped(stage, fault, Duration::ZERO, patience);
+    .unwrap_or_else(|End(stage, failure)| {
+        followed.record_failure(stage, failure, Duration::ZERO, patience);
         None
     });
     // Without coordinates the config that was read before goes on being read: the block may come back as it was.
     if let Some(coordinates) = coordinates {
-        let reading = context.configs.depend(who, &coordinates, interval);
-        let value = followed.take(Stage::Config, &reading, patience);
-        followed.last = value.map(|snapshot| Last {
+        let reading = context.configs.subscribe(who, &coordinates, interval);
+        let value = followed.record_poll(Stage::Config, &reading, patience);
+        followed.last_good = value.map(|snapshot| LastGood {
             project: coordinates.project,
             config: coordinates.config,
             snapshot,
         });
-        followed.seen = reading.seen;
+        followed.consecutive_reads = reading.unchanged_reads;
     }
-    if let Some(last) = &followed.last {
+    if let Some(last) = &followed.last_good {
         context
-            .memory
-            .change(who, |remembered| remembered.last = Some(last.clone()));
-    } else if !followed.awaited {
-        followed.last = last(context, who);
-        followed.seen = 0;
+            .states
+            .update(who, |remembered| remembered.last_good = Some(last.clone()));
+    } else if !followed.pending {
+        followed.last_good = last_good(context, who);
+        followed.consecutive_reads = 0;
     }
     followed
 }
 
 /// The last good values that are remembered.
-fn last(context: &Context, who: &BindingRef) -> Option<Last> {
+fn last_good(context: &Context, who: &BindingRef) -> Option<LastGood> {
     context
-        .memory
-        .look(who, |remembered| remembered.last.clone())
+        .states
+        .read(who, |remembered| remembered.last_good.clone())
 }
 
 /// Has the watches keep and tell what the binding names.
-fn care(context: &Context, binding: &DopplerPrefectBinding, who: &BindingRef) {
-    let mut keys: HashSet<ObjectKey> = named(binding).into_iter().map(|(key, ..)| key).collect();
+fn track_objects(context: &Context, binding: &DopplerPrefectBinding, who: &BindingRef) {
+    let mut keys: HashSet<ObjectKey> = referenced_keys(binding)
+        .into_iter()
+        .map(|(key, ..)| key)
+        .collect();
     let namespace = binding.namespace().unwrap_or_default();
     let secrets = std::iter::once(binding.secret_name().to_owned())
         .chain(
-            super::finalizer::noted(binding)
+            super::finalizer::injected_entries(binding)
                 .into_iter()
                 .map(|noted| noted.secret),
         )
@@ -117,31 +120,31 @@ fn care(context: &Context, binding: &DopplerPrefectBinding, who: &BindingRef) {
                 .and_then(|status| status.secret_name.clone()),
         );
     keys.extend(secrets.map(|name| ObjectKey {
-        kind: Kind::Secret,
+        kind: ReferenceKind::Secret,
         namespace: namespace.clone(),
         name,
     }));
-    context.objects.care(who, keys);
+    context.objects.track(who, keys);
 }
 
 /// Reads what the binding refers to: the connection, and the fields that the binding gives itself.
-async fn prepare(
+async fn resolve_key_refs(
     context: &Context,
     binding: &DopplerPrefectBinding,
     who: &BindingRef,
-    followed: &mut Followed,
+    followed: &mut Resolution,
 ) -> Result<BlockFields, Stop> {
-    let since = |fault: Fault| {
-        let failing_for = context.memory.change(who, |remembered| {
+    let since = |failure: Failure| {
+        let failing_for = context.states.update(who, |remembered| {
             let since = remembered
-                .references_fail_since
+                .key_refs_failing_since
                 .get_or_insert_with(Instant::now);
             since.elapsed()
         });
-        Stop(fault, failing_for)
+        Stop(failure, failing_for)
     };
     if let Some(prefect) = &binding.spec.prefect {
-        followed.connection = Some(reach(context, binding, prefect).await.map_err(since)?);
+        followed.connection = Some(connect(context, binding, prefect).await.map_err(since)?);
     }
     let spec = &binding.spec.doppler;
     let mut overrides = BlockFields {
@@ -152,24 +155,24 @@ async fn prepare(
     if let Some(token) = &spec.access_token {
         let at = &token.value_from.secret_key_ref;
         let object = ObjectKey {
-            kind: Kind::Secret,
+            kind: ReferenceKind::Secret,
             namespace: binding.namespace().unwrap_or_default(),
             name: at.name.clone(),
         };
         let text = context
-            .references
-            .text(
+            .key_refs
+            .resolve(
                 &context.objects,
                 &object,
                 &at.key,
                 "spec.doppler.accessToken",
             )
             .await;
-        let text = text.map_err(|error| since(fault(error.reason(), &error)))?;
+        let text = text.map_err(|error| since(failure(error.reason(), &error)))?;
         overrides.access_token = Some(trimmed(&text));
     }
-    context.memory.change(who, |remembered| {
-        remembered.references_fail_since = None;
+    context.states.update(who, |remembered| {
+        remembered.key_refs_failing_since = None;
         if let Some(connection) = &followed.connection {
             let others = &mut remembered.connections;
             others.retain(|other| other.api_url != connection.api_url);
@@ -180,23 +183,23 @@ async fn prepare(
 }
 
 /// Project, config and token: from the block, unless the binding gives all three. None while the block was never read.
-fn coordinates(
+fn config_key(
     context: &Context,
     binding: &DopplerPrefectBinding,
     who: &BindingRef,
     overrides: BlockFields,
     interval: Duration,
     patience: Duration,
-    followed: &mut Followed,
-) -> Result<Option<Coordinates>, End> {
+    followed: &mut Resolution,
+) -> Result<Option<ConfigKey>, End> {
     let spec = &binding.spec.doppler;
-    let block_end = |error: BlockError| End(Stage::Block, fault(error.reason(), &error));
+    let block_end = |error: BlockError| End(Stage::Block, failure(error.reason(), &error));
     let given = overrides.missing().is_empty();
     let (fields, from) = match (&binding.spec.prefect, &followed.connection) {
         (Some(prefect), Some(connection)) if !given => {
             let key = BlockKey::new(Arc::clone(connection), &prefect.block);
-            let reading = context.blocks.depend(who, &key, interval);
-            let Some(block) = followed.take(Stage::Block, &reading, patience) else {
+            let reading = context.blocks.subscribe(who, &key, interval);
+            let Some(block) = followed.record_poll(Stage::Block, &reading, patience) else {
                 return Ok(None);
             };
             let fields = block
@@ -208,22 +211,22 @@ fn coordinates(
             )
         }
         (None, _) if !given => {
-            context.blocks.leave(who);
+            context.blocks.unsubscribe(who);
             return Err(End(Stage::Block, no_source(&overrides)));
         }
         _ => {
-            context.blocks.leave(who);
+            context.blocks.unsubscribe(who);
             (overrides, "the binding itself gives".to_owned())
         }
     };
     let complete = fields.complete().map_err(block_end)?;
     let host = doppler_host(&context.doppler_hosts, spec.host.as_deref())
-        .map_err(|fault| End(Stage::Config, fault))?;
-    followed.resolved = Some(format!(
+        .map_err(|failure| End(Stage::Config, failure))?;
+    followed.resolved_from = Some(format!(
         "{from} project {}, config {}",
         complete.project, complete.config
     ));
-    Ok(Some(Coordinates {
+    Ok(Some(ConfigKey {
         host,
         token: complete.access_token,
         project: complete.project,
@@ -233,13 +236,13 @@ fn coordinates(
 }
 
 /// No block, and not all of the three fields: the API server refuses such a spec, unless its rules are not those of this version.
-fn no_source(overrides: &BlockFields) -> Fault {
+fn no_source(overrides: &BlockFields) -> Failure {
     let missing: Vec<&str> = overrides
         .missing()
         .into_iter()
-        .map(Field::in_binding)
+        .map(Field::spec_path)
         .collect();
-    Fault {
+    Failure {
         reason: Reason::InvalidSpec,
         message: format!(
             "nothing says where the Doppler project, config and token come from: give spec.prefect.server (the block is read there), or also {}",

@@ -9,26 +9,26 @@ use kube::{Resource, ResourceExt};
 use tokio::time::Instant;
 
 use super::{
-    apply_secret::{Obstacle, Put, put},
+    apply_secret::{Applied, ApplyError, apply_secret},
     context::Context,
-    requeue::earlier,
-    resolution::{Followed, Last, with_aside},
+    requeue::soonest,
+    resolution::{LastGood, Resolution, with_note},
     work_queue::BindingRef,
 };
 use crate::{
     crd::{DopplerPrefectBinding, DopplerPrefectBindingStatus},
     reason::{Class, Reason},
-    secret::{Desired, Input, desired},
-    status::{Content, SECRET_SYNCED, Step, is_true},
+    secret::{Desired, DesiredInput, desired},
+    status::{ConditionUpdate, SECRET_SYNCED, SecretContent, is_true},
 };
 
 /// The Secret that the last good values make, without its owner.
-pub(super) fn make(
+pub(super) fn desired_secret(
     context: &Context,
     binding: &DopplerPrefectBinding,
-    last: &Last,
+    last: &LastGood,
 ) -> Result<Desired, (Reason, String)> {
-    let input = Input {
+    let input = DesiredInput {
         binding: &binding.name_any(),
         binding_uid: binding.meta().uid.as_deref().unwrap_or_default(),
         namespace: &binding.namespace().unwrap_or_default(),
@@ -41,90 +41,96 @@ pub(super) fn make(
     desired(&input, last.snapshot.values()).map_err(|error| (error.reason(), error.to_string()))
 }
 
-pub(super) async fn secret_step(
+pub(super) async fn reconcile_secret(
     context: &Context,
     binding: &DopplerPrefectBinding,
     who: &BindingRef,
-    followed: &Followed,
+    followed: &Resolution,
     desired: &Desired,
     before: Option<&DopplerPrefectBindingStatus>,
     again: &mut Option<Duration>,
-) -> (Step, Option<Content>) {
+) -> (ConditionUpdate, Option<SecretContent>) {
     let was_true = before.is_some_and(|status| is_true(status, SECRET_SYNCED));
-    let holds = Content {
-        keys: desired.data.len(),
-        held_back: desired.held_back.clone(),
+    let holds = SecretContent {
+        key_count: desired.data.len(),
+        excluded_keys: desired.excluded_keys.clone(),
         hash: desired.content_hash.clone(),
     };
     let held_keys = before
         .filter(|status| status.secret_name.as_deref() == Some(&desired.name))
-        .and_then(|status| status.keys)
+        .and_then(|status| status.key_count)
         .unwrap_or(0);
-    if desired.data.is_empty() && held_keys > 0 && followed.seen < 2 {
+    if desired.data.is_empty() && held_keys > 0 && followed.consecutive_reads < 2 {
         let interval = binding
             .spec
             .interval()
             .unwrap_or(context.settings.refresh_interval);
-        *again = earlier(*again, Some(interval.mul_f64(1.2)));
+        *again = soonest(*again, Some(interval.mul_f64(1.2)));
         let message = format!(
             "the answer for project and config would leave Secret {} without any key; it is refused until the next poll says the same",
             desired.name
         );
-        context.report.tell(binding, Reason::EmptyAnswer, &message);
+        context.report.emit(binding, Reason::EmptyAnswer, &message);
         return (
             if was_true {
-                Step::AsBefore
+                ConditionUpdate::Unchanged
             } else {
-                Step::Failed(Reason::EmptyAnswer, message)
+                ConditionUpdate::False(Reason::EmptyAnswer, message)
             },
             None,
         );
     }
-    if desired.name == crate::secret::hash_key::NAME
+    if desired.name == crate::secret::hash_key::SECRET_NAME
         && desired.namespace == context.operator_namespace
     {
         let message = format!(
             "Secret {} holds the operator's own key: set spec.managedSecret.name to another name",
             desired.name
         );
-        return (Step::Failed(Reason::SecretForeign, message), None);
+        return (ConditionUpdate::False(Reason::SecretForeign, message), None);
     }
     let had = before.is_some_and(|status| {
         status.secret_name.as_deref() == Some(&desired.name)
             && status.content_hash.as_deref() == Some(&desired.content_hash)
     });
     let adopt = binding.spec.managed_secret.adopt;
-    let done = put(context, who, desired, adopt, had, &|uid| context.lives(uid)).await;
+    let done = apply_secret(context, who, desired, adopt, had, &|uid| {
+        context.binding_exists(uid)
+    })
+    .await;
     match done {
         Ok(done) => {
-            tell_put(context, binding, desired, done, followed, before);
-            if done == Put::Updated
-                && let Some(told_at) = followed.told_at
+            report_applied(context, binding, desired, done, followed, before);
+            if done == Applied::Updated
+                && let Some(told_at) = followed.notified_at
             {
                 let seconds = told_at.elapsed().as_secs_f64();
-                context.metrics.push_to_secret_seconds.observe(seconds);
+                context
+                    .metrics
+                    .notification_to_secret_seconds
+                    .observe(seconds);
             }
-            let step = after_put(context, who, followed, desired, before, again);
+            let step = synced_condition(context, who, followed, desired, before, again);
             (step, Some(holds))
         }
-        Err(Obstacle {
+        Err(ApplyError {
             reason,
             message,
-            again: wait,
+            requeue_after: wait,
         }) => {
             // Nobody tells that a right was given: it is tried again at each poll, if that is sooner.
             let poll = (reason == Reason::SecretForbidden).then(|| {
                 let own = binding.spec.interval();
                 own.unwrap_or(context.settings.refresh_interval)
             });
-            *again = earlier(*again, earlier(wait, poll));
+            *again = soonest(*again, soonest(wait, poll));
             let passing = reason.class() == Class::Retry
                 && reason != Reason::SecretContested
                 && reason != Reason::SecretForbidden;
             let step = if passing && was_true {
-                Step::AsBefore
+                ConditionUpdate::Unchanged
             } else {
-                Step::Failed(reason, message)
+                ConditionUpdate::False(reason, message)
             };
             (step, None)
         }
@@ -132,65 +138,69 @@ pub(super) async fn secret_step(
 }
 
 /// The Secret is as it should be: is it as new as it should be, and left alone?
-fn after_put(
+fn synced_condition(
     context: &Context,
     who: &BindingRef,
-    followed: &Followed,
+    followed: &Resolution,
     desired: &Desired,
     before: Option<&DopplerPrefectBindingStatus>,
     again: &mut Option<Duration>,
-) -> Step {
+) -> ConditionUpdate {
     let was_true = before.is_some_and(|status| is_true(status, SECRET_SYNCED));
-    let drift = context.memory.look(who, |remembered| remembered.drift);
-    if let Some(quiet_in) = drift.contested(Instant::now()) {
-        *again = earlier(*again, Some(quiet_in));
+    let drift = context
+        .states
+        .read(who, |remembered| remembered.repair_backoff);
+    if let Some(quiet_in) = drift.contested_for(Instant::now()) {
+        *again = soonest(*again, Some(quiet_in));
         let message = format!(
             "somebody keeps changing Secret {0}; it was put back; find who writes it with kubectl get secret {0} --show-managed-fields -o yaml",
             desired.name
         );
-        return Step::Failed(Reason::SecretContested, message);
+        return ConditionUpdate::False(Reason::SecretContested, message);
     }
-    if followed.trouble.is_some() && before.is_some_and(was_stopped_upstream) {
+    if followed.failure.is_some() && before.is_some_and(was_upstream_failure) {
         // What was refused is not taken back by a failure that may pass: only an answer does that.
-        return followed.secret_step(was_true).unwrap_or(Step::AsBefore);
+        return followed
+            .upstream_condition(was_true)
+            .unwrap_or(ConditionUpdate::Unchanged);
     }
-    followed.secret_step(was_true).unwrap_or_else(|| {
+    followed.upstream_condition(was_true).unwrap_or_else(|| {
         let keys = desired.data.len();
-        Step::Done(
+        ConditionUpdate::True(
             Reason::Synced,
-            with_aside(
+            with_note(
                 &format!(
                     "Secret {} holds the {keys} keys that Doppler last gave",
                     desired.name
                 ),
-                followed.of_values.as_deref(),
+                followed.values_note.as_deref(),
             ),
         )
     })
 }
 
 /// Whether the condition says that an upstream gave nothing newer.
-fn was_stopped_upstream(status: &DopplerPrefectBindingStatus) -> bool {
+fn was_upstream_failure(status: &DopplerPrefectBindingStatus) -> bool {
     status.conditions.iter().any(|condition| {
         condition.type_ == SECRET_SYNCED
             && condition.status == "False"
             && Reason::ALL
                 .iter()
-                .any(|reason| reason.as_str() == condition.reason && reason.is_of_an_upstream())
+                .any(|reason| reason.as_str() == condition.reason && reason.is_upstream_failure())
     })
 }
 
-fn tell_put(
+fn report_applied(
     context: &Context,
     binding: &DopplerPrefectBinding,
     desired: &Desired,
-    done: Put,
-    followed: &Followed,
+    done: Applied,
+    followed: &Resolution,
     before: Option<&DopplerPrefectBindingStatus>,
 ) {
     let old =
         before.and_then(|status| Some((status.project.as_deref()?, status.config.as_deref()?)));
-    if let (Some((project, config)), Some(last)) = (old, &followed.last)
+    if let (Some((project, config)), Some(last)) = (old, &followed.last_good)
         && (project, config) != (&*last.project, &*last.config)
     {
         let message = format!(
@@ -199,17 +209,17 @@ fn tell_put(
         );
         context
             .report
-            .tell(binding, Reason::SourceChanged, &message);
+            .emit(binding, Reason::SourceChanged, &message);
     }
     let name = &desired.name;
     match done {
-        Put::Current | Put::Relabelled => {}
-        Put::Created => context.report.tell(
+        Applied::Unchanged | Applied::MetadataUpdated => {}
+        Applied::Created => context.report.emit(
             binding,
             Reason::SecretCreated,
             &format!("Secret {name} was written with {} keys", desired.data.len()),
         ),
-        Put::Updated => context.report.tell(
+        Applied::Updated => context.report.emit(
             binding,
             Reason::SecretUpdated,
             &format!(
@@ -217,7 +227,7 @@ fn tell_put(
                 desired.data.len()
             ),
         ),
-        Put::Repaired => context.report.tell(
+        Applied::Repaired => context.report.emit(
             binding,
             Reason::SecretRepaired,
             &format!("Secret {name} was changed or deleted by somebody, and was put back"),

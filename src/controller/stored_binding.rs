@@ -1,6 +1,6 @@
 //! A binding as the store keeps it: what it is looked up and told apart by, and the rest as text.
 //!
-//! In: a binding as the API server sends it. Out: [`Kept`], which is read for each reconcile, and only then. At rest a binding is only kept; as text it
+//! In: a binding as the API server sends it. Out: [`StoredBinding`], which is read for each reconcile, and only then. At rest a binding is only kept; as text it
 //! takes half of what its fields would, of which most are empty, and reading it costs less than a reconcile by far.
 
 use std::{borrow::Cow, fmt};
@@ -14,7 +14,7 @@ use crate::crd::{BindingRef, DopplerPrefectBinding, INJECTED_ANNOTATION};
 
 /// A binding, or what is left of one that cannot be read. Its text may hold an API key that stands in the spec: `Debug` shows the name only.
 #[derive(Clone)]
-pub struct Kept {
+pub struct StoredBinding {
     metadata: ObjectMeta,
     /// As the API server sent it.
     spec: Option<Box<str>>,
@@ -51,18 +51,18 @@ struct Annotations {
     injected: Option<String>,
 }
 
-impl Kept {
+impl StoredBinding {
     /// The binding, with as much of its metadata as is kept.
     ///
     /// # Errors
     /// If it is not one as this version knows them.
-    pub fn read(&self) -> Result<DopplerPrefectBinding, Unreadable> {
-        let spec = self.spec.as_deref().ok_or(Unreadable)?;
+    pub fn parse(&self) -> Result<DopplerPrefectBinding, InvalidBinding> {
+        let spec = self.spec.as_deref().ok_or(InvalidBinding)?;
         let status = self.status.as_deref().map(serde_json::from_str);
         Ok(DopplerPrefectBinding {
             metadata: self.metadata.clone(),
-            spec: serde_json::from_str(spec).map_err(|_| Unreadable)?,
-            status: status.transpose().map_err(|_| Unreadable)?,
+            spec: serde_json::from_str(spec).map_err(|_| InvalidBinding)?,
+            status: status.transpose().map_err(|_| InvalidBinding)?,
         })
     }
 }
@@ -70,9 +70,9 @@ impl Kept {
 /// A binding that an older CRD may have let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the binding cannot be read")]
-pub struct Unreadable;
+pub struct InvalidBinding;
 
-impl<'de> Deserialize<'de> for Kept {
+impl<'de> Deserialize<'de> for StoredBinding {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let Sent {
             metadata,
@@ -98,13 +98,13 @@ impl<'de> Deserialize<'de> for Kept {
     }
 }
 
-impl fmt::Debug for Kept {
+impl fmt::Debug for StoredBinding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Kept").field(&BindingRef::of(self)).finish()
     }
 }
 
-impl Resource for Kept {
+impl Resource for StoredBinding {
     type DynamicType = ();
     type Scope = NamespaceResourceScope;
 
@@ -154,7 +154,7 @@ mod tests {
         binding.to_string()
     }
 
-    fn kept(spec: &serde_json::Value) -> Kept {
+    fn kept(spec: &serde_json::Value) -> StoredBinding {
         serde_json::from_str(&sent(spec)).unwrap()
     }
 
@@ -163,7 +163,7 @@ mod tests {
         let spec = json!({"doppler": {"project": "p"}, "suspend": true});
         let binding: DopplerPrefectBinding = serde_json::from_str(&sent(&spec)).unwrap();
         let kept = kept(&spec);
-        let read = kept.read().unwrap();
+        let read = kept.parse().unwrap();
         assert_eq!((&read.spec, &read.status), (&binding.spec, &binding.status));
         assert_eq!(read.metadata, *kept.meta());
         let note = [(INJECTED_ANNOTATION.to_owned(), "[]".to_owned())];
@@ -180,11 +180,11 @@ mod tests {
     #[test]
     fn one_is_kept_from_a_watch_as_from_a_list() {
         let event = format!(r#"{{"type":"ADDED","object":{}}}"#, sent(&json!({})));
-        let event: WatchEvent<Kept> = serde_json::from_str(&event).unwrap();
+        let event: WatchEvent<StoredBinding> = serde_json::from_str(&event).unwrap();
         let WatchEvent::Added(kept) = event else {
             panic!("{event:?}")
         };
-        assert!(kept.read().is_ok());
+        assert!(kept.parse().is_ok());
     }
 
     #[test]
@@ -203,7 +203,7 @@ mod tests {
     fn one_that_cannot_be_read_is_still_known_by_name() {
         for spec in [json!({"suspend": "maybe"}), json!(null), json!(3)] {
             let kept = kept(&spec);
-            assert_eq!(kept.read().err(), Some(Unreadable), "{spec}");
+            assert_eq!(kept.parse().err(), Some(InvalidBinding), "{spec}");
             assert_eq!(kept.meta().name.as_deref(), Some("b"));
         }
     }

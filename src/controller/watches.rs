@@ -1,4 +1,4 @@
-//! The watches: bindings into their store, metadata of Secrets and ConfigMaps into [`Objects`].
+//! The watches: bindings into their store, metadata of Secrets and ConfigMaps into [`ObjectCache`].
 //!
 //! In: the API server's watches. Out: wakes, and facts. Watches are restarted with growing waits; one that the API server
 //! refuses is told, and tried again.
@@ -25,35 +25,38 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{
-    object_cache::{Kind, Objects},
-    stored_binding::Kept,
+    object_cache::{ObjectCache, ReferenceKind},
+    stored_binding::StoredBinding,
     work_queue::{BindingRef, Scope},
 };
 
 /// What the watch of bindings has to tell.
 #[derive(Debug)]
-pub enum Heard<'a> {
+pub enum BindingEvent<'a> {
     /// The store has this one anew.
-    Seen(&'a Kept),
+    Stored(&'a StoredBinding),
     /// This one is to be reconciled: it is new, or somebody changed what it asks for. A status that we wrote ourselves is no such change.
-    Changed(BindingRef),
+    SpecChanged(BindingRef),
     /// This one was deleted.
-    Gone(BindingRef),
+    Deleted(BindingRef),
     /// All were listed. Which ones were deleted before is not told: those that the store does not have.
-    Listed,
+    Relisted,
 }
 
 /// The bindings of a scope, and what keeps them up to date until `shutdown`. What is told is in the store by then, or out of it: a reconcile that is
 /// under way looks for it there.
-pub fn bindings(
+pub fn watch_bindings(
     client: Client,
     scope: &Scope,
-    tell: impl Fn(Heard<'_>) + Send + 'static,
+    tell: impl Fn(BindingEvent<'_>) + Send + 'static,
     shutdown: CancellationToken,
-) -> (Store<Kept>, impl Future<Output = ()> + Send + 'static) {
+) -> (
+    Store<StoredBinding>,
+    impl Future<Output = ()> + Send + 'static,
+) {
     let (store, mut writer) = reflector::store();
     let known = store.clone();
-    let api: Api<Kept> = scoped(client, scope);
+    let api: Api<StoredBinding> = scoped_api(client, scope);
     let events = kube::runtime::watcher(api, watcher::Config::default()).default_backoff();
     let following = async move {
         let mut events = std::pin::pin!(events.take_until(shutdown.cancelled_owned()));
@@ -63,14 +66,14 @@ pub fn bindings(
                 Ok(event) => event,
                 Err(error) => {
                     warn!(
-                        reason = why(&error),
+                        reason = error_text(&error),
                         "the watch of bindings was interrupted"
                     );
                     continue;
                 }
             };
             let changed = match &event {
-                Event::Apply(binding) | Event::InitApply(binding) => asks_anew(&known, binding),
+                Event::Apply(binding) | Event::InitApply(binding) => spec_changed(&known, binding),
                 Event::Init | Event::InitDone | Event::Delete(_) => false,
             };
             writer.apply_watcher_event(&event);
@@ -80,18 +83,18 @@ pub fn bindings(
                 Event::InitApply(binding) if changed => listed.push(BindingRef::of(&binding)),
                 Event::InitApply(_) => {}
                 Event::InitDone => {
-                    tell(Heard::Listed);
+                    tell(BindingEvent::Relisted);
                     for who in std::mem::take(&mut listed) {
-                        tell(Heard::Changed(who));
+                        tell(BindingEvent::SpecChanged(who));
                     }
                 }
                 Event::Apply(binding) => {
-                    tell(Heard::Seen(&binding));
+                    tell(BindingEvent::Stored(&binding));
                     if changed {
-                        tell(Heard::Changed(BindingRef::of(&binding)));
+                        tell(BindingEvent::SpecChanged(BindingRef::of(&binding)));
                     }
                 }
-                Event::Delete(binding) => tell(Heard::Gone(BindingRef::of(&binding))),
+                Event::Delete(binding) => tell(BindingEvent::Deleted(BindingRef::of(&binding))),
             }
         }
     };
@@ -99,8 +102,8 @@ pub fn bindings(
 }
 
 /// Whether somebody changed what the binding asks for since the store had it.
-fn asks_anew(store: &Store<Kept>, binding: &Kept) -> bool {
-    let asks = |kept: &Kept| {
+fn spec_changed(store: &Store<StoredBinding>, binding: &StoredBinding) -> bool {
+    let asks = |kept: &StoredBinding| {
         let meta = kept.meta();
         // The deletion counts as a generation of its own; a finalizer does not.
         (meta.uid.clone(), meta.generation, meta.finalizers.clone())
@@ -110,33 +113,49 @@ fn asks_anew(store: &Store<Kept>, binding: &Kept) -> bool {
         .is_none_or(|before| asks(&before) != asks(binding))
 }
 
-/// Keeps [`Objects`] up to date with one kind in one scope, until `shutdown`. `seen` turns true once everything was listed.
-pub async fn secrets(
+/// Keeps [`ObjectCache`] up to date with one kind in one scope, until `shutdown`. `seen` turns true once everything was listed.
+pub async fn watch_secrets(
     client: Client,
     scope: Scope,
-    objects: Arc<Objects>,
+    objects: Arc<ObjectCache>,
     seen: watch::Sender<bool>,
     shutdown: CancellationToken,
 ) {
-    follow::<Secret>(client, scope, Kind::Secret, objects, seen, shutdown).await;
+    watch_metadata::<Secret>(
+        client,
+        scope,
+        ReferenceKind::Secret,
+        objects,
+        seen,
+        shutdown,
+    )
+    .await;
 }
 
-/// As [`secrets`], for ConfigMaps.
-pub async fn config_maps(
+/// As [`watch_secrets`], for ConfigMaps.
+pub async fn watch_config_maps(
     client: Client,
     scope: Scope,
-    objects: Arc<Objects>,
+    objects: Arc<ObjectCache>,
     seen: watch::Sender<bool>,
     shutdown: CancellationToken,
 ) {
-    follow::<ConfigMap>(client, scope, Kind::ConfigMap, objects, seen, shutdown).await;
+    watch_metadata::<ConfigMap>(
+        client,
+        scope,
+        ReferenceKind::ConfigMap,
+        objects,
+        seen,
+        shutdown,
+    )
+    .await;
 }
 
-async fn follow<K>(
+async fn watch_metadata<K>(
     client: Client,
     scope: Scope,
-    kind: Kind,
-    objects: Arc<Objects>,
+    kind: ReferenceKind,
+    objects: Arc<ObjectCache>,
     seen: watch::Sender<bool>,
     shutdown: CancellationToken,
 ) where
@@ -147,7 +166,7 @@ async fn follow<K>(
         + Send
         + 'static,
 {
-    let api: Api<PartialObjectMeta<K>> = scoped(client, &scope);
+    let api: Api<PartialObjectMeta<K>> = scoped_api(client, &scope);
     let events = kube::runtime::watcher(api, watcher::Config::default()).default_backoff();
     let mut events = std::pin::pin!(events.take_until(shutdown.cancelled_owned()));
     let namespace = match &scope {
@@ -164,18 +183,18 @@ async fn follow<K>(
                     metadata.namespace.clone().unwrap_or_default(),
                     metadata.name.clone().unwrap_or_default(),
                 ));
-                objects.applied(kind, &metadata);
+                objects.on_apply(kind, &metadata);
             }
             Ok(Event::InitDone) => {
-                objects.listed(kind, namespace, &listed);
+                objects.on_relist(kind, namespace, &listed);
                 listed = HashSet::new();
                 seen.send_replace(true);
             }
-            Ok(Event::Apply(object)) => objects.applied(kind, &object.metadata),
-            Ok(Event::Delete(object)) => objects.deleted(kind, &object.metadata),
+            Ok(Event::Apply(object)) => objects.on_apply(kind, &object.metadata),
+            Ok(Event::Delete(object)) => objects.on_delete(kind, &object.metadata),
             Err(error) => warn!(
                 ?kind,
-                reason = why(&error),
+                reason = error_text(&error),
                 "the watch of metadata was interrupted"
             ),
         }
@@ -184,7 +203,7 @@ async fn follow<K>(
 
 /// An API in a scope.
 #[must_use]
-pub fn scoped<K>(client: Client, scope: &Scope) -> Api<K>
+pub fn scoped_api<K>(client: Client, scope: &Scope) -> Api<K>
 where
     K: Resource<Scope = NamespaceResourceScope>,
     K::DynamicType: Default,
@@ -197,7 +216,7 @@ where
 
 /// Why a watch was interrupted, in words that hold nothing of an object.
 #[must_use]
-pub fn why(error: &watcher::Error) -> String {
+pub fn error_text(error: &watcher::Error) -> String {
     let status = |error: &kube::Error| match error {
         kube::Error::Api(status) => {
             format!("the API server answered {} {}", status.code, status.reason)
@@ -263,9 +282,9 @@ mod tests {
             .await;
         let client = Client::try_from(Config::new(server.uri().parse().unwrap())).unwrap();
         let (says, mut hears) = mpsc::unbounded_channel();
-        let tell = move |heard: Heard<'_>| says.send(format!("{heard:?}")).unwrap();
+        let tell = move |heard: BindingEvent<'_>| says.send(format!("{heard:?}")).unwrap();
         let shutdown = CancellationToken::new();
-        let (store, following) = bindings(client, &Scope::All, tell, shutdown.clone());
+        let (store, following) = watch_bindings(client, &Scope::All, tell, shutdown.clone());
         let following = tokio::spawn(following);
         let mut next = async || {
             timeout(Duration::from_secs(30), hears.recv())
@@ -273,9 +292,9 @@ mod tests {
                 .unwrap()
                 .unwrap()
         };
-        assert_eq!(next().await, "Listed", "the first list");
-        assert_eq!(next().await, "Changed(flows/b)");
-        assert_eq!(next().await, "Listed", "the second");
+        assert_eq!(next().await, "Relisted", "the first list");
+        assert_eq!(next().await, "SpecChanged(flows/b)");
+        assert_eq!(next().await, "Relisted", "the second");
         assert!(store.state().is_empty());
         shutdown.cancel();
         timeout(Duration::from_secs(30), following)
@@ -286,7 +305,7 @@ mod tests {
 
     #[test]
     fn a_status_and_a_new_version_are_no_new_wish() {
-        let kept = |meta: serde_json::Value| -> Kept {
+        let kept = |meta: serde_json::Value| -> StoredBinding {
             let mut metadata = serde_json::json!({"name": "b", "namespace": "flows", "uid": "1", "generation": 1, "resourceVersion": "1"});
             metadata
                 .as_object_mut()
@@ -299,7 +318,7 @@ mod tests {
         };
         let (store, mut writer) = reflector::store();
         let first = kept(serde_json::json!({}));
-        assert!(asks_anew(&store, &first), "a new one");
+        assert!(spec_changed(&store, &first), "a new one");
         writer.apply_watcher_event(&Event::Apply(first));
         for (change, anew) in [
             (
@@ -310,7 +329,11 @@ mod tests {
             (serde_json::json!({"finalizers": ["f"]}), true),
             (serde_json::json!({"uid": "2"}), true),
         ] {
-            assert_eq!(asks_anew(&store, &kept(change.clone())), anew, "{change}");
+            assert_eq!(
+                spec_changed(&store, &kept(change.clone())),
+                anew,
+                "{change}"
+            );
         }
     }
 
@@ -329,10 +352,10 @@ mod tests {
             .await;
         let client = Client::try_from(Config::new(server.uri().parse().unwrap())).unwrap();
         let shutdown = CancellationToken::new();
-        let watching = tokio::spawn(secrets(
+        let watching = tokio::spawn(watch_secrets(
             client,
             Scope::Namespace("flows".to_owned()),
-            Arc::new(Objects::new(Box::new(|_| {}))),
+            Arc::new(ObjectCache::new(Box::new(|_| {}))),
             watch::channel(false).0,
             shutdown.clone(),
         ));

@@ -1,6 +1,6 @@
 //! What wakes a binding, and the queue in which it waits for its reconcile.
 //!
-//! In: names of bindings, from sources, pools and watches. Out: one [`Queue`] for each watched scope, from which the controller of that scope takes. A
+//! In: names of bindings, from sources, pools and watches. Out: one [`WorkQueue`] for each watched scope, from which the controller of that scope takes. A
 //! binding stands in a queue once, however often it is woken. The controller is handed a few at a time: what its scheduler keeps of one weighs a
 //! kilobyte, and here it is a pointer.
 
@@ -36,43 +36,43 @@ impl Scope {
 
 /// The way of a wake to the controller of its scope.
 #[derive(Clone, Debug)]
-pub struct Wakes(Arc<HashMap<Scope, Arc<Queue>>>);
+pub struct WorkQueues(Arc<HashMap<Scope, Arc<WorkQueue>>>);
 
-impl Wakes {
+impl WorkQueues {
     /// A queue for each scope, of which `most` are handed out at a time.
     #[must_use]
     pub fn new(scopes: &[Scope], most: usize) -> Self {
-        let queue = |scope: &Scope| (scope.clone(), Arc::new(Queue::new(most)));
+        let queue = |scope: &Scope| (scope.clone(), Arc::new(WorkQueue::new(most)));
         Self(Arc::new(scopes.iter().map(queue).collect()))
     }
 
     /// Has `binding` reconciled soon.
-    pub fn wake(&self, binding: &BindingRef) {
+    pub fn add(&self, binding: &BindingRef) {
         if let Some(queue) = self.queue(binding) {
-            queue.push(binding);
+            queue.add(binding);
         }
     }
 
     /// A reconcile of `binding` begins, or there is none to be had: whatever wakes it from now on wakes it again.
-    pub fn begun(&self, binding: &BindingRef) {
+    pub fn done(&self, binding: &BindingRef) {
         if let Some(queue) = self.queue(binding) {
-            queue.begun(binding);
+            queue.done(binding);
         }
     }
 
     /// The queue of a scope.
     #[must_use]
-    pub fn of(&self, scope: &Scope) -> Option<Arc<Queue>> {
+    pub fn of(&self, scope: &Scope) -> Option<Arc<WorkQueue>> {
         self.0.get(scope).cloned()
     }
 
     /// How many bindings wait, in all scopes.
     #[must_use]
-    pub fn waiting(&self) -> usize {
-        self.0.values().map(|queue| queue.waiting()).sum()
+    pub fn depth(&self) -> usize {
+        self.0.values().map(|queue| queue.depth()).sum()
     }
 
-    fn queue(&self, binding: &BindingRef) -> Option<&Arc<Queue>> {
+    fn queue(&self, binding: &BindingRef) -> Option<&Arc<WorkQueue>> {
         let own = Scope::Namespace(binding.namespace().to_owned());
         self.0.get(&own).or_else(|| self.0.get(&Scope::All))
     }
@@ -80,7 +80,7 @@ impl Wakes {
 
 /// Bindings that wait for their reconcile, in the order in which they were woken.
 #[derive(Debug)]
-pub struct Queue {
+pub struct WorkQueue {
     state: Mutex<State>,
     moved: Notify,
     most: usize,
@@ -95,7 +95,7 @@ struct State {
     handed: HashSet<BindingRef>,
 }
 
-impl Queue {
+impl WorkQueue {
     fn new(most: usize) -> Self {
         Self {
             state: Mutex::default(),
@@ -104,7 +104,7 @@ impl Queue {
         }
     }
 
-    fn push(&self, binding: &BindingRef) {
+    fn add(&self, binding: &BindingRef) {
         let mut state = self.state();
         if !state.handed.contains(binding) && state.waiting.insert(binding.clone()) {
             state.order.push_back(binding.clone());
@@ -112,14 +112,14 @@ impl Queue {
         }
     }
 
-    fn begun(&self, binding: &BindingRef) {
+    fn done(&self, binding: &BindingRef) {
         if self.state().handed.remove(binding) {
             self.moved.notify_one();
         }
     }
 
     /// The next binding, as soon as it is its turn. For one taker.
-    pub async fn next(&self) -> BindingRef {
+    pub async fn get(&self) -> BindingRef {
         loop {
             if let Some(next) = self.take() {
                 return next;
@@ -143,7 +143,7 @@ impl Queue {
         Some(next)
     }
 
-    fn waiting(&self) -> usize {
+    fn depth(&self) -> usize {
         self.state().order.len()
     }
 
@@ -162,8 +162,8 @@ mod tests {
     }
 
     /// A queue of all namespaces, and the way there.
-    fn queue(most: usize) -> (Wakes, Arc<Queue>) {
-        let wakes = Wakes::new(&[Scope::All], most);
+    fn queue(most: usize) -> (WorkQueues, Arc<WorkQueue>) {
+        let wakes = WorkQueues::new(&[Scope::All], most);
         let queue = wakes.of(&Scope::All).unwrap();
         (wakes, queue)
     }
@@ -171,39 +171,39 @@ mod tests {
     #[tokio::test]
     async fn a_wake_reaches_the_line_of_its_namespace() {
         let scopes = ["a", "b"].map(|name| Scope::Namespace(name.to_owned()));
-        let wakes = Wakes::new(&scopes, 1);
+        let wakes = WorkQueues::new(&scopes, 1);
         let [a, b] = scopes.map(|scope| wakes.of(&scope).unwrap());
         let in_b = BindingRef::new("b", "x");
-        wakes.wake(&in_b);
-        wakes.wake(&BindingRef::new("a", "y"));
-        wakes.wake(&BindingRef::new("of no scope", "z"));
-        assert_eq!(wakes.waiting(), 2);
-        assert_eq!(b.next().await, in_b);
-        assert_eq!(a.next().await.name(), "y");
+        wakes.add(&in_b);
+        wakes.add(&BindingRef::new("a", "y"));
+        wakes.add(&BindingRef::new("of no scope", "z"));
+        assert_eq!(wakes.depth(), 2);
+        assert_eq!(b.get().await, in_b);
+        assert_eq!(a.get().await.name(), "y");
     }
 
     #[test]
     fn a_binding_stands_in_the_line_once_and_keeps_its_place() {
         let (wakes, queue) = queue(2);
         for name in ["a", "b", "a", "c", "a"] {
-            wakes.wake(&binding(name));
+            wakes.add(&binding(name));
         }
-        assert_eq!(wakes.waiting(), 3);
-        assert_eq!(queue.next().now_or_never(), Some(binding("a")));
-        assert_eq!(queue.next().now_or_never(), Some(binding("b")));
+        assert_eq!(wakes.depth(), 3);
+        assert_eq!(queue.get().now_or_never(), Some(binding("a")));
+        assert_eq!(queue.get().now_or_never(), Some(binding("b")));
     }
 
     #[test]
     fn one_that_was_handed_out_is_woken_again_only_once_it_has_begun() {
         let (wakes, queue) = queue(2);
-        wakes.wake(&binding("a"));
-        assert_eq!(queue.next().now_or_never(), Some(binding("a")));
-        wakes.wake(&binding("a"));
-        assert_eq!(wakes.waiting(), 0, "it will see what it is woken for");
-        wakes.begun(&binding("a"));
-        wakes.wake(&binding("a"));
+        wakes.add(&binding("a"));
+        assert_eq!(queue.get().now_or_never(), Some(binding("a")));
+        wakes.add(&binding("a"));
+        assert_eq!(wakes.depth(), 0, "it will see what it is woken for");
+        wakes.done(&binding("a"));
+        wakes.add(&binding("a"));
         assert_eq!(
-            queue.next().now_or_never(),
+            queue.get().now_or_never(),
             Some(binding("a")),
             "it may have looked before"
         );
@@ -213,17 +213,17 @@ mod tests {
     async fn a_few_are_handed_out_at_a_time() {
         let (wakes, queue) = queue(2);
         for name in ["a", "b", "c"] {
-            wakes.wake(&binding(name));
+            wakes.add(&binding(name));
         }
-        queue.next().await;
-        queue.next().await;
-        let third = tokio::spawn(async move { queue.next().await });
+        queue.get().await;
+        queue.get().await;
+        let third = tokio::spawn(async move { queue.get().await });
         tokio::task::yield_now().await;
         assert!(!third.is_finished());
-        wakes.begun(&binding("of no concern"));
+        wakes.done(&binding("of no concern"));
         tokio::task::yield_now().await;
         assert!(!third.is_finished());
-        wakes.begun(&binding("b"));
+        wakes.done(&binding("b"));
         assert_eq!(third.await.unwrap(), binding("c"));
     }
 

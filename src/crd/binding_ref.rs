@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_come_back_as_they_were() {
+    fn keeps_namespace_and_name() {
         let binding = BindingRef::new("flows", "my-project-dev");
         assert_eq!(binding.namespace(), "flows");
         assert_eq!(binding.name(), "my-project-dev");

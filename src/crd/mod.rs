@@ -16,9 +16,9 @@ pub use binding_ref::BindingRef;
 pub use doppler::{AccessToken, DopplerSpec, NameTransformer};
 pub use inject::{InjectMode, InjectSpec, WorkPoolSpec};
 pub use prefect::{ApiKey, BasicAuth, BlockSpec, CaBundle, Header, PrefectSpec, ServerSpec};
-pub use references::{InlineValue, KeyRef, KeyRefSource, Kind, SecretKeySource};
+pub use references::{InlineValue, KeyRef, KeyRefSource, ReferenceKind, SecretKeySource};
 pub use secret::{DeletionPolicy, ManagedSecretSpec};
-pub use status::{DopplerPrefectBindingStatus, HeldBack, WorkPoolState, WorkPoolStatus};
+pub use status::{DopplerPrefectBindingStatus, ExcludedKey, WorkPoolState, WorkPoolStatus};
 pub use uid::Uid;
 
 use std::time::Duration;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// Kinds of objects that bindings name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
+pub enum ReferenceKind {
     /// A Secret.
     Secret,
     /// A `ConfigMap`.

@@ -26,18 +26,22 @@ pub struct DopplerPrefectBindingStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_name: Option<String>,
     /// How many keys the Secret holds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub keys: Option<i32>,
+    #[serde(default, rename = "keys", skip_serializing_if = "Option::is_none")]
+    pub key_count: Option<i32>,
     /// Names that Doppler has and the Secret does not, each with why. At most 50 are listed.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, rename = "heldBack", skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_owned()]))]
-    pub held_back: Vec<HeldBack>,
+    pub excluded_keys: Vec<ExcludedKey>,
     /// Keyed hash of the content, as in the Secret's annotation `doppler-prefect.dev/content-hash`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_hash: Option<String>,
     /// When the content last changed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_changed: Option<Time>,
+    #[serde(
+        default,
+        rename = "lastChanged",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub last_change_time: Option<Time>,
     /// The named work pools.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_owned()]))]
@@ -46,11 +50,12 @@ pub struct DopplerPrefectBindingStatus {
 
 /// A name that is not passed on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct HeldBack {
+pub struct ExcludedKey {
     /// The name in Doppler.
     pub name: String,
     /// Why it is not passed on, and how to pass it on.
-    pub why: String,
+    #[serde(rename = "why")]
+    pub reason: String,
 }
 
 /// A work pool as it was last seen.

@@ -6,20 +6,20 @@ use std::fmt;
 
 /// The UID of an object.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Uid(Form);
+pub struct Uid(Repr);
 
 #[derive(Clone, PartialEq, Eq, Hash)]
-enum Form {
+enum Repr {
     Uuid([u8; 16]),
     Other(Box<str>),
 }
 
 impl Uid {
     /// The text, written into `space` unless it is kept.
-    fn text<'a>(&'a self, space: &'a mut [u8; 36]) -> &'a str {
+    fn write_text<'a>(&'a self, space: &'a mut [u8; 36]) -> &'a str {
         let bytes = match &self.0 {
-            Form::Other(text) => return text,
-            Form::Uuid(bytes) => bytes,
+            Repr::Other(text) => return text,
+            Repr::Uuid(bytes) => bytes,
         };
         let digit = |nibble: u8| char::from_digit(nibble.into(), 16).map_or(b'?', |c| c as u8);
         let digits = bytes
@@ -37,22 +37,22 @@ impl Uid {
 impl From<&str> for Uid {
     fn from(text: &str) -> Self {
         let number = u128::from_str_radix(&text.replace('-', ""), 16).ok();
-        let uuid = number.map(|number| Self(Form::Uuid(number.to_be_bytes())));
+        let uuid = number.map(|number| Self(Repr::Uuid(number.to_be_bytes())));
         // Only the usual way to write one comes back as it was.
         uuid.filter(|uuid| uuid == text)
-            .unwrap_or_else(|| Self(Form::Other(text.into())))
+            .unwrap_or_else(|| Self(Repr::Other(text.into())))
     }
 }
 
 impl PartialEq<str> for Uid {
     fn eq(&self, text: &str) -> bool {
-        self.text(&mut [0; 36]) == text
+        self.write_text(&mut [0; 36]) == text
     }
 }
 
 impl fmt::Display for Uid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.text(&mut [0; 36]))
+        f.write_str(self.write_text(&mut [0; 36]))
     }
 }
 
@@ -68,9 +68,9 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_uuid_takes_no_memory_of_its_own() {
+    fn stores_a_uuid_inline() {
         let uid = Uid::from("01234567-89ab-cdef-0123-456789abcdef");
-        assert!(matches!(uid.0, Form::Uuid(_)));
+        assert!(matches!(uid.0, Repr::Uuid(_)));
         assert_eq!(uid, *"01234567-89ab-cdef-0123-456789abcdef");
         assert_ne!(uid, *"01234567-89ab-cdef-0123-456789abcdee");
     }

@@ -11,21 +11,21 @@ use secrecy::ExposeSecret;
 use url::Url;
 
 use super::{
-    Coordinates, DopplerError, Snapshot,
-    error::{LARGEST_ERROR_BODY, Words, refusal},
-    rate_headers::{rate, wait_after_refusal},
+    ConfigKey, DopplerError, Snapshot,
+    error::{ErrorMessages, MAX_ERROR_BODY_BYTES, error_for_status},
+    rate_headers::{parse_rate, retry_after},
     request::{bearer, endpoint, host_and_port},
     snapshot,
 };
 use crate::{
     outbound::{self, BodyError, ClientError, TransportError, read_bounded},
-    upstream::limiter::{Gate, Said, Turn, Wish},
+    upstream::limiter::{Permit, RateLimiter, ReadRequest, RequestOutcome},
 };
 
 /// Doppler holds 500 KiB a config; JSON escapes can make six bytes of one.
-const LARGEST_BODY: usize = 4 << 20;
+const MAX_BODY_BYTES: usize = 4 << 20;
 /// Doppler's tags have some 70 characters.
-const LONGEST_ETAG: usize = 512;
+const MAX_ETAG_BYTES: usize = 512;
 
 /// What a download gave.
 #[derive(Debug, PartialEq, Eq)]
@@ -33,17 +33,17 @@ pub enum Download {
     /// The config is as it was in the snapshot that was given.
     Unchanged,
     /// The config as it is now.
-    New(Snapshot),
+    Changed(Snapshot),
 }
 
 /// Waits after a refusal that does not say for how long.
-const REST: Duration = Duration::from_secs(5);
+const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// One client for all configs: it holds the connections, and asks when its turn comes.
 pub struct Client {
     http: reqwest::Client,
     timeout: Duration,
-    gate: Gate<DopplerError>,
+    limiter: RateLimiter<DopplerError>,
 }
 
 impl Client {
@@ -51,16 +51,24 @@ impl Client {
     ///
     /// # Errors
     /// If the system has no certificate authorities.
-    pub fn new(timeout: Duration, gate: Gate<DopplerError>) -> Result<Self, ClientError> {
-        Ok(Self::over(outbound::client(timeout, None)?, timeout, gate))
+    pub fn new(timeout: Duration, gate: RateLimiter<DopplerError>) -> Result<Self, ClientError> {
+        Ok(Self::with_http(
+            outbound::client(timeout, None)?,
+            timeout,
+            gate,
+        ))
     }
 
     /// As [`Self::new`], over an HTTP client with that time limit.
-    pub(super) fn over(http: reqwest::Client, timeout: Duration, gate: Gate<DopplerError>) -> Self {
+    pub(super) fn with_http(
+        http: reqwest::Client,
+        timeout: Duration,
+        gate: RateLimiter<DopplerError>,
+    ) -> Self {
         Self {
             http,
             timeout,
-            gate,
+            limiter: gate,
         }
     }
 
@@ -71,18 +79,18 @@ impl Client {
     /// Whatever keeps the config from being read. Where the host is dead, nothing is sent, and the error is that of others before.
     pub async fn download(
         &self,
-        at: &Coordinates,
+        at: &ConfigKey,
         last: Option<&Snapshot>,
-        wish: &Wish,
+        wish: &ReadRequest,
     ) -> Result<Download, DopplerError> {
         let authorization = bearer(&at.token).ok_or(DopplerError::TokenInvalid)?;
-        let turn = self.gate.turn(&at.lane(), wish).await;
-        let mut turn = turn.map_err(|shut| DopplerError::Shut(Box::new(shut)))?;
+        let turn = self.limiter.acquire(&at.download_limit_key(), wish).await;
+        let mut turn = turn.map_err(|shut| DopplerError::CircuitOpen(Box::new(shut)))?;
         let downloaded = self.send(at, last, authorization, &mut turn).await;
         if let Err(error) = &downloaded
-            && error.is_of_the_host()
+            && error.is_host_failure()
         {
-            turn.said(Said::Failed(error.clone()));
+            turn.record(RequestOutcome::Failed(error.clone()));
         }
         downloaded
     }
@@ -90,12 +98,12 @@ impl Client {
     /// One request and its answer.
     async fn send(
         &self,
-        at: &Coordinates,
+        at: &ConfigKey,
         last: Option<&Snapshot>,
         authorization: HeaderValue,
-        turn: &mut Turn<DopplerError>,
+        turn: &mut Permit<DopplerError>,
     ) -> Result<Download, DopplerError> {
-        let tag = last.and_then(Snapshot::etag).and_then(sendable);
+        let tag = last.and_then(Snapshot::etag).and_then(header_value);
         let mut request = self
             .http
             .get(download_url(at))
@@ -116,38 +124,47 @@ impl Client {
         let status = response.status();
         let (headers, now) = (response.headers(), Timestamp::now());
         if status == StatusCode::TOO_MANY_REQUESTS {
-            let wait = wait_after_refusal(headers, now);
-            turn.said(Said::Limited(wait.unwrap_or(REST)));
+            let wait = retry_after(headers, now);
+            turn.record(RequestOutcome::RateLimited(
+                wait.unwrap_or(DEFAULT_RETRY_AFTER),
+            ));
             return Err(DopplerError::RateLimited { retry_after: wait });
         }
-        turn.said(Said::Answered(rate(headers, now)));
+        turn.record(RequestOutcome::Answered(parse_rate(headers, now)));
         match status {
-            StatusCode::OK => self.read(response, host).await.map(Download::New),
+            StatusCode::OK => self
+                .read_snapshot(response, host)
+                .await
+                .map(Download::Changed),
             StatusCode::NOT_MODIFIED if tag.is_some() => Ok(Download::Unchanged),
-            StatusCode::NOT_MODIFIED => Err(DopplerError::Unexpected {
+            StatusCode::NOT_MODIFIED => Err(DopplerError::UnexpectedStatus {
                 host,
                 status: status.as_u16(),
             }),
             _ => {
                 // The status says enough: if the body cannot be read, only Doppler's own words are missing.
-                let body = read_bounded(response, LARGEST_ERROR_BODY, self.timeout).await;
+                let body = read_bounded(response, MAX_ERROR_BODY_BYTES, self.timeout).await;
                 let words = body
-                    .map(|body| Words::read(body.expose_secret(), &at.token))
+                    .map(|body| ErrorMessages::parse(body.expose_secret(), &at.token))
                     .unwrap_or_default();
                 let names = (host.as_str(), at.project.as_str(), at.config.as_str());
-                Err(refusal(status.as_u16(), names, words))
+                Err(error_for_status(status.as_u16(), names, words))
             }
         }
     }
 
-    async fn read(&self, response: Response, host: String) -> Result<Snapshot, DopplerError> {
+    async fn read_snapshot(
+        &self,
+        response: Response,
+        host: String,
+    ) -> Result<Snapshot, DopplerError> {
         let etag = response
             .headers()
             .get(ETAG)
             .and_then(|tag| tag.to_str().ok())
-            .filter(|tag| !tag.is_empty() && tag.len() <= LONGEST_ETAG)
+            .filter(|tag| !tag.is_empty() && tag.len() <= MAX_ETAG_BYTES)
             .map(str::to_owned);
-        let body = match read_bounded(response, LARGEST_BODY, self.timeout).await {
+        let body = match read_bounded(response, MAX_BODY_BYTES, self.timeout).await {
             Ok(body) => body,
             Err(BodyError::TooLarge { limit }) => {
                 return Err(DopplerError::TooLarge { host, limit });
@@ -157,12 +174,12 @@ impl Client {
             }
         };
         let values = snapshot::parse(body.expose_secret())
-            .map_err(|problem| DopplerError::Unreadable { host, problem })?;
+            .map_err(|problem| DopplerError::InvalidBody { host, problem })?;
         Ok(Snapshot::new(values, etag))
     }
 }
 
-fn download_url(at: &Coordinates) -> Url {
+fn download_url(at: &ConfigKey) -> Url {
     let mut url = endpoint(at, "download");
     url.query_pairs_mut().append_pair("format", "json");
     if let Some(transformer) = at.transformer {
@@ -172,7 +189,7 @@ fn download_url(at: &Coordinates) -> Url {
     url
 }
 
-fn sendable(tag: &str) -> Option<HeaderValue> {
+fn header_value(tag: &str) -> Option<HeaderValue> {
     HeaderValue::from_str(tag).ok()
 }
 

@@ -9,11 +9,11 @@ use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use url::Url;
 
-use crate::{crd::NameTransformer, upstream::limiter::Lane};
+use crate::{crd::NameTransformer, upstream::limiter::LimitKey};
 
 /// Where a config is read, as what, and with which token. Two bindings with equal coordinates get the same answer, so they share one request.
 #[derive(Clone)]
-pub struct Coordinates {
+pub struct ConfigKey {
     /// Base URL of the API, such as `https://api.doppler.com`.
     pub host: Url,
     /// The token.
@@ -26,22 +26,22 @@ pub struct Coordinates {
     pub transformer: Option<NameTransformer>,
 }
 
-impl Coordinates {
+impl ConfigKey {
     /// By what Doppler counts downloads: the token.
-    pub(super) fn lane(&self) -> Lane {
-        self.counted_as("download")
+    pub(super) fn download_limit_key(&self) -> LimitKey {
+        self.limit_key("download")
     }
 
     /// By what Doppler counts watch streams: the token, apart from its downloads.
-    pub(super) fn stream_lane(&self) -> Lane {
-        self.counted_as("watch")
+    pub(super) fn stream_limit_key(&self) -> LimitKey {
+        self.limit_key("watch")
     }
 
-    fn counted_as(&self, what: &str) -> Lane {
+    fn limit_key(&self, what: &str) -> LimitKey {
         let digest = Sha256::new()
             .chain_update(what)
             .chain_update(self.token.expose_secret());
-        Lane {
+        LimitKey {
             upstream: self.host.origin().ascii_serialization().into(),
             account: Some(digest.finalize().into()),
         }
@@ -50,7 +50,7 @@ impl Coordinates {
     /// The same config with the same token, whatever becomes of the names: coordinates for which this is equal share one watch stream, since a
     /// stream says only that something changed.
     #[must_use]
-    pub fn stream(&self) -> Self {
+    pub fn stream_key(&self) -> Self {
         Self {
             transformer: None,
             ..self.clone()
@@ -69,23 +69,23 @@ impl Coordinates {
     }
 }
 
-impl PartialEq for Coordinates {
+impl PartialEq for ConfigKey {
     fn eq(&self, other: &Self) -> bool {
         self.parts() == other.parts()
     }
 }
 
-impl Eq for Coordinates {}
+impl Eq for ConfigKey {}
 
-impl Hash for Coordinates {
+impl Hash for ConfigKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.parts().hash(state);
     }
 }
 
-impl fmt::Debug for Coordinates {
+impl fmt::Debug for ConfigKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Coordinates")
+        f.debug_struct("ConfigKey")
             .field("host", &self.host.host_str())
             .field("project", &self.project)
             .field("config", &self.config)
@@ -99,8 +99,8 @@ mod tests {
     use super::*;
     use std::collections::HashSet;
 
-    fn coordinates() -> Coordinates {
-        Coordinates {
+    fn key() -> ConfigKey {
+        ConfigKey {
             host: Url::parse("https://api.doppler.com").unwrap(),
             token: "canary".into(),
             project: "p".to_owned(),
@@ -110,49 +110,49 @@ mod tests {
     }
 
     /// Coordinates that differ from the first in one part each; in the transformer the last.
-    fn variants() -> [Coordinates; 6] {
+    fn variants() -> [ConfigKey; 6] {
         [
-            coordinates(),
-            Coordinates {
+            key(),
+            ConfigKey {
                 host: Url::parse("https://other.example").unwrap(),
-                ..coordinates()
+                ..key()
             },
-            Coordinates {
+            ConfigKey {
                 token: "other".into(),
-                ..coordinates()
+                ..key()
             },
-            Coordinates {
+            ConfigKey {
                 project: "q".to_owned(),
-                ..coordinates()
+                ..key()
             },
-            Coordinates {
+            ConfigKey {
                 config: "prd".to_owned(),
-                ..coordinates()
+                ..key()
             },
-            Coordinates {
+            ConfigKey {
                 transformer: Some(NameTransformer::Camel),
-                ..coordinates()
+                ..key()
             },
         ]
     }
 
     #[test]
-    fn each_part_makes_a_difference() {
+    fn keys_that_differ_in_any_part_are_unequal() {
         let variants = variants();
         let distinct: HashSet<_> = variants.iter().cloned().chain(variants.clone()).collect();
         assert_eq!(distinct.len(), variants.len());
     }
 
     #[test]
-    fn each_part_but_the_transformer_asks_for_a_stream_of_its_own() {
-        let streams = variants().map(|at| at.stream());
+    fn keys_share_a_stream_across_transformers_only() {
+        let streams = variants().map(|at| at.stream_key());
         let distinct: HashSet<_> = streams.iter().cloned().collect();
         assert_eq!(distinct.len(), streams.len() - 1);
         assert_eq!(streams[5], streams[0]);
     }
 
     #[test]
-    fn does_not_print_the_token() {
-        assert!(!format!("{:?} {:#?}", coordinates(), coordinates()).contains("canary"));
+    fn debug_output_omits_the_token() {
+        assert!(!format!("{:?} {:#?}", key(), key()).contains("canary"));
     }
 }

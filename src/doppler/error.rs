@@ -8,12 +8,12 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-use crate::{outbound::TransportError, reason::Reason, upstream::limiter::Shut};
+use crate::{outbound::TransportError, reason::Reason, upstream::limiter::CircuitOpen};
 
 /// Of a larger body Doppler's words are not read.
-pub(super) const LARGEST_ERROR_BODY: usize = 64 << 10;
+pub(super) const MAX_ERROR_BODY_BYTES: usize = 64 << 10;
 /// Longest piece of Doppler's own words that is shown, in characters.
-const LONGEST_QUOTE: usize = 200;
+const MAX_QUOTE_CHARS: usize = 200;
 /// How Doppler's tokens begin.
 const TOKEN_PREFIXES: [&str; 7] = [
     "dp.st.",
@@ -35,7 +35,7 @@ pub enum DopplerError {
     TokenInvalid,
     /// 401.
     #[error(
-        "Doppler refused the token: put a valid one into the block or the Secret it comes from{}", said(.quote.as_deref())
+        "Doppler refused the token: put a valid one into the block or the Secret it comes from{}", quoted(.quote.as_deref())
     )]
     Unauthorized {
         /// Doppler's words.
@@ -43,7 +43,7 @@ pub enum DopplerError {
     },
     /// 403, or the 400 of a token for another config.
     #[error(
-        "the Doppler token may not read config {config} of project {project}: use a token of that config, or name the one that the token can read{}", said(.quote.as_deref())
+        "the Doppler token may not read config {config} of project {project}: use a token of that config, or name the one that the token can read{}", quoted(.quote.as_deref())
     )]
     Forbidden {
         /// Doppler project.
@@ -55,7 +55,7 @@ pub enum DopplerError {
     },
     /// 404, or any other 400. Ambiguous, so that it never means that something is to be deleted.
     #[error(
-        "Doppler does not know config {config} of project {project}, or does not show it to this token: correct the names, or the token{}", said(.quote.as_deref())
+        "Doppler does not know config {config} of project {project}, or does not show it to this token: correct the names, or the token{}", quoted(.quote.as_deref())
     )]
     ConfigMissing {
         /// Doppler project.
@@ -67,7 +67,7 @@ pub enum DopplerError {
     },
     /// 429, or a request that was held back since the token's limit is used up.
     #[error(
-        "Doppler's rate limit for this token is used up{}: raise refreshInterval, or use fewer configs with one token", wait(*.retry_after)
+        "Doppler's rate limit for this token is used up{}: raise refreshInterval, or use fewer configs with one token", retry_hint(*.retry_after)
     )]
     RateLimited {
         /// When to come back.
@@ -95,12 +95,12 @@ pub enum DopplerError {
     },
     /// Not asked, since the host gave no answer to others just now.
     #[error("{}", .0.error)]
-    Shut(Box<Shut<Self>>),
+    CircuitOpen(Box<CircuitOpen<Self>>),
     /// 5xx, or a time limit of a server on the way.
     #[error(
         "{host} answered with a fault of its own ({status}): it is tried again; look at Doppler's status page if it lasts"
     )]
-    Fault {
+    ServerError {
         /// The host that was asked.
         host: String,
         /// The status.
@@ -110,7 +110,7 @@ pub enum DopplerError {
     #[error(
         "{host} answered in a way that Doppler does not ({status}): look whether spec.doppler.host is Doppler's API"
     )]
-    Unexpected {
+    UnexpectedStatus {
         /// The host that was asked.
         host: String,
         /// The status.
@@ -118,7 +118,7 @@ pub enum DopplerError {
     },
     /// A 200 whose body is not what it should be.
     #[error("the answer of {host} {problem}: look whether spec.doppler.host is Doppler's API")]
-    Unreadable {
+    InvalidBody {
         /// The host that was asked.
         host: String,
         /// What is wrong with it.
@@ -154,17 +154,17 @@ impl DopplerError {
                 ..
             }
             | Self::Redirected { .. }
-            | Self::Unexpected { .. }
-            | Self::Unreadable { .. } => Reason::DopplerError,
-            Self::Unreachable { .. } | Self::Fault { .. } => Reason::DopplerUnreachable,
+            | Self::UnexpectedStatus { .. }
+            | Self::InvalidBody { .. } => Reason::DopplerError,
+            Self::Unreachable { .. } | Self::ServerError { .. } => Reason::DopplerUnreachable,
             Self::TooLarge { .. } => Reason::AnswerTooLarge,
-            Self::Shut(shut) => shut.error.reason(),
+            Self::CircuitOpen(shut) => shut.error.reason(),
         }
     }
 
     /// Whether the host is to blame, so that other requests would meet the same.
-    pub(super) const fn is_of_the_host(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Fault { .. })
+    pub(super) const fn is_host_failure(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::ServerError { .. })
     }
 
     /// When to come back, if Doppler said so.
@@ -172,7 +172,7 @@ impl DopplerError {
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::RateLimited { retry_after } => *retry_after,
-            Self::Shut(shut) => Some(shut.retry_after),
+            Self::CircuitOpen(shut) => Some(shut.retry_after),
             _ => None,
         }
     }
@@ -180,16 +180,16 @@ impl DopplerError {
 
 /// Doppler's own words in the body of an error.
 #[derive(Default)]
-pub(super) struct Words {
+pub(super) struct ErrorMessages {
     /// All of them, to be looked at and never shown.
-    all: String,
+    text: String,
     /// One short line of them, unless a token is in it.
     quote: Option<String>,
 }
 
-impl Words {
+impl ErrorMessages {
     /// Reads a body; nothing unless it has the shape of Doppler's errors.
-    pub(super) fn read(body: &[u8], token: &SecretString) -> Self {
+    pub(super) fn parse(body: &[u8], token: &SecretString) -> Self {
         #[derive(Deserialize)]
         struct Refusal {
             messages: Vec<String>,
@@ -206,8 +206,8 @@ impl Words {
         let joined: String = all.split(' ').collect();
         let names_a_token = joined.contains(token.expose_secret())
             || TOKEN_PREFIXES.iter().any(|prefix| joined.contains(prefix));
-        let quote = (!all.is_empty() && !names_a_token).then(|| one_line(&all, LONGEST_QUOTE));
-        Self { all, quote }
+        let quote = (!all.is_empty() && !names_a_token).then(|| one_line(&all, MAX_QUOTE_CHARS));
+        Self { text: all, quote }
     }
 
     /// What of them may be shown.
@@ -217,10 +217,10 @@ impl Words {
 }
 
 /// Reads a status other than 200, 304 and 429.
-pub(super) fn refusal(
+pub(super) fn error_for_status(
     status: u16,
     (host, project, config): (&str, &str, &str),
-    Words { all, quote }: Words,
+    ErrorMessages { text: all, quote }: ErrorMessages,
 ) -> DopplerError {
     let host = host.to_owned();
     let (project, config) = (one_line(project, 100), one_line(config, 100));
@@ -247,8 +247,8 @@ pub(super) fn refusal(
             quote,
         },
         300..=399 => DopplerError::Redirected { host, status },
-        408 | 500..=599 => DopplerError::Fault { host, status },
-        _ => DopplerError::Unexpected { host, status },
+        408 | 500..=599 => DopplerError::ServerError { host, status },
+        _ => DopplerError::UnexpectedStatus { host, status },
     }
 }
 
@@ -270,13 +270,13 @@ fn is_unprintable(c: char) -> bool {
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
-fn said(quote: Option<&str>) -> String {
+fn quoted(quote: Option<&str>) -> String {
     quote
         .map(|quote| format!(" (Doppler says: {quote})"))
         .unwrap_or_default()
 }
 
-pub(super) fn wait(retry_after: Option<Duration>) -> String {
+pub(super) fn retry_hint(retry_after: Option<Duration>) -> String {
     retry_after
         .map(|wait| format!(", try again in {} s", wait.as_secs().max(1)))
         .unwrap_or_default()
@@ -293,10 +293,10 @@ mod tests {
     }
 
     fn read(status: u16, message: &str) -> DopplerError {
-        refusal(
+        error_for_status(
             status,
             NAMES,
-            Words::read(&body(message), &"dp.st.dev.canary".into()),
+            ErrorMessages::parse(&body(message), &"dp.st.dev.canary".into()),
         )
     }
 
@@ -357,8 +357,8 @@ mod tests {
         else {
             panic!("no quote")
         };
-        assert_eq!(quote, format!("{}…", "é".repeat(LONGEST_QUOTE)));
-        let exact = "x".repeat(LONGEST_QUOTE);
+        assert_eq!(quote, format!("{}…", "é".repeat(MAX_QUOTE_CHARS)));
+        let exact = "x".repeat(MAX_QUOTE_CHARS);
         assert_eq!(
             read(401, &exact),
             DopplerError::Unauthorized { quote: Some(exact) }
@@ -384,15 +384,15 @@ mod tests {
             b"",
             b"\xff",
         ] {
-            let words = Words::read(body, &"t".into());
-            assert_eq!(refusal(401, NAMES, words), unquoted);
+            let words = ErrorMessages::parse(body, &"t".into());
+            assert_eq!(error_for_status(401, NAMES, words), unquoted);
         }
     }
 
     #[test]
     fn a_name_cannot_break_the_message_over_lines() {
         let names = ("h", "p\nq", &*"c".repeat(500));
-        let text = refusal(404, names, Words::default()).to_string();
+        let text = error_for_status(404, names, ErrorMessages::default()).to_string();
         assert!(!text.contains('\n') && text.len() < 400, "{text}");
     }
 

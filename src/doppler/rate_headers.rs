@@ -11,39 +11,39 @@ use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 use crate::upstream::limiter::Rate;
 
 /// Doppler's windows last a minute.
-const LONGEST_WAIT: Duration = Duration::from_mins(5);
-const SHORTEST_WAIT: Duration = Duration::from_secs(1);
+const MAX_WAIT: Duration = Duration::from_mins(5);
+const MIN_WAIT: Duration = Duration::from_secs(1);
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Reads `x-ratelimit-limit`, `-remaining` and `-reset`; nothing unless all three are there and numbers.
-pub(super) fn rate(headers: &HeaderMap, now: Timestamp) -> Option<Rate> {
+pub(super) fn parse_rate(headers: &HeaderMap, now: Timestamp) -> Option<Rate> {
     let count = |name| u32::try_from(number(headers, name)?).ok();
     Some(Rate {
         limit: count("x-ratelimit-limit")?,
         remaining: count("x-ratelimit-remaining")?,
-        resets_in: wait_until_reset(headers, now)?,
+        resets_in: time_until_reset(headers, now)?,
     })
 }
 
 /// How long to wait after a 429: what `retry-after` says (seconds or a date), or until the window ends; nothing if neither is there.
-pub(super) fn wait_after_refusal(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let said = number(headers, RETRY_AFTER.as_str())
         .map(Duration::from_secs)
         .or_else(|| {
             let at = date(headers, RETRY_AFTER.as_str())?;
             Some(until(at, server_time(headers, now)))
         });
-    said.map(bounded).or_else(|| wait_until_reset(headers, now))
+    said.map(bounded).or_else(|| time_until_reset(headers, now))
 }
 
 /// How long to wait until the window ends, by the server's clock if it tells the time. Both are whole seconds, so that the window may last up to one
 /// more than their difference.
-fn wait_until_reset(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+fn time_until_reset(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     reset_at(headers).map(|at| bounded(until(at, server_time(headers, now)) + SECOND))
 }
 
 fn bounded(wait: Duration) -> Duration {
-    wait.clamp(SHORTEST_WAIT, LONGEST_WAIT)
+    wait.clamp(MIN_WAIT, MAX_WAIT)
 }
 
 fn until(at: Timestamp, now: Timestamp) -> Duration {
@@ -93,14 +93,14 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_is_left() {
+    fn parses_the_remaining_quota() {
         let said = headers(&[
             ("x-ratelimit-limit", "240"),
             ("x-ratelimit-remaining", "7"),
             ("x-ratelimit-reset", "1800000060"),
         ]);
         assert_eq!(
-            rate(&said, now()),
+            parse_rate(&said, now()),
             Some(Rate {
                 limit: 240,
                 remaining: 7,
@@ -110,10 +110,10 @@ mod tests {
     }
 
     #[test]
-    fn survives_headers_that_are_missing_or_not_numbers() {
-        assert_eq!(rate(&headers(&[]), now()), None);
+    fn ignores_missing_and_malformed_headers() {
+        assert_eq!(parse_rate(&headers(&[]), now()), None);
         assert_eq!(
-            rate(
+            parse_rate(
                 &headers(&[
                     ("x-ratelimit-limit", "many"),
                     ("x-ratelimit-remaining", "-1"),
@@ -124,14 +124,14 @@ mod tests {
             None
         );
         let absurd = headers(&[("x-ratelimit-reset", "9223372036854775807")]);
-        assert_eq!(wait_until_reset(&absurd, now()), None);
-        assert_eq!(wait_after_refusal(&headers(&[]), now()), None);
+        assert_eq!(time_until_reset(&absurd, now()), None);
+        assert_eq!(retry_after(&headers(&[]), now()), None);
     }
 
     #[test]
-    fn retry_after_goes_before_the_end_of_the_window_and_is_bounded() {
+    fn retry_after_overrides_the_window_end_and_is_bounded() {
         let wait = |pairs: &[(&'static str, &str)]| {
-            wait_after_refusal(&headers(pairs), now()).map(|wait| wait.as_secs())
+            retry_after(&headers(pairs), now()).map(|wait| wait.as_secs())
         };
         let reset = ("x-ratelimit-reset", "1800000042");
         assert_eq!(wait(&[("retry-after", "7"), reset]), Some(7));
@@ -150,13 +150,13 @@ mod tests {
     }
 
     #[test]
-    fn trusts_the_servers_clock_over_its_own() {
+    fn uses_the_servers_clock_if_sent() {
         let said = headers(&[
             ("date", "Fri, 15 Jan 2027 06:00:00 GMT"),
             ("x-ratelimit-reset", "1799992830"),
         ]);
         assert_eq!(
-            wait_until_reset(&said, now()),
+            time_until_reset(&said, now()),
             Some(Duration::from_secs(31))
         );
     }

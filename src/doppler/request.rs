@@ -1,15 +1,15 @@
 //! What every request to Doppler has in common.
 //!
-//! In: [`Coordinates`]. Out: the URL, the header with the token, and the host as errors name it. It sends nothing.
+//! In: [`ConfigKey`]. Out: the URL, the header with the token, and the host as errors name it. It sends nothing.
 
 use reqwest::header::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use super::Coordinates;
+use super::ConfigKey;
 
 /// The URL of what can be done with a config's secrets, with the names of project and config.
-pub(super) fn endpoint(at: &Coordinates, action: &str) -> Url {
+pub(super) fn endpoint(at: &ConfigKey, action: &str) -> Url {
     let mut url = at.host.clone();
     url.set_fragment(None);
     // A base URL may carry a path, as that of a gateway does.

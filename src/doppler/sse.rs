@@ -1,6 +1,6 @@
 //! Server-sent events: bytes as they come become frames.
 //!
-//! In: the pieces of a stream's body, cut anywhere. Out: [`Frame`]s in their order, however they were cut. It holds no more than one unfinished
+//! In: the pieces of a stream's body, cut anywhere. Out: [`StreamEvent`]s in their order, however they were cut. It holds no more than one unfinished
 //! frame, and that up to a bound. Lines end with CR, LF or both. It never keeps or shows what a frame says beyond its type.
 //!
 //! Not the crate `eventsource-stream`: its 0.2.3 panics on a byte order mark, holds a frame of any size, and parses an unfinished line anew with each piece.
@@ -10,26 +10,26 @@ use std::collections::VecDeque;
 use serde::Deserialize;
 
 /// A frame of Doppler has some 50 bytes.
-pub(super) const LARGEST_FRAME: usize = 64 << 10;
+pub(super) const MAX_EVENT_BYTES: usize = 64 << 10;
 
 /// What a watch stream says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Frame {
+pub enum StreamEvent {
     /// The stream is open: from now on each change is told.
     Connected,
     /// The config has changed. Read it again.
     Updated,
     /// Somebody is at the other end: a ping, or anything that is not known.
-    Alive,
+    KeepAlive,
 }
 
 /// What is no stream of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Malformed {
-    /// A frame beyond [`LARGEST_FRAME`].
+    /// A frame beyond [`MAX_EVENT_BYTES`].
     TooLarge,
     /// Bytes that are not UTF-8.
-    NotText,
+    NotUtf8,
 }
 
 /// What of the stream has not become a frame yet.
@@ -39,7 +39,7 @@ pub(super) struct Decoder {
     /// The `data` lines of the frame so far.
     data: Vec<u8>,
     /// The frame has begun: it has a line that is not a comment.
-    begun: bool,
+    started: bool,
     /// A line feed after a carriage return ends no second line.
     after_return: bool,
     /// The first line, before which a byte order mark may stand, is over.
@@ -51,14 +51,14 @@ impl Decoder {
     pub(super) fn push(
         &mut self,
         piece: &[u8],
-        frames: &mut VecDeque<Frame>,
+        frames: &mut VecDeque<StreamEvent>,
     ) -> Result<(), Malformed> {
         for &byte in piece {
             let after_return = std::mem::replace(&mut self.after_return, byte == b'\r');
             match byte {
                 b'\n' if after_return => {}
                 b'\n' | b'\r' => frames.extend(self.end_line()?),
-                _ if self.line.len() + self.data.len() >= LARGEST_FRAME => {
+                _ if self.line.len() + self.data.len() >= MAX_EVENT_BYTES => {
                     return Err(Malformed::TooLarge);
                 }
                 _ => self.line.push(byte),
@@ -67,9 +67,9 @@ impl Decoder {
         Ok(())
     }
 
-    fn end_line(&mut self) -> Result<Option<Frame>, Malformed> {
+    fn end_line(&mut self) -> Result<Option<StreamEvent>, Malformed> {
         let line = std::mem::take(&mut self.line);
-        let line = std::str::from_utf8(&line).map_err(|_| Malformed::NotText)?;
+        let line = std::str::from_utf8(&line).map_err(|_| Malformed::NotUtf8)?;
         let first = !std::mem::replace(&mut self.past_first_line, true);
         let line = if first {
             line.strip_prefix('\u{feff}').unwrap_or(line)
@@ -78,15 +78,15 @@ impl Decoder {
         };
         if line.is_empty() {
             let data = std::mem::take(&mut self.data);
-            let begun = std::mem::take(&mut self.begun);
-            return Ok(begun.then(|| read(&data)));
+            let begun = std::mem::take(&mut self.started);
+            return Ok(begun.then(|| parse_event(&data)));
         }
         let (field, value) = line.split_once(':').unwrap_or((line, ""));
         if field.is_empty() {
             // A comment, with which many servers keep a connection open.
-            return Ok(Some(Frame::Alive));
+            return Ok(Some(StreamEvent::KeepAlive));
         }
-        self.begun = true;
+        self.started = true;
         if field == "data" {
             let value = value.strip_prefix(' ').unwrap_or(value);
             self.data.extend_from_slice(value.as_bytes());
@@ -97,16 +97,16 @@ impl Decoder {
 }
 
 /// Reads the data of a frame. The name of the event is not looked at: all that it could change is whether an unchanged config is read once more.
-fn read(data: &[u8]) -> Frame {
+fn parse_event(data: &[u8]) -> StreamEvent {
     #[derive(Deserialize)]
-    struct Said {
+    struct EventData {
         r#type: String,
     }
-    let kind = serde_json::from_slice(data).map(|said: Said| said.r#type);
+    let kind = serde_json::from_slice(data).map(|said: EventData| said.r#type);
     match kind.as_deref() {
-        Ok("connected") => Frame::Connected,
-        Ok("secrets.update") => Frame::Updated,
-        _ => Frame::Alive,
+        Ok("connected") => StreamEvent::Connected,
+        Ok("secrets.update") => StreamEvent::Updated,
+        _ => StreamEvent::KeepAlive,
     }
 }
 
@@ -118,9 +118,15 @@ mod tests {
     const ALL: &str = "event: message\ndata: {\"type\":\"connected\"}\n\n\
         event: message\ndata: {\"type\":\"ping\"}\n\n\
         event: message\ndata: {\"type\":\"secrets.update\"}\n\n";
-    const FRAMES: [Frame; 3] = [Frame::Connected, Frame::Alive, Frame::Updated];
+    const FRAMES: [StreamEvent; 3] = [
+        StreamEvent::Connected,
+        StreamEvent::KeepAlive,
+        StreamEvent::Updated,
+    ];
 
-    fn decode<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<Frame>, Malformed> {
+    fn decode<'a>(
+        pieces: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Result<Vec<StreamEvent>, Malformed> {
         let (mut decoder, mut frames) = (Decoder::default(), VecDeque::new());
         for piece in pieces {
             decoder.push(piece, &mut frames)?;
@@ -128,12 +134,12 @@ mod tests {
         Ok(frames.into())
     }
 
-    fn whole(text: &str) -> Vec<Frame> {
+    fn whole(text: &str) -> Vec<StreamEvent> {
         decode([text.as_bytes()]).unwrap()
     }
 
     #[test]
-    fn reads_frames_cut_at_each_byte_and_joined() {
+    fn decodes_events_cut_at_each_byte_and_joined() {
         for cut in 0..=ALL.len() {
             let (head, tail) = ALL.as_bytes().split_at(cut);
             assert_eq!(decode([head, tail]).unwrap(), FRAMES, "cut at {cut}");
@@ -143,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_may_end_in_three_ways_wherever_they_are_cut() {
+    fn accepts_three_line_endings_at_every_cut() {
         for end in ["\r\n", "\r"] {
             let text = ALL.replace('\n', end);
             assert_eq!(whole(&text), FRAMES);
@@ -152,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn an_update_is_one_however_it_is_written() {
+    fn recognises_each_form_of_an_update() {
         for text in [
             "data: {\"type\":\"secrets.update\"}\n\n",
             "\u{feff}data: {\"type\":\"secrets.update\"}\n\n",
@@ -162,12 +168,12 @@ mod tests {
             "id: 7\nretry: 1\nevent: secrets\ndata: {\"type\":\"secrets.update\"}\n\n",
             "\n\n\ndata: {\"type\":\"secrets.update\"}\n\n\n",
         ] {
-            assert_eq!(whole(text), [Frame::Updated], "{text}");
+            assert_eq!(whole(text), [StreamEvent::Updated], "{text}");
         }
     }
 
     #[test]
-    fn what_is_not_known_is_a_sign_of_life_and_no_more() {
+    fn unknown_events_count_as_keep_alives() {
         for text in [
             ": comment\n",
             ":\n",
@@ -181,45 +187,57 @@ mod tests {
             " data: {\"type\":\"secrets.update\"}\n\n",
             "{\"type\":\"secrets.update\"}\n\n",
         ] {
-            assert_eq!(whole(text), [Frame::Alive], "{text}");
+            assert_eq!(whole(text), [StreamEvent::KeepAlive], "{text}");
         }
     }
 
     #[test]
-    fn blank_lines_and_what_is_not_finished_are_no_frames() {
+    fn ignores_blank_lines_and_unfinished_events() {
         for text in ["", "\n\r\n\n", "data: {\"type\":\"connected\"}\n"] {
             assert_eq!(whole(text), [], "{text}");
         }
     }
 
     #[test]
-    fn a_comment_inside_a_frame_does_not_cut_it() {
+    fn a_comment_does_not_split_an_event() {
         let text = "event: message\n: comment\ndata: {\"type\":\"connected\"}\n\n";
-        assert_eq!(whole(text), [Frame::Alive, Frame::Connected]);
+        assert_eq!(
+            whole(text),
+            [StreamEvent::KeepAlive, StreamEvent::Connected]
+        );
     }
 
     #[test]
-    fn stops_at_the_bound_and_not_a_byte_before() {
+    fn rejects_events_beyond_the_size_limit() {
         let line = |length: usize| [&b"x".repeat(length)[..], b"\n\n"].concat();
-        assert_eq!(decode([&line(LARGEST_FRAME)[..]]), Ok(vec![Frame::Alive]));
         assert_eq!(
-            decode([&line(LARGEST_FRAME + 1)[..]]),
+            decode([&line(MAX_EVENT_BYTES)[..]]),
+            Ok(vec![StreamEvent::KeepAlive])
+        );
+        assert_eq!(
+            decode([&line(MAX_EVENT_BYTES + 1)[..]]),
             Err(Malformed::TooLarge)
         );
         assert_eq!(
-            decode([b"data: x\n".repeat(LARGEST_FRAME).as_slice()]),
+            decode([b"data: x\n".repeat(MAX_EVENT_BYTES).as_slice()]),
             Err(Malformed::TooLarge)
         );
         // What does not become part of a frame is not kept either.
-        let comments = b"event: x\n:\n".repeat(LARGEST_FRAME);
-        assert_eq!(decode([&comments[..]]).map(|f| f.len()), Ok(LARGEST_FRAME));
+        let comments = b"event: x\n:\n".repeat(MAX_EVENT_BYTES);
+        assert_eq!(
+            decode([&comments[..]]).map(|f| f.len()),
+            Ok(MAX_EVENT_BYTES)
+        );
     }
 
     #[test]
-    fn refuses_what_is_not_utf_8() {
-        assert_eq!(decode([&b"data: \xff\n"[..]]), Err(Malformed::NotText));
+    fn rejects_bytes_that_are_not_utf8() {
+        assert_eq!(decode([&b"data: \xff\n"[..]]), Err(Malformed::NotUtf8));
         let two_bytes = "data: \u{e9}\n\n".as_bytes();
-        assert_eq!(decode(two_bytes.chunks(1)), Ok(vec![Frame::Alive]));
+        assert_eq!(
+            decode(two_bytes.chunks(1)),
+            Ok(vec![StreamEvent::KeepAlive])
+        );
     }
 
     proptest! {

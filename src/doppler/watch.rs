@@ -1,6 +1,6 @@
 //! The client of Doppler's watch stream: one request, one stream, until it ends.
 //!
-//! In: [`Coordinates`], of which the transformer does not matter. Out: the frames of a stream, or a [`WatchError`] that says whether another attempt
+//! In: [`ConfigKey`], of which the transformer does not matter. Out: the frames of a stream, or a [`WatchError`] that says whether another attempt
 //! can help. Every wait has a limit: for the head of the answer, and for each frame. It never reads a config, never tries again by itself, and
 //! shows nothing of a body but Doppler's own words.
 
@@ -16,20 +16,20 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::time::timeout;
 
 use super::{
-    Coordinates, DopplerError, Frame,
-    error::{LARGEST_ERROR_BODY, Words, wait},
-    rate_headers::{rate, wait_after_refusal},
+    ConfigKey, DopplerError, StreamEvent,
+    error::{ErrorMessages, MAX_ERROR_BODY_BYTES, retry_hint},
+    rate_headers::{parse_rate, retry_after},
     request::{bearer, endpoint, host_and_port},
-    sse::{Decoder, LARGEST_FRAME, Malformed},
+    sse::{Decoder, MAX_EVENT_BYTES, Malformed},
 };
 use crate::{
     outbound::{self, ClientError, TransportError, read_bounded},
     reason::Reason,
-    upstream::limiter::{Gate, Rank, Said, Shut, Wish},
+    upstream::limiter::{CircuitOpen, Priority, RateLimiter, ReadRequest, RequestOutcome},
 };
 
 /// Wait after a 429 that does not say for how long.
-const REST: Duration = Duration::from_secs(30);
+const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(30);
 
 /// Why there is no stream, or no more.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -41,21 +41,21 @@ pub enum WatchError {
     TokenInvalid,
     /// Plan, token or something in between does not give a stream, and will not as long as things are as they are.
     #[error(
-        "{host} refuses to push changes of this config (status {status}{}): it is polled", said(.words.as_deref())
+        "{host} refuses to push changes of this config (status {status}{}): it is polled", quoted(.message.as_deref())
     )]
-    Refused {
+    Rejected {
         /// The host that was asked.
         host: String,
         /// The status.
         status: u16,
         /// Doppler's words, or what is wrong with the answer.
-        words: Option<String>,
+        message: Option<String>,
     },
     /// 429.
     #[error(
-        "{host} asks for fewer requests with this token{}: until it pushes changes of this config, it is polled", wait(*.retry_after)
+        "{host} asks for fewer requests with this token{}: until it pushes changes of this config, it is polled", retry_hint(*.retry_after)
     )]
-    Limited {
+    RateLimited {
         /// The host that was asked.
         host: String,
         /// When to come back.
@@ -63,35 +63,35 @@ pub enum WatchError {
     },
     /// Another attempt may help. A change may have been missed.
     #[error("{host} {cause}: until it pushes changes of this config again, it is polled")]
-    Lost {
+    Disconnected {
         /// The host that was asked.
         host: String,
         /// What happened to the stream.
-        cause: Loss,
+        cause: DisconnectCause,
     },
     /// Not asked, since the host gave no answer to others just now.
     #[error("{}", .0.error)]
-    Shut(Shut<DopplerError>),
+    CircuitOpen(CircuitOpen<DopplerError>),
 }
 
 /// What happened to a stream. It reads on after a host's name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Loss {
+pub enum DisconnectCause {
     /// Something went wrong on the way.
     #[error(transparent)]
     Transport(#[from] TransportError),
     /// 5xx, or a time limit of a server on the way.
     #[error("answered with a fault of its own ({0})")]
-    Fault(u16),
+    ServerError(u16),
     /// The stream came to its end.
     #[error("ended the stream of changes")]
     Ended,
     /// Not a frame for this long, whatever else came.
     #[error("said nothing for {} s", .0.as_secs_f64())]
-    Silent(Duration),
+    IdleTimeout(Duration),
     /// What came is not text.
     #[error("sent what is no stream of events")]
-    Garbled,
+    NotEventStream,
     /// A frame that is larger than what is read.
     #[error("sent an event of more than {limit} bytes, which is not read")]
     TooLarge {
@@ -103,16 +103,16 @@ pub enum Loss {
 impl WatchError {
     /// Whether another attempt is of no use until somebody changes something.
     #[must_use]
-    pub const fn is_refusal(&self) -> bool {
-        matches!(self, Self::TokenInvalid | Self::Refused { .. })
+    pub const fn is_rejection(&self) -> bool {
+        matches!(self, Self::TokenInvalid | Self::Rejected { .. })
     }
 
     /// When to come back, if Doppler said so.
     #[must_use]
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Limited { retry_after, .. } => *retry_after,
-            Self::Shut(shut) => Some(shut.retry_after),
+            Self::RateLimited { retry_after, .. } => *retry_after,
+            Self::CircuitOpen(shut) => Some(shut.retry_after),
             _ => None,
         }
     }
@@ -121,42 +121,42 @@ impl WatchError {
     #[must_use]
     pub const fn reason(&self) -> Reason {
         match self {
-            Self::TokenInvalid | Self::Refused { status: 401, .. } => Reason::DopplerUnauthorized,
-            Self::Refused {
+            Self::TokenInvalid | Self::Rejected { status: 401, .. } => Reason::DopplerUnauthorized,
+            Self::Rejected {
                 status: 400 | 403, ..
             } => Reason::DopplerForbidden,
-            Self::Refused { status: 404, .. } => Reason::ConfigMissing,
-            Self::Limited { .. } => Reason::DopplerRateLimited,
-            Self::Lost {
-                cause: Loss::Transport(TransportError::AddressRefused),
+            Self::Rejected { status: 404, .. } => Reason::ConfigMissing,
+            Self::RateLimited { .. } => Reason::DopplerRateLimited,
+            Self::Disconnected {
+                cause: DisconnectCause::Transport(TransportError::AddressRefused),
                 ..
             } => Reason::HostNotAllowed,
-            Self::Refused { .. }
-            | Self::Lost {
+            Self::Rejected { .. }
+            | Self::Disconnected {
                 cause:
-                    Loss::Garbled
-                    | Loss::Transport(TransportError::Undecodable | TransportError::Request),
+                    DisconnectCause::NotEventStream
+                    | DisconnectCause::Transport(TransportError::Undecodable | TransportError::Request),
                 ..
             } => Reason::DopplerError,
-            Self::Lost {
-                cause: Loss::TooLarge { .. },
+            Self::Disconnected {
+                cause: DisconnectCause::TooLarge { .. },
                 ..
             } => Reason::AnswerTooLarge,
-            Self::Lost { .. } => Reason::DopplerUnreachable,
-            Self::Shut(shut) => shut.error.reason(),
+            Self::Disconnected { .. } => Reason::DopplerUnreachable,
+            Self::CircuitOpen(shut) => shut.error.reason(),
         }
     }
 }
 
 /// Opens streams. Its connections are not those of [`super::Client`], so that no number of streams holds up a download.
-pub struct Watcher {
+pub struct WatchClient {
     http: reqwest::Client,
-    head: Duration,
-    silence: Duration,
-    gate: Gate<DopplerError>,
+    head_timeout: Duration,
+    idle_timeout: Duration,
+    limiter: RateLimiter<DopplerError>,
 }
 
-impl Watcher {
+impl WatchClient {
     /// Makes one whose streams must open within `head`, once `gate` lets them, and are lost after `silence` without a frame. Doppler pings every 30 s
     /// or so. The gate is not to be that of downloads, which would wait behind streams that do not open.
     ///
@@ -165,13 +165,13 @@ impl Watcher {
     pub fn new(
         head: Duration,
         silence: Duration,
-        gate: Gate<DopplerError>,
+        gate: RateLimiter<DopplerError>,
     ) -> Result<Self, ClientError> {
         Ok(Self {
             http: outbound::stream_client(head, None)?,
-            head,
-            silence,
-            gate,
+            head_timeout: head,
+            idle_timeout: silence,
+            limiter: gate,
         })
     }
 
@@ -182,13 +182,17 @@ impl Watcher {
     /// If there is no stream.
     pub async fn watch(
         &self,
-        at: &Coordinates,
-    ) -> Result<impl Stream<Item = Result<Frame, WatchError>> + Send + use<>, WatchError> {
+        at: &ConfigKey,
+    ) -> Result<impl Stream<Item = Result<StreamEvent, WatchError>> + Send + use<>, WatchError>
+    {
         let authorization = bearer(&at.token).ok_or(WatchError::TokenInvalid)?;
         let host = host_and_port(&at.host);
-        let (lane, wish) = (at.stream_lane(), Wish::of(Rank::Late));
-        let turn = self.gate.turn(&lane, &wish).await;
-        let mut turn = turn.map_err(WatchError::Shut)?;
+        let (lane, wish) = (
+            at.stream_limit_key(),
+            ReadRequest::with_priority(Priority::Background),
+        );
+        let turn = self.limiter.acquire(&lane, &wish).await;
+        let mut turn = turn.map_err(WatchError::CircuitOpen)?;
         let request = self
             .http
             .get(endpoint(at, "watch"))
@@ -196,115 +200,122 @@ impl Watcher {
             .header(AUTHORIZATION, authorization)
             .header(CACHE_CONTROL, "no-cache")
             .send();
-        let answer = timeout(self.head, request)
+        let answer = timeout(self.head_timeout, request)
             .await
-            .map_err(|_| TransportError::Timeout(self.head))
-            .and_then(|sent| sent.map_err(|error| TransportError::new(&error, self.head)));
+            .map_err(|_| TransportError::Timeout(self.head_timeout))
+            .and_then(|sent| sent.map_err(|error| TransportError::new(&error, self.head_timeout)));
         let response = match answer {
             Ok(response) => response,
             Err(cause) => {
-                turn.said(Said::Failed(DopplerError::Unreachable {
+                turn.record(RequestOutcome::Failed(DopplerError::Unreachable {
                     host: host.clone(),
                     cause: cause.clone(),
                 }));
-                let cause = Loss::Transport(cause);
-                return Err(WatchError::Lost { host, cause });
+                let cause = DisconnectCause::Transport(cause);
+                return Err(WatchError::Disconnected { host, cause });
             }
         };
         let (headers, now) = (response.headers(), Timestamp::now());
-        turn.said(match response.status().as_u16() {
-            429 => Said::Limited(wait_after_refusal(headers, now).unwrap_or(REST)),
+        turn.record(match response.status().as_u16() {
+            429 => RequestOutcome::RateLimited(
+                retry_after(headers, now).unwrap_or(DEFAULT_RETRY_AFTER),
+            ),
             // As with a download: it is the host that is in trouble, so other streams need not find out for themselves.
-            status @ (408 | 500..=599) => Said::Failed(DopplerError::Fault {
+            status @ (408 | 500..=599) => RequestOutcome::Failed(DopplerError::ServerError {
                 host: host.clone(),
                 status,
             }),
-            _ => Said::Answered(rate(headers, now)),
+            _ => RequestOutcome::Answered(parse_rate(headers, now)),
         });
         drop(turn);
         if response.status() != StatusCode::OK || !is_event_stream(response.headers()) {
-            return Err(self.refusal(response, host, &at.token).await);
+            return Err(self.read_rejection(response, host, &at.token).await);
         }
-        let open = Open {
+        let open = OpenStream {
             response,
             host,
-            silence: self.silence,
+            idle_timeout: self.idle_timeout,
             decoder: Decoder::default(),
-            frames: VecDeque::new(),
+            events: VecDeque::new(),
         };
         Ok(stream::try_unfold(open, |mut open| async move {
-            let frame = open.frame().await?;
+            let frame = open.next_event().await?;
             Ok(Some((frame, open)))
         }))
     }
 
-    async fn refusal(&self, response: Response, host: String, token: &SecretString) -> WatchError {
+    async fn read_rejection(
+        &self,
+        response: Response,
+        host: String,
+        token: &SecretString,
+    ) -> WatchError {
         let status = response.status().as_u16();
         let words = match status {
             429 => {
-                let retry_after = wait_after_refusal(response.headers(), Timestamp::now());
-                return WatchError::Limited { host, retry_after };
+                let retry_after = retry_after(response.headers(), Timestamp::now());
+                return WatchError::RateLimited { host, retry_after };
             }
             408 | 500..=599 => {
-                let cause = Loss::Fault(status);
-                return WatchError::Lost { host, cause };
+                let cause = DisconnectCause::ServerError(status);
+                return WatchError::Disconnected { host, cause };
             }
             200 => Some("what it gives is not an event stream".to_owned()),
             300..=399 => Some("a redirect is not followed with a token".to_owned()),
             _ => {
                 // As with a download: if the body cannot be read, only Doppler's own words are missing.
-                let body = read_bounded(response, LARGEST_ERROR_BODY, self.head);
-                match timeout(self.head, body).await {
-                    Ok(Ok(body)) => Words::read(body.expose_secret(), token).quote(),
+                let body = read_bounded(response, MAX_ERROR_BODY_BYTES, self.head_timeout);
+                match timeout(self.head_timeout, body).await {
+                    Ok(Ok(body)) => ErrorMessages::parse(body.expose_secret(), token).quote(),
                     _ => None,
                 }
             }
         };
-        WatchError::Refused {
+        WatchError::Rejected {
             host,
             status,
-            words,
+            message: words,
         }
     }
 }
 
 /// A stream that is open.
-struct Open {
+struct OpenStream {
     response: Response,
     host: String,
-    silence: Duration,
+    idle_timeout: Duration,
     decoder: Decoder,
     /// Those that came in one piece and have not been asked for.
-    frames: VecDeque<Frame>,
+    events: VecDeque<StreamEvent>,
 }
 
-impl Open {
-    async fn frame(&mut self) -> Result<Frame, WatchError> {
+impl OpenStream {
+    async fn next_event(&mut self) -> Result<StreamEvent, WatchError> {
         // The time counts from when a frame is asked for: a reader that was busy has not met with silence.
-        let silence = self.silence;
-        let frame = timeout(silence, self.next())
+        let silence = self.idle_timeout;
+        let frame = timeout(silence, self.decode_next())
             .await
-            .unwrap_or(Err(Loss::Silent(silence)));
-        frame.map_err(|cause| WatchError::Lost {
+            .unwrap_or(Err(DisconnectCause::IdleTimeout(silence)));
+        frame.map_err(|cause| WatchError::Disconnected {
             host: self.host.clone(),
             cause,
         })
     }
 
-    async fn next(&mut self) -> Result<Frame, Loss> {
+    async fn decode_next(&mut self) -> Result<StreamEvent, DisconnectCause> {
         loop {
-            if let Some(frame) = self.frames.pop_front() {
+            if let Some(frame) = self.events.pop_front() {
                 return Ok(frame);
             }
             let piece = self.response.chunk().await;
-            let piece = piece.map_err(|error| TransportError::new(&error, self.silence))?;
-            let piece = piece.ok_or(Loss::Ended)?;
-            let decoded = self.decoder.push(&piece, &mut self.frames);
+            let piece = piece.map_err(|error| TransportError::new(&error, self.idle_timeout))?;
+            let piece = piece.ok_or(DisconnectCause::Ended)?;
+            let decoded = self.decoder.push(&piece, &mut self.events);
             decoded.map_err(|malformed| match malformed {
-                Malformed::TooLarge => Loss::TooLarge {
-                    limit: LARGEST_FRAME,
+                Malformed::TooLarge => DisconnectCause::TooLarge {
+                    limit: MAX_EVENT_BYTES,
                 },
-                Malformed::NotText => Loss::Garbled,
+                Malformed::NotUtf8 => DisconnectCause::NotEventStream,
             })?;
         }
     }
@@ -316,7 +327,7 @@ fn is_event_stream(headers: &HeaderMap) -> bool {
     essence.is_some_and(|it| it.trim().eq_ignore_ascii_case("text/event-stream"))
 }
 
-fn said(words: Option<&str>) -> String {
+fn quoted(words: Option<&str>) -> String {
     words.map(|words| format!(": {words}")).unwrap_or_default()
 }
 

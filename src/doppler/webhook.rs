@@ -1,7 +1,7 @@
 //! Signed hooks: whether Doppler sent it, and what it is about.
 //!
 //! In: hook secrets (a file's name and content each), a signature header, a raw body. Out: nothing for a body that none of the secrets signed, or a
-//! [`Hook`]: which projects its secret speaks for, and the config that the body names. The body may have any shape, since users may replace it. A
+//! [`Webhook`]: which projects its secret speaks for, and the config that the body names. The body may have any shape, since users may replace it. A
 //! hook never carries values: it says "read again", and nothing in it is kept beyond the names.
 
 use std::{collections::BTreeSet, fmt};
@@ -14,15 +14,15 @@ use sha2::Sha256;
 /// The header with the signature: `sha256=`, and HMAC-SHA-256 of the raw body in hexadecimal.
 pub const SIGNATURE_HEADER: &str = "x-doppler-signature";
 /// Shorter secrets can be guessed.
-pub const SHORTEST_SECRET: usize = 16;
+pub const MIN_SECRET_BYTES: usize = 16;
 /// Longer files are no secrets.
-pub const LONGEST_SECRET: usize = 4096;
+pub const MAX_SECRET_BYTES: usize = 4096;
 /// Secrets that may be valid at once: a body is held against each.
-pub const MOST_SECRETS: usize = 64;
+pub const MAX_SECRETS: usize = 64;
 /// File name, up to the first dot, of a secret that speaks for all projects.
 const ALL: &str = "_all";
 /// Longer names are none of Doppler's.
-const LONGEST_NAME: usize = 256;
+const MAX_NAME_BYTES: usize = 256;
 
 /// What a hook secret speaks for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,7 +35,7 @@ pub enum Scope {
 
 impl Scope {
     /// What a file of this name speaks for: `PROJECT` and `PROJECT.anything` for the project, `_all` and `_all.anything` for all.
-    fn of(file_name: &str) -> Option<Self> {
+    fn from_file_name(file_name: &str) -> Option<Self> {
         let name = file_name.split('.').next().unwrap_or_default();
         match name {
             ALL => Some(Self::All),
@@ -44,14 +44,14 @@ impl Scope {
         }
     }
 
-    fn holds(&self, project: &str) -> bool {
+    fn covers(&self, project: &str) -> bool {
         match self {
             Self::All => true,
             Self::Projects(projects) => projects.contains(project),
         }
     }
 
-    fn and(self, other: &Self) -> Self {
+    fn merge(self, other: &Self) -> Self {
         match (self, other) {
             (Self::Projects(mut mine), Self::Projects(others)) => {
                 mine.extend(others.iter().cloned());
@@ -64,84 +64,86 @@ impl Scope {
 
 /// A hook whose signature is right.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Hook {
+pub struct Webhook {
     /// What the secret that signed it speaks for.
     pub scope: Scope,
     /// Project and config, if the body names them.
-    pub place: Option<(String, String)>,
+    pub target: Option<(String, String)>,
 }
 
-impl Hook {
+impl Webhook {
     /// Whether this config is to be read again.
     #[must_use]
-    pub fn concerns(&self, project: &str, config: &str) -> bool {
+    pub fn affects(&self, project: &str, config: &str) -> bool {
         let named = self
-            .place
+            .target
             .as_ref()
             .is_none_or(|(its_project, its_config)| its_project == project && its_config == config);
-        named && self.scope.holds(project)
+        named && self.scope.covers(project)
     }
 }
 
 /// Why a file is no hook secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum HookSecretError {
+pub enum WebhookSecretError {
     /// Too short.
-    #[error("it is shorter than {SHORTEST_SECRET} bytes, and could be guessed: write a longer one")]
-    Short,
+    #[error(
+        "it is shorter than {MIN_SECRET_BYTES} bytes, and could be guessed: write a longer one"
+    )]
+    TooShort,
     /// Too long.
-    #[error("it is longer than {LONGEST_SECRET} bytes, which is no hook secret")]
-    Long,
+    #[error("it is longer than {MAX_SECRET_BYTES} bytes, which is no hook secret")]
+    TooLong,
     /// The name says nothing.
     #[error(
         "its name says nothing: name it after the Doppler project, or {ALL} for all projects; what follows a dot is yours"
     )]
-    Name,
+    NoScope,
     /// Too many.
-    #[error("there are {MOST_SECRETS} others before it, and no more are taken")]
+    #[error("there are {MAX_SECRETS} others before it, and no more are taken")]
     TooMany,
 }
 
 /// A secret that hooks are signed with.
-pub struct HookSecret {
+pub struct WebhookSecret {
     scope: Scope,
     key: SecretSlice<u8>,
 }
 
-impl fmt::Debug for HookSecret {
+impl fmt::Debug for WebhookSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HookSecret")
+        f.debug_struct("WebhookSecret")
             .field("scope", &self.scope)
             .finish_non_exhaustive()
     }
 }
 
-impl PartialEq for HookSecret {
+impl PartialEq for WebhookSecret {
     fn eq(&self, other: &Self) -> bool {
         self.scope == other.scope && self.key.expose_secret() == other.key.expose_secret()
     }
 }
 
-impl HookSecret {
+impl WebhookSecret {
     /// The secret in a file. One newline at its end is not part of it.
     ///
     /// # Errors
     /// If the name says no scope, or the content is too short or too long.
-    pub fn new(file_name: &str, content: &[u8]) -> Result<Self, HookSecretError> {
-        let scope = Scope::of(file_name).ok_or(HookSecretError::Name)?;
+    pub fn new(file_name: &str, content: &[u8]) -> Result<Self, WebhookSecretError> {
+        let scope = Scope::from_file_name(file_name).ok_or(WebhookSecretError::NoScope)?;
         let key = content.strip_suffix(b"\n").unwrap_or(content);
         let key = key.strip_suffix(b"\r").unwrap_or(key);
         match key.len() {
-            ..SHORTEST_SECRET => Err(HookSecretError::Short),
-            SHORTEST_SECRET..=LONGEST_SECRET => Ok(Self {
+            ..MIN_SECRET_BYTES => Err(WebhookSecretError::TooShort),
+            MIN_SECRET_BYTES..=MAX_SECRET_BYTES => Ok(Self {
                 scope,
                 key: key.to_vec().into(),
             }),
-            _ => Err(HookSecretError::Long),
+            _ => Err(WebhookSecretError::TooLong),
         }
     }
 
-    fn signed(&self, signature: &[u8], body: &[u8]) -> bool {
+    fn verifies(&self, signature: &[u8], body: &[u8]) -> bool {
         Hmac::<Sha256>::new_from_slice(self.key.expose_secret())
             .is_ok_and(|mac| mac.chain_update(body).verify_slice(signature).is_ok())
     }
@@ -149,15 +151,15 @@ impl HookSecret {
 
 /// All secrets that are valid now.
 #[derive(Debug, Default, PartialEq)]
-pub struct HookSecrets(Vec<HookSecret>);
+pub struct WebhookSecrets(Vec<WebhookSecret>);
 
-impl FromIterator<HookSecret> for HookSecrets {
-    fn from_iter<I: IntoIterator<Item = HookSecret>>(secrets: I) -> Self {
-        Self(secrets.into_iter().take(MOST_SECRETS).collect())
+impl FromIterator<WebhookSecret> for WebhookSecrets {
+    fn from_iter<I: IntoIterator<Item = WebhookSecret>>(secrets: I) -> Self {
+        Self(secrets.into_iter().take(MAX_SECRETS).collect())
     }
 }
 
-impl HookSecrets {
+impl WebhookSecrets {
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -172,21 +174,21 @@ impl HookSecrets {
 
     /// The hook, if one of the secrets signed this body. `signature` is the header's value.
     #[must_use]
-    pub fn receive(&self, signature: &[u8], body: &[u8]) -> Option<Hook> {
+    pub fn verify(&self, signature: &[u8], body: &[u8]) -> Option<Webhook> {
         let signature = parse_signature(signature)?;
         // Each secret is tried, whichever fits: how long it takes says nothing.
         let scope = self.0.iter().fold(None, |found: Option<Scope>, secret| {
-            if !secret.signed(&signature, body) {
+            if !secret.verifies(&signature, body) {
                 return found;
             }
             Some(match found {
-                Some(scope) => scope.and(&secret.scope),
+                Some(scope) => scope.merge(&secret.scope),
                 None => secret.scope.clone(),
             })
         })?;
-        Some(Hook {
+        Some(Webhook {
             scope,
-            place: place(body),
+            target: parse_target(body),
         })
     }
 }
@@ -200,34 +202,34 @@ pub fn parse_signature(header: &[u8]) -> Option<[u8; 32]> {
     }
     let mut signature = [0; 32];
     for (byte, pair) in signature.iter_mut().zip(hex.chunks_exact(2)) {
-        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+        *byte = hex_digit(pair[0])? << 4 | hex_digit(pair[1])?;
     }
     Some(signature)
 }
 
-fn digit(hex: u8) -> Option<u8> {
+fn hex_digit(hex: u8) -> Option<u8> {
     char::from(hex)
         .to_digit(16)
         .and_then(|digit| digit.try_into().ok())
 }
 
 /// Project and config, in Doppler's own shape or as two strings.
-fn place(body: &[u8]) -> Option<(String, String)> {
+fn parse_target(body: &[u8]) -> Option<(String, String)> {
     let body: Value = serde_json::from_slice(body).ok()?;
-    let project = name(&body["config"], "project")
+    let project = name_field(&body["config"], "project")
         .or_else(|| {
             ["slug", "id", "name"]
                 .iter()
-                .find_map(|key| name(&body["project"], key))
+                .find_map(|key| name_field(&body["project"], key))
         })
-        .or_else(|| name(&body, "project"))?;
-    let config = name(&body["config"], "name").or_else(|| name(&body, "config"))?;
+        .or_else(|| name_field(&body, "project"))?;
+    let config = name_field(&body["config"], "name").or_else(|| name_field(&body, "config"))?;
     Some((project.to_owned(), config.to_owned()))
 }
 
-fn name<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
+fn name_field<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
     let name = object.get(key)?.as_str()?;
-    (1..=LONGEST_NAME).contains(&name.len()).then_some(name)
+    (1..=MAX_NAME_BYTES).contains(&name.len()).then_some(name)
 }
 
 #[cfg(test)]
@@ -248,10 +250,10 @@ mod tests {
         text
     }
 
-    fn secrets(files: &[(&str, &str)]) -> HookSecrets {
+    fn secrets(files: &[(&str, &str)]) -> WebhookSecrets {
         files
             .iter()
-            .map(|(name, content)| HookSecret::new(name, content.as_bytes()).unwrap())
+            .map(|(name, content)| WebhookSecret::new(name, content.as_bytes()).unwrap())
             .collect()
     }
 
@@ -260,20 +262,22 @@ mod tests {
     }
 
     fn at(body: &str) -> Option<(String, String)> {
-        place(body.as_bytes())
+        parse_target(body.as_bytes())
     }
 
     #[test]
-    fn a_signature_is_that_of_rfc_4231() {
-        let key = HookSecret::new("_all", &[0x0b; 20]).unwrap();
+    fn verifies_the_signature_of_rfc_4231() {
+        let key = WebhookSecret::new("_all", &[0x0b; 20]).unwrap();
         let header = b"sha256=b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7";
-        let hook = HookSecrets(vec![key]).receive(header, b"Hi There").unwrap();
+        let hook = WebhookSecrets(vec![key])
+            .verify(header, b"Hi There")
+            .unwrap();
         assert_eq!(hook.scope, Scope::All);
-        assert_eq!(hook.place, None);
+        assert_eq!(hook.target, None);
     }
 
     #[test]
-    fn each_of_several_secrets_is_valid_and_says_whom_it_speaks_for() {
+    fn each_secret_is_valid_for_its_own_scope() {
         let other = "another-secret-of-the-same";
         let all = secrets(&[
             ("backend", SECRET),
@@ -285,82 +289,85 @@ mod tests {
             (other, projects(&["backend"])),
             ("the-secret-for-everything", Scope::All),
         ] {
-            let hook = all.receive(sign(secret.as_bytes(), b"{}").as_bytes(), b"{}");
+            let hook = all.verify(sign(secret.as_bytes(), b"{}").as_bytes(), b"{}");
             assert_eq!(hook.unwrap().scope, scope);
         }
         let unknown = sign(b"a secret that nobody has", b"{}");
-        assert_eq!(all.receive(unknown.as_bytes(), b"{}"), None);
+        assert_eq!(all.verify(unknown.as_bytes(), b"{}"), None);
     }
 
     #[test]
-    fn one_secret_in_files_of_two_projects_speaks_for_both() {
+    fn a_secret_shared_by_two_files_merges_their_scopes() {
         let both = secrets(&[("a", SECRET), ("b", SECRET)]);
         let hook = both
-            .receive(sign(SECRET.as_bytes(), b"").as_bytes(), b"")
+            .verify(sign(SECRET.as_bytes(), b"").as_bytes(), b"")
             .unwrap();
         assert_eq!(hook.scope, projects(&["a", "b"]));
         let and_all = secrets(&[("a", SECRET), ("_all", SECRET)]);
         let hook = and_all
-            .receive(sign(SECRET.as_bytes(), b"").as_bytes(), b"")
+            .verify(sign(SECRET.as_bytes(), b"").as_bytes(), b"")
             .unwrap();
         assert_eq!(hook.scope, Scope::All);
     }
 
     #[test]
-    fn any_other_form_of_the_signature_is_refused() {
+    fn rejects_malformed_signatures() {
         let all = secrets(&[("_all", SECRET)]);
         let right = sign(SECRET.as_bytes(), b"{}");
-        assert!(all.receive(right.as_bytes(), b"{}").is_some());
+        assert!(all.verify(right.as_bytes(), b"{}").is_some());
         assert!(
-            all.receive(right.replace("sha256=", "").as_bytes(), b"{}")
+            all.verify(right.replace("sha256=", "").as_bytes(), b"{}")
                 .is_none()
         );
         assert!(
-            all.receive(right.replace("256", "1").as_bytes(), b"{}")
+            all.verify(right.replace("256", "1").as_bytes(), b"{}")
                 .is_none()
         );
+        assert!(all.verify(format!("{right}00").as_bytes(), b"{}").is_none());
+        assert!(all.verify(&right.as_bytes()[..69], b"{}").is_none());
         assert!(
-            all.receive(format!("{right}00").as_bytes(), b"{}")
-                .is_none()
-        );
-        assert!(all.receive(&right.as_bytes()[..69], b"{}").is_none());
-        assert!(
-            all.receive(right.as_bytes(), b"{} ").is_none(),
+            all.verify(right.as_bytes(), b"{} ").is_none(),
             "the raw body counts"
         );
-        assert!(all.receive(b"sha256=", b"{}").is_none());
+        assert!(all.verify(b"sha256=", b"{}").is_none());
         assert!(
-            HookSecrets::default()
-                .receive(right.as_bytes(), b"{}")
+            WebhookSecrets::default()
+                .verify(right.as_bytes(), b"{}")
                 .is_none()
         );
     }
 
     #[test]
-    fn a_file_that_is_no_secret_says_why() {
-        let refused = |name: &str, content: &[u8]| HookSecret::new(name, content).unwrap_err();
-        assert_eq!(refused("a", b""), HookSecretError::Short);
-        assert_eq!(refused("a", b"fifteen bytes..\n"), HookSecretError::Short);
-        assert_eq!(refused("a", &[b'x'; 4097]), HookSecretError::Long);
-        assert_eq!(refused(".hidden", SECRET.as_bytes()), HookSecretError::Name);
-        assert!(HookSecret::new("a", b"sixteen bytes...\r\n").is_ok());
-        let many = (0..99).map(|_| HookSecret::new("a", SECRET.as_bytes()).unwrap());
-        assert_eq!(many.collect::<HookSecrets>().len(), MOST_SECRETS);
+    fn a_rejected_secret_file_states_the_reason() {
+        let refused = |name: &str, content: &[u8]| WebhookSecret::new(name, content).unwrap_err();
+        assert_eq!(refused("a", b""), WebhookSecretError::TooShort);
+        assert_eq!(
+            refused("a", b"fifteen bytes..\n"),
+            WebhookSecretError::TooShort
+        );
+        assert_eq!(refused("a", &[b'x'; 4097]), WebhookSecretError::TooLong);
+        assert_eq!(
+            refused(".hidden", SECRET.as_bytes()),
+            WebhookSecretError::NoScope
+        );
+        assert!(WebhookSecret::new("a", b"sixteen bytes...\r\n").is_ok());
+        let many = (0..99).map(|_| WebhookSecret::new("a", SECRET.as_bytes()).unwrap());
+        assert_eq!(many.collect::<WebhookSecrets>().len(), MAX_SECRETS);
     }
 
     #[test]
-    fn a_newline_at_the_end_of_the_file_is_not_part_of_the_secret() {
+    fn strips_the_trailing_newline_of_a_secret_file() {
         for end in ["", "\n", "\r\n"] {
             let all = secrets(&[("_all", &format!("{SECRET}{end}"))]);
             assert!(
-                all.receive(sign(SECRET.as_bytes(), b"x").as_bytes(), b"x")
+                all.verify(sign(SECRET.as_bytes(), b"x").as_bytes(), b"x")
                     .is_some()
             );
         }
     }
 
     #[test]
-    fn project_and_config_are_found_in_dopplers_shape_and_flat() {
+    fn parses_the_target_of_nested_and_flat_bodies() {
         let found = Some(("backend".to_owned(), "dev".to_owned()));
         for body in [
             r#"{"type":"config.secrets.update","config":{"name":"dev","environment":"dev","project":"backend"},"project":{"id":"x","name":"Back End"},"diff":{"added":["A"]}}"#,
@@ -375,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn any_other_body_names_no_place() {
+    fn other_bodies_have_no_target() {
         for body in [
             "",
             "not JSON",
@@ -395,26 +402,24 @@ mod tests {
     }
 
     #[test]
-    fn a_hook_concerns_what_it_names_within_what_its_secret_speaks_for() {
-        let hook = |scope: Scope, place: Option<(&str, &str)>| Hook {
+    fn a_webhook_affects_its_target_within_its_scope() {
+        let hook = |scope: Scope, place: Option<(&str, &str)>| Webhook {
             scope,
-            place: place.map(|(project, config)| (project.to_owned(), config.to_owned())),
+            target: place.map(|(project, config)| (project.to_owned(), config.to_owned())),
         };
         let of_a = hook(projects(&["a"]), None);
-        assert!(
-            of_a.concerns("a", "dev") && of_a.concerns("a", "prd") && !of_a.concerns("b", "dev")
-        );
+        assert!(of_a.affects("a", "dev") && of_a.affects("a", "prd") && !of_a.affects("b", "dev"));
         let named = hook(projects(&["a"]), Some(("a", "dev")));
-        assert!(named.concerns("a", "dev") && !named.concerns("a", "prd"));
+        assert!(named.affects("a", "dev") && !named.affects("a", "prd"));
         let foreign = hook(projects(&["a"]), Some(("b", "dev")));
-        assert!(!foreign.concerns("a", "dev") && !foreign.concerns("b", "dev"));
+        assert!(!foreign.affects("a", "dev") && !foreign.affects("b", "dev"));
         let any = hook(Scope::All, Some(("b", "dev")));
-        assert!(any.concerns("b", "dev") && !any.concerns("a", "dev"));
-        assert!(hook(Scope::All, None).concerns("a", "prd"));
+        assert!(any.affects("b", "dev") && !any.affects("a", "dev"));
+        assert!(hook(Scope::All, None).affects("a", "prd"));
     }
 
     #[test]
-    fn does_not_print_the_secret() {
+    fn debug_output_omits_the_secret() {
         let all = secrets(&[("_all", SECRET)]);
         assert!(!format!("{all:?} {all:#?}").contains("canary"));
     }
@@ -426,28 +431,28 @@ mod tests {
             body in proptest::collection::vec(any::<u8>(), 0..300),
         ) {
             let all = secrets(&[("a", SECRET), ("_all", "another-secret-of-all")]);
-            prop_assert_eq!(all.receive(&header, &body), None);
-            let _ = place(&body);
+            prop_assert_eq!(all.verify(&header, &body), None);
+            let _ = parse_target(&body);
         }
 
         #[test]
         fn a_flipped_bit_anywhere_is_refused(body in ".{1,80}", place in any::<prop::sample::Index>(), bit in 0..8_u8) {
             let all = secrets(&[("a", SECRET)]);
             let header = sign(SECRET.as_bytes(), body.as_bytes());
-            prop_assert!(all.receive(header.as_bytes(), body.as_bytes()).is_some());
+            prop_assert!(all.verify(header.as_bytes(), body.as_bytes()).is_some());
             let mut other = body.clone().into_bytes();
             let at = place.index(other.len());
             other[at] ^= 1 << bit;
-            prop_assert_eq!(all.receive(header.as_bytes(), &other), None);
+            prop_assert_eq!(all.verify(header.as_bytes(), &other), None);
             let mut signature = parse_signature(header.as_bytes()).unwrap();
             signature[place.index(32)] ^= 1 << bit;
-            prop_assert!(!all.0[0].signed(&signature, body.as_bytes()));
+            prop_assert!(!all.0[0].verifies(&signature, body.as_bytes()));
         }
 
         #[test]
         fn whatever_json_is_there_the_place_is_two_names_or_none(project in ".*", config in ".*") {
             let body = serde_json::json!({"project": project, "config": config}).to_string();
-            let wanted = [&project, &config].iter().all(|name| (1..=LONGEST_NAME).contains(&name.len()));
+            let wanted = [&project, &config].iter().all(|name| (1..=MAX_NAME_BYTES).contains(&name.len()));
             prop_assert_eq!(at(&body), wanted.then_some((project, config)));
         }
     }

@@ -1,6 +1,6 @@
 //! What a binding asks of a pool, and what it is told.
 //!
-//! In: nothing. Out: [`Claim`] and [`Finding`], plain values between the controller and the pools. They hold names of keys, never values.
+//! In: nothing. Out: [`Claim`] and [`Observation`], plain values between the controller and the pools. They hold names of keys, never values.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use crate::reason::Reason;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Want {
     /// Only look: the entry is not noted at the binding yet, or the binding is suspended.
-    Look,
-    /// Keep the entry in. Counts as `Look` until the entry is noted.
+    Observe,
+    /// Keep the entry in. Counts as `Observe` until the entry is noted.
     Present,
     /// Take the entry out.
     Absent,
@@ -36,9 +36,9 @@ pub struct Claim {
     /// What is wanted.
     pub want: Want,
     /// Whether the binding's annotation and finalizer note the entry.
-    pub noted: bool,
+    pub recorded: bool,
     /// What the status last said, to tell our entry from a user's after a restart. Read when the claim is new; changes of it count for nothing.
-    pub known: Option<WorkPoolState>,
+    pub reported_state: Option<WorkPoolState>,
     /// How often the pool is looked at.
     pub interval: Duration,
 }
@@ -46,14 +46,14 @@ pub struct Claim {
 impl Claim {
     /// Whether the other asks for the same.
     #[must_use]
-    pub fn same(&self, other: &Self) -> bool {
+    pub fn same_request(&self, other: &Self) -> bool {
         self.namespace == other.namespace
             && self.secret == other.secret
             && self.optional == other.optional
             && self.mode == other.mode
             && self.keys == other.keys
             && self.want == other.want
-            && self.noted == other.noted
+            && self.recorded == other.recorded
             && self.interval == other.interval
     }
 }
@@ -64,20 +64,20 @@ pub enum Phase {
     /// Not known yet.
     Unknown,
     /// The entry could go in: note it, write the Secret, then claim `Present`.
-    Wanted,
+    Injectable,
     /// The entry is in.
-    Held,
+    Injected,
     /// No entry of ours is in.
-    Out,
+    Removed,
     /// The pool is left alone.
-    LeftAlone,
+    Skipped,
     /// The entry is to be put in or taken out, and is not yet.
-    Underway,
+    InProgress,
 }
 
 /// What was found, for one claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
+pub struct Observation {
     /// How far the claim is.
     pub phase: Phase,
     /// For the status.
@@ -93,14 +93,14 @@ pub struct Finding {
     /// Namespaces to which deployments send jobs, where the Secret is not.
     pub unserved_namespaces: Vec<String>,
     /// What is not known of the pool's deployments, in one clause.
-    pub overlooked: Option<String>,
+    pub unchecked_deployments: Option<String>,
     /// Since when looks have failed.
     pub failing_since: Option<Instant>,
     /// The last thing that was done for this claim, with a number that grows: `PoolPatched` or `PoolReleased`.
     pub event: Option<(u64, Reason)>,
 }
 
-impl Finding {
+impl Observation {
     pub(super) fn new(
         phase: Phase,
         state: Option<WorkPoolState>,
@@ -115,7 +115,7 @@ impl Finding {
             shadowed_keys: Vec::new(),
             later_sources: Vec::new(),
             unserved_namespaces: Vec::new(),
-            overlooked: None,
+            unchecked_deployments: None,
             failing_since: None,
             event: None,
         }

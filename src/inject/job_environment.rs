@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::json_text::at;
-use super::template::{Source, sources_of};
+use super::json_text::value_at;
+use super::template::{EnvFromSource, env_from_sources};
 
 /// The namespace in which a pool's jobs run, unless a deployment says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,15 +27,15 @@ pub struct Shadows {
     /// Keys that the pool's own `env` sets.
     pub keys: Vec<String>,
     /// Later `envFrom` sources (`Secret x`, `ConfigMap y`). Their keys cannot be known from the template.
-    pub later: Vec<String>,
+    pub later_sources: Vec<String>,
 }
 
-fn value(template: &RawValue, path: &[&str]) -> Option<Value> {
-    serde_json::from_str(at(template, path)?.get()).ok()
+fn parse_at(template: &RawValue, path: &[&str]) -> Option<Value> {
+    serde_json::from_str(value_at(template, path)?.get()).ok()
 }
 
 /// The name in `{{ name }}`, if the text is that placeholder and nothing else, and a variable of the pool.
-fn variable(text: &str) -> Option<&str> {
+fn placeholder_variable(text: &str) -> Option<&str> {
     let name = text.trim().strip_prefix("{{")?.strip_suffix("}}")?.trim();
     let plain = name
         .chars()
@@ -44,13 +44,14 @@ fn variable(text: &str) -> Option<&str> {
 }
 
 /// What a worker makes of a value of `job_configuration`: `Err` for what only a run can tell, `Ok(None)` for nothing.
-fn filled(template: &RawValue, value: Option<Value>) -> Result<Option<Value>, String> {
+fn fill_placeholder(template: &RawValue, value: Option<Value>) -> Result<Option<Value>, String> {
     match value {
-        Some(Value::String(text)) if text.contains("{{") => match variable(&text) {
-            Some(name) => Ok(
-                self::value(template, &["variables", "properties", name, "default"])
-                    .filter(|value| !value.is_null()),
-            ),
+        Some(Value::String(text)) if text.contains("{{") => match placeholder_variable(&text) {
+            Some(name) => Ok(self::parse_at(
+                template,
+                &["variables", "properties", name, "default"],
+            )
+            .filter(|value| !value.is_null())),
             None => Err(text),
         },
         Some(Value::Null) | None => Ok(None),
@@ -64,9 +65,9 @@ fn filled(template: &RawValue, value: Option<Value>) -> Result<Option<Value>, St
 /// that namespace only if it has none. A manifest that names another is refused by the API server, so it never decides.
 #[must_use]
 pub fn job_namespace(template: &RawValue) -> JobNamespace {
-    match filled(
+    match fill_placeholder(
         template,
-        value(template, &["job_configuration", "namespace"]),
+        parse_at(template, &["job_configuration", "namespace"]),
     ) {
         Ok(Some(Value::String(namespace))) if namespace.contains("{{") => {
             JobNamespace::Unknown(namespace)
@@ -80,18 +81,18 @@ pub fn job_namespace(template: &RawValue) -> JobNamespace {
 
 /// Whether the pool sends its jobs to a cluster that it names itself.
 #[must_use]
-pub fn other_cluster(template: &RawValue) -> bool {
+pub fn targets_other_cluster(template: &RawValue) -> bool {
     !matches!(
-        filled(
+        fill_placeholder(
             template,
-            value(template, &["job_configuration", "cluster_config"])
+            parse_at(template, &["job_configuration", "cluster_config"])
         ),
         Ok(None)
     )
 }
 
 /// Names in an `env`, which is a map, or a list of `{name, …}`.
-fn names(env: Option<Value>) -> Vec<String> {
+fn env_names(env: Option<Value>) -> Vec<String> {
     match env {
         Some(Value::Object(map)) => map.into_iter().map(|(name, _)| name).collect(),
         Some(Value::Array(list)) => list
@@ -103,15 +104,15 @@ fn names(env: Option<Value>) -> Vec<String> {
 }
 
 /// All that may override keys of a Secret, read once for any number of Secrets.
-pub struct Environment {
+pub struct JobEnvironment {
     names: BTreeSet<String>,
-    sources: Vec<Source>,
+    sources: Vec<EnvFromSource>,
 }
 
-impl Environment {
+impl JobEnvironment {
     /// Reads the pool's own `env` and the `envFrom` sources.
     #[must_use]
-    pub fn of(template: &RawValue) -> Self {
+    pub fn from_template(template: &RawValue) -> Self {
         let containers = [
             "job_configuration",
             "job_manifest",
@@ -120,16 +121,16 @@ impl Environment {
             "spec",
             "containers",
         ];
-        let container = value(template, &containers)
+        let container = parse_at(template, &containers)
             .and_then(|containers| containers.get(0)?.get("env").cloned());
-        let configuration = value(template, &["job_configuration", "env"]);
+        let configuration = parse_at(template, &["job_configuration", "env"]);
         Self {
             names: [configuration, container]
                 .into_iter()
-                .filter_map(|env| filled(template, env).ok())
-                .flat_map(names)
+                .filter_map(|env| fill_placeholder(template, env).ok())
+                .flat_map(env_names)
                 .collect(),
-            sources: sources_of(template),
+            sources: env_from_sources(template),
         }
     }
 
@@ -143,7 +144,7 @@ impl Environment {
             .map_or(self.sources.len(), |at| at + 1);
         Shadows {
             keys: keys.intersection(&self.names).cloned().collect(),
-            later: self.sources[after..]
+            later_sources: self.sources[after..]
                 .iter()
                 .map(|source| source.label.clone())
                 .collect(),
@@ -153,8 +154,8 @@ impl Environment {
 
 /// Which of the Secret's keys the pool's own `env` overrides, and which later `envFrom` sources may.
 #[must_use]
-pub fn shadowed(template: &RawValue, keys: &BTreeSet<String>, secret: &str) -> Shadows {
-    Environment::of(template).shadows(keys, secret)
+pub fn find_shadows(template: &RawValue, keys: &BTreeSet<String>, secret: &str) -> Shadows {
+    JobEnvironment::from_template(template).shadows(keys, secret)
 }
 
 #[cfg(test)]

@@ -47,7 +47,7 @@ impl<'de> Deserialize<'de> for Members<'de> {
 }
 
 /// What a raw value is.
-pub(super) enum Kind<'a> {
+pub(super) enum JsonKind<'a> {
     Object(Members<'a>),
     List(Vec<&'a RawValue>),
     Text(String),
@@ -55,27 +55,28 @@ pub(super) enum Kind<'a> {
     Other,
 }
 
-pub(super) fn kind(value: &RawValue) -> Kind<'_> {
+pub(super) fn parse_kind(value: &RawValue) -> JsonKind<'_> {
     let text = value.get();
     match text.as_bytes().first() {
-        Some(b'{') => serde_json::from_str(text).map_or(Kind::Other, Kind::Object),
-        Some(b'[') => serde_json::from_str(text).map_or(Kind::Other, Kind::List),
-        Some(b'"') => serde_json::from_str(text).map_or(Kind::Other, Kind::Text),
-        Some(b'n') => Kind::Null,
-        _ => Kind::Other,
+        Some(b'{') => serde_json::from_str(text).map_or(JsonKind::Other, JsonKind::Object),
+        Some(b'[') => serde_json::from_str(text).map_or(JsonKind::Other, JsonKind::List),
+        Some(b'"') => serde_json::from_str(text).map_or(JsonKind::Other, JsonKind::Text),
+        Some(b'n') => JsonKind::Null,
+        _ => JsonKind::Other,
     }
 }
 
 /// The value at the end of a path of object keys, if every step is there.
-pub(super) fn at<'a>(value: &'a RawValue, path: &[&str]) -> Option<&'a RawValue> {
-    path.iter().try_fold(value, |value, key| match kind(value) {
-        Kind::Object(members) => members.get(key),
-        _ => None,
-    })
+pub(super) fn value_at<'a>(value: &'a RawValue, path: &[&str]) -> Option<&'a RawValue> {
+    path.iter()
+        .try_fold(value, |value, key| match parse_kind(value) {
+            JsonKind::Object(members) => members.get(key),
+            _ => None,
+        })
 }
 
 /// Where `part`, a slice of `whole`, lies in it.
-pub(super) fn range(whole: &str, part: &str) -> Option<Range<usize>> {
+pub(super) fn range_of(whole: &str, part: &str) -> Option<Range<usize>> {
     let start = part.as_ptr().addr().checked_sub(whole.as_ptr().addr())?;
     let range = start..start.checked_add(part.len())?;
     (whole.get(range.clone()) == Some(part)).then_some(range)

@@ -9,16 +9,17 @@ use super::template::{Entry, has_list};
 use crate::args::PatchForm;
 
 /// Where the entry goes in a base job template.
-const SOURCES: &str = "/job_configuration/job_manifest/spec/template/spec/containers/0/envFrom";
+const ENV_FROM_POINTER: &str =
+    "/job_configuration/job_manifest/spec/template/spec/containers/0/envFrom";
 
 /// The one operation of the JSON Patch that adds the entry: in front of the sources that are there, or as a new list. Without a template, the list
 /// is taken to be missing, as it is in the template that Prefect makes.
 #[must_use]
-pub fn operation(entry: &Entry, template: Option<&RawValue>) -> serde_json::Value {
+pub fn add_operation(entry: &Entry, template: Option<&RawValue>) -> serde_json::Value {
     if template.is_some_and(has_list) {
-        json!({"op": "add", "path": format!("{SOURCES}/0"), "value": entry.json()})
+        json!({"op": "add", "path": format!("{ENV_FROM_POINTER}/0"), "value": entry.json()})
     } else {
-        json!({"op": "add", "path": SOURCES, "value": [entry.json()]})
+        json!({"op": "add", "path": ENV_FROM_POINTER, "value": [entry.json()]})
     }
 }
 
@@ -30,7 +31,7 @@ pub fn patch_text(
     entry: &Entry,
     template: Option<&RawValue>,
 ) -> String {
-    let operation = operation(entry, template);
+    let operation = add_operation(entry, template);
     let list = template.is_some_and(has_list);
     let Entry { secret, optional } = entry;
     match form {
@@ -77,27 +78,31 @@ mod tests {
     const LISTED: &str = r#"{"job_configuration":{"job_manifest":{"spec":{"template":{"spec":{"containers":[{"envFrom":[{"secretRef":{"name":"u"}}]}]}}}}}}"#;
 
     #[test]
-    fn a_json_patch_applied_to_the_template_brings_the_entry_in_front_of_others() {
+    fn the_json_patch_adds_the_entry_before_others() {
         for (text, count) in [(BARE, 1), (LISTED, 2)] {
             let raw: Box<RawValue> = serde_json::from_str(text).unwrap();
             let patch = patch_text(PatchForm::Json, "k8s", &entry(), Some(&raw));
             let patch: json_patch::Patch = serde_json::from_str(&patch).unwrap();
             let mut template: serde_json::Value = serde_json::from_str(text).unwrap();
             json_patch::patch(&mut template, &patch).unwrap();
-            let sources = template.pointer(SOURCES).unwrap().as_array().unwrap();
+            let sources = template
+                .pointer(ENV_FROM_POINTER)
+                .unwrap()
+                .as_array()
+                .unwrap();
             assert_eq!((sources.len(), &sources[0]), (count, &entry().json()));
         }
     }
 
     #[test]
-    fn the_form_for_prefect_operator_is_yaml_of_the_same_patch() {
+    fn the_prefect_operator_form_is_yaml_of_the_same_patch() {
         for text in [BARE, LISTED] {
             let raw: Box<RawValue> = serde_json::from_str(text).unwrap();
             let yaml = patch_text(PatchForm::PrefectOperator, "k8s", &entry(), Some(&raw));
             let value: serde_json::Value = serde_saphyr::from_str(&yaml).unwrap();
             assert_eq!(
                 value.pointer("/spec/baseJobTemplate/patches/0"),
-                Some(&operation(&entry(), Some(&raw)))
+                Some(&add_operation(&entry(), Some(&raw)))
             );
         }
     }

@@ -13,7 +13,7 @@ pub mod pools;
 pub mod template;
 
 pub use job_environment::{
-    Environment, JobNamespace, Shadows, job_namespace, other_cluster, shadowed,
+    JobEnvironment, JobNamespace, Shadows, find_shadows, job_namespace, targets_other_cluster,
 };
-pub use manual_patch::{operation, patch_text};
+pub use manual_patch::{add_operation, patch_text};
 pub use pools::Pools;

@@ -14,18 +14,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::value::RawValue;
 
-use super::claim::{Claim, Finding, Phase, Want};
-use super::job_environment::{Environment, JobNamespace, job_namespace, other_cluster};
-use super::manual_patch::operation;
+use super::claim::{Claim, Observation, Phase, Want};
+use super::job_environment::{JobEnvironment, JobNamespace, job_namespace, targets_other_cluster};
+use super::manual_patch::add_operation;
 use super::pool_owner::{self, ManagedPool};
 use super::template::{Edit, Entry, EntryState, NotEditable, edit, entry_states};
 use crate::crd::{InjectMode, WorkPoolState as State};
-use crate::prefect::Elsewhere;
+use crate::prefect::DeploymentNamespaces;
 use crate::reason::Reason;
 
 /// A pool as it was read.
 #[derive(Clone, Copy)]
-pub struct View<'a> {
+pub struct PoolView<'a> {
     /// Its name.
     pub pool: &'a str,
     /// Its type.
@@ -33,7 +33,7 @@ pub struct View<'a> {
     /// Its template.
     pub template: &'a RawValue,
     /// Namespaces to which deployments send their jobs; `None` if they may not be listed.
-    pub elsewhere: Option<&'a Elsewhere>,
+    pub deployments: Option<&'a DeploymentNamespaces>,
     /// Who owns it.
     pub owner: Option<&'a ManagedPool>,
 }
@@ -52,35 +52,35 @@ pub struct Plan {
     /// The template to write.
     pub edit: Option<Box<RawValue>>,
     /// For each claim, in their order, what the template as it was read means for it.
-    pub findings: Vec<Finding>,
+    pub observations: Vec<Observation>,
     /// Secrets whose entry is in the template.
     pub present: BTreeSet<String>,
     /// Secrets whose entry is to be kept in.
-    pub kept: BTreeSet<String>,
+    pub required: BTreeSet<String>,
 }
 
 /// Why a claim cannot be served in this pool.
-struct Obstacle {
+struct Rejection {
     state: State,
     reason: Reason,
     message: String,
 }
 
 /// The template, read once for all claims.
-struct Read {
+struct ParsedTemplate {
     states: Result<BTreeMap<String, EntryState>, NotEditable>,
     namespace: JobNamespace,
     other_cluster: bool,
-    environment: Environment,
+    environment: JobEnvironment,
 }
 
-impl Read {
-    fn of(template: &RawValue) -> Self {
+impl ParsedTemplate {
+    fn parse(template: &RawValue) -> Self {
         Self {
             states: entry_states(template),
             namespace: job_namespace(template),
-            other_cluster: other_cluster(template),
-            environment: Environment::of(template),
+            other_cluster: targets_other_cluster(template),
+            environment: JobEnvironment::from_template(template),
         }
     }
 
@@ -92,10 +92,14 @@ impl Read {
     }
 }
 
-fn obstacle(view: &View<'_>, read: &Read, claim: &Claim) -> Option<Obstacle> {
+fn find_rejection(
+    view: &PoolView<'_>,
+    parsed: &ParsedTemplate,
+    claim: &Claim,
+) -> Option<Rejection> {
     let pool = view.pool;
-    let found = |state, reason, message| {
-        Some(Obstacle {
+    let reject = |state, reason, message| {
+        Some(Rejection {
             state,
             reason,
             message,
@@ -103,16 +107,16 @@ fn obstacle(view: &View<'_>, read: &Read, claim: &Claim) -> Option<Obstacle> {
     };
     let not_editable = |error: NotEditable| {
         let message = format!("work pool {pool} cannot take the entry: {error}");
-        found(State::NotEditable, Reason::PoolNotEditable, message)
+        reject(State::NotEditable, Reason::PoolNotEditable, message)
     };
     if view.pool_type != "kubernetes" {
         return not_editable(NotEditable::NotKubernetes(view.pool_type.to_owned()));
     }
-    if let Err(error) = &read.states {
+    if let Err(error) = &parsed.states {
         return not_editable(error.clone());
     }
-    if read.other_cluster {
-        return found(
+    if parsed.other_cluster {
+        return reject(
             State::OtherCluster,
             Reason::PoolOtherCluster,
             format!(
@@ -120,17 +124,18 @@ fn obstacle(view: &View<'_>, read: &Read, claim: &Claim) -> Option<Obstacle> {
             ),
         );
     }
-    let other = |message| found(State::OtherNamespace, Reason::PoolOtherNamespace, message);
+    let other_namespace =
+        |message| reject(State::OtherNamespace, Reason::PoolOtherNamespace, message);
     let namespace = &claim.namespace;
-    match &read.namespace {
+    match &parsed.namespace {
         JobNamespace::Fixed(jobs) if jobs == namespace => {}
         JobNamespace::Fixed(jobs) => {
-            return other(format!(
+            return other_namespace(format!(
                 "jobs of work pool {pool} run in namespace {jobs}, and the Secret is in {namespace}: put the binding into {jobs}, or set the pool's namespace to {namespace}"
             ));
         }
         JobNamespace::Unknown(text) => {
-            return other(format!(
+            return other_namespace(format!(
                 "the namespace of work pool {pool} is `{text}`, which only a run can tell: write {namespace} there if its jobs run in that namespace"
             ));
         }
@@ -138,24 +143,24 @@ fn obstacle(view: &View<'_>, read: &Read, claim: &Claim) -> Option<Obstacle> {
     if claim.optional {
         return None;
     }
-    match view.elsewhere {
-        None => found(
+    match view.deployments {
+        None => reject(
             State::Forbidden,
             Reason::PoolForbidden,
             format!(
                 "deployments of work pool {pool} may not be listed, and with optional: false those with a namespace of their own would never start: give the API key's role \"View deployments\", or set optional: true"
             ),
         ),
-        Some(elsewhere) => {
-            let mut namespaces = elsewhere.namespaces.iter();
+        Some(deployments) => {
+            let mut namespaces = deployments.namespaces.iter();
             if let Some((jobs, names)) = namespaces.find(|(jobs, _)| *jobs != namespace) {
                 let deployment = names.first().map_or("one", String::as_str);
-                return other(format!(
+                return other_namespace(format!(
                     "deployment {deployment} of work pool {pool} sends its jobs to namespace {jobs}, where with optional: false they would never start: set optional: true, or give it a pool of its own"
                 ));
             }
-            let first = elsewhere.only_first?;
-            other(format!(
+            let first = deployments.truncated_at?;
+            other_namespace(format!(
                 "only the first {first} deployments of work pool {pool} are looked at, and with optional: false any other with a namespace of its own would never start: set optional: true, or spread them over several pools"
             ))
         }
@@ -163,59 +168,59 @@ fn obstacle(view: &View<'_>, read: &Read, claim: &Claim) -> Option<Obstacle> {
 }
 
 /// Whether an entry of exactly our shape may be ours.
-fn ours(claim: &Claim, history: &History) -> bool {
+fn is_ours(claim: &Claim, history: &History) -> bool {
     history.written.contains(&claim.secret)
-        || (claim.noted && claim.known != Some(State::AlreadyPresent))
+        || (claim.recorded && claim.reported_state != Some(State::AlreadyPresent))
 }
 
 /// What to do with a pool for all claims at once.
 #[must_use]
-pub fn plan(view: &View<'_>, claims: &[&Claim], history: &History) -> Plan {
-    let read = Read::of(view.template);
-    let obstacles: Vec<_> = claims
+pub fn plan(view: &PoolView<'_>, claims: &[&Claim], history: &History) -> Plan {
+    let parsed = ParsedTemplate::parse(view.template);
+    let rejections: Vec<_> = claims
         .iter()
-        .map(|claim| obstacle(view, &read, claim))
+        .map(|claim| find_rejection(view, &parsed, claim))
         .collect();
-    let state = |claim: &Claim| read.state(&claim.secret);
+    let state = |claim: &Claim| parsed.state(&claim.secret);
     let mut entries: Vec<Entry> = Vec::new();
-    let mut touch = BTreeSet::new();
-    let mut kept = BTreeSet::new();
-    let mut held = BTreeSet::new();
-    for (claim, obstacle) in claims.iter().zip(&obstacles) {
-        let mine = ours(claim, history);
-        let writes = claim.mode == InjectMode::Patch && claim.noted;
+    let mut editable = BTreeSet::new();
+    let mut required = BTreeSet::new();
+    let mut observed = BTreeSet::new();
+    for (claim, rejection) in claims.iter().zip(&rejections) {
+        let owned = is_ours(claim, history);
+        let writes = claim.mode == InjectMode::Patch && claim.recorded;
         match claim.want {
-            Want::Present if writes && obstacle.is_none() => {
-                if mine || state(claim) == EntryState::Absent {
+            Want::Present if writes && rejection.is_none() => {
+                if owned || state(claim) == EntryState::Absent {
                     entries.push(Entry {
                         secret: claim.secret.clone(),
                         optional: claim.optional,
                     });
-                    touch.insert(claim.secret.clone());
+                    editable.insert(claim.secret.clone());
                 }
-                kept.insert(claim.secret.clone());
+                required.insert(claim.secret.clone());
             }
             Want::Present if !writes => {
-                held.insert(claim.secret.clone());
+                observed.insert(claim.secret.clone());
             }
-            Want::Look => {
-                held.insert(claim.secret.clone());
+            Want::Observe => {
+                observed.insert(claim.secret.clone());
             }
             Want::Present | Want::Absent => {
-                if mine {
-                    touch.insert(claim.secret.clone());
+                if owned {
+                    editable.insert(claim.secret.clone());
                 }
             }
         }
     }
     // What somebody only looks at stays as it is, unless somebody else may write it.
-    touch.retain(|secret| kept.contains(secret) || !held.contains(secret));
+    editable.retain(|secret| required.contains(secret) || !observed.contains(secret));
     // Somebody wrote their own entry in another shape: ours is not needed beside it.
-    entries.retain(|entry| read.state(&entry.secret) != EntryState::Otherwise);
-    let edit = if view.owner.is_some() || touch.is_empty() || view.pool_type != "kubernetes" {
+    entries.retain(|entry| parsed.state(&entry.secret) != EntryState::OtherShape);
+    let edit = if view.owner.is_some() || editable.is_empty() || view.pool_type != "kubernetes" {
         None
     } else {
-        match edit(view.template, &entries, &touch) {
+        match edit(view.template, &entries, &editable) {
             Ok(Edit::Changed(template)) => Some(template),
             Ok(Edit::Unchanged) | Err(_) => None,
         }
@@ -229,97 +234,98 @@ pub fn plan(view: &View<'_>, claims: &[&Claim], history: &History) -> Plan {
         .iter()
         .map(|claim| (claim.secret.as_str(), &*claim.keys))
         .collect();
-    let findings = claims
+    let observations = claims
         .iter()
-        .zip(obstacles)
-        .map(|(claim, obstacle)| {
-            let shared = kept.contains(&claim.secret);
-            let mut finding = finding(view, claim, obstacle, history, state(claim), shared);
+        .zip(rejections)
+        .map(|(claim, rejection)| {
+            let shared = required.contains(&claim.secret);
+            let mut observation =
+                observe_claim(view, claim, rejection, history, state(claim), shared);
             if claim.want != Want::Absent {
-                shadows(view, &read, claim, &keys, &mut finding);
+                add_shadows(view, &parsed, claim, &keys, &mut observation);
             }
-            finding
+            observation
         })
         .collect();
     Plan {
         edit,
-        findings,
+        observations,
         present,
-        kept,
+        required,
     }
 }
 
-fn finding(
-    view: &View<'_>,
+fn observe_claim(
+    view: &PoolView<'_>,
     claim: &Claim,
-    obstacle: Option<Obstacle>,
+    rejection: Option<Rejection>,
     history: &History,
     entry: EntryState,
     shared: bool,
-) -> Finding {
+) -> Observation {
     let (pool, secret) = (view.pool, &claim.secret);
     let exact = matches!(entry, EntryState::Exact { .. });
-    let mine = exact && ours(claim, history) && view.owner.is_none();
+    let ours = exact && is_ours(claim, history) && view.owner.is_none();
     if claim.want == Want::Absent {
-        return if mine && !shared {
+        return if ours && !shared {
             let message =
                 format!("the entry of Secret {secret} is to be taken out of work pool {pool}");
-            Finding::new(Phase::Underway, None, Reason::Pending, message)
+            Observation::new(Phase::InProgress, None, Reason::Pending, message)
         } else {
             let message = format!("work pool {pool} carries no entry of ours for Secret {secret}");
-            Finding::new(Phase::Out, None, Reason::PoolReleased, message)
+            Observation::new(Phase::Removed, None, Reason::PoolReleased, message)
         };
     }
-    if let Some(Obstacle {
+    if let Some(Rejection {
         state,
         reason,
         message,
-    }) = obstacle
+    }) = rejection
     {
-        return Finding::new(Phase::LeftAlone, Some(state), reason, message);
+        return Observation::new(Phase::Skipped, Some(state), reason, message);
     }
     let writes = claim.mode == InjectMode::Patch && view.owner.is_none();
     if entry != EntryState::Absent {
-        if mine && writes && history.contested {
-            return contested(pool, secret, Phase::Held);
+        if ours && writes && history.contested {
+            return contested_observation(pool, secret, Phase::Injected);
         }
-        let state = if mine && writes {
+        let state = if ours && writes {
             State::Patched
         } else {
             State::AlreadyPresent
         };
         let message = format!("work pool {pool} carries Secret {secret}");
-        return Finding::new(Phase::Held, Some(state), Reason::Injected, message);
+        return Observation::new(Phase::Injected, Some(state), Reason::Injected, message);
     }
     let wanted = Entry {
         secret: secret.clone(),
         optional: claim.optional,
     };
     match view.owner {
-        Some(owner) => Finding::new(
-            Phase::LeftAlone,
+        Some(owner) => Observation::new(
+            Phase::Skipped,
             Some(State::Managed),
             Reason::PoolManaged,
-            pool_owner::message(owner, pool, &wanted, view.template),
+            pool_owner::owner_message(owner, pool, &wanted, view.template),
         ),
-        None if claim.mode == InjectMode::Observe => Finding::new(
-            Phase::LeftAlone,
+        None if claim.mode == InjectMode::Observe => Observation::new(
+            Phase::Skipped,
             Some(State::Absent),
             Reason::PoolEntryAbsent,
             format!(
                 "work pool {pool} does not carry Secret {secret}, and mode Observe never writes: apply this JSON patch where its template is kept: {}",
-                operation(&wanted, Some(view.template))
+                add_operation(&wanted, Some(view.template))
             ),
         ),
-        None if history.contested => contested(pool, secret, Phase::Underway),
-        None if claim.want == Want::Present && claim.noted => Finding::new(
-            Phase::Underway,
+        None if history.contested => contested_observation(pool, secret, Phase::InProgress),
+        None if claim.want == Want::Present && claim.recorded => Observation::new(
+            Phase::InProgress,
             None,
             Reason::Pending,
             format!("the entry of Secret {secret} is to be put into work pool {pool}"),
         ),
-        None => Finding::new(
-            Phase::Wanted,
+        None => Observation::new(
+            Phase::Injectable,
             None,
             Reason::Pending,
             format!("work pool {pool} can take the entry of Secret {secret}"),
@@ -327,11 +333,11 @@ fn finding(
     }
 }
 
-fn contested(pool: &str, secret: &str, phase: Phase) -> Finding {
+fn contested_observation(pool: &str, secret: &str, phase: Phase) -> Observation {
     let message = format!(
         "somebody keeps taking the entry of Secret {secret} out of work pool {pool}: find who writes its template, let them add the entry, and set mode: Observe"
     );
-    Finding::new(
+    Observation::new(
         phase,
         Some(State::Contested),
         Reason::PoolContested,
@@ -339,17 +345,17 @@ fn contested(pool: &str, secret: &str, phase: Phase) -> Finding {
     )
 }
 
-fn shadows(
-    view: &View<'_>,
-    read: &Read,
+fn add_shadows(
+    view: &PoolView<'_>,
+    parsed: &ParsedTemplate,
     claim: &Claim,
     keys: &BTreeMap<&str, &BTreeSet<String>>,
-    finding: &mut Finding,
+    observation: &mut Observation,
 ) {
-    let mut shadows = read.environment.shadows(&claim.keys, &claim.secret);
+    let mut shadows = parsed.environment.shadows(&claim.keys, &claim.secret);
     let mut shadowed: BTreeSet<String> = shadows.keys.into_iter().collect();
     // The keys of our other Secrets are known, if they are Secrets of this namespace.
-    shadows.later.retain(|source| {
+    shadows.later_sources.retain(|source| {
         let Some(theirs) = source
             .strip_prefix("Secret ")
             .and_then(|name| keys.get(name))
@@ -359,26 +365,26 @@ fn shadows(
         shadowed.extend(claim.keys.intersection(theirs).cloned());
         false
     });
-    finding.shadowed_keys = shadowed.into_iter().collect();
-    finding.later_sources = shadows.later;
-    finding.unserved_namespaces = view
-        .elsewhere
+    observation.shadowed_keys = shadowed.into_iter().collect();
+    observation.later_sources = shadows.later_sources;
+    observation.unserved_namespaces = view
+        .deployments
         .into_iter()
-        .flat_map(|elsewhere| elsewhere.namespaces.keys())
+        .flat_map(|deployments| deployments.namespaces.keys())
         .filter(|namespace| **namespace != claim.namespace)
         .cloned()
         .collect();
-    finding.overlooked = overlooked(view);
+    observation.unchecked_deployments = describe_unchecked(view);
 }
 
 /// What is not known of the pool's deployments, if anything.
-fn overlooked(view: &View<'_>) -> Option<String> {
+fn describe_unchecked(view: &PoolView<'_>) -> Option<String> {
     let pool = view.pool;
-    match view.elsewhere {
+    match view.deployments {
         None => Some(format!(
             "whether deployments of work pool {pool} send jobs to other namespaces is not known, since the credentials may not list them (\"View deployments\")"
         )),
-        Some(elsewhere) => elsewhere.only_first.map(|first| {
+        Some(deployments) => deployments.truncated_at.map(|first| {
             format!("of the deployments of work pool {pool} only the first {first} were looked at")
         }),
     }

@@ -7,7 +7,7 @@ use std::fmt;
 use serde_json::value::RawValue;
 use url::Url;
 
-use super::manual_patch::operation;
+use super::manual_patch::add_operation;
 use super::template::Entry;
 use crate::prefect::connection::same_api;
 
@@ -32,7 +32,11 @@ impl fmt::Display for ManagedPool {
 
 /// The object that owns this pool of this server.
 #[must_use]
-pub fn owner<'a>(managed: &'a [ManagedPool], api_url: &Url, pool: &str) -> Option<&'a ManagedPool> {
+pub fn owner_of<'a>(
+    managed: &'a [ManagedPool],
+    api_url: &Url,
+    pool: &str,
+) -> Option<&'a ManagedPool> {
     managed
         .iter()
         .find(|object| object.pool == pool && same_api(&object.api_url, api_url))
@@ -40,10 +44,15 @@ pub fn owner<'a>(managed: &'a [ManagedPool], api_url: &Url, pool: &str) -> Optio
 
 /// What to do about a pool that is owned.
 #[must_use]
-pub fn message(owner: &ManagedPool, pool: &str, entry: &Entry, template: &RawValue) -> String {
+pub fn owner_message(
+    owner: &ManagedPool,
+    pool: &str,
+    entry: &Entry,
+    template: &RawValue,
+) -> String {
     format!(
         "work pool {pool} is kept by {owner}: add this to its spec.baseJobTemplate.patches: {}",
-        operation(entry, Some(template))
+        add_operation(entry, Some(template))
     )
 }
 
@@ -56,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn the_owner_is_found_by_pool_and_server() {
+    fn finds_the_owner_by_pool_and_server() {
         let managed = [ManagedPool {
             namespace: "prefect".to_owned(),
             name: "object".to_owned(),
@@ -64,13 +73,13 @@ mod tests {
             api_url: url("http://prefect-server.prefect.svc:4200/api"),
         }];
         let full = url("http://prefect-server.prefect.svc.cluster.local:4200/api/");
-        assert!(owner(&managed, &full, "k8s").is_some());
-        assert!(owner(&managed, &full, "other").is_none());
-        assert!(owner(&managed, &url("http://other.prefect.svc:4200/api"), "k8s").is_none());
+        assert!(owner_of(&managed, &full, "k8s").is_some());
+        assert!(owner_of(&managed, &full, "other").is_none());
+        assert!(owner_of(&managed, &url("http://other.prefect.svc:4200/api"), "k8s").is_none());
     }
 
     #[test]
-    fn the_message_names_the_object_and_gives_the_patch() {
+    fn the_message_names_the_object_and_shows_the_patch() {
         let owner = ManagedPool {
             namespace: "p".to_owned(),
             name: "o".to_owned(),
@@ -81,7 +90,7 @@ mod tests {
             secret: "s".to_owned(),
             optional: true,
         };
-        let text = message(&owner, "k8s", &entry, &RawValue::NULL.to_owned());
+        let text = owner_message(&owner, "k8s", &entry, &RawValue::NULL.to_owned());
         assert!(
             text.contains("PrefectWorkPool p/o") && text.contains("\"op\":\"add\""),
             "{text}"

@@ -2,7 +2,7 @@
 //!
 //! In: what bindings ask of the pools of a server, and who owns pools. Out: pools that carry the entries, what was found for each binding, and a
 //! wake for exactly those bindings for which something changed. Each pool is looked at by one task, which gathers the claims of all its bindings and
-//! ends with the last of them. It decides nothing itself: `plan` says what to write, `drift` when, `outcome` what a failure means.
+//! ends with the last of them. It decides nothing itself: `plan` says what to write, `repair_backoff` when, `failure` what a failure means.
 
 mod failure;
 mod reconcile;
@@ -16,32 +16,31 @@ use std::time::Duration;
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::claim::{Claim, Finding};
+use super::claim::{Claim, Observation};
 use super::pool_owner::{self, ManagedPool};
 use crate::crd::BindingRef;
 use crate::metrics::Metrics;
 use crate::prefect::{Clients, Connection};
-use crate::upstream::limiter::Poke;
-use crate::upstream::subscription::Held;
-use registry::{Key, Table};
+use crate::upstream::limiter::Trigger;
+use crate::upstream::subscription::SubscriptionGuard;
+use registry::{PoolKey, Registry};
 
-/// A binding.
-type Who = BindingRef;
 /// Wakes a binding.
-pub type Wake = Arc<dyn Fn(&Who) + Send + Sync>;
+pub type Enqueue = Arc<dyn Fn(&BindingRef) + Send + Sync>;
 /// Has a pool's poke told of changes on its server, for as long as the answer is held.
-pub type Hold = Box<dyn Fn(&Arc<Connection>, Poke) -> Held + Send + Sync>;
+pub type SubscribeChanges =
+    Box<dyn Fn(&Arc<Connection>, Trigger) -> SubscriptionGuard + Send + Sync>;
 
 struct Shared {
     clients: Arc<Clients>,
-    hold: Option<Hold>,
+    subscribe: Option<SubscribeChanges>,
     /// Interval of looks at least, while changes are pushed.
-    pushed_interval: Duration,
-    wake: Wake,
+    subscribed_interval: Duration,
+    enqueue: Enqueue,
     metrics: Arc<Metrics>,
     shutdown: CancellationToken,
     tasks: TaskTracker,
-    table: Mutex<Table>,
+    registry: Mutex<Registry>,
 }
 
 /// All pools that bindings name.
@@ -55,113 +54,113 @@ impl fmt::Debug for Pools {
 }
 
 impl Pools {
-    /// No pools yet. Bindings are woken with `wake`, until `shutdown`. Changes are told by what `hold` gives, and while they are, pools are looked at
+    /// No pools yet. Bindings are woken with `enqueue`, until `shutdown`. Changes are told by what `subscribe` gives, and while they are, pools are looked at
     /// no more often than every `pushed_interval`.
     #[must_use]
     pub fn new(
         clients: Arc<Clients>,
-        hold: Option<Hold>,
+        subscribe: Option<SubscribeChanges>,
         pushed_interval: Duration,
-        wake: Wake,
+        enqueue: Enqueue,
         metrics: Arc<Metrics>,
         shutdown: CancellationToken,
     ) -> Self {
         Self(Arc::new(Shared {
             clients,
-            hold,
-            pushed_interval,
-            wake,
+            subscribe,
+            subscribed_interval: pushed_interval,
+            enqueue,
             metrics,
             shutdown,
             tasks: TaskTracker::new(),
-            table: Mutex::default(),
+            registry: Mutex::default(),
         }))
     }
 
-    /// What `who` asks of a pool for a Secret, instead of what it asked before for that; gives what is known now. Waits for nothing: when there is
-    /// more to know, `who` is woken.
+    /// What `key` asks of a pool for a Secret, instead of what it asked before for that; gives what is known now. Waits for nothing: when there is
+    /// more to know, `key` is woken.
     #[allow(clippy::must_use_candidate)] // the claim counts whether or not the answer is looked at
     pub fn declare(
         &self,
-        who: &Who,
+        key: &BindingRef,
         connection: &Arc<Connection>,
         pool: &str,
         claim: Claim,
-    ) -> Option<Finding> {
-        let key = Key {
+    ) -> Option<Observation> {
+        let pool_key = PoolKey {
             connection: Arc::clone(connection),
             pool: pool.to_owned(),
         };
-        let mut table = self.0.table();
-        if let Some(record) = table.record(who, &key, &claim.secret)
-            && record.claim.same(&claim)
+        let mut registry = self.0.registry();
+        if let Some(record) = registry.record(key, &pool_key, &claim.secret)
+            && record.claim.same_request(&claim)
         {
-            return record.finding.clone();
+            return record.observation.clone();
         }
-        let (finding, started) = table.replace(who, &key, claim);
-        drop(table);
-        if let Some(poke) = started {
+        let (observation, started) = registry.replace(key, &pool_key, claim);
+        drop(registry);
+        if let Some(trigger) = started {
             let shared = Arc::clone(&self.0);
             self.0.tasks.spawn(async move {
                 tokio::select! {
                     () = shared.shutdown.cancelled() => {}
-                    () = shared.keep(&key, poke) => {}
+                    () = shared.run_worker(&pool_key, trigger) => {}
                 }
             });
         }
-        finding
+        observation
     }
 
-    /// Of what `who` asks, keeps only what `keep` says of server, pool and Secret.
-    pub fn retain(&self, who: &Who, keep: &dyn Fn(&str, &str, &str) -> bool) {
-        for (key, entry) in &mut self.0.table().pools {
-            let server = key.connection.api_url.as_str();
-            entry.retain(who, |secret| keep(server, &key.pool, secret));
+    /// Of what `key` asks, keeps only what `keep` says of server, pool and Secret.
+    pub fn retain(&self, key: &BindingRef, keep: &dyn Fn(&str, &str, &str) -> bool) {
+        for (pool_key, entry) in &mut self.0.registry().pools {
+            let server = pool_key.connection.api_url.as_str();
+            entry.retain(key, |secret| keep(server, &pool_key.pool, secret));
         }
     }
 
-    /// `who` asks nothing any more.
-    pub fn forget(&self, who: &Who) {
-        self.retain(who, &|_, _, _| false);
+    /// `key` asks nothing any more.
+    pub fn remove_binding(&self, key: &BindingRef) {
+        self.retain(key, &|_, _, _| false);
     }
 
     /// The `PrefectWorkPool` objects there are. Pools whose owner changes are looked at.
     pub fn set_managed(&self, managed: Vec<ManagedPool>) {
-        let mut table = self.0.table();
-        for (key, entry) in &table.pools {
-            let url = &key.connection.api_url;
-            let before = pool_owner::owner(&table.managed, url, &key.pool);
-            if before != pool_owner::owner(&managed, url, &key.pool) {
-                entry.poke.nudge();
+        let mut registry = self.0.registry();
+        for (pool_key, entry) in &registry.pools {
+            let url = &pool_key.connection.api_url;
+            let before = pool_owner::owner_of(&registry.managed, url, &pool_key.pool);
+            if before != pool_owner::owner_of(&managed, url, &pool_key.pool) {
+                entry.trigger.request_read();
             }
         }
-        table.managed = managed;
+        registry.managed = managed;
     }
 
     /// Looks again now at the pools for which `which` says so of server and pool. True if there is one.
     #[allow(clippy::must_use_candidate)] // it is looked at again whether or not the answer is
-    pub fn poke(&self, which: &dyn Fn(&str, &str) -> bool) -> bool {
-        let mut concerns = false;
-        for (key, entry) in &self.0.table().pools {
-            if which(key.connection.api_url.as_str(), &key.pool) {
-                entry.poke.nudge();
-                concerns = true;
+    pub fn trigger(&self, matches: &dyn Fn(&str, &str) -> bool) -> bool {
+        let mut any = false;
+        for (pool_key, entry) in &self.0.registry().pools {
+            if matches(pool_key.connection.api_url.as_str(), &pool_key.pool) {
+                entry.trigger.request_read();
+                any = true;
             }
         }
-        concerns
+        any
     }
 
     /// How many pools are looked at.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.table().pools.len()
+        self.0.registry().pools.len()
     }
 
     /// How long ago the pool that was read longest ago was read.
     #[must_use]
-    pub fn oldest(&self) -> Duration {
-        let table = self.0.table();
-        let read = table.pools.values().filter_map(|entry| entry.read_at);
+    pub fn max_age(&self) -> Duration {
+        let registry = self.0.registry();
+        let read = registry.pools.values().filter_map(|entry| entry.read_at);
         read.min().map_or(Duration::ZERO, |at| at.elapsed())
     }
 
@@ -173,9 +172,9 @@ impl Pools {
 }
 
 impl Shared {
-    fn table(&self) -> MutexGuard<'_, Table> {
+    fn registry(&self) -> MutexGuard<'_, Registry> {
         // Nothing is left half done under this lock.
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

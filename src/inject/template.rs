@@ -11,10 +11,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::value::RawValue;
 
-use super::json_text::{Kind, Members, kind, range, splice};
+use super::json_text::{JsonKind, Members, parse_kind, range_of, splice};
 
 /// The steps from the template to the pod's spec.
-const PATH: [&str; 5] = [
+const POD_SPEC_PATH: [&str; 5] = [
     "job_configuration",
     "job_manifest",
     "spec",
@@ -57,7 +57,7 @@ pub enum EntryState {
         optional: bool,
     },
     /// An entry of another shape that brings in all keys of the Secret under their own names.
-    Otherwise,
+    OtherShape,
     /// No entry brings it in.
     Absent,
 }
@@ -92,53 +92,53 @@ pub enum NotEditable {
 }
 
 /// The first container and its `envFrom`.
-struct Place<'a> {
+struct FirstContainer<'a> {
     container: &'a RawValue,
     members: Members<'a>,
-    sources: Sources<'a>,
+    sources: EnvFrom<'a>,
 }
 
-enum Sources<'a> {
-    None,
+enum EnvFrom<'a> {
+    Missing,
     Null,
     List(&'a RawValue, Vec<&'a RawValue>),
 }
 
-impl<'a> Sources<'a> {
+impl<'a> EnvFrom<'a> {
     fn elements(&self) -> &[&'a RawValue] {
         match self {
             Self::List(_, elements) => elements,
-            Self::None | Self::Null => &[],
+            Self::Missing | Self::Null => &[],
         }
     }
 }
 
-fn wrong(path: &str, found: Kind<'_>, expected: &'static str) -> NotEditable {
+fn wrong_type(path: &str, found: JsonKind<'_>, expected: &'static str) -> NotEditable {
     match found {
-        Kind::Text(text) if text.contains("{{") => {
+        JsonKind::Text(text) if text.contains("{{") => {
             NotEditable::Placeholder(path.to_owned(), text.chars().take(80).collect())
         }
         _ => NotEditable::WrongType(path.to_owned(), expected),
     }
 }
 
-fn object<'a>(value: &'a RawValue, path: &str) -> Result<Members<'a>, NotEditable> {
-    match kind(value) {
-        Kind::Object(members) => Ok(members),
-        other => Err(wrong(path, other, "an object")),
+fn parse_object<'a>(value: &'a RawValue, path: &str) -> Result<Members<'a>, NotEditable> {
+    match parse_kind(value) {
+        JsonKind::Object(members) => Ok(members),
+        other => Err(wrong_type(path, other, "an object")),
     }
 }
 
-fn place(template: &RawValue) -> Result<Place<'_>, NotEditable> {
-    let mut members = match kind(template) {
-        Kind::Null => return Err(NotEditable::Empty),
-        _ => object(template, "the top")?,
+fn first_container(template: &RawValue) -> Result<FirstContainer<'_>, NotEditable> {
+    let mut members = match parse_kind(template) {
+        JsonKind::Null => return Err(NotEditable::Empty),
+        _ => parse_object(template, "the top")?,
     };
     if members.0.is_empty() {
         return Err(NotEditable::Empty);
     }
     let mut path = String::new();
-    for key in PATH {
+    for key in POD_SPEC_PATH {
         if !path.is_empty() {
             path.push('.');
         }
@@ -146,29 +146,29 @@ fn place(template: &RawValue) -> Result<Place<'_>, NotEditable> {
         let value = members
             .get(key)
             .ok_or_else(|| NotEditable::Missing(path.clone()))?;
-        members = object(value, &path)?;
+        members = parse_object(value, &path)?;
     }
     path.push_str(".containers");
     let containers = members
         .get("containers")
         .ok_or_else(|| NotEditable::Missing(path.clone()))?;
-    let container = match kind(containers) {
-        Kind::List(list) => *list.first().ok_or(NotEditable::NoContainer)?,
-        other => return Err(wrong(&path, other, "a list")),
+    let container = match parse_kind(containers) {
+        JsonKind::List(list) => *list.first().ok_or(NotEditable::NoContainer)?,
+        other => return Err(wrong_type(&path, other, "a list")),
     };
     path.push_str("[0]");
-    let members = object(container, &path)?;
+    let members = parse_object(container, &path)?;
     path.push_str(".envFrom");
     let sources = match members.get("envFrom") {
-        None => Sources::None,
-        Some(value) => match kind(value) {
-            Kind::Null => Sources::Null,
-            Kind::List(list) => Sources::List(value, list),
-            other => return Err(wrong(&path, other, "a list")),
+        None => EnvFrom::Missing,
+        Some(value) => match parse_kind(value) {
+            JsonKind::Null => EnvFrom::Null,
+            JsonKind::List(list) => EnvFrom::List(value, list),
+            other => return Err(wrong_type(&path, other, "a list")),
         },
     };
     // A placeholder or another stray value among the sources is not ours to judge: it keeps its place behind our run.
-    Ok(Place {
+    Ok(FirstContainer {
         container,
         members,
         sources,
@@ -176,7 +176,7 @@ fn place(template: &RawValue) -> Result<Place<'_>, NotEditable> {
 }
 
 /// The Secret that a source brings in under its own names, and whether the source has exactly our shape.
-fn source(element: &RawValue) -> Option<(String, Option<bool>)> {
+fn secret_source(element: &RawValue) -> Option<(String, Option<bool>)> {
     let value: serde_json::Value = serde_json::from_str(element.get()).ok()?;
     let source = value.as_object()?;
     let reference = source.get("secretRef")?.as_object()?;
@@ -198,11 +198,16 @@ fn source(element: &RawValue) -> Option<(String, Option<bool>)> {
 /// # Errors
 /// If the template has no place for an entry.
 pub fn entry_states(template: &RawValue) -> Result<BTreeMap<String, EntryState>, NotEditable> {
-    let place = place(template)?;
+    let target = first_container(template)?;
     let mut states = BTreeMap::new();
-    for (name, exact) in place.sources.elements().iter().filter_map(|e| source(e)) {
-        let state = states.entry(name).or_insert(EntryState::Otherwise);
-        if let (Some(optional), EntryState::Otherwise) = (exact, *state) {
+    for (name, exact) in target
+        .sources
+        .elements()
+        .iter()
+        .filter_map(|e| secret_source(e))
+    {
+        let state = states.entry(name).or_insert(EntryState::OtherShape);
+        if let (Some(optional), EntryState::OtherShape) = (exact, *state) {
             *state = EntryState::Exact { optional };
         }
     }
@@ -219,7 +224,7 @@ pub fn entry_state(template: &RawValue, secret: &str) -> Result<EntryState, NotE
 }
 
 /// A source of the first container, in the order of the list.
-pub(super) struct Source {
+pub(super) struct EnvFromSource {
     /// The Secret that it brings in under its own names.
     pub(super) secret: Option<String>,
     /// `Secret x` or `ConfigMap y`.
@@ -227,26 +232,26 @@ pub(super) struct Source {
 }
 
 /// The sources of the first container that can be read.
-pub(super) fn sources_of(template: &RawValue) -> Vec<Source> {
-    let Ok(place) = place(template) else {
+pub(super) fn env_from_sources(template: &RawValue) -> Vec<EnvFromSource> {
+    let Ok(target) = first_container(template) else {
         return Vec::new();
     };
     let label = |value: &serde_json::Value, key: &str, kind: &str| -> Option<String> {
         Some(format!("{kind} {}", value.get(key)?.get("name")?.as_str()?))
     };
-    let read = |element: &&RawValue| {
+    let parse = |element: &&RawValue| {
         let value: serde_json::Value = serde_json::from_str(element.get()).ok()?;
         let label = label(&value, "secretRef", "Secret")
             .or_else(|| label(&value, "configMapRef", "ConfigMap"))?;
-        let secret = source(element).map(|(name, _)| name);
-        Some(Source { secret, label })
+        let secret = secret_source(element).map(|(name, _)| name);
+        Some(EnvFromSource { secret, label })
     };
-    place.sources.elements().iter().filter_map(read).collect()
+    target.sources.elements().iter().filter_map(parse).collect()
 }
 
 /// Whether the first container has a list of sources.
 pub(super) fn has_list(template: &RawValue) -> bool {
-    place(template).is_ok_and(|place| matches!(place.sources, Sources::List(..)))
+    first_container(template).is_ok_and(|target| matches!(target.sources, EnvFrom::List(..)))
 }
 
 /// Puts the wanted entries in, and takes out those of `ours` that are not wanted.
@@ -261,16 +266,19 @@ pub fn edit(
     entries: &[Entry],
     ours: &BTreeSet<String>,
 ) -> Result<Edit, NotEditable> {
-    let place = place(template)?;
-    let elements = place.sources.elements();
-    let known: Vec<_> = elements.iter().map(|element| source(element)).collect();
+    let target = first_container(template)?;
+    let elements = target.sources.elements();
+    let named: Vec<_> = elements
+        .iter()
+        .map(|element| secret_source(element))
+        .collect();
     let is_ours =
-        |at: usize| matches!(known.get(at), Some(Some((name, Some(_)))) if ours.contains(name));
+        |at: usize| matches!(named.get(at), Some(Some((name, Some(_)))) if ours.contains(name));
     let mut wanted: Vec<&Entry> = entries
         .iter()
         .filter(|entry| {
             ours.contains(&entry.secret)
-                || !known
+                || !named
                     .iter()
                     .flatten()
                     .any(|(name, _)| *name == entry.secret)
@@ -281,78 +289,87 @@ pub fn edit(
 
     // In place means: in order, and behind nothing but entries of our shape. Those may be of bindings that have not said yet what they want (after
     // a restart), and are no reason to move anything.
-    let mut first: HashMap<(&str, bool), usize> = HashMap::new();
-    for (at, source) in known.iter().enumerate() {
+    let mut first_positions: HashMap<(&str, bool), usize> = HashMap::new();
+    for (at, source) in named.iter().enumerate() {
         if let Some((name, Some(optional))) = source {
-            first.entry((name, *optional)).or_insert(at);
+            first_positions.entry((name, *optional)).or_insert(at);
         }
     }
     let places: Option<Vec<usize>> = wanted
         .iter()
-        .map(|entry| first.get(&(entry.secret.as_str(), entry.optional)).copied())
+        .map(|entry| {
+            first_positions
+                .get(&(entry.secret.as_str(), entry.optional))
+                .copied()
+        })
         .collect();
     let in_place = places.is_some_and(|places| {
         let front = places.last().map_or(0, |last| last + 1);
         places.is_sorted()
-            && known[..front]
+            && named[..front]
                 .iter()
                 .all(|source| matches!(source, Some((_, Some(_)))))
     });
     let kept: Vec<usize> = (0..elements.len()).filter(|at| !is_ours(*at)).collect();
     let count = elements.len() - kept.len();
-    let mine = wanted
+    let owned = wanted
         .iter()
         .filter(|entry| ours.contains(&entry.secret))
         .count();
-    if in_place && count == mine {
+    if in_place && count == owned {
         return Ok(Edit::Unchanged);
     }
-    let run: Vec<String> = wanted
+    let our_entries: Vec<String> = wanted
         .iter()
         .map(|entry| entry.json().to_string())
         .collect();
-    let text = match &place.sources {
-        Sources::List(list, elements) if !(run.is_empty() && kept.is_empty()) => {
-            let new = relist(list.get(), elements, &run, &kept);
-            replace(template, list, &new)
+    let text = match &target.sources {
+        EnvFrom::List(list, elements) if !(our_entries.is_empty() && kept.is_empty()) => {
+            let new = rebuild_list(list.get(), elements, &our_entries, &kept);
+            replace_part(template, list, &new)
         }
-        Sources::List(..) => without_list(template, &place),
-        Sources::Null => place
+        EnvFrom::List(..) => remove_list(template, &target),
+        EnvFrom::Null => target
             .members
             .get("envFrom")
-            .and_then(|null| replace(template, null, &format!("[{}]", run.join(",")))),
-        Sources::None => with_list(template, &place, &run),
+            .and_then(|null| replace_part(template, null, &format!("[{}]", our_entries.join(",")))),
+        EnvFrom::Missing => insert_list(template, &target, &our_entries),
     };
     match text.map(RawValue::from_string) {
         Some(Ok(template)) => Ok(Edit::Changed(template)),
         // The ranges come from the text itself, so this is out of reach; a pool is better left alone than half written.
         Some(Err(_)) | None => Err(NotEditable::WrongType(
-            PATH.join("."),
+            POD_SPEC_PATH.join("."),
             "JSON that can be edited in place",
         )),
     }
 }
 
-fn replace(template: &RawValue, part: &RawValue, with: &str) -> Option<String> {
-    let at = range(template.get(), part.get())?;
+fn replace_part(template: &RawValue, part: &RawValue, with: &str) -> Option<String> {
+    let at = range_of(template.get(), part.get())?;
     Some(splice(template.get(), at, with))
 }
 
 /// The list with our run in front of the elements that are kept, each kept one with the text that stood before it.
-fn relist(list: &str, elements: &[&RawValue], run: &[String], kept: &[usize]) -> String {
+fn rebuild_list(
+    list: &str,
+    elements: &[&RawValue],
+    our_entries: &[String],
+    kept: &[usize],
+) -> String {
     let places: Vec<_> = elements
         .iter()
-        .filter_map(|element| range(list, element.get()))
+        .filter_map(|element| range_of(list, element.get()))
         .collect();
     let (Some(head), Some(tail)) = (places.first(), places.last()) else {
-        return format!("[{}]", run.join(","));
+        return format!("[{}]", our_entries.join(","));
     };
     let mut text = list[..head.start].to_owned();
-    text.push_str(&run.join(","));
+    text.push_str(&our_entries.join(","));
     for (nth, &at) in kept.iter().enumerate() {
         if nth > 0 {
             text.push_str(&list[places[at - 1].end..places[at].start]);
-        } else if !run.is_empty() {
+        } else if !our_entries.is_empty() {
             text.push(',');
         }
         text.push_str(&list[places[at].clone()]);
@@ -362,28 +379,32 @@ fn relist(list: &str, elements: &[&RawValue], run: &[String], kept: &[usize]) ->
 }
 
 /// The template with an `envFrom` as last member of the container.
-fn with_list(template: &RawValue, place: &Place<'_>, run: &[String]) -> Option<String> {
-    let member = format!("\"envFrom\":[{}]", run.join(","));
+fn insert_list(
+    template: &RawValue,
+    target: &FirstContainer<'_>,
+    our_entries: &[String],
+) -> Option<String> {
+    let member = format!("\"envFrom\":[{}]", our_entries.join(","));
     let whole = template.get();
-    if let Some((_, last)) = place.members.0.last() {
-        let end = range(whole, last.get())?.end;
+    if let Some((_, last)) = target.members.0.last() {
+        let end = range_of(whole, last.get())?.end;
         Some(splice(whole, end..end, &format!(",{member}")))
     } else {
-        let inside = range(whole, place.container.get())?.start + 1;
+        let inside = range_of(whole, target.container.get())?.start + 1;
         Some(splice(whole, inside..inside, &member))
     }
 }
 
 /// The template without the container's `envFrom`.
-fn without_list(template: &RawValue, place: &Place<'_>) -> Option<String> {
+fn remove_list(template: &RawValue, target: &FirstContainer<'_>) -> Option<String> {
     let whole = template.get();
-    let at = place.members.position("envFrom")?;
-    let end = range(whole, place.members.0[at].1.get())?.end;
+    let at = target.members.position("envFrom")?;
+    let end = range_of(whole, target.members.0[at].1.get())?.end;
     if at > 0 {
-        let start = range(whole, place.members.0[at - 1].1.get())?.end;
+        let start = range_of(whole, target.members.0[at - 1].1.get())?.end;
         return Some(splice(whole, start..end, ""));
     }
-    let open = range(whole, place.container.get())?.start;
+    let open = range_of(whole, target.container.get())?.start;
     let start = open + whole[open..].find('"')?;
     let end = match whole[end..].trim_start().strip_prefix(',') {
         Some(rest) => whole.len() - rest.trim_start().len(),

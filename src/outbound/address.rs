@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn leaves_ordinary_addresses_to_the_list() {
+    fn leaves_other_addresses_to_the_allow_list() {
         for text in [
             "127.0.0.1",
             "10.0.0.1",

@@ -53,7 +53,7 @@ impl ClientError {
 /// # Errors
 /// If the CA bundle is not PEM, or the system has no certificate authorities at all.
 pub fn client(timeout: Duration, ca_bundle: Option<&[u8]>) -> Result<reqwest::Client, ClientError> {
-    let builder = guarded(timeout)
+    let builder = base_builder(timeout)
         .timeout(timeout)
         .pool_idle_timeout(IDLE_TIMEOUT)
         .gzip(true);
@@ -71,7 +71,7 @@ pub fn stream_client(
     timeout: Duration,
     ca_bundle: Option<&[u8]>,
 ) -> Result<reqwest::Client, ClientError> {
-    let builder = guarded(timeout)
+    let builder = base_builder(timeout)
         .http1_only()
         .pool_max_idle_per_host(0)
         .gzip(false);
@@ -83,7 +83,7 @@ pub fn stream_client(
 /// # Errors
 /// If the system has no certificate authorities at all.
 pub fn direct_client(timeout: Duration) -> Result<reqwest::Client, ClientError> {
-    let builder = guarded(timeout)
+    let builder = base_builder(timeout)
         .timeout(timeout)
         .no_proxy()
         .pool_max_idle_per_host(0);
@@ -91,7 +91,7 @@ pub fn direct_client(timeout: Duration) -> Result<reqwest::Client, ClientError> 
 }
 
 /// What no client goes without.
-fn guarded(timeout: Duration) -> ClientBuilder {
+fn base_builder(timeout: Duration) -> ClientBuilder {
     reqwest::Client::builder()
         .user_agent(concat!(
             "doppler-prefect-operator/",
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn says_who_it_is_and_takes_gzip() {
+    async fn sends_its_user_agent_and_accepts_gzip() {
         let server = MockServer::start().await;
         Mock::given(any())
             .respond_with(ResponseTemplate::new(200))
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stream_is_asked_for_uncompressed() {
+    async fn requests_streams_uncompressed() {
         install_crypto_provider();
         let server = MockServer::start().await;
         Mock::given(any())
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn tells_a_slow_server_from_one_that_is_not_there() {
+    async fn distinguishes_a_slow_server_from_an_absent_one() {
         install_crypto_provider();
         let limit = Duration::from_millis(200);
         let server = MockServer::start().await;
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_that_does_not_resolve_is_told_apart() {
+    async fn reports_a_name_that_does_not_resolve() {
         let error = new()
             .get("http://no-such-host.invalid/")
             .send()

@@ -50,12 +50,14 @@ pub enum HostRefused {
     #[error("the URL names no host: write one such as https://api.example.com")]
     NoHost,
     /// An address or name that is refused whatever the flags say.
-    #[error("{host} is {what}, which is always refused: write the name of the server itself")]
-    Always {
+    #[error(
+        "{host} is {description}, which is always refused: write the name of the server itself"
+    )]
+    AlwaysRefused {
         /// The host.
         host: String,
         /// What it is.
-        what: &'static str,
+        description: &'static str,
     },
     /// Plain HTTP to a host that no entry lists with its scheme.
     #[error(
@@ -83,11 +85,11 @@ pub enum HostRefused {
     },
     /// Name or namespace of a Service that is not a DNS label.
     #[error(
-        "the server's {what} is not a name that a Service can have: write lower-case letters, digits and hyphens, at most 63"
+        "the server's {field} is not a name that a Service can have: write lower-case letters, digits and hyphens, at most 63"
     )]
-    NotALabel {
+    InvalidLabel {
         /// `name` or `namespace`.
-        what: &'static str,
+        field: &'static str,
     },
 }
 
@@ -139,10 +141,10 @@ impl AllowedHosts {
             Host::Ipv4(v4) => address::refused_address(v4.into()),
             Host::Ipv6(v6) => address::refused_address(v6.into()),
         };
-        if let Some(what) = always {
-            return Err(HostRefused::Always {
+        if let Some(description) = always {
+            return Err(HostRefused::AlwaysRefused {
                 host: host.to_string(),
-                what,
+                description,
             });
         }
         if self.patterns.iter().any(|pattern| pattern.allows(url)) {
@@ -178,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn allows_what_is_listed_and_says_which_flag_would_allow_the_rest() {
+    fn allows_listed_hosts_and_names_the_flag_for_the_rest() {
         let listed = ["api.prefect.cloud", "http://127.0.0.1:*"];
         assert_eq!(check(&listed, "https://api.prefect.cloud/api"), Ok(()));
         assert_eq!(check(&listed, "http://127.0.0.1:4200/api"), Ok(()));
@@ -200,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn the_entry_that_a_message_proposes_does_allow_the_url() {
+    fn entry_proposed_by_a_message_allows_the_url() {
         for url in [
             "https://a.example/x",
             "https://a.example:8443/",
@@ -225,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_link_local_addresses_in_every_notation_even_if_everything_is_listed() {
+    fn refuses_link_local_addresses_in_every_notation() {
         for url in [
             "http://169.254.169.254/latest/meta-data",
             "http://169.254.169.254./",
@@ -244,7 +246,7 @@ mod tests {
         ] {
             let refused = check(&["*", "http://*:*"], url).unwrap_err();
             assert!(
-                matches!(refused, HostRefused::Always { .. }),
+                matches!(refused, HostRefused::AlwaysRefused { .. }),
                 "{url}: {refused}"
             );
         }

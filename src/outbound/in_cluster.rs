@@ -8,15 +8,15 @@ use super::HostRefused;
 /// checked here: each is one DNS label, so that nothing else can be smuggled into the URL.
 ///
 /// # Errors
-/// [`HostRefused::NotALabel`] if name or namespace is not a DNS label.
+/// [`HostRefused::InvalidLabel`] if name or namespace is not a DNS label.
 pub fn in_cluster_url(name: &str, namespace: &str, port: u16) -> Result<Url, HostRefused> {
-    for (what, text) in [("name", name), ("namespace", namespace)] {
+    for (field, text) in [("name", name), ("namespace", namespace)] {
         if !is_label(text) {
-            return Err(HostRefused::NotALabel { what });
+            return Err(HostRefused::InvalidLabel { field });
         }
     }
     Url::parse(&format!("http://{name}.{namespace}.svc:{port}/"))
-        .map_err(|_| HostRefused::NotALabel { what: "name" })
+        .map_err(|_| HostRefused::InvalidLabel { field: "name" })
 }
 
 fn is_label(text: &str) -> bool {

@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_host_is_refused() {
+    fn refuses_invalid_hosts() {
         for entry in [
             "", "https://", "ftp://x", "x:port", "x:99999", "[x]", "x/path", "user@x", "a b",
             "{a}.x", "::1",

@@ -45,10 +45,10 @@ impl TransportError {
     /// Reads the error of a client whose time limit is `timeout`.
     #[must_use]
     pub fn new(error: &reqwest::Error, timeout: Duration) -> Self {
-        if find::<AddressRefused>(error).is_some() {
+        if find_source::<AddressRefused>(error).is_some() {
             Self::AddressRefused
-        } else if let Some(tls) = find::<rustls::Error>(error) {
-            certificate(tls).map_or(Self::Tls, Self::Certificate)
+        } else if let Some(tls) = find_source::<rustls::Error>(error) {
+            certificate_problem(tls).map_or(Self::Tls, Self::Certificate)
         } else if error.is_timeout() {
             Self::Timeout(timeout)
         } else if error.is_dns() {
@@ -57,7 +57,7 @@ impl TransportError {
             Self::Connect
         } else if error.is_builder() {
             Self::Request
-        } else if error.is_decode() && find::<io::Error>(error).is_some_and(is_garbled) {
+        } else if error.is_decode() && find_source::<io::Error>(error).is_some_and(is_garbled) {
             Self::Undecodable
         } else {
             Self::Interrupted
@@ -66,7 +66,7 @@ impl TransportError {
 }
 
 /// Looks for an error of one kind among the sources. An `io::Error` hides the error that it wraps from `source()`, hence the second look.
-fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
+fn find_source<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
     let mut next = Some(error);
     // No chain of errors is that long; the bound keeps a faulty `source()` from looping.
     for _ in 0..32 {
@@ -79,7 +79,7 @@ fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a 
             .and_then(io::Error::get_ref);
         if let Some(wrapped) = wrapped {
             let wrapped: &(dyn Error + 'static) = wrapped;
-            if let Some(found) = find_within(wrapped) {
+            if let Some(found) = find_wrapped(wrapped) {
                 return Some(found);
             }
         }
@@ -88,7 +88,7 @@ fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a 
     None
 }
 
-fn find_within<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
+fn find_wrapped<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
     error.downcast_ref::<E>().or_else(|| {
         error
             .downcast_ref::<io::Error>()
@@ -104,7 +104,7 @@ fn is_garbled(error: &io::Error) -> bool {
     )
 }
 
-fn certificate(error: &rustls::Error) -> Option<&'static str> {
+fn certificate_problem(error: &rustls::Error) -> Option<&'static str> {
     use rustls::CertificateError as C;
     let rustls::Error::InvalidCertificate(error) = error else {
         return None;
@@ -146,13 +146,13 @@ mod tests {
         let inner = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
         let error = io::Error::other(io::Error::other(inner));
         assert_eq!(
-            find::<rustls::Error>(&error).and_then(certificate),
+            find_source::<rustls::Error>(&error).and_then(certificate_problem),
             Some("no certificate authority that is known signed its certificate")
         );
     }
 
     #[tokio::test]
-    async fn a_name_that_leads_to_a_refused_address_is_told_apart() {
+    async fn reports_a_name_that_resolves_to_a_refused_address() {
         struct Refusing;
         impl reqwest::dns::Resolve for Refusing {
             fn resolve(&self, _: reqwest::dns::Name) -> reqwest::dns::Resolving {

@@ -15,9 +15,9 @@ const MAX_DEPTH: usize = 12;
 /// How many values the search looks at.
 const MAX_VALUES: usize = 10_000;
 /// How many places an error names.
-const MAX_NAMED: usize = 5;
+const MAX_POINTERS: usize = 5;
 /// How much of a place's pointer an error shows.
-const MAX_POINTER: usize = 80;
+const MAX_POINTER_CHARS: usize = 80;
 
 /// One of the three fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ impl Field {
 
     /// Its place in a binding.
     #[must_use]
-    pub const fn in_binding(self) -> &'static str {
+    pub const fn spec_path(self) -> &'static str {
         match self {
             Self::Project => "spec.doppler.project",
             Self::Config => "spec.doppler.config",
@@ -73,7 +73,7 @@ pub struct BlockFields {
 
 /// All three fields, none of them empty.
 #[derive(Clone)]
-pub struct Complete {
+pub struct CompleteFields {
     /// The Doppler project.
     pub project: String,
     /// The Doppler config.
@@ -115,14 +115,14 @@ impl BlockFields {
     ///
     /// # Errors
     /// [`BlockError::Incomplete`] names the fields that are not given, or empty.
-    pub fn complete(self) -> Result<Complete, BlockError> {
+    pub fn complete(self) -> Result<CompleteFields, BlockError> {
         let missing = self.missing();
         match self {
             Self {
                 project: Some(project),
                 config: Some(config),
                 access_token: Some(access_token),
-            } if missing.is_empty() => Ok(Complete {
+            } if missing.is_empty() => Ok(CompleteFields {
                 project,
                 config,
                 access_token,
@@ -160,14 +160,14 @@ pub enum BlockError {
     #[error(
         "spec.prefect.block.pointer leads nowhere in the block: correct it, or leave it out to have the object found by its shape"
     )]
-    PointerNowhere,
+    PointerNotFound,
     /// What is at the pointer has none of the fields.
     #[error(
         "what spec.prefect.block.pointer leads to is not an object with project, config and access_token: correct the pointer or the block"
     )]
     PointerNoFields,
     /// A field is not a text.
-    #[error("{} in the block must be a text: correct the block, or give {} in the binding", .field, .field.in_binding())]
+    #[error("{} in the block must be a text: correct the block, or give {} in the binding", .field, .field.spec_path())]
     WrongType {
         /// Which.
         field: Field,
@@ -178,7 +178,7 @@ pub enum BlockError {
     )]
     TooLarge,
     /// Fields are not given, or empty.
-    #[error("{} missing or empty: fill in the block, or give {} in the binding", are(.missing), list(.missing, |field| field.in_binding()))]
+    #[error("{} missing or empty: fill in the block, or give {} in the binding", fields_with_verb(.missing), list(.missing, |field| field.spec_path()))]
     Incomplete {
         /// Which.
         missing: Vec<Field>,
@@ -195,7 +195,7 @@ impl BlockError {
             Self::NoFields
             | Self::NotJson
             | Self::Ambiguous { .. }
-            | Self::PointerNowhere
+            | Self::PointerNotFound
             | Self::PointerNoFields
             | Self::WrongType { .. }
             | Self::TooLarge => Reason::BlockInvalid,
@@ -207,7 +207,7 @@ fn list(fields: &[Field], name: impl Fn(&Field) -> &'static str) -> String {
     fields.iter().map(name).collect::<Vec<_>>().join(", ")
 }
 
-fn are(fields: &[Field]) -> String {
+fn fields_with_verb(fields: &[Field]) -> String {
     let verb = if fields.len() == 1 { "is" } else { "are" };
     format!("{} {verb}", list(fields, |field| field.key()))
 }
@@ -218,8 +218,8 @@ fn are(fields: &[Field]) -> String {
 /// [`BlockError`], if there is no such object, if there are several, if Prefect hid the values, or if a field is not a text.
 pub fn fields(data: &Value, pointer: Option<&str>) -> Result<BlockFields, BlockError> {
     let object = match pointer {
-        Some(pointer) => Cow::Owned(at(data, pointer)?),
-        None => found_by_shape(data)?,
+        Some(pointer) => Cow::Owned(object_at(data, pointer)?),
+        None => find_by_shape(data)?,
     };
     let text = |field: Field| field_text(&object, field);
     Ok(BlockFields {
@@ -236,7 +236,7 @@ fn is_mask(text: &str) -> bool {
 }
 
 /// Looks through what may lie around an object: a JSON string, and the UI's `{"__prefect_kind": "json", "value": "…"}`. `None` if nothing does.
-fn opened(value: &Value) -> Option<Value> {
+fn unwrapped(value: &Value) -> Option<Value> {
     let text = match value {
         Value::String(text) => text,
         Value::Object(wrapper) if wrapper.get("__prefect_kind")?.as_str()? == "json" => {
@@ -253,11 +253,11 @@ fn opened(value: &Value) -> Option<Value> {
         .filter(|inner: &Value| inner.is_object() || inner.is_array() || inner.is_string())
 }
 
-/// As [`opened`], as often as needed.
-fn opened_fully(value: &Value) -> Cow<'_, Value> {
+/// As [`unwrapped`], as often as needed.
+fn fully_unwrapped(value: &Value) -> Cow<'_, Value> {
     let mut value = Cow::Borrowed(value);
     for _ in 0..4 {
-        match opened(&value) {
+        match unwrapped(&value) {
             Some(inner) => value = Cow::Owned(inner),
             None => break,
         }
@@ -266,26 +266,26 @@ fn opened_fully(value: &Value) -> Cow<'_, Value> {
 }
 
 /// The object at an explicit pointer. Each step may lead through a JSON string or a wrapper.
-fn at(data: &Value, pointer: &str) -> Result<Map<String, Value>, BlockError> {
+fn object_at(data: &Value, pointer: &str) -> Result<Map<String, Value>, BlockError> {
     let mut place = Cow::Borrowed(data);
     if !pointer.is_empty() {
         let steps = pointer
             .strip_prefix('/')
-            .ok_or(BlockError::PointerNowhere)?;
+            .ok_or(BlockError::PointerNotFound)?;
         for step in steps.split('/') {
             let step = format!("/{step}");
             let next = place
                 .pointer(&step)
                 .cloned()
-                .or_else(|| opened_fully(&place).pointer(&step).cloned());
+                .or_else(|| fully_unwrapped(&place).pointer(&step).cloned());
             place = match next {
                 Some(next) => Cow::Owned(next),
                 None if place.as_str().is_some_and(is_mask) => return Err(BlockError::Masked),
-                None => return Err(BlockError::PointerNowhere),
+                None => return Err(BlockError::PointerNotFound),
             };
         }
     }
-    match opened_fully(&place).into_owned() {
+    match fully_unwrapped(&place).into_owned() {
         Value::Object(object)
             if Field::ALL
                 .iter()
@@ -328,19 +328,19 @@ struct Candidate {
 #[derive(Default)]
 struct Search {
     candidates: Vec<Candidate>,
-    looked_at: usize,
+    visited: usize,
     too_large: bool,
     masked: bool,
 }
 
 impl Search {
-    fn look(&mut self, value: &Value, pointer: &str, depth: usize) {
-        self.looked_at += 1;
-        if depth > MAX_DEPTH || self.looked_at > MAX_VALUES {
+    fn visit(&mut self, value: &Value, pointer: &str, depth: usize) {
+        self.visited += 1;
+        if depth > MAX_DEPTH || self.visited > MAX_VALUES {
             self.too_large = true;
             return;
         }
-        match &*opened_fully(value) {
+        match &*fully_unwrapped(value) {
             Value::Object(object) => {
                 // A field under which there are more objects is a name that means something else there, and one that is null is an
                 // option of a custom class that nobody has filled in.
@@ -360,12 +360,12 @@ impl Search {
                 }
                 for (key, inner) in object {
                     let key = key.replace('~', "~0").replace('/', "~1");
-                    self.look(inner, &format!("{pointer}/{key}"), depth + 1);
+                    self.visit(inner, &format!("{pointer}/{key}"), depth + 1);
                 }
             }
             Value::Array(items) => {
                 for (index, inner) in items.iter().enumerate() {
-                    self.look(inner, &format!("{pointer}/{index}"), depth + 1);
+                    self.visit(inner, &format!("{pointer}/{index}"), depth + 1);
                 }
             }
             Value::String(text) => self.masked |= is_mask(text),
@@ -375,9 +375,9 @@ impl Search {
 }
 
 /// The object with the three fields, or else the only one with some of them.
-fn found_by_shape(data: &Value) -> Result<Cow<'_, Map<String, Value>>, BlockError> {
+fn find_by_shape(data: &Value) -> Result<Cow<'_, Map<String, Value>>, BlockError> {
     let mut search = Search::default();
-    search.look(data, "", 0);
+    search.visit(data, "", 0);
     if search.too_large {
         return Err(BlockError::TooLarge);
     }
@@ -387,7 +387,7 @@ fn found_by_shape(data: &Value) -> Result<Cow<'_, Map<String, Value>>, BlockErro
     }
     if candidates.len() > 1 {
         return Err(BlockError::Ambiguous {
-            pointers: named(&candidates),
+            pointers: displayed_pointers(&candidates),
         });
     }
     match candidates.pop() {
@@ -408,21 +408,21 @@ fn holds_only_text(data: &Value) -> bool {
 }
 
 /// Where the candidates are, for people: a few, cut short, without control characters.
-fn named(candidates: &[Candidate]) -> Vec<String> {
+fn displayed_pointers(candidates: &[Candidate]) -> Vec<String> {
     let mut names: Vec<String> = candidates
         .iter()
-        .take(MAX_NAMED)
+        .take(MAX_POINTERS)
         .map(|candidate| match candidate.pointer.as_str() {
             "" => "\"\"".to_owned(),
             pointer => pointer
                 .chars()
                 .map(|c| if c.is_control() { '?' } else { c })
-                .take(MAX_POINTER)
+                .take(MAX_POINTER_CHARS)
                 .collect(),
         })
         .collect();
-    if candidates.len() > MAX_NAMED {
-        names.push(format!("and {} more", candidates.len() - MAX_NAMED));
+    if candidates.len() > MAX_POINTERS {
+        names.push(format!("and {} more", candidates.len() - MAX_POINTERS));
     }
     names
 }

@@ -24,37 +24,37 @@ use url::Url;
 use super::{
     block::{BlockError, BlockFields, fields},
     connection::{Auth, Connection},
-    csrf::{Csrf, Step, TokenAnswer, is_csrf_refusal},
-    error::{PrefectError, Subject, detail, is_json, refusal},
+    csrf::{CsrfAction, CsrfState, TokenResponse, is_csrf_refusal},
+    error::{PrefectError, Subject, detail, error_for_status, is_json},
 };
 use crate::{
     outbound::{self, BodyError, TransportError, read_bounded},
-    upstream::limiter::{Gate, Lane, Rank, Said, Wish},
+    upstream::limiter::{LimitKey, Priority, RateLimiter, ReadRequest, RequestOutcome},
 };
 
 /// The API version whose shapes are read here.
 const API_VERSION: &str = "0.8.4";
 /// How often a request is sent that a busy database (503) keeps from being answered.
-const ATTEMPTS: u32 = 3;
+const MAX_ATTEMPTS: u32 = 3;
 /// The first wait between two attempts; each further one is twice as long.
-const FIRST_WAIT: Duration = Duration::from_millis(100);
+const FIRST_DELAY: Duration = Duration::from_millis(100);
 /// Bounds on answers, in bytes.
 const BLOCK_LIMIT: usize = 1 << 20;
 const POOL_LIMIT: usize = 4 << 20;
 const DEPLOYMENTS_LIMIT: usize = 16 << 20;
 const SMALL_LIMIT: usize = 64 << 10;
 /// Deployments asked for at once: the most that Prefect gives.
-const PAGE: usize = 200;
+const PAGE_SIZE: usize = 200;
 /// Pages of deployments that are read.
-const PAGES: usize = 25;
+const MAX_PAGES: usize = 25;
 /// Deployments named for each namespace.
-const NAMED: usize = 20;
+const MAX_NAMES: usize = 20;
 /// Wait after a 429 that does not say for how long.
-const REST: Duration = Duration::from_secs(5);
+const DEFAULT_PAUSE: Duration = Duration::from_secs(5);
 /// Namespaces that are told apart: more than the status lists.
-const NAMESPACES: usize = 64;
+const MAX_NAMESPACES: usize = 64;
 /// The longest that a server may ask to be left alone.
-const LONGEST_PAUSE: Duration = Duration::from_hours(1);
+const MAX_PAUSE: Duration = Duration::from_hours(1);
 
 const CSRF_CLIENT: HeaderName = HeaderName::from_static("prefect-csrf-client");
 const CSRF_TOKEN: HeaderName = HeaderName::from_static("prefect-csrf-token");
@@ -69,7 +69,7 @@ pub struct BlockDocument {
 impl BlockDocument {
     /// Whether the data comes from the document of this id: the block itself, or one that it refers to.
     #[must_use]
-    pub fn is_of(&self, id: &str) -> bool {
+    pub fn includes_document(&self, id: &str) -> bool {
         self.ids.iter().any(|own| own == id)
     }
 
@@ -84,11 +84,11 @@ impl BlockDocument {
 
 /// Where deployments of a work pool send their jobs instead of to the pool's own namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Elsewhere {
+pub struct DeploymentNamespaces {
     /// Each such namespace, with the names of some of these deployments.
     pub namespaces: BTreeMap<String, Vec<String>>,
     /// The pool has more deployments than are read: only so many, the first by name, were looked at.
-    pub only_first: Option<usize>,
+    pub truncated_at: Option<usize>,
 }
 
 /// A work pool. Its template may hold secrets: it has no `Debug`.
@@ -108,14 +108,14 @@ pub struct Client {
     host: String,
     headers: HeaderMap,
     timeout: Duration,
-    gate: Gate<PrefectError>,
-    lane: Lane,
-    csrf: Mutex<Csrf>,
-    csrf_name: String,
+    limiter: RateLimiter<PrefectError>,
+    limit_key: LimitKey,
+    csrf: Mutex<CsrfState>,
+    csrf_client_id: String,
 }
 
 /// What came back.
-struct Answer {
+struct ApiResponse {
     status: StatusCode,
     body: SecretSlice<u8>,
     retry_after: Option<Duration>,
@@ -129,20 +129,20 @@ impl Client {
     pub fn new(
         connection: &Connection,
         timeout: Duration,
-        gate: Gate<PrefectError>,
+        limiter: RateLimiter<PrefectError>,
     ) -> Result<Self, PrefectError> {
         let ca = connection.ca.as_ref().map(String::as_bytes);
         let http = outbound::client(timeout, ca)?;
         Ok(Self {
             http,
             host: connection.host(),
-            headers: headers(connection),
+            headers: request_headers(connection),
             api_url: connection.api_url.clone(),
             timeout,
-            gate,
-            lane: connection.lane(),
+            limiter,
+            limit_key: connection.limit_key(),
             csrf: Mutex::default(),
-            csrf_name: format!("doppler-prefect-operator-{:016x}", rand::random::<u64>()),
+            csrf_client_id: format!("doppler-prefect-operator-{:016x}", rand::random::<u64>()),
         })
     }
 
@@ -154,7 +154,7 @@ impl Client {
         &self,
         slug: &str,
         name: &str,
-        wish: &Wish,
+        read_request: &ReadRequest,
     ) -> Result<BlockDocument, PrefectError> {
         #[derive(Deserialize)]
         struct Document {
@@ -174,13 +174,13 @@ impl Client {
         }
         let mut url = self.url(&["block_types", "slug", slug, "block_documents", "name", name])?;
         url.set_query(Some("include_secrets=true"));
-        let answer = self
-            .ask(|| self.http.get(url.clone()), BLOCK_LIMIT, wish)
+        let response = self
+            .request(|| self.http.get(url.clone()), BLOCK_LIMIT, read_request)
             .await?;
-        let document: Document = self.read(subject, &answer, "a block's data")?;
+        let document: Document = self.parse(subject, &response, "a block's data")?;
         Ok(BlockDocument {
             data: document.data,
-            ids: ids(&document.id, &document.block_document_references),
+            ids: document_ids(&document.id, &document.block_document_references),
         })
     }
 
@@ -188,12 +188,20 @@ impl Client {
     ///
     /// # Errors
     /// [`PrefectError`].
-    pub async fn work_pool(&self, name: &str, rank: Rank) -> Result<WorkPool, PrefectError> {
+    pub async fn work_pool(
+        &self,
+        name: &str,
+        priority: Priority,
+    ) -> Result<WorkPool, PrefectError> {
         let url = self.pool_url(name)?;
-        let answer = self
-            .ask(|| self.http.get(url.clone()), POOL_LIMIT, &Wish::of(rank))
+        let response = self
+            .request(
+                || self.http.get(url.clone()),
+                POOL_LIMIT,
+                &ReadRequest::with_priority(priority),
+            )
             .await?;
-        self.read(Subject::Pool(name), &answer, "a work pool's template")
+        self.parse(Subject::Pool(name), &response, "a work pool's template")
     }
 
     /// Replaces a work pool's template whole, by exactly this text.
@@ -213,10 +221,16 @@ impl Client {
         let edit = Edit {
             base_job_template: template,
         };
-        let answer = self
-            .ask_guarded(Method::PATCH, &url, &edit, POOL_LIMIT, Rank::Urgent)
+        let response = self
+            .request_with_csrf(
+                Method::PATCH,
+                &url,
+                &edit,
+                POOL_LIMIT,
+                Priority::Interactive,
+            )
             .await?;
-        self.check(Subject::PoolEdit(name), &answer)
+        self.check(Subject::PoolEdit(name), &response)
     }
 
     /// Where deployments of a work pool send their jobs instead of to the pool's own namespace. Of very many deployments only the first are read,
@@ -227,8 +241,8 @@ impl Client {
     pub async fn deployment_namespaces(
         &self,
         pool: &str,
-        rank: Rank,
-    ) -> Result<Elsewhere, PrefectError> {
+        priority: Priority,
+    ) -> Result<DeploymentNamespaces, PrefectError> {
         #[derive(Deserialize)]
         struct Deployment {
             #[serde(default)]
@@ -242,43 +256,46 @@ impl Client {
             namespace: Value,
         }
         let url = self.url(&["deployments", "filter"])?;
-        let mut elsewhere = Elsewhere::default();
-        for page in 0..PAGES {
+        let mut found = DeploymentNamespaces::default();
+        for page in 0..MAX_PAGES {
             let filter = json!({
-                "limit": PAGE,
-                "offset": page * PAGE,
+                "limit": PAGE_SIZE,
+                "offset": page * PAGE_SIZE,
                 "sort": "NAME_ASC",
                 "work_pools": {"name": {"any_": [pool]}},
             });
-            let answer = self
-                .ask_guarded(Method::POST, &url, &filter, DEPLOYMENTS_LIMIT, rank)
+            let response = self
+                .request_with_csrf(Method::POST, &url, &filter, DEPLOYMENTS_LIMIT, priority)
                 .await?;
-            let deployments: Vec<Deployment> =
-                self.read(Subject::Deployments(pool), &answer, "a list of deployments")?;
-            let last = deployments.len() < PAGE;
+            let deployments: Vec<Deployment> = self.parse(
+                Subject::Deployments(pool),
+                &response,
+                "a list of deployments",
+            )?;
+            let last = deployments.len() < PAGE_SIZE;
             for deployment in deployments {
                 let Some(Value::String(namespace)) =
                     deployment.job_variables.map(|own| own.namespace)
                 else {
                     continue;
                 };
-                let known = &mut elsewhere.namespaces;
+                let namespaces = &mut found.namespaces;
                 if namespace.is_empty()
-                    || (known.len() >= NAMESPACES && !known.contains_key(&namespace))
+                    || (namespaces.len() >= MAX_NAMESPACES && !namespaces.contains_key(&namespace))
                 {
                     continue;
                 }
-                let names = known.entry(namespace).or_default();
-                if names.len() < NAMED {
+                let names = namespaces.entry(namespace).or_default();
+                if names.len() < MAX_NAMES {
                     names.push(deployment.name);
                 }
             }
             if last {
-                return Ok(elsewhere);
+                return Ok(found);
             }
         }
-        elsewhere.only_first = Some(PAGES * PAGE);
-        Ok(elsewhere)
+        found.truncated_at = Some(MAX_PAGES * PAGE_SIZE);
+        Ok(found)
     }
 
     fn url(&self, segments: &[&str]) -> Result<Url, PrefectError> {
@@ -309,7 +326,11 @@ impl Client {
     }
 
     /// One request and its answer.
-    async fn send(&self, request: RequestBuilder, limit: usize) -> Result<Answer, PrefectError> {
+    async fn send(
+        &self,
+        request: RequestBuilder,
+        limit: usize,
+    ) -> Result<ApiResponse, PrefectError> {
         let response = request
             .headers(self.headers.clone())
             .send()
@@ -331,7 +352,7 @@ impl Client {
             let body = read_bounded(response, SMALL_LIMIT, self.timeout).await;
             body.unwrap_or_default()
         };
-        Ok(Answer {
+        Ok(ApiResponse {
             status,
             body,
             retry_after,
@@ -339,153 +360,169 @@ impl Client {
     }
 
     /// A request that may be sent more than once, and is while the server's database is busy (503). Each waits for its turn.
-    async fn ask(
+    async fn request(
         &self,
         request: impl Fn() -> RequestBuilder,
         limit: usize,
-        wish: &Wish,
-    ) -> Result<Answer, PrefectError> {
-        let mut wait = FIRST_WAIT;
+        read_request: &ReadRequest,
+    ) -> Result<ApiResponse, PrefectError> {
+        let mut delay = FIRST_DELAY;
         let mut attempt = 1;
         loop {
-            let turn = self.gate.turn(&self.lane, wish).await;
-            let mut turn = turn.map_err(|shut| PrefectError::Shut(Box::new(shut)))?;
-            let answer = self.send(request(), limit).await;
-            turn.said(match &answer {
-                Err(error) if error.is_of_the_host() => Said::Failed(error.clone()),
-                Ok(answer) => match answer.status.as_u16() {
-                    429 => Said::Limited(answer.retry_after.unwrap_or(REST)),
+            let permit = self.limiter.acquire(&self.limit_key, read_request).await;
+            let mut permit =
+                permit.map_err(|circuit_open| PrefectError::CircuitOpen(Box::new(circuit_open)))?;
+            let response = self.send(request(), limit).await;
+            permit.record(match &response {
+                Err(error) if error.is_host_failure() => RequestOutcome::Failed(error.clone()),
+                Ok(response) => match response.status.as_u16() {
+                    429 => {
+                        RequestOutcome::RateLimited(response.retry_after.unwrap_or(DEFAULT_PAUSE))
+                    }
                     // 503 is a database that is busy for a moment.
-                    status @ (500..=502 | 504..) => Said::Failed(PrefectError::Fault {
-                        host: self.host.clone(),
-                        status,
-                    }),
-                    _ => Said::Answered(None),
+                    status @ (500..=502 | 504..) => {
+                        RequestOutcome::Failed(PrefectError::ServerFault {
+                            host: self.host.clone(),
+                            status,
+                        })
+                    }
+                    _ => RequestOutcome::Answered(None),
                 },
-                Err(_) => Said::Answered(None),
+                Err(_) => RequestOutcome::Answered(None),
             });
-            drop(turn);
-            let answer = answer?;
-            if answer.status != StatusCode::SERVICE_UNAVAILABLE || attempt == ATTEMPTS {
-                return Ok(answer);
+            drop(permit);
+            let response = response?;
+            if response.status != StatusCode::SERVICE_UNAVAILABLE || attempt == MAX_ATTEMPTS {
+                return Ok(response);
             }
             attempt += 1;
-            tokio::time::sleep(wait.mul_f64(rand::random_range(0.5..1.5))).await;
-            wait *= 2;
+            tokio::time::sleep(delay.mul_f64(rand::random_range(0.5..1.5))).await;
+            delay *= 2;
         }
     }
 
     /// A request that is not a GET: with the CSRF token that the server may want, renewed once if it is refused.
-    async fn ask_guarded(
+    async fn request_with_csrf(
         &self,
         method: Method,
         url: &Url,
         body: &impl Serialize,
         limit: usize,
-        rank: Rank,
-    ) -> Result<Answer, PrefectError> {
-        let wish = Wish::of(rank);
+        priority: Priority,
+    ) -> Result<ApiResponse, PrefectError> {
+        let read_request = ReadRequest::with_priority(priority);
         for _ in 0..2 {
-            let token = self.csrf_token(&wish).await?;
-            let answer = self
-                .ask(
+            let token = self.csrf_token(&read_request).await?;
+            let response = self
+                .request(
                     || {
                         let request = self.http.request(method.clone(), url.clone()).json(body);
                         match &token {
                             Some(token) => request
-                                .header(CSRF_CLIENT, &self.csrf_name)
+                                .header(CSRF_CLIENT, &self.csrf_client_id)
                                 .header(CSRF_TOKEN, sensitive(token.expose_secret())),
                             None => request,
                         }
                     },
                     limit,
-                    &wish,
+                    &read_request,
                 )
                 .await?;
-            let refused = answer.status == StatusCode::FORBIDDEN
-                && detail(answer.body.expose_secret())
+            let rejected = response.status == StatusCode::FORBIDDEN
+                && detail(response.body.expose_secret())
                     .is_some_and(|detail| is_csrf_refusal(&detail));
-            if !refused {
-                return Ok(answer);
+            if !rejected {
+                return Ok(response);
             }
-            self.forget_csrf_token(token.as_ref()).await;
+            self.invalidate_csrf_token(token.as_ref()).await;
         }
-        Err(PrefectError::Csrf {
+        Err(PrefectError::CsrfRejected {
             host: self.host.clone(),
         })
     }
 
     /// The token to send along, if the server wants one. Asked for by one request at a time: a new token ends the one before.
-    async fn csrf_token(&self, wish: &Wish) -> Result<Option<SecretString>, PrefectError> {
+    async fn csrf_token(
+        &self,
+        read_request: &ReadRequest,
+    ) -> Result<Option<SecretString>, PrefectError> {
         let mut csrf = self.csrf.lock().await;
-        match csrf.step(Instant::now()) {
-            Step::Without => return Ok(None),
-            Step::With(token) => return Ok(Some(token)),
-            Step::Ask => {}
+        match csrf.action(Instant::now()) {
+            CsrfAction::Omit => return Ok(None),
+            CsrfAction::Send(token) => return Ok(Some(token)),
+            CsrfAction::Fetch => {}
         }
         let mut url = self.url(&["csrf-token"])?;
-        url.query_pairs_mut().append_pair("client", &self.csrf_name);
-        let answer = self
-            .ask(|| self.http.get(url.clone()), SMALL_LIMIT, wish)
+        url.query_pairs_mut()
+            .append_pair("client", &self.csrf_client_id);
+        let response = self
+            .request(|| self.http.get(url.clone()), SMALL_LIMIT, read_request)
             .await?;
         let now = Instant::now();
-        *csrf = match answer.status.as_u16() {
-            401 | 429 => return Err(self.refused(Subject::CsrfToken, &answer)),
+        *csrf = match response.status.as_u16() {
+            401 | 429 => return Err(self.error_for(Subject::CsrfToken, &response)),
             // 422: CSRF protection is off. 404: a server that is older than it. What else is refused there is told by the request itself.
-            400..=499 => Csrf::off(now),
+            400..=499 => CsrfState::disabled(now),
             _ => {
-                let answer: TokenAnswer = self.read(Subject::CsrfToken, &answer, "a CSRF token")?;
-                Csrf::given(answer, now, Timestamp::now())
+                let response: TokenResponse =
+                    self.parse(Subject::CsrfToken, &response, "a CSRF token")?;
+                CsrfState::issued(response, now, Timestamp::now())
             }
         };
-        Ok(match csrf.step(now) {
-            Step::With(token) => Some(token),
-            Step::Ask | Step::Without => None,
+        Ok(match csrf.action(now) {
+            CsrfAction::Send(token) => Some(token),
+            CsrfAction::Fetch | CsrfAction::Omit => None,
         })
     }
 
     /// Forgets what was known of CSRF, unless somebody has learned better since.
-    async fn forget_csrf_token(&self, refused: Option<&SecretString>) {
+    async fn invalidate_csrf_token(&self, rejected: Option<&SecretString>) {
         let mut csrf = self.csrf.lock().await;
-        let known = match csrf.step(Instant::now()) {
-            Step::With(token) => Some(token),
-            Step::Ask | Step::Without => None,
+        let current = match csrf.action(Instant::now()) {
+            CsrfAction::Send(token) => Some(token),
+            CsrfAction::Fetch | CsrfAction::Omit => None,
         };
-        if known.as_ref().map(ExposeSecret::expose_secret)
-            == refused.map(ExposeSecret::expose_secret)
+        if current.as_ref().map(ExposeSecret::expose_secret)
+            == rejected.map(ExposeSecret::expose_secret)
         {
-            *csrf = Csrf::Unknown;
+            *csrf = CsrfState::Unknown;
         }
     }
 
-    fn refused(&self, subject: Subject<'_>, answer: &Answer) -> PrefectError {
-        let body = answer.body.expose_secret();
-        refusal(&self.host, subject, answer.status, body, answer.retry_after)
+    fn error_for(&self, subject: Subject<'_>, response: &ApiResponse) -> PrefectError {
+        let body = response.body.expose_secret();
+        error_for_status(
+            &self.host,
+            subject,
+            response.status,
+            body,
+            response.retry_after,
+        )
     }
 
-    fn check(&self, subject: Subject<'_>, answer: &Answer) -> Result<(), PrefectError> {
-        if answer.status.is_success() {
+    fn check(&self, subject: Subject<'_>, response: &ApiResponse) -> Result<(), PrefectError> {
+        if response.status.is_success() {
             Ok(())
         } else {
-            Err(self.refused(subject, answer))
+            Err(self.error_for(subject, response))
         }
     }
 
     /// What a success holds. JSON of another shape and no JSON at all are told apart: the latter is a page of somebody else's.
-    fn read<T: DeserializeOwned>(
+    fn parse<T: DeserializeOwned>(
         &self,
         subject: Subject<'_>,
-        answer: &Answer,
-        lacks: &'static str,
+        response: &ApiResponse,
+        missing: &'static str,
     ) -> Result<T, PrefectError> {
-        self.check(subject, answer)?;
-        let body = answer.body.expose_secret();
+        self.check(subject, response)?;
+        let body = response.body.expose_secret();
         serde_json::from_slice(body).map_err(|_| {
             let host = self.host.clone();
             if is_json(body) {
-                PrefectError::Unexpected { host, lacks }
+                PrefectError::UnexpectedBody { host, missing }
             } else {
-                let status = answer.status.as_u16();
+                let status = response.status.as_u16();
                 PrefectError::NotPrefect { host, status }
             }
         })
@@ -493,7 +530,7 @@ impl Client {
 }
 
 /// The ids of a document and of those that it refers to, however deep.
-fn ids(own: &Value, references: &Value) -> Vec<String> {
+fn document_ids(own: &Value, references: &Value) -> Vec<String> {
     let (mut ids, mut open) = (Vec::new(), Vec::new());
     ids.extend(own.as_str().map(str::to_owned));
     open.extend(references.as_object());
@@ -512,7 +549,7 @@ fn is_segment(name: &str) -> bool {
 }
 
 /// What each request carries.
-pub(super) fn headers(connection: &Connection) -> HeaderMap {
+pub(super) fn request_headers(connection: &Connection) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in &connection.headers {
         if let Ok(name) = HeaderName::from_bytes(name.as_bytes()) {
@@ -553,7 +590,7 @@ pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duratio
         let until = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
         Duration::try_from(until.duration_since(now)).unwrap_or_default()
     };
-    Some(pause.min(LONGEST_PAUSE))
+    Some(pause.min(MAX_PAUSE))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{client::Client, connection::Connection, error::PrefectError};
-use crate::upstream::limiter::Gate;
+use crate::upstream::limiter::RateLimiter;
 
 /// For how long a client is kept that nobody asks for.
 const KEPT_FOR: Duration = Duration::from_mins(10);
@@ -20,7 +20,7 @@ const KEPT: usize = 256;
 /// The clients in use.
 pub struct Clients {
     timeout: Duration,
-    gate: Gate<PrefectError>,
+    limiter: RateLimiter<PrefectError>,
     kept: Mutex<HashMap<Connection, Kept>>,
 }
 
@@ -32,10 +32,10 @@ struct Kept {
 impl Clients {
     /// No clients yet. `timeout` is that of each request, once `gate` lets it through.
     #[must_use]
-    pub fn new(timeout: Duration, gate: Gate<PrefectError>) -> Self {
+    pub fn new(timeout: Duration, limiter: RateLimiter<PrefectError>) -> Self {
         Self {
             timeout,
-            gate,
+            limiter,
             kept: Mutex::default(),
         }
     }
@@ -60,7 +60,7 @@ impl Clients {
             kept.asked_for = now;
             return Ok(kept.client.clone());
         }
-        let client = Arc::new(Client::new(connection, self.timeout, self.gate.clone())?);
+        let client = Arc::new(Client::new(connection, self.timeout, self.limiter.clone())?);
         if clients.len() >= KEPT {
             let oldest = clients.iter().min_by_key(|(_, kept)| kept.asked_for);
             if let Some(oldest) = oldest.map(|(connection, _)| connection.clone()) {
@@ -100,9 +100,9 @@ mod tests {
     }
 
     #[test]
-    fn equal_connections_share_a_client_until_nobody_asks_for_it() {
+    fn equal_connections_share_a_client_until_it_is_unused() {
         install_crypto_provider();
-        let clients = Clients::new(Duration::from_secs(1), Gate::small());
+        let clients = Clients::new(Duration::from_secs(1), RateLimiter::small());
         let now = Instant::now();
         let one = clients.get_at(&connection("a"), now).unwrap();
         let later = now + KEPT_FOR / 2;
@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn the_number_of_clients_is_bounded() {
         install_crypto_provider();
-        let clients = Clients::new(Duration::from_secs(1), Gate::small());
+        let clients = Clients::new(Duration::from_secs(1), RateLimiter::small());
         let now = Instant::now();
         for index in 0..=KEPT {
             let at = now + Duration::from_millis(index as u64);

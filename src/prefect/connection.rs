@@ -18,18 +18,18 @@ use sha2::{Digest, Sha256};
 use url::Url;
 
 use crate::{
-    crd::{KeyRef, KeyRefSource, Kind, ServerSpec},
+    crd::{KeyRef, KeyRefSource, ReferenceKind, ServerSpec},
     outbound::{AllowedHosts, HostRefused, in_cluster_url},
     reason::Reason,
-    upstream::limiter::Lane,
+    upstream::limiter::LimitKey,
 };
 
 /// Prefect Cloud's API.
-const CLOUD: &str = "https://api.prefect.cloud/api";
+const CLOUD_API_URL: &str = "https://api.prefect.cloud/api";
 /// The port of a server in the cluster, as prefect-operator and the charts have it.
-const PORT: u16 = 4200;
+const DEFAULT_PORT: u16 = 4200;
 /// Headers that belong to the client itself. The CRD refuses most of them at apply; this list holds where the CRD was not asked.
-const OWN_HEADERS: [&str; 16] = [
+const RESERVED_HEADERS: [&str; 16] = [
     "accept",
     "accept-encoding",
     "authorization",
@@ -77,7 +77,7 @@ impl fmt::Display for Purpose {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Reference {
     /// Secret or `ConfigMap`.
-    pub kind: Kind,
+    pub kind: ReferenceKind,
     /// Name of the object.
     pub name: String,
     /// Key in its data.
@@ -88,9 +88,9 @@ pub struct Reference {
 
 /// The values of the references, as read.
 #[derive(Clone, Default)]
-pub struct Values(BTreeMap<Purpose, SecretString>);
+pub struct ReferenceValues(BTreeMap<Purpose, SecretString>);
 
-impl Values {
+impl ReferenceValues {
     /// Notes a value.
     pub fn insert(&mut self, purpose: Purpose, value: SecretString) {
         self.0.insert(purpose, value);
@@ -100,14 +100,14 @@ impl Values {
         self.0
             .get(&purpose)
             .map(ExposeSecret::expose_secret)
-            .ok_or(ServerError::NotRead { purpose })
+            .ok_or(ServerError::MissingValue { purpose })
     }
 }
 
 /// Every key that the stanza refers to.
 #[must_use]
 pub fn references(spec: &ServerSpec) -> Vec<Reference> {
-    fn to(kind: Kind, at: &KeyRef, purpose: Purpose) -> Reference {
+    fn reference(kind: ReferenceKind, at: &KeyRef, purpose: Purpose) -> Reference {
         Reference {
             kind,
             name: at.name.clone(),
@@ -115,21 +115,21 @@ pub fn references(spec: &ServerSpec) -> Vec<Reference> {
             purpose,
         }
     }
-    fn either(source: &KeyRefSource, purpose: Purpose) -> Option<Reference> {
+    fn from_source(source: &KeyRefSource, purpose: Purpose) -> Option<Reference> {
         let secret = source.secret_key_ref.as_ref();
         let config_map = source.config_map_key_ref.as_ref();
         secret
-            .map(|at| to(Kind::Secret, at, purpose))
-            .or_else(|| config_map.map(|at| to(Kind::ConfigMap, at, purpose)))
+            .map(|at| reference(ReferenceKind::Secret, at, purpose))
+            .or_else(|| config_map.map(|at| reference(ReferenceKind::ConfigMap, at, purpose)))
     }
     let api_key = spec
         .api_key
         .iter()
         .filter(|key| key.value.is_none())
-        .filter_map(|key| either(key.value_from.as_ref()?, Purpose::ApiKey));
+        .filter_map(|key| from_source(key.value_from.as_ref()?, Purpose::ApiKey));
     let basic_auth = spec.basic_auth.iter().map(|auth| {
-        to(
-            Kind::Secret,
+        reference(
+            ReferenceKind::Secret,
             &auth.value_from.secret_key_ref,
             Purpose::BasicAuth,
         )
@@ -143,8 +143,8 @@ pub fn references(spec: &ServerSpec) -> Vec<Reference> {
                 .value_from
                 .as_ref()
                 .filter(|_| header.value.is_none())?;
-            Some(to(
-                Kind::Secret,
+            Some(reference(
+                ReferenceKind::Secret,
                 &source.secret_key_ref,
                 Purpose::Header(index),
             ))
@@ -152,7 +152,7 @@ pub fn references(spec: &ServerSpec) -> Vec<Reference> {
     let ca = spec
         .ca_bundle
         .iter()
-        .filter_map(|bundle| either(&bundle.value_from, Purpose::CaBundle));
+        .filter_map(|bundle| from_source(&bundle.value_from, Purpose::CaBundle));
     api_key.chain(basic_auth).chain(headers).chain(ca).collect()
 }
 
@@ -168,7 +168,7 @@ pub enum Auth {
 }
 
 impl Auth {
-    fn exposed(&self) -> (u8, &str) {
+    fn identity(&self) -> (u8, &str) {
         match self {
             Self::None => (0, ""),
             Self::Bearer(key) => (1, key.expose_secret()),
@@ -178,7 +178,7 @@ impl Auth {
 }
 
 /// URL, credentials, headers and certificate authorities, to compare.
-type Exposed<'a> = (
+type Identity<'a> = (
     &'a Url,
     (u8, &'a str),
     Vec<(&'a str, &'a str)>,
@@ -210,22 +210,22 @@ impl Connection {
     }
 
     /// By what requests are counted: Prefect Cloud counts for each account, over all paths of its API; a server of one's own has no limit.
-    pub(super) fn lane(&self) -> Lane {
+    pub(super) fn limit_key(&self) -> LimitKey {
         let mut segments = self.api_url.path_segments().into_iter().flatten();
         let account = segments
             .find(|segment| *segment == "accounts")
             .and_then(|_| segments.next());
-        Lane {
+        LimitKey {
             upstream: self.api_url.origin().ascii_serialization().into(),
             account: account.map(|account| Sha256::digest(account).into()),
         }
     }
 
-    fn exposed(&self) -> Exposed<'_> {
+    fn identity(&self) -> Identity<'_> {
         let headers = self.headers.iter();
         (
             &self.api_url,
-            self.auth.exposed(),
+            self.auth.identity(),
             headers
                 .map(|(name, value)| (name.as_str(), value.expose_secret()))
                 .collect(),
@@ -236,7 +236,7 @@ impl Connection {
 
 impl PartialEq for Connection {
     fn eq(&self, other: &Self) -> bool {
-        self.exposed() == other.exposed()
+        self.identity() == other.identity()
     }
 }
 
@@ -244,7 +244,7 @@ impl Eq for Connection {}
 
 impl Hash for Connection {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.exposed().hash(state);
+        self.identity().hash(state);
     }
 }
 
@@ -263,28 +263,28 @@ pub enum ServerError {
     #[error(
         "spec.prefect.server does not say where the server is: give name for a server in this cluster, remoteApiUrl for any other, or accountId and workspaceId for Prefect Cloud"
     )]
-    Nowhere,
+    MissingAddress,
     /// The URL is none.
     #[error(
         "spec.prefect.server.remoteApiUrl is not a URL of an API: write one such as https://prefect.example.com/api, without query"
     )]
-    Url,
+    InvalidUrl,
     /// Name, namespace or an id cannot be part of a URL.
     #[error(
         "spec.prefect.server.{field} cannot be part of a URL: use letters, digits and dashes only"
     )]
-    Part {
+    InvalidUrlPart {
         /// Which.
         field: &'static str,
     },
     /// The operator's flags do not allow the host.
     #[error("spec.prefect.server.remoteApiUrl: {0}")]
-    Host(HostRefused),
+    HostNotAllowed(HostRefused),
     /// A header of that name cannot be sent.
     #[error(
         "spec.prefect.server.headers[{index}] has a name that cannot be used: write that of an extra header, such as CF-Access-Client-Id"
     )]
-    HeaderName {
+    InvalidHeaderName {
         /// Its place in the list.
         index: usize,
     },
@@ -292,13 +292,13 @@ pub enum ServerError {
     #[error(
         "{purpose} has no value: give value, or valueFrom with an object and a key that are there"
     )]
-    NotRead {
+    MissingValue {
         /// The field.
         purpose: Purpose,
     },
     /// A value is empty.
     #[error("{purpose} is empty: put a value under the key that it names")]
-    Empty {
+    EmptyValue {
         /// The field.
         purpose: Purpose,
     },
@@ -306,7 +306,7 @@ pub enum ServerError {
     #[error(
         "{purpose} cannot be sent in a header: its value must be one line of printable characters"
     )]
-    NotHeaderText {
+    InvalidHeaderValue {
         /// The field.
         purpose: Purpose,
     },
@@ -329,13 +329,14 @@ impl ServerError {
     #[must_use]
     pub const fn reason(&self) -> Reason {
         match self {
-            Self::Nowhere | Self::Url | Self::Part { .. } | Self::HeaderName { .. } => {
-                Reason::InvalidSpec
-            }
-            Self::Host(refused) => refused.reason(),
-            Self::NotRead { .. } => Reason::ReferenceMissing,
-            Self::Empty { .. }
-            | Self::NotHeaderText { .. }
+            Self::MissingAddress
+            | Self::InvalidUrl
+            | Self::InvalidUrlPart { .. }
+            | Self::InvalidHeaderName { .. } => Reason::InvalidSpec,
+            Self::HostNotAllowed(refused) => refused.reason(),
+            Self::MissingValue { .. } => Reason::ReferenceMissing,
+            Self::EmptyValue { .. }
+            | Self::InvalidHeaderValue { .. }
             | Self::NotUserPassword
             | Self::NotPem => Reason::ReferenceInvalid,
         }
@@ -349,12 +350,12 @@ impl ServerError {
 pub fn api_url_of(spec: &ServerSpec, namespace: &str) -> Result<Url, ServerError> {
     if let Some(name) = &spec.name {
         let namespace = spec.namespace.as_deref().unwrap_or(namespace);
-        let mut url = in_cluster_url(name, namespace, PORT).map_err(|refused| {
+        let mut url = in_cluster_url(name, namespace, DEFAULT_PORT).map_err(|refused| {
             let field = match refused {
-                HostRefused::NotALabel { what } => what,
+                HostRefused::InvalidLabel { field: what } => what,
                 _ => "name",
             };
-            ServerError::Part { field }
+            ServerError::InvalidUrlPart { field }
         })?;
         url.set_path("/api");
         return Ok(url);
@@ -362,23 +363,23 @@ pub fn api_url_of(spec: &ServerSpec, namespace: &str) -> Result<Url, ServerError
     let workspace = match (&spec.account_id, &spec.workspace_id) {
         (Some(account), Some(workspace)) => Some(format!(
             "accounts/{}/workspaces/{}",
-            part("accountId", account)?,
-            part("workspaceId", workspace)?
+            url_part("accountId", account)?,
+            url_part("workspaceId", workspace)?
         )),
         _ => None,
     };
     let base = match (&spec.remote_api_url, &workspace) {
         (Some(url), _) => url,
-        (None, Some(_)) => CLOUD,
-        (None, None) => return Err(ServerError::Nowhere),
+        (None, Some(_)) => CLOUD_API_URL,
+        (None, None) => return Err(ServerError::MissingAddress),
     };
-    let mut url = Url::parse(base.trim()).map_err(|_| ServerError::Url)?;
+    let mut url = Url::parse(base.trim()).map_err(|_| ServerError::InvalidUrl)?;
     if url.cannot_be_a_base()
         || !url.has_host()
         || !matches!(url.scheme(), "http" | "https")
         || url.query().is_some()
     {
-        return Err(ServerError::Url);
+        return Err(ServerError::InvalidUrl);
     }
     url.set_fragment(None);
     let mut path = url.path().trim_end_matches('/').to_owned();
@@ -398,12 +399,12 @@ fn is_workspace(path: &str) -> bool {
     matches!(parts[..], [_, "workspaces", _, "accounts", "api"])
 }
 
-fn part<'a>(field: &'static str, text: &'a str) -> Result<&'a str, ServerError> {
+fn url_part<'a>(field: &'static str, text: &'a str) -> Result<&'a str, ServerError> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
     if !text.is_empty() && text.bytes().all(plain) {
         Ok(text)
     } else {
-        Err(ServerError::Part { field })
+        Err(ServerError::InvalidUrlPart { field })
     }
 }
 
@@ -429,13 +430,13 @@ pub fn same_api(one: &Url, other: &Url) -> bool {
 pub fn connection(
     spec: &ServerSpec,
     binding_namespace: &str,
-    values: &Values,
+    values: &ReferenceValues,
     hosts: &AllowedHosts,
 ) -> Result<Connection, ServerError> {
     let api_url = api_url_of(spec, binding_namespace)?;
     // A Service in this cluster is always allowed; everything else only if the flags say so.
     if spec.name.is_none() {
-        hosts.check(&api_url).map_err(ServerError::Host)?;
+        hosts.check(&api_url).map_err(ServerError::HostNotAllowed)?;
     }
     Ok(Connection {
         api_url,
@@ -445,7 +446,7 @@ pub fn connection(
     })
 }
 
-fn auth(spec: &ServerSpec, values: &Values) -> Result<Auth, ServerError> {
+fn auth(spec: &ServerSpec, values: &ReferenceValues) -> Result<Auth, ServerError> {
     if let Some(key) = &spec.api_key {
         let purpose = Purpose::ApiKey;
         let value = match &key.value {
@@ -459,7 +460,7 @@ fn auth(spec: &ServerSpec, values: &Values) -> Result<Auth, ServerError> {
         // A password may end in a space, but not in the newline that an editor left.
         let value = values.get(purpose)?.trim_end_matches(['\r', '\n']);
         return if value.is_empty() {
-            Err(ServerError::Empty { purpose })
+            Err(ServerError::EmptyValue { purpose })
         } else if !value.contains(':') {
             Err(ServerError::NotUserPassword)
         } else {
@@ -469,14 +470,17 @@ fn auth(spec: &ServerSpec, values: &Values) -> Result<Auth, ServerError> {
     Ok(Auth::None)
 }
 
-fn headers(spec: &ServerSpec, values: &Values) -> Result<Vec<(String, SecretString)>, ServerError> {
+fn headers(
+    spec: &ServerSpec,
+    values: &ReferenceValues,
+) -> Result<Vec<(String, SecretString)>, ServerError> {
     let headers = spec.headers.iter().enumerate();
     headers
         .map(|(index, header)| {
             let name = HeaderName::from_bytes(header.name.as_bytes())
                 .ok()
-                .filter(|name| !OWN_HEADERS.contains(&name.as_str()))
-                .ok_or(ServerError::HeaderName { index })?;
+                .filter(|name| !RESERVED_HEADERS.contains(&name.as_str()))
+                .ok_or(ServerError::InvalidHeaderName { index })?;
             let purpose = Purpose::Header(index);
             let value = match &header.value {
                 Some(inline) => &inline.0,
@@ -492,22 +496,22 @@ fn headers(spec: &ServerSpec, values: &Values) -> Result<Vec<(String, SecretStri
 
 fn header_text(text: &str, purpose: Purpose) -> Result<SecretString, ServerError> {
     if text.is_empty() {
-        return Err(ServerError::Empty { purpose });
+        return Err(ServerError::EmptyValue { purpose });
     }
     match HeaderValue::from_str(text) {
         Ok(value) if value.to_str().is_ok() => Ok(text.into()),
-        _ => Err(ServerError::NotHeaderText { purpose }),
+        _ => Err(ServerError::InvalidHeaderValue { purpose }),
     }
 }
 
-fn ca(spec: &ServerSpec, values: &Values) -> Result<Option<String>, ServerError> {
+fn ca(spec: &ServerSpec, values: &ReferenceValues) -> Result<Option<String>, ServerError> {
     if spec.ca_bundle.is_none() {
         return Ok(None);
     }
     let purpose = Purpose::CaBundle;
     let pem = values.get(purpose)?.trim();
     if pem.is_empty() {
-        return Err(ServerError::Empty { purpose });
+        return Err(ServerError::EmptyValue { purpose });
     }
     match Certificate::from_pem_bundle(pem.as_bytes()) {
         Ok(certificates) if !certificates.is_empty() => Ok(Some(pem.to_owned())),

@@ -12,29 +12,29 @@ use super::connection::Connection;
 
 /// The connections in use.
 #[derive(Default)]
-pub struct Connections(Mutex<HashSet<Arc<Connection>>>);
+pub struct ConnectionInterner(Mutex<HashSet<Arc<Connection>>>);
 
-impl Connections {
+impl ConnectionInterner {
     /// The connection that equals this one.
-    pub fn share(&self, connection: Connection) -> Arc<Connection> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(shared) = known.get(&connection) {
+    pub fn intern(&self, connection: Connection) -> Arc<Connection> {
+        let mut interned = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(shared) = interned.get(&connection) {
             return Arc::clone(shared);
         }
-        forget_unused(&mut known);
+        evict_unused(&mut interned);
         let shared = Arc::new(connection);
-        known.insert(Arc::clone(&shared));
+        interned.insert(Arc::clone(&shared));
         shared
     }
 
-    /// Lets go of those that nobody has any more. [`Connections::share`] does so too; this is for when there are no new ones.
+    /// Lets go of those that nobody has any more. [`ConnectionInterner::intern`] does so too; this is for when there are no new ones.
     pub fn forget_unused(&self) {
-        forget_unused(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        evict_unused(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
-fn forget_unused(known: &mut HashSet<Arc<Connection>>) {
-    known.retain(|connection| Arc::strong_count(connection) > 1);
+fn evict_unused(interned: &mut HashSet<Arc<Connection>>) {
+    interned.retain(|connection| Arc::strong_count(connection) > 1);
 }
 
 #[cfg(test)]
@@ -52,18 +52,18 @@ mod tests {
     }
 
     #[test]
-    fn equal_ones_are_one_until_nobody_has_it() {
-        let connections = Connections::default();
+    fn interns_equal_connections_until_they_are_unused() {
+        let connections = ConnectionInterner::default();
         let (one, same) = (
-            connections.share(connection("a")),
-            connections.share(connection("a")),
+            connections.intern(connection("a")),
+            connections.intern(connection("a")),
         );
         assert!(Arc::ptr_eq(&one, &same));
-        let other = connections.share(connection("b"));
+        let other = connections.intern(connection("b"));
         assert!(!Arc::ptr_eq(&one, &other));
         drop((one, same));
         connections.forget_unused();
-        let known = connections.0.lock().unwrap();
-        assert_eq!(known.iter().collect::<Vec<_>>(), [&other]);
+        let interned = connections.0.lock().unwrap();
+        assert_eq!(interned.iter().collect::<Vec<_>>(), [&other]);
     }
 }

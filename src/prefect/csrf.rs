@@ -9,16 +9,16 @@ use secrecy::SecretString;
 use serde::Deserialize;
 
 /// For how long a server that has no CSRF protection is taken to have none: someone may turn it on.
-const OFF_FOR: Duration = Duration::from_mins(10);
+const DISABLED_FOR: Duration = Duration::from_mins(10);
 /// How long before its end a token is no longer used.
-const MARGIN: Duration = Duration::from_mins(1);
+const EXPIRY_MARGIN: Duration = Duration::from_mins(1);
 /// A token is used for at least so long, if clocks differ, and at most for so long, whatever the server says.
-const SHORTEST: Duration = Duration::from_secs(30);
-const LONGEST: Duration = Duration::from_hours(1);
+const MIN_LIFETIME: Duration = Duration::from_secs(30);
+const MAX_LIFETIME: Duration = Duration::from_hours(1);
 
 /// A server's answer to the question for a token.
 #[derive(Deserialize)]
-pub(super) struct TokenAnswer {
+pub(super) struct TokenResponse {
     token: SecretString,
     #[serde(default)]
     expiration: Option<Timestamp>,
@@ -26,53 +26,55 @@ pub(super) struct TokenAnswer {
 
 /// What is known of a server's CSRF protection.
 #[derive(Default)]
-pub(super) enum Csrf {
+pub(super) enum CsrfState {
     /// Nothing, or nothing any more.
     #[default]
     Unknown,
     /// It has none.
-    Off { until: Instant },
+    Disabled { until: Instant },
     /// It gave this token.
     Token { token: SecretString, until: Instant },
 }
 
 /// What to do before a request.
-pub(super) enum Step {
+pub(super) enum CsrfAction {
     /// Ask the server for a token.
-    Ask,
+    Fetch,
     /// Send no token.
-    Without,
+    Omit,
     /// Send this one.
-    With(SecretString),
+    Send(SecretString),
 }
 
-impl Csrf {
+impl CsrfState {
     /// What to do before a request that is sent at `now`.
-    pub(super) fn step(&self, now: Instant) -> Step {
+    pub(super) fn action(&self, now: Instant) -> CsrfAction {
         match self {
-            Self::Off { until } if now < *until => Step::Without,
-            Self::Token { token, until } if now < *until => Step::With(token.clone()),
-            _ => Step::Ask,
+            Self::Disabled { until } if now < *until => CsrfAction::Omit,
+            Self::Token { token, until } if now < *until => CsrfAction::Send(token.clone()),
+            _ => CsrfAction::Fetch,
         }
     }
 
     /// The server has no CSRF protection.
-    pub(super) fn off(now: Instant) -> Self {
-        Self::Off {
-            until: now + OFF_FOR,
+    pub(super) fn disabled(now: Instant) -> Self {
+        Self::Disabled {
+            until: now + DISABLED_FOR,
         }
     }
 
     /// The server gave a token. `now` and `clock` are the same moment.
-    pub(super) fn given(answer: TokenAnswer, now: Instant, clock: Timestamp) -> Self {
-        let lasts = answer
+    pub(super) fn issued(response: TokenResponse, now: Instant, clock: Timestamp) -> Self {
+        let lifetime = response
             .expiration
             .and_then(|end| Duration::try_from(end.duration_since(clock)).ok())
             .unwrap_or_default();
-        let lasts = lasts.saturating_sub(MARGIN).clamp(SHORTEST, LONGEST);
+        let lifetime = lifetime
+            .saturating_sub(EXPIRY_MARGIN)
+            .clamp(MIN_LIFETIME, MAX_LIFETIME);
         Self::Token {
-            token: answer.token,
-            until: now + lasts,
+            token: response.token,
+            until: now + lifetime,
         }
     }
 }
@@ -88,7 +90,7 @@ mod tests {
     use super::*;
     use secrecy::ExposeSecret;
 
-    fn answer(expiration: &str) -> TokenAnswer {
+    fn response(expiration: &str) -> TokenResponse {
         serde_json::from_str(&format!(
             r#"{{"id": "x", "token": "t", "client": "c", "expiration": "{expiration}"}}"#
         ))
@@ -99,47 +101,53 @@ mod tests {
         "2026-01-01T00:00:00Z".parse().unwrap()
     }
 
-    fn is_with(step: &Step) -> bool {
-        matches!(step, Step::With(token) if token.expose_secret() == "t")
+    fn sends_token(action: &CsrfAction) -> bool {
+        matches!(action, CsrfAction::Send(token) if token.expose_secret() == "t")
     }
 
     #[test]
     fn a_token_is_used_until_shortly_before_its_end() {
         let now = Instant::now();
-        let csrf = Csrf::given(answer("2026-01-01T00:30:00.123456Z"), now, clock());
-        assert!(is_with(&csrf.step(now + Duration::from_mins(28))));
+        let csrf = CsrfState::issued(response("2026-01-01T00:30:00.123456Z"), now, clock());
+        assert!(sends_token(&csrf.action(now + Duration::from_mins(28))));
         assert!(matches!(
-            csrf.step(now + Duration::from_mins(30)),
-            Step::Ask
+            csrf.action(now + Duration::from_mins(30)),
+            CsrfAction::Fetch
         ));
     }
 
     #[test]
-    fn a_clock_that_differs_does_not_ask_before_each_request_or_keep_a_token_for_ever() {
+    fn token_lifetime_is_clamped_when_clocks_differ() {
         let now = Instant::now();
         for end in ["2025-12-31T00:00:00Z", "2026-01-01T00:00:10+00:00"] {
-            let csrf = Csrf::given(answer(end), now, clock());
-            assert!(is_with(&csrf.step(now + Duration::from_secs(29))), "{end}");
+            let csrf = CsrfState::issued(response(end), now, clock());
+            assert!(
+                sends_token(&csrf.action(now + Duration::from_secs(29))),
+                "{end}"
+            );
             assert!(matches!(
-                csrf.step(now + Duration::from_secs(31)),
-                Step::Ask
+                csrf.action(now + Duration::from_secs(31)),
+                CsrfAction::Fetch
             ));
         }
-        let csrf = Csrf::given(answer("2030-01-01T00:00:00Z"), now, clock());
-        assert!(matches!(csrf.step(now + LONGEST), Step::Ask));
+        let csrf = CsrfState::issued(response("2030-01-01T00:00:00Z"), now, clock());
+        assert!(matches!(csrf.action(now + MAX_LIFETIME), CsrfAction::Fetch));
     }
 
     #[test]
-    fn a_server_without_protection_is_asked_again_after_a_while() {
+    fn asks_a_server_without_csrf_again_after_a_while() {
         let now = Instant::now();
-        let csrf = Csrf::off(now);
-        assert!(matches!(csrf.step(now), Step::Without));
-        assert!(matches!(csrf.step(now + OFF_FOR), Step::Ask));
-        assert!(matches!(Csrf::default().step(now), Step::Ask));
+        let csrf = CsrfState::disabled(now);
+        assert!(matches!(csrf.action(now), CsrfAction::Omit));
+        assert!(matches!(csrf.action(now + DISABLED_FOR), CsrfAction::Fetch));
+        assert!(matches!(
+            CsrfState::default().action(now),
+            CsrfAction::Fetch
+        ));
     }
 
     #[test]
-    fn the_refusals_of_a_real_server_are_told_from_those_of_permission() {
+    fn distinguishes_csrf_refusals_from_missing_permissions() {
         for detail in [
             "Missing CSRF token.",
             "Missing client identifier.",

@@ -11,7 +11,7 @@ use serde::{Deserialize, de::IgnoredAny};
 use crate::{
     outbound::{ClientError, TransportError},
     reason::Reason,
-    upstream::limiter::Shut,
+    upstream::limiter::CircuitOpen,
 };
 
 /// What was asked for.
@@ -45,12 +45,12 @@ pub enum PrefectError {
     },
     /// Not asked, since the server gave no answer to others just now.
     #[error("{}", .0.error)]
-    Shut(Box<Shut<Self>>),
+    CircuitOpen(Box<CircuitOpen<Self>>),
     /// 5xx.
     #[error(
         "the Prefect server {host} answered with a fault of its own ({status}): look at its log, and at what is before it"
     )]
-    Fault {
+    ServerFault {
         /// The server.
         host: String,
         /// The status.
@@ -76,13 +76,13 @@ pub enum PrefectError {
     },
     /// 403 on a work pool or its deployments.
     #[error(
-        "the credentials may not {what} of the work pool {pool} (403): give the API key's role \"{permission}\""
+        "the credentials may not {action} of the work pool {pool} (403): give the API key's role \"{permission}\""
     )]
     PoolForbidden {
         /// The work pool.
         pool: String,
         /// What was tried.
-        what: &'static str,
+        action: &'static str,
         /// What the role lacks.
         permission: &'static str,
     },
@@ -90,7 +90,7 @@ pub enum PrefectError {
     #[error(
         "the Prefect server {host} refused its own CSRF token twice (403): look whether several servers without a common database answer under this name"
     )]
-    Csrf {
+    CsrfRejected {
         /// The server.
         host: String,
     },
@@ -160,7 +160,7 @@ pub enum PrefectError {
     #[error(
         "the Prefect server {host} did not accept the request ({status}): look at its log, and whether its version is supported"
     )]
-    Refused {
+    RequestRejected {
         /// The server.
         host: String,
         /// The status.
@@ -168,13 +168,13 @@ pub enum PrefectError {
     },
     /// A success without what it should hold.
     #[error(
-        "the Prefect server {host} gave an answer without {lacks}: look whether its version is supported"
+        "the Prefect server {host} gave an answer without {missing}: look whether its version is supported"
     )]
-    Unexpected {
+    UnexpectedBody {
         /// The server.
         host: String,
         /// What is not in it.
-        lacks: &'static str,
+        missing: &'static str,
     },
 }
 
@@ -184,7 +184,7 @@ impl PrefectError {
     pub const fn reason(&self) -> Reason {
         match self {
             Self::Client(error) => error.reason(),
-            Self::Transport { .. } | Self::Fault { .. } => Reason::PrefectUnreachable,
+            Self::Transport { .. } | Self::ServerFault { .. } => Reason::PrefectUnreachable,
             Self::Unauthorized { .. } => Reason::PrefectUnauthorized,
             Self::BlockForbidden { .. } => Reason::PrefectForbidden,
             Self::PoolForbidden { .. } => Reason::PoolForbidden,
@@ -193,16 +193,16 @@ impl PrefectError {
             Self::RateLimited { .. } => Reason::PrefectRateLimited,
             Self::Redirect { .. } | Self::NotPrefect { .. } => Reason::PrefectWrongUrl,
             Self::TooLarge { .. } => Reason::AnswerTooLarge,
-            Self::Csrf { .. } | Self::Refused { .. } | Self::Unexpected { .. } => {
-                Reason::PrefectError
-            }
-            Self::Shut(shut) => shut.error.reason(),
+            Self::CsrfRejected { .. }
+            | Self::RequestRejected { .. }
+            | Self::UnexpectedBody { .. } => Reason::PrefectError,
+            Self::CircuitOpen(shut) => shut.error.reason(),
         }
     }
 
     /// Whether the server is to blame, so that other requests would meet the same.
-    pub(super) const fn is_of_the_host(&self) -> bool {
-        matches!(self, Self::Transport { .. } | Self::Fault { .. })
+    pub(super) const fn is_host_failure(&self) -> bool {
+        matches!(self, Self::Transport { .. } | Self::ServerFault { .. })
     }
 
     /// How long the server wants to be left alone, if it said so.
@@ -210,14 +210,14 @@ impl PrefectError {
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::RateLimited { retry_after, .. } => *retry_after,
-            Self::Shut(shut) => Some(shut.retry_after),
+            Self::CircuitOpen(shut) => Some(shut.retry_after),
             _ => None,
         }
     }
 }
 
 /// The error that a status other than success means for what was asked.
-pub(super) fn refusal(
+pub(super) fn error_for_status(
     host: &str,
     subject: Subject<'_>,
     status: StatusCode,
@@ -235,36 +235,36 @@ pub(super) fn refusal(
         401 => PrefectError::Unauthorized { host },
         // A page of HTML is that of a proxy or of an access gateway, and no word about permissions.
         403 if !is_json(body) => not_prefect,
-        403 => forbidden(host, subject),
-        404 => missing(&host, subject, body).unwrap_or(not_prefect),
+        403 => error_for_403(host, subject),
+        404 => error_for_404(&host, subject, body).unwrap_or(not_prefect),
         429 => PrefectError::RateLimited { host, retry_after },
-        500.. => PrefectError::Fault { host, status: code },
-        _ => PrefectError::Refused { host, status: code },
+        500.. => PrefectError::ServerFault { host, status: code },
+        _ => PrefectError::RequestRejected { host, status: code },
     }
 }
 
-fn forbidden(host: String, subject: Subject<'_>) -> PrefectError {
-    let (pool, what, permission) = match subject {
+fn error_for_403(host: String, subject: Subject<'_>) -> PrefectError {
+    let (pool, action, permission) = match subject {
         Subject::Block { slug, name } => {
             return PrefectError::BlockForbidden {
                 slug: slug.to_owned(),
                 name: name.to_owned(),
             };
         }
-        Subject::CsrfToken => return PrefectError::Csrf { host },
+        Subject::CsrfToken => return PrefectError::CsrfRejected { host },
         Subject::Pool(pool) => (pool, "read the template", "View work pools"),
         Subject::PoolEdit(pool) => (pool, "edit the template", "Edit work pools"),
         Subject::Deployments(pool) => (pool, "list the deployments", "View deployments"),
     };
     PrefectError::PoolForbidden {
         pool: pool.to_owned(),
-        what,
+        action,
         permission,
     }
 }
 
 /// The 404 of Prefect itself about the thing asked for, as against that of a path that is not there.
-fn missing(host: &str, subject: Subject<'_>, body: &[u8]) -> Option<PrefectError> {
+fn error_for_404(host: &str, subject: Subject<'_>, body: &[u8]) -> Option<PrefectError> {
     let detail = detail(body)?.to_ascii_lowercase();
     match subject {
         Subject::Block { slug, name } if detail.contains("block") => {

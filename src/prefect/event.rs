@@ -23,7 +23,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 /// The events wanted.
-const NAMES: [&str; 6] = [
+const EVENT_NAMES: [&str; 6] = [
     "prefect.block-document.created",
     "prefect.block-document.updated",
     "prefect.block-document.deleted",
@@ -31,15 +31,15 @@ const NAMES: [&str; 6] = [
     "prefect.work-pool.updated",
     "prefect.work-pool.deleted",
 ];
-const BLOCK: &str = "prefect.block-document.";
-const POOL: &str = "prefect.work-pool.";
+const BLOCK_PREFIX: &str = "prefect.block-document.";
+const POOL_PREFIX: &str = "prefect.work-pool.";
 /// Nothing is sent that happened outside a span of time which both clocks must agree on: a day back and a year ahead is far from any clock's fault.
 const DAY: i64 = 24 * 60 * 60;
 const YEAR: i64 = 366 * DAY;
 
 /// What an event concerns.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Told {
+pub enum ServerEvent {
     /// A block document was made, changed or deleted.
     Block {
         /// Its id.
@@ -53,7 +53,7 @@ pub enum Told {
         name: String,
     },
     /// Nothing happened, and the server is there: it answered a ping.
-    Alive,
+    Heartbeat,
 }
 
 /// The message is not JSON.
@@ -61,7 +61,7 @@ pub enum Told {
 pub(super) struct NotJson;
 
 /// The message that asks for events. The year is the longest that one socket can be of use.
-pub(super) fn filter(now: Timestamp) -> String {
+pub(super) fn subscription_filter(now: Timestamp) -> String {
     let at = |seconds: i64, otherwise| {
         let at = now.as_second().saturating_add(seconds);
         Timestamp::from_second(at).unwrap_or(otherwise)
@@ -71,7 +71,7 @@ pub(super) fn filter(now: Timestamp) -> String {
         "type": "filter",
         // What happened before is not told: whoever opens a socket reads everything once.
         "backfill": false,
-        "filter": {"event": {"name": NAMES}, "occurred": {"since": since, "until": until}},
+        "filter": {"event": {"name": EVENT_NAMES}, "occurred": {"since": since, "until": until}},
     });
     filter.to_string()
 }
@@ -86,7 +86,7 @@ pub(super) fn is_auth_success(message: &[u8]) -> bool {
 }
 
 /// What a message concerns, if it is one of the events wanted.
-pub(super) fn told(message: &[u8]) -> Result<Option<Told>, NotJson> {
+pub(super) fn parse_event(message: &[u8]) -> Result<Option<ServerEvent>, NotJson> {
     #[derive(Deserialize)]
     struct Message {
         event: Event,
@@ -108,11 +108,11 @@ pub(super) fn told(message: &[u8]) -> Result<Option<Told>, NotJson> {
         Err(error) if error.is_data() => return Ok(None),
         Err(_) => return Err(NotJson),
     };
-    Ok(if let Some(id) = id.strip_prefix(BLOCK) {
+    Ok(if let Some(id) = id.strip_prefix(BLOCK_PREFIX) {
         let id = id.to_owned();
-        Some(Told::Block { id, name })
-    } else if id.starts_with(POOL) {
-        name.map(|name| Told::Pool { name })
+        Some(ServerEvent::Block { id, name })
+    } else if id.starts_with(POOL_PREFIX) {
+        name.map(|name| ServerEvent::Pool { name })
     } else {
         None
     })
@@ -124,13 +124,13 @@ mod tests {
     use serde_json::Value;
 
     #[test]
-    fn an_event_says_what_it_concerns_and_nothing_more() {
+    fn event_carries_its_resource_and_no_payload() {
         let block = br#"{"type": "event", "event": {"event": "prefect.block-document.updated", "occurred": "2026-01-01T00:00:00Z",
             "resource": {"prefect.resource.id": "prefect.block-document.8e6f", "prefect.resource.name": "doppler-config"},
             "related": [{"prefect.resource.id": "prefect.block-type.1", "prefect.resource.role": "block-type"}],
             "payload": {"name": "doppler-config", "data": {"access_token": "canary"}}}}"#;
-        let block = told(block).unwrap().unwrap();
-        let expected = Told::Block {
+        let block = parse_event(block).unwrap().unwrap();
+        let expected = ServerEvent::Block {
             id: "8e6f".to_owned(),
             name: Some("doppler-config".to_owned()),
         };
@@ -139,11 +139,11 @@ mod tests {
 
         let pool = br#"{"event": {"resource": {"prefect.resource.id": "prefect.work-pool.1", "prefect.resource.name": "k8s"}}}"#;
         let name = "k8s".to_owned();
-        assert_eq!(told(pool).unwrap(), Some(Told::Pool { name }));
+        assert_eq!(parse_event(pool).unwrap(), Some(ServerEvent::Pool { name }));
     }
 
     #[test]
-    fn other_messages_are_passed_over_and_what_is_no_json_is_told_apart() {
+    fn ignores_other_messages_and_rejects_invalid_json() {
         for text in [
             "{}",
             "[]",
@@ -153,15 +153,15 @@ mod tests {
             r#"{"event": {"resource": {"prefect.resource.id": "prefect.flow-run.1"}}}"#,
             r#"{"event": {"resource": {"prefect.resource.id": "prefect.work-pool.1"}}}"#,
         ] {
-            assert_eq!(told(text.as_bytes()).unwrap(), None, "{text}");
+            assert_eq!(parse_event(text.as_bytes()).unwrap(), None, "{text}");
         }
         for text in ["", "canary", "{", "\u{0}", r#"{"event": "#] {
-            assert!(told(text.as_bytes()).is_err(), "{text}");
+            assert!(parse_event(text.as_bytes()).is_err(), "{text}");
         }
     }
 
     #[test]
-    fn only_one_word_accepts_the_credentials() {
+    fn only_auth_success_accepts_the_credentials() {
         assert!(is_auth_success(br#"{"type": "auth_success", "more": 1}"#));
         for text in ["", "auth_success", "{}", r#"{"type": "auth_failure"}"#] {
             assert!(!is_auth_success(text.as_bytes()), "{text}");
@@ -169,14 +169,14 @@ mod tests {
     }
 
     #[test]
-    fn the_filter_spans_what_two_clocks_may_differ_by() {
+    fn filter_allows_for_clock_differences() {
         let now: Timestamp = "2026-03-01T12:00:00.123456789Z".parse().unwrap();
-        let filter: Value = serde_json::from_str(&filter(now)).unwrap();
+        let filter: Value = serde_json::from_str(&subscription_filter(now)).unwrap();
         assert_eq!(
             filter["filter"]["occurred"],
             json!({"since": "2026-02-28T12:00:00Z", "until": "2027-03-02T12:00:00Z"})
         );
         assert_eq!(filter["backfill"], false);
-        assert!(super::filter(Timestamp::MAX).contains("until"));
+        assert!(super::subscription_filter(Timestamp::MAX).contains("until"));
     }
 }

@@ -1,6 +1,6 @@
 //! The event socket of one Prefect server: being told of changes instead of asking.
 //!
-//! In: a [`Connection`] and [`Limits`]. Out: a stream of what has changed ([`Told`]), whose first error is its end. The HTTP client opens the
+//! In: a [`Connection`] and [`SocketLimits`]. Out: a stream of what has changed ([`ServerEvent`]), whose first error is its end. The HTTP client opens the
 //! connection and hands it over once it is upgraded, so that TLS, certificate authorities, proxy, refused addresses, headers and credentials are those
 //! of every other request, and no redirect is followed.
 //!
@@ -32,9 +32,9 @@ use tokio_tungstenite::{
 };
 
 use super::{
-    client::{headers, retry_after},
+    client::{request_headers, retry_after},
     connection::{Auth, Connection},
-    event::{self, Told},
+    event::{self, ServerEvent},
 };
 use crate::outbound::{ClientError, TransportError, stream_client};
 
@@ -47,27 +47,27 @@ const SUBPROTOCOL: &str = "prefect";
 
 /// How long and how much.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct SocketLimits {
     /// From connecting until the events are asked for, and for each ping.
-    pub open: Duration,
+    pub open_timeout: Duration,
     /// Without a frame for this long, the server is pinged.
-    pub idle: Duration,
+    pub idle_timeout: Duration,
     /// Without a frame for this long, the socket is lost.
-    pub silence: Duration,
+    pub silence_timeout: Duration,
     /// The longest that one socket is used. Less than a year, after which the server would say nothing more.
-    pub lasts: Duration,
+    pub max_lifetime: Duration,
     /// The largest message, in bytes. That of a work pool holds its template twice.
-    pub message: usize,
+    pub max_message_bytes: usize,
 }
 
-impl Default for Limits {
+impl Default for SocketLimits {
     fn default() -> Self {
         Self {
-            open: Duration::from_secs(15),
-            idle: Duration::from_secs(30),
-            silence: Duration::from_mins(1),
-            lasts: Duration::from_hours(30 * 24),
-            message: 9 << 20,
+            open_timeout: Duration::from_secs(15),
+            idle_timeout: Duration::from_secs(30),
+            silence_timeout: Duration::from_mins(1),
+            max_lifetime: Duration::from_hours(30 * 24),
+            max_message_bytes: 9 << 20,
         }
     }
 }
@@ -80,23 +80,23 @@ pub enum SocketError {
     Client(#[from] ClientError),
     /// The server has none, or not for these credentials: asking again soon is of no use.
     #[error(
-        "the Prefect server {host} refuses its event socket ({why}); blocks and pools are polled"
+        "the Prefect server {host} refuses its event socket ({cause}); blocks and pools are polled"
     )]
-    Refused {
+    Rejected {
         /// The server.
         host: String,
         /// What it said.
-        why: Refusal,
+        cause: RejectionCause,
     },
     /// It could not be opened now, or it broke.
     #[error(
-        "the event socket of the Prefect server {host} is lost ({why}); blocks and pools are polled until it is back"
+        "the event socket of the Prefect server {host} is lost ({cause}); blocks and pools are polled until it is back"
     )]
-    Lost {
+    Disconnected {
         /// The server.
         host: String,
         /// What happened.
-        why: Loss,
+        cause: DisconnectCause,
     },
 }
 
@@ -105,8 +105,8 @@ impl SocketError {
     #[must_use]
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Lost {
-                why: Loss::Status { retry_after, .. },
+            Self::Disconnected {
+                cause: DisconnectCause::Status { retry_after, .. },
                 ..
             } => *retry_after,
             _ => None,
@@ -116,7 +116,7 @@ impl SocketError {
 
 /// In which way a server refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum RejectionCause {
     /// With a status: 404 is an old server or a wrong URL, 403 a proxy or missing permissions.
     #[error("it answered {0}")]
     Status(u16),
@@ -136,7 +136,7 @@ pub enum Refusal {
 
 /// In which way a socket is lost.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Loss {
+pub enum DisconnectCause {
     /// It could not be opened.
     #[error("it {0}")]
     Transport(TransportError),
@@ -153,7 +153,7 @@ pub enum Loss {
     Closed,
     /// The connection ended.
     #[error("the connection broke off")]
-    Broken,
+    ConnectionLost,
     /// Nothing came, not even the answer to a ping.
     #[error("nothing came for {} s", .0.as_secs_f64())]
     Silent(Duration),
@@ -165,7 +165,7 @@ pub enum Loss {
     Undecodable,
     /// It has been used for long enough.
     #[error("it is opened anew after {} h", .0.as_secs() / 3600)]
-    Old(Duration),
+    LifetimeReached(Duration),
 }
 
 fn close_hint(code: u16) -> &'static str {
@@ -182,32 +182,32 @@ fn close_hint(code: u16) -> &'static str {
 /// [`SocketError`]; so does the stream, with which it ends.
 pub async fn events(
     connection: &Connection,
-    limits: Limits,
-) -> Result<BoxStream<'static, Result<Told, SocketError>>, SocketError> {
+    limits: SocketLimits,
+) -> Result<BoxStream<'static, Result<ServerEvent, SocketError>>, SocketError> {
     let host = connection.host();
-    let opened = timeout(limits.open, open(connection, limits)).await;
-    let late = |_| SocketError::Lost {
+    let opened = timeout(limits.open_timeout, open(connection, limits)).await;
+    let late = |_| SocketError::Disconnected {
         host: host.clone(),
-        why: Loss::Transport(TransportError::Timeout(limits.open)),
+        cause: DisconnectCause::Transport(TransportError::Timeout(limits.open_timeout)),
     };
     let socket = opened.map_err(late)??;
-    let told = stream::unfold(Some(socket), async |socket| {
+    let events = stream::unfold(Some(socket), async |socket| {
         let mut socket = socket?;
-        Some(match socket.told().await {
-            Ok(told) => (Ok(told), Some(socket)),
+        Some(match socket.next_event().await {
+            Ok(event) => (Ok(event), Some(socket)),
             Err(error) => (Err(error), None),
         })
     });
-    Ok(told.boxed())
+    Ok(events.boxed())
 }
 
-async fn open(connection: &Connection, limits: Limits) -> Result<Socket, SocketError> {
+async fn open(connection: &Connection, limits: SocketLimits) -> Result<Socket, SocketError> {
     let host = connection.host();
     let ca = connection.ca.as_ref().map(String::as_bytes);
-    let http = stream_client(limits.open, ca)?;
-    let lost = |error: &reqwest::Error| SocketError::Lost {
+    let http = stream_client(limits.open_timeout, ca)?;
+    let lost = |error: &reqwest::Error| SocketError::Disconnected {
         host: host.clone(),
-        why: Loss::Transport(TransportError::new(error, limits.open)),
+        cause: DisconnectCause::Transport(TransportError::new(error, limits.open_timeout)),
     };
     let key = generate_key();
     let mut url = connection.api_url.clone();
@@ -220,31 +220,31 @@ async fn open(connection: &Connection, limits: Limits) -> Result<Socket, SocketE
         .send()
         .await
         .map_err(|error| lost(&error))?;
-    agreed(&host, &key, &response)?;
+    check_upgrade(&host, &key, &response)?;
     let upgraded = response.upgrade().await.map_err(|error| lost(&error))?;
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(0)
         .max_write_buffer_size(WRITE_BUFFER)
-        .max_message_size(Some(limits.message))
-        .max_frame_size(Some(limits.message));
+        .max_message_size(Some(limits.max_message_bytes))
+        .max_frame_size(Some(limits.max_message_bytes));
     let frames = WebSocketStream::from_raw_socket(upgraded, Role::Client, Some(config)).await;
     let now = Instant::now();
     let mut socket = Socket {
         host,
         frames,
         limits,
-        heard: now,
+        last_frame_at: now,
         pinged: false,
-        opened: now,
+        opened_at: now,
     };
-    socket.ask(&connection.auth).await?;
+    socket.authenticate(&connection.auth).await?;
     Ok(socket)
 }
 
 /// What every request carries, and what asks for the upgrade.
 fn upgrade_headers(connection: &Connection, key: &str) -> HeaderMap {
-    let mut headers = headers(connection);
+    let mut headers = request_headers(connection);
     for (name, value) in [
         (header::CONNECTION, "Upgrade"),
         (header::UPGRADE, "websocket"),
@@ -262,7 +262,7 @@ fn upgrade_headers(connection: &Connection, key: &str) -> HeaderMap {
 }
 
 /// Whether the answer is the upgrade that was asked for.
-fn agreed(host: &str, key: &str, response: &Response) -> Result<(), SocketError> {
+fn check_upgrade(host: &str, key: &str, response: &Response) -> Result<(), SocketError> {
     let host = host.to_owned();
     let status = response.status();
     if status == StatusCode::SWITCHING_PROTOCOLS {
@@ -282,26 +282,26 @@ fn agreed(host: &str, key: &str, response: &Response) -> Result<(), SocketError>
         {
             return Ok(());
         }
-        let why = Refusal::Handshake;
-        return Err(SocketError::Refused { host, why });
+        let cause = RejectionCause::Handshake;
+        return Err(SocketError::Rejected { host, cause });
     }
     let code = status.as_u16();
     Err(match code {
         // 501 and 505 are what something says that knows no WebSocket; every other fault may pass.
-        429 | 500 | 502..=504 | 506.. => SocketError::Lost {
+        429 | 500 | 502..=504 | 506.. => SocketError::Disconnected {
             host,
-            why: Loss::Status {
+            cause: DisconnectCause::Status {
                 status: code,
                 retry_after: retry_after(response.headers(), Timestamp::now()),
             },
         },
-        300..=399 => SocketError::Refused {
+        300..=399 => SocketError::Rejected {
             host,
-            why: Refusal::Redirect(code),
+            cause: RejectionCause::Redirect(code),
         },
-        _ => SocketError::Refused {
+        _ => SocketError::Rejected {
             host,
-            why: Refusal::Status(code),
+            cause: RejectionCause::Status(code),
         },
     })
 }
@@ -310,17 +310,17 @@ fn agreed(host: &str, key: &str, response: &Response) -> Result<(), SocketError>
 struct Socket {
     host: String,
     frames: WebSocketStream<Upgraded>,
-    limits: Limits,
+    limits: SocketLimits,
     /// When the last frame came.
-    heard: Instant,
+    last_frame_at: Instant,
     /// Whether a ping has been sent since.
     pinged: bool,
-    opened: Instant,
+    opened_at: Instant,
 }
 
 impl Socket {
     /// Says who asks, and which events are wanted.
-    async fn ask(&mut self, auth: &Auth) -> Result<(), SocketError> {
+    async fn authenticate(&mut self, auth: &Auth) -> Result<(), SocketError> {
         let token = match auth {
             Auth::None => None,
             // Not encoded, unlike in a header.
@@ -328,71 +328,72 @@ impl Socket {
         };
         let auth = json!({"type": "auth", "token": token}).to_string();
         self.send(Message::text(auth)).await?;
-        if !event::is_auth_success(&self.message().await?) {
-            return Err(self.refused(Refusal::Authentication));
+        if !event::is_auth_success(&self.next_message().await?) {
+            return Err(self.rejected(RejectionCause::Authentication));
         }
-        self.send(Message::text(event::filter(Timestamp::now())))
+        self.send(Message::text(event::subscription_filter(Timestamp::now())))
             .await
     }
 
     /// The next thing told.
-    async fn told(&mut self) -> Result<Told, SocketError> {
+    async fn next_event(&mut self) -> Result<ServerEvent, SocketError> {
         loop {
-            let message = match self.frame().await? {
+            let message = match self.next_frame().await? {
                 Message::Text(text) => Bytes::from(text),
                 Message::Binary(bytes) => bytes,
-                Message::Pong(_) => return Ok(Told::Alive),
-                Message::Close(frame) => return Err(self.closed(frame)),
+                Message::Pong(_) => return Ok(ServerEvent::Heartbeat),
+                Message::Close(frame) => return Err(self.close_error(frame)),
                 // A ping is answered by the library.
                 Message::Ping(_) | Message::Frame(_) => continue,
             };
-            let told = event::told(&message).map_err(|_| self.lost(Loss::Undecodable))?;
-            if let Some(told) = told {
-                return Ok(told);
+            let event = event::parse_event(&message)
+                .map_err(|_| self.disconnected(DisconnectCause::Undecodable))?;
+            if let Some(event) = event {
+                return Ok(event);
             }
         }
     }
 
     /// The next message, whatever it says.
-    async fn message(&mut self) -> Result<Bytes, SocketError> {
+    async fn next_message(&mut self) -> Result<Bytes, SocketError> {
         loop {
-            match self.frame().await? {
+            match self.next_frame().await? {
                 Message::Text(text) => return Ok(text.into()),
                 Message::Binary(bytes) => return Ok(bytes),
-                Message::Close(frame) => return Err(self.closed(frame)),
+                Message::Close(frame) => return Err(self.close_error(frame)),
                 Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
             }
         }
     }
 
     /// The next frame. While none comes, the server is pinged once; then the socket is lost.
-    async fn frame(&mut self) -> Result<Message, SocketError> {
-        let Limits {
-            idle,
-            silence,
-            lasts,
+    async fn next_frame(&mut self) -> Result<Message, SocketError> {
+        let SocketLimits {
+            idle_timeout,
+            silence_timeout,
+            max_lifetime,
             ..
         } = self.limits;
         loop {
-            if self.opened.elapsed() >= lasts {
-                return Err(self.lost(Loss::Old(lasts)));
+            if self.opened_at.elapsed() >= max_lifetime {
+                return Err(self.disconnected(DisconnectCause::LifetimeReached(max_lifetime)));
             }
-            let patience = if self.pinged {
-                silence
+            let quiet_for = if self.pinged {
+                silence_timeout
             } else {
-                idle.min(silence)
+                idle_timeout.min(silence_timeout)
             };
-            let wake = (self.heard + patience).min(self.opened + lasts);
-            match timeout_at(wake, self.frames.next()).await {
+            let deadline = (self.last_frame_at + quiet_for).min(self.opened_at + max_lifetime);
+            match timeout_at(deadline, self.frames.next()).await {
                 Ok(Some(Ok(frame))) => {
-                    self.heard = Instant::now();
+                    self.last_frame_at = Instant::now();
                     self.pinged = false;
                     return Ok(frame);
                 }
-                Ok(Some(Err(error))) => return Err(self.broken(&error)),
-                Ok(None) => return Err(self.lost(Loss::Closed)),
-                Err(_) if self.heard.elapsed() >= silence => {
-                    return Err(self.lost(Loss::Silent(silence)));
+                Ok(Some(Err(error))) => return Err(self.protocol_error(&error)),
+                Ok(None) => return Err(self.disconnected(DisconnectCause::Closed)),
+                Err(_) if self.last_frame_at.elapsed() >= silence_timeout => {
+                    return Err(self.disconnected(DisconnectCause::Silent(silence_timeout)));
                 }
                 Err(_) if !self.pinged => {
                     self.send(Message::Ping(Bytes::new())).await?;
@@ -404,43 +405,45 @@ impl Socket {
     }
 
     async fn send(&mut self, message: Message) -> Result<(), SocketError> {
-        match timeout(self.limits.open, self.frames.send(message)).await {
+        match timeout(self.limits.open_timeout, self.frames.send(message)).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(self.broken(&error)),
-            Err(_) => Err(self.lost(Loss::Broken)),
+            Ok(Err(error)) => Err(self.protocol_error(&error)),
+            Err(_) => Err(self.disconnected(DisconnectCause::ConnectionLost)),
         }
     }
 
-    fn closed(&self, frame: Option<CloseFrame>) -> SocketError {
+    fn close_error(&self, frame: Option<CloseFrame>) -> SocketError {
         match frame.map(|frame| frame.code) {
             Some(code @ (CloseCode::Protocol | CloseCode::Unsupported | CloseCode::Policy)) => {
-                self.refused(Refusal::Closed(code.into()))
+                self.rejected(RejectionCause::Closed(code.into()))
             }
-            _ => self.lost(Loss::Closed),
+            _ => self.disconnected(DisconnectCause::Closed),
         }
     }
 
     /// The library's error says what came; only its kind is kept.
-    fn broken(&self, error: &tungstenite::Error) -> SocketError {
+    fn protocol_error(&self, error: &tungstenite::Error) -> SocketError {
         use tungstenite::Error as E;
-        self.lost(match error {
-            E::ConnectionClosed | E::AlreadyClosed => Loss::Closed,
-            E::Capacity(_) => Loss::TooLarge(self.limits.message),
+        self.disconnected(match error {
+            E::ConnectionClosed | E::AlreadyClosed => DisconnectCause::Closed,
+            E::Capacity(_) => DisconnectCause::TooLarge(self.limits.max_message_bytes),
             E::Io(_)
             | E::WriteBufferFull(_)
-            | E::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Loss::Broken,
-            _ => Loss::Undecodable,
+            | E::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
+                DisconnectCause::ConnectionLost
+            }
+            _ => DisconnectCause::Undecodable,
         })
     }
 
-    fn refused(&self, why: Refusal) -> SocketError {
+    fn rejected(&self, cause: RejectionCause) -> SocketError {
         let host = self.host.clone();
-        SocketError::Refused { host, why }
+        SocketError::Rejected { host, cause }
     }
 
-    fn lost(&self, why: Loss) -> SocketError {
+    fn disconnected(&self, cause: DisconnectCause) -> SocketError {
         let host = self.host.clone();
-        SocketError::Lost { host, why }
+        SocketError::Disconnected { host, cause }
     }
 }
 

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     controller::context::{Blocks, Configs},
     inject::Pools,
-    prefect::{Connection, Told},
+    prefect::{Connection, ServerEvent},
 };
 
 /// A Prefect server tells of a change before it is committed: it is read at once, and again after these.
@@ -24,18 +24,18 @@ const ECHOES: [Duration; 2] = [Duration::from_millis(60), Duration::from_secs(1)
 const MOST_ECHOES: usize = 1024;
 
 /// What is to be delivered.
-pub(super) enum Word {
+pub(super) enum ChangeEvent {
     /// A Prefect server that was dead has answered.
-    PrefectIsBack(String),
+    PrefectRecovered(String),
     /// A host of Doppler that was dead has answered.
-    DopplerIsBack(String),
+    DopplerRecovered(String),
     /// A Prefect server told of a change.
-    Told(Arc<Connection>, Told, Instant),
+    Received(Arc<Connection>, ServerEvent, Instant),
 }
 
 /// Delivers words to the sources that they concern.
 pub(super) async fn deliver(
-    mut heard: mpsc::UnboundedReceiver<Word>,
+    mut heard: mpsc::UnboundedReceiver<ChangeEvent>,
     blocks: Blocks,
     configs: Configs,
     pools: Pools,
@@ -52,14 +52,16 @@ pub(super) async fn deliver(
             }
         };
         match word {
-            Some(Word::PrefectIsBack(name)) => {
-                blocks.retry(|key| key.connection.api_url.origin().ascii_serialization() == name);
-                pools.poke(&|server, _| server.starts_with(&name));
+            Some(ChangeEvent::PrefectRecovered(name)) => {
+                blocks.retry_failed(|key| {
+                    key.connection.api_url.origin().ascii_serialization() == name
+                });
+                pools.trigger(&|server, _| server.starts_with(&name));
             }
-            Some(Word::DopplerIsBack(name)) => {
-                configs.retry(|key| key.host.origin().ascii_serialization() == name);
+            Some(ChangeEvent::DopplerRecovered(name)) => {
+                configs.retry_failed(|key| key.host.origin().ascii_serialization() == name);
             }
-            Some(Word::Told(connection, told, at)) => {
+            Some(ChangeEvent::Received(connection, told, at)) => {
                 if pass_on(&blocks, &pools, &connection, &told, at) && echoes.len() < MOST_ECHOES {
                     for echo in ECHOES {
                         let (connection, told) = (Arc::clone(&connection), told.clone());
@@ -80,18 +82,18 @@ fn pass_on(
     blocks: &Blocks,
     pools: &Pools,
     connection: &Arc<Connection>,
-    told: &Told,
+    told: &ServerEvent,
     at: Instant,
 ) -> bool {
     match told {
-        Told::Block { id, name } => blocks.push(at, |key, document| {
+        ServerEvent::Block { id, name } => blocks.refresh(at, |key, document| {
             key.connection == *connection
                 && (name.as_ref() == Some(&key.name)
-                    || document.is_some_and(|document| document.is_of(id)))
+                    || document.is_some_and(|document| document.includes_document(id)))
         }),
-        Told::Pool { name } => {
-            pools.poke(&|server, pool| server == connection.api_url.as_str() && pool == name)
+        ServerEvent::Pool { name } => {
+            pools.trigger(&|server, pool| server == connection.api_url.as_str() && pool == name)
         }
-        Told::Alive => false,
+        ServerEvent::Heartbeat => false,
     }
 }

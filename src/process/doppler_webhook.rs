@@ -1,7 +1,7 @@
 //! The door for Doppler's webhooks: `POST /hooks/doppler`, on an address of its own.
 //!
 //! In: requests of anybody. Out: a wake for each hook that one of the secrets signed, at a bounded rate; a replica that does not lead sends it on to
-//! the one that does. In reading order: `folder` (the secrets), [`crate::doppler::hook`] (whether it is signed, and what it is about), `pace` (how
+//! the one that does. In reading order: `folder` (the secrets), [`crate::doppler::webhook`] (whether it is signed, and what it is about), `pace` (how
 //! often), `forward`. Nothing a stranger sends changes anything or is written down but for a count. Connections, their time and their size are
 //! bounded.
 
@@ -36,34 +36,34 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::debug;
 
 use crate::{
-    doppler::webhook::{Hook, SIGNATURE_HEADER, parse_signature},
-    metrics::{HookLabels, Metrics},
+    doppler::webhook::{SIGNATURE_HEADER, Webhook, parse_signature},
+    metrics::{Metrics, WebhookLabels},
 };
-use coalesce::Pace;
-pub use forward::{FORWARDED_HEADER, Forward};
-pub use secret_dir::{FolderError, HookFolder};
+use coalesce::Coalescer;
+pub use forward::{FORWARDED_HEADER, Forwarder};
+pub use secret_dir::{SecretDir, SecretDirError};
 
 /// Where hooks are taken.
 pub const PATH: &str = "/hooks/doppler";
 /// The largest body.
-pub const LARGEST_BODY: usize = 64 * 1024;
+pub const MAX_BODY_BYTES: usize = 64 * 1024;
 /// Of a body that is too large, so much is read and dropped, so that its sender hears why it is refused.
-const LARGEST_DROPPED: usize = 1024 * 1024;
+const MAX_DISCARDED_BYTES: usize = 1024 * 1024;
 /// How long the header, and then the body, may take to arrive.
-const READ_LIMIT: Duration = Duration::from_secs(5);
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection may last; below the grace of the process.
-const CONNECTION_LIMIT: Duration = Duration::from_secs(18);
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(18);
 /// Connections at the same time; more wait.
-const CONNECTIONS: usize = 32;
+const MAX_CONNECTIONS: usize = 32;
 /// Wait after a connection that could not be taken.
-const AGAIN: Duration = Duration::from_millis(100);
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// Acts on a hook.
-pub type Wake = Arc<dyn Fn(&Hook) + Send + Sync>;
+pub type OnWebhook = Arc<dyn Fn(&Webhook) + Send + Sync>;
 
 /// What became of a request, for the count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
+enum WebhookOutcome {
     Accepted,
     Limited,
     Forwarded,
@@ -73,8 +73,8 @@ enum Outcome {
     Broken,
 }
 
-impl Outcome {
-    const fn word(self) -> &'static str {
+impl WebhookOutcome {
+    const fn label(self) -> &'static str {
         match self {
             Self::Accepted => "accepted",
             Self::Limited => "limited",
@@ -98,39 +98,39 @@ impl Outcome {
 }
 
 /// What hooks are taken with.
-pub struct Hooks {
-    secrets: HookFolder,
-    wake: OnceLock<Wake>,
-    forward: Option<Forward>,
-    pace: Mutex<Pace>,
-    later: Notify,
+pub struct WebhookReceiver {
+    secrets: SecretDir,
+    handler: OnceLock<OnWebhook>,
+    forwarder: Option<Forwarder>,
+    coalescer: Mutex<Coalescer>,
+    deferred: Notify,
     metrics: Arc<Metrics>,
 }
 
-impl Hooks {
-    /// Takes hooks that a secret of the folder signed. Until [`Hooks::lead`], they go where `forward` says.
+impl WebhookReceiver {
+    /// Takes hooks that a secret of the folder signed. Until [`WebhookReceiver::start_leading`], they go where `forward` says.
     #[must_use]
-    pub fn new(secrets: HookFolder, forward: Option<Forward>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(secrets: SecretDir, forward: Option<Forwarder>, metrics: Arc<Metrics>) -> Self {
         Self {
             secrets,
-            wake: OnceLock::new(),
-            forward,
-            pace: Mutex::default(),
-            later: Notify::new(),
+            handler: OnceLock::new(),
+            forwarder: forward,
+            coalescer: Mutex::default(),
+            deferred: Notify::new(),
             metrics,
         }
     }
 
     /// This replica leads: from now on hooks are acted upon here.
-    pub fn lead(&self, wake: Wake) {
+    pub fn start_leading(&self, wake: OnWebhook) {
         // It leads until it ends, so there is one wake.
-        let _ = self.wake.set(wake);
+        let _ = self.handler.set(wake);
     }
 
     /// Acts on the hooks that had to wait, until `shutdown`.
-    pub async fn keep_pace(self: Arc<Self>, shutdown: CancellationToken) {
+    pub async fn flush_coalesced(self: Arc<Self>, shutdown: CancellationToken) {
         loop {
-            let next = self.pace().next();
+            let next = self.lock_coalescer().next_due();
             let due = async {
                 match next {
                     Some(at) => sleep_until(at).await,
@@ -139,11 +139,11 @@ impl Hooks {
             };
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                () = self.later.notified() => continue,
+                () = self.deferred.notified() => continue,
                 () = due => {}
             }
-            let due = self.pace().due(Instant::now());
-            if let Some(wake) = self.wake.get() {
+            let due = self.lock_coalescer().take_due(Instant::now());
+            if let Some(wake) = self.handler.get() {
                 for hook in &due {
                     wake(hook);
                 }
@@ -151,48 +151,50 @@ impl Hooks {
         }
     }
 
-    fn pace(&self) -> MutexGuard<'_, Pace> {
-        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_coalescer(&self) -> MutexGuard<'_, Coalescer> {
+        self.coalescer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn receive(&self, headers: &HeaderMap, body: Body) -> Outcome {
+    async fn receive(&self, headers: &HeaderMap, body: Body) -> WebhookOutcome {
         // Without a signature there is no reason to read any further.
         let Some(signature) = signature(headers) else {
-            return Outcome::Refused;
+            return WebhookOutcome::Refused;
         };
-        let body = match timeout(READ_LIMIT, read(body)).await {
+        let body = match timeout(READ_TIMEOUT, read_body(body)).await {
             Ok(Ok(body)) => body,
             Ok(Err(outcome)) => return outcome,
-            Err(_) => return Outcome::Broken,
+            Err(_) => return WebhookOutcome::Broken,
         };
         let secrets = self.secrets.current().await;
-        let Some(hook) = secrets.receive(signature.as_bytes(), &body) else {
-            return Outcome::Refused;
+        let Some(hook) = secrets.verify(signature.as_bytes(), &body) else {
+            return WebhookOutcome::Refused;
         };
-        if let Some(wake) = self.wake.get() {
-            return self.act(hook, wake);
+        if let Some(wake) = self.handler.get() {
+            return self.dispatch(hook, wake);
         }
         let was_forwarded = headers.contains_key(FORWARDED_HEADER);
-        if let Some(forward) = self.forward.as_ref().filter(|_| !was_forwarded)
-            && forward.send(signature, &body).await
+        if let Some(forward) = self.forwarder.as_ref().filter(|_| !was_forwarded)
+            && forward.forward(signature, &body).await
         {
-            return Outcome::Forwarded;
+            return WebhookOutcome::Forwarded;
         }
         // It may have come to lead meanwhile.
-        match self.wake.get() {
-            Some(wake) => self.act(hook, wake),
-            None => Outcome::Unforwarded,
+        match self.handler.get() {
+            Some(wake) => self.dispatch(hook, wake),
+            None => WebhookOutcome::Unforwarded,
         }
     }
 
-    fn act(&self, hook: Hook, wake: &Wake) -> Outcome {
-        let now = self.pace().take(hook, Instant::now());
+    fn dispatch(&self, hook: Webhook, wake: &OnWebhook) -> WebhookOutcome {
+        let now = self.lock_coalescer().offer(hook, Instant::now());
         if let Some(hook) = now {
             wake(&hook);
-            Outcome::Accepted
+            WebhookOutcome::Accepted
         } else {
-            self.later.notify_one();
-            Outcome::Limited
+            self.deferred.notify_one();
+            WebhookOutcome::Limited
         }
     }
 }
@@ -206,39 +208,41 @@ fn signature(headers: &HeaderMap) -> Option<&HeaderValue> {
 }
 
 /// The whole body, if it is not too large.
-async fn read(body: Body) -> Result<Bytes, Outcome> {
+async fn read_body(body: Body) -> Result<Bytes, WebhookOutcome> {
     let (mut chunks, mut whole, mut size) = (body.into_data_stream(), Vec::new(), 0_usize);
-    while size <= LARGEST_DROPPED
+    while size <= MAX_DISCARDED_BYTES
         && let Some(chunk) = chunks.next().await
     {
-        let chunk = chunk.map_err(|_| Outcome::Broken)?;
+        let chunk = chunk.map_err(|_| WebhookOutcome::Broken)?;
         size = size.saturating_add(chunk.len());
-        if size <= LARGEST_BODY {
+        if size <= MAX_BODY_BYTES {
             whole.extend_from_slice(&chunk);
         } else {
             whole = Vec::new();
         }
     }
-    if size > LARGEST_BODY {
-        return Err(Outcome::TooLarge);
+    if size > MAX_BODY_BYTES {
+        return Err(WebhookOutcome::TooLarge);
     }
     Ok(whole.into())
 }
 
 /// `POST /hooks/doppler`, and nothing else.
-pub fn router(hooks: Arc<Hooks>) -> Router {
-    Router::new().route(PATH, post(answer)).with_state(hooks)
+pub fn router(hooks: Arc<WebhookReceiver>) -> Router {
+    Router::new()
+        .route(PATH, post(handle_request))
+        .with_state(hooks)
 }
 
-async fn answer(State(hooks): State<Arc<Hooks>>, request: Request) -> StatusCode {
+async fn handle_request(State(hooks): State<Arc<WebhookReceiver>>, request: Request) -> StatusCode {
     let (parts, body) = request.into_parts();
     let outcome = hooks.receive(&parts.headers, body).await;
-    debug!(outcome = outcome.word(), "a hook");
+    debug!(outcome = outcome.label(), "a hook");
     hooks
         .metrics
-        .hooks
-        .get_or_create(&HookLabels {
-            outcome: outcome.word(),
+        .webhook_requests
+        .get_or_create(&WebhookLabels {
+            outcome: outcome.label(),
         })
         .inc();
     outcome.status()
@@ -246,7 +250,7 @@ async fn answer(State(hooks): State<Arc<Hooks>>, request: Request) -> StatusCode
 
 /// Serves until `shutdown`. One request a connection.
 pub async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) {
-    let free = Arc::new(Semaphore::new(CONNECTIONS));
+    let free = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let connections = TaskTracker::new();
     loop {
         let next = async {
@@ -263,7 +267,7 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
                 connections.spawn(serve_one(stream, router.clone(), place));
             }
             // Such as too many open files.
-            None => sleep(AGAIN).await,
+            None => sleep(ACCEPT_RETRY_DELAY).await,
         }
     }
     connections.close();
@@ -273,11 +277,11 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
 async fn serve_one(stream: TcpStream, router: Router, _place: OwnedSemaphorePermit) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(READ_LIMIT)
+        .header_read_timeout(READ_TIMEOUT)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     // Whatever fails on a stranger's connection is over with it.
-    let _ = timeout(CONNECTION_LIMIT, connection).await;
+    let _ = timeout(CONNECTION_TIMEOUT, connection).await;
 }
 
 #[cfg(test)]

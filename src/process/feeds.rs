@@ -10,14 +10,14 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::upstreams::Limits;
+use super::upstreams::UpstreamSettings;
 use crate::{
-    doppler::{Coordinates, Frame, WatchError, Watcher},
+    doppler::{ConfigKey, StreamEvent, WatchClient, WatchError},
     metrics::Metrics,
     outbound::ClientError,
-    prefect::{Connection, SocketError, Told, event_socket},
-    upstream::limiter::Gate,
-    upstream::subscription::{self, Closed, Kind, Links, Open},
+    prefect::{Connection, ServerEvent, SocketError, event_socket},
+    upstream::limiter::RateLimiter,
+    upstream::subscription::{self, Connect, Disconnect, FeedSpec, Subscriptions},
 };
 
 /// Watch streams of one host that may be opening.
@@ -30,16 +30,16 @@ const SOCKETS: usize = 256;
 const LISTENS: Duration = Duration::from_secs(1);
 
 /// Doppler's watch streams: one for each config, token and host.
-pub(super) fn streams(
-    limits: &Limits,
+pub(super) fn watch_streams(
+    limits: &UpstreamSettings,
     metrics: &Arc<Metrics>,
     shutdown: &CancellationToken,
-) -> Result<Links<Coordinates, ()>, ClientError> {
+) -> Result<Subscriptions<ConfigKey, ()>, ClientError> {
     // Not the gate of downloads: those are not to wait behind streams that do not open.
-    let gate = Gate::new(TO_STREAMS, None, Box::new(|_| {}), shutdown.clone());
-    let watcher = Arc::new(Watcher::new(limits.doppler_timeout, SILENCE, gate)?);
+    let gate = RateLimiter::new(TO_STREAMS, None, Box::new(|_| {}), shutdown.clone());
+    let watcher = Arc::new(WatchClient::new(limits.doppler_timeout, SILENCE, gate)?);
     let first = limits.doppler_timeout;
-    let open: Open<Coordinates, ()> = Box::new(move |at| {
+    let open: Connect<ConfigKey, ()> = Box::new(move |at| {
         let watcher = Arc::clone(&watcher);
         Box::pin(async move {
             let mut frames = Box::pin(watcher.watch(&at).await.map_err(|error| lost(&error))?);
@@ -47,56 +47,60 @@ pub(super) fn streams(
             match timeout(first, frames.next()).await {
                 Ok(Some(Ok(_))) => {}
                 Ok(Some(Err(error))) => return Err(lost(&error)),
-                Ok(None) | Err(_) => return Err(Closed::lost()),
+                Ok(None) | Err(_) => return Err(Disconnect::transient()),
             }
             let updates = frames.filter_map(|frame| {
                 ready(match frame {
-                    Ok(Frame::Updated) => Some(Ok(())),
-                    Ok(Frame::Connected | Frame::Alive) => None,
+                    Ok(StreamEvent::Updated) => Some(Ok(())),
+                    Ok(StreamEvent::Connected | StreamEvent::KeepAlive) => None,
                     Err(error) => Some(Err(lost(&error))),
                 })
             });
             Ok(updates.boxed())
         })
     });
-    let kind = Kind {
+    let kind = FeedSpec {
         upstream: "doppler",
         open,
-        told: None,
-        slows_polls: false,
-        listens_after: None,
-        most: limits.max_streams.into(),
+        on_message: None,
+        slows_polling: false,
+        reread_after: None,
+        max_connections: limits.max_streams.into(),
     };
-    Ok(Links::new(kind, Arc::clone(metrics), shutdown.clone()))
+    Ok(Subscriptions::new(
+        kind,
+        Arc::clone(metrics),
+        shutdown.clone(),
+    ))
 }
 
 /// Why a watch stream is not there.
-fn lost(error: &WatchError) -> Closed {
+fn lost(error: &WatchError) -> Disconnect {
     debug!(reason = error.reason().as_str(), "{error}");
-    Closed {
-        refused: error.is_refusal().then(|| error.to_string()),
+    Disconnect {
+        rejected: error.is_rejection().then(|| error.to_string()),
         retry_after: error.retry_after(),
     }
 }
 
 /// Event sockets of Prefect servers: one for each server and credentials.
-pub(super) fn sockets(
-    limits: &Limits,
+pub(super) fn event_sockets(
+    limits: &UpstreamSettings,
     metrics: &Arc<Metrics>,
-    told: subscription::Told<Arc<Connection>, Told>,
+    told: subscription::OnMessage<Arc<Connection>, ServerEvent>,
     shutdown: &CancellationToken,
-) -> Links<Arc<Connection>, Told> {
-    let bounds = event_socket::Limits {
-        open: limits.prefect_timeout,
-        ..event_socket::Limits::default()
+) -> Subscriptions<Arc<Connection>, ServerEvent> {
+    let bounds = event_socket::SocketLimits {
+        open_timeout: limits.prefect_timeout,
+        ..event_socket::SocketLimits::default()
     };
-    let open: Open<Arc<Connection>, Told> = Box::new(move |connection| {
+    let open: Connect<Arc<Connection>, ServerEvent> = Box::new(move |connection| {
         Box::pin(async move {
             let closed = |error: &SocketError| {
                 debug!("{error}");
-                let refused = matches!(error, SocketError::Refused { .. });
-                Closed {
-                    refused: refused.then(|| error.to_string()),
+                let refused = matches!(error, SocketError::Rejected { .. });
+                Disconnect {
+                    rejected: refused.then(|| error.to_string()),
                     retry_after: error.retry_after(),
                 }
             };
@@ -104,20 +108,20 @@ pub(super) fn sockets(
             let told = told.map_err(|error| closed(&error))?;
             let changes = told.filter_map(move |told| {
                 ready(match told {
-                    Ok(Told::Alive) => None,
+                    Ok(ServerEvent::Heartbeat) => None,
                     told => Some(told.map_err(|error| closed(&error))),
                 })
             });
             Ok(changes.boxed())
         })
     });
-    let kind = Kind {
+    let kind = FeedSpec {
         upstream: "prefect",
         open,
-        told: Some(told),
-        slows_polls: true,
-        listens_after: Some(LISTENS),
-        most: SOCKETS,
+        on_message: Some(told),
+        slows_polling: true,
+        reread_after: Some(LISTENS),
+        max_connections: SOCKETS,
     };
-    Links::new(kind, Arc::clone(metrics), shutdown.clone())
+    Subscriptions::new(kind, Arc::clone(metrics), shutdown.clone())
 }

@@ -29,7 +29,7 @@ use crate::crd::{MANAGED_BY, MANAGED_BY_LABEL};
 use decide::{GIVE_UP, LASTS, LOOK_EVERY, Mine, Seen, Step, decide};
 
 /// Where the leader takes hooks: an annotation of the Lease.
-pub const HOOKS_ADDRESS: &str = "doppler-prefect.dev/hooks-address";
+pub const WEBHOOK_ADDRESS: &str = "doppler-prefect.dev/hooks-address";
 /// Time limit of a request about the lease, well below [`decide::RENEW_EVERY`].
 const LIMIT: Duration = Duration::from_secs(3);
 /// Wait after a renewal that failed.
@@ -61,13 +61,13 @@ pub enum LeaseError {
 
 /// The Lease object. Clones share what was seen of it.
 #[derive(Clone)]
-pub struct Leases {
+pub struct LeaseClient {
     api: Api<Lease>,
     name: String,
     leader: Arc<Mutex<Option<SocketAddr>>>,
 }
 
-impl Leases {
+impl LeaseClient {
     /// The lease of this name.
     #[must_use]
     pub fn new(client: Client, namespace: &str, name: &str) -> Self {
@@ -80,15 +80,15 @@ impl Leases {
 
     /// Where the leader takes hooks, as it was seen last.
     #[must_use]
-    pub fn leader(&self) -> Option<SocketAddr> {
+    pub fn leader_address(&self) -> Option<SocketAddr> {
         *self.leader.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where the leader takes hooks, by a look made now.
-    pub async fn leader_now(&self) -> Option<SocketAddr> {
+    pub async fn fetch_leader_address(&self) -> Option<SocketAddr> {
         // Whatever failed, what was seen last is as good as anything.
         let _ = self.look().await;
-        self.leader()
+        self.leader_address()
     }
 
     async fn look(&self) -> Result<Option<Lease>, LeaseError> {
@@ -137,7 +137,7 @@ fn holder(lease: &Lease) -> Option<&str> {
 
 fn hooks_address(lease: &Lease) -> Option<SocketAddr> {
     holder(lease)?;
-    lease.annotations().get(HOOKS_ADDRESS)?.parse().ok()
+    lease.annotations().get(WEBHOOK_ADDRESS)?.parse().ok()
 }
 
 fn seen(before: Option<&Seen>, lease: &Lease) -> Seen {
@@ -152,16 +152,16 @@ fn seen(before: Option<&Seen>, lease: &Lease) -> Seen {
 }
 
 /// A replica that would lead.
-pub struct Candidate {
-    leases: Leases,
+pub struct LeaderElector {
+    leases: LeaseClient,
     identity: String,
     hooks: Option<SocketAddr>,
 }
 
-impl Candidate {
+impl LeaderElector {
     /// A replica under this name, made unique, and the address at which it would take hooks as the leader.
     #[must_use]
-    pub fn new(leases: Leases, name: &str, hooks: Option<SocketAddr>) -> Self {
+    pub fn new(leases: LeaseClient, name: &str, hooks: Option<SocketAddr>) -> Self {
         Self {
             leases,
             identity: format!("{name}_{:016x}", rand::random::<u64>()),
@@ -170,7 +170,7 @@ impl Candidate {
     }
 
     /// Waits until this replica holds the lease. `standing_by` is called at each look that shows that another one does.
-    pub async fn until_held(self, standing_by: impl Fn()) -> Held {
+    pub async fn acquire(self, standing_by: impl Fn()) -> LeaderLease {
         let mut last: Option<Seen> = None;
         let mut told = None;
         loop {
@@ -207,7 +207,7 @@ impl Candidate {
                         identity = self.identity,
                         "leading"
                     );
-                    return Held {
+                    return LeaderLease {
                         candidate: self,
                         lease: Some(lease),
                         renewed: sent,
@@ -249,27 +249,30 @@ impl Candidate {
         let annotations = lease.annotations_mut();
         match self.hooks {
             Some(address) => {
-                annotations.insert(HOOKS_ADDRESS.to_owned(), address.to_string());
+                annotations.insert(WEBHOOK_ADDRESS.to_owned(), address.to_string());
             }
-            None => drop(annotations.remove(HOOKS_ADDRESS)),
+            None => drop(annotations.remove(WEBHOOK_ADDRESS)),
         }
         lease
     }
 }
 
 /// The lease is this replica's.
-pub struct Held {
-    candidate: Candidate,
+pub struct LeaderLease {
+    candidate: LeaderElector,
     lease: Option<Lease>,
     renewed: Instant,
 }
 
-impl Held {
+impl LeaderLease {
     /// Does `work` and renews the lease meanwhile.
     ///
     /// # Errors
     /// If the lease is lost: the work has then been dropped.
-    pub async fn while_held<T>(&mut self, work: impl Future<Output = T>) -> Result<T, LeaseLost> {
+    pub async fn run_while_held<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+    ) -> Result<T, LeaseLost> {
         tokio::select! {
             done = work => Ok(done),
             lost = self.renew() => Err(lost),
@@ -327,7 +330,7 @@ impl Held {
     }
 
     /// Gives the lease back: the next takes over at once and need not wait until it is over.
-    pub async fn give_back(self) {
+    pub async fn release(self) {
         let leases = &self.candidate.leases;
         let Some(lease) = self.lease else { return };
         let mut given = leases.replace(&without_holder(lease)).await;
@@ -348,7 +351,7 @@ impl Held {
 }
 
 fn without_holder(mut lease: Lease) -> Lease {
-    lease.annotations_mut().remove(HOOKS_ADDRESS);
+    lease.annotations_mut().remove(WEBHOOK_ADDRESS);
     if let Some(spec) = lease.spec.as_mut() {
         spec.holder_identity = None;
         spec.renew_time = Some(MicroTime(Timestamp::now()));

@@ -10,27 +10,27 @@ use tokio::sync::{Semaphore, mpsc, watch as signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    server::{Readiness, Refreshed},
+    server::{GaugeUpdater, Readiness},
     tasks::Tasks,
-    upstreams::{self, Limits, Upstreams},
+    upstreams::{self, UpstreamSettings, Upstreams},
 };
 use crate::{
     controller::{
         self,
-        binding_state::Memory,
-        context::{Configs, Context, Settings},
-        key_refs::References,
-        object_cache::Objects,
+        binding_state::BindingStates,
+        context::{Configs, Context, ControllerSettings},
+        key_refs::KeyRefs,
+        object_cache::ObjectCache,
         prefect_work_pools,
-        stored_binding::Kept,
-        watches::{self, Heard},
-        work_queue::{BindingRef, Queue, Scope, Wakes},
+        stored_binding::StoredBinding,
+        watches::{self, BindingEvent},
+        work_queue::{BindingRef, Scope, WorkQueue, WorkQueues},
     },
     metrics::Metrics,
     outbound::{AllowedHosts, ClientError},
-    prefect::{Clients, Connections},
+    prefect::{Clients, ConnectionInterner},
     report::Report,
-    secret::{HashKey, Secrets},
+    secret::{HashKey, SecretClient},
 };
 
 /// How often clients and connections that nobody uses any more are let go.
@@ -40,13 +40,13 @@ const TIDY: Duration = Duration::from_mins(5);
 const HANDED: usize = 2;
 
 /// What leading takes.
-pub struct Lead {
+pub struct ControllerManager {
     /// The API server.
     pub client: Client,
     /// Requests about Secrets.
-    pub secrets: Secrets,
+    pub secrets: SecretClient,
     /// Waits and limits.
-    pub settings: Settings,
+    pub settings: ControllerSettings,
     /// Namespaces whose bindings are served; none means all.
     pub watch_namespaces: Vec<String>,
     /// Further namespaces with `PrefectWorkPool`s.
@@ -60,16 +60,16 @@ pub struct Lead {
     /// Hosts that bindings may name as Doppler's API.
     pub doppler_hosts: AllowedHosts,
     /// What the flags say of upstreams.
-    pub limits: Limits,
+    pub upstream_settings: UpstreamSettings,
     /// Everything that is counted.
     pub metrics: Arc<Metrics>,
     /// Set once everything that is there has been seen.
     pub readiness: Readiness,
     /// Told how gauges are brought up to date.
-    pub refreshed: Refreshed,
+    pub gauge_updater: GaugeUpdater,
 }
 
-impl Lead {
+impl ControllerManager {
     /// Spawns the tasks. Gives the configs that are read, to be woken from outside.
     ///
     /// # Errors
@@ -85,60 +85,60 @@ impl Lead {
             concurrency,
             prefect_hosts,
             doppler_hosts,
-            limits,
+            upstream_settings: limits,
             metrics,
             readiness,
-            refreshed,
+            gauge_updater: refreshed,
         } = self;
         let shutdown = tasks.shutdown();
         let scopes = Scope::of(&watch_namespaces);
-        let wakes = Wakes::new(&scopes, HANDED * usize::from(concurrency));
+        let wakes = WorkQueues::new(&scopes, HANDED * usize::from(concurrency));
         let wake: Arc<dyn Fn(&BindingRef) + Send + Sync> = {
             let wakes = wakes.clone();
-            Arc::new(move |who: &BindingRef| wakes.wake(who))
+            Arc::new(move |who: &BindingRef| wakes.add(who))
         };
         let objects = {
             let wake = Arc::clone(&wake);
-            Arc::new(Objects::new(Box::new(move |who| wake(who))))
+            Arc::new(ObjectCache::new(Box::new(move |who| wake(who))))
         };
         let Upstreams {
             clients,
             blocks,
             configs,
             pools,
-            refresh,
+            update_gauges: refresh,
             deliver,
         } = upstreams::upstreams(&limits, &metrics, &wake, &shutdown)?;
-        let (queues, gauge) = (wakes.clone(), metrics.reconciles_waiting.clone());
+        let (queues, gauge) = (wakes.clone(), metrics.workqueue_depth.clone());
         refreshed.set(Box::new(move || {
             refresh();
-            gauge.set(i64::try_from(queues.waiting()).unwrap_or(i64::MAX));
+            gauge.set(i64::try_from(queues.depth()).unwrap_or(i64::MAX));
         }));
         tasks.spawn("deliver", deliver);
         let (report, events) = Report::new(client.clone(), Arc::clone(&metrics), shutdown.clone());
         tasks.spawn("events", events);
-        let connections = Arc::new(Connections::default());
+        let connections = Arc::new(ConnectionInterner::default());
         let tidied = tidy(clients, Arc::clone(&connections), shutdown.clone());
         tasks.spawn("tidy", tidied);
 
-        let memory = Arc::new(Memory::default());
+        let memory = Arc::new(BindingStates::default());
         let (gone, mut hear_gone) = mpsc::unbounded_channel();
         let watched: Vec<_> = scopes
             .iter()
             .map(|scope| {
                 let (gone, memory) = (gone.clone(), Arc::clone(&memory));
                 let wakes = wakes.clone();
-                let tell = move |heard: Heard<'_>| match heard {
-                    Heard::Seen(binding) => memory.seen(binding),
-                    Heard::Changed(who) => wakes.wake(&memory.name_of(who)),
-                    Heard::Gone(who) => drop(gone.send(Some(who))),
-                    Heard::Listed => drop(gone.send(None)),
+                let tell = move |heard: BindingEvent<'_>| match heard {
+                    BindingEvent::Stored(binding) => memory.observe_stored(binding),
+                    BindingEvent::SpecChanged(who) => wakes.add(&memory.intern(who)),
+                    BindingEvent::Deleted(who) => drop(gone.send(Some(who))),
+                    BindingEvent::Relisted => drop(gone.send(None)),
                 };
-                watches::bindings(client.clone(), scope, tell, shutdown.clone())
+                watches::watch_bindings(client.clone(), scope, tell, shutdown.clone())
             })
             .collect();
         let context = Arc::new(Context {
-            references: References::new(client.clone(), settings.kubernetes_timeout),
+            key_refs: KeyRefs::new(client.clone(), settings.kubernetes_timeout),
             client: client.clone(),
             settings,
             prefect_hosts,
@@ -150,11 +150,11 @@ impl Lead {
             objects: Arc::clone(&objects),
             secrets,
             hash_key,
-            memory: Arc::clone(&memory),
+            states: Arc::clone(&memory),
             report,
             metrics,
-            wakes: wakes.clone(),
-            reconciles: Semaphore::new(concurrency.into()),
+            queues: wakes.clone(),
+            reconcile_permits: Semaphore::new(concurrency.into()),
             operator_namespace,
             bindings: watched.iter().map(|(store, _)| store.clone()).collect(),
         });
@@ -196,14 +196,18 @@ impl Lead {
         let scopes = prefect_work_pools::scopes(&watch_namespaces, &prefect_namespaces);
         tasks.spawn(
             "managed pools",
-            prefect_work_pools::follow(client, scopes, pools, shutdown.clone()),
+            prefect_work_pools::watch_work_pools(client, scopes, pools, shutdown.clone()),
         );
         tasks.spawn("ready", become_ready(ready, readiness, shutdown));
         Ok(configs)
     }
 }
 
-async fn tidy(clients: Arc<Clients>, connections: Arc<Connections>, shutdown: CancellationToken) {
+async fn tidy(
+    clients: Arc<Clients>,
+    connections: Arc<ConnectionInterner>,
+    shutdown: CancellationToken,
+) {
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
@@ -233,10 +237,10 @@ async fn become_ready(
 /// One scope: first what is there, then the reconciles.
 struct ScopeTask {
     scope: Scope,
-    store: Store<Kept>,
-    queue: Arc<Queue>,
+    store: Store<StoredBinding>,
+    queue: Arc<WorkQueue>,
     client: Client,
-    objects: Arc<Objects>,
+    objects: Arc<ObjectCache>,
     context: Arc<Context>,
     concurrency: u16,
 }
@@ -262,14 +266,14 @@ impl ScopeTask {
         let watches = async {
             tokio::join!(
                 following,
-                watches::secrets(
+                watches::watch_secrets(
                     client.clone(),
                     scope.clone(),
                     Arc::clone(&objects),
                     secrets_seen,
                     shutdown.clone()
                 ),
-                watches::config_maps(client, scope, objects, maps_seen, shutdown.clone()),
+                watches::watch_config_maps(client, scope, objects, maps_seen, shutdown.clone()),
             );
         };
         let reconciles = async {

@@ -11,20 +11,20 @@ use tower::limit::ConcurrencyLimitLayer;
 use tracing::{error, info, warn};
 
 use super::{
-    doppler_webhook::{self, FolderError, Forward, HookFolder, Hooks},
-    leader_election::{Candidate, LeaseLost, Leases},
-    manager::Lead,
-    server::{self, ListenError, Readiness, Refreshed},
+    doppler_webhook::{self, Forwarder, SecretDir, SecretDirError, WebhookReceiver},
+    leader_election::{LeaderElector, LeaseClient, LeaseLost},
+    manager::ControllerManager,
+    server::{self, GaugeUpdater, ListenError, Readiness},
     tasks::{TaskEnded, Tasks},
     telemetry::{self, FilterError},
-    upstreams::Limits,
+    upstreams::UpstreamSettings,
 };
 use crate::{
-    args::{ElectionArgs, HookArgs, RunArgs, UpstreamArgs},
-    controller::context::Settings,
-    metrics::{Metrics, PushLabels},
+    args::{ElectionArgs, RunArgs, UpstreamArgs, WebhookArgs},
+    controller::context::ControllerSettings,
+    metrics::{Metrics, NotificationLabels},
     outbound::{AllowedHosts, ClientError, PatternError},
-    secret::{HashKey, KeyError, Secrets, load_or_create_key},
+    secret::{HashKey, HashKeyError, SecretClient, load_or_create_hash_key},
 };
 
 /// Requests to the API server that may be in flight. A watch counts until it is answered.
@@ -51,13 +51,13 @@ pub enum RunError {
     Kubernetes,
     /// No hash key.
     #[error(transparent)]
-    Key(#[from] KeyError),
+    Key(#[from] HashKeyError),
     /// An address is taken.
     #[error(transparent)]
     Listen(#[from] ListenError),
     /// No hook secrets.
     #[error(transparent)]
-    HookSecrets(#[from] FolderError),
+    HookSecrets(#[from] SecretDirError),
     /// A task ended.
     #[error(transparent)]
     Task(#[from] TaskEnded),
@@ -91,7 +91,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         prefect_account_budget,
         max_streams,
         pushed_refresh_interval,
-        hooks: hook_args,
+        webhook: hook_args,
         election,
         metrics_address,
         health_address,
@@ -101,7 +101,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     telemetry::start(log_format, &log_filter)?;
     let prefect_hosts = AllowedHosts::parse("--allowed-prefect-host", &allowed_prefect_hosts)?;
     let doppler_hosts = AllowedHosts::parse("--allowed-doppler-host", &allowed_doppler_hosts)?;
-    let settings = Settings {
+    let settings = ControllerSettings {
         refresh_interval,
         stale_after,
         release_wait,
@@ -113,7 +113,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     let shutdown = tasks.shutdown();
     let metrics = Arc::new(Metrics::new());
     let readiness = Readiness::default();
-    let refreshed = Refreshed::default();
+    let refreshed = GaugeUpdater::default();
     let health = server::listen(health_address, "health").await?;
     tasks.spawn(
         "health",
@@ -132,7 +132,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     let client = kubernetes().await?;
     let leases = election
         .leader_election
-        .then(|| Leases::new(client.clone(), &operator_namespace, &election.lease_name));
+        .then(|| LeaseClient::new(client.clone(), &operator_namespace, &election.lease_name));
     let hooks_at = reached_at(&hook_args, &election);
     let hooks = take_hooks(hook_args, leases.clone(), &metrics, &mut tasks).await?;
     info!(version = env!("CARGO_PKG_VERSION"), "running");
@@ -140,12 +140,12 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     let held = match leases {
         None => None,
         Some(leases) => {
-            let candidate = Candidate::new(leases, &election.pod_name, hooks_at);
+            let candidate = LeaderElector::new(leases, &election.pod_name, hooks_at);
             let held = tasks
-                .until(candidate.until_held(|| readiness.set()))
+                .until_ready(candidate.acquire(|| readiness.set()))
                 .await?;
             if held.is_none() {
-                tasks.end().await;
+                tasks.stop().await;
                 return Ok(());
             }
             held
@@ -153,9 +153,9 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     };
     // A replica that stood by was ready.
     readiness.unset();
-    metrics.leads.set(1);
-    let secrets = Secrets::new(client.clone(), kubernetes_timeout);
-    let lead = Lead {
+    metrics.leader.set(1);
+    let secrets = SecretClient::new(client.clone(), kubernetes_timeout);
+    let lead = ControllerManager {
         client,
         secrets: secrets.clone(),
         settings,
@@ -165,7 +165,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         concurrency,
         prefect_hosts,
         doppler_hosts,
-        limits: Limits {
+        upstream_settings: UpstreamSettings {
             prefect_timeout,
             doppler_timeout,
             prefect_account_budget,
@@ -174,29 +174,32 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         },
         metrics: Arc::clone(&metrics),
         readiness,
-        refreshed,
+        gauge_updater: refreshed,
     };
     let work = async move {
-        let Some(key) = tasks.until(hash_key(&secrets, &operator_namespace)).await? else {
-            tasks.end().await;
+        let Some(key) = tasks
+            .until_ready(hash_key(&secrets, &operator_namespace))
+            .await?
+        else {
+            tasks.stop().await;
             return Ok(());
         };
         let configs = lead.start(key?, &mut tasks)?;
         if let Some(hooks) = hooks {
-            hooks.lead(Arc::new(move |hook| {
-                let kind = PushLabels { kind: "hook" };
-                metrics.pushes.get_or_create(&kind).inc();
-                configs.push(Instant::now(), |of, _| {
-                    hook.concerns(&of.project, &of.config)
+            hooks.start_leading(Arc::new(move |hook| {
+                let kind = NotificationLabels { kind: "hook" };
+                metrics.change_notifications.get_or_create(&kind).inc();
+                configs.refresh(Instant::now(), |of, _| {
+                    hook.affects(&of.project, &of.config)
                 });
             }));
         }
-        Ok(tasks.until_end().await?)
+        Ok(tasks.run_to_end().await?)
     };
     match held {
         Some(mut held) => {
-            let ended = Box::pin(held.while_held(work)).await?;
-            held.give_back().await;
+            let ended = Box::pin(held.run_while_held(work)).await?;
+            held.release().await;
             ended
         }
         None => work.await,
@@ -204,11 +207,11 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
 }
 
 /// Where the other replicas reach this one's door for hooks.
-fn reached_at(hooks: &HookArgs, election: &ElectionArgs) -> Option<SocketAddr> {
-    hooks.hook_secrets.as_ref()?;
+fn reached_at(hooks: &WebhookArgs, election: &ElectionArgs) -> Option<SocketAddr> {
+    hooks.webhook_secrets.as_ref()?;
     let address = election
         .pod_ip
-        .map(|ip| SocketAddr::new(ip, hooks.hooks_address.port()));
+        .map(|ip| SocketAddr::new(ip, hooks.webhook_address.port()));
     if election.leader_election && address.is_none() {
         warn!(
             "hooks that come to another replica cannot be forwarded to this one: POD_IP is not set"
@@ -219,28 +222,28 @@ fn reached_at(hooks: &HookArgs, election: &ElectionArgs) -> Option<SocketAddr> {
 
 /// Opens the door for hooks, if there are secrets for them.
 async fn take_hooks(
-    args: HookArgs,
-    leases: Option<Leases>,
+    args: WebhookArgs,
+    leases: Option<LeaseClient>,
     metrics: &Arc<Metrics>,
     tasks: &mut Tasks,
-) -> Result<Option<Arc<Hooks>>, RunError> {
-    let HookArgs {
-        hook_secrets,
-        hooks_address,
+) -> Result<Option<Arc<WebhookReceiver>>, RunError> {
+    let WebhookArgs {
+        webhook_secrets: hook_secrets,
+        webhook_address: hooks_address,
     } = args;
     let Some(folder) = hook_secrets else {
         return Ok(None);
     };
-    let forward = leases.map(Forward::new).transpose()?;
-    let secrets = HookFolder::open(folder)?;
-    let hooks = Arc::new(Hooks::new(secrets, forward, Arc::clone(metrics)));
+    let forward = leases.map(Forwarder::new).transpose()?;
+    let secrets = SecretDir::open(folder)?;
+    let hooks = Arc::new(WebhookReceiver::new(secrets, forward, Arc::clone(metrics)));
     let listener = server::listen(hooks_address, "hooks").await?;
     let router = doppler_webhook::router(Arc::clone(&hooks));
     tasks.spawn(
         "hooks",
         doppler_webhook::serve(listener, router, tasks.shutdown()),
     );
-    tasks.spawn("pace", Arc::clone(&hooks).keep_pace(tasks.shutdown()));
+    tasks.spawn("pace", Arc::clone(&hooks).flush_coalesced(tasks.shutdown()));
     Ok(Some(hooks))
 }
 
@@ -255,10 +258,10 @@ pub async fn kubernetes() -> Result<Client, RunError> {
     Ok(client.with_layer(&bound).build())
 }
 
-async fn hash_key(secrets: &Secrets, namespace: &str) -> Result<HashKey, KeyError> {
+async fn hash_key(secrets: &SecretClient, namespace: &str) -> Result<HashKey, HashKeyError> {
     let mut tries = 0;
     loop {
-        match load_or_create_key(secrets, namespace).await {
+        match load_or_create_hash_key(secrets, namespace).await {
             Ok(key) => return Ok(key),
             Err(failure) => {
                 tries += 1;

@@ -44,9 +44,9 @@ impl Readiness {
 
 /// What brings the gauges up to date that nobody counts as they change, once there is something to measure.
 #[derive(Clone, Default)]
-pub struct Refreshed(Arc<OnceLock<Box<dyn Fn() + Send + Sync>>>);
+pub struct GaugeUpdater(Arc<OnceLock<Box<dyn Fn() + Send + Sync>>>);
 
-impl Refreshed {
+impl GaugeUpdater {
     /// From now on each page of metrics is preceded by `refresh`. Only the first one counts.
     pub fn set(&self, refresh: Box<dyn Fn() + Send + Sync>) {
         let _ = self.0.set(refresh);
@@ -94,7 +94,7 @@ pub fn health(readiness: Readiness) -> Router {
 }
 
 /// `/metrics`.
-pub fn metrics(metrics: Arc<Metrics>, refreshed: Refreshed) -> Router {
+pub fn metrics(metrics: Arc<Metrics>, refreshed: GaugeUpdater) -> Router {
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Router::new().route(
         "/metrics",
@@ -155,7 +155,7 @@ mod tests {
     #[tokio::test]
     async fn metrics_are_open_metrics_text() {
         let (status, page) = get(
-            metrics(Arc::new(Metrics::new()), Refreshed::default()),
+            metrics(Arc::new(Metrics::new()), GaugeUpdater::default()),
             "/metrics",
         )
         .await;

@@ -69,7 +69,7 @@ impl Tasks {
     ///
     /// # Errors
     /// If a task ended by itself.
-    pub async fn until<T>(
+    pub async fn until_ready<T>(
         &mut self,
         first: impl Future<Output = T>,
     ) -> Result<Option<T>, TaskEnded> {
@@ -83,14 +83,14 @@ impl Tasks {
     ///
     /// # Errors
     /// If a task ended by itself.
-    pub async fn until_end(mut self) -> Result<(), TaskEnded> {
+    pub async fn run_to_end(mut self) -> Result<(), TaskEnded> {
         let ended = self.told_or_ended().await;
-        self.end().await;
+        self.stop().await;
         ended.map_or(Ok(()), Err)
     }
 
     /// Ends all tasks.
-    pub async fn end(mut self) {
+    pub async fn stop(mut self) {
         info!("ending");
         self.shutdown.cancel();
         if timeout(GRACE, async {
@@ -138,7 +138,7 @@ mod tests {
             let _ = told.send(());
         });
         tasks.spawn("short", async {});
-        let error = tasks.until_end().await.unwrap_err();
+        let error = tasks.run_to_end().await.unwrap_err();
         assert_eq!(
             error.to_string(),
             "the task \"short\" ended: it should run for ever"
@@ -149,9 +149,12 @@ mod tests {
     #[tokio::test]
     async fn what_has_to_be_had_first_is_waited_for_unless_a_task_ends() {
         let mut tasks = Tasks::new();
-        assert_eq!(tasks.until(async { 7 }).await.unwrap(), Some(7));
+        assert_eq!(tasks.until_ready(async { 7 }).await.unwrap(), Some(7));
         tasks.spawn("short", async {});
-        let error = tasks.until(std::future::pending::<()>()).await.unwrap_err();
+        let error = tasks
+            .until_ready(std::future::pending::<()>())
+            .await
+            .unwrap_err();
         assert!(error.to_string().contains("short"), "{error}");
     }
 
@@ -161,7 +164,7 @@ mod tests {
         tasks.spawn("broken", async { panic!("never shown") });
         assert!(
             tasks
-                .until_end()
+                .run_to_end()
                 .await
                 .unwrap_err()
                 .to_string()

@@ -10,7 +10,7 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    dispatch::{Word, deliver},
+    dispatch::{ChangeEvent, deliver},
     feeds,
 };
 use crate::{
@@ -18,13 +18,13 @@ use crate::{
         context::{BlockKey, Blocks, Configs},
         work_queue::BindingRef,
     },
-    doppler::{self, Coordinates, Download, Snapshot},
+    doppler::{self, ConfigKey, Download, Snapshot},
     inject::Pools,
-    metrics::{LinkLabels, Metrics, ReadLabels, SourceLabels},
+    metrics::{Metrics, ReadLabels, SourceLabels, UpstreamLabels},
     outbound::ClientError,
     prefect::{BlockDocument, Clients, Connection},
-    upstream::limiter::Gate,
-    upstream::poller::{Answer, Fault, Hold, Read, Sources, Wake},
+    upstream::limiter::RateLimiter,
+    upstream::poller::{Enqueue, Failure, Poll, Pollers, ReadFn, SubscribeFn},
 };
 
 /// Requests to one Prefect server that may be in flight.
@@ -33,7 +33,7 @@ const TO_PREFECT: usize = 8;
 const TO_DOPPLER: usize = 32;
 /// What the flags say of upstreams.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct UpstreamSettings {
     /// Time limit of a request to Prefect.
     pub prefect_timeout: Duration,
     /// Time limit of a request to Doppler.
@@ -57,7 +57,7 @@ pub struct Upstreams {
     /// Pools that are looked at.
     pub pools: Pools,
     /// Brings gauges up to date.
-    pub refresh: Box<dyn Fn() + Send + Sync>,
+    pub update_gauges: Box<dyn Fn() + Send + Sync>,
     /// Delivers what is told, until the shutdown.
     pub deliver: BoxFuture<'static, ()>,
 }
@@ -67,40 +67,44 @@ pub struct Upstreams {
 /// # Errors
 /// If no HTTP client can be made.
 pub fn upstreams(
-    limits: &Limits,
+    limits: &UpstreamSettings,
     metrics: &Arc<Metrics>,
-    wake: &Wake<BindingRef>,
+    wake: &Enqueue<BindingRef>,
     shutdown: &CancellationToken,
 ) -> Result<Upstreams, ClientError> {
     let (words, heard) = mpsc::unbounded_channel();
     // A closed channel means that the process is ending.
     let say = move |word| drop(words.send(word));
     let back = say.clone();
-    let prefect = Gate::new(
+    let prefect = RateLimiter::new(
         TO_PREFECT,
         Some(limits.prefect_account_budget),
-        Box::new(move |name| back(Word::PrefectIsBack(name.to_owned()))),
+        Box::new(move |name| back(ChangeEvent::PrefectRecovered(name.to_owned()))),
         shutdown.clone(),
     );
     let back = say.clone();
-    let doppler = Gate::new(
+    let doppler = RateLimiter::new(
         TO_DOPPLER,
         None,
-        Box::new(move |name| back(Word::DopplerIsBack(name.to_owned()))),
+        Box::new(move |name| back(ChangeEvent::DopplerRecovered(name.to_owned()))),
         shutdown.clone(),
     );
     let told = Box::new(move |connection: &Arc<Connection>, told| {
-        say(Word::Told(Arc::clone(connection), told, Instant::now()));
+        say(ChangeEvent::Received(
+            Arc::clone(connection),
+            told,
+            Instant::now(),
+        ));
     });
-    let sockets = feeds::sockets(limits, metrics, told, shutdown);
-    let streams = feeds::streams(limits, metrics, shutdown)?;
+    let sockets = feeds::event_sockets(limits, metrics, told, shutdown);
+    let streams = feeds::watch_streams(limits, metrics, shutdown)?;
     let clients = Arc::new(Clients::new(limits.prefect_timeout, prefect.clone()));
     let of_blocks = sockets.clone();
     let blocks = blocks(
         Arc::clone(&clients),
         Arc::clone(metrics),
         Some(Box::new(move |key, poke| {
-            of_blocks.hold(&key.connection, poke)
+            of_blocks.subscribe(&key.connection, poke)
         })),
         limits.pushed_refresh_interval,
         Arc::clone(wake),
@@ -110,14 +114,16 @@ pub fn upstreams(
     let configs = configs(
         Arc::new(client),
         Arc::clone(metrics),
-        Some(Box::new(move |key, poke| streams.hold(&key.stream(), poke))),
+        Some(Box::new(move |key, poke| {
+            streams.subscribe(&key.stream_key(), poke)
+        })),
         Arc::clone(wake),
         shutdown.clone(),
     );
     let pools = Pools::new(
         Arc::clone(&clients),
         Some(Box::new(move |connection, poke| {
-            sockets.hold(connection, poke)
+            sockets.subscribe(connection, poke)
         })),
         limits.pushed_refresh_interval,
         Arc::clone(wake),
@@ -143,7 +149,7 @@ pub fn upstreams(
         blocks,
         configs,
         pools,
-        refresh,
+        update_gauges: refresh,
         deliver: Box::pin(deliver),
     })
 }
@@ -154,8 +160,8 @@ fn refresh(
     configs: Configs,
     pools: Pools,
     gates: (
-        Gate<crate::prefect::PrefectError>,
-        Gate<doppler::DopplerError>,
+        RateLimiter<crate::prefect::PrefectError>,
+        RateLimiter<doppler::DopplerError>,
     ),
 ) -> Box<dyn Fn() + Send + Sync> {
     let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
@@ -163,21 +169,24 @@ fn refresh(
     Box::new(move || {
         let now = Instant::now();
         for (kind, number, oldest) in [
-            ("block", blocks.len(), blocks.oldest(now)),
-            ("config", configs.len(), configs.oldest(now)),
-            ("pool", pools.len(), pools.oldest()),
+            ("block", blocks.len(), blocks.max_age(now)),
+            ("config", configs.len(), configs.max_age(now)),
+            ("pool", pools.len(), pools.max_age()),
         ] {
             let labels = SourceLabels { kind };
             metrics.sources.get_or_create(&labels).set(count(number));
-            let oldest_seconds = metrics.oldest_seconds.get_or_create(&labels);
+            let oldest_seconds = metrics.source_max_age_seconds.get_or_create(&labels);
             oldest_seconds.set(seconds(oldest));
         }
         for (upstream, waiting) in [
-            ("prefect", gates.0.waiting()),
-            ("doppler", gates.1.waiting()),
+            ("prefect", gates.0.queue_depth()),
+            ("doppler", gates.1.queue_depth()),
         ] {
-            let labels = LinkLabels { upstream };
-            metrics.waiting.get_or_create(&labels).set(count(waiting));
+            let labels = UpstreamLabels { upstream };
+            metrics
+                .upstream_queue_depth
+                .get_or_create(&labels)
+                .set(count(waiting));
         }
     })
 }
@@ -187,12 +196,12 @@ fn refresh(
 pub fn blocks(
     clients: Arc<Clients>,
     metrics: Arc<Metrics>,
-    hold: Option<Hold<BlockKey>>,
+    hold: Option<SubscribeFn<BlockKey>>,
     pushed_interval: Duration,
-    wake: Wake<BindingRef>,
+    wake: Enqueue<BindingRef>,
     shutdown: CancellationToken,
 ) -> Blocks {
-    let read: Read<BlockKey, BlockDocument> = Box::new(move |key: BlockKey, last, wish| {
+    let read: ReadFn<BlockKey, BlockDocument> = Box::new(move |key: BlockKey, last, wish| {
         let (clients, metrics) = (Arc::clone(&clients), Arc::clone(&metrics));
         Box::pin(async move {
             let document = match clients.get(&key.connection) {
@@ -202,12 +211,12 @@ pub fn blocks(
             let answer = document
                 .map(|document| {
                     if last.as_deref() == Some(&document) {
-                        Answer::Same
+                        Poll::Unchanged
                     } else {
-                        Answer::New(document)
+                        Poll::Changed(document)
                     }
                 })
-                .map_err(|error| Fault {
+                .map_err(|error| Failure {
                     reason: error.reason(),
                     message: error.to_string(),
                     retry_after: error.retry_after(),
@@ -216,7 +225,7 @@ pub fn blocks(
             answer
         })
     });
-    Sources::new(read, hold, pushed_interval, wake, shutdown)
+    Pollers::new(read, hold, pushed_interval, wake, shutdown)
 }
 
 /// Configs of Doppler, read through `client`; told of changes by what `hold` gives.
@@ -224,28 +233,28 @@ pub fn blocks(
 pub fn configs(
     client: Arc<doppler::Client>,
     metrics: Arc<Metrics>,
-    hold: Option<Hold<Coordinates>>,
-    wake: Wake<BindingRef>,
+    hold: Option<SubscribeFn<ConfigKey>>,
+    wake: Enqueue<BindingRef>,
     shutdown: CancellationToken,
 ) -> Configs {
-    let read: Read<Coordinates, Snapshot> =
-        Box::new(move |key: Coordinates, last: Option<Arc<Snapshot>>, wish| {
+    let read: ReadFn<ConfigKey, Snapshot> =
+        Box::new(move |key: ConfigKey, last: Option<Arc<Snapshot>>, wish| {
             let (client, metrics) = (Arc::clone(&client), Arc::clone(&metrics));
             Box::pin(async move {
                 let answer = client
                     .download(&key, last.as_deref(), &wish)
                     .await
                     .map(|download| match download {
-                        Download::Unchanged => Answer::Same,
+                        Download::Unchanged => Poll::Unchanged,
                         // A new tag of the same content is taken in, so that the next read can be answered with 304.
-                        Download::New(snapshot)
+                        Download::Changed(snapshot)
                             if snapshot.is_empty() && last.as_deref() == Some(&snapshot) =>
                         {
-                            Answer::Same
+                            Poll::Unchanged
                         }
-                        Download::New(snapshot) => Answer::New(snapshot),
+                        Download::Changed(snapshot) => Poll::Changed(snapshot),
                     })
-                    .map_err(|error| Fault {
+                    .map_err(|error| Failure {
                         reason: error.reason(),
                         message: error.to_string(),
                         retry_after: error.retry_after(),
@@ -254,13 +263,13 @@ pub fn configs(
                 answer
             })
         });
-    Sources::new(read, hold, Duration::ZERO, wake, shutdown)
+    Pollers::new(read, hold, Duration::ZERO, wake, shutdown)
 }
 
-fn count<V>(metrics: &Metrics, upstream: &'static str, answer: &Result<Answer<V>, Fault>) {
+fn count<V>(metrics: &Metrics, upstream: &'static str, answer: &Result<Poll<V>, Failure>) {
     let outcome = match answer {
-        Ok(Answer::Same) => "same",
-        Ok(Answer::New(_)) => "new",
+        Ok(Poll::Unchanged) => "same",
+        Ok(Poll::Changed(_)) => "new",
         Err(fault) => fault.reason.as_str(),
     };
     metrics

@@ -1,6 +1,6 @@
 //! The requests: create, guarded update, look, delete.
 //!
-//! In: [`Desired`] and [`Facts`]. Out: the facts of what was written, from an answer that holds metadata only. Each request has a time limit.
+//! In: [`Desired`] and [`ObservedSecret`]. Out: the facts of what was written, from an answer that holds metadata only. Each request has a time limit.
 //! Never decides whether a write is due, and never hands an answer with values to a parser that logs what it cannot read.
 
 use std::{collections::BTreeMap, time::Duration};
@@ -21,8 +21,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     desired::{Desired, TYPE},
     error::WriteError,
-    observed::Facts,
-    patch::{self, Encoded, Operation},
+    observed::ObservedSecret,
+    patch::{self, Base64Values, Operation},
 };
 use crate::{
     crd::MANAGED_BY,
@@ -31,22 +31,22 @@ use crate::{
 
 /// Requests about Secrets.
 #[derive(Clone)]
-pub struct Secrets {
+pub struct SecretClient {
     client: Client,
-    limit: Duration,
+    timeout: Duration,
 }
 
 /// What was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Written {
+pub struct WrittenSecret {
     /// The Secret's facts after the write: its version is the one whose content is known to be good.
-    pub facts: Facts,
+    pub observed: ObservedSecret,
 }
 
 /// A Secret as it was found, values and all.
-pub struct Found {
+pub struct FetchedSecret {
     /// Its facts.
-    pub facts: Facts,
+    pub observed: ObservedSecret,
     /// Its type.
     pub type_: String,
     /// Whether it is immutable.
@@ -55,10 +55,10 @@ pub struct Found {
     pub content: BTreeMap<String, SecretSlice<u8>>,
 }
 
-impl Found {
+impl FetchedSecret {
     /// Why it cannot be updated, if it cannot.
     #[must_use]
-    pub fn obstacle(&self) -> Option<WriteError> {
+    pub fn update_blocker(&self) -> Option<WriteError> {
         if self.type_ != TYPE {
             Some(WriteError::WrongType)
         } else if self.immutable {
@@ -70,7 +70,7 @@ impl Found {
 
     /// Whether it holds exactly these values.
     #[must_use]
-    pub fn holds(&self, data: &BTreeMap<String, SecretString>) -> bool {
+    pub fn data_equals(&self, data: &BTreeMap<String, SecretString>) -> bool {
         self.content.len() == data.len()
             && self
                 .content
@@ -90,7 +90,7 @@ struct NewSecret<'a> {
     metadata: NewMetadata<'a>,
     #[serde(rename = "type")]
     type_: &'static str,
-    data: Encoded<'a>,
+    data: Base64Values<'a>,
 }
 
 #[derive(Serialize)]
@@ -106,7 +106,7 @@ struct NewMetadata<'a> {
 
 /// As much of a Secret as is looked at.
 #[derive(Deserialize)]
-struct Whole {
+struct SecretResponse {
     metadata: ObjectMeta,
     #[serde(default, rename = "type")]
     type_: String,
@@ -116,18 +116,21 @@ struct Whole {
     data: Option<BTreeMap<String, ByteString>>,
 }
 
-impl Secrets {
+impl SecretClient {
     /// Requests by `client`, each within `limit`.
     #[must_use]
     pub const fn new(client: Client, limit: Duration) -> Self {
-        Self { client, limit }
+        Self {
+            client,
+            timeout: limit,
+        }
     }
 
     /// Creates the Secret.
     ///
     /// # Errors
     /// [`WriteError::Exists`] if one of that name is there.
-    pub async fn create(&self, desired: &Desired) -> Result<Written, WriteError> {
+    pub async fn create(&self, desired: &Desired) -> Result<WrittenSecret, WriteError> {
         let body = NewSecret {
             api_version: "v1",
             kind: "Secret",
@@ -139,11 +142,11 @@ impl Secrets {
                 owner_references: desired.owner.as_ref().map(|owner| [owner]),
             },
             type_: TYPE,
-            data: Encoded(&desired.data),
+            data: Base64Values(&desired.data),
         };
         let request = serde_json::to_vec(&body)
             .map_err(request::Error::SerializeBody)
-            .and_then(|body| requests(&desired.namespace).create(&by_us(), body));
+            .and_then(|body| secret_requests(&desired.namespace).create(&post_params(), body));
         self.write(request, "create", &desired.namespace).await
     }
 
@@ -151,7 +154,11 @@ impl Secrets {
     ///
     /// # Errors
     /// [`WriteError::Conflict`] if it changed: look at it and judge again.
-    pub async fn update(&self, desired: &Desired, facts: &Facts) -> Result<Written, WriteError> {
+    pub async fn update(
+        &self,
+        desired: &Desired,
+        facts: &ObservedSecret,
+    ) -> Result<WrittenSecret, WriteError> {
         self.patch(
             &desired.namespace,
             &desired.name,
@@ -164,14 +171,14 @@ impl Secrets {
     ///
     /// # Errors
     /// [`WriteError::Conflict`] if it changed: look at it and judge again.
-    pub async fn release(
+    pub async fn disown(
         &self,
         namespace: &str,
         name: &str,
-        facts: &Facts,
+        facts: &ObservedSecret,
         binding_uid: &str,
-    ) -> Result<Written, WriteError> {
-        self.patch(namespace, name, &patch::release(facts, binding_uid))
+    ) -> Result<WrittenSecret, WriteError> {
+        self.patch(namespace, name, &patch::disown(facts, binding_uid))
             .await
     }
 
@@ -179,38 +186,44 @@ impl Secrets {
     ///
     /// # Errors
     /// [`WriteError::Conflict`] if it changed: look at it and judge again.
-    pub async fn own(
+    pub async fn set_owner(
         &self,
         namespace: &str,
         name: &str,
-        facts: &Facts,
+        facts: &ObservedSecret,
         owner: &OwnerReference,
-    ) -> Result<Written, WriteError> {
-        self.patch(namespace, name, &patch::own(facts, owner)).await
+    ) -> Result<WrittenSecret, WriteError> {
+        self.patch(namespace, name, &patch::set_owner(facts, owner))
+            .await
     }
 
     /// The Secret as it is, values and all.
     ///
     /// # Errors
     /// If the API server does not give it; that there is none is not an error.
-    pub async fn get(&self, namespace: &str, name: &str) -> Result<Option<Found>, WriteError> {
+    pub async fn get(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<FetchedSecret>, WriteError> {
         let unreachable = |_| WriteError::Unreachable { verb: "get" };
-        let request = requests(namespace)
+        let request = secret_requests(namespace)
             .get(name, &kube::api::GetParams::default())
             .map_err(|_| WriteError::NotFound)?;
-        let text = match self.within(self.client.request_text(request)).await? {
+        let text = match self.with_timeout(self.client.request_text(request)).await? {
             Ok(text) => SecretString::from(text),
             Err(error) => {
-                return match WriteError::of(&error, "get", namespace) {
+                return match WriteError::from_kube(&error, "get", namespace) {
                     WriteError::NotFound => Ok(None),
                     error => Err(error),
                 };
             }
         };
         // Not the client's own parsing: it logs what it cannot read.
-        let whole: Whole = serde_json::from_str(text.expose_secret()).map_err(unreachable)?;
-        Ok(Some(Found {
-            facts: Facts::of(&whole.metadata),
+        let whole: SecretResponse =
+            serde_json::from_str(text.expose_secret()).map_err(unreachable)?;
+        Ok(Some(FetchedSecret {
+            observed: ObservedSecret::from_metadata(&whole.metadata),
             type_: whole.type_,
             immutable: whole.immutable == Some(true),
             content: whole
@@ -230,7 +243,7 @@ impl Secrets {
         &self,
         namespace: &str,
         name: &str,
-        facts: &Facts,
+        facts: &ObservedSecret,
     ) -> Result<(), WriteError> {
         let params = DeleteParams {
             preconditions: Some(Preconditions {
@@ -239,16 +252,16 @@ impl Secrets {
             }),
             ..DeleteParams::default()
         };
-        let request = requests(namespace)
+        let request = secret_requests(namespace)
             .delete(name, &params)
             .map_err(|_| WriteError::NotFound)?;
         // The answer is a Status, or the object itself if finalizers hold it.
         match self
-            .within(self.client.request_text(metadata_only(request)))
+            .with_timeout(self.client.request_text(metadata_only(request)))
             .await?
         {
             Ok(_) => Ok(()),
-            Err(error) => match WriteError::of(&error, "delete", namespace) {
+            Err(error) => match WriteError::from_kube(&error, "delete", namespace) {
                 WriteError::NotFound => Ok(()),
                 error => Err(error),
             },
@@ -260,12 +273,12 @@ impl Secrets {
         namespace: &str,
         name: &str,
         operations: &[Operation<'_>],
-    ) -> Result<Written, WriteError> {
+    ) -> Result<WrittenSecret, WriteError> {
         let params = PatchParams {
             field_manager: Some(MANAGED_BY.to_owned()),
             ..PatchParams::default()
         };
-        let request = requests(namespace).patch(name, &params, &Patch::Merge(operations));
+        let request = secret_requests(namespace).patch(name, &params, &Patch::Merge(operations));
         self.write(request.map(json_patch), "patch", namespace)
             .await
     }
@@ -275,21 +288,21 @@ impl Secrets {
         request: Result<HttpRequest, request::Error>,
         verb: &'static str,
         namespace: &str,
-    ) -> Result<Written, WriteError> {
+    ) -> Result<WrittenSecret, WriteError> {
         let request = metadata_only(request.map_err(|_| WriteError::Unreachable { verb })?);
         let text = self
-            .within(self.client.request_text(request))
+            .with_timeout(self.client.request_text(request))
             .await?
-            .map_err(|error| WriteError::of(&error, verb, namespace))?;
+            .map_err(|error| WriteError::from_kube(&error, verb, namespace))?;
         let object: PartialObjectMeta<Secret> =
             serde_json::from_str(&text).map_err(|_| WriteError::Unreachable { verb })?;
-        Ok(Written {
-            facts: Facts::of(&object.metadata),
+        Ok(WrittenSecret {
+            observed: ObservedSecret::from_metadata(&object.metadata),
         })
     }
 
-    async fn within<T>(&self, answer: impl Future<Output = T>) -> Result<T, WriteError> {
-        tokio::time::timeout(self.limit, answer)
+    async fn with_timeout<T>(&self, answer: impl Future<Output = T>) -> Result<T, WriteError> {
+        tokio::time::timeout(self.timeout, answer)
             .await
             .map_err(|_| WriteError::Timeout)
     }
@@ -297,11 +310,11 @@ impl Secrets {
 
 type HttpRequest = axum::http::Request<Vec<u8>>;
 
-fn requests(namespace: &str) -> Request {
+fn secret_requests(namespace: &str) -> Request {
     Request::new(Secret::url_path(&(), Some(namespace)))
 }
 
-fn by_us() -> PostParams {
+fn post_params() -> PostParams {
     PostParams {
         field_manager: Some(MANAGED_BY.to_owned()),
         ..PostParams::default()
@@ -316,19 +329,19 @@ mod tests {
     use serde_json::{Value, json};
 
     /// An API server that gives the same answer to everything.
-    fn answering(code: u16, body: Value) -> Secrets {
+    fn answering(code: u16, body: Value) -> SecretClient {
         let code = StatusCode::from_u16(code).unwrap();
         let router =
             Router::new().fallback(move || async move { (code, Json(body)).into_response() });
-        Secrets::new(Client::new(router, "default"), Duration::from_secs(5))
+        SecretClient::new(Client::new(router, "default"), Duration::from_secs(5))
     }
 
     fn status(code: u16, word: &str, causes: &Value) -> Value {
         json!({"kind": "Status", "status": "Failure", "code": code, "reason": word, "message": "canary", "details": {"causes": causes}})
     }
 
-    fn facts() -> Facts {
-        Facts::of(&ObjectMeta {
+    fn facts() -> ObservedSecret {
+        ObservedSecret::from_metadata(&ObjectMeta {
             uid: Some("s".into()),
             resource_version: Some("7".into()),
             ..ObjectMeta::default()
@@ -336,7 +349,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn refusals_are_told_apart_and_never_repeat_what_the_server_said() {
+    async fn maps_api_errors_and_drops_the_server_message() {
         for (code, word, causes, reason) in [
             (409, "Conflict", json!([]), Reason::KubernetesError),
             (
@@ -367,7 +380,7 @@ mod tests {
             (500, "InternalError", json!([]), Reason::KubernetesError),
         ] {
             let secrets = answering(code, status(code, word, &causes));
-            let error = secrets.release("ns", "s", &facts(), "u").await.unwrap_err();
+            let error = secrets.disown("ns", "s", &facts(), "u").await.unwrap_err();
             assert_eq!(error.reason(), reason, "{code} {causes}");
             assert!(
                 !format!("{error} {error:?}").contains("canary"),
@@ -376,22 +389,22 @@ mod tests {
         }
         let patch = |causes| answering(422, status(422, "Invalid", &causes));
         assert_eq!(
-            patch(json!([])).release("ns", "s", &facts(), "u").await,
+            patch(json!([])).disown("ns", "s", &facts(), "u").await,
             Err(WriteError::Conflict)
         );
     }
 
     #[tokio::test]
-    async fn a_missing_secret_is_no_error_to_look_at_or_delete() {
+    async fn get_and_delete_accept_a_missing_secret() {
         let secrets = answering(404, status(404, "NotFound", &json!([])));
         assert!(secrets.get("ns", "s").await.unwrap().is_none());
         assert_eq!(secrets.delete("ns", "s", &facts()).await, Ok(()));
     }
 
     #[tokio::test]
-    async fn a_silent_server_is_given_up_after_the_limit() {
+    async fn times_out_when_the_api_server_does_not_answer() {
         let router = Router::new().fallback(std::future::pending::<()>);
-        let secrets = Secrets::new(Client::new(router, "default"), Duration::from_millis(20));
+        let secrets = SecretClient::new(Client::new(router, "default"), Duration::from_millis(20));
         assert_eq!(
             secrets.get("ns", "s").await.err(),
             Some(WriteError::Timeout)
@@ -399,7 +412,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn found_content_is_compared_byte_for_byte_and_obstacles_are_named() {
+    async fn compares_data_by_bytes_and_reports_what_blocks_an_update() {
         let body =
             json!({"metadata": {"uid": "s"}, "type": "Opaque", "data": {"A": "YQ==", "B": ""}});
         let found = answering(200, body).get("ns", "s").await.unwrap().unwrap();
@@ -409,15 +422,15 @@ mod tests {
                 ("B".to_owned(), SecretString::from("")),
             ])
         };
-        assert!(found.holds(&data("a")));
-        assert!(!found.holds(&data("b")));
-        assert!(!found.holds(&BTreeMap::new()));
-        assert_eq!(found.obstacle(), None);
+        assert!(found.data_equals(&data("a")));
+        assert!(!found.data_equals(&data("b")));
+        assert!(!found.data_equals(&BTreeMap::new()));
+        assert_eq!(found.update_blocker(), None);
         let typed = answering(200, json!({"metadata": {}, "type": "kubernetes.io/tls"}))
             .get("ns", "s")
             .await;
         assert_eq!(
-            typed.unwrap().unwrap().obstacle(),
+            typed.unwrap().unwrap().update_blocker(),
             Some(WriteError::WrongType)
         );
         let immutable = answering(
@@ -427,14 +440,13 @@ mod tests {
         .get("ns", "s")
         .await;
         assert_eq!(
-            immutable.unwrap().unwrap().obstacle(),
+            immutable.unwrap().unwrap().update_blocker(),
             Some(WriteError::Immutable)
         );
     }
 
     #[tokio::test]
-    async fn a_hash_key_that_is_there_is_read_and_a_malformed_one_is_an_error_that_says_what_to_do()
-    {
+    async fn reads_existing_hash_key_and_rejects_a_malformed_one() {
         let there = |value: &'static str| {
             let router = Router::new().fallback(move |method: axum::http::Method| async move {
                 if method == "POST" {
@@ -449,13 +461,15 @@ mod tests {
                     )
                 }
             });
-            Secrets::new(Client::new(router, "default"), Duration::from_secs(5))
+            SecretClient::new(Client::new(router, "default"), Duration::from_secs(5))
         };
         // base64 of base64 of 32 bytes of 'A'.
         let good = there("UVVGQlFVRkJRVUZCUVVGQlFVRkJRVUZCUVVGQlFVRkJRVUZCUVVGQlFVRT0=");
-        let key = hash_key::load_or_create_key(&good, "op").await.unwrap();
+        let key = hash_key::load_or_create_hash_key(&good, "op")
+            .await
+            .unwrap();
         assert_eq!(key.expose(), &[b'A'; 32]);
-        let error = hash_key::load_or_create_key(&there("eA=="), "op")
+        let error = hash_key::load_or_create_hash_key(&there("eA=="), "op")
             .await
             .unwrap_err();
         assert!(

@@ -53,17 +53,17 @@ impl HashKey {
         let mut block = Key::<Hmac<Sha256>>::default();
         block[..KEY_LENGTH].copy_from_slice(self.expose());
         let mut mac = <Hmac<Sha256> as KeyInit>::new(&block);
-        part(&mut mac, b"doppler-prefect.dev/content-hash/1");
-        part(&mut mac, binding_uid.as_bytes());
+        update_with_length(&mut mac, b"doppler-prefect.dev/content-hash/1");
+        update_with_length(&mut mac, binding_uid.as_bytes());
         for (name, value) in data {
-            part(&mut mac, name.as_bytes());
-            part(&mut mac, value.expose_secret().as_bytes());
+            update_with_length(&mut mac, name.as_bytes());
+            update_with_length(&mut mac, value.expose_secret().as_bytes());
         }
         URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes())
     }
 }
 
-fn part(mac: &mut Hmac<Sha256>, bytes: &[u8]) {
+fn update_with_length(mac: &mut Hmac<Sha256>, bytes: &[u8]) {
     mac.update(&(bytes.len() as u64).to_be_bytes());
     mac.update(bytes);
 }
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn same_content_same_hash_and_any_difference_another() {
+    fn equal_content_gives_equal_hash_and_any_change_another_one() {
         let hash = key(1).content_hash("uid", &data(&[("A", "b"), ("C", "")]));
         assert_eq!(
             hash,
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_random_and_does_not_print_itself() {
+    fn key_is_random_and_redacted_in_debug_output() {
         assert_ne!(HashKey::generate().expose(), HashKey::generate().expose());
         assert_eq!(format!("{:?}", key(65)), "HashKey([redacted])");
         assert!(HashKey::from_bytes(&[1; 31]).is_none());

@@ -1,10 +1,10 @@
 //! What is to be done about a Secret.
 //!
-//! In: what is known of the one that is there, the one that should be, and who asks. Out: a [`Verdict`]. Pure.
+//! In: what is known of the one that is there, the one that should be, and who asks. Out: a [`Decision`]. Pure.
 
 use super::{
     desired::{CONTENT_HASH, Desired},
-    observed::{Data, Facts, fingerprint_of_names},
+    observed::{DataOwnership, ObservedSecret, fingerprint_of_names},
 };
 
 /// What is known of the Secret's place.
@@ -15,33 +15,33 @@ pub enum Target<'a> {
     /// There is none.
     Absent,
     /// This one is there.
-    There(&'a Facts),
+    Present(&'a ObservedSecret),
 }
 
 /// Who asks.
 #[derive(Clone, Copy, Debug)]
-pub struct Asker<'a> {
+pub struct Claimant<'a> {
     /// resourceVersion at which the content was written by us, or compared and found right.
     pub known_good: Option<&'a str>,
     /// Whether a Secret that nobody controls may be taken.
     pub adopt: bool,
-    /// Whether the binding that the Secret's annotation names (see [`Facts::binding_uid`]) is still there. Of no account if that is the asker.
-    pub claimant_lives: bool,
+    /// Whether the binding that the Secret's annotation names (see [`ObservedSecret::binding_uid`]) is still there. Of no account if that is the asker.
+    pub recorded_binding_exists: bool,
 }
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Decision {
     /// POST it; if it is there after all, GET it and judge again.
     Create,
     /// Nothing.
-    Current,
+    UpToDate,
     /// Patch it at this resourceVersion.
     Update {
         /// The version that was judged.
         resource_version: Box<str>,
         /// Why.
-        why: Why,
+        reason: UpdateReason,
     },
     /// GET it and compare the content: the metadata alone does not tell.
     Verify,
@@ -61,7 +61,7 @@ pub enum Verdict {
 
 /// Why a Secret is patched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum UpdateReason {
     /// It is taken over.
     Adopt,
     /// Doppler or the spec gives other content.
@@ -74,58 +74,64 @@ pub enum Why {
 
 /// What is to be done to bring `target` to `desired`.
 #[must_use]
-pub fn judge(target: Target<'_>, desired: &Desired, asker: &Asker<'_>) -> Verdict {
+pub fn decide(target: Target<'_>, desired: &Desired, asker: &Claimant<'_>) -> Decision {
     let facts = match target {
-        Target::Unknown => return Verdict::Verify,
-        Target::Absent => return Verdict::Create,
-        Target::There(facts) => facts,
+        Target::Unknown => return Decision::Verify,
+        Target::Absent => return Decision::Create,
+        Target::Present(facts) => facts,
     };
-    let update = |why| Verdict::Update {
+    let update = |why| Decision::Update {
         resource_version: facts.resource_version.clone(),
-        why,
+        reason: why,
     };
-    if let Some(verdict) = not_ours(facts, desired, asker) {
+    if let Some(verdict) = ownership_conflict(facts, desired, asker) {
         return verdict;
     }
     if facts.terminating {
-        return Verdict::Terminating;
+        return Decision::Terminating;
     }
     if !facts.belongs_to(&desired.binding_uid) {
-        return update(Why::Adopt);
+        return update(UpdateReason::Adopt);
     }
     if !facts.has_annotation(CONTENT_HASH, &desired.content_hash) {
-        return update(Why::Content);
+        return update(UpdateReason::Content);
     }
-    if !metadata_is_right(facts, desired) {
-        return update(Why::Metadata);
+    if !metadata_matches(facts, desired) {
+        return update(UpdateReason::Metadata);
     }
     let names = fingerprint_of_names(desired.data.keys().map(String::as_str));
-    if facts.data == Data::Ours(names) || asker.known_good == Some(&*facts.resource_version) {
-        Verdict::Current
+    if facts.data == DataOwnership::Ours(names)
+        || asker.known_good == Some(&*facts.resource_version)
+    {
+        Decision::UpToDate
     } else {
-        Verdict::Verify
+        Decision::Verify
     }
 }
 
-/// What is to be done once the content was looked at for [`Verdict::Verify`]: `judge` said nothing else is wrong.
+/// What is to be done once the content was looked at for [`Decision::Verify`]: `decide` said nothing else is wrong.
 #[must_use]
-pub fn judge_content(facts: &Facts, content_is_right: bool) -> Verdict {
-    if content_is_right {
-        Verdict::Current
+pub fn decide_content(facts: &ObservedSecret, content_matches: bool) -> Decision {
+    if content_matches {
+        Decision::UpToDate
     } else {
-        Verdict::Update {
+        Decision::Update {
             resource_version: facts.resource_version.clone(),
-            why: Why::Drift,
+            reason: UpdateReason::Drift,
         }
     }
 }
 
-fn not_ours(facts: &Facts, desired: &Desired, asker: &Asker<'_>) -> Option<Verdict> {
+fn ownership_conflict(
+    facts: &ObservedSecret,
+    desired: &Desired,
+    asker: &Claimant<'_>,
+) -> Option<Decision> {
     let ours = facts.belongs_to(&desired.binding_uid);
     if let (Some(claimant), false) = (&facts.binding_uid, ours) {
         // A binding that is gone claims its Secret for as long as the garbage collector is about to take it; a retained one can be adopted.
-        if asker.claimant_lives || facts.is_held() {
-            return Some(Verdict::Claimed {
+        if asker.recorded_binding_exists || facts.is_owned_by_recorded_binding() {
+            return Some(Decision::Claimed {
                 by: facts
                     .binding
                     .clone()
@@ -140,14 +146,14 @@ fn not_ours(facts: &Facts, desired: &Desired, asker: &Asker<'_>) -> Option<Verdi
     // An owner reference to the asker is as good as the annotation: only our own writes, or someone who may write the Secret anyway, set it.
     let mine = ours || facts.is_owned_by(&desired.binding_uid);
     if controller.is_some() || !(mine || asker.adopt) {
-        return Some(Verdict::Foreign {
+        return Some(Decision::Foreign {
             owner: controller.map(|controller| controller.text.clone()),
         });
     }
     None
 }
 
-fn metadata_is_right(facts: &Facts, desired: &Desired) -> bool {
+fn metadata_matches(facts: &ObservedSecret, desired: &Desired) -> bool {
     let owned = facts.is_owned_by(&desired.binding_uid);
     desired
         .labels
@@ -158,18 +164,18 @@ fn metadata_is_right(facts: &Facts, desired: &Desired) -> bool {
             .iter()
             .all(|(key, value)| facts.has_annotation(key, value))
         && owned == desired.owner.is_some()
-        && dropped(facts, desired).next().is_none()
+        && obsolete_metadata(facts, desired).next().is_none()
 }
 
 /// Labels and annotations that we once set and the spec no longer has.
-pub(super) fn dropped<'a>(
-    facts: &'a Facts,
+pub(super) fn obsolete_metadata<'a>(
+    facts: &'a ObservedSecret,
     desired: &'a Desired,
-) -> impl Iterator<Item = &'a super::observed::Entry> {
-    use super::observed::Entry;
-    facts.own().iter().filter(|entry| match entry {
-        Entry::Label(key) => !desired.labels.contains_key(&**key),
-        Entry::Annotation(key) => !desired.annotations.contains_key(&**key),
+) -> impl Iterator<Item = &'a super::observed::MetadataKey> {
+    use super::observed::MetadataKey;
+    facts.managed_metadata().iter().filter(|entry| match entry {
+        MetadataKey::Label(key) => !desired.labels.contains_key(&**key),
+        MetadataKey::Annotation(key) => !desired.annotations.contains_key(&**key),
     })
 }
 
@@ -180,7 +186,7 @@ mod tests {
         crd::{DopplerSpec, ManagedSecretSpec},
         secret::{
             content_hash::HashKey,
-            desired::{Input, desired},
+            desired::{DesiredInput, desired},
         },
     };
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -188,7 +194,7 @@ mod tests {
 
     fn wanted(owned: bool, value: &str) -> Desired {
         let key = HashKey::from_bytes(&[1; 32]).unwrap();
-        let input = Input {
+        let input = DesiredInput {
             binding: "b",
             binding_uid: "u1",
             namespace: "ns",
@@ -203,7 +209,11 @@ mod tests {
         };
         let values = [("A".to_owned(), value.into()), ("B".to_owned(), "b".into())];
         let desired = desired(&input, &values.into()).unwrap();
-        if owned { desired.owned("b") } else { desired }
+        if owned {
+            desired.with_owner("b")
+        } else {
+            desired
+        }
     }
 
     /// The metadata that the API server shows after we wrote `desired`.
@@ -228,49 +238,51 @@ mod tests {
         })
     }
 
-    fn facts(metadata: &Value) -> Facts {
-        Facts::of(&serde_json::from_value::<ObjectMeta>(metadata.clone()).unwrap())
+    fn facts(metadata: &Value) -> ObservedSecret {
+        ObservedSecret::from_metadata(
+            &serde_json::from_value::<ObjectMeta>(metadata.clone()).unwrap(),
+        )
     }
 
-    const ASKER: Asker<'static> = Asker {
+    const CLAIMANT: Claimant<'static> = Claimant {
         known_good: None,
         adopt: false,
-        claimant_lives: true,
+        recorded_binding_exists: true,
     };
 
-    fn verdict(change: impl FnOnce(&mut Value), asker: &Asker<'_>) -> Verdict {
+    fn decision(change: impl FnOnce(&mut Value), asker: &Claimant<'_>) -> Decision {
         let desired = wanted(true, "a");
         let mut metadata = written(&desired);
         change(&mut metadata);
-        judge(Target::There(&facts(&metadata)), &desired, asker)
+        decide(Target::Present(&facts(&metadata)), &desired, asker)
     }
 
-    fn update(why: Why) -> Verdict {
-        Verdict::Update {
+    fn update(why: UpdateReason) -> Decision {
+        Decision::Update {
             resource_version: "7".into(),
-            why,
+            reason: why,
         }
     }
 
     #[test]
-    fn creates_what_is_absent_and_looks_when_nothing_is_known() {
+    fn creates_an_absent_secret_and_verifies_an_unknown_one() {
         assert_eq!(
-            judge(Target::Absent, &wanted(true, "a"), &ASKER),
-            Verdict::Create
+            decide(Target::Absent, &wanted(true, "a"), &CLAIMANT),
+            Decision::Create
         );
         assert_eq!(
-            judge(Target::Unknown, &wanted(true, "a"), &ASKER),
-            Verdict::Verify
+            decide(Target::Unknown, &wanted(true, "a"), &CLAIMANT),
+            Decision::Verify
         );
     }
 
     #[test]
-    fn leaves_a_right_secret_alone_without_a_look() {
-        assert_eq!(verdict(|_| {}, &ASKER), Verdict::Current);
+    fn matching_secret_is_up_to_date_without_a_read() {
+        assert_eq!(decision(|_| {}, &CLAIMANT), Decision::UpToDate);
     }
 
     #[test]
-    fn leaves_labels_annotations_and_owners_of_others_alone() {
+    fn keeps_labels_annotations_and_owners_of_others() {
         let others = |m: &mut Value| {
             m["labels"]["theirs"] = json!("1");
             m["annotations"]["kubectl.kubernetes.io/last-applied-configuration"] = json!("canary");
@@ -279,20 +291,24 @@ mod tests {
                 .unwrap()
                 .push(json!({"apiVersion": "v1", "kind": "X", "name": "x", "uid": "x"}));
         };
-        assert_eq!(verdict(others, &ASKER), Verdict::Current);
+        assert_eq!(decision(others, &CLAIMANT), Decision::UpToDate);
     }
 
     #[test]
-    fn new_content_is_written() {
+    fn updates_on_new_content() {
         let there = written(&wanted(true, "a"));
         assert_eq!(
-            judge(Target::There(&facts(&there)), &wanted(true, "new"), &ASKER),
-            update(Why::Content)
+            decide(
+                Target::Present(&facts(&there)),
+                &wanted(true, "new"),
+                &CLAIMANT
+            ),
+            update(UpdateReason::Content)
         );
     }
 
     #[test]
-    fn touched_data_is_looked_at_unless_this_version_is_known_to_be_good() {
+    fn verifies_data_of_other_managers_unless_version_is_known_good() {
         let others_own_a_key = |m: &mut Value| {
             m["managedFields"].as_array_mut().unwrap().push(json!({
                 "manager": "kubectl-patch", "operation": "Update", "fieldsV1": {"f:data": {"f:A": {}}}
@@ -303,37 +319,37 @@ mod tests {
         };
         let applied_by_us = |m: &mut Value| m["managedFields"][0]["operation"] = json!("Apply");
         let cleared = |m: &mut Value| m["managedFields"] = json!([]);
-        assert_eq!(verdict(others_own_a_key, &ASKER), Verdict::Verify);
-        assert_eq!(verdict(key_removed, &ASKER), Verdict::Verify);
-        assert_eq!(verdict(applied_by_us, &ASKER), Verdict::Verify);
-        assert_eq!(verdict(cleared, &ASKER), Verdict::Verify);
+        assert_eq!(decision(others_own_a_key, &CLAIMANT), Decision::Verify);
+        assert_eq!(decision(key_removed, &CLAIMANT), Decision::Verify);
+        assert_eq!(decision(applied_by_us, &CLAIMANT), Decision::Verify);
+        assert_eq!(decision(cleared, &CLAIMANT), Decision::Verify);
         assert_eq!(
-            verdict(
+            decision(
                 others_own_a_key,
-                &Asker {
+                &Claimant {
                     known_good: Some("7"),
-                    ..ASKER
+                    ..CLAIMANT
                 }
             ),
-            Verdict::Current
+            Decision::UpToDate
         );
         assert_eq!(
-            verdict(
+            decision(
                 others_own_a_key,
-                &Asker {
+                &Claimant {
                     known_good: Some("6"),
-                    ..ASKER
+                    ..CLAIMANT
                 }
             ),
-            Verdict::Verify
+            Decision::Verify
         );
         let there = facts(&written(&wanted(true, "a")));
-        assert_eq!(judge_content(&there, true), Verdict::Current);
-        assert_eq!(judge_content(&there, false), update(Why::Drift));
+        assert_eq!(decide_content(&there, true), Decision::UpToDate);
+        assert_eq!(decide_content(&there, false), update(UpdateReason::Drift));
     }
 
     #[test]
-    fn metadata_of_ours_is_put_back_and_what_the_spec_dropped_is_removed() {
+    fn repairs_managed_metadata_and_removes_obsolete_keys() {
         for change in [
             (|m| m["labels"]["team"] = json!("other")) as fn(&mut Value),
             |m| m["annotations"]["doppler-prefect.dev/project"] = json!("other"),
@@ -344,12 +360,12 @@ mod tests {
                 m["managedFields"][0]["fieldsV1"]["f:metadata"]["f:labels"]["f:old"] = json!({});
             },
         ] {
-            assert_eq!(verdict(change, &ASKER), update(Why::Metadata));
+            assert_eq!(decision(change, &CLAIMANT), update(UpdateReason::Metadata));
         }
         let there = facts(&written(&wanted(true, "a")));
         assert_eq!(
-            judge(Target::There(&there), &wanted(false, "a"), &ASKER),
-            update(Why::Metadata)
+            decide(Target::Present(&there), &wanted(false, "a"), &CLAIMANT),
+            update(UpdateReason::Metadata)
         );
     }
 
@@ -359,29 +375,32 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_secret_is_taken_only_with_adopt_and_never_from_a_controller() {
+    fn adopts_foreign_secret_only_on_request_without_controller() {
         let controlled = |m: &mut Value| {
             foreign(m);
             m["ownerReferences"] = json!([{"apiVersion": "v1", "kind": "Certificate", "name": "web", "uid": "c", "controller": true}]);
         };
-        let adopt = Asker {
+        let adopt = Claimant {
             adopt: true,
-            ..ASKER
+            ..CLAIMANT
         };
-        assert_eq!(verdict(foreign, &ASKER), Verdict::Foreign { owner: None });
-        assert_eq!(verdict(foreign, &adopt), update(Why::Adopt));
+        assert_eq!(
+            decision(foreign, &CLAIMANT),
+            Decision::Foreign { owner: None }
+        );
+        assert_eq!(decision(foreign, &adopt), update(UpdateReason::Adopt));
         let owner = Some("Certificate web".into());
         assert_eq!(
-            verdict(controlled, &ASKER),
-            Verdict::Foreign {
+            decision(controlled, &CLAIMANT),
+            Decision::Foreign {
                 owner: owner.clone()
             }
         );
-        assert_eq!(verdict(controlled, &adopt), Verdict::Foreign { owner });
+        assert_eq!(decision(controlled, &adopt), Decision::Foreign { owner });
     }
 
     #[test]
-    fn another_bindings_secret_is_its_own_until_it_is_gone_and_then_needs_adopt() {
+    fn secret_of_another_binding_stays_claimed_while_that_exists() {
         let claimed = |m: &mut Value| {
             m["annotations"]["doppler-prefect.dev/binding-uid"] = json!("u2");
             m["annotations"]["doppler-prefect.dev/binding"] = json!("first");
@@ -391,39 +410,39 @@ mod tests {
             claimed(m);
             m["ownerReferences"] = json!([{"apiVersion": "v1", "kind": "B", "name": "first", "uid": "u2", "controller": true}]);
         };
-        let adopt = Asker {
+        let adopt = Claimant {
             adopt: true,
-            ..ASKER
+            ..CLAIMANT
         };
-        let gone = Asker {
-            claimant_lives: false,
-            ..ASKER
+        let gone = Claimant {
+            recorded_binding_exists: false,
+            ..CLAIMANT
         };
-        let by_first = Verdict::Claimed { by: "first".into() };
-        assert_eq!(verdict(claimed, &ASKER), by_first);
-        assert_eq!(verdict(claimed, &adopt), by_first);
-        assert_eq!(verdict(about_to_go, &gone), by_first);
-        assert_eq!(verdict(claimed, &gone), Verdict::Foreign { owner: None });
+        let by_first = Decision::Claimed { by: "first".into() };
+        assert_eq!(decision(claimed, &CLAIMANT), by_first);
+        assert_eq!(decision(claimed, &adopt), by_first);
+        assert_eq!(decision(about_to_go, &gone), by_first);
+        assert_eq!(decision(claimed, &gone), Decision::Foreign { owner: None });
         assert_eq!(
-            verdict(
+            decision(
                 claimed,
-                &Asker {
+                &Claimant {
                     adopt: true,
                     ..gone
                 }
             ),
-            update(Why::Adopt)
+            update(UpdateReason::Adopt)
         );
     }
 
     #[test]
-    fn waits_for_a_secret_that_is_being_deleted() {
+    fn waits_for_a_terminating_secret() {
         let change = |m: &mut Value| m["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
-        assert_eq!(verdict(change, &ASKER), Verdict::Terminating);
+        assert_eq!(decision(change, &CLAIMANT), Decision::Terminating);
     }
 
     #[test]
-    fn the_patch_is_guarded_replaces_data_whole_and_touches_only_ours() {
+    fn patch_replaces_all_data_and_changes_only_managed_metadata() {
         let desired = wanted(false, "new");
         let mut there = written(&wanted(true, "a"));
         there["labels"]["o/ld~"] = json!("1");
@@ -444,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn the_patch_of_a_bare_secret_adds_whole_maps() {
+    fn patch_of_a_bare_secret_adds_whole_maps() {
         let desired = wanted(true, "a");
         let bare = facts(&json!({"uid": "s", "resourceVersion": "7"}));
         let patch = serde_json::to_value(crate::secret::patch::update(&bare, &desired)).unwrap();

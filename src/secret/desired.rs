@@ -11,11 +11,11 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{
     content_hash::HashKey,
-    key_filter::{Guard, Held, InvalidGlob},
+    key_filter::{Exclusion, InvalidGlob, KeyFilter},
 };
 use crate::{
     crd::{
-        DopplerPrefectBinding, DopplerSpec, HeldBack, MANAGED_BY, MANAGED_BY_LABEL,
+        DopplerPrefectBinding, DopplerSpec, ExcludedKey, MANAGED_BY, MANAGED_BY_LABEL,
         ManagedSecretSpec,
     },
     reason::Reason,
@@ -35,19 +35,19 @@ pub const CONTENT_HASH: &str = "doppler-prefect.dev/content-hash";
 pub const TYPE: &str = "Opaque";
 
 /// Most bytes of values in a Secret: the API server's `MaxSecretSize`, which counts values only.
-pub const MOST_VALUES: usize = 1024 * 1024;
+pub const MAX_VALUE_BYTES: usize = 1024 * 1024;
 /// Most bytes of the whole object. etcd takes requests of 1.5 MiB (1,572,864 bytes), in which values are raw (the API server stores protobuf,
 /// not base64) and each key stands twice: in `data` and in the managed fields. 64 KiB are left for metadata of others and for encryption at rest.
 /// The request itself, with its base64 (4/3 of 1 MiB) and keys, stays below the 3 MiB that the API server reads.
-pub const MOST_TOTAL: usize = 1536 * 1024 - 64 * 1024;
+pub const MAX_TOTAL_BYTES: usize = 1536 * 1024 - 64 * 1024;
 /// Bytes that a key costs beside its name: `"f:":{},` in the managed fields, and tags and lengths in the map.
-const PER_KEY: usize = 24;
+const OVERHEAD_PER_KEY: usize = 24;
 /// Most bytes of annotations, as the API server counts them.
-const MOST_ANNOTATIONS: usize = 256 * 1024;
+const MAX_ANNOTATION_BYTES: usize = 256 * 1024;
 
 /// What the Secret is made from, beside the values.
 #[derive(Clone, Copy, Debug)]
-pub struct Input<'a> {
+pub struct DesiredInput<'a> {
     /// Name of the binding.
     pub binding: &'a str,
     /// UID of the binding.
@@ -86,13 +86,13 @@ pub struct Desired {
     /// Keyed hash of the content.
     pub content_hash: String,
     /// Names that are not passed on; those that the guard holds come before those that the binding's globs hold.
-    pub held_back: Vec<HeldBack>,
+    pub excluded_keys: Vec<ExcludedKey>,
 }
 
 impl Desired {
     /// The same, to go with its binding by garbage collection.
     #[must_use]
-    pub fn owned(self, binding: &str) -> Self {
+    pub fn with_owner(self, binding: &str) -> Self {
         Self {
             owner: Some(owner_reference(binding, &self.binding_uid)),
             ..self
@@ -118,14 +118,14 @@ pub enum SecretError {
     },
     /// Too many bytes.
     #[error(
-        "the {keys} values are {values} bytes ({total} with names and metadata); a Kubernetes Secret holds {MOST_VALUES} ({MOST_TOTAL}): pass on fewer with spec.doppler.include or exclude, or split the config"
+        "the {keys} values are {values} bytes ({total} with names and metadata); a Kubernetes Secret holds {MAX_VALUE_BYTES} ({MAX_TOTAL_BYTES}): pass on fewer with spec.doppler.include or exclude, or split the config"
     )]
     TooLarge {
         /// How many values.
         keys: usize,
         /// Bytes of values.
         values: usize,
-        /// Bytes in all, see [`MOST_TOTAL`].
+        /// Bytes in all, see [`MAX_TOTAL_BYTES`].
         total: usize,
     },
 }
@@ -159,17 +159,17 @@ pub fn owner_reference(binding: &str, uid: &str) -> OwnerReference {
 /// # Errors
 /// If a glob, a label or an annotation of the spec is invalid, or the values do not fit into a Secret.
 pub fn desired(
-    input: &Input<'_>,
+    input: &DesiredInput<'_>,
     values: &BTreeMap<String, SecretString>,
 ) -> Result<Desired, SecretError> {
-    let guard = Guard::new(input.doppler, input.managed)?;
+    let guard = KeyFilter::new(input.doppler, input.managed)?;
     let mut data = BTreeMap::new();
-    let mut held: Vec<(Held, &str)> = Vec::new();
+    let mut held: Vec<(Exclusion, &str)> = Vec::new();
     for (name, value) in values {
-        match guard.holds(name) {
+        match guard.exclusion(name) {
             Some(why) => held.push((why, name)),
             // No container starts with such an environment.
-            None if value.expose_secret().contains('\0') => held.push((Held::Nul, name)),
+            None if value.expose_secret().contains('\0') => held.push((Exclusion::NulByte, name)),
             None => {
                 data.insert(name.clone(), value.clone());
             }
@@ -180,7 +180,7 @@ pub fn desired(
     let labels = labels(input.managed)?;
     let content_hash = input.key.content_hash(input.binding_uid, &data);
     let annotations = annotations(input, &content_hash)?;
-    fits(&data, &labels, &annotations)?;
+    check_size(&data, &labels, &annotations)?;
 
     Ok(Desired {
         name: input
@@ -196,11 +196,11 @@ pub fn desired(
         labels,
         annotations,
         content_hash,
-        held_back: held
+        excluded_keys: held
             .into_iter()
-            .map(|(why, name)| HeldBack {
+            .map(|(why, name)| ExcludedKey {
                 name: name.to_owned(),
-                why: why.why(name),
+                reason: why.explanation(name),
             })
             .collect(),
     })
@@ -208,8 +208,8 @@ pub fn desired(
 
 fn labels(managed: &ManagedSecretSpec) -> Result<BTreeMap<String, String>, SecretError> {
     for (key, value) in &managed.labels {
-        check_key("labels", key)?;
-        if !(value.is_empty() || is_name(value)) {
+        check_metadata_key("labels", key)?;
+        if !(value.is_empty() || is_qualified_name(value)) {
             return Err(SecretError::Metadata {
                 field: "labels",
                 key: key.clone(),
@@ -223,14 +223,14 @@ fn labels(managed: &ManagedSecretSpec) -> Result<BTreeMap<String, String>, Secre
 }
 
 fn annotations(
-    input: &Input<'_>,
+    input: &DesiredInput<'_>,
     content_hash: &str,
 ) -> Result<BTreeMap<String, String>, SecretError> {
     let mut size = 0;
     for (key, value) in &input.managed.annotations {
-        check_key("annotations", key)?;
+        check_metadata_key("annotations", key)?;
         size += key.len() + value.len();
-        if size > MOST_ANNOTATIONS - 4096 {
+        if size > MAX_ANNOTATION_BYTES - 4096 {
             return Err(SecretError::Metadata {
                 field: "annotations",
                 key: key.clone(),
@@ -252,20 +252,23 @@ fn annotations(
     Ok(annotations)
 }
 
-fn fits(
+fn check_size(
     data: &BTreeMap<String, SecretString>,
     labels: &BTreeMap<String, String>,
     annotations: &BTreeMap<String, String>,
 ) -> Result<(), SecretError> {
     let values: usize = data.values().map(|value| value.expose_secret().len()).sum();
-    let keys: usize = data.keys().map(|key| 2 * key.len() + PER_KEY).sum();
+    let keys: usize = data
+        .keys()
+        .map(|key| 2 * key.len() + OVERHEAD_PER_KEY)
+        .sum();
     let metadata: usize = labels
         .iter()
         .chain(annotations)
-        .map(|(key, value)| 2 * key.len() + value.len() + PER_KEY)
+        .map(|(key, value)| 2 * key.len() + value.len() + OVERHEAD_PER_KEY)
         .sum();
     let total = values + keys + metadata;
-    if values > MOST_VALUES || total > MOST_TOTAL {
+    if values > MAX_VALUE_BYTES || total > MAX_TOTAL_BYTES {
         return Err(SecretError::TooLarge {
             keys: data.len(),
             values,
@@ -275,7 +278,7 @@ fn fits(
     Ok(())
 }
 
-fn check_key(field: &'static str, key: &str) -> Result<(), SecretError> {
+fn check_metadata_key(field: &'static str, key: &str) -> Result<(), SecretError> {
     let invalid = |problem| {
         Err(SecretError::Metadata {
             field,
@@ -291,7 +294,7 @@ fn check_key(field: &'static str, key: &str) -> Result<(), SecretError> {
     let (prefix, name) = key
         .split_once('/')
         .map_or((None, key), |(prefix, name)| (Some(prefix), name));
-    if is_name(name) && prefix.is_none_or(is_domain) {
+    if is_qualified_name(name) && prefix.is_none_or(is_domain) {
         Ok(())
     } else {
         invalid(
@@ -301,7 +304,7 @@ fn check_key(field: &'static str, key: &str) -> Result<(), SecretError> {
 }
 
 /// A label's name or value.
-fn is_name(text: &str) -> bool {
+fn is_qualified_name(text: &str) -> bool {
     let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
     text.len() <= 63
         && ends(text.chars().next())
@@ -327,13 +330,13 @@ fn is_domain(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn make(
+    fn build(
         doppler: &DopplerSpec,
         managed: &ManagedSecretSpec,
         values: &[(&str, &str)],
     ) -> Result<Desired, SecretError> {
         let key = HashKey::from_bytes(&[1; 32]).unwrap();
-        let input = Input {
+        let input = DesiredInput {
             binding: "my-project-dev",
             binding_uid: "u1",
             namespace: "flows",
@@ -350,8 +353,8 @@ mod tests {
         desired(&input, &values)
     }
 
-    fn plain(values: &[(&str, &str)]) -> Result<Desired, SecretError> {
-        make(
+    fn build_default(values: &[(&str, &str)]) -> Result<Desired, SecretError> {
+        build(
             &DopplerSpec::default(),
             &ManagedSecretSpec::default(),
             values,
@@ -359,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn values_of_any_text_are_passed_on_exactly() {
+    fn copies_values_byte_for_byte() {
         let values = [
             ("A", ""),
             ("B", "a\nb\r\n\n"),
@@ -367,7 +370,7 @@ mod tests {
             ("D", "🦀\u{7f}"),
             ("E", " x "),
         ];
-        let desired = plain(&values).unwrap();
+        let desired = build_default(&values).unwrap();
         for (name, value) in values {
             assert_eq!(desired.data[name].expose_secret(), value);
         }
@@ -375,15 +378,15 @@ mod tests {
     }
 
     #[test]
-    fn a_value_with_which_no_container_starts_is_held_back() {
-        let desired = plain(&[("A", "x"), ("B", "a\u{0}b")]).unwrap();
+    fn excludes_a_value_with_a_nul_byte() {
+        let desired = build_default(&[("A", "x"), ("B", "a\u{0}b")]).unwrap();
         assert!(desired.data.contains_key("A") && !desired.data.contains_key("B"));
-        assert!(desired.held_back[0].why.contains("NUL"));
+        assert!(desired.excluded_keys[0].reason.contains("NUL"));
     }
 
     #[test]
-    fn carries_whose_it_is_and_where_it_comes_from() {
-        let desired = plain(&[("A", "b")]).unwrap();
+    fn carries_owner_and_source_annotations() {
+        let desired = build_default(&[("A", "b")]).unwrap();
         assert_eq!(
             (&*desired.name, &*desired.namespace),
             ("my-project-dev", "flows")
@@ -399,7 +402,7 @@ mod tests {
             assert_eq!(desired.annotations[key], value);
         }
         assert_eq!(desired.owner, None);
-        let owner = desired.owned("my-project-dev").owner.unwrap();
+        let owner = desired.with_owner("my-project-dev").owner.unwrap();
         assert_eq!(
             (&*owner.kind, &*owner.uid, owner.controller),
             ("DopplerPrefectBinding", "u1", Some(true))
@@ -407,15 +410,15 @@ mod tests {
     }
 
     #[test]
-    fn held_back_names_are_listed_with_why_and_do_not_enter_the_hash() {
-        let desired = plain(&[("A", "b"), ("PATH", "/x"), ("a:b", "c")]).unwrap();
+    fn lists_excluded_keys_and_leaves_them_out_of_the_hash() {
+        let desired = build_default(&[("A", "b"), ("PATH", "/x"), ("a:b", "c")]).unwrap();
         assert_eq!(desired.data.len(), 1);
         assert_eq!(
             desired.content_hash,
-            plain(&[("A", "b")]).unwrap().content_hash
+            build_default(&[("A", "b")]).unwrap().content_hash
         );
         let names: Vec<_> = desired
-            .held_back
+            .excluded_keys
             .iter()
             .map(|held| held.name.as_str())
             .collect();
@@ -423,23 +426,26 @@ mod tests {
     }
 
     #[test]
-    fn one_mebibyte_of_values_fits_and_a_byte_more_does_not() {
-        let half = "x".repeat(MOST_VALUES / 2);
-        assert!(plain(&[("A", &half), ("B", &half)]).is_ok());
-        let error = plain(&[("A", &half), ("B", &half), ("C", "x")]).unwrap_err();
+    fn accepts_one_mebibyte_of_values_and_rejects_one_byte_more() {
+        let half = "x".repeat(MAX_VALUE_BYTES / 2);
+        assert!(build_default(&[("A", &half), ("B", &half)]).is_ok());
+        let error = build_default(&[("A", &half), ("B", &half), ("C", "x")]).unwrap_err();
         assert_eq!(error.reason(), Reason::SecretTooLarge);
         assert!(error.to_string().contains("1048577 bytes"), "{error}");
     }
 
     #[test]
-    fn names_that_would_not_fit_into_etcd_are_refused_although_values_would() {
+    fn rejects_names_that_exceed_the_etcd_request_limit() {
         let names: Vec<String> = (0..3000).map(|i| format!("{i:0>253}")).collect();
         let values: Vec<_> = names.iter().map(|name| (name.as_str(), "")).collect();
-        assert_eq!(plain(&values).unwrap_err().reason(), Reason::SecretTooLarge);
+        assert_eq!(
+            build_default(&values).unwrap_err().reason(),
+            Reason::SecretTooLarge
+        );
     }
 
     #[test]
-    fn labels_and_annotations_that_the_api_server_would_refuse_are_named() {
+    fn names_labels_that_the_api_server_would_reject() {
         for (key, value) in [
             ("team", "a b"),
             ("te am", "a"),
@@ -452,7 +458,7 @@ mod tests {
                 labels: [(key.to_owned(), value.to_owned())].into(),
                 ..Default::default()
             };
-            let error = make(&DopplerSpec::default(), &managed, &[]).unwrap_err();
+            let error = build(&DopplerSpec::default(), &managed, &[]).unwrap_err();
             assert_eq!(error.reason(), Reason::InvalidSpec);
             assert!(
                 error.to_string().contains(&format!("labels has `{key}`")),
@@ -464,6 +470,6 @@ mod tests {
             annotations: [("note".to_owned(), "any text\n🦀".to_owned())].into(),
             ..Default::default()
         };
-        assert!(make(&DopplerSpec::default(), &managed, &[]).is_ok());
+        assert!(build(&DopplerSpec::default(), &managed, &[]).is_ok());
     }
 }

@@ -47,14 +47,14 @@ pub enum WriteError {
     #[error("the API server did not answer in time")]
     Timeout,
     /// The API server refused it for another reason.
-    #[error("the API server answered {code} {word} to {verb} of the Secret")]
+    #[error("the API server answered {code} {reason} to {verb} of the Secret")]
     Refused {
         /// `get`, `create`, `patch` or `delete`.
         verb: &'static str,
         /// Status code.
         code: u16,
         /// Its word, such as `Invalid`.
-        word: String,
+        reason: String,
     },
     /// The API server could not be reached, or its answer could not be read.
     #[error(
@@ -87,7 +87,7 @@ impl WriteError {
 
     /// What the client's error says.
     #[must_use]
-    pub fn of(error: &kube::Error, verb: &'static str, namespace: &str) -> Self {
+    pub fn from_kube(error: &kube::Error, verb: &'static str, namespace: &str) -> Self {
         let kube::Error::Api(status) = error else {
             return Self::Unreachable { verb };
         };
@@ -126,7 +126,7 @@ impl WriteError {
                 verb,
                 code,
                 // A body that is no Status ends up in the client's message, and its word is a sentence.
-                word: status
+                reason: status
                     .reason
                     .chars()
                     .take_while(char::is_ascii_alphabetic)

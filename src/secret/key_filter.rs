@@ -28,7 +28,7 @@ pub const RESERVED: [&str; 14] = [
 ];
 
 /// Longest key that Kubernetes takes.
-const LONGEST_KEY: usize = 253;
+const MAX_KEY_LENGTH: usize = 253;
 
 /// A glob that cannot be read.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -44,7 +44,7 @@ pub struct InvalidGlob {
 
 /// What may pass.
 #[derive(Debug)]
-pub struct Guard<'a> {
+pub struct KeyFilter<'a> {
     include: Option<GlobSet>,
     exclude: GlobSet,
     allowed: &'a [String],
@@ -52,11 +52,11 @@ pub struct Guard<'a> {
 
 /// Why a name does not pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Held {
+pub enum Exclusion {
     /// Kubernetes cannot hold it as a key.
-    NotAKey,
+    InvalidKey,
     /// Its value has a NUL byte.
-    Nul,
+    NulByte,
     /// It is one of [`RESERVED`].
     Reserved,
     /// No glob of `include` matches.
@@ -65,16 +65,16 @@ pub enum Held {
     Excluded,
 }
 
-impl Held {
+impl Exclusion {
     /// The sentence for the status.
     #[must_use]
-    pub fn why(self, name: &str) -> String {
+    pub fn explanation(self, name: &str) -> String {
         match self {
-            Self::NotAKey => format!(
-                "Kubernetes cannot hold it as a key of a Secret (letters, digits, `-`, `_` and `.`, at most {LONGEST_KEY} of them); rename it in \
+            Self::InvalidKey => format!(
+                "Kubernetes cannot hold it as a key of a Secret (letters, digits, `-`, `_` and `.`, at most {MAX_KEY_LENGTH} of them); rename it in \
                  Doppler, or set spec.doppler.nameTransformer, to pass it on"
             ),
-            Self::Nul => "its value has a NUL byte, with which no container starts; store it encoded, for example as base64, to pass it on".to_owned(),
+            Self::NulByte => "its value has a NUL byte, with which no container starts; store it encoded, for example as base64, to pass it on".to_owned(),
             Self::Reserved => format!(
                 "it could break or take over the job pod; add `{name}` to spec.managedSecret.allowReservedNames to pass it on"
             ),
@@ -89,7 +89,7 @@ impl Held {
     }
 }
 
-impl<'a> Guard<'a> {
+impl<'a> KeyFilter<'a> {
     /// The guard of a binding.
     ///
     /// # Errors
@@ -108,19 +108,19 @@ impl<'a> Guard<'a> {
 
     /// Why `name` does not pass; `None` if it does.
     #[must_use]
-    pub fn holds(&self, name: &str) -> Option<Held> {
+    pub fn exclusion(&self, name: &str) -> Option<Exclusion> {
         if self
             .include
             .as_ref()
             .is_some_and(|globs| !globs.is_match(name))
         {
-            Some(Held::NotIncluded)
+            Some(Exclusion::NotIncluded)
         } else if self.exclude.is_match(name) {
-            Some(Held::Excluded)
+            Some(Exclusion::Excluded)
         } else if !is_key(name) {
-            Some(Held::NotAKey)
+            Some(Exclusion::InvalidKey)
         } else if is_reserved(name) && !self.allowed.iter().any(|allowed| allowed == name) {
-            Some(Held::Reserved)
+            Some(Exclusion::Reserved)
         } else {
             None
         }
@@ -151,7 +151,7 @@ fn is_reserved(name: &str) -> bool {
 fn is_key(name: &str) -> bool {
     // As the API server has it: `.` and `..` cannot be file names in a volume, nor may a key start with `..`.
     !name.is_empty()
-        && name.len() <= LONGEST_KEY
+        && name.len() <= MAX_KEY_LENGTH
         && name != "."
         && !name.starts_with("..")
         && name
@@ -163,12 +163,16 @@ fn is_key(name: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn held(doppler: &DopplerSpec, managed: &ManagedSecretSpec, name: &str) -> Option<Held> {
-        Guard::new(doppler, managed).unwrap().holds(name)
+    fn exclusion_of(
+        doppler: &DopplerSpec,
+        managed: &ManagedSecretSpec,
+        name: &str,
+    ) -> Option<Exclusion> {
+        KeyFilter::new(doppler, managed).unwrap().exclusion(name)
     }
 
     #[test]
-    fn holds_back_what_would_take_over_the_pod_and_passes_the_rest() {
+    fn excludes_reserved_names_and_passes_ordinary_ones() {
         let (doppler, managed) = (DopplerSpec::default(), ManagedSecretSpec::default());
         for name in [
             "PATH",
@@ -189,8 +193,8 @@ mod tests {
             "KUBERNETES_SERVICE_HOST",
         ] {
             assert_eq!(
-                held(&doppler, &managed, name),
-                Some(Held::Reserved),
+                exclusion_of(&doppler, &managed, name),
+                Some(Exclusion::Reserved),
                 "{name}"
             );
         }
@@ -208,26 +212,26 @@ mod tests {
             "1",
             "_",
         ] {
-            assert_eq!(held(&doppler, &managed, name), None, "{name}");
+            assert_eq!(exclusion_of(&doppler, &managed, name), None, "{name}");
         }
     }
 
     #[test]
-    fn a_reserved_name_passes_when_allowed_by_its_exact_name() {
+    fn passes_a_reserved_name_allowed_by_its_exact_name() {
         let managed = ManagedSecretSpec {
             allow_reserved_names: vec!["PYTHONPATH".into(), "PREFECT_*".into()],
             ..Default::default()
         };
         let doppler = DopplerSpec::default();
-        assert_eq!(held(&doppler, &managed, "PYTHONPATH"), None);
+        assert_eq!(exclusion_of(&doppler, &managed, "PYTHONPATH"), None);
         assert_eq!(
-            held(&doppler, &managed, "PREFECT_API_KEY"),
-            Some(Held::Reserved)
+            exclusion_of(&doppler, &managed, "PREFECT_API_KEY"),
+            Some(Exclusion::Reserved)
         );
     }
 
     #[test]
-    fn holds_back_what_kubernetes_cannot_hold_even_when_allowed() {
+    fn excludes_invalid_keys_even_if_allowed() {
         let long = "A".repeat(254);
         let managed = ManagedSecretSpec {
             allow_reserved_names: vec!["Api:Key".into()],
@@ -246,35 +250,44 @@ mod tests {
             long.as_str(),
         ] {
             assert_eq!(
-                held(&DopplerSpec::default(), &managed, name),
-                Some(Held::NotAKey),
+                exclusion_of(&DopplerSpec::default(), &managed, name),
+                Some(Exclusion::InvalidKey),
                 "{name}"
             );
         }
-        assert_eq!(held(&DopplerSpec::default(), &managed, &long[1..]), None);
+        assert_eq!(
+            exclusion_of(&DopplerSpec::default(), &managed, &long[1..]),
+            None
+        );
     }
 
     #[test]
-    fn include_chooses_and_exclude_takes_away() {
+    fn applies_include_then_exclude() {
         let doppler = DopplerSpec {
             include: vec!["DB_*".into(), "{API,APP}_KEY".into()],
             exclude: vec!["*_OLD".into()],
             ..Default::default()
         };
         let managed = ManagedSecretSpec::default();
-        assert_eq!(held(&doppler, &managed, "DB_URL"), None);
-        assert_eq!(held(&doppler, &managed, "APP_KEY"), None);
-        assert_eq!(held(&doppler, &managed, "OTHER"), Some(Held::NotIncluded));
-        assert_eq!(held(&doppler, &managed, "DB_OLD"), Some(Held::Excluded));
+        assert_eq!(exclusion_of(&doppler, &managed, "DB_URL"), None);
+        assert_eq!(exclusion_of(&doppler, &managed, "APP_KEY"), None);
+        assert_eq!(
+            exclusion_of(&doppler, &managed, "OTHER"),
+            Some(Exclusion::NotIncluded)
+        );
+        assert_eq!(
+            exclusion_of(&doppler, &managed, "DB_OLD"),
+            Some(Exclusion::Excluded)
+        );
     }
 
     #[test]
-    fn an_unreadable_glob_is_named() {
+    fn names_an_invalid_glob() {
         let doppler = DopplerSpec {
             exclude: vec!["A[".into()],
             ..Default::default()
         };
-        let error = Guard::new(&doppler, &ManagedSecretSpec::default()).unwrap_err();
+        let error = KeyFilter::new(&doppler, &ManagedSecretSpec::default()).unwrap_err();
         assert!(
             error
                 .to_string()
@@ -284,14 +297,17 @@ mod tests {
     }
 
     #[test]
-    fn every_sentence_says_how_to_pass_the_name_on() {
+    fn explanations_say_how_to_include_the_key() {
         for held in [
-            Held::NotAKey,
-            Held::Reserved,
-            Held::NotIncluded,
-            Held::Excluded,
+            Exclusion::InvalidKey,
+            Exclusion::Reserved,
+            Exclusion::NotIncluded,
+            Exclusion::Excluded,
         ] {
-            assert!(held.why("PATH").ends_with("to pass it on"), "{held:?}");
+            assert!(
+                held.explanation("PATH").ends_with("to pass it on"),
+                "{held:?}"
+            );
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What is known of a Secret that is there, from its metadata alone.
 //!
-//! In: `ObjectMeta`, as a metadata watch or the answer to a write gives it. Out: [`Facts`], small enough to be kept for every Secret of the operator.
+//! In: `ObjectMeta`, as a metadata watch or the answer to a write gives it. Out: [`ObservedSecret`], small enough to be kept for every Secret of the operator.
 //! Everything else is dropped, above all `last-applied-configuration`, which carries values. Never sees `data`; whether somebody touched that is
 //! read from the managed fields.
 
@@ -15,7 +15,7 @@ use crate::crd::{MANAGED_BY, MANAGED_BY_LABEL, Uid};
 /// A Secret's metadata, reduced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools)] // independent observations, not the states of a machine
-pub struct Facts {
+pub struct ObservedSecret {
     /// UID of the Secret.
     pub uid: Uid,
     /// Its version.
@@ -25,11 +25,11 @@ pub struct Facts {
     /// Name of that binding.
     pub binding: Option<Box<str>>,
     /// Whether it carries our label.
-    pub labelled: bool,
+    pub has_managed_by_label: bool,
     /// Its controller, unless that is the binding that it says it belongs to.
     pub controller: Option<Box<Controller>>,
     /// UIDs of all owner references, in their order.
-    pub owners: Box<[Uid]>,
+    pub owner_uids: Box<[Uid]>,
     /// Whether it is being deleted.
     pub terminating: bool,
     /// Whether it has a map of labels.
@@ -37,11 +37,11 @@ pub struct Facts {
     /// Whether it has a map of annotations.
     pub has_annotations: bool,
     /// What the managed fields say of `data`.
-    pub data: Data,
+    pub data: DataOwnership,
     /// Fingerprints of all labels and annotations, sorted.
-    entries: Box<[u64]>,
+    fingerprints: Box<[u64]>,
     /// Labels and annotations that our field manager owns, apart from those of `doppler-prefect.dev` and our own label.
-    own: Box<[Entry]>,
+    managed_metadata: Box<[MetadataKey]>,
 }
 
 /// The controller of a Secret.
@@ -55,7 +55,7 @@ pub struct Controller {
 
 /// Key of a label or of an annotation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Entry {
+pub enum MetadataKey {
     /// A label.
     Label(Box<str>),
     /// An annotation.
@@ -64,17 +64,17 @@ pub enum Entry {
 
 /// What the managed fields say of `data`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Data {
+pub enum DataOwnership {
     /// Only our own updates own keys of it: these, by [`fingerprint_of_names`].
     Ours(u64),
     /// Somebody else owns a part of it, perhaps with the value that we would write: only a look at the content tells.
-    Unsure,
+    Unknown,
 }
 
-impl Facts {
+impl ObservedSecret {
     /// The facts in an object's metadata.
     #[must_use]
-    pub fn of(metadata: &ObjectMeta) -> Self {
+    pub fn from_metadata(metadata: &ObjectMeta) -> Self {
         let annotation = |key: &str| {
             let annotations = metadata.annotations.as_ref();
             annotations.and_then(|all| all.get(key)).map(String::as_str)
@@ -91,7 +91,7 @@ impl Facts {
                 .into(),
             binding_uid: binding_uid.map(Uid::from),
             binding: annotation(BINDING).map(Into::into),
-            labelled: metadata
+            has_managed_by_label: metadata
                 .labels
                 .as_ref()
                 .and_then(|all| all.get(MANAGED_BY_LABEL))
@@ -106,16 +106,16 @@ impl Facts {
                         uid: owner.uid.as_str().into(),
                     })
                 }),
-            owners: owners
+            owner_uids: owners
                 .iter()
                 .map(|owner| owner.uid.as_str().into())
                 .collect(),
             terminating: metadata.deletion_timestamp.is_some(),
             has_labels: metadata.labels.is_some(),
             has_annotations: metadata.annotations.is_some(),
-            data: data(fields),
-            entries: entries(metadata),
-            own: own(metadata, fields),
+            data: data_ownership(fields),
+            fingerprints: fingerprints(metadata),
+            managed_metadata: managed_metadata(metadata, fields),
         }
     }
 
@@ -131,20 +131,20 @@ impl Facts {
     #[must_use]
     pub fn is_owned_by(&self, uid: &str) -> bool {
         let uid = Uid::from(uid);
-        self.owners.contains(&uid)
+        self.owner_uids.contains(&uid)
     }
 
     /// Whether the binding that it says it belongs to is one of its owners.
     #[must_use]
-    pub fn is_held(&self) -> bool {
+    pub fn is_owned_by_recorded_binding(&self) -> bool {
         let claimant = self.binding_uid.as_ref();
-        claimant.is_some_and(|uid| self.owners.contains(uid))
+        claimant.is_some_and(|uid| self.owner_uids.contains(uid))
     }
 
     /// Whether it has this label with this value.
     #[must_use]
     pub fn has_label(&self, key: &str, value: &str) -> bool {
-        self.entries
+        self.fingerprints
             .binary_search(&fingerprint('l', key, value))
             .is_ok()
     }
@@ -152,19 +152,19 @@ impl Facts {
     /// Whether it has this annotation with this value.
     #[must_use]
     pub fn has_annotation(&self, key: &str, value: &str) -> bool {
-        self.entries
+        self.fingerprints
             .binary_search(&fingerprint('a', key, value))
             .is_ok()
     }
 
     /// Labels and annotations that we once set from a spec.
     #[must_use]
-    pub fn own(&self) -> &[Entry] {
-        &self.own
+    pub fn managed_metadata(&self) -> &[MetadataKey] {
+        &self.managed_metadata
     }
 }
 
-fn entries(metadata: &ObjectMeta) -> Box<[u64]> {
+fn fingerprints(metadata: &ObjectMeta) -> Box<[u64]> {
     let of = |kind, all: Option<&std::collections::BTreeMap<String, String>>| -> Vec<u64> {
         all.into_iter()
             .flatten()
@@ -183,10 +183,10 @@ fn is_ours(entry: &ManagedFieldsEntry) -> bool {
         && entry.subresource.as_deref().unwrap_or_default().is_empty()
 }
 
-fn data(fields: &[ManagedFieldsEntry]) -> Data {
+fn data_ownership(fields: &[ManagedFieldsEntry]) -> DataOwnership {
     // Absent managed fields (a client may clear them) say nothing; an object that has some and none on `data` has no keys.
     if fields.is_empty() {
-        return Data::Unsure;
+        return DataOwnership::Unknown;
     }
     let mut names: Vec<&str> = Vec::new();
     for entry in fields {
@@ -194,7 +194,7 @@ fn data(fields: &[ManagedFieldsEntry]) -> Data {
             continue;
         };
         if set.contains_key("f:stringData") {
-            return Data::Unsure;
+            return DataOwnership::Unknown;
         }
         let Some(Value::Object(keys)) = set.get("f:data") else {
             continue;
@@ -203,15 +203,15 @@ fn data(fields: &[ManagedFieldsEntry]) -> Data {
         if is_ours(entry) {
             names.extend(owned);
         } else if owned.count() > 0 {
-            return Data::Unsure;
+            return DataOwnership::Unknown;
         }
     }
     names.sort_unstable();
     names.dedup();
-    Data::Ours(fingerprint_of_names(names))
+    DataOwnership::Ours(fingerprint_of_names(names))
 }
 
-fn own(metadata: &ObjectMeta, fields: &[ManagedFieldsEntry]) -> Box<[Entry]> {
+fn managed_metadata(metadata: &ObjectMeta, fields: &[ManagedFieldsEntry]) -> Box<[MetadataKey]> {
     let mut own = Vec::new();
     for entry in fields.iter().filter(|entry| is_ours(entry)) {
         let Some(owned) = entry
@@ -239,13 +239,13 @@ fn own(metadata: &ObjectMeta, fields: &[ManagedFieldsEntry]) -> Box<[Entry]> {
             keys("f:labels")
                 .into_iter()
                 .filter(|key| there(&metadata.labels, key))
-                .map(Entry::Label),
+                .map(MetadataKey::Label),
         );
         own.extend(
             keys("f:annotations")
                 .into_iter()
                 .filter(|key| there(&metadata.annotations, key))
-                .map(Entry::Annotation),
+                .map(MetadataKey::Annotation),
         );
     }
     own.into()

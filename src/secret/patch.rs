@@ -1,6 +1,6 @@
 //! The JSON Patch that brings a Secret to what it should be.
 //!
-//! In: [`Desired`] and the [`Facts`] of the one that is there. Out: operations, guarded by resourceVersion, that replace `data` whole and touch
+//! In: [`Desired`] and the [`ObservedSecret`] of the one that is there. Out: operations, guarded by resourceVersion, that replace `data` whole and touch
 //! nothing of others. Pure. Values are written straight into the request and never copied into a JSON tree.
 
 use std::collections::BTreeMap;
@@ -11,9 +11,9 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Serialize, Serializer};
 
 use super::{
-    decide::dropped,
+    decide::obsolete_metadata,
     desired::{BINDING, BINDING_UID, Desired},
-    observed::{Entry, Facts},
+    observed::{MetadataKey, ObservedSecret},
 };
 
 /// One operation of a JSON Patch.
@@ -32,14 +32,14 @@ enum Operand<'a> {
     Map(BTreeMap<&'a str, &'a str>),
     Owners(Vec<&'a OwnerReference>),
     Owner(&'a OwnerReference),
-    Data(Encoded<'a>),
+    Data(Base64Values<'a>),
 }
 
 /// Values in base64, as Kubernetes takes them.
 #[derive(Clone, Copy)]
-pub struct Encoded<'a>(pub &'a BTreeMap<String, SecretString>);
+pub struct Base64Values<'a>(pub &'a BTreeMap<String, SecretString>);
 
-impl Serialize for Encoded<'_> {
+impl Serialize for Base64Values<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(
             self.0
@@ -66,7 +66,7 @@ fn remove<'a>(path: impl Into<String>) -> Operation<'a> {
 }
 
 /// A mismatch is a 409 from the API server's own check; a `test` would be a 422 that looks like a bad patch.
-fn guard(facts: &Facts) -> Operation<'_> {
+fn version_guard(facts: &ObservedSecret) -> Operation<'_> {
     Operation {
         op: "replace",
         path: "/metadata/resourceVersion".to_owned(),
@@ -76,30 +76,32 @@ fn guard(facts: &Facts) -> Operation<'_> {
 
 /// The patch that makes the Secret of `facts` the `desired` one.
 #[must_use]
-pub fn update<'a>(facts: &'a Facts, desired: &'a Desired) -> Vec<Operation<'a>> {
+pub fn update<'a>(facts: &'a ObservedSecret, desired: &'a Desired) -> Vec<Operation<'a>> {
     let mut patch = vec![
-        guard(facts),
-        add("/data", Operand::Data(Encoded(&desired.data))),
+        version_guard(facts),
+        add("/data", Operand::Data(Base64Values(&desired.data))),
     ];
-    entries(
+    push_metadata(
         &mut patch,
         "/metadata/labels",
         facts.has_labels,
         &desired.labels,
         |key, value| facts.has_label(key, value),
     );
-    entries(
+    push_metadata(
         &mut patch,
         "/metadata/annotations",
         facts.has_annotations,
         &desired.annotations,
         |key, value| facts.has_annotation(key, value),
     );
-    patch.extend(dropped(facts, desired).map(|entry| match entry {
-        Entry::Label(key) => remove(format!("/metadata/labels/{}", escaped(key))),
-        Entry::Annotation(key) => remove(format!("/metadata/annotations/{}", escaped(key))),
+    patch.extend(obsolete_metadata(facts, desired).map(|entry| match entry {
+        MetadataKey::Label(key) => remove(format!("/metadata/labels/{}", escape_pointer(key))),
+        MetadataKey::Annotation(key) => {
+            remove(format!("/metadata/annotations/{}", escape_pointer(key)))
+        }
     }));
-    owner(
+    push_owner(
         &mut patch,
         facts,
         &desired.binding_uid,
@@ -110,33 +112,33 @@ pub fn update<'a>(facts: &'a Facts, desired: &'a Desired) -> Vec<Operation<'a>> 
 
 /// The patch that lets the Secret of `facts` stay behind without its binding: no owner reference to it, and no claim.
 #[must_use]
-pub fn release<'a>(facts: &'a Facts, binding_uid: &str) -> Vec<Operation<'a>> {
-    let mut patch = vec![guard(facts)];
+pub fn disown<'a>(facts: &'a ObservedSecret, binding_uid: &str) -> Vec<Operation<'a>> {
+    let mut patch = vec![version_guard(facts)];
     if facts.binding_uid.is_some() {
         patch.push(remove(format!(
             "/metadata/annotations/{}",
-            escaped(BINDING_UID)
+            escape_pointer(BINDING_UID)
         )));
     }
     if facts.binding.is_some() {
         patch.push(remove(format!(
             "/metadata/annotations/{}",
-            escaped(BINDING)
+            escape_pointer(BINDING)
         )));
     }
-    owner(&mut patch, facts, binding_uid, None);
+    push_owner(&mut patch, facts, binding_uid, None);
     patch
 }
 
 /// The patch that has the Secret of `facts` go with its binding, by garbage collection.
 #[must_use]
-pub fn own<'a>(facts: &'a Facts, wanted: &'a OwnerReference) -> Vec<Operation<'a>> {
-    let mut patch = vec![guard(facts)];
-    owner(&mut patch, facts, &wanted.uid, Some(wanted));
+pub fn set_owner<'a>(facts: &'a ObservedSecret, wanted: &'a OwnerReference) -> Vec<Operation<'a>> {
+    let mut patch = vec![version_guard(facts)];
+    push_owner(&mut patch, facts, &wanted.uid, Some(wanted));
     patch
 }
 
-fn entries<'a>(
+fn push_metadata<'a>(
     patch: &mut Vec<Operation<'a>>,
     map: &str,
     there: bool,
@@ -148,7 +150,12 @@ fn entries<'a>(
             wanted
                 .iter()
                 .filter(|(key, value)| !is_right(key, value))
-                .map(|(key, value)| add(format!("{map}/{}", escaped(key)), Operand::Text(value))),
+                .map(|(key, value)| {
+                    add(
+                        format!("{map}/{}", escape_pointer(key)),
+                        Operand::Text(value),
+                    )
+                }),
         );
     } else {
         let all = wanted
@@ -159,15 +166,18 @@ fn entries<'a>(
     }
 }
 
-fn owner<'a>(
+fn push_owner<'a>(
     patch: &mut Vec<Operation<'a>>,
-    facts: &Facts,
+    facts: &ObservedSecret,
     binding_uid: &str,
     wanted: Option<&'a OwnerReference>,
 ) {
-    let ours = facts.owners.iter().position(|owner| owner == binding_uid);
+    let ours = facts
+        .owner_uids
+        .iter()
+        .position(|owner| owner == binding_uid);
     match (ours, wanted) {
-        (None, Some(owner)) if facts.owners.is_empty() => {
+        (None, Some(owner)) if facts.owner_uids.is_empty() => {
             patch.push(add(
                 "/metadata/ownerReferences",
                 Operand::Owners(vec![owner]),
@@ -182,6 +192,6 @@ fn owner<'a>(
 }
 
 /// A key as a part of a JSON pointer (RFC 6901).
-fn escaped(key: &str) -> String {
+fn escape_pointer(key: &str) -> String {
     key.replace('~', "~0").replace('/', "~1")
 }

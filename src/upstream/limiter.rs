@@ -39,27 +39,27 @@ const LATE_EACH: u32 = 16;
 
 /// How urgent a request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rank {
+pub enum Priority {
     /// Somebody has nothing yet: a first read.
-    First,
+    Initial,
     /// Somebody waits: a push, a write.
-    Urgent,
+    Interactive,
     /// A poll.
     Poll,
     /// Only worth it if there is room.
-    Late,
+    Background,
 }
 
-impl Rank {
+impl Priority {
     /// Whether somebody waits for the answer.
     const fn is_urgent(self) -> bool {
-        matches!(self, Self::First | Self::Urgent)
+        matches!(self, Self::Initial | Self::Interactive)
     }
 }
 
 /// Whoever is told of a change pokes; whoever reads is poked, and reads again. Pokes before a request is sent are answered by it.
 #[derive(Clone, Debug, Default)]
-pub struct Poke(Arc<Poked>);
+pub struct Trigger(Arc<Poked>);
 
 #[derive(Debug, Default)]
 struct Poked {
@@ -67,32 +67,32 @@ struct Poked {
     since: Mutex<Option<Instant>>,
 }
 
-impl Poke {
+impl Trigger {
     /// Somebody was told of a change at `at`.
-    pub fn push(&self, at: Instant) {
+    pub fn notify(&self, at: Instant) {
         self.since().get_or_insert(at);
         self.0.notify.notify_one();
     }
 
     /// To be looked at again, for another reason than a push.
-    pub fn nudge(&self) {
+    pub fn request_read(&self) {
         self.0.notify.notify_one();
     }
 
     /// Waits until poked.
-    pub async fn poked(&self) {
+    pub async fn triggered(&self) {
         self.0.notify.notified().await;
     }
 
     /// Takes a poke that is there already.
     #[allow(clippy::must_use_candidate)] // it is taken whether or not the answer is looked at
-    pub fn take(&self) -> bool {
+    pub fn take_pending(&self) -> bool {
         self.0.notify.notified().now_or_never().is_some()
     }
 
     /// Since when a push waits for an answer, if one does.
     #[must_use]
-    pub fn pushed_since(&self) -> Option<Instant> {
+    pub fn take_notified_at(&self) -> Option<Instant> {
         self.since().take()
     }
 
@@ -103,33 +103,33 @@ impl Poke {
 
 /// What wants to be read, and how urgently: a poke makes it urgent while it waits.
 #[derive(Clone, Debug)]
-pub struct Wish {
+pub struct ReadRequest {
     /// How urgent it is.
-    pub rank: Rank,
+    pub priority: Priority,
     /// Where it is poked.
-    pub poke: Poke,
+    pub trigger: Trigger,
 }
 
-impl Wish {
+impl ReadRequest {
     /// An urgent one, which nobody pokes.
     #[must_use]
-    pub fn now() -> Self {
-        Self::of(Rank::Urgent)
+    pub fn interactive() -> Self {
+        Self::with_priority(Priority::Interactive)
     }
 
     /// One of this rank, which nobody pokes.
     #[must_use]
-    pub fn of(rank: Rank) -> Self {
+    pub fn with_priority(rank: Priority) -> Self {
         Self {
-            rank,
-            poke: Poke::default(),
+            priority: rank,
+            trigger: Trigger::default(),
         }
     }
 }
 
 /// By what requests are counted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Lane {
+pub struct LimitKey {
     /// Origin of the upstream.
     pub upstream: Arc<str>,
     /// Digest of what its limits are counted by; nothing if it has none.
@@ -138,18 +138,18 @@ pub struct Lane {
 
 /// What came of a request.
 #[derive(Debug)]
-pub enum Said<E> {
+pub enum RequestOutcome<E> {
     /// An answer, and what it said of the limit.
     Answered(Option<Rate>),
     /// The account is to rest.
-    Limited(Duration),
+    RateLimited(Duration),
     /// No answer.
     Failed(E),
 }
 
 /// The upstream is dead: this is what the last ones met, and when it is worth trying again.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shut<E> {
+pub struct CircuitOpen<E> {
     /// What the last ones met.
     pub error: E,
     /// When to try again.
@@ -157,14 +157,14 @@ pub struct Shut<E> {
 }
 
 /// Hears that an upstream that was dead has answered.
-pub type Reopened = Box<dyn Fn(&str) + Send + Sync>;
+pub type OnRecovered = Box<dyn Fn(&str) + Send + Sync>;
 
 /// Where a turn comes.
-type Granted<E> = oneshot::Receiver<Result<Turn<E>, Shut<E>>>;
+type Granted<E> = oneshot::Receiver<Result<Permit<E>, CircuitOpen<E>>>;
 
 struct Ticket<E: Clone + Send + 'static> {
     number: u64,
-    grant: oneshot::Sender<Result<Turn<E>, Shut<E>>>,
+    grant: oneshot::Sender<Result<Permit<E>, CircuitOpen<E>>>,
 }
 
 struct Account<E: Clone + Send + 'static> {
@@ -204,62 +204,62 @@ struct Shared<E: Clone + Send + 'static> {
     table: Mutex<Table<E>>,
     in_flight: usize,
     budget: Option<u32>,
-    reopened: Reopened,
+    reopened: OnRecovered,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
 
 /// The turns of all upstreams of one kind. `E` is what a request that got no answer ends in.
-pub struct Gate<E: Clone + Send + 'static>(Arc<Shared<E>>);
+pub struct RateLimiter<E: Clone + Send + 'static>(Arc<Shared<E>>);
 
-impl<E: Clone + Send + 'static> Clone for Gate<E> {
+impl<E: Clone + Send + 'static> Clone for RateLimiter<E> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
 }
 
-impl<E: Clone + Send + 'static> fmt::Debug for Gate<E> {
+impl<E: Clone + Send + 'static> fmt::Debug for RateLimiter<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Gate").finish_non_exhaustive()
     }
 }
 
 /// Leave to send one request. Dropped when the request is done.
-pub struct Turn<E: Clone + Send + 'static> {
+pub struct Permit<E: Clone + Send + 'static> {
     shared: Arc<Shared<E>>,
-    lane: Lane,
+    lane: LimitKey,
     tries: bool,
-    said: Option<Said<E>>,
+    said: Option<RequestOutcome<E>>,
 }
 
-impl<E: Clone + Send + 'static> fmt::Debug for Turn<E> {
+impl<E: Clone + Send + 'static> fmt::Debug for Permit<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Turn").finish_non_exhaustive()
     }
 }
 
-impl<E: Clone + Send + 'static> Turn<E> {
+impl<E: Clone + Send + 'static> Permit<E> {
     /// What came of the request.
-    pub fn said(&mut self, said: Said<E>) {
+    pub fn record(&mut self, said: RequestOutcome<E>) {
         self.said = Some(said);
     }
 }
 
-impl<E: Clone + Send + 'static> Drop for Turn<E> {
+impl<E: Clone + Send + 'static> Drop for Permit<E> {
     fn drop(&mut self) {
         let said = self.said.take();
-        Gate(Arc::clone(&self.shared)).done(&self.lane, self.tries, said);
+        RateLimiter(Arc::clone(&self.shared)).done(&self.lane, self.tries, said);
     }
 }
 
-impl<E: Clone + Send + 'static> Gate<E> {
+impl<E: Clone + Send + 'static> RateLimiter<E> {
     /// At most `in_flight` requests to each upstream at the same time, and at most `budget` a minute for each account if that is given. `reopened`
     /// hears of upstreams that are back.
     #[must_use]
     pub fn new(
         in_flight: usize,
         budget: Option<u32>,
-        reopened: Reopened,
+        reopened: OnRecovered,
         shutdown: CancellationToken,
     ) -> Self {
         Self(Arc::new(Shared {
@@ -285,30 +285,34 @@ impl<E: Clone + Send + 'static> Gate<E> {
     ///
     /// # Errors
     /// If the upstream is dead, at once, with the error that others met.
-    pub async fn turn(&self, lane: &Lane, wish: &Wish) -> Result<Turn<E>, Shut<E>> {
-        let (number, mut granted) = self.queue(lane, wish.rank)?;
-        let mut rank = wish.rank;
+    pub async fn acquire(
+        &self,
+        lane: &LimitKey,
+        wish: &ReadRequest,
+    ) -> Result<Permit<E>, CircuitOpen<E>> {
+        let (number, mut granted) = self.queue(lane, wish.priority)?;
+        let mut rank = wish.priority;
         loop {
             tokio::select! {
                 biased;
                 turn = &mut granted => {
                     // What was poked for until here is answered by this request.
-                    wish.poke.take();
+                    wish.trigger.take_pending();
                     return match turn {
                         Ok(turn) => turn,
                         // The queue is gone only with the process.
                         Err(_) => std::future::pending().await,
                     };
                 }
-                () = wish.poke.poked(), if !rank.is_urgent() => {
+                () = wish.trigger.triggered(), if !rank.is_urgent() => {
                     self.hurry(lane, number);
-                    rank = Rank::Urgent;
+                    rank = Priority::Interactive;
                 }
             }
         }
     }
 
-    fn queue(&self, lane: &Lane, rank: Rank) -> Result<(u64, Granted<E>), Shut<E>> {
+    fn queue(&self, lane: &LimitKey, rank: Priority) -> Result<(u64, Granted<E>), CircuitOpen<E>> {
         let now = Instant::now();
         let (grant, granted) = oneshot::channel();
         let mut table = self.table();
@@ -324,7 +328,7 @@ impl<E: Clone + Send + 'static> Gate<E> {
             .or_default();
         match upstream.health.door(rank.is_urgent(), now) {
             Door::Open => {}
-            Door::Shut(error, retry_after) => return Err(Shut { error, retry_after }),
+            Door::Shut(error, retry_after) => return Err(CircuitOpen { error, retry_after }),
             Door::Try => {
                 // It goes past the queue, which is empty: whoever waited has been told.
                 let account = upstream.account(lane.account, self.0.budget, now);
@@ -346,7 +350,7 @@ impl<E: Clone + Send + 'static> Gate<E> {
         Ok((number, granted))
     }
 
-    fn hurry(&self, lane: &Lane, number: u64) {
+    fn hurry(&self, lane: &LimitKey, number: u64) {
         let now = Instant::now();
         let mut table = self.table();
         let account = table
@@ -354,11 +358,11 @@ impl<E: Clone + Send + 'static> Gate<E> {
             .get_mut(&lane.upstream)
             .and_then(|upstream| upstream.accounts.get_mut(&lane.account));
         let Some(account) = account else { return };
-        for rank in [Rank::Poll, Rank::Late] {
+        for rank in [Priority::Poll, Priority::Background] {
             let queue = &mut account.waiting[rank as usize];
             let at = queue.iter().position(|ticket| ticket.number == number);
             if let Some(ticket) = at.and_then(|at| queue.remove(at)) {
-                account.waiting[Rank::Urgent as usize].push_back(ticket);
+                account.waiting[Priority::Interactive as usize].push_back(ticket);
             }
         }
         self.pump(table, &lane.upstream, now);
@@ -387,7 +391,7 @@ impl<E: Clone + Send + 'static> Gate<E> {
                     account.in_flight += 1;
                     upstream.in_flight += 1;
                     upstream.order.push_back(key);
-                    let lane = Lane {
+                    let lane = LimitKey {
                         upstream: Arc::clone(name),
                         account: key,
                     };
@@ -421,8 +425,8 @@ impl<E: Clone + Send + 'static> Gate<E> {
         }
     }
 
-    fn grant(&self, lane: Lane, tries: bool) -> Turn<E> {
-        Turn {
+    fn grant(&self, lane: LimitKey, tries: bool) -> Permit<E> {
+        Permit {
             shared: Arc::clone(&self.0),
             lane,
             tries,
@@ -431,7 +435,7 @@ impl<E: Clone + Send + 'static> Gate<E> {
     }
 
     /// A request is done, or was never sent.
-    fn done(&self, lane: &Lane, tried: bool, said: Option<Said<E>>) {
+    fn done(&self, lane: &LimitKey, tried: bool, said: Option<RequestOutcome<E>>) {
         let now = Instant::now();
         let mut table = self.table();
         let Some(upstream) = table.upstreams.get_mut(&lane.upstream) else {
@@ -443,16 +447,16 @@ impl<E: Clone + Send + 'static> Gate<E> {
         if let Some(account) = upstream.accounts.get_mut(&lane.account) {
             account.in_flight = account.in_flight.saturating_sub(1);
             match said {
-                Some(Said::Answered(rate)) => {
+                Some(RequestOutcome::Answered(rate)) => {
                     account.allowance.answered(rate, now);
                     reopened = health.answered();
                 }
-                Some(Said::Limited(wait)) => {
+                Some(RequestOutcome::RateLimited(wait)) => {
                     account.allowance.answered(None, now);
                     account.allowance.limited(wait, now);
                     reopened = health.answered();
                 }
-                Some(Said::Failed(error)) => {
+                Some(RequestOutcome::Failed(error)) => {
                     account.allowance.answered(None, now);
                     died = health.failed(error.clone(), tried, now).then_some(error);
                 }
@@ -467,7 +471,7 @@ impl<E: Clone + Send + 'static> Gate<E> {
         self.pump(table, &lane.upstream, now);
         if let Some(error) = died {
             for ticket in told {
-                let shut = Shut {
+                let shut = CircuitOpen {
                     error: error.clone(),
                     retry_after: circuit_breaker::FIRST,
                 };
@@ -487,7 +491,7 @@ impl<E: Clone + Send + 'static> Gate<E> {
 
     /// How many requests wait for their turn.
     #[must_use]
-    pub fn waiting(&self) -> usize {
+    pub fn queue_depth(&self) -> usize {
         let table = self.table();
         let accounts = table
             .upstreams
@@ -547,21 +551,21 @@ impl<E: Clone + Send + 'static> Account<E> {
     }
 
     /// Whose turn it is, and whose if they want none.
-    fn ranks(&self) -> [Rank; 4] {
-        use Rank::{First, Late, Poll, Urgent};
-        let poll_each = if self.waiting[First as usize].is_empty() {
+    fn ranks(&self) -> [Priority; 4] {
+        use Priority::{Background, Initial, Interactive, Poll};
+        let poll_each = if self.waiting[Initial as usize].is_empty() {
             POLL_EACH
         } else {
             POLL_EACH_FIRST
         };
         if self.turns % LATE_EACH == LATE_EACH - 1 {
-            [Late, Poll, First, Urgent]
+            [Background, Poll, Initial, Interactive]
         } else if self.turns % poll_each == poll_each / 2 {
-            [Poll, First, Urgent, Late]
+            [Poll, Initial, Interactive, Background]
         } else if self.turns.is_multiple_of(2) {
-            [First, Urgent, Poll, Late]
+            [Initial, Interactive, Poll, Background]
         } else {
-            [Urgent, First, Poll, Late]
+            [Interactive, Initial, Poll, Background]
         }
     }
 

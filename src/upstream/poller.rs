@@ -19,8 +19,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     reason::{Class, Reason},
-    upstream::limiter::{Poke, Rank, Wish},
-    upstream::subscription::{Held, Push},
+    upstream::limiter::{Priority, ReadRequest, Trigger},
+    upstream::subscription::{FeedState, SubscriptionGuard},
 };
 
 /// First wait after a failed read.
@@ -38,16 +38,16 @@ const WAITED: Duration = Duration::from_secs(30);
 
 /// What a read gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer<V> {
+pub enum Poll<V> {
     /// What was there before.
-    Same,
+    Unchanged,
     /// Something else.
-    New(V),
+    Changed(V),
 }
 
 /// What went wrong, in words that may be shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub struct Failure {
     /// Its reason, whose class decides the retry.
     pub reason: Reason,
     /// One sentence that says what happened, to what, and what to do.
@@ -57,60 +57,60 @@ pub struct Fault {
 }
 
 /// What is known about a key.
-pub struct Reading<V> {
+pub struct PollState<V> {
     /// The last good value.
     pub value: Option<Arc<V>>,
     /// How many reads in a row gave this value.
-    pub seen: u32,
+    pub unchanged_reads: u32,
     /// Why the last read failed, if it did.
-    pub fault: Option<Fault>,
+    pub failure: Option<Failure>,
     /// Since when reads have failed.
     pub failing_since: Option<Instant>,
     /// Whether changes are pushed.
-    pub push: Push,
+    pub feed_state: FeedState,
     /// How old the value may be, where the upstream's limit leaves it older than the interval, in whole minutes.
-    pub lag: Option<Duration>,
+    pub staleness: Option<Duration>,
     /// When somebody told of the change that this value is.
-    pub told_at: Option<Instant>,
+    pub notified_at: Option<Instant>,
     /// When it was last read.
     pub read_at: Option<Instant>,
     /// Whether the first answer has been awaited for so long that it is worth a word.
     pub overdue: bool,
 }
 
-impl<V> Clone for Reading<V> {
+impl<V> Clone for PollState<V> {
     fn clone(&self) -> Self {
         Self {
             value: self.value.clone(),
-            seen: self.seen,
-            fault: self.fault.clone(),
+            unchanged_reads: self.unchanged_reads,
+            failure: self.failure.clone(),
             failing_since: self.failing_since,
-            push: self.push.clone(),
-            lag: self.lag,
-            told_at: self.told_at,
+            feed_state: self.feed_state.clone(),
+            staleness: self.staleness,
+            notified_at: self.notified_at,
             read_at: self.read_at,
             overdue: self.overdue,
         }
     }
 }
 
-impl<V> Default for Reading<V> {
+impl<V> Default for PollState<V> {
     fn default() -> Self {
         Self {
             value: None,
-            seen: 0,
-            fault: None,
+            unchanged_reads: 0,
+            failure: None,
             failing_since: None,
-            push: Push::Off,
-            lag: None,
-            told_at: None,
+            feed_state: FeedState::Disabled,
+            staleness: None,
+            notified_at: None,
             read_at: None,
             overdue: false,
         }
     }
 }
 
-impl<V> Reading<V> {
+impl<V> PollState<V> {
     /// For how long reads have failed.
     #[must_use]
     pub fn failing_for(&self, now: Instant) -> Duration {
@@ -127,35 +127,36 @@ impl<V> Reading<V> {
             told_at,
         } = came;
         // Only what is told of it makes a difference: links come and go.
-        let refused = |push: &Push| matches!(push, Push::Refused(_)).then(|| push.clone());
-        let restated = refused(&self.push) != refused(&push) || self.lag != lag;
-        self.push = push;
-        self.lag = lag;
+        let refused =
+            |push: &FeedState| matches!(push, FeedState::Rejected(_)).then(|| push.clone());
+        let restated = refused(&self.feed_state) != refused(&push) || self.staleness != lag;
+        self.feed_state = push;
+        self.staleness = lag;
         let restated = restated && self.value.is_some();
         self.overdue = false;
         match result {
             Ok(answer) => {
-                let recovered = self.fault.take().is_some();
+                let recovered = self.failure.take().is_some();
                 self.failing_since = None;
                 self.read_at = Some(now);
                 match answer {
-                    Answer::Same => {
-                        self.seen = self.seen.saturating_add(1);
+                    Poll::Unchanged => {
+                        self.unchanged_reads = self.unchanged_reads.saturating_add(1);
                         recovered || restated
                     }
-                    Answer::New(value) => {
+                    Poll::Changed(value) => {
                         self.value = Some(Arc::new(value));
-                        self.seen = 1;
-                        self.told_at = told_at;
+                        self.unchanged_reads = 1;
+                        self.notified_at = told_at;
                         true
                     }
                 }
             }
             Err(fault) => {
                 self.failing_since.get_or_insert(now);
-                let before = self.fault.replace(fault);
+                let before = self.failure.replace(fault);
                 before.map(|fault| (fault.reason, fault.message))
-                    != self.fault.as_ref().map(|f| (f.reason, f.message.clone()))
+                    != self.failure.as_ref().map(|f| (f.reason, f.message.clone()))
             }
         }
     }
@@ -163,25 +164,27 @@ impl<V> Reading<V> {
 
 /// What a read gave, and how it came about.
 struct Came<V> {
-    result: Result<Answer<V>, Fault>,
-    push: Push,
+    result: Result<Poll<V>, Failure>,
+    push: FeedState,
     lag: Option<Duration>,
     told_at: Option<Instant>,
 }
 
 /// Reads a key when its turn comes; it is given the last good value.
-pub type Read<K, V> = Box<
-    dyn Fn(K, Option<Arc<V>>, Wish) -> BoxFuture<'static, Result<Answer<V>, Fault>> + Send + Sync,
+pub type ReadFn<K, V> = Box<
+    dyn Fn(K, Option<Arc<V>>, ReadRequest) -> BoxFuture<'static, Result<Poll<V>, Failure>>
+        + Send
+        + Sync,
 >;
 /// Has a key's poke told of changes, for as long as the answer is held.
-pub type Hold<K> = Box<dyn Fn(&K, Poke) -> Held + Send + Sync>;
+pub type SubscribeFn<K> = Box<dyn Fn(&K, Trigger) -> SubscriptionGuard + Send + Sync>;
 /// Wakes a dependant.
-pub type Wake<D> = Arc<dyn Fn(&D) + Send + Sync>;
+pub type Enqueue<D> = Arc<dyn Fn(&D) + Send + Sync>;
 
 struct Entry<D, V> {
-    reading: Reading<V>,
+    reading: PollState<V>,
     dependants: HashMap<D, Duration>,
-    poke: Poke,
+    poke: Trigger,
     end: CancellationToken,
 }
 
@@ -193,31 +196,31 @@ struct Table<D, K, V> {
 
 struct Shared<D, K, V> {
     table: Mutex<Table<D, K, V>>,
-    read: Read<K, V>,
-    hold: Option<Hold<K>>,
+    read: ReadFn<K, V>,
+    hold: Option<SubscribeFn<K>>,
     /// Poll interval at least, while changes are pushed.
     pushed_interval: Duration,
-    wake: Wake<D>,
+    wake: Enqueue<D>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
 
 /// All sources of one kind: blocks, or configs. `D` is who depends, `K` what is read, `V` what it gives.
-pub struct Sources<D, K, V>(Arc<Shared<D, K, V>>);
+pub struct Pollers<D, K, V>(Arc<Shared<D, K, V>>);
 
-impl<D, K, V> Clone for Sources<D, K, V> {
+impl<D, K, V> Clone for Pollers<D, K, V> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
 }
 
-impl<D, K, V> fmt::Debug for Sources<D, K, V> {
+impl<D, K, V> fmt::Debug for Pollers<D, K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sources").finish_non_exhaustive()
     }
 }
 
-impl<D, K, V> Sources<D, K, V>
+impl<D, K, V> Pollers<D, K, V>
 where
     D: Clone + Eq + Hash + Send + Sync + 'static,
     K: Clone + Eq + Hash + Send + Sync + 'static,
@@ -227,10 +230,10 @@ where
     /// are, poll no more often than every `pushed_interval`.
     #[must_use]
     pub fn new(
-        read: Read<K, V>,
-        hold: Option<Hold<K>>,
+        read: ReadFn<K, V>,
+        hold: Option<SubscribeFn<K>>,
         pushed_interval: Duration,
-        wake: Wake<D>,
+        wake: Enqueue<D>,
         shutdown: CancellationToken,
     ) -> Self {
         Self(Arc::new(Shared {
@@ -249,7 +252,7 @@ where
 
     /// Makes `who` depend on `key`, and on no other key, polled at least every `interval`; gives what is known now. Waits for nothing: when there
     /// is more to know, `who` is woken.
-    pub fn depend(&self, who: &D, key: &K, interval: Duration) -> Reading<V> {
+    pub fn subscribe(&self, who: &D, key: &K, interval: Duration) -> PollState<V> {
         let mut table = self.table();
         match table.keys.get(who) {
             Some(before) if **before == *key => {}
@@ -274,9 +277,9 @@ where
             return entry.reading.clone();
         }
         let entry = Entry {
-            reading: Reading::default(),
+            reading: PollState::default(),
             dependants: HashMap::from([(who.clone(), interval)]),
-            poke: Poke::default(),
+            poke: Trigger::default(),
             end: self.0.shutdown.child_token(),
         };
         let (poke, end) = (entry.poke.clone(), entry.end.clone());
@@ -291,22 +294,22 @@ where
                 () = shared.keep_reading(key, poke, &end) => {}
             }
         });
-        Reading::default()
+        PollState::default()
     }
 
     /// `who` depends on nothing any more. A source without dependants ends and drops its value.
-    pub fn leave(&self, who: &D) {
+    pub fn unsubscribe(&self, who: &D) {
         self.table().leave(who);
     }
 
     /// Somebody was told at `at` of a change, wherever `which` says so of a key and its last good value: it is read again now.
     /// True if there is one.
     #[allow(clippy::must_use_candidate)] // it is read again whether or not the answer is looked at
-    pub fn push(&self, at: Instant, which: impl Fn(&K, Option<&V>) -> bool) -> bool {
+    pub fn refresh(&self, at: Instant, which: impl Fn(&K, Option<&V>) -> bool) -> bool {
         let mut concerns = false;
         for (key, entry) in &self.table().entries {
             if which(key, entry.reading.value.as_deref()) {
-                entry.poke.push(at);
+                entry.poke.notify(at);
                 concerns = true;
             }
         }
@@ -314,17 +317,17 @@ where
     }
 
     /// Reads again now what could not be read, wherever `which` says so.
-    pub fn retry(&self, which: impl Fn(&K) -> bool) {
+    pub fn retry_failed(&self, which: impl Fn(&K) -> bool) {
         for (key, entry) in &self.table().entries {
-            if entry.reading.fault.is_some() && which(key) {
-                entry.poke.nudge();
+            if entry.reading.failure.is_some() && which(key) {
+                entry.poke.request_read();
             }
         }
     }
 
     /// How long ago the source that was read longest ago was read.
     #[must_use]
-    pub fn oldest(&self, now: Instant) -> Duration {
+    pub fn max_age(&self, now: Instant) -> Duration {
         let table = self.table();
         let read = table
             .entries
@@ -372,23 +375,23 @@ impl<D: Clone + Eq + Hash, K: Clone + Eq + Hash, V> Shared<D, K, V> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn keep_reading(&self, key: K, poke: Poke, end: &CancellationToken) {
+    async fn keep_reading(&self, key: K, poke: Trigger, end: &CancellationToken) {
         let link = self.hold.as_ref().map(|hold| hold(&key, poke.clone()));
         if let Some(link) = &link {
-            link.opened(LINK_OPENS).await;
+            link.settled(LINK_OPENS).await;
             // The link is up before the first read, which therefore misses nothing.
-            poke.take();
+            poke.take_pending();
         }
         let mut failures = 0;
-        let mut rank = Rank::First;
+        let mut rank = Priority::Initial;
         loop {
             let last = match self.table().entries.get(&key) {
                 Some(entry) => entry.reading.value.clone(),
                 None => return,
             };
-            let wish = Wish {
-                rank,
-                poke: poke.clone(),
+            let wish = ReadRequest {
+                priority: rank,
+                trigger: poke.clone(),
             };
             let began = Instant::now();
             let mut read = (self.read)(key.clone(), last, wish);
@@ -402,9 +405,12 @@ impl<D: Clone + Eq + Hash, K: Clone + Eq + Hash, V> Shared<D, K, V> {
             failures = if fault.is_some() { failures + 1 } else { 0 };
             let came = Came {
                 result,
-                push: link.as_ref().map(Held::push).unwrap_or_default(),
+                push: link
+                    .as_ref()
+                    .map(SubscriptionGuard::state)
+                    .unwrap_or_default(),
                 lag: lag(began.elapsed()),
-                told_at: poke.pushed_since(),
+                told_at: poke.take_notified_at(),
             };
             let Some((interval, woken)) = self.take(&key, came, end) else {
                 return;
@@ -412,8 +418,8 @@ impl<D: Clone + Eq + Hash, K: Clone + Eq + Hash, V> Shared<D, K, V> {
             self.wake_all(&woken);
             let wait = wait_after(fault.as_ref(), failures, interval).mul_f64(jitter());
             rank = tokio::select! {
-                () = poke.poked() => Rank::Urgent,
-                () = tokio::time::sleep(wait) => Rank::Poll,
+                () = poke.triggered() => Priority::Interactive,
+                () = tokio::time::sleep(wait) => Priority::Poll,
             };
         }
     }
@@ -429,7 +435,7 @@ impl<D: Clone + Eq + Hash, K: Clone + Eq + Hash, V> Shared<D, K, V> {
         let mut table = self.table();
         let entry = table.entries.get_mut(key);
         let waits = |entry: &&mut Entry<D, V>| {
-            entry.reading.value.is_none() && entry.reading.fault.is_none()
+            entry.reading.value.is_none() && entry.reading.failure.is_none()
         };
         entry.filter(waits).map_or_else(HashSet::new, |entry| {
             entry.reading.overdue = true;
@@ -449,7 +455,7 @@ impl<D: Clone + Eq + Hash, K: Clone + Eq + Hash, V> Shared<D, K, V> {
         if end.is_cancelled() {
             return None;
         }
-        let pushed = came.push == Push::Up;
+        let pushed = came.push == FeedState::Connected;
         let changed = entry.reading.take(came, Instant::now());
         let mut interval = entry.dependants.values().min().copied()?;
         if pushed {
@@ -470,7 +476,7 @@ fn lag(took: Duration) -> Option<Duration> {
 }
 
 /// How long to wait before the next read.
-fn wait_after(fault: Option<&Fault>, failures: u32, interval: Duration) -> Duration {
+fn wait_after(fault: Option<&Failure>, failures: u32, interval: Duration) -> Duration {
     let Some(fault) = fault else { return interval };
     let growing = FIRST_RETRY
         .saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1).min(16)))

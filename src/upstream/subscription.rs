@@ -22,8 +22,8 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    metrics::{LinkLabels, Metrics, PushLabels},
-    upstream::limiter::Poke,
+    metrics::{Metrics, NotificationLabels, UpstreamLabels},
+    upstream::limiter::Trigger,
 };
 
 /// First wait before a lost link is opened again.
@@ -37,70 +37,70 @@ const REFUSED: Duration = Duration::from_hours(1);
 
 /// Whether changes are pushed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Push {
+pub enum FeedState {
     /// Nobody tries.
     #[default]
-    Off,
+    Disabled,
     /// It will be known in a moment.
-    Opening,
+    Connecting,
     /// They are.
-    Up,
+    Connected,
     /// They were, or will be: a link is being opened again.
-    Down,
+    Disconnected,
     /// There are as many links as there may be.
-    Crowded,
+    OverLimit,
     /// The other side refuses, for this reason.
-    Refused(Arc<str>),
+    Rejected(Arc<str>),
 }
 
 /// Why a link is not there, or not any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Closed {
+pub struct Disconnect {
     /// What is to be shown if this does not pass by itself: the other side refuses.
-    pub refused: Option<String>,
+    pub rejected: Option<String>,
     /// When the other side wants to be asked again.
     pub retry_after: Option<Duration>,
 }
 
-impl Closed {
+impl Disconnect {
     /// Lost, and to be opened again.
     #[must_use]
-    pub const fn lost() -> Self {
+    pub const fn transient() -> Self {
         Self {
-            refused: None,
+            rejected: None,
             retry_after: None,
         }
     }
 }
 
 /// Opens a link. It is up once this has given a stream, whose items each say that something changed.
-pub type Open<K, T> = Box<
-    dyn Fn(K) -> BoxFuture<'static, Result<BoxStream<'static, Result<T, Closed>>, Closed>>
+pub type Connect<K, T> = Box<
+    dyn Fn(K) -> BoxFuture<'static, Result<BoxStream<'static, Result<T, Disconnect>>, Disconnect>>
         + Send
         + Sync,
 >;
 /// Hears what a link is told. Without it everybody who holds the link is poked.
-pub type Told<K, T> = Box<dyn Fn(&K, T) + Send + Sync>;
+pub type OnMessage<K, T> = Box<dyn Fn(&K, T) + Send + Sync>;
 
 /// Links of one kind.
-pub struct Kind<K, T> {
+pub struct FeedSpec<K, T> {
     /// The word in metrics: `doppler` or `prefect`.
     pub upstream: &'static str,
     /// Opens one.
-    pub open: Open<K, T>,
+    pub open: Connect<K, T>,
     /// Hears what they are told.
-    pub told: Option<Told<K, T>>,
+    pub on_message: Option<OnMessage<K, T>>,
     /// Whether whoever holds a link that is lost has to look at once: it polled less often, and is to poll as before.
-    pub slows_polls: bool,
+    pub slows_polling: bool,
     /// For a link whose other side does not say when it listens: once it is up again, everything is read anew, and once more after this.
-    pub listens_after: Option<Duration>,
+    pub reread_after: Option<Duration>,
     /// How many may be open.
-    pub most: usize,
+    pub max_connections: usize,
 }
 
 struct Link {
-    holders: HashMap<u64, Poke>,
-    push: watch::Sender<Push>,
+    holders: HashMap<u64, Trigger>,
+    push: watch::Sender<FeedState>,
     end: CancellationToken,
 }
 
@@ -110,7 +110,7 @@ struct Table<K> {
 }
 
 struct Shared<K, T> {
-    kind: Kind<K, T>,
+    kind: FeedSpec<K, T>,
     places: Semaphore,
     metrics: Arc<Metrics>,
     table: Mutex<Table<K>>,
@@ -119,49 +119,49 @@ struct Shared<K, T> {
 }
 
 /// All links of one kind.
-pub struct Links<K, T>(Arc<Shared<K, T>>);
+pub struct Subscriptions<K, T>(Arc<Shared<K, T>>);
 
-impl<K, T> Clone for Links<K, T> {
+impl<K, T> Clone for Subscriptions<K, T> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
 }
 
-impl<K, T> fmt::Debug for Links<K, T> {
+impl<K, T> fmt::Debug for Subscriptions<K, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Links").finish_non_exhaustive()
     }
 }
 
 /// A link that somebody holds. The last one who lets go ends it.
-pub struct Held {
-    push: watch::Receiver<Push>,
+pub struct SubscriptionGuard {
+    push: watch::Receiver<FeedState>,
     leave: Option<Box<dyn FnOnce() + Send + Sync>>,
 }
 
-impl fmt::Debug for Held {
+impl fmt::Debug for SubscriptionGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Held").finish_non_exhaustive()
     }
 }
 
-impl Held {
+impl SubscriptionGuard {
     /// Whether changes are pushed.
     #[must_use]
-    pub fn push(&self) -> Push {
+    pub fn state(&self) -> FeedState {
         self.push.borrow().clone()
     }
 
     /// Waits until it is known whether changes are pushed, or for `limit`: what is read after that misses no change.
-    pub async fn opened(&self, limit: Duration) {
+    pub async fn settled(&self, limit: Duration) {
         let mut push = self.push.clone();
-        let known = push.wait_for(|push| *push != Push::Opening);
+        let known = push.wait_for(|push| *push != FeedState::Connecting);
         // Not known in time is an answer as well.
         let _ = timeout(limit, known).await;
     }
 }
 
-impl Drop for Held {
+impl Drop for SubscriptionGuard {
     fn drop(&mut self) {
         if let Some(leave) = self.leave.take() {
             leave();
@@ -169,16 +169,16 @@ impl Drop for Held {
     }
 }
 
-impl<K, T> Links<K, T>
+impl<K, T> Subscriptions<K, T>
 where
     K: Clone + Eq + Hash + Send + Sync + 'static,
     T: Send + 'static,
 {
     /// No links yet; all end with `shutdown`.
     #[must_use]
-    pub fn new(kind: Kind<K, T>, metrics: Arc<Metrics>, shutdown: CancellationToken) -> Self {
+    pub fn new(kind: FeedSpec<K, T>, metrics: Arc<Metrics>, shutdown: CancellationToken) -> Self {
         Self(Arc::new(Shared {
-            places: Semaphore::new(kind.most.min(Semaphore::MAX_PERMITS)),
+            places: Semaphore::new(kind.max_connections.min(Semaphore::MAX_PERMITS)),
             kind,
             metrics,
             table: Mutex::new(Table {
@@ -191,7 +191,7 @@ where
     }
 
     /// Has `poke` told of changes under `key` for as long as the answer is held.
-    pub fn hold(&self, key: &K, poke: Poke) -> Held {
+    pub fn subscribe(&self, key: &K, poke: Trigger) -> SubscriptionGuard {
         let mut table = self.0.table();
         table.number += 1;
         let number = table.number;
@@ -201,7 +201,7 @@ where
             started = Some(end.clone());
             Link {
                 holders: HashMap::new(),
-                push: watch::Sender::new(Push::Opening),
+                push: watch::Sender::new(FeedState::Connecting),
                 end,
             }
         });
@@ -218,7 +218,7 @@ where
             });
         }
         let (links, key) = (self.clone(), key.clone());
-        Held {
+        SubscriptionGuard {
             push,
             leave: Some(Box::new(move || links.leave(&key, number))),
         }
@@ -255,20 +255,20 @@ impl<K: Clone + Eq + Hash, T> Shared<K, T> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell(&self, key: &K, push: Push) {
+    fn tell(&self, key: &K, push: FeedState) {
         if let Some(link) = self.table().links.get(key) {
             link.push.send_replace(push);
         }
     }
 
-    fn poke(&self, key: &K, poke: impl Fn(&Poke)) {
+    fn poke(&self, key: &K, poke: impl Fn(&Trigger)) {
         if let Some(link) = self.table().links.get(key) {
             link.holders.values().for_each(poke);
         }
     }
 
     async fn keep(&self, key: &K) {
-        let labels = LinkLabels {
+        let labels = UpstreamLabels {
             upstream: self.kind.upstream,
         };
         let mut failures = 0;
@@ -278,7 +278,7 @@ impl<K: Clone + Eq + Hash, T> Shared<K, T> {
                 let place = if let Ok(place) = self.places.try_acquire() {
                     Ok(place)
                 } else {
-                    self.tell(key, Push::Crowded);
+                    self.tell(key, FeedState::OverLimit);
                     self.places.acquire().await
                 };
                 // The semaphore is never closed.
@@ -289,9 +289,12 @@ impl<K: Clone + Eq + Hash, T> Shared<K, T> {
                 let closed = match stream {
                     Ok(stream) => {
                         if !first {
-                            self.metrics.link_reconnects.get_or_create(&labels).inc();
+                            self.metrics
+                                .subscription_reconnects
+                                .get_or_create(&labels)
+                                .inc();
                         }
-                        let again = self.kind.listens_after.filter(|_| !first);
+                        let again = self.kind.reread_after.filter(|_| !first);
                         first = false;
                         self.listen(key, stream, again, labels).await
                     }
@@ -302,16 +305,19 @@ impl<K: Clone + Eq + Hash, T> Shared<K, T> {
                 } else {
                     failures + 1
                 };
-                let push = match &closed.refused {
-                    Some(why) => Push::Refused(why.as_str().into()),
-                    None => Push::Down,
+                let push = match &closed.rejected {
+                    Some(why) => FeedState::Rejected(why.as_str().into()),
+                    None => FeedState::Disconnected,
                 };
-                if closed.refused.is_some() {
-                    self.metrics.link_refusals.get_or_create(&labels).inc();
+                if closed.rejected.is_some() {
+                    self.metrics
+                        .subscription_rejections
+                        .get_or_create(&labels)
+                        .inc();
                 }
                 self.tell(key, push);
-                if self.kind.slows_polls && was_up {
-                    self.poke(key, Poke::nudge);
+                if self.kind.slows_polling && was_up {
+                    self.poke(key, Trigger::request_read);
                 }
                 wait_after(&closed, failures)
             };
@@ -323,36 +329,36 @@ impl<K: Clone + Eq + Hash, T> Shared<K, T> {
     async fn listen(
         &self,
         key: &K,
-        mut stream: BoxStream<'static, Result<T, Closed>>,
+        mut stream: BoxStream<'static, Result<T, Disconnect>>,
         again: Option<Duration>,
-        labels: LinkLabels,
-    ) -> Closed {
+        labels: UpstreamLabels,
+    ) -> Disconnect {
         let _up = Up::new(&self.metrics, labels);
         // First the poke, then the word: who waits for the word reads after both, and takes the poke with it.
-        self.poke(key, Poke::nudge);
-        self.tell(key, Push::Up);
+        self.poke(key, Trigger::request_read);
+        self.tell(key, FeedState::Connected);
         let mut again = again.map(|wait| Box::pin(sleep(wait)));
         loop {
             let told = tokio::select! {
                 told = stream.next() => told,
                 () = due(&mut again) => {
                     again = None;
-                    self.poke(key, Poke::nudge);
+                    self.poke(key, Trigger::request_read);
                     continue;
                 }
             };
             match told {
-                None => return Closed::lost(),
+                None => return Disconnect::transient(),
                 Some(Ok(told)) => {
-                    let kind = PushLabels {
+                    let kind = NotificationLabels {
                         kind: self.kind.upstream,
                     };
-                    self.metrics.pushes.get_or_create(&kind).inc();
-                    if let Some(hear) = &self.kind.told {
+                    self.metrics.change_notifications.get_or_create(&kind).inc();
+                    if let Some(hear) = &self.kind.on_message {
                         hear(key, told);
                     } else {
                         let now = Instant::now();
-                        self.poke(key, |poke| poke.push(now));
+                        self.poke(key, |poke| poke.notify(now));
                     }
                 }
                 Some(Err(closed)) => return closed,
@@ -370,23 +376,23 @@ async fn due(at: &mut Option<Pin<Box<Sleep>>>) {
 }
 
 /// Counts a link as up for as long as it lives, however it ends.
-struct Up<'a>(&'a Metrics, LinkLabels);
+struct Up<'a>(&'a Metrics, UpstreamLabels);
 
 impl<'a> Up<'a> {
-    fn new(metrics: &'a Metrics, labels: LinkLabels) -> Self {
-        metrics.links_up.get_or_create(&labels).inc();
+    fn new(metrics: &'a Metrics, labels: UpstreamLabels) -> Self {
+        metrics.subscriptions_connected.get_or_create(&labels).inc();
         Self(metrics, labels)
     }
 }
 
 impl Drop for Up<'_> {
     fn drop(&mut self) {
-        self.0.links_up.get_or_create(&self.1).dec();
+        self.0.subscriptions_connected.get_or_create(&self.1).dec();
     }
 }
 
-fn wait_after(closed: &Closed, failures: u32) -> Duration {
-    if closed.refused.is_some() {
+fn wait_after(closed: &Disconnect, failures: u32) -> Duration {
+    if closed.rejected.is_some() {
         return REFUSED;
     }
     let growing = FIRST

@@ -8,12 +8,12 @@ use anyhow::{Context, Result};
 use tokio::sync::oneshot;
 
 /// The running thread. Dropping it ends the server and everything that it spawned.
-pub(crate) struct Background {
+pub(crate) struct BackgroundServer {
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Background {
+impl BackgroundServer {
     /// Runs what `make` gives on a new thread. `make` is called inside the runtime, so it may spawn and adopt sockets.
     pub(crate) fn start<F, S>(name: &str, make: F) -> Result<Self>
     where
@@ -45,7 +45,7 @@ impl Background {
     }
 }
 
-impl Drop for Background {
+impl Drop for BackgroundServer {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 const PACKAGE: &str = "doppler-prefect-operator";
 
 /// Some minutes on two cores when nothing is built yet, and another cargo may hold the lock.
-const BUILD_LIMIT: Duration = Duration::from_mins(30);
+const BUILD_TIMEOUT: Duration = Duration::from_mins(30);
 
 /// How it is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub(crate) async fn build(profile: Profile) -> Result<PathBuf> {
     // What `cargo run` tells about this package makes build scripts that look at it run again (ring's does), and all
     // that depends on them is compiled anew.
     for (name, _) in std::env::vars_os() {
-        if name.to_str().is_some_and(of_package) {
+        if name.to_str().is_some_and(executable_of_package) {
             build.env_remove(name);
         }
     }
@@ -51,9 +51,9 @@ pub(crate) async fn build(profile: Profile) -> Result<PathBuf> {
         .kill_on_drop(true)
         .spawn()
         .context("cargo cannot be started")?;
-    let output = timeout(BUILD_LIMIT, build.wait_with_output()).await;
+    let output = timeout(BUILD_TIMEOUT, build.wait_with_output()).await;
     let output =
-        output.with_context(|| format!("cargo build took longer than {BUILD_LIMIT:?}"))??;
+        output.with_context(|| format!("cargo build took longer than {BUILD_TIMEOUT:?}"))??;
     if !output.status.success() {
         bail!("cargo build ended with {}", output.status);
     }
@@ -62,7 +62,7 @@ pub(crate) async fn build(profile: Profile) -> Result<PathBuf> {
 }
 
 /// Whether the variable tells about one package; those that tell cargo where and how to build are kept.
-fn of_package(name: &str) -> bool {
+fn executable_of_package(name: &str) -> bool {
     [
         "CARGO_PKG_",
         "CARGO_MANIFEST_",
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn takes_the_executable_and_not_the_library_of_that_name() {
+    fn picks_the_executable_not_the_library() {
         let messages = r#"
 {"reason":"compiler-artifact","target":{"name":"serde"},"executable":null}
 not JSON

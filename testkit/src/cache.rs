@@ -16,19 +16,19 @@ use sha2::{Digest, Sha256};
 use crate::progress::{self, Step};
 
 /// No build takes longer on two cores, so whoever holds a lock longer hangs.
-const LONGEST_BUILD: Duration = Duration::from_mins(45);
+const BUILD_TIMEOUT: Duration = Duration::from_mins(45);
 
 /// The folder of the cache; it is made if it is missing.
 ///
 /// # Errors
 /// When neither the variable nor a home folder says where, or the folder cannot be made.
-pub fn folder() -> Result<PathBuf> {
+pub fn dir() -> Result<PathBuf> {
     let set = |name| {
         std::env::var_os(name)
             .filter(|value| !value.is_empty())
             .map(PathBuf::from)
     };
-    let folder = set("DOPPLER_PREFECT_TESTKIT_CACHE")
+    let dir = set("DOPPLER_PREFECT_TESTKIT_CACHE")
         .or_else(|| {
             let user = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
             user.map(|user| user.join("doppler-prefect-operator-testkit"))
@@ -36,10 +36,10 @@ pub fn folder() -> Result<PathBuf> {
         .context(
             "set DOPPLER_PREFECT_TESTKIT_CACHE or HOME, so that there is a folder for the cache",
         )?;
-    let folder = std::path::absolute(folder)?;
-    std::fs::create_dir_all(&folder)
-        .with_context(|| format!("cannot make the cache {}", folder.display()))?;
-    Ok(folder)
+    let dir = std::path::absolute(dir)?;
+    std::fs::create_dir_all(&dir)
+        .with_context(|| format!("cannot make the cache {}", dir.display()))?;
+    Ok(dir)
 }
 
 /// A key of `name` that changes whenever one of the inputs does.
@@ -66,11 +66,15 @@ pub fn key(name: &str, inputs: &[&[u8]]) -> String {
 ///
 /// # Errors
 /// Those of `build`, and those of the file system.
-pub fn once(key: &str, what: &str, build: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
-    once_in(&folder()?, key, what, build)
+pub fn get_or_build(
+    key: &str,
+    what: &str,
+    build: impl FnOnce(&Path) -> Result<()>,
+) -> Result<PathBuf> {
+    get_or_build_in(&dir()?, key, what, build)
 }
 
-fn once_in(
+fn get_or_build_in(
     cache: &Path,
     key: &str,
     what: &str,
@@ -81,7 +85,7 @@ fn once_in(
         return Ok(entry);
     }
     let lock = File::create(cache.join(format!("{key}.lock")))?;
-    acquire(&lock, what)?;
+    lock_exclusively(&lock, what)?;
     if entry.exists() {
         return Ok(entry);
     }
@@ -101,8 +105,8 @@ fn once_in(
 }
 
 /// The lock goes with the file, also when this process is killed.
-fn acquire(lock: &File, what: &str) -> Result<()> {
-    let deadline = Instant::now() + LONGEST_BUILD;
+fn lock_exclusively(lock: &File, what: &str) -> Result<()> {
+    let deadline = Instant::now() + BUILD_TIMEOUT;
     let mut step = None;
     loop {
         match lock.try_lock() {
@@ -111,15 +115,15 @@ fn acquire(lock: &File, what: &str) -> Result<()> {
             Err(TryLockError::Error(error)) => return Err(error.into()),
         }
         if Instant::now() > deadline {
-            bail!("another process has been building {what} for {LONGEST_BUILD:?}");
+            bail!("another process has been building {what} for {BUILD_TIMEOUT:?}");
         }
         step.get_or_insert_with(|| {
-            Step::begin(&format!("waiting for another process that builds {what}"))
+            Step::start(&format!("waiting for another process that builds {what}"))
         });
         std::thread::sleep(Duration::from_millis(200));
     }
     if let Some(step) = step {
-        step.done();
+        step.finish();
     }
     Ok(())
 }
@@ -130,15 +134,15 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[test]
-    fn builds_once_however_many_ask() {
+    fn concurrent_callers_share_one_build() {
         let cache = tempfile::tempdir().unwrap();
         let builds = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
-                    let entry = once_in(cache.path(), "thing-1", "a thing", |folder| {
+                    let entry = get_or_build_in(cache.path(), "thing-1", "a thing", |dir| {
                         builds.fetch_add(1, Ordering::Relaxed);
-                        std::fs::write(folder.join("whole"), "yes")?;
+                        std::fs::write(dir.join("whole"), "yes")?;
                         Ok(())
                     });
                     assert_eq!(
@@ -152,15 +156,15 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_build_leaves_no_entry_and_the_next_one_starts_afresh() {
+    fn a_failed_build_leaves_no_entry_and_is_retried() {
         let cache = tempfile::tempdir().unwrap();
-        let failed = once_in(cache.path(), "thing-1", "a thing", |folder| {
-            std::fs::write(folder.join("half"), "")?;
+        let failed = get_or_build_in(cache.path(), "thing-1", "a thing", |dir| {
+            std::fs::write(dir.join("half"), "")?;
             bail!("no luck")
         });
         assert!(format!("{:#}", failed.unwrap_err()).contains("no luck"));
         assert!(!cache.path().join("thing-1").exists());
-        let entry = once_in(cache.path(), "thing-1", "a thing", |_| Ok(())).unwrap();
+        let entry = get_or_build_in(cache.path(), "thing-1", "a thing", |_| Ok(())).unwrap();
         assert!(!entry.join("half").exists());
     }
 

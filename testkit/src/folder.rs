@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, Result};
 
 /// Servers that end with this process may write for some seconds more: remove it again and again.
-const GUARDIAN: &str = r#"
+const GUARDIAN_SCRIPT: &str = r#"
 trap '' HUP INT TERM
 while read -r _; do :; done
 for _ in 1 2 3 4 5 6 7 8; do rm -rf -- "$1"; sleep 1; done
@@ -18,13 +18,13 @@ for _ in 1 2 3 4 5 6 7 8; do rm -rf -- "$1"; sleep 1; done
 
 /// A temporary folder.
 #[derive(Debug)]
-pub struct Folder {
+pub struct ScratchDir {
     path: PathBuf,
     /// It holds the writing end of the guardian's pipe.
     guardian: Option<Child>,
 }
 
-impl Folder {
+impl ScratchDir {
     /// A new empty folder whose name starts with `name`.
     ///
     /// # Errors
@@ -39,7 +39,7 @@ impl Folder {
             let mut command = Command::new("/bin/sh");
             std::os::unix::process::CommandExt::process_group(&mut command, 0);
             command
-                .args(["-c", GUARDIAN, "guardian"])
+                .args(["-c", GUARDIAN_SCRIPT, "guardian"])
                 .arg(&path)
                 .stdin(Stdio::piped())
                 .stdout(Stdio::null())
@@ -60,7 +60,7 @@ impl Folder {
     }
 }
 
-impl Drop for Folder {
+impl Drop for ScratchDir {
     fn drop(&mut self) {
         if let Some(guardian) = &mut self.guardian {
             // Removed here and now; the guardian is not needed for it.
@@ -77,8 +77,8 @@ mod tests {
     use std::time::{Duration, Instant};
 
     #[test]
-    fn is_gone_when_the_value_is_dropped() {
-        let folder = Folder::new("test").unwrap();
+    fn is_removed_when_the_value_is_dropped() {
+        let folder = ScratchDir::new("test").unwrap();
         let path = folder.path().to_owned();
         std::fs::write(path.join("a"), "a").unwrap();
         drop(folder);
@@ -88,9 +88,9 @@ mod tests {
     const OWNER: &str = "DOPPLER_PREFECT_TESTKIT_FOLDER_OWNER";
 
     #[test]
-    fn is_gone_when_its_owner_was_killed() {
+    fn is_removed_when_its_owner_is_killed() {
         if let Some(told) = std::env::var_os(OWNER) {
-            let folder = Folder::new("test").unwrap();
+            let folder = ScratchDir::new("test").unwrap();
             let part = Path::new(&told).with_extension("part");
             std::fs::write(&part, folder.path().to_str().unwrap()).unwrap();
             std::fs::rename(&part, &told).unwrap();

@@ -60,9 +60,9 @@ pub async fn grant_from_chart(
     namespace: &str,
 ) -> Result<Grant> {
     let objects = kubernetes::documents(rendered)?;
-    let service_account = account_of(&objects)?;
+    let service_account = service_account_of(&objects)?;
     let client = plane.admin_client()?;
-    let rights: Vec<_> = objects.into_iter().filter(grants).collect();
+    let rights: Vec<_> = objects.into_iter().filter(is_rbac).collect();
     let mut namespaces: BTreeSet<_> = rights.iter().filter_map(ResourceExt::namespace).collect();
     namespaces.insert(namespace.to_owned());
     for namespace in &namespaces {
@@ -110,12 +110,12 @@ pub async fn grant(plane: &ControlPlane, namespace: &str, service_account: &str)
     })
 }
 
-fn grants(object: &DynamicObject) -> bool {
+fn is_rbac(object: &DynamicObject) -> bool {
     KINDS.contains(&kubernetes::kind(object)) && !object.annotations().contains_key("helm.sh/hook")
 }
 
 /// The account that the chart's Deployment runs as, or the only one that it makes.
-fn account_of(objects: &[DynamicObject]) -> Result<String> {
+fn service_account_of(objects: &[DynamicObject]) -> Result<String> {
     let of_deployment = objects
         .iter()
         .filter(|object| kubernetes::kind(object) == "Deployment")
@@ -130,7 +130,7 @@ fn account_of(objects: &[DynamicObject]) -> Result<String> {
     }
     let accounts: Vec<_> = objects
         .iter()
-        .filter(|object| grants(object) && kubernetes::kind(object) == "ServiceAccount")
+        .filter(|object| is_rbac(object) && kubernetes::kind(object) == "ServiceAccount")
         .collect();
     match accounts[..] {
         [account] => Ok(account.name_any()),
@@ -200,7 +200,7 @@ spec: {template: {spec: {serviceAccountName: op}}}
     }
 
     #[tokio::test]
-    async fn the_account_may_do_what_the_chart_grants_and_no_more() -> Result<()> {
+    async fn the_account_has_only_the_charts_permissions() -> Result<()> {
         let plane = ControlPlane::shared()?;
         let grant = grant_from_chart(plane, CHART, "granted").await?;
         assert_eq!(grant.user(), "system:serviceaccount:granted:op");
@@ -245,12 +245,12 @@ spec: {template: {spec: {serviceAccountName: op}}}
     }
 
     #[test]
-    fn a_chart_without_a_deployment_must_have_one_account() {
+    fn a_chart_without_deployment_needs_one_account() {
         let account = "{apiVersion: v1, kind: ServiceAccount, metadata: {name: a}}";
         let one = kubernetes::documents(account).unwrap();
-        assert_eq!(account_of(&one).unwrap(), "a");
+        assert_eq!(service_account_of(&one).unwrap(), "a");
         assert!(
-            account_of(&[])
+            service_account_of(&[])
                 .unwrap_err()
                 .to_string()
                 .starts_with("0 service accounts")

@@ -16,10 +16,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-const GUARDIAN: &str = include_str!("guardian.sh");
+const GUARDIAN_SCRIPT: &str = include_str!("guardian.sh");
 
 /// How much of a log an error quotes.
-const TAIL: u64 = 4096;
+const LOG_TAIL_BYTES: u64 = 4096;
 
 /// A command that will be started under a guardian.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ impl GuardedCommand {
             .open(&log)
             .with_context(|| format!("cannot write the log {}", log.display()))?;
         let mut guardian = Command::new("/bin/sh")
-            .args(["-c", GUARDIAN, "guardian"])
+            .args(["-c", GUARDIAN_SCRIPT, "guardian"])
             .arg(self.grace.as_millis().div_ceil(100).to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -93,11 +93,11 @@ impl GuardedCommand {
             name: self.name,
             log,
             grace: self.grace,
-            orders: Arc::new(Mutex::new(Some(orders))),
-            ended: Arc::default(),
+            guardian_stdin: Arc::new(Mutex::new(Some(orders))),
+            exit: Arc::default(),
         };
-        guarded.order("guard");
-        guarded.watch(child, guardian)?;
+        guarded.send_order("guard");
+        guarded.supervise(child, guardian)?;
         Ok(guarded)
     }
 
@@ -124,7 +124,7 @@ impl GuardedCommand {
 }
 
 #[derive(Debug, Default)]
-struct Ended {
+struct ExitState {
     code: Mutex<Option<i32>>,
     changed: Condvar,
 }
@@ -136,8 +136,8 @@ pub struct GuardedChild {
     log: PathBuf,
     pid: u32,
     grace: Duration,
-    orders: Arc<Mutex<Option<ChildStdin>>>,
-    ended: Arc<Ended>,
+    guardian_stdin: Arc<Mutex<Option<ChildStdin>>>,
+    exit: Arc<ExitState>,
 }
 
 impl GuardedChild {
@@ -160,44 +160,44 @@ impl GuardedChild {
     }
 
     /// Sends SIGKILL and waits until the child is gone.
-    pub fn kill_now(&self) {
-        self.order("KILL");
+    pub fn kill(&self) {
+        self.send_order("KILL");
         self.wait(Duration::from_secs(10));
     }
 
     /// Sends SIGTERM, and does not wait.
     pub fn terminate(&self) {
-        self.order("TERM");
+        self.send_order("TERM");
     }
 
     /// Stops the child in its tracks (SIGSTOP): its connections stay open and nothing answers.
     pub fn pause(&self) {
-        self.order("STOP");
+        self.send_order("STOP");
     }
 
     /// Lets a paused child go on (SIGCONT).
     pub fn resume(&self) {
-        self.order("CONT");
+        self.send_order("CONT");
     }
 
     /// How it ended, as a shell has it (the exit code, or 128 and the signal's number), or nothing while it runs.
     #[must_use]
     pub fn exit_code(&self) -> Option<i32> {
-        *locked(&self.ended.code)
+        *lock(&self.exit.code)
     }
 
     /// Blocks until it ends, at most for `limit`.
     pub fn wait(&self, limit: Duration) -> Option<i32> {
-        let code = locked(&self.ended.code);
+        let code = lock(&self.exit.code);
         let waited = self
-            .ended
+            .exit
             .changed
             .wait_timeout_while(code, limit, |code| code.is_none());
         *waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
     /// Waits until it ends, at most for `limit`, without blocking the runtime.
-    pub async fn ended(&self, limit: Duration) -> Option<i32> {
+    pub async fn wait_async(&self, limit: Duration) -> Option<i32> {
         let deadline = Instant::now() + limit;
         while self.exit_code().is_none() && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -209,7 +209,7 @@ impl GuardedChild {
     ///
     /// # Errors
     /// When it has ended: its exit code and the tail of its log.
-    pub fn still_runs(&self) -> Result<()> {
+    pub fn ensure_running(&self) -> Result<()> {
         match self.exit_code() {
             None => Ok(()),
             Some(code) => bail!(
@@ -227,41 +227,41 @@ impl GuardedChild {
     }
 
     /// A signal goes through the guardian: sending one from here would take unsafe code.
-    fn order(&self, order: &str) {
+    fn send_order(&self, order: &str) {
         if self.exit_code().is_some() {
             return;
         }
-        if let Some(orders) = locked(&self.orders).as_mut() {
+        if let Some(orders) = lock(&self.guardian_stdin).as_mut() {
             // It fails only when the guardian is gone, and then so is the child.
             let _ = writeln!(orders, "{order} {}", self.pid);
         }
     }
 
     /// Waits for the child's end on a thread of its own, then ends what the child left behind.
-    fn watch(&self, mut child: Child, mut guardian: Child) -> Result<()> {
-        let orders = Arc::clone(&self.orders);
-        let ended = Arc::clone(&self.ended);
-        let watch = move || {
+    fn supervise(&self, mut child: Child, mut guardian: Child) -> Result<()> {
+        let guardian_stdin = Arc::clone(&self.guardian_stdin);
+        let exit = Arc::clone(&self.exit);
+        let wait_for_exit = move || {
             let status = child.wait().ok();
             let code = status
                 .and_then(|status| status.code().or(status.signal().map(|signal| 128 + signal)));
-            if let Some(mut orders) = locked(&orders).take() {
+            if let Some(mut orders) = lock(&guardian_stdin).take() {
                 let _ = writeln!(orders, "end 0");
             }
             let _ = guardian.wait();
-            *locked(&ended.code) = Some(code.unwrap_or(-1));
-            ended.changed.notify_all();
+            *lock(&exit.code) = Some(code.unwrap_or(-1));
+            exit.changed.notify_all();
         };
         std::thread::Builder::new()
             .name(format!("guard {}", self.name))
-            .spawn(watch)?;
+            .spawn(wait_for_exit)?;
         Ok(())
     }
 }
 
 impl Drop for GuardedChild {
     fn drop(&mut self) {
-        locked(&self.orders).take();
+        lock(&self.guardian_stdin).take();
         self.wait(self.grace + Duration::from_secs(5));
     }
 }
@@ -272,7 +272,7 @@ pub fn log_tail(log: &Path) -> String {
     let read = || -> std::io::Result<String> {
         let mut file = std::fs::File::open(log)?;
         let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
+        file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL_BYTES)))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -284,7 +284,7 @@ pub fn log_tail(log: &Path) -> String {
 }
 
 /// What these locks guard stays whole when a thread panics.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -292,7 +292,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
-    fn alive(pid: u32) -> bool {
+    fn is_alive(pid: u32) -> bool {
         let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
             return false;
         };
@@ -326,23 +326,23 @@ mod tests {
             .start()
             .unwrap();
         let pid = child.pid();
-        assert!(alive(pid));
+        assert!(is_alive(pid));
         drop(child);
-        assert!(!alive(pid));
+        assert!(!is_alive(pid));
     }
 
     #[test]
-    fn ends_what_the_child_started_as_well() {
+    fn ends_the_grandchildren_too() {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("log");
         let child = shell("sleep 600 & echo $!; wait", &log).start().unwrap();
         let read = || std::fs::read_to_string(&log).unwrap_or_default();
         eventually("the grandchild's pid", || read().ends_with('\n'));
         let grandchild: u32 = read().trim().parse().unwrap();
-        assert!(alive(grandchild));
-        child.kill_now();
+        assert!(is_alive(grandchild));
+        child.kill();
         assert_eq!(child.exit_code(), Some(128 + 9));
-        eventually("the grandchild's end", || !alive(grandchild));
+        eventually("the grandchild's end", || !is_alive(grandchild));
     }
 
     #[test]
@@ -358,17 +358,17 @@ mod tests {
         });
         let pid = child.pid();
         drop(child);
-        assert!(!alive(pid));
+        assert!(!is_alive(pid));
     }
 
     #[test]
-    fn reports_a_child_that_ends_by_itself_with_its_last_words() {
+    fn reports_an_early_exit_with_the_log_tail() {
         let folder = tempfile::tempdir().unwrap();
         let child = shell("echo last words >&2; exit 7", &folder.path().join("log"))
             .start()
             .unwrap();
         assert_eq!(child.wait(Duration::from_secs(20)), Some(7));
-        let error = child.still_runs().unwrap_err().to_string();
+        let error = child.ensure_running().unwrap_err().to_string();
         assert!(
             error.contains("exit code 7") && error.contains("last words"),
             "{error}"
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn reports_a_program_that_is_missing() {
+    fn reports_a_missing_program() {
         let folder = tempfile::tempdir().unwrap();
         let command = GuardedCommand::new(
             "nothing",
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_that_takes_too_long_is_ended() {
+    fn a_command_over_its_time_limit_is_killed() {
         let folder = tempfile::tempdir().unwrap();
         let command = shell("echo begun; sleep 600", &folder.path().join("log"));
         let error = command.run(Duration::from_secs(1)).unwrap_err().to_string();
@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn a_paused_child_goes_on_when_told() {
+    fn a_paused_child_continues_after_resume() {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("log");
         let child = shell("while :; do echo tick; sleep 0.05; done", &log)
@@ -458,9 +458,9 @@ mod tests {
         let written = folder.path().join("pid");
         eventually("the parent to start a child", || written.exists());
         let grandchild: u32 = std::fs::read_to_string(&written).unwrap().parse().unwrap();
-        assert!(alive(grandchild));
+        assert!(is_alive(grandchild));
         parent.kill().unwrap();
         parent.wait().unwrap();
-        eventually("the grandchild's end", || !alive(grandchild));
+        eventually("the grandchild's end", || !is_alive(grandchild));
     }
 }

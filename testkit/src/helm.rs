@@ -18,10 +18,10 @@ use crate::guard::GuardedCommand;
 /// The version that is built when `PATH` has none.
 const PACKAGE: &str = "helm.sh/helm/v3/cmd/helm@v3.19.0";
 
-const BUILD_LIMIT: Duration = Duration::from_mins(30);
+const BUILD_TIMEOUT: Duration = Duration::from_mins(30);
 
 /// Longer than helm's own `--timeout` of five minutes, so that its own message is seen.
-const RUN_LIMIT: Duration = Duration::from_mins(6);
+const RUN_TIMEOUT: Duration = Duration::from_mins(6);
 
 /// What a run of helm gave.
 #[derive(Debug, Clone)]
@@ -62,14 +62,14 @@ pub fn program() -> Result<PathBuf> {
     }
     let go = go_version().context("helm is not there and cannot be built")?;
     let key = cache::key("helm", &[PACKAGE.as_bytes(), go.as_bytes()]);
-    let folder = cache::once(&key, "helm", |folder| {
+    let folder = cache::get_or_build(&key, "helm", |folder| {
         let mut command = Command::new("go");
         command
             .args(["install", PACKAGE])
             .env("GOBIN", folder)
             .env_remove("GOFLAGS")
             .current_dir(folder);
-        GuardedCommand::new("go install", command, folder.join("log")).run(BUILD_LIMIT)
+        GuardedCommand::new("go install", command, folder.join("log")).run(BUILD_TIMEOUT)
     })?;
     Ok(folder.join("helm"))
 }
@@ -109,7 +109,7 @@ pub fn helm<A: AsRef<std::ffi::OsStr>>(args: &[A], kubeconfig: Option<&Path>) ->
         // An empty file rather than none: without one helm asks the user's.
         .env("KUBECONFIG", kubeconfig.unwrap_or(&home.join("no-cluster")));
     let child = GuardedCommand::new("helm", command, home.join("log")).start()?;
-    let code = child.wait(RUN_LIMIT).context("helm did not end")?;
+    let code = child.wait(RUN_TIMEOUT).context("helm did not end")?;
     Ok(Output {
         code,
         stdout: std::fs::read_to_string(home.join("stdout"))?,
@@ -133,7 +133,7 @@ mod tests {
     use crate::control_plane::ControlPlane;
 
     #[test]
-    fn tells_output_and_complaints_apart() {
+    fn separates_stdout_and_stderr() {
         let version = helm(&["version", "--template", "{{.Version}}"], None).unwrap();
         assert!(
             version.clone().success().unwrap().starts_with("v3."),

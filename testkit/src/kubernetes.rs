@@ -20,7 +20,7 @@ use crate::wait;
 const FIELD_MANAGER: &str = "testkit";
 
 /// A definition that was just applied takes a moment to be served.
-const SERVED_LIMIT: Duration = Duration::from_secs(30);
+const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The documents of some YAML, with those of `List`s on their own, in the order in which they can be applied.
 ///
@@ -74,7 +74,7 @@ pub async fn apply(client: &Client, namespace: &str, yaml: &str) -> Result<Vec<D
             .await;
         applied.push(patch.with_context(|| format!("cannot apply {what}"))?);
         if kind(&object) == "CustomResourceDefinition" {
-            established(client, &object.name_any()).await?;
+            until_established(client, &object.name_any()).await?;
         }
     }
     Ok(applied)
@@ -116,7 +116,7 @@ pub async fn api(
         .context("an object without apiVersion and kind")?;
     let kind = GroupVersionKind::try_from(types)?;
     let what = format!("{} to be served", types.kind);
-    let served = wait::until(SERVED_LIMIT, &what, async || {
+    let served = wait::until(DISCOVERY_TIMEOUT, &what, async || {
         discovery::pinned_kind(client, &kind).await
     });
     let (resource, capabilities) = served.await?;
@@ -129,10 +129,10 @@ pub async fn api(
     })
 }
 
-async fn established(client: &Client, name: &str) -> Result<()> {
+async fn until_established(client: &Client, name: &str) -> Result<()> {
     let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
     let what = format!("the definition {name} to be established");
-    wait::until(SERVED_LIMIT, &what, async || {
+    wait::until(DISCOVERY_TIMEOUT, &what, async || {
         let conditions = definitions
             .get(name)
             .await?
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_object() {
+    fn rejects_documents_that_are_no_objects() {
         assert!(documents("just: words").is_ok_and(|objects| objects[0].types.is_none()));
         assert!(documents("- a\n- b\n").is_err());
         assert!(documents("{").is_err());

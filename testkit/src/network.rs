@@ -22,9 +22,9 @@ use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use crate::background::Background;
+use crate::background::BackgroundServer;
 
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What becomes of connections to a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,17 +51,17 @@ impl Hosts {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn with<T>(&self, host: &str, use_it: impl FnOnce(&mut Host) -> T) -> T {
+    fn with_host<T>(&self, host: &str, update: impl FnOnce(&mut Host) -> T) -> T {
         let mut hosts = self.lock();
         let host = hosts.entry(host.to_lowercase()).or_insert_with(|| Host {
             route: watch::Sender::new(Route::Unknown),
             requests: 0,
         });
-        use_it(host)
+        update(host)
     }
 
-    fn set(&self, host: &str, route: Route) {
-        self.with(host, |host| {
+    fn set_route(&self, host: &str, route: Route) {
+        self.with_host(host, |host| {
             // An unchanged route must not end the tunnels through it.
             host.route.send_if_modified(|now| {
                 let changed = *now != route;
@@ -71,8 +71,8 @@ impl Hosts {
         });
     }
 
-    fn asked(&self, host: &str) -> watch::Receiver<Route> {
-        self.with(host, |host| {
+    fn record_request(&self, host: &str) -> watch::Receiver<Route> {
+        self.with_host(host, |host| {
             host.requests += 1;
             host.route.subscribe()
         })
@@ -83,7 +83,7 @@ impl Hosts {
 pub struct Network {
     addr: SocketAddr,
     hosts: Arc<Hosts>,
-    _background: Background,
+    _background: BackgroundServer,
 }
 
 impl Network {
@@ -98,7 +98,7 @@ impl Network {
         let addr = listener.local_addr()?;
         let hosts = Arc::new(Hosts::default());
         let serving = Arc::clone(&hosts);
-        let background = Background::start("network", move || accept(listener, serving))?;
+        let background = BackgroundServer::start("network", move || accept(listener, serving))?;
         Ok(Self {
             addr,
             hosts,
@@ -108,22 +108,22 @@ impl Network {
 
     /// Sends what is for `host` (`name:port`) to `addr` from now on. Tunnels to another address end.
     pub fn route(&self, host: &str, addr: SocketAddr) {
-        self.hosts.set(host, Route::To(addr));
+        self.hosts.set_route(host, Route::To(addr));
     }
 
     /// Makes `host` unknown again: 502, and open connections to it end.
-    pub fn forget(&self, host: &str) {
-        self.hosts.set(host, Route::Unknown);
+    pub fn remove(&self, host: &str) {
+        self.hosts.set_route(host, Route::Unknown);
     }
 
     /// Closes all connections to `host`, open and new ones.
-    pub fn cut(&self, host: &str) {
-        self.hosts.set(host, Route::Cut);
+    pub fn disconnect(&self, host: &str) {
+        self.hosts.set_route(host, Route::Cut);
     }
 
     /// Lets all connections to `host`, open and new ones, hang until another route is set. Then they end.
     pub fn hang(&self, host: &str) {
-        self.hosts.set(host, Route::Hung);
+        self.hosts.set_route(host, Route::Hung);
     }
 
     /// Requests and tunnels asked for to `host` so far, whatever became of them. Requests inside a tunnel are not seen.
@@ -175,7 +175,7 @@ async fn accept(listener: TcpListener, hosts: Arc<Hosts>) {
         };
         let hosts = Arc::clone(&hosts);
         tokio::spawn(async move {
-            let service = service_fn(move |request| answer(Arc::clone(&hosts), request));
+            let service = service_fn(move |request| handle(Arc::clone(&hosts), request));
             // How a connection ends concerns only its two ends.
             let _ = server::conn::http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), service)
@@ -186,14 +186,17 @@ async fn accept(listener: TcpListener, hosts: Arc<Hosts>) {
 }
 
 /// An error closes the connection without an answer.
-async fn answer(hosts: Arc<Hosts>, request: Request<Incoming>) -> Result<Response<Body>> {
+async fn handle(hosts: Arc<Hosts>, request: Request<Incoming>) -> Result<Response<Body>> {
     let Some(host) = host_of(request.uri()) else {
-        return Ok(plain(StatusCode::BAD_REQUEST, "This is a forward proxy"));
+        return Ok(text_response(
+            StatusCode::BAD_REQUEST,
+            "This is a forward proxy",
+        ));
     };
-    let mut route = hosts.asked(&host);
+    let mut route = hosts.record_request(&host);
     let now = *route.borrow_and_update();
     match now {
-        Route::Unknown => Ok(plain(
+        Route::Unknown => Ok(text_response(
             StatusCode::BAD_GATEWAY,
             "No such host in this network",
         )),
@@ -204,9 +207,9 @@ async fn answer(hosts: Arc<Hosts>, request: Request<Incoming>) -> Result<Respons
             anyhow::bail!("hung on demand")
         }
         Route::To(addr) => {
-            let connected = tokio::time::timeout(CONNECT_LIMIT, TcpStream::connect(addr)).await;
+            let connected = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(addr)).await;
             let Ok(Ok(upstream)) = connected else {
-                return Ok(plain(
+                return Ok(text_response(
                     StatusCode::BAD_GATEWAY,
                     "The host refused the connection",
                 ));
@@ -223,7 +226,7 @@ async fn answer(hosts: Arc<Hosts>, request: Request<Incoming>) -> Result<Respons
             }
             tokio::select! {
                 answer = forward(request, upstream, route.clone()) => answer,
-                () = async { next(&mut route).await; ended(route.clone()).await } => anyhow::bail!("cut off on demand"),
+                () = async { next_route(&mut route).await; until_disconnected(route.clone()).await } => anyhow::bail!("cut off on demand"),
             }
         }
     }
@@ -252,7 +255,7 @@ async fn forward(
             }
         });
     } else {
-        drop_hop_headers(answer.headers_mut());
+        remove_hop_by_hop_headers(answer.headers_mut());
     }
     Ok(answer.map(Body::new))
 }
@@ -271,20 +274,20 @@ async fn while_routed(work: impl Future, mut route: watch::Receiver<Route>) {
     tokio::select! {
         // The route first: what has arrived meanwhile must not slip through one that hangs.
         biased;
-        () = next(&mut route) => {}
+        () = next_route(&mut route) => {}
         _ = &mut work => return,
     }
-    ended(route).await;
+    until_disconnected(route).await;
 }
 
 /// Returns when what goes over this route must end: when it is set to anything that does not hang.
-async fn ended(mut route: watch::Receiver<Route>) {
+async fn until_disconnected(mut route: watch::Receiver<Route>) {
     while *route.borrow_and_update() == Route::Hung {
-        next(&mut route).await;
+        next_route(&mut route).await;
     }
 }
 
-async fn next(route: &mut watch::Receiver<Route>) {
+async fn next_route(route: &mut watch::Receiver<Route>) {
     if route.changed().await.is_err() {
         pending::<()>().await;
     }
@@ -305,7 +308,7 @@ fn to_origin_form(mut request: Request<Incoming>) -> Result<Request<Incoming>> {
     let host = uri.authority().map(ToString::to_string);
     *request.uri_mut() = path.parse()?;
     if !request.headers().contains_key(header::UPGRADE) {
-        drop_hop_headers(request.headers_mut());
+        remove_hop_by_hop_headers(request.headers_mut());
     }
     request.headers_mut().remove("proxy-authorization");
     // The request's target wins over its Host header (RFC 9112, 3.2.2).
@@ -317,13 +320,13 @@ fn to_origin_form(mut request: Request<Incoming>) -> Result<Request<Incoming>> {
 }
 
 /// What concerns only one of the two connections. The length and framing of the body are hyper's.
-fn drop_hop_headers(headers: &mut HeaderMap) {
+fn remove_hop_by_hop_headers(headers: &mut HeaderMap) {
     for name in ["connection", "proxy-connection", "keep-alive"] {
         headers.remove(name);
     }
 }
 
-fn plain(status: StatusCode, text: &'static str) -> Response<Body> {
+fn text_response(status: StatusCode, text: &'static str) -> Response<Body> {
     let mut response = Response::new(Body::from(text));
     *response.status_mut() = status;
     response

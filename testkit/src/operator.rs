@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use crate::folder::Folder;
+use crate::folder::ScratchDir;
 use crate::guard::{GuardedChild, GuardedCommand};
 use crate::{ports, wait};
 
-const START_LIMIT: Duration = Duration::from_mins(1);
-const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+const START_TIMEOUT: Duration = Duration::from_mins(1);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How an operator is started.
 #[derive(Debug, Clone, Default)]
@@ -38,11 +38,11 @@ pub struct OperatorOptions {
 #[derive(Debug)]
 pub struct Operator {
     child: GuardedChild,
-    metrics: String,
-    health: String,
-    hooks: String,
+    metrics_address: String,
+    health_address: String,
+    webhook_address: String,
     http: reqwest::Client,
-    _folder: Folder,
+    _folder: ScratchDir,
 }
 
 impl Operator {
@@ -52,7 +52,7 @@ impl Operator {
     /// When it cannot be started, ends early, or is not ready in time; the error quotes its log.
     pub async fn start(options: OperatorOptions) -> Result<Self> {
         let operator = Self::spawn(options)?;
-        operator.ready(START_LIMIT).await?;
+        operator.ready(START_TIMEOUT).await?;
         Ok(operator)
     }
 
@@ -68,18 +68,27 @@ impl Operator {
             env,
             log,
         } = options;
-        let folder = Folder::new("operator")?;
-        let [metrics, health, hooks] = ports::free()?.map(|port: u16| format!("127.0.0.1:{port}"));
+        let folder = ScratchDir::new("operator")?;
+        let [metrics_address, health_address, webhook_address] =
+            ports::free()?.map(|port: u16| format!("127.0.0.1:{port}"));
         let mut command = Command::new(std::path::absolute(binary)?);
         command.args(["run", "--log-format", "json"]);
         // A flag that is given replaces ours.
-        for (flag, value) in [("--log-filter", "trace"), ("--hooks-address", &hooks)] {
+        for (flag, value) in [
+            ("--log-filter", "trace"),
+            ("--hooks-address", &webhook_address),
+        ] {
             if !args.iter().any(|argument| argument == flag) {
                 command.args([flag, value]);
             }
         }
         command
-            .args(["--metrics-address", &metrics, "--health-address", &health])
+            .args([
+                "--metrics-address",
+                &metrics_address,
+                "--health-address",
+                &health_address,
+            ])
             .args(args)
             .current_dir(folder.path())
             .env_clear()
@@ -95,9 +104,9 @@ impl Operator {
         let http = local_http()?;
         Ok(Self {
             child,
-            metrics,
-            health,
-            hooks,
+            metrics_address,
+            health_address,
+            webhook_address,
             http,
             _folder: folder,
         })
@@ -109,7 +118,7 @@ impl Operator {
     /// When it ends early or is not ready within `limit`; the error quotes its log.
     pub async fn ready(&self, limit: Duration) -> Result<()> {
         let settled = wait::until(limit, "the operator to be ready", async || {
-            match self.child.still_runs() {
+            match self.child.ensure_running() {
                 Err(ended) => Ok(Err(ended)),
                 Ok(()) => self.is_ready().await.map(Ok),
             }
@@ -125,7 +134,7 @@ impl Operator {
     /// # Errors
     /// When it does not.
     pub async fn is_ready(&self) -> Result<()> {
-        self.get(&self.health, "/readyz").await.map(drop)
+        self.get(&self.health_address, "/readyz").await.map(drop)
     }
 
     /// All that it has logged, one JSON object a line.
@@ -142,25 +151,25 @@ impl Operator {
     /// # Errors
     /// When it does not answer.
     pub async fn metrics(&self) -> Result<String> {
-        self.get(&self.metrics, "/metrics").await
+        self.get(&self.metrics_address, "/metrics").await
     }
 
     /// `host:port` of its metrics.
     #[must_use]
     pub fn metrics_address(&self) -> &str {
-        &self.metrics
+        &self.metrics_address
     }
 
     /// `host:port` of its probes.
     #[must_use]
     pub fn health_address(&self) -> &str {
-        &self.health
+        &self.health_address
     }
 
     /// `host:port` of its door for hooks, where it was given secrets for them.
     #[must_use]
-    pub fn hooks_address(&self) -> &str {
-        &self.hooks
+    pub fn webhook_address(&self) -> &str {
+        &self.webhook_address
     }
 
     /// Its process: to pause it, or to see whether it has ended.
@@ -175,7 +184,7 @@ impl Operator {
     /// When it does not end within `limit`.
     pub async fn terminate(&self, limit: Duration) -> Result<i32> {
         self.child.terminate();
-        let code = self.child.ended(limit).await;
+        let code = self.child.wait_async(limit).await;
         code.with_context(|| {
             format!(
                 "the operator did not end within {limit:?}: {}",
@@ -186,7 +195,7 @@ impl Operator {
 
     /// Sends SIGKILL.
     pub fn kill_now(&self) {
-        self.child.kill_now();
+        self.child.kill();
     }
 
     /// Its resident memory.
@@ -225,7 +234,7 @@ pub(crate) fn local_http() -> Result<reqwest::Client> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     Ok(reqwest::Client::builder()
         .no_proxy()
-        .timeout(ANSWER_LIMIT)
+        .timeout(RESPONSE_TIMEOUT)
         .pool_max_idle_per_host(0)
         .build()?)
 }
@@ -282,7 +291,7 @@ while True:
     }
 
     #[tokio::test]
-    async fn starts_in_a_clean_environment_is_ready_and_ends_when_told() {
+    async fn starts_in_a_clean_environment_and_ends_on_sigterm() {
         let folder = tempfile::tempdir().unwrap();
         let operator = Operator::start(stand_in(folder.path(), &["--watch-namespace", "flows"]))
             .await
@@ -310,7 +319,7 @@ while True:
     }
 
     #[tokio::test]
-    async fn an_operator_that_ends_early_is_an_error_with_its_last_words() {
+    async fn an_early_exit_is_an_error_with_the_log_tail() {
         let folder = tempfile::tempdir().unwrap();
         let error = Operator::start(stand_in(folder.path(), &["--die", "now"]))
             .await

@@ -26,7 +26,7 @@ pub fn free<const N: usize>() -> Result<[u16; N]> {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn no_two_are_the_same() {
+    fn ports_are_distinct() {
         let mut ports = super::free::<50>().unwrap();
         ports.sort_unstable();
         assert!(ports.windows(2).all(|pair| pair[0] != pair[1]));

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-const EVERY: Duration = Duration::from_secs(15);
+const REPORT_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Writes one line to standard error, in spite of the test runner's capture.
 pub fn line(text: &str) {
@@ -25,26 +25,26 @@ pub fn line(text: &str) {
 #[derive(Debug)]
 pub struct Step {
     what: String,
-    begun: Instant,
+    started_at: Instant,
     /// Whether its begin and its end are told by somebody else.
     quiet: bool,
     /// Dropping it ends the thread that writes.
-    alive: Option<Sender<()>>,
+    heartbeat: Option<Sender<()>>,
 }
 
 impl Step {
     /// Says that `what` begins.
-    pub fn begin(what: &str) -> Self {
-        Self::begin_with(what, EVERY, false, line)
+    pub fn start(what: &str) -> Self {
+        Self::start_with(what, REPORT_INTERVAL, false, line)
     }
 
     /// As `begin`, for those who tell its begin and its end themselves: it only says now and then that `what` goes on.
     #[must_use]
-    pub fn quiet(what: &str) -> Self {
-        Self::begin_with(what, EVERY, true, line)
+    pub fn start_quietly(what: &str) -> Self {
+        Self::start_with(what, REPORT_INTERVAL, true, line)
     }
 
-    fn begin_with(
+    fn start_with(
         what: &str,
         every: Duration,
         quiet: bool,
@@ -66,23 +66,23 @@ impl Step {
             });
         Self {
             what: what.to_owned(),
-            begun,
+            started_at: begun,
             quiet,
-            alive: Some(alive),
+            heartbeat: Some(alive),
         }
     }
 
     /// Says that it is done.
-    pub fn done(mut self) {
-        self.end("done");
+    pub fn finish(mut self) {
+        self.stop("done");
     }
 
-    fn end(&mut self, how: &str) {
-        if self.alive.take().is_some() && !self.quiet {
+    fn stop(&mut self, how: &str) {
+        if self.heartbeat.take().is_some() && !self.quiet {
             line(&format!(
                 "{}: {how} after {} s",
                 self.what,
-                self.begun.elapsed().as_secs()
+                self.started_at.elapsed().as_secs()
             ));
         }
     }
@@ -90,7 +90,7 @@ impl Step {
 
 impl Drop for Step {
     fn drop(&mut self) {
-        self.end("not done");
+        self.stop("not done");
     }
 }
 
@@ -99,9 +99,9 @@ impl Drop for Step {
 /// # Errors
 /// Those of `work`.
 pub fn during<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    let step = Step::begin(what);
+    let step = Step::start(what);
     let result = work()?;
-    step.done();
+    step.finish();
     Ok(result)
 }
 
@@ -111,15 +111,15 @@ mod tests {
     use std::process::{Command, Stdio};
 
     #[test]
-    fn says_that_it_works_until_it_is_done() {
+    fn reports_progress_until_it_finishes() {
         let (tell, told) = channel();
-        let step = Step::begin_with("building", Duration::from_millis(10), false, move |text| {
+        let step = Step::start_with("building", Duration::from_millis(10), false, move |text| {
             let _ = tell.send(text.to_owned());
         });
         let limit = Duration::from_secs(10);
         assert_eq!(told.recv_timeout(limit).unwrap(), "building …");
         assert_eq!(told.recv_timeout(limit).unwrap(), "building … 0 s");
-        step.done();
+        step.finish();
         // The channel closes when the thread has ended.
         while told.recv_timeout(limit).is_ok() {}
         assert_eq!(
@@ -129,14 +129,14 @@ mod tests {
     }
 
     #[test]
-    fn a_quiet_step_says_only_that_it_goes_on() {
+    fn a_quiet_step_reports_progress_only() {
         let (tell, told) = channel();
-        let step = Step::begin_with("running", Duration::from_millis(10), true, move |text| {
+        let step = Step::start_with("running", Duration::from_millis(10), true, move |text| {
             let _ = tell.send(text.to_owned());
         });
         let first = told.recv_timeout(Duration::from_secs(10)).unwrap();
         assert_eq!(first, "running … 0 s");
-        step.done();
+        step.finish();
     }
 
     const INNER: &str = "DOPPLER_PREFECT_TESTKIT_PROGRESS_INNER";

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use crate::cache;
 
 /// The oldest Python that all requirements have releases for.
-const OLDEST: (u32, u32) = (3, 10);
+const MINIMUM_PYTHON: (u32, u32) = (3, 10);
 
 /// The folder of the virtual environment for `python/{name}.txt`; its interpreter is `bin/python` in there.
 ///
@@ -30,9 +30,9 @@ pub fn venv(name: &str) -> Result<PathBuf> {
         &[&requirements, interpreter.as_bytes()],
     );
     // An environment's scripts name its folder, so it is made where it stays, beside the entry that says it is complete.
-    let place = cache::folder()?.join(format!("{key}.in-place"));
-    let entry = cache::once(&key, &format!("the Python environment {name}"), |_| {
-        make(&place, &file)
+    let place = cache::dir()?.join(format!("{key}.in-place"));
+    let entry = cache::get_or_build(&key, &format!("the Python environment {name}"), |_| {
+        create(&place, &file)
     })?;
     if !place.join("bin/python").exists() {
         bail!(
@@ -47,26 +47,26 @@ pub fn venv(name: &str) -> Result<PathBuf> {
 /// Version and place of `python3`: an environment is bound to both.
 fn interpreter() -> Result<String> {
     let code = "import sys; print(*sys.version_info[:3], sys.base_prefix)";
-    let found = output(Command::new("python3").args(["-c", code]))
+    let found = run(Command::new("python3").args(["-c", code]))
         .context("tests need python3, with venv and pip, in PATH")?;
     let mut words = found.split_whitespace().map(str::parse::<u32>);
     match (words.next(), words.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= OLDEST => Ok(found),
+        (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= MINIMUM_PYTHON => Ok(found),
         _ => bail!(
             "tests need python3 of {}.{} or later, and this is {found}",
-            OLDEST.0,
-            OLDEST.1
+            MINIMUM_PYTHON.0,
+            MINIMUM_PYTHON.1
         ),
     }
 }
 
 /// Called under the cache's lock, so nobody else is at work in `place`.
-fn make(place: &Path, requirements: &Path) -> Result<()> {
+fn create(place: &Path, requirements: &Path) -> Result<()> {
     if place.exists() {
         // Left by a build that was killed.
         std::fs::remove_dir_all(place)?;
     }
-    output(Command::new("python3").args(["-m", "venv"]).arg(place))?;
+    run(Command::new("python3").args(["-m", "venv"]).arg(place))?;
     let pip = [
         "-m",
         "pip",
@@ -76,15 +76,13 @@ fn make(place: &Path, requirements: &Path) -> Result<()> {
         "--disable-pip-version-check",
         "--requirement",
     ];
-    output(
-        Command::new(place.join("bin/python"))
-            .args(pip)
-            .arg(requirements),
-    )?;
+    run(Command::new(place.join("bin/python"))
+        .args(pip)
+        .arg(requirements))?;
     Ok(())
 }
 
-fn output(command: &mut Command) -> Result<String> {
+fn run(command: &mut Command) -> Result<String> {
     let output = command
         .output()
         .with_context(|| format!("cannot run {command:?}"))?;
@@ -100,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn says_which_requirements_are_missing() {
+    fn error_names_the_missing_requirements_file() {
         let error = venv("no-such").unwrap_err().to_string();
         assert!(error.ends_with("python/no-such.txt"), "{error}");
     }
@@ -108,8 +106,8 @@ mod tests {
     #[test]
     fn has_what_was_pinned_and_its_scripts_run() {
         let place = venv("prefect").unwrap();
-        let frozen = output(
-            Command::new(place.join("bin/pip")).args(["freeze", "--disable-pip-version-check"]),
+        let frozen = run(
+            Command::new(place.join("bin/pip")).args(["freeze", "--disable-pip-version-check"])
         )
         .unwrap();
         for pinned in include_str!("../python/prefect.txt")

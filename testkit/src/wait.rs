@@ -11,27 +11,27 @@ use anyhow::{Result, bail};
 use tokio::time::{Instant, sleep, timeout_at};
 
 /// What a look found: the thing, or what was there instead.
-pub trait Look {
+pub trait Attempt {
     /// The thing that is waited for.
-    type Found;
+    type Value;
 
     /// # Errors
     /// When it is not there yet: what was seen instead.
-    fn found(self) -> Result<Self::Found, String>;
+    fn into_result(self) -> Result<Self::Value, String>;
 }
 
-impl<T> Look for Option<T> {
-    type Found = T;
+impl<T> Attempt for Option<T> {
+    type Value = T;
 
-    fn found(self) -> Result<T, String> {
+    fn into_result(self) -> Result<T, String> {
         self.ok_or_else(|| "nothing".to_owned())
     }
 }
 
-impl<T, E: Display> Look for Result<T, E> {
-    type Found = T;
+impl<T, E: Display> Attempt for Result<T, E> {
+    type Value = T;
 
-    fn found(self) -> Result<T, String> {
+    fn into_result(self) -> Result<T, String> {
         self.map_err(|error| format!("{error:#}"))
     }
 }
@@ -40,45 +40,48 @@ impl<T, E: Display> Look for Result<T, E> {
 ///
 /// # Errors
 /// After `limit`: what was waited for, and what the last look saw (an `Err` is what it saw).
-pub async fn until<L: Look>(
+pub async fn until<L: Attempt>(
     limit: Duration,
     what: &str,
-    look: impl AsyncFnMut() -> L,
-) -> Result<L::Found> {
+    attempt: impl AsyncFnMut() -> L,
+) -> Result<L::Value> {
     let pauses = Duration::from_millis(10)..=Duration::from_millis(250);
-    looking(limit, pauses, what, look).await
+    poll(limit, pauses, what, attempt).await
 }
 
 /// As `until`, with the same pause between any two looks: for those who measure when it was.
 ///
 /// # Errors
 /// As `until`.
-pub async fn until_each<L: Look>(
+pub async fn until_every<L: Attempt>(
     limit: Duration,
     pause: Duration,
     what: &str,
-    look: impl AsyncFnMut() -> L,
-) -> Result<L::Found> {
-    looking(limit, pause..=pause, what, look).await
+    attempt: impl AsyncFnMut() -> L,
+) -> Result<L::Value> {
+    poll(limit, pause..=pause, what, attempt).await
 }
 
-async fn looking<L: Look>(
+async fn poll<L: Attempt>(
     limit: Duration,
     pauses: RangeInclusive<Duration>,
     what: &str,
-    mut look: impl AsyncFnMut() -> L,
-) -> Result<L::Found> {
+    mut attempt: impl AsyncFnMut() -> L,
+) -> Result<L::Value> {
     let deadline = Instant::now() + limit;
-    let mut seen = "no look ended in time".to_owned();
+    let mut last_failure = "no look ended in time".to_owned();
     let mut pause = *pauses.start();
     loop {
-        match timeout_at(deadline, look()).await.map(Look::found) {
+        match timeout_at(deadline, attempt())
+            .await
+            .map(Attempt::into_result)
+        {
             Ok(Ok(found)) => return Ok(found),
-            Ok(Err(instead)) => seen = instead,
+            Ok(Err(failure)) => last_failure = failure,
             Err(_) => {}
         }
         if Instant::now() + pause >= deadline {
-            bail!("waited {limit:?} for {what}; seen last: {seen}");
+            bail!("waited {limit:?} for {what}; seen last: {last_failure}");
         }
         sleep(pause).await;
         pause = (pause * 2).min(*pauses.end());
@@ -91,17 +94,17 @@ mod tests {
     use anyhow::anyhow;
 
     #[tokio::test]
-    async fn gives_what_the_look_found() {
-        let mut looks = 0;
+    async fn returns_the_value_once_the_attempt_succeeds() {
+        let mut attempts = 0;
         let found = until(Duration::from_secs(10), "the third look", async || {
-            looks += 1;
-            (looks == 3).then_some("there")
+            attempts += 1;
+            (attempts == 3).then_some("there")
         });
         assert_eq!(found.await.unwrap(), "there");
     }
 
     #[tokio::test]
-    async fn says_what_was_waited_for_and_what_was_seen_last() {
+    async fn timeout_error_names_the_condition_and_last_failure() {
         let error = until(Duration::from_millis(100), "a Ready binding", async || {
             Err::<(), _>(anyhow!("Ready is False").context("binding a"))
         });
@@ -113,7 +116,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_look_that_hangs_ends_at_the_deadline() {
+    async fn a_hanging_attempt_ends_at_the_deadline() {
         let error = until(Duration::from_millis(100), "a server", async || {
             std::future::pending::<()>().await;
             Some(())

@@ -6,7 +6,8 @@ use anyhow::Result;
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
 use testkit::doppler::{
-    Call, DOWNLOAD, Doppler, Fault, Framing, Quirks, RateLimit, WATCH, Watch, fingerprint,
+    DOWNLOAD_PATH, Doppler, Fault, Framing, Quirks, RateLimit, RecordedRequest, WATCH_PATH,
+    WatchMode, fingerprint,
 };
 use testkit::wait;
 
@@ -29,7 +30,7 @@ fn shop() -> Result<(Doppler, String)> {
 }
 
 async fn download(doppler: &Doppler, token: &str, query: &str) -> Result<Response> {
-    let url = format!("{}{DOWNLOAD}?{query}", doppler.url());
+    let url = format!("{}{DOWNLOAD_PATH}?{query}", doppler.url());
     Ok(client().build()?.get(url).bearer_auth(token).send().await?)
 }
 
@@ -73,7 +74,7 @@ async fn answers_304_without_a_body_until_the_content_changes() -> Result<()> {
     let text = tag.to_str()?;
     assert!(text.starts_with("W/\"") && text.len() == 68, "{text}");
     let again = || {
-        let url = format!("{}{DOWNLOAD}", doppler.url());
+        let url = format!("{}{DOWNLOAD_PATH}", doppler.url());
         client().build().map(|client| {
             client
                 .get(url)
@@ -102,9 +103,9 @@ async fn answers_304_without_a_body_until_the_content_changes() -> Result<()> {
 async fn the_tag_differs_by_format_unless_told_otherwise() -> Result<()> {
     let (doppler, token) = shop()?;
     let mut same = Vec::new();
-    for one_tag_per_config in [false, true] {
+    for one_etag_per_config in [false, true] {
         doppler.set_quirks(Quirks {
-            one_tag_per_config,
+            one_etag_per_config,
             ..Quirks::default()
         });
         let json = download(&doppler, &token, "format=json").await?.headers()["etag"].clone();
@@ -118,7 +119,7 @@ async fn the_tag_differs_by_format_unless_told_otherwise() -> Result<()> {
 #[tokio::test]
 async fn takes_the_token_as_the_user_of_basic_auth_too() -> Result<()> {
     let (doppler, token) = shop()?;
-    let url = format!("{}{DOWNLOAD}", doppler.url());
+    let url = format!("{}{DOWNLOAD_PATH}", doppler.url());
     let answer = client()
         .build()?
         .get(url)
@@ -179,7 +180,7 @@ async fn says_who_a_token_is() -> Result<()> {
 async fn limits_each_token_and_says_when_to_come_back() -> Result<()> {
     let (doppler, token) = shop()?;
     let other = doppler.service_token("shop", "dev");
-    doppler.limit(RateLimit {
+    doppler.set_rate_limit(RateLimit {
         secret_reads: 1,
         ..RateLimit::TEAM
     });
@@ -204,7 +205,7 @@ async fn compresses_for_a_client_that_takes_it() -> Result<()> {
     let (doppler, token) = shop()?;
     let value = "x".repeat(40_000);
     doppler.set("shop", "dev", "LONG", &value);
-    let url = format!("{}{DOWNLOAD}", doppler.url());
+    let url = format!("{}{DOWNLOAD_PATH}", doppler.url());
     let raw = client().gzip(false).build()?;
     let ask = |client: Client| {
         client
@@ -241,7 +242,7 @@ async fn speaks_http2_over_tls_under_its_own_authority() -> Result<()> {
         format!("https://api.doppler.com:{}", doppler.tls_addr().port()),
     ] {
         let answer = client
-            .get(format!("{base}{DOWNLOAD}"))
+            .get(format!("{base}{DOWNLOAD_PATH}"))
             .bearer_auth(&token)
             .send()
             .await?;
@@ -252,7 +253,7 @@ async fn speaks_http2_over_tls_under_its_own_authority() -> Result<()> {
     }
     assert!(
         doppler
-            .calls()
+            .requests()
             .iter()
             .all(|call| call.version == "HTTP/2.0")
     );
@@ -263,11 +264,11 @@ async fn speaks_http2_over_tls_under_its_own_authority() -> Result<()> {
 async fn records_requests_but_never_a_token() -> Result<()> {
     let (doppler, token) = shop()?;
     download(&doppler, &token, "project=shop&config=dev&format=env").await?;
-    let calls = doppler.calls();
+    let calls = doppler.requests();
     let [call] = calls.as_slice() else {
         panic!("{calls:?}")
     };
-    assert!(call.is_download() && call.is_for("shop", "dev") && call.is_with(&token));
+    assert!(call.is_download() && call.is_for("shop", "dev") && call.uses_token(&token));
     assert_eq!(
         (call.method.as_str(), call.version.as_str(), call.status),
         ("GET", "HTTP/1.1", Some(200))
@@ -278,15 +279,18 @@ async fn records_requests_but_never_a_token() -> Result<()> {
         format!("Bearer {}", fingerprint(&token))
     );
     assert!(!format!("{calls:?}").contains(&token));
-    doppler.reset_record();
-    assert_eq!((doppler.calls().len(), doppler.counts().requests), (0, 0));
+    doppler.reset_requests();
+    assert_eq!(
+        (doppler.requests().len(), doppler.counts().requests),
+        (0, 0)
+    );
     Ok(())
 }
 
 #[tokio::test]
 async fn shows_each_fault_and_then_recovers() -> Result<()> {
     let (doppler, token) = shop()?;
-    let once = |fault| doppler.fault_times(1, Call::is_download, fault);
+    let once = |fault| doppler.fault_times(1, RecordedRequest::is_download, fault);
     once(Fault::Error(503, "Down".to_owned()));
     let down = download(&doppler, &token, "").await?;
     assert_eq!(
@@ -337,10 +341,10 @@ async fn delays_and_never_answers_on_demand() -> Result<()> {
     let asked = Instant::now();
     assert_eq!(download(&doppler, &token, "").await?.status(), 200);
     assert!(asked.elapsed() >= late);
-    doppler.end_fault(fault);
+    doppler.remove_fault(fault);
     doppler.fault(|_| true, Fault::Hang);
     let asked = tokio::spawn({
-        let (url, token) = (format!("{}{DOWNLOAD}", doppler.url()), token.clone());
+        let (url, token) = (format!("{}{DOWNLOAD_PATH}", doppler.url()), token.clone());
         async move {
             client()
                 .timeout(Duration::from_millis(300))
@@ -356,7 +360,7 @@ async fn delays_and_never_answers_on_demand() -> Result<()> {
     })
     .await?;
     assert!(asked.await?.unwrap_err().is_timeout());
-    assert_eq!(doppler.calls()[1].status, None);
+    assert_eq!(doppler.requests()[1].status, None);
     // The end of the stand-in does not wait for what it never answers.
     let stopped = Instant::now();
     drop(doppler);
@@ -365,7 +369,7 @@ async fn delays_and_never_answers_on_demand() -> Result<()> {
 }
 
 async fn watch(doppler: &Doppler, token: &str) -> Result<Response> {
-    let url = format!("{}{WATCH}?project=shop&config=dev", doppler.url());
+    let url = format!("{}{WATCH_PATH}?project=shop&config=dev", doppler.url());
     Ok(client()
         .build()?
         .get(url)
@@ -395,22 +399,25 @@ async fn tells_open_streams_of_a_change_and_pings() -> Result<()> {
     );
     assert_eq!(chunk(&mut stream).await?, frame("connected"));
     assert_eq!(
-        (doppler.streams(), doppler.streams_of("shop", "prd")),
+        (
+            doppler.open_streams(),
+            doppler.open_streams_of("shop", "prd")
+        ),
         (1, 0)
     );
     doppler.set("shop", "prd", "KEY", "of another config");
     doppler.set("shop", "dev", "SECRET_API_KEY", "2");
     assert_eq!(chunk(&mut stream).await?, frame("secrets.update"));
-    doppler.push("shop", "dev");
+    doppler.send_update("shop", "dev");
     assert_eq!(chunk(&mut stream).await?, frame("secrets.update"));
     doppler.close_streams();
     assert_eq!(chunk(&mut stream).await?, "");
-    doppler.set_ping(Duration::from_millis(30));
+    doppler.set_ping_interval(Duration::from_millis(30));
     let mut stream = watch(&doppler, &token).await?;
     assert_eq!(chunk(&mut stream).await?, frame("connected"));
     assert_eq!(chunk(&mut stream).await?, frame("ping"));
     drop(stream);
-    until("the stream to be forgotten", || doppler.streams() == 0).await?;
+    until("the stream to be forgotten", || doppler.open_streams() == 0).await?;
     Ok(())
 }
 
@@ -420,14 +427,14 @@ async fn cuts_and_joins_frames_on_demand() -> Result<()> {
     let mut stream = watch(&doppler, &token).await?;
     assert_eq!(chunk(&mut stream).await?, frame("connected"));
     doppler.set_framing(Framing::Split(vec![3, 20]));
-    doppler.push("shop", "dev");
+    doppler.send_update("shop", "dev");
     let whole = frame("secrets.update");
     for part in [&whole[..3], &whole[3..20], &whole[20..]] {
         assert_eq!(chunk(&mut stream).await?, part);
     }
     doppler.set_framing(Framing::Merge(2));
-    doppler.push("shop", "dev");
-    doppler.push("shop", "dev");
+    doppler.send_update("shop", "dev");
+    doppler.send_update("shop", "dev");
     assert_eq!(chunk(&mut stream).await?, whole.repeat(2));
     doppler.send_chunks("shop", "dev", &[b": a comment\n".to_vec(), b"\n".to_vec()]);
     assert_eq!(chunk(&mut stream).await?, ": a comment\n");
@@ -438,14 +445,14 @@ async fn cuts_and_joins_frames_on_demand() -> Result<()> {
 #[tokio::test]
 async fn keeps_silent_or_refuses_to_be_watched() -> Result<()> {
     let (doppler, token) = shop()?;
-    doppler.set_watch(Watch::Silent);
-    doppler.set_ping(Duration::from_millis(10));
+    doppler.set_watch_mode(WatchMode::Silent);
+    doppler.set_ping_interval(Duration::from_millis(10));
     let mut stream = watch(&doppler, &token).await?;
-    doppler.push("shop", "dev");
+    doppler.send_update("shop", "dev");
     // What comes first shows that nothing came before.
     doppler.send_chunks("shop", "dev", &[b"first".to_vec()]);
     assert_eq!(chunk(&mut stream).await?, "first");
-    doppler.set_watch(Watch::Refused(403, "Not on this plan".to_owned()));
+    doppler.set_watch_mode(WatchMode::Refused(403, "Not on this plan".to_owned()));
     let refused = watch(&doppler, &token).await?;
     assert_eq!(refused.status(), 403);
     assert_eq!(

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use testkit::doppler::{DOWNLOAD, Doppler, RateLimit, WATCH};
+use testkit::doppler::{DOWNLOAD_PATH, Doppler, RateLimit, WATCH_PATH};
 use testkit::network::Network;
 use testkit::{cache, venv, wait};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -111,7 +111,7 @@ impl World {
 /// The command line tool, built once from its Go module.
 fn cli() -> Result<PathBuf> {
     let key = cache::key("doppler-cli", &[CLI.as_bytes()]);
-    let entry = cache::once(&key, "Doppler's command line tool", |folder| {
+    let entry = cache::get_or_build(&key, "Doppler's command line tool", |folder| {
         let mut go = std::process::Command::new("go");
         let output = go
             .args(["install", "-trimpath", "-ldflags", "-s -w", CLI])
@@ -163,7 +163,7 @@ async fn the_sdk_fills_the_environment_from_a_download() -> Result<()> {
     let printed = stdout(sdk).await?;
     assert_eq!(printed, r#"1234567890 dev 'say "hi"\nto ü\\n 🙂'"#);
     let call = &world.doppler.downloads()[0];
-    assert!(call.is_for("shop", "dev") && call.is_with(&world.token));
+    assert!(call.is_for("shop", "dev") && call.uses_token(&world.token));
     assert!(
         call.headers["user-agent"].starts_with("DopplerSDK/1.3.0"),
         "{call:?}"
@@ -177,14 +177,17 @@ async fn the_sdk_reaches_dopplers_own_address_through_the_network() -> Result<()
     let printed = stdout(world.sdk().await?).await?;
     assert!(printed.starts_with("1234567890 dev "), "{printed}");
     assert_eq!(world.network.requests("api.doppler.com:443"), 1);
-    assert_eq!(world.doppler.calls()[0].headers["host"], "api.doppler.com");
+    assert_eq!(
+        world.doppler.requests()[0].headers["host"],
+        "api.doppler.com"
+    );
     Ok(())
 }
 
 #[tokio::test]
 async fn the_sdk_understands_refusals() -> Result<()> {
     let world = World::start()?;
-    world.doppler.limit(RateLimit {
+    world.doppler.set_rate_limit(RateLimit {
         secret_reads: 0,
         ..RateLimit::TEAM
     });
@@ -193,7 +196,7 @@ async fn the_sdk_understands_refusals() -> Result<()> {
         said.contains("TooManyRequestsException") && said.contains("Exceeded rate limit"),
         "{said}"
     );
-    world.doppler.limit(RateLimit::TEAM);
+    world.doppler.set_rate_limit(RateLimit::TEAM);
     world.doppler.revoke(&world.token);
     let said = failure(world.sdk().await?).await?;
     assert!(
@@ -303,7 +306,7 @@ async fn the_command_line_tool_restarts_its_command_upon_a_push() -> Result<()> 
         Some("key=1234567890")
     );
     wait::until(LIMIT, "the stream", async || {
-        (world.doppler.streams_of("shop", "dev") == 1).then_some(())
+        (world.doppler.open_streams_of("shop", "dev") == 1).then_some(())
     })
     .await?;
     world.doppler.set("shop", "dev", "SECRET_API_KEY", "2");
@@ -318,10 +321,10 @@ async fn the_command_line_tool_restarts_its_command_upon_a_push() -> Result<()> 
     assert_eq!(tokio::time::timeout(LIMIT, restarted).await??, "key=2");
     let paths: Vec<_> = world
         .doppler
-        .calls()
+        .requests()
         .into_iter()
         .map(|call| call.path)
         .collect();
-    assert_eq!(paths, [DOWNLOAD, WATCH, DOWNLOAD]);
+    assert_eq!(paths, [DOWNLOAD_PATH, WATCH_PATH, DOWNLOAD_PATH]);
     Ok(())
 }

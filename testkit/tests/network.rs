@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use reqwest::{Client, Proxy};
-use testkit::doppler::{DOWNLOAD, Doppler, Fault, WATCH};
+use testkit::doppler::{DOWNLOAD_PATH, Doppler, Fault, WATCH_PATH};
 use testkit::network::Network;
 use testkit::wait;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -45,7 +45,7 @@ impl World {
 
     async fn status(&self, client: &Client, base: &str) -> Result<u16> {
         let request = client
-            .get(format!("{base}{DOWNLOAD}?format=env"))
+            .get(format!("{base}{DOWNLOAD_PATH}?format=env"))
             .bearer_auth(&self.token);
         let answer = request.send().await?;
         let status = answer.status().as_u16();
@@ -65,13 +65,13 @@ async fn forwards_plain_requests_by_name_and_keeps_the_clients_connection() -> R
     for _ in 0..3 {
         assert_eq!(world.status(&client, &format!("http://{HOST}")).await?, 200);
     }
-    let call = &world.doppler.calls()[0];
+    let call = &world.doppler.requests()[0];
     assert_eq!(
         (call.path.as_str(), call.query["format"].as_str()),
-        (DOWNLOAD, "env")
+        (DOWNLOAD_PATH, "env")
     );
     assert_eq!(call.headers["host"], HOST);
-    assert!(call.is_with(&world.token));
+    assert!(call.uses_token(&world.token));
     assert_eq!(world.network.requests(HOST), 3);
     Ok(())
 }
@@ -94,7 +94,7 @@ async fn serves_many_requests_over_one_connection() -> Result<()> {
         }
         assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
     }
-    let calls = world.doppler.calls();
+    let calls = world.doppler.requests();
     assert!(
         calls
             .iter()
@@ -113,7 +113,7 @@ async fn tunnels_to_dopplers_unchanged_address() -> Result<()> {
             .await?,
         200
     );
-    assert_eq!(world.doppler.calls()[0].version, "HTTP/2.0");
+    assert_eq!(world.doppler.requests()[0].version, "HTTP/2.0");
     assert_eq!(
         world.network.requests_by_host(),
         [("api.doppler.com:443".to_owned(), 1)].into()
@@ -132,7 +132,7 @@ async fn knows_no_host_that_was_not_registered() -> Result<()> {
         502
     );
     assert!(world.status(&client, "https://example.com").await.is_err());
-    world.network.forget(HOST);
+    world.network.remove(HOST);
     assert_eq!(world.status(&client, &format!("http://{HOST}")).await?, 502);
     // Nobody listens there any more.
     let gone: SocketAddr = TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
@@ -151,7 +151,7 @@ async fn cuts_a_host_off_and_takes_it_back() -> Result<()> {
     ] {
         assert_eq!(world.status(&client, &base).await?, 200);
         for host in [HOST, "api.doppler.com:443"] {
-            world.network.cut(host);
+            world.network.disconnect(host);
         }
         assert!(world.status(&client, &base).await.is_err());
         world.network.route(HOST, world.doppler.http_addr());
@@ -172,14 +172,14 @@ async fn a_cut_ends_open_streams() -> Result<()> {
     ] {
         let request = world
             .client()?
-            .get(format!("{base}{WATCH}"))
+            .get(format!("{base}{WATCH_PATH}"))
             .bearer_auth(&world.token);
         let mut stream = request.send().await?;
         assert!(stream.chunk().await?.is_some());
-        world.network.cut(host);
+        world.network.disconnect(host);
         assert!(stream.chunk().await.is_err());
         until("the stream to be gone at the other end", || {
-            world.doppler.streams() == 0
+            world.doppler.open_streams() == 0
         })
         .await?;
     }
@@ -191,7 +191,7 @@ async fn hangs_without_an_answer_until_the_route_is_set_again() -> Result<()> {
     let world = world()?;
     let client = world.client()?;
     world.network.hang(HOST);
-    let url = format!("http://{HOST}{DOWNLOAD}");
+    let url = format!("http://{HOST}{DOWNLOAD_PATH}");
     let asked = client
         .get(&url)
         .timeout(Duration::from_millis(200))
@@ -213,19 +213,22 @@ async fn a_hang_freezes_open_streams() -> Result<()> {
     ] {
         let request = world
             .client()?
-            .get(format!("{base}{WATCH}"))
+            .get(format!("{base}{WATCH_PATH}"))
             .bearer_auth(&world.token);
         let mut stream = request.send().await?;
         assert!(stream.chunk().await?.is_some());
-        world.doppler.push("shop", "dev");
+        world.doppler.send_update("shop", "dev");
         assert!(stream.chunk().await?.is_some());
         world.network.hang(host);
-        world.doppler.push("shop", "dev");
+        world.doppler.send_update("shop", "dev");
         let frozen = tokio::time::timeout(Duration::from_millis(300), stream.chunk()).await;
         assert!(frozen.is_err(), "{frozen:?}");
         world.network.route(host, world.doppler.http_addr());
         assert!(stream.chunk().await.is_err());
-        until("the stream to be gone", || world.doppler.streams() == 0).await?;
+        until("the stream to be gone", || {
+            world.doppler.open_streams() == 0
+        })
+        .await?;
     }
     Ok(())
 }
@@ -235,13 +238,16 @@ async fn a_client_that_goes_away_is_gone_for_the_server_too() -> Result<()> {
     let world = world()?;
     let request = world
         .client()?
-        .get(format!("http://{HOST}{WATCH}"))
+        .get(format!("http://{HOST}{WATCH_PATH}"))
         .bearer_auth(&world.token);
     let mut stream = request.send().await?;
     assert!(stream.chunk().await?.is_some());
-    assert_eq!(world.doppler.streams(), 1);
+    assert_eq!(world.doppler.open_streams(), 1);
     drop(stream);
-    until("the stream to be gone", || world.doppler.streams() == 0).await?;
+    until("the stream to be gone", || {
+        world.doppler.open_streams() == 0
+    })
+    .await?;
     Ok(())
 }
 
@@ -250,7 +256,7 @@ async fn passes_large_bodies_and_broken_answers_on() -> Result<()> {
     let world = world()?;
     let client = world.client()?;
     let once = |fault| world.doppler.fault_times(1, |_| true, fault);
-    let url = format!("http://{HOST}{DOWNLOAD}");
+    let url = format!("http://{HOST}{DOWNLOAD_PATH}");
     once(Fault::Huge(8 << 20));
     assert!(client.get(&url).send().await?.bytes().await?.len() > 8 << 20);
     once(Fault::Truncate(5));

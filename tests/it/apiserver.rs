@@ -33,8 +33,7 @@ async fn create(w: &World, name: &str, spec: &Value) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_binding_that_cannot_be_read_and_an_api_server_that_goes_away_harm_nobody() -> Result<()>
-{
+async fn survives_an_invalid_binding_and_an_api_server_outage() -> Result<()> {
     let plane = ControlPlane::start(Options {
         manifests: vec![lax_crd()?],
         ..Options::default()
@@ -47,7 +46,7 @@ async fn a_binding_that_cannot_be_read_and_an_api_server_that_goes_away_harm_nob
         ..Setup::default()
     };
     let w = World::with("apiserver", setup).await?;
-    w.set("A", &secret("good"));
+    w.set_doppler_secret("A", &secret("good"));
 
     // Nothing of this can be decoded, or it is a spec that the API server would have refused.
     create(
@@ -73,14 +72,14 @@ async fn a_binding_that_cannot_be_read_and_an_api_server_that_goes_away_harm_nob
     ensure!(nobody.is_none(), "a Secret without a source");
 
     // A malformed binding that is corrected works.
-    w.unbind("empty").await?;
-    w.until_unbound("empty").await?;
+    w.delete_binding("empty").await?;
+    w.until_binding_deleted("empty").await?;
     create(&w, "empty", &w.spec()).await?;
     w.until_ready("empty").await?;
 
     // The API server goes, Doppler changes, the API server comes back.
     plane.stop_apiserver();
-    w.set("A", &secret("while it was away"));
+    w.set_doppler_secret("A", &secret("while it was away"));
     w.until("the operator to notice", async || {
         let writes = w.operator()?.metrics().await?;
         let failed = writes.lines().any(|line| {
@@ -110,5 +109,5 @@ async fn a_binding_that_cannot_be_read_and_an_api_server_that_goes_away_harm_nob
         .await
     })
     .await?;
-    w.end().await
+    w.finish().await
 }

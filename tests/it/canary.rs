@@ -12,10 +12,10 @@ use wiremock::{Mock, MockServer, ResponseTemplate};
 use crate::world::{Setup, World, canary, pairs, secret};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_edge_shows_a_secret_value() -> Result<()> {
+async fn no_error_path_shows_a_secret_value() -> Result<()> {
     let mut w = World::with("canary", Setup::default().args(&["--stale-after", "2s"])).await?;
-    w.set("A", &secret("good"));
-    w.bind("b", &w.spec()).await?;
+    w.set_doppler_secret("A", &secret("good"));
+    w.apply_binding("b", &w.spec()).await?;
     w.until_ready("b").await?;
 
     // Doppler quotes the token and values in its errors, and breaks off in the middle of one.
@@ -74,11 +74,11 @@ async fn no_edge_shows_a_secret_value() -> Result<()> {
     ];
     for (fault, reason) in edges {
         let mine = token.clone();
-        let fault = w.doppler.fault(move |call| call.is_with(&mine), fault);
+        let fault = w.doppler.fault(move |call| call.uses_token(&mine), fault);
         w.until_not_ready("b", reason)
             .await
-            .with_context(|| w.last_words())?;
-        w.doppler.end_fault(fault);
+            .with_context(|| w.log_tail())?;
+        w.doppler.remove_fault(fault);
         w.until_ready("b").await?;
     }
 
@@ -99,7 +99,7 @@ async fn no_edge_shows_a_secret_value() -> Result<()> {
             .await;
         let name = format!("edge-{number}");
         let server = json!({"remoteApiUrl": prefect.uri(), "apiKey": key, "headers": [{"name": "X-Key", "value": secret("header")}]});
-        w.bind(&name, &json!({"prefect": {"server": server, "block": {"name": name}}, "doppler": {"host": w.doppler.url()}})).await?;
+        w.apply_binding(&name, &json!({"prefect": {"server": server, "block": {"name": name}}, "doppler": {"host": w.doppler.url()}})).await?;
         w.until(&format!("the error of {name}"), async || {
             let ready = w.condition(&name, "Ready").await?;
             ensure!(
@@ -118,7 +118,7 @@ async fn no_edge_shows_a_secret_value() -> Result<()> {
     for (name, field) in [("ca", "caBundle"), ("key", "apiKey")] {
         let mut spec = w.spec();
         spec["prefect"]["server"][field] = reference.clone();
-        w.bind(name, &spec).await?;
+        w.apply_binding(name, &spec).await?;
         w.until(&format!("the error of {name}"), async || {
             let ready = w.condition(name, "Ready").await?;
             ensure!(
@@ -132,7 +132,7 @@ async fn no_edge_shows_a_secret_value() -> Result<()> {
 
     // The API server refuses the write, and the operator dies and comes back.
     for number in 0..22 {
-        w.set(
+        w.set_doppler_secret(
             &format!("LARGE_{number}"),
             &format!("{}{}", secret("large"), "x".repeat(50_000)),
         );
@@ -143,7 +143,7 @@ async fn no_edge_shows_a_secret_value() -> Result<()> {
     w.until_ready("b").await?;
     w.kill_operator();
     w.start_operator().await?;
-    w.set("A", &secret("at last"));
+    w.set_doppler_secret("A", &secret("at last"));
     w.until_values("b", &pairs(&[("A", secret("at last"))]))
         .await?;
 
@@ -169,8 +169,8 @@ async fn no_edge_shows_a_secret_value() -> Result<()> {
             &std::fs::read(&path).with_context(|| path.display().to_string())?,
         )
         .into_owned();
-        canary::absent(name, &text)?;
+        canary::ensure_absent(name, &text)?;
     }
-    canary::absent("the log of Prefect's server", &w.prefect.log())?;
-    w.end().await
+    canary::ensure_absent("the log of Prefect's server", &w.prefect.log())?;
+    w.finish().await
 }

@@ -10,15 +10,15 @@ use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
 use crate::work_pools::{replaced, template, with_sources};
 use crate::world::{Setup, World, canary, plane, secret};
 
-const LIMIT: Duration = Duration::from_mins(1);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Runs `check` on a binding; gives whether all would work, and what it said.
-async fn check(world: &World, spec: &Value, args: &[&str]) -> Result<(bool, String)> {
+async fn run_check(world: &World, spec: &Value, args: &[&str]) -> Result<(bool, String)> {
     let binding = json!({
         "apiVersion": "doppler-prefect.dev/v1alpha1", "kind": "DopplerPrefectBinding",
         "metadata": {"name": "checked", "namespace": world.name}, "spec": spec,
     });
-    run(
+    run_with_input(
         &plane()?.admin_kubeconfig_path(),
         &binding.to_string(),
         args,
@@ -26,7 +26,7 @@ async fn check(world: &World, spec: &Value, args: &[&str]) -> Result<(bool, Stri
     .await
 }
 
-async fn run(kubeconfig: &Path, input: &str, args: &[&str]) -> Result<(bool, String)> {
+async fn run_with_input(kubeconfig: &Path, input: &str, args: &[&str]) -> Result<(bool, String)> {
     let mut child = Command::new(env!("CARGO_BIN_EXE_doppler-prefect-operator"))
         .args(["check", "-", "--allowed-prefect-host", "http://127.0.0.1:*"])
         .args([
@@ -44,21 +44,21 @@ async fn run(kubeconfig: &Path, input: &str, args: &[&str]) -> Result<(bool, Str
     let mut stdin = child.stdin.take().context("no standard input")?;
     stdin.write_all(input.as_bytes()).await?;
     drop(stdin);
-    let done = timeout(LIMIT, child.wait_with_output()).await??;
+    let done = timeout(TIMEOUT, child.wait_with_output()).await??;
     let said = format!(
         "{}{}",
         String::from_utf8_lossy(&done.stdout),
         String::from_utf8_lossy(&done.stderr)
     );
-    canary::absent("check", &said)?;
+    canary::ensure_absent("check", &said)?;
     Ok((done.status.success(), said))
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_says_what_would_be_written_and_writes_nothing() -> Result<()> {
+async fn reports_planned_writes_and_writes_nothing() -> Result<()> {
     let world = World::without_operator("check-well", Setup::default()).await?;
-    world.set("SECRET_API_KEY", &secret("1234567890"));
-    world.set("PATH", &secret("/nowhere"));
+    world.set_doppler_secret("SECRET_API_KEY", &secret("1234567890"));
+    world.set_doppler_secret("PATH", &secret("/nowhere"));
     let theirs = r#"[{"secretRef":{"name":"theirs"}}]"#;
     let text = replaced(
         &template(&world.name),
@@ -66,7 +66,7 @@ async fn check_says_what_would_be_written_and_writes_nothing() -> Result<()> {
         "\"title\": \"Environment Variables\", \"default\": {\"SECRET_API_KEY\": \"shadow\"},",
     );
     world
-        .make_pool("check-well", &with_sources(&text, theirs))
+        .create_pool("check-well", &with_sources(&text, theirs))
         .await?;
     let deployment = Deployment {
         name: "check-well-afar",
@@ -78,11 +78,11 @@ async fn check_says_what_would_be_written_and_writes_nothing() -> Result<()> {
     world.api.create_deployment(&deployment).await?;
     let (before, written) = (
         world.template_text("check-well").await?,
-        world.written("check-well").await?,
+        world.last_write("check-well").await?,
     );
 
     let spec = world.pool_spec(&json!([{"name": "check-well"}]));
-    let (well, said) = check(&world, &spec, &[]).await?;
+    let (well, said) = run_check(&world, &spec, &[]).await?;
     ensure!(well, "{said}");
     for expected in [
         "project check-well, config dev",
@@ -98,7 +98,7 @@ async fn check_says_what_would_be_written_and_writes_nothing() -> Result<()> {
         ensure!(said.contains(expected), "{expected:?} is not in: {said}");
     }
     assert_eq!(world.template_text("check-well").await?, before);
-    assert_eq!(world.written("check-well").await?, written);
+    assert_eq!(world.last_write("check-well").await?, written);
     ensure!(
         world.binding("checked").await.is_err(),
         "the binding was created"
@@ -107,15 +107,15 @@ async fn check_says_what_would_be_written_and_writes_nothing() -> Result<()> {
         world.values("checked").await.is_err(),
         "the Secret was created"
     );
-    world.end().await
+    world.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_fails_with_what_to_do_where_something_would_not_work() -> Result<()> {
+async fn fails_with_the_fix_for_each_problem() -> Result<()> {
     let world = World::without_operator("check-wrong", Setup::default()).await?;
-    world.set("SECRET_API_KEY", &secret("1234567890"));
+    world.set_doppler_secret("SECRET_API_KEY", &secret("1234567890"));
     world
-        .make_pool("check-wrong", &template("elsewhere"))
+        .create_pool("check-wrong", &template("elsewhere"))
         .await?;
     let good = world.spec();
     let with = |pointer: &str, value: Value| -> Result<Value> {
@@ -149,7 +149,7 @@ async fn check_fails_with_what_to_do_where_something_would_not_work() -> Result<
         ),
     ];
     for (spec, expected) in cases {
-        let (well, said) = check(&world, &spec, &[]).await?;
+        let (well, said) = run_check(&world, &spec, &[]).await?;
         ensure!(
             !well && said.contains(expected),
             "{expected:?} is not in: {said}"
@@ -157,18 +157,18 @@ async fn check_fails_with_what_to_do_where_something_would_not_work() -> Result<
     }
     let foreign = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "checked"}, "stringData": {"a": "b"}});
     world.apply(&foreign.to_string()).await?;
-    let (well, said) = check(&world, &good, &[]).await?;
+    let (well, said) = run_check(&world, &good, &[]).await?;
     ensure!(!well && said.contains("SecretForeign"), "{said}");
-    world.end().await
+    world.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_offline_reaches_nothing_and_another_address_can_be_given() -> Result<()> {
+async fn offline_needs_no_network_and_api_url_can_be_overridden() -> Result<()> {
     let world = World::without_operator("check-apart", Setup::default()).await?;
-    world.set("SECRET_API_KEY", &secret("1234567890"));
+    world.set_doppler_secret("SECRET_API_KEY", &secret("1234567890"));
     let nowhere = Path::new("/nonexistent");
     let smallest = include_str!("../../examples/smallest.yaml");
-    let (well, said) = run(nowhere, smallest, &["--offline"]).await?;
+    let (well, said) = run_with_input(nowhere, smallest, &["--offline"]).await?;
     ensure!(well, "{said}");
     for (form, expected) in [
         ("json", r#""op":"add""#),
@@ -176,7 +176,7 @@ async fn check_offline_reaches_nothing_and_another_address_can_be_given() -> Res
         ("terraform", "prefect_work_pool"),
         ("helm", "worker.config.baseJobTemplate"),
     ] {
-        let (well, said) = run(nowhere, smallest, &["--print-patch", form]).await?;
+        let (well, said) = run_with_input(nowhere, smallest, &["--print-patch", form]).await?;
         ensure!(
             well && said.contains("my-project-dev") && said.contains(expected),
             "{form}: {said}"
@@ -186,12 +186,12 @@ async fn check_offline_reaches_nothing_and_another_address_can_be_given() -> Res
     // The cluster's address cannot be reached from here; the given one can.
     let mut spec = world.spec();
     spec["prefect"]["server"] = json!({"name": "prefect-server", "namespace": "prefect"});
-    let (well, said) = check(
+    let (well, said) = run_check(
         &world,
         &spec,
         &["--prefect-api-url", &world.prefect.api_url()],
     )
     .await?;
     ensure!(well, "{said}");
-    world.end().await
+    world.finish().await
 }

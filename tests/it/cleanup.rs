@@ -9,19 +9,19 @@ use serde_json::{Value, json};
 use testkit::prefect::{Block, PrefectOptions, PrefectServer};
 
 use crate::work_pools::template;
-use crate::world::{SOON, Setup, World, secret};
+use crate::world::{Setup, TIMEOUT, World, secret};
 
 /// Long enough to be seen.
-const WAIT: Duration = Duration::from_secs(3);
+const CLEANUP_DELAY: Duration = Duration::from_secs(3);
 
 async fn world(name: &str, setup: Setup) -> Result<World> {
     let world = World::with(name, setup).await?;
-    world.set("SECRET_API_KEY", &secret("1234567890"));
-    world.make_pool(name, &template(name)).await?;
+    world.set_doppler_secret("SECRET_API_KEY", &secret("1234567890"));
+    world.create_pool(name, &template(name)).await?;
     Ok(world)
 }
 
-fn with_wait() -> Setup {
+fn with_cleanup_delay() -> Setup {
     Setup {
         release_wait: "3s",
         ..Setup::default()
@@ -30,13 +30,13 @@ fn with_wait() -> Setup {
 
 /// What there is of one Secret on its way back.
 #[derive(Debug, PartialEq, Eq)]
-struct Traces {
+struct Remaining {
     entry: bool,
     secret: bool,
     binding: bool,
 }
 
-async fn traces(world: &World, binding: &str, secret: &str) -> Result<Traces> {
+async fn remaining(world: &World, binding: &str, secret: &str) -> Result<Remaining> {
     // In the order in which they go, so that two looks at different times cannot show a wrong order.
     let entry = world
         .sources(&world.name)
@@ -44,7 +44,7 @@ async fn traces(world: &World, binding: &str, secret: &str) -> Result<Traces> {
         .contains(&secret.to_owned());
     let secret = world.secrets().get_opt(secret).await?.is_some();
     let binding = world.bindings().get_opt(binding).await?.is_some();
-    Ok(Traces {
+    Ok(Remaining {
         entry,
         secret,
         binding,
@@ -52,16 +52,21 @@ async fn traces(world: &World, binding: &str, secret: &str) -> Result<Traces> {
 }
 
 /// Watches until nothing is left, and fails if the Secret went before its entry or before its time.
-async fn goes_in_order(world: &World, binding: &str, secret: &str, wait: Duration) -> Result<()> {
-    let mut out_since = None;
+async fn assert_removed_in_order(
+    world: &World,
+    binding: &str,
+    secret: &str,
+    wait: Duration,
+) -> Result<()> {
+    let mut removed_since = None;
     world
         .until(&format!("{binding} and {secret} to go"), async || {
             let before = Instant::now();
-            let traces = traces(world, binding, secret).await?;
-            if !traces.entry && out_since.is_none() {
-                out_since = Some(before);
+            let remaining = remaining(world, binding, secret).await?;
+            if !remaining.entry && removed_since.is_none() {
+                removed_since = Some(before);
             }
-            if traces.entry && !traces.secret {
+            if remaining.entry && !remaining.secret {
                 // Looked at again: the entry was read before the Secret.
                 let entry = world
                     .sources(&world.name)
@@ -69,8 +74,8 @@ async fn goes_in_order(world: &World, binding: &str, secret: &str, wait: Duratio
                     .contains(&secret.to_owned());
                 assert!(!entry, "the entry is there and the Secret is gone");
             }
-            if !traces.secret {
-                let since = out_since.context("the entry")?.elapsed();
+            if !remaining.secret {
+                let since = removed_since.context("the entry")?.elapsed();
                 // One look lasts a while as well.
                 assert!(
                     since + Duration::from_millis(700) >= wait,
@@ -78,8 +83,8 @@ async fn goes_in_order(world: &World, binding: &str, secret: &str, wait: Duratio
                 );
             }
             ensure!(
-                !traces.entry && !traces.secret && !traces.binding,
-                "{traces:?}"
+                !remaining.entry && !remaining.secret && !remaining.binding,
+                "{remaining:?}"
             );
             Ok(())
         })
@@ -87,8 +92,8 @@ async fn goes_in_order(world: &World, binding: &str, secret: &str, wait: Duratio
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn deletion_takes_the_entry_out_waits_and_then_takes_the_secret() -> Result<()> {
-    let world = world("back-delete", with_wait()).await?;
+async fn deletion_removes_entry_waits_then_deletes_secret() -> Result<()> {
+    let world = world("back-delete", with_cleanup_delay()).await?;
     let before = world.template_text("back-delete").await?;
     world.bind_to("going", "back-delete").await?;
     world.until_ready("going").await?;
@@ -97,10 +102,10 @@ async fn deletion_takes_the_entry_out_waits_and_then_takes_the_secret() -> Resul
         !binding.finalizers().is_empty(),
         "an injected binding has a finalizer"
     );
-    let noted = &binding.annotations()["doppler-prefect.dev/injected"];
+    let recorded = &binding.annotations()["doppler-prefect.dev/injected"];
     ensure!(
-        noted.contains("back-delete") && noted.contains("going"),
-        "{noted}"
+        recorded.contains("back-delete") && recorded.contains("going"),
+        "{recorded}"
     );
     let owned = world.secrets().get("going").await?;
     ensure!(
@@ -108,36 +113,36 @@ async fn deletion_takes_the_entry_out_waits_and_then_takes_the_secret() -> Resul
         "a Secret that a pool names has no owner"
     );
 
-    world.unbind("going").await?;
-    goes_in_order(&world, "going", "going", WAIT).await?;
+    world.delete_binding("going").await?;
+    assert_removed_in_order(&world, "going", "going", CLEANUP_DELAY).await?;
     assert_eq!(world.template_text("back-delete").await?, before);
-    world.end().await
+    world.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_suspended_binding_keeps_its_entry_and_its_deletion_still_cleans_up() -> Result<()> {
+async fn a_suspended_binding_keeps_its_entry_until_it_is_deleted() -> Result<()> {
     let world = world("back-suspended", Setup::default()).await?;
     let before = world.template_text("back-suspended").await?;
     world.bind_to("asleep", "back-suspended").await?;
     world.until_ready("asleep").await?;
     let mut spec = world.pool_spec(&json!([{"name": "back-suspended"}]));
     spec["suspend"] = json!(true);
-    world.bind("asleep", &spec).await?;
+    world.apply_binding("asleep", &spec).await?;
     world
         .until_condition("asleep", "Ready", "Unknown", "Suspended")
         .await?;
     assert_eq!(world.sources("back-suspended").await?, ["asleep"]);
-    world.unbind("asleep").await?;
-    world.until_unbound("asleep").await?;
+    world.delete_binding("asleep").await?;
+    world.until_binding_deleted("asleep").await?;
     world.until_no_secret("asleep").await?;
     assert_eq!(world.template_text("back-suspended").await?, before);
-    world.end().await
+    world.finish().await
 }
 
 /// Argo CD's default: dependants go first, while the owner's finalizer holds.
 #[tokio::test(flavor = "multi_thread")]
-async fn foreground_deletion_does_not_take_the_secret_first() -> Result<()> {
-    let world = world("back-foreground", with_wait()).await?;
+async fn foreground_deletion_keeps_the_removal_order() -> Result<()> {
+    let world = world("back-foreground", with_cleanup_delay()).await?;
     world.bind_to("going", "back-foreground").await?;
     world.until_ready("going").await?;
     let foreground = DeleteParams {
@@ -145,19 +150,19 @@ async fn foreground_deletion_does_not_take_the_secret_first() -> Result<()> {
         ..DeleteParams::default()
     };
     world.bindings().delete("going", &foreground).await?;
-    goes_in_order(&world, "going", "going", WAIT).await?;
-    world.end().await
+    assert_removed_in_order(&world, "going", "going", CLEANUP_DELAY).await?;
+    world.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_renamed_secret_leaves_the_pool_before_it_goes() -> Result<()> {
-    let world = world("back-rename", with_wait()).await?;
+async fn removes_the_entry_before_a_renamed_secret_is_deleted() -> Result<()> {
+    let world = world("back-rename", with_cleanup_delay()).await?;
     world.bind_to("renamed", "back-rename").await?;
     world.until_ready("renamed").await?;
     let mut spec = world.pool_spec(&json!([{"name": "back-rename"}]));
     spec["managedSecret"] = json!({"name": "another"});
-    world.bind("renamed", &spec).await?;
-    let mut out_since = None;
+    world.apply_binding("renamed", &spec).await?;
+    let mut removed_since = None;
     world
         .until("the old Secret to go", async || {
             let now = Instant::now();
@@ -173,7 +178,7 @@ async fn a_renamed_secret_leaves_the_pool_before_it_goes() -> Result<()> {
                 "the new entry came before the Secret"
             );
             if !has("renamed") {
-                out_since.get_or_insert(now);
+                removed_since.get_or_insert(now);
             }
             ensure!(
                 old.is_none() && !has("renamed"),
@@ -183,27 +188,27 @@ async fn a_renamed_secret_leaves_the_pool_before_it_goes() -> Result<()> {
             Ok(())
         })
         .await?;
-    let since = out_since.context("the entry")?.elapsed();
+    let since = removed_since.context("the entry")?.elapsed();
     ensure!(
-        since + Duration::from_millis(700) >= WAIT,
+        since + Duration::from_millis(700) >= CLEANUP_DELAY,
         "the old Secret went {since:?} after its entry"
     );
     world.until_ready("renamed").await?;
     assert_eq!(world.sources("back-rename").await?, ["another"]);
-    world.unbind("renamed").await?;
-    world.until_unbound("renamed").await?;
+    world.delete_binding("renamed").await?;
+    world.until_binding_deleted("renamed").await?;
     ensure!(world.sources("back-rename").await?.is_empty());
-    world.end().await
+    world.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_its_pool_a_binding_owns_its_secret_and_has_no_finalizer() -> Result<()> {
+async fn restores_owner_and_drops_finalizer_without_pools() -> Result<()> {
     let world = world("back-unlisted", Setup::default()).await?;
     let before = world.template_text("back-unlisted").await?;
     world.bind_to("unlisted", "back-unlisted").await?;
     world.until_ready("unlisted").await?;
     let uid = world.secrets().get("unlisted").await?.uid();
-    world.bind("unlisted", &world.spec()).await?;
+    world.apply_binding("unlisted", &world.spec()).await?;
     world
         .until("the Secret to be owned and the binding free", async || {
             let binding = world.binding("unlisted").await?;
@@ -238,40 +243,40 @@ async fn without_its_pool_a_binding_owns_its_secret_and_has_no_finalizer() -> Re
             Ok(())
         })
         .await?;
-    world.end().await
+    world.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_retained_secret_stays_and_is_taken_again_only_when_that_is_asked_for() -> Result<()> {
+async fn adopts_a_retained_secret_only_when_asked() -> Result<()> {
     let world = world("back-retain", Setup::default()).await?;
     let mut spec = world.pool_spec(&json!([{"name": "back-retain"}]));
     spec["managedSecret"] = json!({"deletionPolicy": "Retain"});
-    world.bind("retained", &spec).await?;
+    world.apply_binding("retained", &spec).await?;
     world.until_ready("retained").await?;
-    world.unbind("retained").await?;
-    world.until_unbound("retained").await?;
+    world.delete_binding("retained").await?;
+    world.until_binding_deleted("retained").await?;
     ensure!(world.sources("back-retain").await?.is_empty());
     let kept = world.secrets().get("retained").await?;
     ensure!(kept.owner_references().is_empty() && kept.metadata.deletion_timestamp.is_none());
 
-    world.bind("retained", &spec).await?;
+    world.apply_binding("retained", &spec).await?;
     world.until_not_ready("retained", "SecretForeign").await?;
     ensure!(
         world.sources("back-retain").await?.is_empty(),
         "an entry for a Secret that is not ours"
     );
     spec["managedSecret"]["adopt"] = json!(true);
-    world.bind("retained", &spec).await?;
+    world.apply_binding("retained", &spec).await?;
     world.until_ready("retained").await?;
     assert_eq!(world.secrets().get("retained").await?.uid(), kept.uid());
-    world.end().await
+    world.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unreachable_prefect_does_not_hold_the_binding_and_keeps_the_secret() -> Result<()> {
+async fn abandons_cleanup_and_keeps_secret_if_prefect_is_down() -> Result<()> {
     let setup = Setup::default().args(&["--release-timeout", "4s"]);
     let world = World::with("back-unreachable", setup).await?;
-    world.set("SECRET_API_KEY", &secret("1234567890"));
+    world.set_doppler_secret("SECRET_API_KEY", &secret("1234567890"));
     let server = PrefectServer::start(PrefectOptions::default()).await?;
     let api = server.api()?;
     let block = Block::object(&world.name, "dev", &world.token);
@@ -281,30 +286,30 @@ async fn an_unreachable_prefect_does_not_hold_the_binding_and_keeps_the_secret()
         .await?;
     let mut spec = world.pool_spec(&json!([{"name": "lost-pool"}]));
     spec["prefect"]["server"]["remoteApiUrl"] = json!(server.api_url());
-    world.bind("abandoned", &spec).await?;
+    world.apply_binding("abandoned", &spec).await?;
     world.until_ready("abandoned").await?;
 
     server.stop().await;
-    let begun = Instant::now();
-    world.unbind("abandoned").await?;
-    world.until_unbound("abandoned").await?;
+    let started = Instant::now();
+    world.delete_binding("abandoned").await?;
+    world.until_binding_deleted("abandoned").await?;
     ensure!(
-        begun.elapsed() > Duration::from_secs(3),
+        started.elapsed() > Duration::from_secs(3),
         "it went after {:?}",
-        begun.elapsed()
+        started.elapsed()
     );
-    let told = world.until_event("CleanupAbandoned").await?;
+    let event = world.until_event("CleanupAbandoned").await?;
     ensure!(
-        told.contains("lost-pool") && told.contains("Secret abandoned"),
-        "{told}"
+        event.contains("lost-pool") && event.contains("Secret abandoned"),
+        "{event}"
     );
     let kept = world.secrets().get("abandoned").await?;
     ensure!(kept.owner_references().is_empty() && kept.metadata.deletion_timestamp.is_none());
-    world.end().await
+    world.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_terminating_namespace_goes_and_its_pools_are_clean() -> Result<()> {
+async fn cleans_the_pools_of_a_terminating_namespace() -> Result<()> {
     // A wait that would be noticed: nothing in the namespace is worth waiting for.
     let setup = Setup {
         release_wait: "10m",
@@ -316,14 +321,14 @@ async fn a_terminating_namespace_goes_and_its_pools_are_clean() -> Result<()> {
     let mut spec = world.pool_spec(&json!([{"name": "back-terminating"}]));
     spec["prefect"]["server"]["apiKey"] =
         json!({"valueFrom": {"secretKeyRef": {"name": "api-key", "key": "token"}}});
-    world.bind("terminated", &spec).await?;
+    world.apply_binding("terminated", &spec).await?;
     world.until_ready("terminated").await?;
     let namespaces: kube::Api<k8s_openapi::api::core::v1::Namespace> =
         kube::Api::all(world.client.clone());
     namespaces
         .delete(&world.name, &DeleteParams::default())
         .await?;
-    world.until_unbound("terminated").await?;
+    world.until_binding_deleted("terminated").await?;
     ensure!(world.sources("back-terminating").await?.is_empty());
     world
         .until("the namespace to go", async || {
@@ -338,11 +343,11 @@ async fn a_terminating_namespace_goes_and_its_pools_are_clean() -> Result<()> {
             Ok(())
         })
         .await?;
-    world.end().await
+    world.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_operator_killed_between_any_two_steps_leaves_nothing_behind() -> Result<()> {
+async fn cleans_up_after_kills_between_any_two_steps() -> Result<()> {
     let mut world = world(
         "back-killed",
         Setup {
@@ -368,10 +373,10 @@ async fn an_operator_killed_between_any_two_steps_leaves_nothing_behind() -> Res
 
     // Deleted while nobody looks; then killed as soon as the entry is out, in the middle of the wait.
     world.kill_operator();
-    world.unbind("killed").await?;
+    world.delete_binding("killed").await?;
     assert_eq!(
-        traces(&world, "killed", "killed").await?,
-        Traces {
+        remaining(&world, "killed", "killed").await?,
+        Remaining {
             entry: true,
             secret: true,
             binding: true
@@ -381,25 +386,25 @@ async fn an_operator_killed_between_any_two_steps_leaves_nothing_behind() -> Res
     world.until_sources("back-killed", &[]).await?;
     world.kill_operator();
     assert_eq!(
-        traces(&world, "killed", "killed").await?,
-        Traces {
+        remaining(&world, "killed", "killed").await?,
+        Remaining {
             entry: false,
             secret: true,
             binding: true
         }
     );
     world.start_operator().await?;
-    goes_in_order(&world, "killed", "killed", Duration::ZERO).await?;
+    assert_removed_in_order(&world, "killed", "killed", Duration::ZERO).await?;
     assert_eq!(world.template_text("back-killed").await?, before);
-    world.end().await
+    world.finish().await
 }
 
 /// A server that the spec no longer names is still cleaned, also by an operator that never saw the old spec.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_noted_is_cleaned_though_the_spec_changed_while_no_operator_ran() -> Result<()> {
+async fn cleans_recorded_entries_after_an_offline_spec_change() -> Result<()> {
     let mut world = world("back-changed", Setup::default()).await?;
     world
-        .make_pool("back-changed-other", &template("back-changed"))
+        .create_pool("back-changed-other", &template("back-changed"))
         .await?;
     world.bind_to("changed", "back-changed").await?;
     world.until_ready("changed").await?;
@@ -411,11 +416,11 @@ async fn what_was_noted_is_cleaned_though_the_spec_changed_while_no_operator_ran
         .await?;
     world.until_sources("back-changed", &[]).await?;
     world.until_ready("changed").await?;
-    world.end().await
+    world.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn release_takes_all_entries_out_and_drops_the_finalizers() -> Result<()> {
+async fn detach_removes_all_entries_and_finalizers() -> Result<()> {
     let mut world = world("back-release", Setup::default()).await?;
     let before = world.template_text("back-release").await?;
     for name in ["first", "second"] {
@@ -423,7 +428,7 @@ async fn release_takes_all_entries_out_and_drops_the_finalizers() -> Result<()> 
         world.until_ready(name).await?;
     }
     world.stop_operator().await?;
-    release(&world, &[]).await?;
+    run_detach(&world, &[]).await?;
     assert_eq!(world.template_text("back-release").await?, before);
     for name in ["first", "second"] {
         let binding = world.binding(name).await?;
@@ -445,7 +450,7 @@ async fn release_takes_all_entries_out_and_drops_the_finalizers() -> Result<()> 
         .await?;
 
     world.stop_operator().await?;
-    release(&world, &["--keep-secrets"]).await?;
+    run_detach(&world, &["--keep-secrets"]).await?;
     assert_eq!(world.template_text("back-release").await?, before);
     for name in ["first", "second"] {
         ensure!(world.binding(name).await?.finalizers().is_empty());
@@ -457,18 +462,18 @@ async fn release_takes_all_entries_out_and_drops_the_finalizers() -> Result<()> 
                 .owner_references()
                 .is_empty()
         );
-        world.unbind(name).await?;
-        world.until_unbound(name).await?;
+        world.delete_binding(name).await?;
+        world.until_binding_deleted(name).await?;
     }
     for name in ["first", "second"] {
         let kept = world.secrets().get(name).await?;
         ensure!(kept.metadata.deletion_timestamp.is_none());
     }
-    world.end().await
+    world.finish().await
 }
 
 /// Runs `release` as the chart's hook does; what it says is part of what must not show values.
-pub(crate) async fn release(world: &World, args: &[&str]) -> Result<()> {
+pub(crate) async fn run_detach(world: &World, args: &[&str]) -> Result<()> {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_doppler-prefect-operator"));
     command
         .arg("release")
@@ -482,17 +487,17 @@ pub(crate) async fn release(world: &World, args: &[&str]) -> Result<()> {
         .env_clear()
         .env("KUBECONFIG", &world.grant.kubeconfig)
         .kill_on_drop(true);
-    let done = tokio::time::timeout(SOON, command.output()).await??;
-    let said = format!(
+    let result = tokio::time::timeout(TIMEOUT, command.output()).await??;
+    let output = format!(
         "{}{}",
-        String::from_utf8_lossy(&done.stdout),
-        String::from_utf8_lossy(&done.stderr)
+        String::from_utf8_lossy(&result.stdout),
+        String::from_utf8_lossy(&result.stderr)
     );
-    crate::world::canary::absent("what release says", &said)?;
+    crate::world::canary::ensure_absent("what release says", &output)?;
     ensure!(
-        done.status.success(),
-        "release ended with {}: {said}",
-        done.status
+        result.status.success(),
+        "release ended with {}: {output}",
+        result.status
     );
     Ok(())
 }

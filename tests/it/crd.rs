@@ -26,13 +26,13 @@ fn output(subcommand: &str) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-fn file(path: &str) -> Result<String> {
+fn read_file(path: &str) -> Result<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     std::fs::read_to_string(&path).with_context(|| path.display().to_string())
 }
 
 #[test]
-fn the_crd_in_the_repository_is_the_one_that_the_operator_prints() -> Result<()> {
+fn crd_in_the_repository_is_current() -> Result<()> {
     let printed = output("crd")?;
     ensure!(
         printed == CRD,
@@ -42,10 +42,10 @@ fn the_crd_in_the_repository_is_the_one_that_the_operator_prints() -> Result<()>
 }
 
 #[test]
-fn the_manual_of_reasons_is_the_one_that_the_operator_prints() -> Result<()> {
+fn reasons_manual_is_current() -> Result<()> {
     let printed = output("reasons")?;
     ensure!(
-        printed == file("docs/reasons.md")?,
+        printed == read_file("docs/reasons.md")?,
         "run `cargo run -- reasons > docs/reasons.md`"
     );
     Ok(())
@@ -69,7 +69,7 @@ fn binding(name: &str, spec: &Value) -> Result<DynamicObject> {
 }
 
 /// A spec with everything in it that a case may want to spoil.
-fn good() -> Value {
+fn valid_spec() -> Value {
     json!({
         "prefect": {"server": {"name": "prefect-server", "namespace": "prefect"}},
         "doppler": {"project": "my-project"},
@@ -78,7 +78,7 @@ fn good() -> Value {
 }
 
 /// `good()`, merged with `change` as a merge patch would.
-fn spoilt(change: &Value) -> Value {
+fn spec_with(change: &Value) -> Value {
     fn merge(into: &mut Value, change: &Value) {
         let Value::Object(fields) = change else {
             *into = change.clone();
@@ -95,7 +95,7 @@ fn spoilt(change: &Value) -> Value {
             }
         }
     }
-    let mut spec = good();
+    let mut spec = valid_spec();
     merge(&mut spec, change);
     spec
 }
@@ -258,10 +258,10 @@ fn refusals() -> Vec<(Value, &'static str)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_api_server_refuses_a_bad_spec_and_says_what_to_write_instead() -> Result<()> {
+async fn rejects_invalid_specs_with_a_correction() -> Result<()> {
     let client = client().await?;
     namespace(&client, "crd-refusals").await?;
-    let sound = binding("sound", &good())?;
+    let sound = binding("sound", &valid_spec())?;
     let api = kubernetes::api(&client, "crd-refusals", &sound).await?;
     let dry = PostParams {
         dry_run: true,
@@ -273,7 +273,7 @@ async fn the_api_server_refuses_a_bad_spec_and_says_what_to_write_instead() -> R
     let mut faults = Vec::new();
     for (change, sentence) in refusals() {
         match api
-            .create(&dry, &binding("spoilt", &spoilt(&change))?)
+            .create(&dry, &binding("spoilt", &spec_with(&change))?)
             .await
         {
             Ok(_) => faults.push(format!("{change} was taken")),
@@ -287,12 +287,12 @@ async fn the_api_server_refuses_a_bad_spec_and_says_what_to_write_instead() -> R
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_field_that_does_not_exist_is_refused_by_those_who_ask_for_it() -> Result<()> {
+async fn rejects_an_unknown_field_under_strict_validation() -> Result<()> {
     let client = client().await?;
     namespace(&client, "crd-strict").await?;
     let misspelt = binding(
         "misspelt",
-        &spoilt(&json!({"managedSecret": {"naem": "x"}})),
+        &spec_with(&json!({"managedSecret": {"naem": "x"}})),
     )?;
     let api = kubernetes::api(&client, "crd-strict", &misspelt).await?;
     // As kubectl does.
@@ -310,7 +310,7 @@ async fn a_field_that_does_not_exist_is_refused_by_those_who_ask_for_it() -> Res
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_api_server_takes_every_example() -> Result<()> {
+async fn accepts_every_example() -> Result<()> {
     let client = client().await?;
     let mut taken = 0;
     for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples"))? {
@@ -345,11 +345,10 @@ async fn the_api_server_takes_every_example() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_form_of_the_server_stanza_and_of_a_duration_is_taken_and_defaults_are_filled_in()
--> Result<()> {
+async fn accepts_every_server_form_and_duration_and_sets_defaults() -> Result<()> {
     let client = client().await?;
     namespace(&client, "crd-forms").await?;
-    let api = kubernetes::api(&client, "crd-forms", &binding("any", &good())?).await?;
+    let api = kubernetes::api(&client, "crd-forms", &binding("any", &valid_spec())?).await?;
     let key = json!({"secretKeyRef": {"name": "a", "key": "b"}});
     let reference = json!({"valueFrom": key});
     let servers = [
@@ -380,7 +379,7 @@ async fn every_form_of_the_server_stanza_and_of_a_duration_is_taken_and_defaults
         .iter()
         .enumerate()
     {
-        let mut spec = good();
+        let mut spec = valid_spec();
         spec["refreshInterval"] = json!(interval);
         let made = api
             .create(
@@ -407,7 +406,7 @@ async fn every_form_of_the_server_stanza_and_of_a_duration_is_taken_and_defaults
 }
 
 /// The fields below `path` that `kubectl explain` has no words for.
-fn undocumented(path: &str, schema: &Value, found: &mut Vec<String>) {
+fn collect_undocumented(path: &str, schema: &Value, found: &mut Vec<String>) {
     for (name, field) in schema["properties"].as_object().into_iter().flatten() {
         let path = format!("{path}.{name}");
         if field["description"]
@@ -416,13 +415,13 @@ fn undocumented(path: &str, schema: &Value, found: &mut Vec<String>) {
         {
             found.push(path.clone());
         }
-        undocumented(&path, field, found);
-        undocumented(&path, &field["items"], found);
+        collect_undocumented(&path, field, found);
+        collect_undocumented(&path, &field["items"], found);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn people_find_the_columns_the_short_name_and_the_manual() -> Result<()> {
+async fn has_printer_columns_short_name_and_field_docs() -> Result<()> {
     let crd: Value = serde_json::to_value(&kubernetes::documents(CRD)?[0])?;
     let columns = crd["spec"]["versions"][0]["additionalPrinterColumns"]
         .as_array()
@@ -447,8 +446,8 @@ async fn people_find_the_columns_the_short_name_and_the_manual() -> Result<()> {
     );
     let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
     let mut found = Vec::new();
-    undocumented("spec", &schema["properties"]["spec"], &mut found);
-    undocumented("status", &schema["properties"]["status"], &mut found);
+    collect_undocumented("spec", &schema["properties"]["spec"], &mut found);
+    collect_undocumented("status", &schema["properties"]["status"], &mut found);
     found.retain(|path| !path.starts_with("status.conditions."));
     ensure!(
         found.is_empty(),

@@ -70,7 +70,7 @@ pub fn update_of(project: &str, config: &str) -> String {
 
 impl World {
     async fn hook(&self, secret: &str, body: &str) -> Result<u16> {
-        post(self.operator()?.hooks_address(), secret, body).await
+        post(self.operator()?.webhook_address(), secret, body).await
     }
 
     async fn until_downloads(&self, count: usize) -> Result<()> {
@@ -90,7 +90,7 @@ impl World {
         spec["doppler"]["config"] = json!(config);
         spec["doppler"]["accessToken"]["valueFrom"]["secretKeyRef"]["name"] =
             json!(format!("token-{config}"));
-        self.bind(name, &spec).await
+        self.apply_binding(name, &spec).await
     }
 }
 
@@ -101,10 +101,10 @@ async fn a_signed_hook_brings_a_change_at_once_and_any_other_changes_nothing() -
     folder.put("hook-signed", &mine)?;
     folder.put("elsewhere", &secret("another-project"))?;
     let w = World::with("hook-signed", folder.setup()).await?;
-    w.set("A", &secret("a"));
-    w.bind("b", &w.direct_spec().await?).await?;
+    w.set_doppler_secret("A", &secret("a"));
+    w.apply_binding("b", &w.direct_spec().await?).await?;
     w.until_ready("b").await?;
-    w.set("A", &secret("b"));
+    w.set_doppler_secret("A", &secret("b"));
     let body = update_of("hook-signed", "dev");
     let before = w.downloads();
 
@@ -123,7 +123,7 @@ async fn a_signed_hook_brings_a_change_at_once_and_any_other_changes_nothing() -
         let line = format!("doppler_prefect_hooks_total{{outcome=\"{outcome}\"}} {count}\n");
         ensure!(metrics.contains(&line), "{line}{metrics}");
     }
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -150,7 +150,7 @@ async fn a_body_without_a_place_wakes_all_that_its_secret_speaks_for() -> Result
                 .await?;
         }
     }
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -160,8 +160,8 @@ async fn secrets_are_rotated_without_a_restart() -> Result<()> {
     folder.put("hook-rotated", &old)?;
     folder.put("hook-rotated.new", &new)?;
     let w = World::with("hook-rotated", folder.setup()).await?;
-    w.set("A", &secret("a"));
-    w.bind("b", &w.direct_spec().await?).await?;
+    w.set_doppler_secret("A", &secret("a"));
+    w.apply_binding("b", &w.direct_spec().await?).await?;
     w.until_ready("b").await?;
     let before = w.downloads();
     let dev = update_of("hook-rotated", "dev");
@@ -183,7 +183,7 @@ async fn secrets_are_rotated_without_a_restart() -> Result<()> {
     status(&newest, 202).await?;
     status(&old, 401).await?;
     status(&new, 202).await?;
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -197,5 +197,5 @@ async fn without_secrets_there_is_no_door() -> Result<()> {
     ] {
         ensure!(post(address, &secret("any"), "{}").await? == 404);
     }
-    w.end().await
+    w.finish().await
 }

@@ -47,7 +47,7 @@ fn all<'a>(stage: &'a [Instruction], word: &str) -> Vec<&'a str> {
 }
 
 #[test]
-fn the_image_is_the_binary_the_roots_and_nothing_else() {
+fn image_holds_only_binary_and_ca_bundle() {
     let stages = stages();
     let last = stages.last().unwrap();
     assert_eq!(all(last, "FROM"), ["scratch"]);
@@ -67,7 +67,7 @@ fn the_image_is_the_binary_the_roots_and_nothing_else() {
 
 /// `runAsNonRoot` cannot judge a name.
 #[test]
-fn its_user_is_a_number_and_the_charts() {
+fn user_is_numeric_and_matches_the_chart() {
     let stages = stages();
     let users = all(stages.last().unwrap(), "USER");
     let [user] = users[..] else {
@@ -82,7 +82,7 @@ fn its_user_is_a_number_and_the_charts() {
 }
 
 #[test]
-fn the_build_is_static_locked_and_its_images_are_pinned() {
+fn build_is_static_locked_and_pinned() {
     let stages = stages();
     let [build, _] = &stages[..] else {
         panic!("{} stages", stages.len())
@@ -118,7 +118,7 @@ fn the_build_is_static_locked_and_its_images_are_pinned() {
 
 /// What the workspace's manifests name must be there, or cargo refuses the whole workspace.
 #[test]
-fn the_build_is_sent_what_it_needs_and_no_more() {
+fn build_context_holds_only_what_is_needed() {
     let text = std::fs::read_to_string(Path::new(ROOT).join(".dockerignore")).unwrap();
     let mut lines = text.lines();
     assert_eq!(

@@ -9,7 +9,7 @@ use kube::api::{Patch, PatchParams};
 use serde_json::json;
 use testkit::operator::Operator;
 
-use crate::cleanup::release;
+use crate::cleanup::run_detach;
 use crate::doppler_webhook::{Folder, post, update_of};
 use crate::world::{Setup, World, pairs, secret};
 
@@ -60,11 +60,11 @@ async fn is_idle(operator: &Operator) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_of_two_works_and_the_other_takes_over_when_it_is_killed() -> Result<()> {
-    let mut w = World::with("replica-killed", Setup::default().several()).await?;
+    let mut w = World::with("replica-killed", Setup::default().replicated()).await?;
     ensure!(leads(w.operator()?).await?);
-    let second = w.another_operator().await?;
-    w.set("A", &secret("a"));
-    w.bind("b", &w.direct_spec().await?).await?;
+    let second = w.start_replica().await?;
+    w.set_doppler_secret("A", &secret("a"));
+    w.apply_binding("b", &w.direct_spec().await?).await?;
     w.until_ready("b").await?;
     w.until_polls("same", 2).await?;
     ensure!(!leads(&second).await?);
@@ -74,7 +74,7 @@ async fn one_of_two_works_and_the_other_takes_over_when_it_is_killed() -> Result
 
     w.kill_operator();
     let killed = Instant::now();
-    w.set("A", &secret("b"));
+    w.set_doppler_secret("A", &secret("b"));
     w.until_leads(&second).await?;
     // A leader has given up ten seconds after its last renewal at the latest.
     ensure!(
@@ -85,14 +85,14 @@ async fn one_of_two_works_and_the_other_takes_over_when_it_is_killed() -> Result
     w.until_values("b", &pairs(&[("A", secret("b"))])).await?;
     ensure!(w.holder().await?.is_some_and(|now| now != holder));
     w.operator = Some(second);
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn at_rest_the_renewal_of_the_lease_is_the_only_write() -> Result<()> {
-    let w = World::with("replica-rest", Setup::default().several()).await?;
-    w.set("A", &secret("a"));
-    w.bind("b", &w.direct_spec().await?).await?;
+    let w = World::with("replica-rest", Setup::default().replicated()).await?;
+    w.set_doppler_secret("A", &secret("a"));
+    w.apply_binding("b", &w.direct_spec().await?).await?;
     w.until_ready("b").await?;
     for told in ["SecretCreated", "Ready"] {
         w.until_event(told).await?;
@@ -117,15 +117,15 @@ async fn at_rest_the_renewal_of_the_lease_is_the_only_write() -> Result<()> {
     }
     let after = state().await?;
     ensure!(after == before, "{before:?}, then {after:?}");
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_is_told_to_end_hands_over_at_once() -> Result<()> {
-    let mut w = World::with("replica-ended", Setup::default().several()).await?;
-    let second = w.another_operator().await?;
-    w.set("A", &secret("a"));
-    w.bind("b", &w.direct_spec().await?).await?;
+    let mut w = World::with("replica-ended", Setup::default().replicated()).await?;
+    let second = w.start_replica().await?;
+    w.set_doppler_secret("A", &secret("a"));
+    w.apply_binding("b", &w.direct_spec().await?).await?;
     w.until_ready("b").await?;
     let before = w.holder().await?;
     w.stop_operator().await?;
@@ -133,63 +133,63 @@ async fn a_leader_that_is_told_to_end_hands_over_at_once() -> Result<()> {
     ensure!(w.holder().await? != before, "it was not given back");
     w.until_leads(&second).await?;
     ensure!(ended.elapsed() < LASTS, "{:?}", ended.elapsed());
-    w.set("A", &secret("b"));
+    w.set_doppler_secret("A", &secret("b"));
     w.until_values("b", &pairs(&[("A", secret("b"))])).await?;
     w.operator = Some(second);
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_stands_by_ends_when_it_is_told_to() -> Result<()> {
-    let w = World::with("replica-standby", Setup::default().several()).await?;
-    let second = w.another_operator().await?;
+    let w = World::with("replica-standby", Setup::default().replicated()).await?;
+    let second = w.start_replica().await?;
     ensure!(second.terminate(Duration::from_secs(20)).await? == 0);
     ensure!(leads(w.operator()?).await?);
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_whose_lease_another_has_taken_ends_with_an_error() -> Result<()> {
-    let mut w = World::with("replica-lost", Setup::default().several()).await?;
+    let mut w = World::with("replica-lost", Setup::default().replicated()).await?;
     let taken = Patch::Merge(json!({"spec": {"holderIdentity": "another"}}));
     let name = w.grant.service_account.clone();
     w.leases()
         .patch(&name, &PatchParams::default(), &taken)
         .await?;
     let operator = w.operator.take().context("no operator runs")?;
-    let code = operator.process().ended(LASTS * 2).await;
+    let code = operator.process().wait_async(LASTS * 2).await;
     ensure!(code == Some(1), "{code:?}");
-    ensure!(w.log().contains("the lease was lost"), "{}", w.last_words());
+    ensure!(w.log().contains("the lease was lost"), "{}", w.log_tail());
     ensure!(
         w.holder().await?.as_deref() == Some("another"),
         "it was overwritten"
     );
-    w.end().await
+    w.finish().await
 }
 
 /// Or a replica that is still ending would put back what is taken out.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_replica_works_while_and_shortly_after_everything_is_released() -> Result<()> {
-    let mut w = World::with("replica-released", Setup::default().several()).await?;
-    let second = w.another_operator().await?;
+    let mut w = World::with("replica-released", Setup::default().replicated()).await?;
+    let second = w.start_replica().await?;
     let (home, name) = (w.grant.namespace.clone(), w.grant.service_account.clone());
     let args = ["--operator-namespace", &home, "--lease-name", &name];
     let ends = async {
         ensure!(second.terminate(Duration::from_secs(20)).await? == 0);
         w.operator()?.terminate(Duration::from_secs(20)).await
     };
-    let (released, code) = tokio::join!(release(&w, &args), ends);
+    let (released, code) = tokio::join!(run_detach(&w, &args), ends);
     released?;
     ensure!(code? == 0);
     let holder = w.holder().await?.context("the lease was given back")?;
     ensure!(holder.starts_with("release_"), "{holder}");
     w.operator = None;
-    let late = w.another_operator().await?;
+    let late = w.start_replica().await?;
     ensure!(!leads(&late).await?);
     // Whoever changes their mind waits for as long as a lease lasts.
     w.until_leads(&late).await?;
     w.operator = Some(late);
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -197,13 +197,13 @@ async fn a_hook_that_lands_on_the_replica_that_stands_by_reaches_the_leader() ->
     let folder = Folder::new("replica-hook")?;
     let mine = secret("the-hook-secret");
     folder.put("_all", &mine)?;
-    let w = World::with("replica-hook", folder.setup().several()).await?;
-    let second = w.another_operator().await?;
-    w.set("A", &secret("a"));
-    w.bind("b", &w.direct_spec().await?).await?;
+    let w = World::with("replica-hook", folder.setup().replicated()).await?;
+    let second = w.start_replica().await?;
+    w.set_doppler_secret("A", &secret("a"));
+    w.apply_binding("b", &w.direct_spec().await?).await?;
     w.until_ready("b").await?;
-    w.set("A", &secret("b"));
-    let (door, body) = (second.hooks_address(), update_of("replica-hook", "dev"));
+    w.set_doppler_secret("A", &secret("b"));
+    let (door, body) = (second.webhook_address(), update_of("replica-hook", "dev"));
     let before = w.downloads();
     ensure!(post(door, &secret("not-the-hook-secret"), &body).await? == 401);
     ensure!(w.downloads() == before);
@@ -219,5 +219,5 @@ async fn a_hook_that_lands_on_the_replica_that_stands_by_reaches_the_leader() ->
     ensure!(post(door, &mine, &body).await? == 503);
     w.operator()?.process().resume();
     ensure!(second.terminate(Duration::from_secs(20)).await? == 0);
-    w.end().await
+    w.finish().await
 }

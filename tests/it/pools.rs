@@ -15,18 +15,18 @@ const THEIRS: &str =
 
 async fn world(name: &str) -> Result<World> {
     let world = World::start(name).await?;
-    world.set("SECRET_API_KEY", &secret("1234567890"));
+    world.set_doppler_secret("SECRET_API_KEY", &secret("1234567890"));
     Ok(world)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_entry_goes_in_front_and_nothing_else_of_the_template_moves() -> Result<()> {
+async fn adds_the_entry_in_front_and_moves_nothing_else() -> Result<()> {
     let world = world("pool-front").await?;
     // Keys and numbers that a reader who parses and writes again would move or change.
     let odd = r#""title": "Namespace", "zeta": 1.50, "alpha": 100000000000000000000000, "mid": 1e-7, "emoji": "🦀 \u00e9\u2028","#;
     let text = replaced(&template(&world.name), "\"title\": \"Namespace\",", odd);
     world
-        .make_pool("pool-front", &with_sources(&text, THEIRS))
+        .create_pool("pool-front", &with_sources(&text, THEIRS))
         .await?;
     let before = world.template_text("pool-front").await?;
     ensure!(
@@ -40,7 +40,7 @@ async fn the_entry_goes_in_front_and_nothing_else_of_the_template_moves() -> Res
         .await?;
     world.until_ready("front").await?;
     world.until_pool("front", "pool-front", "Patched").await?;
-    let row = world.row("front").await?;
+    let row = world.printed_row("front").await?;
     for (column, cell) in [
         ("Ready", json!("True")),
         ("Reason", json!("Ready")),
@@ -63,32 +63,38 @@ async fn the_entry_goes_in_front_and_nothing_else_of_the_template_moves() -> Res
     assert_eq!(world.template_text("pool-front").await?, expected);
 
     // It is written once.
-    let written = world.written("pool-front").await?;
+    let written = world.last_write("pool-front").await?;
     world.until_polls("same", 3).await?;
-    assert_eq!(world.written("pool-front").await?, written);
+    assert_eq!(world.last_write("pool-front").await?, written);
 
     // And taken out as it was put in.
-    world.unbind("front").await?;
-    world.until_unbound("front").await?;
+    world.delete_binding("front").await?;
+    world.until_binding_deleted("front").await?;
     assert_eq!(world.template_text("pool-front").await?, before);
-    world.end().await
+    world.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn observing_never_writes_and_sees_an_entry_that_somebody_adds() -> Result<()> {
+async fn mode_observe_never_writes_and_sees_an_added_entry() -> Result<()> {
     let world = world("pool-observe").await?;
     let text = with_sources(&template(&world.name), THEIRS);
-    world.make_pool("pool-observe", &text).await?;
-    let written = world.written("pool-observe").await?;
+    world.create_pool("pool-observe", &text).await?;
+    let written = world.last_write("pool-observe").await?;
     let pools = json!([{"name": "pool-observe", "mode": "Observe"}]);
-    world.bind("seen", &world.pool_spec(&pools)).await?;
+    world
+        .apply_binding("seen", &world.pool_spec(&pools))
+        .await?;
     world.until_pool("seen", "pool-observe", "Absent").await?;
-    let told = world
+    let condition = world
         .until_condition("seen", "Injected", "False", "PoolEntryAbsent")
         .await?;
-    ensure!(told.message.contains(r#""op":"add""#), "{}", told.message);
+    ensure!(
+        condition.message.contains(r#""op":"add""#),
+        "{}",
+        condition.message
+    );
     world.until_polls("same", 2).await?;
-    assert_eq!(world.written("pool-observe").await?, written);
+    assert_eq!(world.last_write("pool-observe").await?, written);
 
     let by_hand = r#"[{"configMapRef":{"name":"mine"}},{"secretRef":{"name":"seen"}}]"#;
     world
@@ -97,20 +103,20 @@ async fn observing_never_writes_and_sees_an_entry_that_somebody_adds() -> Result
             &with_sources(&template(&world.name), by_hand),
         )
         .await?;
-    let written = world.written("pool-observe").await?;
+    let written = world.last_write("pool-observe").await?;
     world
         .until_pool("seen", "pool-observe", "AlreadyPresent")
         .await?;
     world.until_ready("seen").await?;
     // What somebody else wrote is theirs, also when the binding goes.
-    world.unbind("seen").await?;
-    world.until_unbound("seen").await?;
-    assert_eq!(world.written("pool-observe").await?, written);
-    world.end().await
+    world.delete_binding("seen").await?;
+    world.until_binding_deleted("seen").await?;
+    assert_eq!(world.last_write("pool-observe").await?, written);
+    world.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pool_that_cannot_take_the_entry_is_left_alone_until_it_can() -> Result<()> {
+async fn skips_an_unsuitable_pool_until_it_is_suitable() -> Result<()> {
     let world = world("pool-unfit").await?;
     let good = template(&world.name);
     let cluster = "\"cluster_config\": \"{{ cluster_config }}\"";
@@ -143,22 +149,24 @@ async fn a_pool_that_cannot_take_the_entry_is_left_alone_until_it_can() -> Resul
     ];
     for (pool, _, text) in &unfit {
         if let Some(text) = text {
-            world.make_pool(pool, text).await?;
+            world.create_pool(pool, text).await?;
         }
     }
     world
         .api
         .create_pool("unfit-process", "process", None)
         .await?;
-    world.make_pool("unfit-not", &good).await?;
-    let process = world.written("unfit-process").await?;
+    world.create_pool("unfit-not", &good).await?;
+    let process = world.last_write("unfit-process").await?;
 
     let mut pools = vec![
         json!({"name": "unfit-not"}),
         json!({"name": "unfit-process"}),
     ];
     pools.extend(unfit.iter().map(|(pool, ..)| json!({"name": pool})));
-    world.bind("unfit", &world.pool_spec(&json!(pools))).await?;
+    world
+        .apply_binding("unfit", &world.pool_spec(&json!(pools)))
+        .await?;
     world.until_pool("unfit", "unfit-not", "Patched").await?;
     world
         .until_pool("unfit", "unfit-process", "NotEditable")
@@ -182,7 +190,7 @@ async fn a_pool_that_cannot_take_the_entry_is_left_alone_until_it_can() -> Resul
 
     for (pool, _, text) in &unfit {
         match text {
-            None => world.make_pool(pool, &good).await?,
+            None => world.create_pool(pool, &good).await?,
             Some(_) => world.write_template(pool, &good).await?,
         }
     }
@@ -191,7 +199,7 @@ async fn a_pool_that_cannot_take_the_entry_is_left_alone_until_it_can() -> Resul
         assert_eq!(world.sources(pool).await?, ["unfit"], "{pool}");
     }
     assert_eq!(
-        world.written("unfit-process").await?,
+        world.last_write("unfit-process").await?,
         process,
         "a process pool was written"
     );
@@ -200,18 +208,18 @@ async fn a_pool_that_cannot_take_the_entry_is_left_alone_until_it_can() -> Resul
         .filter(|pool| pool["name"] != "unfit-process")
         .collect();
     world
-        .bind("unfit", &world.pool_spec(&json!(others)))
+        .apply_binding("unfit", &world.pool_spec(&json!(others)))
         .await?;
     world.until_ready("unfit").await?;
-    world.end().await
+    world.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deployment_with_its_own_namespace_is_named_and_never_made_to_wait() -> Result<()> {
+async fn names_a_deployment_with_its_own_namespace() -> Result<()> {
     let world = world("pool-deployments").await?;
     let text = template(&world.name);
     for pool in ["deployments-idle", "deployments-strict"] {
-        world.make_pool(pool, &text).await?;
+        world.create_pool(pool, &text).await?;
         let deployment = Deployment {
             name: &format!("{pool}-elsewhere"),
             pool,
@@ -223,7 +231,9 @@ async fn a_deployment_with_its_own_namespace_is_named_and_never_made_to_wait() -
     }
     let pools =
         json!([{"name": "deployments-idle"}, {"name": "deployments-strict", "optional": false}]);
-    world.bind("deployed", &world.pool_spec(&pools)).await?;
+    world
+        .apply_binding("deployed", &world.pool_spec(&pools))
+        .await?;
     let idle = world
         .until_pool("deployed", "deployments-idle", "Patched")
         .await?;
@@ -234,28 +244,28 @@ async fn a_deployment_with_its_own_namespace_is_named_and_never_made_to_wait() -
         .await?;
     assert_eq!(strict["unservedNamespaces"], json!(["elsewhere"]));
     ensure!(world.sources("deployments-strict").await?.is_empty());
-    let told = world
+    let condition = world
         .until_condition("deployed", "Injected", "False", "PoolOtherNamespace")
         .await?;
     ensure!(
-        told.message.contains("deployments-strict-elsewhere"),
+        condition.message.contains("deployments-strict-elsewhere"),
         "{}",
-        told.message
+        condition.message
     );
-    world.end().await
+    world.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_that_the_pool_sets_itself_are_named() -> Result<()> {
+async fn reports_keys_that_the_pool_overrides() -> Result<()> {
     let world = world("pool-shadows").await?;
-    world.set("LOG_LEVEL", "debug");
+    world.set_doppler_secret("LOG_LEVEL", "debug");
     let text = template(&world.name);
     let text = text.replacen(
         "\"env\": \"{{ env }}\",",
         "\"env\": {\"LOG_LEVEL\": \"info\"},",
         1,
     );
-    world.make_pool("pool-shadows", &text).await?;
+    world.create_pool("pool-shadows", &text).await?;
     world.bind_to("shadowed", "pool-shadows").await?;
     world.until_ready("shadowed").await?;
     world
@@ -265,14 +275,14 @@ async fn keys_that_the_pool_sets_itself_are_named() -> Result<()> {
             Ok(())
         })
         .await?;
-    world.end().await
+    world.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_template_that_somebody_keeps_writing_is_contested_and_still_repaired() -> Result<()> {
+async fn reports_a_contested_template_and_repairs_it() -> Result<()> {
     let world = world("pool-contested").await?;
     let text = with_sources(&template(&world.name), THEIRS);
-    world.make_pool("pool-contested", &text).await?;
+    world.create_pool("pool-contested", &text).await?;
     world.bind_to("contested", "pool-contested").await?;
     world.until_ready("contested").await?;
 
@@ -294,10 +304,14 @@ async fn a_template_that_somebody_keeps_writing_is_contested_and_still_repaired(
         })
         .await?;
     ensure!(repaired >= 2, "contested after {repaired} changes");
-    let told = world
+    let condition = world
         .until_condition("contested", "Injected", "False", "PoolContested")
         .await?;
-    ensure!(told.message.contains("mode: Observe"), "{}", told.message);
+    ensure!(
+        condition.message.contains("mode: Observe"),
+        "{}",
+        condition.message
+    );
     // The Secret is not the pool's business, and the repair goes on.
     world
         .until_condition("contested", "SecretSynced", "True", "Synced")
@@ -305,7 +319,7 @@ async fn a_template_that_somebody_keeps_writing_is_contested_and_still_repaired(
     world
         .until_sources("pool-contested", &["contested", "mine", "theirs"])
         .await?;
-    world.end().await
+    world.finish().await
 }
 
 const WORK_POOL_KIND: &str = "
@@ -338,11 +352,11 @@ subjects: [{kind: ServiceAccount, name: ACCOUNT, namespace: HOME}]
 ";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pool_of_a_prefect_work_pool_object_is_its_owners_to_write() -> Result<()> {
+async fn never_writes_a_pool_that_a_prefect_work_pool_owns() -> Result<()> {
     let prefect = "pool-managed-prefect";
     let setup = Setup::default().args(&["--prefect-namespace", prefect]);
     let mut world = World::without_operator("pool-managed", setup).await?;
-    world.set("SECRET_API_KEY", &secret("1234567890"));
+    world.set_doppler_secret("SECRET_API_KEY", &secret("1234567890"));
     ensure_namespace(&world.client, prefect).await?;
     let rights = WORK_POOL_RIGHTS
         .replace("ACCOUNT", &world.grant.service_account)
@@ -351,28 +365,33 @@ async fn a_pool_of_a_prefect_work_pool_object_is_its_owners_to_write() -> Result
     world.apply(WORK_POOL_KIND).await?;
     for (pool, namespace) in [("managed-here", "pool-managed"), ("managed-there", prefect)] {
         let server = json!({"remoteApiUrl": world.prefect.api_url()});
-        owned(&world, pool, namespace, &server).await?;
+        create_managed_pool(&world, pool, namespace, &server).await?;
     }
     // One of the same name at another server owns nothing here.
     let other = json!({"name": "another-server", "namespace": prefect});
-    owned(&world, "managed-elsewhere", "pool-managed", &other).await?;
+    create_managed_pool(&world, "managed-elsewhere", "pool-managed", &other).await?;
     world.start_operator().await?;
 
-    is_its_owners_to_write(&world, "managed-here", "pool-managed").await?;
-    is_its_owners_to_write(&world, "managed-there", prefect).await?;
+    assert_only_owner_writes(&world, "managed-here", "pool-managed").await?;
+    assert_only_owner_writes(&world, "managed-there", prefect).await?;
     world
         .bind_to("of-managed-elsewhere", "managed-elsewhere")
         .await?;
     world
         .until_pool("of-managed-elsewhere", "managed-elsewhere", "Patched")
         .await?;
-    world.end().await
+    world.finish().await
 }
 
 /// A pool, and an object that keeps the pool of that name at `server`.
-async fn owned(world: &World, pool: &str, namespace: &str, server: &Value) -> Result<()> {
+async fn create_managed_pool(
+    world: &World,
+    pool: &str,
+    namespace: &str,
+    server: &Value,
+) -> Result<()> {
     let text = with_sources(&template(&world.name), THEIRS);
-    world.make_pool(pool, &text).await?;
+    world.create_pool(pool, &text).await?;
     let owner = json!({
         "apiVersion": "prefect.io/v1", "kind": "PrefectWorkPool", "metadata": {"name": pool},
         "spec": {"type": "kubernetes", "server": server},
@@ -381,12 +400,12 @@ async fn owned(world: &World, pool: &str, namespace: &str, server: &Value) -> Re
     Ok(())
 }
 
-async fn is_its_owners_to_write(world: &World, pool: &str, namespace: &str) -> Result<()> {
+async fn assert_only_owner_writes(world: &World, pool: &str, namespace: &str) -> Result<()> {
     let binding = format!("of-{pool}");
-    let written = world.written(pool).await?;
+    let written = world.last_write(pool).await?;
     world.bind_to(&binding, pool).await?;
     world.until_pool(&binding, pool, "Managed").await?;
-    let told = world
+    let condition = world
         .until_condition(&binding, "Injected", "False", "PoolManaged")
         .await?;
     let path = "/job_configuration/job_manifest/spec/template/spec/containers/0/envFrom/0";
@@ -397,10 +416,18 @@ async fn is_its_owners_to_write(world: &World, pool: &str, namespace: &str) -> R
         path,
         r#""op":"add""#,
     ] {
-        ensure!(told.message.contains(word), "{word}: {}", told.message);
+        ensure!(
+            condition.message.contains(word),
+            "{word}: {}",
+            condition.message
+        );
     }
     world.until_polls("same", 2).await?;
-    assert_eq!(world.written(pool).await?, written, "the pool was written");
+    assert_eq!(
+        world.last_write(pool).await?,
+        written,
+        "the pool was written"
+    );
 
     // The owner applies the patch of the message.
     let ours = format!("[{},{}", entry(&binding, true), &THEIRS[1..]);
@@ -413,10 +440,10 @@ async fn is_its_owners_to_write(world: &World, pool: &str, namespace: &str) -> R
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_bindings_of_a_pool_are_sorted_and_one_goes_without_the_other() -> Result<()> {
+async fn sorts_two_bindings_and_removes_one_alone() -> Result<()> {
     let world = world("pool-two").await?;
     world
-        .make_pool("pool-two", &with_sources(&template(&world.name), THEIRS))
+        .create_pool("pool-two", &with_sources(&template(&world.name), THEIRS))
         .await?;
     let before = world.template_text("pool-two").await?;
     world.bind_to("b-second", "pool-two").await?;
@@ -428,15 +455,15 @@ async fn two_bindings_of_a_pool_are_sorted_and_one_goes_without_the_other() -> R
         ["a-first", "b-second", "mine", "theirs"]
     );
 
-    world.unbind("a-first").await?;
-    world.until_unbound("a-first").await?;
+    world.delete_binding("a-first").await?;
+    world.until_binding_deleted("a-first").await?;
     assert_eq!(
         world.sources("pool-two").await?,
         ["b-second", "mine", "theirs"]
     );
     world.until_ready("b-second").await?;
-    world.unbind("b-second").await?;
-    world.until_unbound("b-second").await?;
+    world.delete_binding("b-second").await?;
+    world.until_binding_deleted("b-second").await?;
     assert_eq!(world.template_text("pool-two").await?, before);
-    world.end().await
+    world.finish().await
 }

@@ -64,8 +64,8 @@ async fn runs_print_what_doppler_says_and_go_on_whatever_becomes_of_the_operator
         ))
         .await?;
     let (first, second) = (secret("1234567890"), secret("0987654321"));
-    world.set("SECRET_API_KEY", &first);
-    world.make_pool("runs", &template("runs")).await?;
+    world.set_doppler_secret("SECRET_API_KEY", &first);
+    world.create_pool("runs", &template("runs")).await?;
     world.bind_to("story", "runs").await?;
     world.until_ready("story").await?;
 
@@ -82,7 +82,7 @@ async fn runs_print_what_doppler_says_and_go_on_whatever_becomes_of_the_operator
     let run = world.api.create_flow_run(&ordinary).await?;
     printed(&world, &here, &run, &format!("secret_api_key = {first}")).await?;
 
-    world.set("SECRET_API_KEY", &second);
+    world.set_doppler_secret("SECRET_API_KEY", &second);
     world
         .until_values("story", &pairs(&[("SECRET_API_KEY", second.as_str())]))
         .await?;
@@ -126,7 +126,7 @@ async fn runs_print_what_doppler_says_and_go_on_whatever_becomes_of_the_operator
         })
         .await?;
     world.start_operator().await?;
-    world.unbind("story").await?;
+    world.delete_binding("story").await?;
     world.until_sources("runs", &[]).await?;
     let here = node(&world, "node-of-runs-again", "runs").await?;
     printed(&world, &here, &run, &format!("secret_api_key = {second}")).await?;
@@ -136,5 +136,5 @@ async fn runs_print_what_doppler_says_and_go_on_whatever_becomes_of_the_operator
         &format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {elsewhere}}}}}"),
     )
     .await?;
-    world.end().await
+    world.finish().await
 }

@@ -151,7 +151,7 @@ async fn two_hundred_bindings_cost_one_block_read_one_download_and_at_rest_nothi
 
     // Another operator, that polls each second, finds everything as it should be.
     w.stop_operator().await?;
-    w.poll_each("1s");
+    w.set_refresh_interval("1s");
     w.start_operator().await?;
     let restarted = w.downloads();
     polls(&w, 2).await?;
@@ -187,27 +187,27 @@ async fn two_hundred_bindings_cost_one_block_read_one_download_and_at_rest_nothi
         .doppler
         .downloads()
         .iter()
-        .filter(|call| call.is_with(&w.token) && call.status == Some(200))
+        .filter(|call| call.uses_token(&w.token) && call.status == Some(200))
         .count();
     ensure!(
         full == 2,
         "{full} full downloads, {} polls since the restart",
         w.downloads() - restarted
     );
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_wakes_those_who_depend_on_it_and_nobody_else() -> Result<()> {
     let w = World::start("scale-wake").await?;
     w.doppler.add_account_token(&w.token);
-    w.set("A", &secret("dev"));
+    w.set_doppler_secret("A", &secret("dev"));
     w.doppler.set(&w.name, "prd", "A", &secret("prd"));
     let mut prd = w.spec();
     prd["doppler"]["config"] = json!("prd");
     for number in 0..3 {
-        w.bind(&format!("dev-{number}"), &w.spec()).await?;
-        w.bind(&format!("prd-{number}"), &prd).await?;
+        w.apply_binding(&format!("dev-{number}"), &w.spec()).await?;
+        w.apply_binding(&format!("prd-{number}"), &prd).await?;
     }
     for number in 0..3 {
         w.until_ready(&format!("dev-{number}")).await?;
@@ -216,7 +216,7 @@ async fn a_change_wakes_those_who_depend_on_it_and_nobody_else() -> Result<()> {
     w.until_polls("same", 4).await?;
     let writes = w.writes(Some("secret")).await?;
     let untouched = w.secrets().get("prd-0").await?.metadata.resource_version;
-    w.set("A", &secret("new"));
+    w.set_doppler_secret("A", &secret("new"));
     for number in 0..3 {
         w.until_values(&format!("dev-{number}"), &pairs(&[("A", secret("new"))]))
             .await?;
@@ -230,8 +230,8 @@ async fn a_change_wakes_those_who_depend_on_it_and_nobody_else() -> Result<()> {
     ensure!(w.secrets().get("prd-0").await?.metadata.resource_version == untouched);
     // Nobody asks for a config that no binding names any more.
     for number in 0..3 {
-        w.unbind(&format!("prd-{number}")).await?;
-        w.until_unbound(&format!("prd-{number}")).await?;
+        w.delete_binding(&format!("prd-{number}")).await?;
+        w.until_binding_deleted(&format!("prd-{number}")).await?;
     }
     let asked = || {
         w.doppler
@@ -255,5 +255,5 @@ async fn a_change_wakes_those_who_depend_on_it_and_nobody_else() -> Result<()> {
         asked() == before,
         "a config that nobody needs is still read"
     );
-    w.end().await
+    w.finish().await
 }

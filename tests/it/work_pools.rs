@@ -40,7 +40,7 @@ pub fn entry(secret: &str, optional: bool) -> String {
 /// Pools.
 impl World {
     /// Makes a pool of type kubernetes with this template.
-    pub async fn make_pool(&self, pool: &str, template: &str) -> Result<()> {
+    pub async fn create_pool(&self, pool: &str, template: &str) -> Result<()> {
         let body =
             format!(r#"{{"name":"{pool}","type":"kubernetes","base_job_template":{template}}}"#);
         self.send(reqwest::Method::POST, "/work_pools/", body).await
@@ -65,7 +65,7 @@ impl World {
     }
 
     /// When a pool was last written, by anybody: a PATCH that changes nothing counts too.
-    pub async fn written(&self, pool: &str) -> Result<String> {
+    pub async fn last_write(&self, pool: &str) -> Result<String> {
         let pool = self.api.pool(pool).await?.context("no such pool")?;
         Ok(pool["updated"].to_string())
     }
@@ -125,7 +125,7 @@ impl World {
 
     /// Applies a binding that puts its Secret into one pool.
     pub async fn bind_to(&self, name: &str, pool: &str) -> Result<()> {
-        self.bind(name, &self.pool_spec(&json!([{"name": pool}])))
+        self.apply_binding(name, &self.pool_spec(&json!([{"name": pool}])))
             .await
     }
 

@@ -18,11 +18,11 @@ const TAG: &str = r#"W/"0123456789abcdef""#;
 
 fn client(timeout: Duration) -> Client {
     install_crypto_provider();
-    Client::new(timeout, Gate::small()).unwrap()
+    Client::new(timeout, RateLimiter::small()).unwrap()
 }
 
-fn at(host: &str) -> Coordinates {
-    Coordinates {
+fn at(host: &str) -> ConfigKey {
+    ConfigKey {
         host: Url::parse(host).unwrap(),
         token: TOKEN.into(),
         project: "my-project".to_owned(),
@@ -61,7 +61,11 @@ async fn error_of(template: ResponseTemplate) -> DopplerError {
 
 async fn error_at(host: &str) -> DopplerError {
     let error = client(LIMIT)
-        .download(&at(host), Some(&snapshot(None)), &Wish::now())
+        .download(
+            &at(host),
+            Some(&snapshot(None)),
+            &ReadRequest::interactive(),
+        )
         .await
         .unwrap_err();
     assert!(!format!("{error} {error:?}").contains("canary"), "{error}");
@@ -97,8 +101,8 @@ async fn reads_a_config_with_bearer_token_and_keeps_the_tag() {
         .expect(1)
         .mount(&server)
         .await;
-    let Download::New(new) = client(LIMIT)
-        .download(&at(&server.uri()), None, &Wish::now())
+    let Download::Changed(new) = client(LIMIT)
+        .download(&at(&server.uri()), None, &ReadRequest::interactive())
         .await
         .unwrap()
     else {
@@ -123,13 +127,13 @@ async fn asks_for_the_transformed_names_below_a_gateways_path() {
         .expect(1)
         .mount(&server)
         .await;
-    let at = Coordinates {
+    let at = ConfigKey {
         project: "a&b=c d".to_owned(),
         transformer: Some(NameTransformer::DotnetEnv),
         ..at(&format!("{}/doppler/?x=1#y", server.uri()))
     };
     client(LIMIT)
-        .download(&at, None, &Wish::now())
+        .download(&at, None, &ReadRequest::interactive())
         .await
         .unwrap();
 }
@@ -142,7 +146,11 @@ async fn sends_the_last_tag_back_and_takes_304_for_unchanged() {
         .mount(&server)
         .await;
     let answer = client(LIMIT)
-        .download(&at(&server.uri()), Some(&snapshot(Some(TAG))), &Wish::now())
+        .download(
+            &at(&server.uri()),
+            Some(&snapshot(Some(TAG))),
+            &ReadRequest::interactive(),
+        )
         .await;
     assert_eq!(answer, Ok(Download::Unchanged));
 }
@@ -161,8 +169,8 @@ async fn reads_a_gzip_answer() {
             .insert_header("content-encoding", "gzip"),
     )
     .await;
-    let Ok(Download::New(new)) = client(LIMIT)
-        .download(&at(&server.uri()), None, &Wish::now())
+    let Ok(Download::Changed(new)) = client(LIMIT)
+        .download(&at(&server.uri()), None, &ReadRequest::interactive())
         .await
     else {
         panic!("not read")
@@ -173,8 +181,8 @@ async fn reads_a_gzip_answer() {
 #[tokio::test]
 async fn an_empty_config_is_an_empty_snapshot() {
     let server = answering(empty(200).set_body_string("{}")).await;
-    let Ok(Download::New(new)) = client(LIMIT)
-        .download(&at(&server.uri()), None, &Wish::now())
+    let Ok(Download::Changed(new)) = client(LIMIT)
+        .download(&at(&server.uri()), None, &ReadRequest::interactive())
         .await
     else {
         panic!("not read")
@@ -219,7 +227,7 @@ async fn a_fault_of_the_server_shows_nothing_of_its_body() {
 
 #[tokio::test]
 async fn an_endless_error_body_does_not_hide_the_status() {
-    let body = vec![b' '; LARGEST_ERROR_BODY + 1];
+    let body = vec![b' '; MAX_ERROR_BODY_BYTES + 1];
     let error = error_of(empty(401).set_body_bytes(body)).await;
     assert_eq!(error, DopplerError::Unauthorized { quote: None });
 }
@@ -236,7 +244,7 @@ async fn an_answer_that_is_not_a_config_is_refused_without_quoting_it() {
     ] {
         let error = error_of(empty(200).set_body_bytes(body)).await;
         assert_eq!(error.reason(), Reason::DopplerError, "{error}");
-        assert!(matches!(error, DopplerError::Unreadable { .. }), "{error}");
+        assert!(matches!(error, DopplerError::InvalidBody { .. }), "{error}");
     }
 }
 
@@ -257,7 +265,7 @@ async fn gives_up_on_a_server_that_does_not_answer() {
     let server = answering(values().set_delay(Duration::from_mins(1))).await;
     let limit = Duration::from_millis(300);
     let error = client(limit)
-        .download(&at(&server.uri()), None, &Wish::now())
+        .download(&at(&server.uri()), None, &ReadRequest::interactive())
         .await
         .unwrap_err();
     assert_eq!(error.reason(), Reason::DopplerUnreachable);
@@ -281,7 +289,7 @@ async fn gives_up_on_a_body_that_never_ends() {
     });
     let limit = Duration::from_millis(300);
     let error = client(limit)
-        .download(&at(&host), None, &Wish::now())
+        .download(&at(&host), None, &ReadRequest::interactive())
         .await
         .unwrap_err();
     server.abort();
@@ -324,7 +332,7 @@ async fn broken_compression_is_not_taken_for_a_config() {
 
 #[tokio::test]
 async fn stops_at_the_bound() {
-    let large = vec![b' '; LARGEST_BODY + 1];
+    let large = vec![b' '; MAX_BODY_BYTES + 1];
     let error = error_of(empty(200).set_body_bytes(large)).await;
     assert_eq!(error.reason(), Reason::AnswerTooLarge);
 }
@@ -333,31 +341,34 @@ async fn stops_at_the_bound() {
 async fn waits_as_long_as_a_429_says_and_sends_nothing_before() {
     let server = answering(empty(429).insert_header("retry-after", "30")).await;
     let (client, at) = (client(LIMIT), at(&server.uri()));
-    let error = client.download(&at, None, &Wish::now()).await.unwrap_err();
+    let error = client
+        .download(&at, None, &ReadRequest::interactive())
+        .await
+        .unwrap_err();
     assert_eq!(error.reason(), Reason::DopplerRateLimited);
     assert_eq!(error.retry_after(), Some(Duration::from_secs(30)));
 
-    let other_config = Coordinates {
+    let other_config = ConfigKey {
         config: "prd".to_owned(),
         ..at.clone()
     };
     assert!(is_held_back(&client, &other_config).await);
     assert_eq!(server.received_requests().await.unwrap().len(), 1);
 
-    let other_token = Coordinates {
+    let other_token = ConfigKey {
         token: "other".into(),
         ..at
     };
     client
-        .download(&other_token, None, &Wish::now())
+        .download(&other_token, None, &ReadRequest::interactive())
         .await
         .unwrap_err();
     assert_eq!(server.received_requests().await.unwrap().len(), 2);
 }
 
 /// Whether the next request waits for its turn.
-async fn is_held_back(client: &Client, at: &Coordinates) -> bool {
-    let wish = Wish::now();
+async fn is_held_back(client: &Client, at: &ConfigKey) -> bool {
+    let wish = ReadRequest::interactive();
     let download = client.download(at, None, &wish);
     tokio::time::timeout(Duration::from_millis(300), download)
         .await
@@ -369,12 +380,18 @@ async fn a_dead_host_is_not_asked_for_each_config() {
     let server = answering(empty(500)).await;
     let (client, at) = (client(LIMIT), at(&server.uri()));
     for _ in 0..10 {
-        let error = client.download(&at, None, &Wish::now()).await.unwrap_err();
+        let error = client
+            .download(&at, None, &ReadRequest::interactive())
+            .await
+            .unwrap_err();
         assert_eq!(error.reason(), Reason::DopplerUnreachable);
         assert!(error.to_string().contains("a fault of its own (500)"));
     }
     assert_eq!(server.received_requests().await.unwrap().len(), 3);
-    let error = client.download(&at, None, &Wish::now()).await.unwrap_err();
+    let error = client
+        .download(&at, None, &ReadRequest::interactive())
+        .await
+        .unwrap_err();
     assert!(error.retry_after().is_some());
 }
 
@@ -389,7 +406,10 @@ async fn holds_back_once_nothing_remains_of_the_limit() {
     )
     .await;
     let (client, at) = (client(LIMIT), at(&server.uri()));
-    client.download(&at, None, &Wish::now()).await.unwrap();
+    client
+        .download(&at, None, &ReadRequest::interactive())
+        .await
+        .unwrap();
     assert!(is_held_back(&client, &at).await);
     assert_eq!(server.received_requests().await.unwrap().len(), 1);
 }
@@ -404,12 +424,12 @@ async fn a_429_that_says_nothing_gives_no_time() {
 async fn a_token_that_cannot_be_one_is_not_sent() {
     let server = answering(values()).await;
     for token in ["", "canary\n", "can ary", "canär\u{fe}"] {
-        let at = Coordinates {
+        let at = ConfigKey {
             token: token.into(),
             ..at(&server.uri())
         };
         let error = client(LIMIT)
-            .download(&at, None, &Wish::now())
+            .download(&at, None, &ReadRequest::interactive())
             .await
             .unwrap_err();
         assert_eq!(error, DopplerError::TokenInvalid);
@@ -420,6 +440,6 @@ async fn a_token_that_cannot_be_one_is_not_sent() {
 
 #[test]
 fn what_a_download_gave_does_not_print_values() {
-    let shown = format!("{:?}", Download::New(snapshot(Some(TAG))));
+    let shown = format!("{:?}", Download::Changed(snapshot(Some(TAG))));
     assert!(!shown.contains("canary"), "{shown}");
 }

@@ -8,7 +8,7 @@ use crate::{
 };
 use futures::{StreamExt, TryStreamExt};
 use testkit::{
-    doppler::{Doppler, Fault, Framing, RateLimit, Watch},
+    doppler::{Doppler, Fault, Framing, RateLimit, WatchMode},
     wait::until,
 };
 use tokio::{
@@ -23,15 +23,15 @@ const SHORT: Duration = Duration::from_millis(300);
 const TOKEN: &str = "dp.st.dev.canary-token";
 const PROJECT: &str = "my-project";
 
-type Frames = Pin<Box<dyn Stream<Item = Result<Frame, WatchError>> + Send>>;
+type Frames = Pin<Box<dyn Stream<Item = Result<StreamEvent, WatchError>> + Send>>;
 
-fn watcher(silence: Duration) -> Watcher {
+fn watcher(silence: Duration) -> WatchClient {
     install_crypto_provider();
-    Watcher::new(LIMIT, silence, Gate::small()).unwrap()
+    WatchClient::new(LIMIT, silence, RateLimiter::small()).unwrap()
 }
 
-fn at(host: &str) -> Coordinates {
-    Coordinates {
+fn at(host: &str) -> ConfigKey {
+    ConfigKey {
         host: Url::parse(host).unwrap(),
         token: TOKEN.into(),
         project: PROJECT.to_owned(),
@@ -61,7 +61,7 @@ async fn open_within(doppler: &Doppler, silence: Duration) -> Frames {
     opened.await.unwrap().unwrap()
 }
 
-async fn frames<const N: usize>(stream: &mut Frames) -> [Frame; N] {
+async fn frames<const N: usize>(stream: &mut Frames) -> [StreamEvent; N] {
     let frames: Vec<_> = stream.take(N).try_collect().await.unwrap();
     frames.try_into().unwrap()
 }
@@ -80,7 +80,7 @@ async fn error_at(host: &str) -> WatchError {
 }
 
 /// The error that ends a stream, whatever frames come before it.
-async fn end_of(mut stream: Frames) -> Loss {
+async fn end_of(mut stream: Frames) -> DisconnectCause {
     let error = loop {
         if let Err(error) = stream.next().await.unwrap() {
             break error;
@@ -88,8 +88,8 @@ async fn end_of(mut stream: Frames) -> Loss {
     };
     assert!(stream.next().await.is_none(), "no end after {error}");
     shows_nothing(&error);
-    assert!(!error.is_refusal());
-    let WatchError::Lost { cause, .. } = error else {
+    assert!(!error.is_rejection());
+    let WatchError::Disconnected { cause, .. } = error else {
         panic!("{error}")
     };
     cause
@@ -117,16 +117,19 @@ async fn writing(bytes: &'static [u8]) -> String {
 async fn tells_of_a_change_as_it_happens() {
     let doppler = doppler();
     let mut stream = open(&doppler).await;
-    assert_eq!(frames(&mut stream).await, [Frame::Connected]);
+    assert_eq!(frames(&mut stream).await, [StreamEvent::Connected]);
     doppler.set(PROJECT, "dev", "SECRET_API_KEY", "canary-other");
-    assert_eq!(frames(&mut stream).await, [Frame::Updated]);
+    assert_eq!(frames(&mut stream).await, [StreamEvent::Updated]);
     doppler.set(PROJECT, "prd", "SECRET_API_KEY", "canary-other");
     doppler.remove(PROJECT, "dev", "SECRET_API_KEY");
-    doppler.push(PROJECT, "dev");
-    assert_eq!(frames(&mut stream).await, [Frame::Updated, Frame::Updated]);
+    doppler.send_update(PROJECT, "dev");
+    assert_eq!(
+        frames(&mut stream).await,
+        [StreamEvent::Updated, StreamEvent::Updated]
+    );
 
-    let call = &doppler.calls()[0];
-    assert!(call.is_watch() && call.is_for(PROJECT, "dev") && call.is_with(TOKEN));
+    let call = &doppler.requests()[0];
+    assert!(call.is_watch() && call.is_for(PROJECT, "dev") && call.uses_token(TOKEN));
     assert_eq!(call.query.len(), 2);
     assert_eq!(call.headers["accept"], "text/event-stream");
     assert_eq!(call.headers["cache-control"], "no-cache");
@@ -138,11 +141,11 @@ async fn tells_of_a_change_as_it_happens() {
 async fn a_stream_that_is_dropped_closes_its_connection() {
     let doppler = doppler();
     let mut stream = open(&doppler).await;
-    assert_eq!(frames(&mut stream).await, [Frame::Connected]);
-    assert_eq!(doppler.streams(), 1);
+    assert_eq!(frames(&mut stream).await, [StreamEvent::Connected]);
+    assert_eq!(doppler.open_streams(), 1);
     drop(stream);
     until(LIMIT, "the end of the stream", async || {
-        (doppler.streams() == 0).then_some(())
+        (doppler.open_streams() == 0).then_some(())
     })
     .await
     .unwrap();
@@ -160,14 +163,14 @@ async fn asks_the_same_below_a_gateways_path_whatever_the_transformer() {
     .respond_with(answer)
     .mount(&server)
     .await;
-    let at = Coordinates {
+    let at = ConfigKey {
         project: "a&b=c d".to_owned(),
         transformer: Some(NameTransformer::DotnetEnv),
         ..at(&format!("{}/doppler/?x=1#y", server.uri()))
     };
     let mut stream: Frames = Box::pin(watcher(LIMIT).watch(&at).await.unwrap());
-    assert_eq!(frames(&mut stream).await, [Frame::Alive]);
-    assert_eq!(end_of(stream).await, Loss::Ended);
+    assert_eq!(frames(&mut stream).await, [StreamEvent::KeepAlive]);
+    assert_eq!(end_of(stream).await, DisconnectCause::Ended);
     let request = &server.received_requests().await.unwrap()[0];
     assert_eq!(request.url.query(), Some("project=a%26b%3Dc+d&config=dev"));
 }
@@ -177,15 +180,15 @@ async fn reads_frames_however_the_wire_cuts_and_joins_them() {
     let doppler = doppler();
     doppler.set_framing(Framing::Split((1..64).collect()));
     let mut stream = open(&doppler).await;
-    assert_eq!(frames(&mut stream).await, [Frame::Connected]);
-    doppler.push(PROJECT, "dev");
-    assert_eq!(frames(&mut stream).await, [Frame::Updated]);
+    assert_eq!(frames(&mut stream).await, [StreamEvent::Connected]);
+    doppler.send_update(PROJECT, "dev");
+    assert_eq!(frames(&mut stream).await, [StreamEvent::Updated]);
 
     doppler.set_framing(Framing::Merge(3));
     for _ in 0..3 {
-        doppler.push(PROJECT, "dev");
+        doppler.send_update(PROJECT, "dev");
     }
-    assert_eq!(frames(&mut stream).await, [Frame::Updated; 3]);
+    assert_eq!(frames(&mut stream).await, [StreamEvent::Updated; 3]);
 }
 
 #[tokio::test]
@@ -203,11 +206,11 @@ async fn goes_on_after_comments_garbage_and_other_line_ends() {
     assert_eq!(
         frames(&mut stream).await,
         [
-            Frame::Connected,
-            Frame::Alive,
-            Frame::Alive,
-            Frame::Alive,
-            Frame::Updated
+            StreamEvent::Connected,
+            StreamEvent::KeepAlive,
+            StreamEvent::KeepAlive,
+            StreamEvent::KeepAlive,
+            StreamEvent::Updated
         ]
     );
 }
@@ -215,16 +218,20 @@ async fn goes_on_after_comments_garbage_and_other_line_ends() {
 #[tokio::test]
 async fn is_lost_after_silence_and_not_while_it_is_pinged() {
     let doppler = doppler();
-    doppler.set_ping(Duration::from_millis(20));
+    doppler.set_ping_interval(Duration::from_millis(20));
     let mut stream = open(&doppler).await;
     assert_eq!(
         frames(&mut stream).await,
-        [Frame::Connected, Frame::Alive, Frame::Alive]
+        [
+            StreamEvent::Connected,
+            StreamEvent::KeepAlive,
+            StreamEvent::KeepAlive
+        ]
     );
 
-    doppler.set_watch(Watch::Silent);
+    doppler.set_watch_mode(WatchMode::Silent);
     let stream = open_within(&doppler, SHORT).await;
-    assert_eq!(end_of(stream).await, Loss::Silent(SHORT));
+    assert_eq!(end_of(stream).await, DisconnectCause::IdleTimeout(SHORT));
 }
 
 #[tokio::test]
@@ -233,7 +240,7 @@ async fn bytes_that_never_become_a_frame_are_silence() {
     let stream = open_within(&doppler, SHORT).await;
     let chunks = [&b"\n\n\n"[..], b"event: message\n", b"data: {\"type\":"];
     doppler.send_chunks(PROJECT, "dev", &chunks.map(<[u8]>::to_vec));
-    assert_eq!(end_of(stream).await, Loss::Silent(SHORT));
+    assert_eq!(end_of(stream).await, DisconnectCause::IdleTimeout(SHORT));
 }
 
 #[tokio::test]
@@ -247,9 +254,9 @@ async fn a_refusal_says_so_in_dopplers_words() {
         (404, Reason::ConfigMissing),
         (204, Reason::DopplerError),
     ] {
-        doppler.set_watch(Watch::Refused(status, "Not on\nthis plan".to_owned()));
+        doppler.set_watch_mode(WatchMode::Refused(status, "Not on\nthis plan".to_owned()));
         let error = refused(&doppler).await;
-        assert!(error.is_refusal(), "{error}");
+        assert!(error.is_rejection(), "{error}");
         assert_eq!(error.reason(), reason, "{error}");
         let words = if status == 204 {
             ""
@@ -264,21 +271,21 @@ async fn a_refusal_says_so_in_dopplers_words() {
             )
         );
     }
-    doppler.set_watch(Watch::Refused(403, format!("Not with {TOKEN}")));
+    doppler.set_watch_mode(WatchMode::Refused(403, format!("Not with {TOKEN}")));
     let error = refused(&doppler).await;
-    assert!(matches!(&error, WatchError::Refused { words: None, .. }));
+    assert!(matches!(&error, WatchError::Rejected { message: None, .. }));
 }
 
 #[tokio::test]
 async fn a_config_that_is_not_there_and_a_token_for_another_are_refusals() {
     let doppler = doppler();
     doppler.revoke(TOKEN);
-    assert!(refused(&doppler).await.is_refusal());
+    assert!(refused(&doppler).await.is_rejection());
     doppler.add_service_token(TOKEN, PROJECT, "prd");
-    assert!(refused(&doppler).await.is_refusal());
+    assert!(refused(&doppler).await.is_rejection());
     doppler.add_account_token(TOKEN);
     doppler.remove_config(PROJECT, "dev");
-    assert!(refused(&doppler).await.is_refusal());
+    assert!(refused(&doppler).await.is_rejection());
 }
 
 #[tokio::test]
@@ -292,14 +299,14 @@ async fn an_answer_that_is_no_event_stream_is_a_refusal() {
     ] {
         let fault = doppler.fault(|_| true, fault);
         let error = refused(&doppler).await;
-        assert!(error.is_refusal(), "{error}");
+        assert!(error.is_rejection(), "{error}");
         assert!(
             error
                 .to_string()
                 .contains("(status 200: what it gives is not an event stream): it is polled"),
             "{error}"
         );
-        doppler.end_fault(fault);
+        doppler.remove_fault(fault);
     }
 }
 
@@ -314,23 +321,23 @@ async fn never_follows_a_redirect() {
             .mount(&server)
             .await;
         let error = error_at(&server.uri()).await;
-        assert!(error.is_refusal(), "{error}");
+        assert!(error.is_rejection(), "{error}");
         assert!(error.to_string().contains(&status.to_string()), "{error}");
     }
     doppler.fault(|_| true, Fault::Redirect(other.url()));
-    assert!(refused(&doppler).await.is_refusal());
-    assert!(other.calls().is_empty());
+    assert!(refused(&doppler).await.is_rejection());
+    assert!(other.requests().is_empty());
 }
 
 #[tokio::test]
 async fn a_limit_says_when_to_come_back() {
     let doppler = doppler();
-    doppler.limit(RateLimit {
+    doppler.set_rate_limit(RateLimit {
         reads: 0,
         ..RateLimit::TEAM
     });
     let error = refused(&doppler).await;
-    assert!(!error.is_refusal());
+    assert!(!error.is_rejection());
     assert_eq!(error.reason(), Reason::DopplerRateLimited);
     let wait = error.retry_after().unwrap();
     assert!(wait > SHORT && wait <= Duration::from_mins(1), "{wait:?}");
@@ -352,12 +359,12 @@ async fn a_fault_of_the_server_is_a_loss_without_its_words() {
     for status in [408, 500, 502, 503, 504] {
         let fault = doppler.fault(|_| true, Fault::Error(status, "canary".to_owned()));
         let error = refused(&doppler).await;
-        let WatchError::Lost { cause, .. } = &error else {
+        let WatchError::Disconnected { cause, .. } = &error else {
             panic!("{error}")
         };
-        assert_eq!(*cause, Loss::Fault(status));
+        assert_eq!(*cause, DisconnectCause::ServerError(status));
         assert_eq!(error.reason(), Reason::DopplerUnreachable);
-        doppler.end_fault(fault);
+        doppler.remove_fault(fault);
     }
 }
 
@@ -366,7 +373,7 @@ async fn a_connection_that_fails_or_ends_is_a_loss() {
     let doppler = doppler();
     let stream = open(&doppler).await;
     doppler.close_streams();
-    assert_eq!(end_of(stream).await, Loss::Ended);
+    assert_eq!(end_of(stream).await, DisconnectCause::Ended);
 
     doppler.fault(|_| true, Fault::Close);
     let error = refused(&doppler).await;
@@ -398,7 +405,7 @@ async fn a_broken_wire_is_a_loss() {
         let host = writing(bytes).await;
         let stream = watcher(LIMIT).watch(&at(&host)).await.unwrap();
         let loss = end_of(Box::pin(stream)).await;
-        assert!(matches!(loss, Loss::Transport(_)), "{loss}");
+        assert!(matches!(loss, DisconnectCause::Transport(_)), "{loss}");
     }
 }
 
@@ -407,16 +414,16 @@ async fn what_is_no_text_or_too_large_is_a_loss() {
     let doppler = doppler();
     let stream = open(&doppler).await;
     doppler.send_chunks(PROJECT, "dev", &[b"data: canary\xff\n\n".to_vec()]);
-    assert_eq!(end_of(stream).await, Loss::Garbled);
+    assert_eq!(end_of(stream).await, DisconnectCause::NotEventStream);
 
     let stream = open(&doppler).await;
-    let piece = b"canary".repeat(LARGEST_FRAME / 12 + 1);
+    let piece = b"canary".repeat(MAX_EVENT_BYTES / 12 + 1);
     doppler.send_chunks(PROJECT, "dev", &[piece.clone(), piece]);
     let loss = end_of(stream).await;
     assert_eq!(
         loss,
-        Loss::TooLarge {
-            limit: LARGEST_FRAME
+        DisconnectCause::TooLarge {
+            limit: MAX_EVENT_BYTES
         }
     );
 }
@@ -426,7 +433,7 @@ async fn does_not_wait_for_ever_for_a_head_or_the_body_of_a_refusal() {
     let doppler = doppler();
     doppler.fault(|_| true, Fault::Hang);
     install_crypto_provider();
-    let watcher = Watcher::new(SHORT, LIMIT, Gate::small()).unwrap();
+    let watcher = WatchClient::new(SHORT, LIMIT, RateLimiter::small()).unwrap();
     let Err(error) = watcher.watch(&at(&doppler.url())).await else {
         panic!("a stream")
     };
@@ -446,19 +453,19 @@ async fn does_not_wait_for_ever_for_a_head_or_the_body_of_a_refusal() {
         std::future::pending::<()>().await;
     });
     // Long enough for the head, which comes at once.
-    let watcher = Watcher::new(Duration::from_secs(2), LIMIT, Gate::small()).unwrap();
+    let watcher = WatchClient::new(Duration::from_secs(2), LIMIT, RateLimiter::small()).unwrap();
     let Err(error) = watcher.watch(&at(&host)).await else {
         panic!("a stream")
     };
     server.abort();
-    assert!(error.is_refusal(), "{error}");
+    assert!(error.is_rejection(), "{error}");
 }
 
 #[tokio::test]
 async fn a_token_that_cannot_be_one_is_not_sent() {
     let doppler = doppler();
     for token in ["", "canary\n", "can ary", "canär"] {
-        let at = Coordinates {
+        let at = ConfigKey {
             token: token.into(),
             ..at(&doppler.url())
         };
@@ -467,9 +474,9 @@ async fn a_token_that_cannot_be_one_is_not_sent() {
         };
         shows_nothing(&error);
         assert_eq!(error, WatchError::TokenInvalid);
-        assert!(error.is_refusal());
+        assert!(error.is_rejection());
     }
-    assert!(doppler.calls().is_empty());
+    assert!(doppler.requests().is_empty());
 }
 
 #[tokio::test]
@@ -478,11 +485,11 @@ async fn more_streams_than_a_connection_carries_do_not_hold_up_a_download() {
     install_crypto_provider();
     let doppler = doppler();
     let ca = Some(doppler.ca_pem().as_bytes());
-    let watcher = Watcher {
+    let watcher = WatchClient {
         http: outbound::stream_client(LIMIT, ca).unwrap(),
-        head: LIMIT,
-        silence: LIMIT,
-        gate: Gate::small(),
+        head_timeout: LIMIT,
+        idle_timeout: LIMIT,
+        limiter: RateLimiter::small(),
     };
     let at = at(&doppler.tls_url());
     let mut streams: Vec<Frames> = stream::iter(0..STREAMS)
@@ -490,16 +497,26 @@ async fn more_streams_than_a_connection_carries_do_not_hold_up_a_download() {
         .buffer_unordered(8)
         .collect()
         .await;
-    assert_eq!(doppler.streams(), STREAMS);
+    assert_eq!(doppler.open_streams(), STREAMS);
 
-    let client = Client::over(outbound::client(LIMIT, ca).unwrap(), LIMIT, Gate::small());
-    let download = client.download(&at, None, &Wish::now()).await.unwrap();
-    assert!(matches!(download, Download::New(_)));
-    doppler.push(PROJECT, "dev");
+    let client = Client::with_http(
+        outbound::client(LIMIT, ca).unwrap(),
+        LIMIT,
+        RateLimiter::small(),
+    );
+    let download = client
+        .download(&at, None, &ReadRequest::interactive())
+        .await
+        .unwrap();
+    assert!(matches!(download, Download::Changed(_)));
+    doppler.send_update(PROJECT, "dev");
     for stream in &mut streams {
-        assert_eq!(frames(stream).await, [Frame::Connected, Frame::Updated]);
+        assert_eq!(
+            frames(stream).await,
+            [StreamEvent::Connected, StreamEvent::Updated]
+        );
     }
-    for call in doppler.calls() {
+    for call in doppler.requests() {
         let version = if call.is_watch() {
             "HTTP/1.1"
         } else {

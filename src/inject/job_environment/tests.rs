@@ -15,7 +15,7 @@ fn template(job_configuration: Value, properties: Value) -> Box<RawValue> {
 }
 
 #[test]
-fn the_namespace_is_that_of_the_job_configuration() {
+fn reads_the_namespace_of_the_job_configuration() {
     let fixed = |name: &str| JobNamespace::Fixed(name.to_owned());
     let cases = [
         (
@@ -64,29 +64,29 @@ fn the_namespace_is_that_of_the_job_configuration() {
 }
 
 #[test]
-fn a_cluster_config_that_is_set_means_another_cluster() {
+fn a_set_cluster_config_means_another_cluster() {
     let placeholder = json!({"cluster_config": "{{ cluster_config }}"});
-    assert!(!other_cluster(&template(json!({}), json!({}))));
-    assert!(!other_cluster(&template(
+    assert!(!targets_other_cluster(&template(json!({}), json!({}))));
+    assert!(!targets_other_cluster(&template(
         placeholder.clone(),
         json!({"cluster_config": {"default": null}})
     )));
-    assert!(other_cluster(&template(
+    assert!(targets_other_cluster(&template(
         placeholder,
         json!({"cluster_config": {"default": {"$ref": {"block_document_id": "x"}}}})
     )));
-    assert!(other_cluster(&template(
+    assert!(targets_other_cluster(&template(
         json!({"cluster_config": {"config": {}}}),
         json!({})
     )));
-    assert!(other_cluster(&template(
+    assert!(targets_other_cluster(&template(
         json!({"cluster_config": "{{ prefect.blocks.kubernetes-cluster-config.x }}"}),
         json!({})
     )));
 }
 
 #[test]
-fn keys_that_the_pools_env_sets_are_shadowed_and_later_sources_are_named() {
+fn reports_shadowed_keys_and_later_sources() {
     let keys: BTreeSet<String> = ["A", "B", "C", "D"].map(str::to_owned).into();
     let job = json!({
         "env": "{{ env }}",
@@ -95,17 +95,17 @@ fn keys_that_the_pools_env_sets_are_shadowed_and_later_sources_are_named() {
             "envFrom": [{"secretRef": {"name": "s", "optional": true}}, {"configMapRef": {"name": "c"}}, {"secretRef": {"name": "t"}}],
         }]}}}}
     });
-    let shadows = shadowed(
+    let shadows = find_shadows(
         &template(job, json!({"env": {"default": {"A": "x", "Y": "y"}}})),
         &keys,
         "s",
     );
     assert_eq!(shadows.keys, ["A", "B"]);
-    assert_eq!(shadows.later, ["ConfigMap c", "Secret t"]);
+    assert_eq!(shadows.later_sources, ["ConfigMap c", "Secret t"]);
 }
 
 #[test]
-fn the_template_that_prefect_makes_is_read() {
+fn reads_prefects_default_template() {
     let job = json!({
         "env": "{{ env }}", "namespace": "{{ namespace }}", "cluster_config": "{{ cluster_config }}",
         "job_manifest": {"spec": {"template": {"spec": {"containers": [{"env": "{{ env }}"}]}}}}
@@ -118,9 +118,9 @@ fn the_template_that_prefect_makes_is_read() {
         job_namespace(&made),
         JobNamespace::Fixed("default".to_owned())
     );
-    assert!(!other_cluster(&made));
+    assert!(!targets_other_cluster(&made));
     assert_eq!(
-        shadowed(&made, &["A".to_owned()].into(), "s"),
+        find_shadows(&made, &["A".to_owned()].into(), "s"),
         Shadows::default()
     );
 }

@@ -42,29 +42,29 @@ fn claim(secret: &str, want: Want) -> Claim {
         mode: InjectMode::Patch,
         keys: Arc::default(),
         want,
-        noted: want != Want::Look,
-        known: None,
+        recorded: want != Want::Observe,
+        reported_state: None,
         interval: Duration::from_mins(1),
     }
 }
 
-fn view(template: &RawValue) -> View<'_> {
-    static NONE: Elsewhere = Elsewhere {
+fn view(template: &RawValue) -> PoolView<'_> {
+    static NONE: DeploymentNamespaces = DeploymentNamespaces {
         namespaces: BTreeMap::new(),
-        only_first: None,
+        truncated_at: None,
     };
-    View {
+    PoolView {
         pool: "k8s",
         pool_type: "kubernetes",
         template,
-        elsewhere: Some(&NONE),
+        deployments: Some(&NONE),
         owner: None,
     }
 }
 
-fn alone(view: &View<'_>, claim: &Claim) -> (bool, Finding) {
+fn plan_one(view: &PoolView<'_>, claim: &Claim) -> (bool, Observation) {
     let mut plan = plan(view, &[claim], &History::default());
-    (plan.edit.is_some(), plan.findings.remove(0))
+    (plan.edit.is_some(), plan.observations.remove(0))
 }
 
 fn owner() -> ManagedPool {
@@ -77,76 +77,94 @@ fn owner() -> ManagedPool {
 }
 
 #[test]
-fn each_want_meets_each_template_as_the_table_says() {
+fn plans_each_want_for_each_template() {
     let observe = |want| Claim {
         mode: InjectMode::Observe,
         ..claim("s", want)
     };
     let theirs = Claim {
-        known: Some(State::AlreadyPresent),
+        reported_state: Some(State::AlreadyPresent),
         ..claim("s", Want::Absent)
     };
     let unnoted = Claim {
-        noted: false,
+        recorded: false,
         ..claim("s", Want::Present)
     };
     let none = template(json!(null));
     let ours = template(json!([entry("s")]));
     let other = template(json!([{"secretRef": {"name": "s"}}]));
     let cases = [
-        (&none, claim("s", Want::Look), false, Phase::Wanted, None),
-        (&none, unnoted, false, Phase::Wanted, None),
+        (
+            &none,
+            claim("s", Want::Observe),
+            false,
+            Phase::Injectable,
+            None,
+        ),
+        (&none, unnoted, false, Phase::Injectable, None),
         (
             &none,
             claim("s", Want::Present),
             true,
-            Phase::Underway,
+            Phase::InProgress,
             None,
         ),
-        (&none, claim("s", Want::Absent), false, Phase::Out, None),
+        (&none, claim("s", Want::Absent), false, Phase::Removed, None),
         (
             &none,
             observe(Want::Present),
             false,
-            Phase::LeftAlone,
+            Phase::Skipped,
             Some(State::Absent),
         ),
         (
             &ours,
-            claim("s", Want::Look),
+            claim("s", Want::Observe),
             false,
-            Phase::Held,
+            Phase::Injected,
             Some(State::AlreadyPresent),
         ),
         (
             &ours,
             claim("s", Want::Present),
             false,
-            Phase::Held,
+            Phase::Injected,
             Some(State::Patched),
         ),
-        (&ours, claim("s", Want::Absent), true, Phase::Underway, None),
-        (&ours, theirs, false, Phase::Out, None),
+        (
+            &ours,
+            claim("s", Want::Absent),
+            true,
+            Phase::InProgress,
+            None,
+        ),
+        (&ours, theirs, false, Phase::Removed, None),
         (
             &ours,
             observe(Want::Present),
             false,
-            Phase::Held,
+            Phase::Injected,
             Some(State::AlreadyPresent),
         ),
         (
             &other,
             claim("s", Want::Present),
             false,
-            Phase::Held,
+            Phase::Injected,
             Some(State::AlreadyPresent),
         ),
-        (&other, claim("s", Want::Absent), false, Phase::Out, None),
+        (
+            &other,
+            claim("s", Want::Absent),
+            false,
+            Phase::Removed,
+            None,
+        ),
     ];
     for (template, claim, edits, phase, state) in cases {
-        let (edited, finding) = alone(&view(template), &claim);
+        let (edited, observation) = plan_one(&view(template), &claim);
         assert_eq!(
-            (edited, finding.phase, finding.state),
+            (edited, observation.phase, observation.state),
             (edits, phase, state),
             "{claim:?} {template}"
         );
@@ -154,7 +172,7 @@ fn each_want_meets_each_template_as_the_table_says() {
 }
 
 #[test]
-fn a_pool_that_must_not_be_edited_is_left_alone_and_says_what_to_do() {
+fn skips_an_unsuitable_pool_and_names_the_remedy() {
     let plain = template(json!(null));
     let text = plain.get();
     let raw = |text: String| RawValue::from_string(text).unwrap();
@@ -177,123 +195,136 @@ fn a_pool_that_must_not_be_edited_is_left_alone_and_says_what_to_do() {
         (&empty, State::NotEditable, Reason::PoolNotEditable, "empty"),
     ];
     for (template, state, reason, says) in cases {
-        let (edited, finding) = alone(&view(template), &claim("s", Want::Present));
+        let (edited, observation) = plan_one(&view(template), &claim("s", Want::Present));
         assert!(!edited);
         assert_eq!(
-            (finding.phase, finding.state, finding.reason),
-            (Phase::LeftAlone, Some(state), reason)
+            (observation.phase, observation.state, observation.reason),
+            (Phase::Skipped, Some(state), reason)
         );
-        assert!(finding.message.contains(says), "{}", finding.message);
+        assert!(
+            observation.message.contains(says),
+            "{}",
+            observation.message
+        );
     }
-    let process = View {
+    let process = PoolView {
         pool_type: "process",
         ..view(&plain)
     };
-    let (edited, finding) = alone(&process, &claim("s", Want::Present));
-    assert_eq!((edited, finding.state), (false, Some(State::NotEditable)));
+    let (edited, observation) = plan_one(&process, &claim("s", Want::Present));
+    assert_eq!(
+        (edited, observation.state),
+        (false, Some(State::NotEditable))
+    );
 }
 
 #[test]
-fn an_owned_pool_is_never_written_and_its_owner_is_given_the_patch() {
+fn never_writes_an_owned_pool_and_shows_the_patch() {
     let keeper = owner();
     let (none, with) = (template(json!(null)), template(json!([entry("s")])));
-    let owned = |template| View {
+    let owned = |template| PoolView {
         owner: Some(&keeper),
         ..view(template)
     };
-    let (edited, finding) = alone(&owned(&none), &claim("s", Want::Present));
-    assert_eq!((edited, finding.state), (false, Some(State::Managed)));
-    assert!(finding.message.contains("prefect/object") && finding.message.contains("envFrom"));
-    let (edited, finding) = alone(&owned(&with), &claim("s", Want::Present));
+    let (edited, observation) = plan_one(&owned(&none), &claim("s", Want::Present));
+    assert_eq!((edited, observation.state), (false, Some(State::Managed)));
+    assert!(
+        observation.message.contains("prefect/object") && observation.message.contains("envFrom")
+    );
+    let (edited, observation) = plan_one(&owned(&with), &claim("s", Want::Present));
     assert_eq!(
-        (edited, finding.state),
+        (edited, observation.state),
         (false, Some(State::AlreadyPresent))
     );
-    let (edited, finding) = alone(&owned(&with), &claim("s", Want::Absent));
-    assert_eq!((edited, finding.phase), (false, Phase::Out));
+    let (edited, observation) = plan_one(&owned(&with), &claim("s", Want::Absent));
+    assert_eq!((edited, observation.phase), (false, Phase::Removed));
 }
 
 #[test]
-fn with_optional_false_deployments_elsewhere_keep_the_pool_from_being_edited() {
+fn optional_false_skips_pools_with_deployments_elsewhere() {
     let none = template(json!(null));
-    let elsewhere = Elsewhere {
+    let deployments = DeploymentNamespaces {
         namespaces: BTreeMap::from([("team".to_owned(), vec!["nightly".to_owned()])]),
-        only_first: None,
+        truncated_at: None,
     };
-    let split = View {
-        elsewhere: Some(&elsewhere),
+    let split = PoolView {
+        deployments: Some(&deployments),
         ..view(&none)
     };
-    let (edited, finding) = alone(&split, &claim("s", Want::Present));
+    let (edited, observation) = plan_one(&split, &claim("s", Want::Present));
     assert!(edited, "optional entries do no harm there");
-    assert_eq!(finding.unserved_namespaces, ["team"]);
-    assert_eq!(finding.overlooked, None);
+    assert_eq!(observation.unserved_namespaces, ["team"]);
+    assert_eq!(observation.unchecked_deployments, None);
     let strict = Claim {
         optional: false,
         ..claim("s", Want::Present)
     };
-    let (edited, finding) = alone(&split, &strict);
+    let (edited, observation) = plan_one(&split, &strict);
     assert_eq!(
-        (edited, finding.state),
+        (edited, observation.state),
         (false, Some(State::OtherNamespace))
     );
-    assert!(finding.message.contains("nightly"), "{}", finding.message);
-    let unlisted = View {
-        elsewhere: None,
+    assert!(
+        observation.message.contains("nightly"),
+        "{}",
+        observation.message
+    );
+    let unlisted = PoolView {
+        deployments: None,
         ..view(&none)
     };
-    let (edited, finding) = alone(&unlisted, &strict);
-    assert_eq!((edited, finding.state), (false, Some(State::Forbidden)));
+    let (edited, observation) = plan_one(&unlisted, &strict);
+    assert_eq!((edited, observation.state), (false, Some(State::Forbidden)));
     assert!(
-        finding.message.contains("View deployments")
-            && finding.message.contains("set optional: true"),
+        observation.message.contains("View deployments")
+            && observation.message.contains("set optional: true"),
         "{}",
-        finding.message
+        observation.message
     );
 }
 
 #[test]
-fn deployments_that_were_not_looked_at_are_told() {
+fn reports_deployments_that_were_not_listed() {
     let none = template(json!(null));
     let strict = Claim {
         optional: false,
         ..claim("s", Want::Present)
     };
-    let many = Elsewhere {
+    let many = DeploymentNamespaces {
         namespaces: BTreeMap::new(),
-        only_first: Some(5_000),
+        truncated_at: Some(5_000),
     };
-    let many = View {
-        elsewhere: Some(&many),
+    let many = PoolView {
+        deployments: Some(&many),
         ..view(&none)
     };
-    let (edited, finding) = alone(&many, &claim("s", Want::Present));
+    let (edited, observation) = plan_one(&many, &claim("s", Want::Present));
     assert!(edited);
-    let overlooked = finding.overlooked.unwrap();
-    assert!(overlooked.contains("only the first 5000"), "{overlooked}");
-    let (edited, finding) = alone(&many, &strict);
+    let unchecked = observation.unchecked_deployments.unwrap();
+    assert!(unchecked.contains("only the first 5000"), "{unchecked}");
+    let (edited, observation) = plan_one(&many, &strict);
     assert_eq!(
-        (edited, finding.state),
+        (edited, observation.state),
         (false, Some(State::OtherNamespace)),
         "one of the others might never start"
     );
     assert!(
-        finding.message.contains("first 5000"),
+        observation.message.contains("first 5000"),
         "{}",
-        finding.message
+        observation.message
     );
-    let unlisted = View {
-        elsewhere: None,
+    let unlisted = PoolView {
+        deployments: None,
         ..view(&none)
     };
-    let (edited, finding) = alone(&unlisted, &claim("s", Want::Present));
+    let (edited, observation) = plan_one(&unlisted, &claim("s", Want::Present));
     assert!(edited);
-    let overlooked = finding.overlooked.unwrap();
-    assert!(overlooked.contains("View deployments"), "{overlooked}");
+    let unchecked = observation.unchecked_deployments.unwrap();
+    assert!(unchecked.contains("View deployments"), "{unchecked}");
 }
 
 #[test]
-fn our_entry_is_taken_out_of_a_pool_whose_jobs_moved_away() {
+fn removes_our_entry_when_jobs_move_to_another_namespace() {
     let with = template(json!([entry("s"), entry("theirs")]));
     let moved = RawValue::from_string(
         with.get()
@@ -308,9 +339,9 @@ fn our_entry_is_taken_out_of_a_pool_whose_jobs_moved_away() {
 }
 
 #[test]
-fn a_secret_that_two_bindings_claim_stays_while_one_wants_it() {
+fn keeps_a_secret_while_one_of_two_bindings_wants_it() {
     let with = template(json!([entry("s")]));
-    for keeper in [Want::Present, Want::Look] {
+    for keeper in [Want::Present, Want::Observe] {
         let (goes, stays) = (claim("s", Want::Absent), claim("s", keeper));
         let plan = plan(&view(&with), &[&goes, &stays], &History::default());
         assert!(plan.edit.is_none(), "{keeper:?}");
@@ -318,7 +349,7 @@ fn a_secret_that_two_bindings_claim_stays_while_one_wants_it() {
 }
 
 #[test]
-fn a_thousand_claims_are_one_edit_and_then_none() {
+fn a_thousand_claims_need_one_edit() {
     let claims: Vec<_> = (0..1000)
         .map(|n| claim(&format!("s{n}"), Want::Present))
         .collect();
@@ -330,25 +361,25 @@ fn a_thousand_claims_are_one_edit_and_then_none() {
     assert!(second.edit.is_none());
     assert!(
         second
-            .findings
+            .observations
             .iter()
-            .all(|finding| finding.state == Some(State::Patched))
+            .all(|observation| observation.state == Some(State::Patched))
     );
 }
 
 #[test]
-fn a_restart_that_knows_only_some_claims_moves_nothing() {
+fn moves_nothing_when_only_some_claims_are_known() {
     let with = template(json!([entry("a"), entry("b"), entry("c")]));
     for secret in ["a", "b", "c"] {
         assert!(
-            !alone(&view(&with), &claim(secret, Want::Present)).0,
+            !plan_one(&view(&with), &claim(secret, Want::Present)).0,
             "{secret}"
         );
     }
 }
 
 #[test]
-fn keys_that_others_override_are_named() {
+fn reports_keys_that_other_sources_override() {
     let keys = |names: &[&str]| Arc::new(names.iter().map(|name| (*name).to_owned()).collect());
     let one = Claim {
         keys: keys(&["SHADOWED", "BOTH", "MINE"]),
@@ -360,13 +391,13 @@ fn keys_that_others_override_are_named() {
     };
     let with = template(json!([entry("a"), entry("b"), {"configMapRef": {"name": "c"}}]));
     let plan = plan(&view(&with), &[&one, &two], &History::default());
-    assert_eq!(plan.findings[0].shadowed_keys, ["BOTH", "SHADOWED"]);
-    assert_eq!(plan.findings[0].later_sources, ["ConfigMap c"]);
-    assert!(plan.findings[1].shadowed_keys.is_empty());
+    assert_eq!(plan.observations[0].shadowed_keys, ["BOTH", "SHADOWED"]);
+    assert_eq!(plan.observations[0].later_sources, ["ConfigMap c"]);
+    assert!(plan.observations[1].shadowed_keys.is_empty());
 }
 
 #[test]
-fn a_contested_pool_says_so_whether_the_entry_is_in_or_out() {
+fn reports_contested_with_and_without_the_entry() {
     let history = History {
         contested: true,
         ..History::default()
@@ -375,6 +406,6 @@ fn a_contested_pool_says_so_whether_the_entry_is_in_or_out() {
         let template = template(sources);
         let one = claim("s", Want::Present);
         let plan = plan(&view(&template), &[&one], &history);
-        assert_eq!(plan.findings[0].state, Some(State::Contested));
+        assert_eq!(plan.observations[0].state, Some(State::Contested));
     }
 }

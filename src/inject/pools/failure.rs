@@ -5,103 +5,105 @@
 use std::time::{Duration, Instant};
 
 use crate::crd::WorkPoolState as State;
-use crate::inject::claim::{Claim, Finding, Phase, Want};
+use crate::inject::claim::{Claim, Observation, Phase, Want};
 use crate::prefect::PrefectError;
 use crate::reason::{Class, Reason};
 
 /// First wait after a failed look.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// Waits after failures grow to the interval, or to this if it is longer.
-const LONGEST_RETRY: Duration = Duration::from_mins(1);
+const MAX_RETRY: Duration = Duration::from_mins(1);
 /// No server can make us wait longer than this.
-const LONGEST_WAIT: Duration = Duration::from_hours(1);
+const MAX_RETRY_AFTER: Duration = Duration::from_hours(1);
 
 /// What a failed look means for a claim. `planned` is what the template meant for it, if the template could be read and not be written.
-pub(super) fn failed(
+pub(super) fn failed_observation(
     error: &PrefectError,
     claim: &Claim,
-    last: Option<&Finding>,
-    planned: Option<&Finding>,
+    last: Option<&Observation>,
+    planned: Option<&Observation>,
     now: Instant,
-) -> Finding {
+) -> Observation {
     let (reason, message) = (error.reason(), error.to_string());
     match error {
         PrefectError::PoolMissing { .. } => {
             let phase = match claim.want {
-                Want::Absent => Phase::Out,
-                Want::Look | Want::Present => Phase::LeftAlone,
+                Want::Absent => Phase::Removed,
+                Want::Observe | Want::Present => Phase::Skipped,
             };
-            Finding::new(phase, Some(State::Missing), reason, message)
+            Observation::new(phase, Some(State::Missing), reason, message)
         }
         PrefectError::PoolForbidden { .. } => {
             // Who may read and not write learns from the template whose entry is in already.
-            if let Some(planned) = planned.filter(|planned| planned.phase != Phase::Underway) {
+            if let Some(planned) = planned.filter(|planned| planned.phase != Phase::InProgress) {
                 return planned.clone();
             }
             let phase = match claim.want {
-                Want::Absent if last.is_some_and(|last| last.phase == Phase::Out) => Phase::Out,
-                Want::Absent => Phase::Underway,
-                Want::Look | Want::Present => Phase::LeftAlone,
+                Want::Absent if last.is_some_and(|last| last.phase == Phase::Removed) => {
+                    Phase::Removed
+                }
+                Want::Absent => Phase::InProgress,
+                Want::Observe | Want::Present => Phase::Skipped,
             };
-            Finding::new(phase, Some(State::Forbidden), reason, message)
+            Observation::new(phase, Some(State::Forbidden), reason, message)
         }
         _ => {
-            let unknown = || Finding::new(Phase::Unknown, None, reason, String::new());
-            let mut finding = last.cloned().unwrap_or_else(unknown);
-            finding.failing_since.get_or_insert(now);
-            finding.reason = reason;
-            finding.message = message;
-            finding
+            let unknown = || Observation::new(Phase::Unknown, None, reason, String::new());
+            let mut observation = last.cloned().unwrap_or_else(unknown);
+            observation.failing_since.get_or_insert(now);
+            observation.reason = reason;
+            observation.message = message;
+            observation
         }
     }
 }
 
 /// What is known of a claim that has changed, until the pool is looked at again. An entry may be in, out, or on its way: only what cannot mislead
 /// stays.
-pub(super) fn restated(claim: &Claim, last: &Finding) -> Finding {
-    let stays = matches!(last.phase, Phase::Held | Phase::LeftAlone);
+pub(super) fn changed_claim_observation(claim: &Claim, last: &Observation) -> Observation {
+    let keeps_phase = matches!(last.phase, Phase::Injected | Phase::Skipped);
     let phase = match claim.want {
-        Want::Look | Want::Present if stays => return last.clone(),
-        Want::Look => Phase::Unknown,
-        Want::Present | Want::Absent => Phase::Underway,
+        Want::Observe | Want::Present if keeps_phase => return last.clone(),
+        Want::Observe => Phase::Unknown,
+        Want::Present | Want::Absent => Phase::InProgress,
     };
     let message =
         "what the binding asks of the work pool has changed: it is looked at again".to_owned();
-    Finding {
+    Observation {
         failing_since: last.failing_since,
         event: last.event,
-        ..Finding::new(phase, last.state, Reason::Pending, message)
+        ..Observation::new(phase, last.state, Reason::Pending, message)
     }
 }
 
 /// Whether a binding would see a difference.
-pub(super) fn differs(one: &Finding, other: &Finding) -> bool {
-    let visible = |finding: &Finding| Finding {
+pub(super) fn visibly_differs(one: &Observation, other: &Observation) -> bool {
+    let visible = |observation: &Observation| Observation {
         failing_since: None,
-        ..finding.clone()
+        ..observation.clone()
     };
     one.failing_since.is_some() != other.failing_since.is_some() || visible(one) != visible(other)
 }
 
 /// The wait after a failed look, and whether pokes wait too.
-pub(super) fn wait_after(
+pub(super) fn retry_delay(
     error: &PrefectError,
     failures: u32,
     interval: Duration,
 ) -> (Duration, bool) {
-    let growing = FIRST_RETRY
+    let backoff = FIRST_RETRY
         .saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1).min(16)))
-        .min(interval.max(LONGEST_RETRY));
-    if let PrefectError::Shut(shut) = error {
+        .min(interval.max(MAX_RETRY));
+    if let PrefectError::CircuitOpen(shut) = error {
         // Asking costs nothing as long as the server is dead.
         return (shut.retry_after, false);
     }
     match error.reason().class() {
         Class::WaitForChange | Class::Settled => (interval, false),
-        Class::Retry => (growing, true),
+        Class::Retry => (backoff, true),
         Class::WaitUntil => {
-            let asked = error.retry_after().unwrap_or(growing);
-            (asked.clamp(FIRST_RETRY, LONGEST_WAIT), true)
+            let requested = error.retry_after().unwrap_or(backoff);
+            (requested.clamp(FIRST_RETRY, MAX_RETRY_AFTER), true)
         }
     }
 }
@@ -121,14 +123,14 @@ mod tests {
             mode: InjectMode::Patch,
             keys: Arc::default(),
             want,
-            noted: true,
-            known: None,
+            recorded: true,
+            reported_state: None,
             interval: Duration::from_mins(1),
         }
     }
 
-    fn finding(phase: Phase) -> Finding {
-        Finding::new(
+    fn observation(phase: Phase) -> Observation {
+        Observation::new(
             phase,
             Some(State::Patched),
             Reason::Injected,
@@ -146,13 +148,13 @@ mod tests {
     fn forbidden() -> PrefectError {
         PrefectError::PoolForbidden {
             pool: "k8s".to_owned(),
-            what: "edit the template",
+            action: "edit the template",
             permission: "Edit work pools",
         }
     }
 
     fn fault() -> PrefectError {
-        PrefectError::Fault {
+        PrefectError::ServerFault {
             host: "h".to_owned(),
             status: 500,
         }
@@ -166,86 +168,91 @@ mod tests {
     }
 
     #[test]
-    fn each_error_means_for_each_claim_what_the_table_says() {
+    fn maps_each_error_and_claim_to_a_phase() {
         let (missing, forbidden, fault) = (missing(), forbidden(), fault());
-        let table = [
-            (&missing, Want::Present, Phase::Held, Phase::LeftAlone),
-            (&missing, Want::Absent, Phase::Underway, Phase::Out),
-            (&forbidden, Want::Present, Phase::Held, Phase::LeftAlone),
-            (&forbidden, Want::Absent, Phase::Underway, Phase::Underway),
-            (&forbidden, Want::Absent, Phase::Held, Phase::Underway),
-            (&forbidden, Want::Absent, Phase::Out, Phase::Out),
-            (&fault, Want::Present, Phase::Held, Phase::Held),
-            (&fault, Want::Absent, Phase::Underway, Phase::Underway),
-            (&fault, Want::Absent, Phase::Out, Phase::Out),
+        let cases = [
+            (&missing, Want::Present, Phase::Injected, Phase::Skipped),
+            (&missing, Want::Absent, Phase::InProgress, Phase::Removed),
+            (&forbidden, Want::Present, Phase::Injected, Phase::Skipped),
+            (
+                &forbidden,
+                Want::Absent,
+                Phase::InProgress,
+                Phase::InProgress,
+            ),
+            (&forbidden, Want::Absent, Phase::Injected, Phase::InProgress),
+            (&forbidden, Want::Absent, Phase::Removed, Phase::Removed),
+            (&fault, Want::Present, Phase::Injected, Phase::Injected),
+            (&fault, Want::Absent, Phase::InProgress, Phase::InProgress),
+            (&fault, Want::Absent, Phase::Removed, Phase::Removed),
         ];
-        for (error, want, before, after) in table {
-            let found = failed(
+        for (error, want, before, after) in cases {
+            let result = failed_observation(
                 error,
                 &claim(want),
-                Some(&finding(before)),
+                Some(&observation(before)),
                 None,
                 Instant::now(),
             );
-            assert_eq!(found.phase, after, "{error}, {want:?}");
-            assert_eq!(found.reason, error.reason());
+            assert_eq!(result.phase, after, "{error}, {want:?}");
+            assert_eq!(result.reason, error.reason());
             let state = match error {
                 PrefectError::PoolMissing { .. } => State::Missing,
                 PrefectError::PoolForbidden { .. } => State::Forbidden,
                 _ => State::Patched,
             };
-            assert_eq!(found.state, Some(state), "{error}, {want:?}");
-            assert_eq!(found.failing_since.is_some(), *error == fault);
+            assert_eq!(result.state, Some(state), "{error}, {want:?}");
+            assert_eq!(result.failing_since.is_some(), *error == fault);
         }
     }
 
     #[test]
-    fn who_may_not_write_is_told_where_the_entry_is_in_already() {
-        let planned = finding(Phase::Held);
-        let found = failed(
+    fn read_only_credentials_still_observe_an_existing_entry() {
+        let planned = observation(Phase::Injected);
+        let result = failed_observation(
             &forbidden(),
             &claim(Want::Present),
             None,
             Some(&planned),
             Instant::now(),
         );
-        assert_eq!(found, planned);
+        assert_eq!(result, planned);
     }
 
     #[test]
     fn failing_since_is_the_first_failure() {
         let first = Instant::now();
         let claim = claim(Want::Present);
-        let once = failed(&fault(), &claim, None, None, first);
+        let once = failed_observation(&fault(), &claim, None, None, first);
         let later = first + Duration::from_secs(9);
-        let twice = failed(&fault(), &claim, Some(&once), None, later);
+        let twice = failed_observation(&fault(), &claim, Some(&once), None, later);
         assert_eq!(twice.failing_since, Some(first));
-        assert!(!differs(&once, &twice));
-        assert!(differs(&finding(Phase::Held), &once));
+        assert!(!visibly_differs(&once, &twice));
+        assert!(visibly_differs(&observation(Phase::Injected), &once));
     }
 
     #[test]
-    fn a_claim_to_take_out_is_never_answered_with_what_was_before() {
+    fn a_removal_claim_never_gets_the_previous_phase() {
         for phase in [
             Phase::Unknown,
-            Phase::Wanted,
-            Phase::Held,
-            Phase::Out,
-            Phase::LeftAlone,
-            Phase::Underway,
+            Phase::Injectable,
+            Phase::Injected,
+            Phase::Removed,
+            Phase::Skipped,
+            Phase::InProgress,
         ] {
-            let answer = restated(&claim(Want::Absent), &finding(phase));
-            assert_eq!(answer.phase, Phase::Underway);
-            let answer = restated(&claim(Want::Present), &finding(phase));
-            assert!(!matches!(answer.phase, Phase::Out | Phase::Wanted));
+            let answer = changed_claim_observation(&claim(Want::Absent), &observation(phase));
+            assert_eq!(answer.phase, Phase::InProgress);
+            let answer = changed_claim_observation(&claim(Want::Present), &observation(phase));
+            assert!(!matches!(answer.phase, Phase::Removed | Phase::Injectable));
         }
     }
 
     #[test]
-    fn waits_double_up_to_a_minute_or_the_interval_and_keep_to_what_the_server_asks() {
+    fn retry_delay_doubles_and_respects_retry_after() {
         let (short, long) = (Duration::from_secs(5), Duration::from_mins(5));
         let seconds = Duration::from_secs;
-        let table = [
+        let cases = [
             (fault(), 1, short, seconds(1), true),
             (fault(), 3, short, seconds(4), true),
             (fault(), 30, short, seconds(60), true),
@@ -256,9 +263,9 @@ mod tests {
             (missing(), 9, short, short, false),
             (forbidden(), 9, long, long, false),
         ];
-        for (error, failures, interval, wait, pokes_wait) in table {
-            let told = wait_after(&error, failures, interval);
-            assert_eq!(told, (wait, pokes_wait), "{error}, {failures}");
+        for (error, failures, interval, wait, delay_triggers) in cases {
+            let delay = retry_delay(&error, failures, interval);
+            assert_eq!(delay, (wait, delay_triggers), "{error}, {failures}");
         }
     }
 }

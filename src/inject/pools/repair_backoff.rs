@@ -5,42 +5,45 @@
 use std::time::{Duration, Instant};
 
 /// From this many repairs in a row on, the pool is contested.
-const CONTESTED: u32 = 3;
+const CONTESTED_AFTER: u32 = 3;
 /// No repair waits longer.
-const LONGEST_HOLD: Duration = Duration::from_mins(10);
+const MAX_DELAY: Duration = Duration::from_mins(10);
 
 /// Repairs in a row, and until when no other may follow.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Drift {
+pub(super) struct RepairBackoff {
     repairs: u32,
-    hold_until: Option<Instant>,
+    blocked_until: Option<Instant>,
 }
 
-impl Drift {
+impl RepairBackoff {
     /// What somebody changed was changed back.
-    pub(super) fn repaired(&mut self, now: Instant, interval: Duration) {
+    pub(super) fn record_repair(&mut self, now: Instant, interval: Duration) {
         let doublings = self.repairs.min(16);
         self.repairs = self.repairs.saturating_add(1);
-        let hold = interval.saturating_mul(1 << doublings).min(LONGEST_HOLD);
-        self.hold_until = Some(now + hold);
+        let delay = interval.saturating_mul(1 << doublings).min(MAX_DELAY);
+        self.blocked_until = Some(now + delay);
     }
 
     /// Nothing was to be repaired.
-    pub(super) fn quiet(&mut self, now: Instant, interval: Duration) {
-        let interval = interval.min(LONGEST_HOLD);
-        if self.hold_until.is_some_and(|until| now >= until + interval) {
+    pub(super) fn record_unchanged(&mut self, now: Instant, interval: Duration) {
+        let interval = interval.min(MAX_DELAY);
+        if self
+            .blocked_until
+            .is_some_and(|until| now >= until + interval)
+        {
             *self = Self::default();
         }
     }
 
     /// Until when repairs wait, if they do.
-    pub(super) fn held_until(&self, now: Instant) -> Option<Instant> {
-        self.hold_until.filter(|until| now < *until)
+    pub(super) fn blocked_until(&self, now: Instant) -> Option<Instant> {
+        self.blocked_until.filter(|until| now < *until)
     }
 
     /// Whether somebody keeps changing the pool back.
-    pub(super) const fn contested(&self) -> bool {
-        self.repairs >= CONTESTED
+    pub(super) const fn is_contested(&self) -> bool {
+        self.repairs >= CONTESTED_AFTER
     }
 }
 
@@ -51,11 +54,15 @@ mod tests {
     const INTERVAL: Duration = Duration::from_mins(1);
 
     #[test]
-    fn holds_double_up_to_ten_minutes_and_the_third_repair_makes_it_contested() {
+    fn delays_double_to_ten_minutes_and_third_repair_contests() {
         let mut now = Instant::now();
-        let mut drift = Drift::default();
-        assert_eq!(drift.held_until(now), None, "the first repair is at once");
-        let table = [
+        let mut backoff = RepairBackoff::default();
+        assert_eq!(
+            backoff.blocked_until(now),
+            None,
+            "the first repair is at once"
+        );
+        let cases = [
             (1, false),
             (2, false),
             (4, true),
@@ -63,40 +70,40 @@ mod tests {
             (10, true),
             (10, true),
         ];
-        for (minutes, contested) in table {
-            drift.repaired(now, INTERVAL);
+        for (minutes, contested) in cases {
+            backoff.record_repair(now, INTERVAL);
             let until = now + Duration::from_mins(minutes);
-            assert_eq!(drift.held_until(now), Some(until));
+            assert_eq!(backoff.blocked_until(now), Some(until));
             assert_eq!(
-                drift.held_until(until.checked_sub(Duration::from_millis(1)).unwrap()),
+                backoff.blocked_until(until.checked_sub(Duration::from_millis(1)).unwrap()),
                 Some(until)
             );
-            assert_eq!(drift.held_until(until), None, "after {minutes} min");
-            assert_eq!(drift.contested(), contested, "after {minutes} min");
+            assert_eq!(backoff.blocked_until(until), None, "after {minutes} min");
+            assert_eq!(backoff.is_contested(), contested, "after {minutes} min");
             now = until;
         }
     }
 
     #[test]
-    fn only_an_interval_of_quiet_after_the_hold_resets() {
+    fn resets_only_after_an_unchanged_interval() {
         let start = Instant::now();
-        let mut drift = Drift::default();
+        let mut backoff = RepairBackoff::default();
         for _ in 0..3 {
-            drift.repaired(start, INTERVAL);
+            backoff.record_repair(start, INTERVAL);
         }
-        let until = drift.held_until(start).unwrap();
+        let until = backoff.blocked_until(start).unwrap();
         for early in [start, until, until + INTERVAL / 2] {
-            drift.quiet(early, INTERVAL);
-            assert!(drift.contested());
+            backoff.record_unchanged(early, INTERVAL);
+            assert!(backoff.is_contested());
         }
-        drift.quiet(until + INTERVAL, INTERVAL);
-        assert_eq!(drift, Drift::default());
+        backoff.record_unchanged(until + INTERVAL, INTERVAL);
+        assert_eq!(backoff, RepairBackoff::default());
     }
 
     #[test]
-    fn quiet_looks_without_a_repair_change_nothing() {
-        let mut drift = Drift::default();
-        drift.quiet(Instant::now(), INTERVAL);
-        assert_eq!(drift, Drift::default());
+    fn unchanged_reads_without_a_repair_change_nothing() {
+        let mut backoff = RepairBackoff::default();
+        backoff.record_unchanged(Instant::now(), INTERVAL);
+        assert_eq!(backoff, RepairBackoff::default());
     }
 }

@@ -13,7 +13,7 @@ use crate::inject::template::{EntryState, entry_state};
 use crate::outbound::install_crypto_provider;
 use crate::prefect::connection::Auth;
 use crate::reason::Reason;
-use crate::upstream::limiter::Gate;
+use crate::upstream::limiter::RateLimiter;
 
 const TEMPLATE: &str = r#"{"job_configuration": {"namespace": "{{ namespace }}", "job_manifest": {"spec": {"template": {"spec": {"containers": [{"name": "prefect-job", "env": "{{ env }}"}]}}}}}, "variables": {"properties": {"namespace": {"default": "flows"}, "cpu": {"default": 1.50}}}}"#;
 const LONG: Duration = Duration::from_hours(1);
@@ -22,7 +22,7 @@ const SHORT: Duration = Duration::from_millis(100);
 type Rewrite = Box<dyn Fn(usize) -> Option<String> + Send>;
 
 /// A pool on a server.
-struct Pool {
+struct FakePool {
     template: Mutex<String>,
     /// What somebody else makes of the template after our PATCH of that number.
     rewrite: Mutex<Rewrite>,
@@ -32,7 +32,7 @@ struct Pool {
     patch_status: AtomicU16,
 }
 
-impl Pool {
+impl FakePool {
     fn answer(&self, request: &Request) -> ResponseTemplate {
         let (method, path) = (request.method.as_str(), request.url.path());
         if path.ends_with("/csrf-token") {
@@ -75,7 +75,7 @@ impl Pool {
         text.clone_into(&mut self.template.lock().unwrap());
     }
 
-    fn has(&self, secret: &str) -> bool {
+    fn has_entry(&self, secret: &str) -> bool {
         let template = RawValue::from_string(self.text()).unwrap();
         entry_state(&template, secret).unwrap() != EntryState::Absent
     }
@@ -88,9 +88,9 @@ impl Pool {
 
 struct Fixture {
     pools: Pools,
-    pool: Arc<Pool>,
+    pool: Arc<FakePool>,
     connection: Arc<Connection>,
-    wakes: Arc<AtomicUsize>,
+    enqueued: Arc<AtomicUsize>,
     metrics: Arc<Metrics>,
     shutdown: CancellationToken,
     server: MockServer,
@@ -99,7 +99,7 @@ struct Fixture {
 impl Fixture {
     async fn new() -> Self {
         install_crypto_provider();
-        let pool = Arc::new(Pool {
+        let pool = Arc::new(FakePool {
             template: Mutex::new(TEMPLATE.to_owned()),
             rewrite: Mutex::new(Box::new(|_| None)),
             requests: Mutex::default(),
@@ -113,12 +113,12 @@ impl Fixture {
             .respond_with(move |request: &Request| answering.answer(request))
             .mount(&server)
             .await;
-        let wakes = Arc::new(AtomicUsize::new(0));
-        let counting = Arc::clone(&wakes);
+        let enqueued = Arc::new(AtomicUsize::new(0));
+        let counting = Arc::clone(&enqueued);
         let metrics = Arc::new(Metrics::new());
         let shutdown = CancellationToken::new();
         let pools = Pools::new(
-            Arc::new(Clients::new(Duration::from_secs(10), Gate::small())),
+            Arc::new(Clients::new(Duration::from_secs(10), RateLimiter::small())),
             None,
             Duration::ZERO,
             Arc::new(move |_| {
@@ -131,33 +131,41 @@ impl Fixture {
             connection: connection(&server, Auth::None),
             pools,
             pool,
-            wakes,
+            enqueued,
             metrics,
             shutdown,
             server,
         }
     }
 
-    fn declare(&self, name: &str, claim: Claim) -> Option<Finding> {
+    fn declare(&self, name: &str, claim: Claim) -> Option<Observation> {
         self.pools
-            .declare(&who(name), &self.connection, "k8s", claim)
+            .declare(&key(name), &self.connection, "k8s", claim)
     }
 
     /// Declares until the finding is as wanted.
-    async fn until(&self, claim: &Claim, wanted: impl Fn(&Finding) -> bool) -> Finding {
+    async fn wait_until(
+        &self,
+        claim: &Claim,
+        wanted: impl Fn(&Observation) -> bool,
+    ) -> Observation {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
-            let finding = self.declare(&claim.secret, claim.clone());
-            if let Some(finding) = finding.as_ref().filter(|finding| wanted(finding)) {
-                return finding.clone();
+            let observation = self.declare(&claim.secret, claim.clone());
+            if let Some(observation) = observation
+                .as_ref()
+                .filter(|observation| wanted(observation))
+            {
+                return observation.clone();
             }
-            assert!(Instant::now() < deadline, "{finding:?}");
+            assert!(Instant::now() < deadline, "{observation:?}");
             sleep(Duration::from_millis(5)).await;
         }
     }
 
-    async fn until_phase(&self, claim: &Claim, phase: Phase) -> Finding {
-        self.until(claim, |finding| finding.phase == phase).await
+    async fn wait_for_phase(&self, claim: &Claim, phase: Phase) -> Observation {
+        self.wait_until(claim, |observation| observation.phase == phase)
+            .await
     }
 }
 
@@ -178,7 +186,7 @@ fn connection(server: &MockServer, auth: Auth) -> Arc<Connection> {
     })
 }
 
-fn who(name: &str) -> Who {
+fn key(name: &str) -> BindingRef {
     BindingRef::new("flows", name)
 }
 
@@ -190,13 +198,13 @@ fn claim(secret: &str, want: Want) -> Claim {
         mode: InjectMode::Patch,
         keys: Arc::new(BTreeSet::from(["KEY".to_owned()])),
         want,
-        noted: want != Want::Look,
-        known: None,
+        recorded: want != Want::Observe,
+        reported_state: None,
         interval: LONG,
     }
 }
 
-fn often(claim: Claim) -> Claim {
+fn frequent(claim: Claim) -> Claim {
     Claim {
         interval: SHORT,
         ..claim
@@ -204,7 +212,7 @@ fn often(claim: Claim) -> Claim {
 }
 
 #[tokio::test]
-async fn a_hundred_claims_cost_one_get_one_patch_and_one_check_and_wake_each_binding_once() {
+async fn a_hundred_claims_share_one_patch_and_enqueue_once_each() {
     let fixture = Fixture::new().await;
     let claims: Vec<_> = (0..100)
         .map(|index| claim(&format!("s{index}"), Want::Present))
@@ -213,14 +221,14 @@ async fn a_hundred_claims_cost_one_get_one_patch_and_one_check_and_wake_each_bin
         assert_eq!(fixture.declare(&claim.secret, claim.clone()), None);
     }
     for claim in &claims {
-        let finding = fixture.until_phase(claim, Phase::Held).await;
-        assert_eq!(finding.state, Some(State::Patched));
-        assert_eq!(finding.reason, Reason::Injected);
-        assert!(matches!(finding.event, Some((_, Reason::PoolPatched))));
+        let observation = fixture.wait_for_phase(claim, Phase::Injected).await;
+        assert_eq!(observation.state, Some(State::Patched));
+        assert_eq!(observation.reason, Reason::Injected);
+        assert!(matches!(observation.event, Some((_, Reason::PoolPatched))));
     }
     let requests = fixture.pool.requests.lock().unwrap().clone();
     assert_eq!(requests, ["GET", "PATCH", "GET"]);
-    eventually("100 wakes", || fixture.wakes.load(SeqCst) == 100).await;
+    eventually("100 wakes", || fixture.enqueued.load(SeqCst) == 100).await;
     let page = fixture.metrics.text();
     assert!(
         page.contains(r#"upstream="prefect",outcome="pool-read"} 2"#),
@@ -233,127 +241,127 @@ async fn a_hundred_claims_cost_one_get_one_patch_and_one_check_and_wake_each_bin
 }
 
 #[tokio::test]
-async fn bindings_that_come_back_one_by_one_share_a_patch() {
+async fn bindings_that_claim_one_by_one_share_a_patch() {
     let fixture = Fixture::new().await;
     let secrets = ["one", "two", "three"];
     for secret in secrets {
-        fixture.declare(secret, claim(secret, Want::Look));
+        fixture.declare(secret, claim(secret, Want::Observe));
     }
     for secret in secrets {
-        let look = claim(secret, Want::Look);
-        fixture.until_phase(&look, Phase::Wanted).await;
+        let observe = claim(secret, Want::Observe);
+        fixture.wait_for_phase(&observe, Phase::Injectable).await;
     }
     for secret in secrets {
         fixture.declare(secret, claim(secret, Want::Present));
         // Longer than claims are gathered if nobody else is expected, as on a busy machine.
-        sleep(4 * worker::SETTLE).await;
+        sleep(4 * worker::DEBOUNCE).await;
     }
     for secret in secrets {
         let present = claim(secret, Want::Present);
-        fixture.until_phase(&present, Phase::Held).await;
+        fixture.wait_for_phase(&present, Phase::Injected).await;
     }
     let requests = fixture.pool.requests.lock().unwrap().clone();
     assert_eq!(requests, ["GET", "GET", "PATCH", "GET"]);
 }
 
 #[tokio::test]
-async fn a_binding_that_does_not_come_back_holds_up_no_other() {
+async fn a_missing_claim_delays_no_other_binding() {
     let fixture = Fixture::new().await;
     for secret in ["one", "two"] {
-        let look = claim(secret, Want::Look);
-        fixture.until_phase(&look, Phase::Wanted).await;
+        let observe = claim(secret, Want::Observe);
+        fixture.wait_for_phase(&observe, Phase::Injectable).await;
     }
     let present = claim("one", Want::Present);
-    fixture.until_phase(&present, Phase::Held).await;
-    assert!(!fixture.pool.has("two"));
+    fixture.wait_for_phase(&present, Phase::Injected).await;
+    assert!(!fixture.pool.has_entry("two"));
 }
 
 #[tokio::test]
-async fn a_binding_is_expected_back_for_some_time_and_not_once_it_is() {
+async fn expects_the_claim_of_an_injectable_binding_for_a_while() {
     let fixture = Fixture::new().await;
-    let key = Key {
+    let pool_key = PoolKey {
         connection: Arc::clone(&fixture.connection),
         pool: "k8s".to_owned(),
     };
-    let expected = |time| fixture.pools.0.table().expects_claims(&key, time);
-    let look = claim("s", Want::Look);
-    fixture.declare("s", look.clone());
+    let expected = |time| fixture.pools.0.registry().expects_claims(&pool_key, time);
+    let observe = claim("s", Want::Observe);
+    fixture.declare("s", observe.clone());
     assert!(!expected(LONG), "it knows nothing yet");
-    fixture.until_phase(&look, Phase::Wanted).await;
+    fixture.wait_for_phase(&observe, Phase::Injectable).await;
     assert!(expected(LONG));
     assert!(!expected(Duration::ZERO), "that time is over");
     let known = fixture
         .pools
         .0
-        .table()
-        .record(&who("s"), &key, "s")
+        .registry()
+        .record(&key("s"), &pool_key, "s")
         .unwrap()
-        .promised;
+        .injectable_since;
     // Another look, and other things that it asks, do not start the time anew.
     let noted = Claim {
-        noted: true,
-        ..look
+        recorded: true,
+        ..observe
     };
-    fixture.until_phase(&noted, Phase::Wanted).await;
+    fixture.wait_for_phase(&noted, Phase::Injectable).await;
     assert!(known.is_some());
     assert_eq!(
         fixture
             .pools
             .0
-            .table()
-            .record(&who("s"), &key, "s")
+            .registry()
+            .record(&key("s"), &pool_key, "s")
             .unwrap()
-            .promised,
+            .injectable_since,
         known
     );
     fixture
-        .until_phase(&claim("s", Want::Present), Phase::Held)
+        .wait_for_phase(&claim("s", Want::Present), Phase::Injected)
         .await;
     assert!(!expected(LONG));
 }
 
 #[tokio::test]
-async fn looks_that_find_all_in_place_write_nothing_and_wake_nobody() {
+async fn unchanged_reads_write_nothing_and_enqueue_nothing() {
     let fixture = Fixture::new().await;
-    let claim = often(claim("s", Want::Present));
-    fixture.until_phase(&claim, Phase::Held).await;
-    let woken = || fixture.wakes.load(SeqCst);
-    eventually("the first wake", || woken() == 1).await;
+    let claim = frequent(claim("s", Want::Present));
+    fixture.wait_for_phase(&claim, Phase::Injected).await;
+    let enqueued_count = || fixture.enqueued.load(SeqCst);
+    eventually("the first wake", || enqueued_count() == 1).await;
     eventually("further looks", || fixture.pool.count("GET") > 8).await;
     assert_eq!(fixture.pool.count("PATCH"), 1);
-    assert_eq!(woken(), 1);
+    assert_eq!(enqueued_count(), 1);
 }
 
 #[tokio::test]
-async fn an_entry_that_goes_in_and_out_leaves_the_template_as_it_was() {
+async fn injecting_and_removing_restores_the_template() {
     let fixture = Fixture::new().await;
-    assert_eq!(fixture.pools.oldest(), Duration::ZERO, "nothing was read");
+    assert_eq!(fixture.pools.max_age(), Duration::ZERO, "nothing was read");
     fixture
-        .until_phase(&claim("s", Want::Look), Phase::Wanted)
+        .wait_for_phase(&claim("s", Want::Observe), Phase::Injectable)
         .await;
-    assert!(fixture.pools.oldest() > Duration::ZERO);
+    assert!(fixture.pools.max_age() > Duration::ZERO);
     assert_eq!(fixture.pool.count("PATCH"), 0);
     fixture
-        .until_phase(&claim("s", Want::Present), Phase::Held)
+        .wait_for_phase(&claim("s", Want::Present), Phase::Injected)
         .await;
-    assert!(fixture.pool.has("s"));
+    assert!(fixture.pool.has_entry("s"));
     let out = fixture
-        .until_phase(&claim("s", Want::Absent), Phase::Out)
+        .wait_for_phase(&claim("s", Want::Absent), Phase::Removed)
         .await;
     assert!(matches!(out.event, Some((_, Reason::PoolReleased))));
     assert_eq!(fixture.pool.text(), TEMPLATE);
 }
 
 #[tokio::test]
-async fn a_write_of_somebody_else_right_after_ours_is_seen_by_the_check_and_ours_made_again() {
+async fn repeats_our_write_after_a_concurrent_write() {
     let fixture = Fixture::new().await;
     *fixture.pool.rewrite.lock().unwrap() =
         Box::new(|patch| (patch == 1).then(|| TEMPLATE.replace("1.50", "2.50")));
     fixture
-        .until_phase(&claim("s", Want::Present), Phase::Held)
+        .wait_for_phase(&claim("s", Want::Present), Phase::Injected)
         .await;
     assert_eq!(fixture.pool.count("PATCH"), 2);
-    assert!(fixture.pool.has("s"));
+    assert!(fixture.pool.has_entry("s"));
     assert!(
         fixture.pool.text().contains("2.50"),
         "their change stays: {}",
@@ -362,172 +370,177 @@ async fn a_write_of_somebody_else_right_after_ours_is_seen_by_the_check_and_ours
 }
 
 #[tokio::test]
-async fn an_entry_that_never_stays_is_never_said_to_be_in_and_a_look_writes_twice_at_most() {
+async fn an_entry_that_never_stays_is_never_reported_injected() {
     let fixture = Fixture::new().await;
     *fixture.pool.rewrite.lock().unwrap() = Box::new(|_| Some(TEMPLATE.to_owned()));
     let claim = claim("s", Want::Present);
-    let found = fixture.until(&claim, |_| true).await;
-    assert_eq!(found.phase, Phase::Underway);
+    let found = fixture.wait_until(&claim, |_| true).await;
+    assert_eq!(found.phase, Phase::InProgress);
     assert_eq!(fixture.pool.count("PATCH"), 2);
-    fixture.pools.poke(&|_, pool| pool == "k8s");
-    let contested = |finding: &Finding| finding.state == Some(State::Contested);
-    let found = fixture.until(&claim, contested).await;
-    assert_eq!(found.phase, Phase::Underway);
+    fixture.pools.trigger(&|_, pool| pool == "k8s");
+    let contested = |observation: &Observation| observation.state == Some(State::Contested);
+    let found = fixture.wait_until(&claim, contested).await;
+    assert_eq!(found.phase, Phase::InProgress);
     assert_eq!(fixture.pool.count("PATCH"), 2, "the next write has to wait");
 }
 
 #[tokio::test]
-async fn an_entry_that_somebody_takes_out_is_put_back_with_growing_waits_and_said_to_be_contested()
-{
+async fn repairs_with_backoff_and_reports_contested() {
     let fixture = Fixture::new().await;
-    let claim = often(claim("s", Want::Present));
-    fixture.until_phase(&claim, Phase::Held).await;
+    let claim = frequent(claim("s", Want::Present));
+    fixture.wait_for_phase(&claim, Phase::Injected).await;
     let start = Instant::now();
     for _ in 1..=3 {
         let before = fixture.declare("s", claim.clone()).unwrap().event;
         fixture.pool.set(TEMPLATE);
-        let repaired = |finding: &Finding| finding.phase == Phase::Held && finding.event > before;
-        fixture.until(&claim, repaired).await;
+        let repaired = |observation: &Observation| {
+            observation.phase == Phase::Injected && observation.event > before
+        };
+        fixture.wait_until(&claim, repaired).await;
     }
     assert!(start.elapsed() >= SHORT * 3, "holds of 1 and 2 intervals");
-    let contested = |finding: &Finding| finding.reason == Reason::PoolContested;
+    let contested = |observation: &Observation| observation.reason == Reason::PoolContested;
     let found = fixture
-        .until(&claim, |finding| {
-            contested(finding) && finding.phase == Phase::Held
+        .wait_until(&claim, |observation| {
+            contested(observation) && observation.phase == Phase::Injected
         })
         .await;
     assert_eq!(found.state, Some(State::Contested));
-    let quiet = fixture.until(&claim, |finding| !contested(finding)).await;
-    assert_eq!(quiet.state, Some(State::Patched));
+    let unchanged = fixture
+        .wait_until(&claim, |observation| !contested(observation))
+        .await;
+    assert_eq!(unchanged.state, Some(State::Patched));
     assert_eq!(fixture.pool.count("PATCH"), 4);
 }
 
 #[tokio::test]
-async fn a_release_does_not_wait_for_the_hold_of_a_contested_pool() {
+async fn removal_does_not_wait_for_the_repair_backoff() {
     let fixture = Fixture::new().await;
     let (kept, leaving) = (claim("kept", Want::Present), claim("s", Want::Present));
     fixture.declare("kept", kept.clone());
-    fixture.until_phase(&leaving, Phase::Held).await;
-    fixture.until_phase(&kept, Phase::Held).await;
+    fixture.wait_for_phase(&leaving, Phase::Injected).await;
+    fixture.wait_for_phase(&kept, Phase::Injected).await;
     fixture.pool.set(TEMPLATE);
-    fixture.pools.poke(&|_, _| true);
-    eventually("the repair", || fixture.pool.has("s")).await;
+    fixture.pools.trigger(&|_, _| true);
+    eventually("the repair", || fixture.pool.has_entry("s")).await;
     fixture
-        .until_phase(&claim("s", Want::Absent), Phase::Out)
+        .wait_for_phase(&claim("s", Want::Absent), Phase::Removed)
         .await;
-    assert!(fixture.pool.has("kept") && !fixture.pool.has("s"));
+    assert!(fixture.pool.has_entry("kept") && !fixture.pool.has_entry("s"));
 }
 
 #[tokio::test]
-async fn a_missing_pool_is_left_alone_and_counts_as_out_for_who_leaves() {
+async fn skips_a_missing_pool_and_counts_it_as_removed() {
     let fixture = Fixture::new().await;
     fixture.pool.get_status.store(404, SeqCst);
     fixture.declare("stays", claim("stays", Want::Present));
     let out = fixture
-        .until_phase(&claim("leaves", Want::Absent), Phase::Out)
+        .wait_for_phase(&claim("leaves", Want::Absent), Phase::Removed)
         .await;
     assert_eq!(
         (out.state, out.reason),
         (Some(State::Missing), Reason::PoolMissing)
     );
     let left = fixture
-        .until_phase(&claim("stays", Want::Present), Phase::LeftAlone)
+        .wait_for_phase(&claim("stays", Want::Present), Phase::Skipped)
         .await;
     assert_eq!(left.state, Some(State::Missing));
     fixture.pool.get_status.store(200, SeqCst);
-    fixture.pools.poke(&|_, _| true);
+    fixture.pools.trigger(&|_, _| true);
     fixture
-        .until_phase(&claim("stays", Want::Present), Phase::Held)
+        .wait_for_phase(&claim("stays", Want::Present), Phase::Injected)
         .await;
 }
 
 #[tokio::test]
-async fn a_pool_that_may_not_be_edited_is_reported_and_tried_again() {
+async fn reports_a_forbidden_pool_and_retries() {
     let fixture = Fixture::new().await;
     fixture.pool.patch_status.store(403, SeqCst);
     let claim = claim("s", Want::Present);
-    let found = fixture.until_phase(&claim, Phase::LeftAlone).await;
+    let found = fixture.wait_for_phase(&claim, Phase::Skipped).await;
     assert_eq!(
         (found.state, found.reason),
         (Some(State::Forbidden), Reason::PoolForbidden)
     );
     fixture.pool.patch_status.store(200, SeqCst);
-    fixture.pools.poke(&|_, _| true);
-    fixture.until_phase(&claim, Phase::Held).await;
+    fixture.pools.trigger(&|_, _| true);
+    fixture.wait_for_phase(&claim, Phase::Injected).await;
 }
 
 #[tokio::test]
-async fn a_patch_whose_answer_is_a_fault_counts_as_ours_if_it_landed() {
+async fn a_patch_that_landed_despite_a_500_counts_as_ours() {
     let fixture = Fixture::new().await;
     fixture.pool.patch_status.store(500, SeqCst);
     let claim = Claim {
-        known: Some(State::AlreadyPresent),
+        reported_state: Some(State::AlreadyPresent),
         ..claim("s", Want::Present)
     };
-    let failing = |finding: &Finding| finding.failing_since.is_some();
-    fixture.until(&claim, failing).await;
+    let failing = |observation: &Observation| observation.failing_since.is_some();
+    fixture.wait_until(&claim, failing).await;
     let body = r#""env": "{{ env }}", "envFrom": [{"secretRef": {"name": "s", "optional": true}}]"#;
     fixture
         .pool
         .set(&TEMPLATE.replace(r#""env": "{{ env }}""#, body));
-    let found = fixture.until_phase(&claim, Phase::Held).await;
+    let found = fixture.wait_for_phase(&claim, Phase::Injected).await;
     assert_eq!(found.state, Some(State::Patched));
     assert_eq!(fixture.pool.count("PATCH"), 1);
 }
 
 #[tokio::test]
-async fn a_failing_server_changes_no_state_and_pokes_do_not_hammer_it() {
+async fn keeps_state_and_limits_requests_while_the_server_fails() {
     let fixture = Fixture::new().await;
     let claim = claim("s", Want::Present);
-    fixture.until_phase(&claim, Phase::Held).await;
+    fixture.wait_for_phase(&claim, Phase::Injected).await;
     fixture.pool.get_status.store(500, SeqCst);
     let before = fixture.pool.count("GET");
-    fixture.pools.poke(&|_, _| true);
-    let failing = |finding: &Finding| finding.failing_since.is_some();
-    let found = fixture.until(&claim, failing).await;
+    fixture.pools.trigger(&|_, _| true);
+    let failing = |observation: &Observation| observation.failing_since.is_some();
+    let found = fixture.wait_until(&claim, failing).await;
     assert_eq!(
         (found.phase, found.state),
-        (Phase::Held, Some(State::Patched))
+        (Phase::Injected, Some(State::Patched))
     );
     assert_eq!(found.reason, Reason::PrefectUnreachable);
-    let asked = Instant::now();
-    while asked.elapsed() < Duration::from_millis(600) {
-        fixture.pools.poke(&|_, _| true);
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_millis(600) {
+        fixture.pools.trigger(&|_, _| true);
         sleep(Duration::from_millis(10)).await;
     }
-    let looks = fixture.pool.count("GET") - before;
-    assert!(looks <= 2, "{looks} looks for dozens of pokes");
+    let reads = fixture.pool.count("GET") - before;
+    assert!(reads <= 2, "{reads} looks for dozens of pokes");
     fixture.pool.get_status.store(200, SeqCst);
-    let found = fixture.until(&claim, |finding| !failing(finding)).await;
+    let found = fixture
+        .wait_until(&claim, |observation| !failing(observation))
+        .await;
     assert_eq!(found.reason, Reason::Injected);
 }
 
 #[tokio::test]
-async fn a_changed_claim_is_not_answered_with_what_was_found_for_the_one_before() {
+async fn a_changed_claim_gets_no_stale_observation() {
     let fixture = Fixture::new().await;
     let absent = claim("s", Want::Absent);
-    fixture.until_phase(&absent, Phase::Out).await;
+    fixture.wait_for_phase(&absent, Phase::Removed).await;
     fixture.declare("s", claim("s", Want::Present));
     let answer = fixture.declare("s", absent.clone()).unwrap();
-    assert_eq!(answer.phase, Phase::Underway);
-    fixture.until_phase(&absent, Phase::Out).await;
-    assert!(!fixture.pool.has("s"));
+    assert_eq!(answer.phase, Phase::InProgress);
+    fixture.wait_for_phase(&absent, Phase::Removed).await;
+    assert!(!fixture.pool.has_entry("s"));
 }
 
 #[tokio::test]
-async fn a_pool_that_nobody_names_is_forgotten_with_its_credentials() {
+async fn drops_a_pool_and_its_credentials_without_claims() {
     let fixture = Fixture::new().await;
     for name in ["a", "b"] {
         fixture
-            .until_phase(&claim(name, Want::Present), Phase::Held)
+            .wait_for_phase(&claim(name, Want::Present), Phase::Injected)
             .await;
     }
     fixture
         .pools
-        .retain(&who("a"), &|_, pool, secret| pool == "k8s" && secret == "a");
-    fixture.pools.forget(&who("b"));
+        .retain(&key("a"), &|_, pool, secret| pool == "k8s" && secret == "a");
+    fixture.pools.remove_binding(&key("b"));
     assert_eq!(fixture.pools.len(), 1);
-    fixture.pools.forget(&who("a"));
+    fixture.pools.remove_binding(&key("a"));
     eventually("the end of the task", || {
         fixture.pools.is_empty() && Arc::strong_count(&fixture.connection) == 1
     })
@@ -535,13 +548,13 @@ async fn a_pool_that_nobody_names_is_forgotten_with_its_credentials() {
 }
 
 #[tokio::test]
-async fn a_rotated_credential_takes_the_claim_along() {
+async fn a_rotated_credential_keeps_the_claim() {
     let fixture = Fixture::new().await;
     let claim = claim("s", Want::Present);
-    fixture.until_phase(&claim, Phase::Held).await;
+    fixture.wait_for_phase(&claim, Phase::Injected).await;
     let rotated = connection(&fixture.server, Auth::Bearer("new".into()));
-    let known = fixture.pools.declare(&who("s"), &rotated, "k8s", claim);
-    assert_eq!(known.unwrap().phase, Phase::Held);
+    let known = fixture.pools.declare(&key("s"), &rotated, "k8s", claim);
+    assert_eq!(known.unwrap().phase, Phase::Injected);
     eventually("the end of the old task", || {
         fixture.pools.len() == 1 && Arc::strong_count(&fixture.connection) == 1
     })
@@ -550,17 +563,17 @@ async fn a_rotated_credential_takes_the_claim_along() {
 }
 
 #[tokio::test]
-async fn a_new_owner_is_noticed_at_once() {
+async fn observes_a_new_owner_at_once() {
     let fixture = Fixture::new().await;
-    let claim = claim("s", Want::Look);
-    fixture.until_phase(&claim, Phase::Wanted).await;
+    let claim = claim("s", Want::Observe);
+    fixture.wait_for_phase(&claim, Phase::Injectable).await;
     fixture.pools.set_managed(vec![ManagedPool {
         namespace: "prefect".to_owned(),
         name: "object".to_owned(),
         pool: "k8s".to_owned(),
         api_url: fixture.connection.api_url.clone(),
     }]);
-    let found = fixture.until_phase(&claim, Phase::LeftAlone).await;
+    let found = fixture.wait_for_phase(&claim, Phase::Skipped).await;
     assert_eq!(found.state, Some(State::Managed));
 }
 
@@ -568,7 +581,7 @@ async fn a_new_owner_is_noticed_at_once() {
 async fn shutdown_ends_every_task() {
     let fixture = Fixture::new().await;
     fixture
-        .until_phase(&claim("s", Want::Present), Phase::Held)
+        .wait_for_phase(&claim("s", Want::Present), Phase::Injected)
         .await;
     fixture.shutdown.cancel();
     eventually("the end", || fixture.pools.0.tasks.is_empty()).await;

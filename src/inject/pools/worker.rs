@@ -8,59 +8,67 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, sleep_until};
 
-use super::reconcile::{Asked, Door, Failed, Found, Memory, Snapshot, done_for};
-use super::registry::{Key, Table};
+use super::reconcile::{
+    ClaimSnapshot, PoolClient, PoolSnapshot, PoolState, ReconcileError, Reconciled, action_for,
+};
+use super::registry::{PoolKey, Registry};
 use super::{Shared, failure};
-use crate::inject::claim::{Finding, Phase};
+use crate::inject::claim::{Observation, Phase};
 use crate::prefect::PrefectError;
 use crate::reason::Reason;
-use crate::upstream::limiter::{Poke, Rank};
-use crate::upstream::subscription::Push;
+use crate::upstream::limiter::{Priority, Trigger};
+use crate::upstream::subscription::FeedState;
 
 /// How long the first look waits for the link that tells of changes, so that it need not be made again once that is up.
-const LINK_OPENS: Duration = Duration::from_secs(2);
+const SUBSCRIPTION_WAIT: Duration = Duration::from_secs(2);
 /// Claims that come within this time of each other share a look.
-pub(super) const SETTLE: Duration = Duration::from_millis(75);
+pub(super) const DEBOUNCE: Duration = Duration::from_millis(75);
 /// A look waits no longer than this for further claims.
-const SETTLE_AT_MOST: Duration = Duration::from_millis(500);
+const DEBOUNCE_MAX: Duration = Duration::from_millis(500);
 /// Nor than this, while bindings that were told to bring their Secret keep coming back with it: so that a pool is written once for all of them. Who
 /// has not come back by then, such as a binding that is suspended or has no values, is not expected any more.
-const PROMISES_AT_MOST: Duration = Duration::from_secs(20);
+const EXPECTED_CLAIMS_MAX: Duration = Duration::from_secs(20);
 /// A binding that takes longer than this after the one before does not hold up the others.
-const PROMISE: Duration = Duration::from_secs(1);
+const EXPECTED_CLAIM_GAP: Duration = Duration::from_secs(1);
 /// A pool is not looked at more often than this by itself.
-const SHORTEST_INTERVAL: Duration = Duration::from_millis(50);
+const MIN_INTERVAL: Duration = Duration::from_millis(50);
 
 impl Shared {
     /// Looks at a pool until nobody asks anything of it. No look is broken off by that: a PATCH on its way would come after all.
-    pub(super) async fn keep(&self, key: &Key, poke: Poke) {
-        let hold = self.hold.as_ref();
-        let link = hold.map(|hold| hold(&key.connection, poke.clone()));
-        if let Some(link) = &link {
-            link.opened(LINK_OPENS).await;
+    pub(super) async fn run_worker(&self, pool_key: &PoolKey, trigger: Trigger) {
+        let subscribe = self.subscribe.as_ref();
+        let subscription =
+            subscribe.map(|subscribe| subscribe(&pool_key.connection, trigger.clone()));
+        if let Some(subscription) = &subscription {
+            subscription.settled(SUBSCRIPTION_WAIT).await;
         }
-        let mut memory = Memory::default();
+        let mut state = PoolState::default();
         let mut failures = 0;
-        let mut rank = Rank::First;
+        let mut priority = Priority::Initial;
         loop {
-            self.settle(key, &poke, rank != Rank::Poll).await;
-            let Some(snapshot) = self.table().snapshot(key) else {
+            self.debounce(pool_key, &trigger, priority != Priority::Poll)
+                .await;
+            let Some(snapshot) = self.registry().snapshot(pool_key) else {
                 return;
             };
-            let pushed = link.as_ref().is_some_and(|link| link.push() == Push::Up);
+            let subscribed = subscription
+                .as_ref()
+                .is_some_and(|subscription| subscription.state() == FeedState::Connected);
             // Nobody tells of deployments: rare looks list them each time.
-            memory.lists_each_time = pushed && self.pushed_interval > snapshot.interval;
-            let result = self.look(key, rank, &snapshot, &mut memory).await;
+            state.list_every_time = subscribed && self.subscribed_interval > snapshot.interval;
+            let result = self
+                .reconcile_pool(pool_key, priority, &snapshot, &mut state)
+                .await;
             let now = Instant::now();
-            let mut interval = snapshot.interval.max(SHORTEST_INTERVAL);
-            if pushed {
-                interval = interval.max(self.pushed_interval);
+            let mut interval = snapshot.interval.max(MIN_INTERVAL);
+            if subscribed {
+                interval = interval.max(self.subscribed_interval);
             }
-            let (wait, pokes_wait) = match &result {
-                Ok(found) => {
+            let (wait, delay_triggers) = match &result {
+                Ok(reconciled) => {
                     failures = 0;
-                    let repair = found
-                        .held_until
+                    let repair = reconciled
+                        .repair_at
                         .map(|until| until.saturating_duration_since(now));
                     let interval = interval.mul_f64(jitter());
                     (
@@ -71,28 +79,29 @@ impl Shared {
                 Err(failed) => {
                     failures += 1;
                     if matches!(failed.error, PrefectError::PoolMissing { .. }) {
-                        memory.forget();
+                        state.reset();
                     }
-                    let (wait, pokes_wait) = failure::wait_after(&failed.error, failures, interval);
+                    let (wait, delay_triggers) =
+                        failure::retry_delay(&failed.error, failures, interval);
                     // Not earlier than the server asked for.
-                    (wait.mul_f64(jitter() + 0.1), pokes_wait)
+                    (wait.mul_f64(jitter() + 0.1), delay_triggers)
                 }
             };
-            self.publish(key, &snapshot, result, now);
+            self.publish(pool_key, &snapshot, result, now);
             drop(snapshot);
             let due = tokio::time::Instant::now() + wait;
-            rank = Rank::Urgent;
+            priority = Priority::Interactive;
             loop {
                 tokio::select! {
                     () = sleep_until(due) => {
-                        rank = Rank::Poll;
+                        priority = Priority::Poll;
                         break;
                     }
-                    () = poke.poked() => {
-                        if !pokes_wait {
+                    () = trigger.triggered() => {
+                        if !delay_triggers {
                             break;
                         }
-                        if self.table().end_if_unasked(key) {
+                        if self.registry().remove_if_unclaimed(pool_key) {
                             return;
                         }
                     }
@@ -101,100 +110,131 @@ impl Shared {
         }
     }
 
-    async fn look(
+    async fn reconcile_pool(
         &self,
-        key: &Key,
-        rank: Rank,
-        snapshot: &Snapshot,
-        memory: &mut Memory,
-    ) -> Result<Found, Failed> {
-        let door = Door {
-            client: self.clients.get(&key.connection)?,
-            pool: &key.pool,
-            rank,
+        pool_key: &PoolKey,
+        priority: Priority,
+        snapshot: &PoolSnapshot,
+        state: &mut PoolState,
+    ) -> Result<Reconciled, ReconcileError> {
+        let client = PoolClient {
+            client: self.clients.get(&pool_key.connection)?,
+            pool: &pool_key.pool,
+            priority,
             metrics: &self.metrics,
         };
-        memory.look(&door, snapshot).await
+        state.reconcile(&client, snapshot).await
     }
 
     /// Waits until no claim has come for a while, so that those that come together share a look. `came` is whether one has come already.
-    async fn settle(&self, key: &Key, poke: &Poke, came: bool) {
+    async fn debounce(&self, pool_key: &PoolKey, trigger: &Trigger, claimed: bool) {
         let start = Instant::now();
-        let mut last = came.then_some(start);
+        let mut last = claimed.then_some(start);
         loop {
-            sleep(SETTLE).await;
+            sleep(DEBOUNCE).await;
             // What was poked for until here is in what the look will read.
-            let poked = poke.take();
-            if poked {
+            let triggered = trigger.take_pending();
+            if triggered {
                 last = Some(Instant::now());
             }
-            let promised = self.table().expects_claims(key, PROMISES_AT_MOST);
-            let (at_most, is_quiet) = match last {
-                Some(last) if promised => (PROMISES_AT_MOST, last.elapsed() >= PROMISE),
-                _ => (SETTLE_AT_MOST, !poked),
+            let expecting = self
+                .registry()
+                .expects_claims(pool_key, EXPECTED_CLAIMS_MAX);
+            let (max, is_quiet) = match last {
+                Some(last) if expecting => {
+                    (EXPECTED_CLAIMS_MAX, last.elapsed() >= EXPECTED_CLAIM_GAP)
+                }
+                _ => (DEBOUNCE_MAX, !triggered),
             };
-            if is_quiet || start.elapsed() >= at_most {
+            if is_quiet || start.elapsed() >= max {
                 return;
             }
         }
     }
 
     /// Notes what was found for the claims that still are what they were, and wakes whoever sees a difference.
-    fn publish(&self, key: &Key, snapshot: &Snapshot, result: Result<Found, Failed>, now: Instant) {
+    fn publish(
+        &self,
+        pool_key: &PoolKey,
+        snapshot: &PoolSnapshot,
+        result: Result<Reconciled, ReconcileError>,
+        now: Instant,
+    ) {
         let was_read = result.is_ok();
-        let outcomes: Vec<(Finding, Option<Reason>)> = match result {
-            Ok(Found { findings, done, .. }) => {
-                let asked = snapshot.asked.iter();
-                let told = findings.into_iter().zip(asked);
-                told.map(|(finding, asked)| (finding, done_for(&asked.claim, &done)))
+        let outcomes: Vec<(Observation, Option<Reason>)> = match result {
+            Ok(Reconciled {
+                observations,
+                actions: action,
+                ..
+            }) => {
+                let items = snapshot.claims.iter();
+                let results = observations.into_iter().zip(items);
+                results
+                    .map(|(observation, item)| (observation, action_for(&item.claim, &action)))
                     .collect()
             }
-            Err(Failed { error, planned }) => {
+            Err(ReconcileError { error, planned }) => {
                 let planned = |at: usize| planned.as_ref().and_then(|planned| planned.get(at));
-                let asked = snapshot.asked.iter().enumerate();
-                asked
-                    .map(|(at, Asked { claim, last, .. })| {
-                        let last = last.as_ref();
-                        (failure::failed(&error, claim, last, planned(at), now), None)
-                    })
+                let items = snapshot.claims.iter().enumerate();
+                items
+                    .map(
+                        |(
+                            at,
+                            ClaimSnapshot {
+                                claim,
+                                last_observation: last,
+                                ..
+                            },
+                        )| {
+                            let last = last.as_ref();
+                            (
+                                failure::failed_observation(&error, claim, last, planned(at), now),
+                                None,
+                            )
+                        },
+                    )
                     .collect()
             }
         };
-        let mut woken = HashSet::new();
-        let mut table = self.table();
-        let Table { pools, number, .. } = &mut *table;
-        let Some(entry) = pools.get_mut(key) else {
+        let mut enqueued = HashSet::new();
+        let mut registry = self.registry();
+        let Registry {
+            pools,
+            last_number: number,
+            ..
+        } = &mut *registry;
+        let Some(entry) = pools.get_mut(pool_key) else {
             return;
         };
         if was_read {
             entry.read_at = Some(now);
         }
-        for (asked, (mut finding, done)) in snapshot.asked.iter().zip(outcomes) {
-            let claims = entry.claims.get_mut(&asked.who);
-            let record = claims.and_then(|claims| claims.get_mut(&asked.claim.secret));
-            let Some(record) = record.filter(|record| record.revision == asked.revision) else {
+        for (item, (mut observation, action)) in snapshot.claims.iter().zip(outcomes) {
+            let claims = entry.claims.get_mut(&item.key);
+            let record = claims.and_then(|claims| claims.get_mut(&item.claim.secret));
+            let Some(record) = record.filter(|record| record.revision == item.revision) else {
                 continue;
             };
-            let last = record.finding.as_ref();
-            finding.event = match done {
+            let last = record.observation.as_ref();
+            observation.event = match action {
                 Some(reason) => {
                     *number += 1;
                     Some((*number, reason))
                 }
                 None => last.and_then(|last| last.event),
             };
-            if last.is_none_or(|last| failure::differs(last, &finding)) {
-                woken.insert(asked.who.clone());
+            if last.is_none_or(|last| failure::visibly_differs(last, &observation)) {
+                enqueued.insert(item.key.clone());
             }
-            record.promised = match finding.phase {
-                Phase::Wanted => record.promised.or(Some(now)),
+            record.injectable_since = match observation.phase {
+                Phase::Injectable => record.injectable_since.or(Some(now)),
                 _ => None,
             };
-            record.finding = Some(finding);
+            record.observation = Some(observation);
         }
-        drop(table);
-        for who in &woken {
-            (self.wake)(who);
+        drop(registry);
+        for key in &enqueued {
+            (self.enqueue)(key);
         }
     }
 }

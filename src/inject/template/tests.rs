@@ -45,7 +45,7 @@ fn sources(template: &str) -> Vec<serde_json::Value> {
 }
 
 #[test]
-fn an_entry_is_added_behind_the_last_member_and_nothing_else_moves() {
+fn appends_env_from_and_moves_nothing_else() {
     let new = edited(DEFAULT, &[entry("s")], &["s"]);
     let expected = DEFAULT.replace(
         r#""name": "prefect-job""#,
@@ -56,7 +56,7 @@ fn an_entry_is_added_behind_the_last_member_and_nothing_else_moves() {
 }
 
 #[test]
-fn our_entries_are_one_sorted_run_in_front_of_the_users_own() {
+fn our_entries_are_sorted_before_the_users_entries() {
     let template = with_container(
         r#"{"envFrom": [ {"configMapRef" : {"name":"c"}} ,  {"secretRef":{"name":"u"}} ], "z": -0.0}"#,
     );
@@ -69,7 +69,7 @@ fn our_entries_are_one_sorted_run_in_front_of_the_users_own() {
 }
 
 #[test]
-fn only_the_named_entry_of_our_shape_goes() {
+fn removes_only_the_named_entry_of_our_shape() {
     let template = with_container(
         r#"{"envFrom":[{"secretRef":{"optional":true,"name":"a"}}, {"secretRef":{"name":"b","optional":true}}, {"secretRef":{"name":"a"}}, {"prefix":"X_","secretRef":{"name":"a","optional":true}}]}"#,
     );
@@ -84,7 +84,7 @@ fn only_the_named_entry_of_our_shape_goes() {
 }
 
 #[test]
-fn an_entry_that_a_user_wrote_is_neither_moved_nor_doubled() {
+fn keeps_a_users_entry_without_duplicating_it() {
     let template = with_container(
         r#"{"envFrom":[{"configMapRef":{"name":"c"}},{"secretRef":{"name":"a","optional":true}}]}"#,
     );
@@ -94,7 +94,7 @@ fn an_entry_that_a_user_wrote_is_neither_moved_nor_doubled() {
 }
 
 #[test]
-fn a_changed_optional_rewrites_the_entry_and_a_moved_one_comes_back_to_the_front() {
+fn rewrites_changed_optional_and_moves_entry_to_the_front() {
     let with = edited(DEFAULT, &[entry("s")], &["s"]);
     let strict = Entry {
         secret: "s".to_owned(),
@@ -113,7 +113,7 @@ fn a_changed_optional_rewrites_the_entry_and_a_moved_one_comes_back_to_the_front
 }
 
 #[test]
-fn a_reserialised_entry_of_ours_is_not_touched() {
+fn keeps_our_reserialised_entry() {
     let template =
         with_container(r#"{"envFrom": [ { "secretRef" : { "optional" : true, "name": "s" } } ]}"#);
     assert!(matches!(
@@ -123,7 +123,7 @@ fn a_reserialised_entry_of_ours_is_not_touched() {
 }
 
 #[test]
-fn an_empty_list_that_empties_again_goes_and_null_counts_as_none() {
+fn removes_an_empty_list_and_treats_null_as_missing() {
     let empty = with_container(r#"{"envFrom":[ ],"z":1}"#);
     assert_eq!(edited(&empty, &[], &["s"]), empty);
     let with = edited(&empty, &[entry("s")], &["s"]);
@@ -137,7 +137,7 @@ fn an_empty_list_that_empties_again_goes_and_null_counts_as_none() {
 }
 
 #[test]
-fn a_template_without_a_place_says_why() {
+fn explains_why_a_template_cannot_take_an_entry() {
     let spec = |spec: &str| {
         format!(
             r#"{{"job_configuration":{{"job_manifest":{{"spec":{{"template":{{"spec":{spec}}}}}}}}}}}"#
@@ -183,16 +183,16 @@ fn a_template_without_a_place_says_why() {
 }
 
 #[test]
-fn the_state_of_an_entry_tells_our_shape_from_others() {
+fn entry_state_distinguishes_our_shape() {
     let template = with_container(
         r#"{"envFrom":[{"secretRef":{"name":"a","optional":false}},{"secretRef":{"name":"b"}},{"prefix":"P_","secretRef":{"name":"c"}},{"prefix":"","secretRef":{"name":"d","optional":true}},"{{ more }}"]}"#,
     );
     let state = |secret| entry_state(&raw(&template), secret).unwrap();
     assert_eq!(state("a"), EntryState::Exact { optional: false });
-    assert_eq!(state("b"), EntryState::Otherwise);
+    assert_eq!(state("b"), EntryState::OtherShape);
     assert_eq!(state("c"), EntryState::Absent);
-    assert_eq!(state("d"), EntryState::Otherwise);
-    let labels: Vec<_> = sources_of(&raw(&template))
+    assert_eq!(state("d"), EntryState::OtherShape);
+    let labels: Vec<_> = env_from_sources(&raw(&template))
         .into_iter()
         .map(|s| s.label)
         .collect();
@@ -248,7 +248,7 @@ fn container() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn in_and_out_again_gives_the_same_text(container in container(), names in prop::collection::btree_set("[a-t]{1,3}", 1..5)) {
+    fn injecting_and_removing_restores_the_text(container in container(), names in prop::collection::btree_set("[a-t]{1,3}", 1..5)) {
         let template = with_container(&container);
         let entries: Vec<_> = names.iter().map(|name| entry(name)).collect();
         let ours: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -263,7 +263,7 @@ proptest! {
     }
 
     #[test]
-    fn taking_out_some_keeps_the_others_in_order(container in container(), names in prop::collection::btree_set("[a-t]{1,3}", 2..6)) {
+    fn removing_some_keeps_the_others_in_order(container in container(), names in prop::collection::btree_set("[a-t]{1,3}", 2..6)) {
         let template = with_container(&container);
         let ours: Vec<&str> = names.iter().map(String::as_str).collect();
         let all: Vec<_> = names.iter().map(|name| entry(name)).collect();

@@ -92,7 +92,7 @@ fn finds_a_nested_reference_under_a_key_that_is_called_config() {
 }
 
 #[test]
-fn options_that_nobody_filled_in_do_not_hide_a_nested_reference() {
+fn null_options_do_not_hide_a_nested_reference() {
     let data =
         json!({"project": null, "config": null, "access_token": null, "cfg": {"value": three()}});
     assert_eq!(read(&data, None), Ok(some("p", "c", "t")));
@@ -107,7 +107,7 @@ fn an_object_with_all_three_beats_one_with_some() {
 }
 
 #[test]
-fn several_objects_with_the_shape_are_named_and_a_pointer_picks_one() {
+fn lists_several_matching_objects_and_a_pointer_selects_one() {
     let other = json!({"project": "q", "config": "d", "access_token": "u"}).to_string();
     let data = json!({"dev": {"value": three()}, "a/b~c": {"value": other}});
     let failure = error(&data, None);
@@ -121,7 +121,7 @@ fn several_objects_with_the_shape_are_named_and_a_pointer_picks_one() {
 }
 
 #[test]
-fn a_named_place_inside_a_json_string_can_be_pointed_to() {
+fn pointer_leads_into_a_json_string() {
     let data = json!({"value": json!({"dev": three(), "prd": three()}).to_string()});
     let BlockError::Ambiguous { pointers } = error(&data, None) else {
         panic!("not ambiguous")
@@ -132,7 +132,7 @@ fn a_named_place_inside_a_json_string_can_be_pointed_to() {
 }
 
 #[test]
-fn fields_that_are_not_there_are_left_to_the_binding() {
+fn missing_fields_are_left_to_the_binding() {
     let data = json!({"value": {"project": "p", "config": null}});
     assert_eq!(read(&data, None), Ok([Some("p".to_owned()), None, None]));
 }
@@ -166,7 +166,7 @@ fn masked_values_are_recognised_wherever_they_are() {
 }
 
 #[test]
-fn a_masked_value_beside_the_picked_object_does_not_matter() {
+fn masked_value_beside_the_selected_object_is_ignored() {
     let data = json!({"cfg": three(), "password": "********"});
     assert_eq!(read(&data, None), Ok(some("p", "c", "t")));
 }
@@ -189,7 +189,7 @@ fn a_field_of_the_wrong_type_is_named() {
 }
 
 #[test]
-fn a_block_of_another_shape_says_what_to_store() {
+fn block_of_another_shape_says_what_to_store() {
     for data in [json!({}), json!(null), json!({"value": {"projekt": "p"}})] {
         assert_eq!(error(&data, None), BlockError::NoFields, "{data}");
     }
@@ -203,10 +203,10 @@ fn a_block_of_another_shape_says_what_to_store() {
 }
 
 #[test]
-fn a_pointer_to_the_wrong_place_says_so() {
+fn reports_a_pointer_to_the_wrong_place() {
     let data = json!({"value": three(), "other": {"x": 1}});
-    assert_eq!(error(&data, Some("/nope")), BlockError::PointerNowhere);
-    assert_eq!(error(&data, Some("value")), BlockError::PointerNowhere);
+    assert_eq!(error(&data, Some("/nope")), BlockError::PointerNotFound);
+    assert_eq!(error(&data, Some("value")), BlockError::PointerNotFound);
     assert_eq!(error(&data, Some("/other")), BlockError::PointerNoFields);
     assert_eq!(
         error(&data, Some("/value/project")),
@@ -227,7 +227,7 @@ fn the_search_is_bounded() {
 }
 
 #[test]
-fn an_empty_token_is_named_when_the_fields_are_put_together() {
+fn reports_an_empty_token_when_completing_fields() {
     let data = json!({"value": {"project": "p", "access_token": " "}});
     let found = fields(&data, None).unwrap();
     assert_eq!(found.missing(), [Field::Config, Field::AccessToken]);
@@ -240,7 +240,7 @@ fn an_empty_token_is_named_when_the_fields_are_put_together() {
 }
 
 #[test]
-fn what_the_binding_gives_beats_the_block() {
+fn binding_fields_override_the_block() {
     let found = fields(&json!({"value": {"project": "p", "config": "c"}}), None).unwrap();
     let complete = found
         .overridden_by(BlockFields {

@@ -21,7 +21,7 @@ fn connection(server: &MockServer) -> Connection {
 
 fn client(server: &MockServer) -> Client {
     install_crypto_provider();
-    Client::new(&connection(server), LIMIT, Gate::small()).unwrap()
+    Client::new(&connection(server), LIMIT, RateLimiter::small()).unwrap()
 }
 
 /// A server that answers everything in the same way.
@@ -41,7 +41,7 @@ fn raw(text: &str) -> Box<RawValue> {
 
 async fn block(server: &MockServer) -> Result<BlockDocument, PrefectError> {
     client(server)
-        .block("secret", "doppler-config", &Wish::now())
+        .block("secret", "doppler-config", &ReadRequest::interactive())
         .await
 }
 
@@ -54,7 +54,7 @@ async fn block_error(answer: ResponseTemplate) -> PrefectError {
 
 async fn pool_error(answer: ResponseTemplate) -> PrefectError {
     let server = answering(answer).await;
-    let failure = client(&server).work_pool("k8s", Rank::Poll).await.err();
+    let failure = client(&server).work_pool("k8s", Priority::Poll).await.err();
     failure.expect("a refusal")
 }
 
@@ -63,7 +63,7 @@ async fn requests(server: &MockServer) -> Vec<Request> {
 }
 
 #[tokio::test]
-async fn reads_a_block_with_its_secrets_and_says_the_api_version() {
+async fn reads_a_block_with_its_secrets_and_sends_the_api_version() {
     let server = MockServer::start().await;
     Mock::given(method("GET"))
         .and(path(BLOCK))
@@ -86,7 +86,7 @@ async fn reads_a_block_with_its_secrets_and_says_the_api_version() {
 }
 
 #[tokio::test]
-async fn a_block_knows_the_documents_that_it_comes_from() {
+async fn block_knows_the_ids_of_its_documents() {
     let referring = json!({"id": "parent", "data": {"a": 1}, "block_document_references": {
         "cfg": {"block_document": {"id": "child", "block_document_references": {
             "deep": {"block_document": {"id": "grandchild"}}}}},
@@ -101,7 +101,7 @@ async fn a_block_knows_the_documents_that_it_comes_from() {
         ("other", false),
         ("", false),
     ] {
-        assert_eq!(first.is_of(id), is, "{id}");
+        assert_eq!(first.includes_document(id), is, "{id}");
     }
     let again = answering(status(200, r#"{"id": "new", "data": {"a": 1}}"#)).await;
     let again = block(&again).await.ok().unwrap();
@@ -109,7 +109,7 @@ async fn a_block_knows_the_documents_that_it_comes_from() {
         again != first,
         "who comes from elsewhere is told of other changes"
     );
-    assert!(again.is_of("new") && !again.is_of("parent"));
+    assert!(again.includes_document("new") && !again.includes_document("parent"));
     let odd = answering(status(
         200,
         r#"{"id": 7, "data": {}, "block_document_references": []}"#,
@@ -118,7 +118,7 @@ async fn a_block_knows_the_documents_that_it_comes_from() {
 }
 
 #[tokio::test]
-async fn sends_credentials_and_extra_headers_so_that_no_log_prints_them() {
+async fn sends_credentials_and_headers_as_sensitive_values() {
     install_crypto_provider();
     let server = answering(status(200, r#"{"data": {}}"#)).await;
     for (auth, sent) in [
@@ -130,9 +130,9 @@ async fn sends_credentials_and_extra_headers_so_that_no_log_prints_them() {
             headers: vec![("cf-access-client-id".to_owned(), "id".into())],
             ..connection(&server)
         };
-        let client = Client::new(&connection, LIMIT, Gate::small()).unwrap();
+        let client = Client::new(&connection, LIMIT, RateLimiter::small()).unwrap();
         client
-            .block("secret", "x", &Wish::now())
+            .block("secret", "x", &ReadRequest::interactive())
             .await
             .ok()
             .unwrap();
@@ -145,35 +145,32 @@ async fn sends_credentials_and_extra_headers_so_that_no_log_prints_them() {
 }
 
 #[tokio::test]
-async fn a_name_cannot_leave_its_place_in_the_path() {
+async fn name_stays_one_segment_of_the_path() {
     let server = answering(status(404, r#"{"detail": "Block document not found"}"#)).await;
     let client = client(&server);
     for name in ["a/../b", "..", ".", ""] {
         let block = client
-            .block("secret", name, &Wish::now())
+            .block("secret", name, &ReadRequest::interactive())
             .await
             .err()
             .unwrap();
         assert_eq!(block.reason(), Reason::BlockMissing, "{name}");
-        let pool = client.work_pool(name, Rank::Poll).await.err().unwrap();
+        let pool = client.work_pool(name, Priority::Poll).await.err().unwrap();
         assert_eq!(pool.reason(), Reason::PoolMissing, "{name}");
     }
     assert!(requests(&server).await.is_empty());
     client
-        .block("secret", "a b?c#d%2F", &Wish::now())
+        .block("secret", "a b?c#d%2F", &ReadRequest::interactive())
         .await
         .err()
         .unwrap();
-    let asked = requests(&server).await.pop().unwrap().url;
-    assert!(
-        asked.path().ends_with("/name/a%20b%3Fc%23d%252F"),
-        "{asked}"
-    );
-    assert_eq!(asked.query(), Some("include_secrets=true"));
+    let url = requests(&server).await.pop().unwrap().url;
+    assert!(url.path().ends_with("/name/a%20b%3Fc%23d%252F"), "{url}");
+    assert_eq!(url.query(), Some("include_secrets=true"));
 }
 
 #[tokio::test]
-async fn tells_the_404_of_a_missing_thing_from_that_of_a_wrong_url() {
+async fn distinguishes_404_of_a_missing_object_from_a_wrong_url() {
     let not_found = || status(404, r#"{"detail": "Not Found"}"#);
     let html = || ResponseTemplate::new(404).set_body_raw("<html>", "text/html");
     let block = block_error(status(404, r#"{"detail":"Block document not found"}"#)).await;
@@ -192,7 +189,7 @@ async fn tells_the_404_of_a_missing_thing_from_that_of_a_wrong_url() {
 }
 
 #[tokio::test]
-async fn tells_the_403_of_a_block_from_those_of_a_pool() {
+async fn distinguishes_403_of_a_block_and_of_a_pool() {
     let forbidden = || status(403, r#"{"detail": "Forbidden"}"#);
     let block = block_error(forbidden()).await;
     assert_eq!(block.reason(), Reason::PrefectForbidden);
@@ -206,7 +203,7 @@ async fn tells_the_403_of_a_block_from_those_of_a_pool() {
     assert_eq!(edit.reason(), Reason::PoolForbidden);
     assert!(edit.to_string().contains("Edit work pools"), "{edit}");
     let list = client
-        .deployment_namespaces("k8s", Rank::Poll)
+        .deployment_namespaces("k8s", Priority::Poll)
         .await
         .unwrap_err();
     assert!(list.to_string().contains("View deployments"), "{list}");
@@ -246,13 +243,13 @@ async fn a_redirect_is_not_followed_and_its_target_not_shown() {
 }
 
 #[tokio::test]
-async fn a_limit_says_when_to_come_back() {
+async fn rate_limit_carries_retry_after() {
     let limited = |after: &str| ResponseTemplate::new(429).insert_header("retry-after", after);
     let failure = block_error(limited("17")).await;
     assert_eq!(failure.reason(), Reason::PrefectRateLimited);
     assert_eq!(failure.retry_after(), Some(Duration::from_secs(17)));
     let failure = block_error(limited("999999999")).await;
-    assert_eq!(failure.retry_after(), Some(LONGEST_PAUSE));
+    assert_eq!(failure.retry_after(), Some(MAX_PAUSE));
     for unusable in ["-3", "NaN", "soon"] {
         let failure = block_error(limited(unusable)).await;
         assert_eq!(failure.retry_after(), None, "{unusable}");
@@ -274,7 +271,7 @@ fn a_limit_may_name_a_date() {
 }
 
 #[tokio::test]
-async fn a_page_that_is_no_json_is_a_wrong_url_and_json_of_another_shape_an_error() {
+async fn html_page_is_a_wrong_url_and_unknown_json_is_an_error() {
     let page = || ResponseTemplate::new(200).set_body_raw(format!("<html>{CANARY}"), "text/html");
     assert_eq!(block_error(page()).await.reason(), Reason::PrefectWrongUrl);
     assert_eq!(pool_error(page()).await.reason(), Reason::PrefectWrongUrl);
@@ -284,7 +281,7 @@ async fn a_page_that_is_no_json_is_a_wrong_url_and_json_of_another_shape_an_erro
 }
 
 #[tokio::test]
-async fn what_is_too_large_is_not_read() {
+async fn too_large_response_is_not_read() {
     let large = format!(r#"{{"data": "{}"}}"#, "x".repeat(BLOCK_LIMIT));
     let failure = block_error(status(200, &large)).await;
     assert_eq!(failure.reason(), Reason::AnswerTooLarge);
@@ -293,22 +290,22 @@ async fn what_is_too_large_is_not_read() {
 }
 
 #[tokio::test]
-async fn a_server_that_does_not_answer_is_given_up() {
+async fn request_times_out_when_the_server_does_not_answer() {
     install_crypto_provider();
     let server = answering(status(200, "{}").set_delay(Duration::from_mins(1))).await;
     let limit = Duration::from_millis(200);
-    let client = Client::new(&connection(&server), limit, Gate::small()).unwrap();
-    let failure = client.work_pool("k8s", Rank::Poll).await.err().unwrap();
+    let client = Client::new(&connection(&server), limit, RateLimiter::small()).unwrap();
+    let failure = client.work_pool("k8s", Priority::Poll).await.err().unwrap();
     assert_eq!(failure.reason(), Reason::PrefectUnreachable);
     assert!(failure.to_string().contains("within 0.2 s"), "{failure}");
 }
 
 #[tokio::test]
-async fn a_busy_database_is_asked_again_a_few_times() {
+async fn retries_a_503_a_few_times() {
     let server = MockServer::start().await;
     Mock::given(method("GET"))
         .respond_with(ResponseTemplate::new(503))
-        .up_to_n_times(u64::from(ATTEMPTS) - 1)
+        .up_to_n_times(u64::from(MAX_ATTEMPTS) - 1)
         .mount(&server)
         .await;
     Mock::given(method("GET"))
@@ -320,7 +317,7 @@ async fn a_busy_database_is_asked_again_a_few_times() {
     let server = answering(ResponseTemplate::new(503)).await;
     let failure = block(&server).await.err().unwrap();
     assert_eq!(failure.reason(), Reason::PrefectUnreachable);
-    assert_eq!(requests(&server).await.len(), ATTEMPTS as usize);
+    assert_eq!(requests(&server).await.len(), MAX_ATTEMPTS as usize);
 }
 
 #[tokio::test]
@@ -346,7 +343,7 @@ async fn a_template_goes_through_untouched_to_the_last_digit() {
         .mount(&server)
         .await;
     let client = client(&server);
-    let pool = client.work_pool("k8s", Rank::Poll).await.ok().unwrap();
+    let pool = client.work_pool("k8s", Priority::Poll).await.ok().unwrap();
     assert_eq!(pool.pool_type, "kubernetes");
     assert_eq!(pool.base_job_template.get(), template);
     client
@@ -362,7 +359,7 @@ async fn a_template_goes_through_untouched_to_the_last_digit() {
 }
 
 /// A server that gives tokens `t1`, `t2`, … and takes only the one called `good`.
-async fn guarded(good: &str) -> MockServer {
+async fn csrf_protected(good: &str) -> MockServer {
     let server = MockServer::start().await;
     let given = std::sync::atomic::AtomicUsize::new(0);
     Mock::given(path("/api/csrf-token"))
@@ -394,38 +391,38 @@ async fn guarded(good: &str) -> MockServer {
     server
 }
 
-async fn asked(server: &MockServer, what: &str) -> usize {
+async fn request_count(server: &MockServer, what: &str) -> usize {
     let requests = requests(server).await;
     requests.iter().filter(|r| r.url.path() == what).count()
 }
 
 #[tokio::test]
 async fn a_csrf_token_is_fetched_once_and_used_again() {
-    let server = guarded("t1").await;
+    let server = csrf_protected("t1").await;
     let client = client(&server);
     for _ in 0..3 {
         client.patch_work_pool("k8s", &raw("{}")).await.unwrap();
     }
-    assert_eq!(asked(&server, "/api/csrf-token").await, 1);
-    assert_eq!(asked(&server, POOL).await, 3);
+    assert_eq!(request_count(&server, "/api/csrf-token").await, 1);
+    assert_eq!(request_count(&server, POOL).await, 3);
 }
 
 #[tokio::test]
 async fn a_refused_csrf_token_is_renewed_once() {
-    let server = guarded("t2").await;
+    let server = csrf_protected("t2").await;
     let first = client(&server);
     first.patch_work_pool("k8s", &raw("{}")).await.unwrap();
-    assert_eq!(asked(&server, "/api/csrf-token").await, 2);
+    assert_eq!(request_count(&server, "/api/csrf-token").await, 2);
 
-    let server = guarded("never").await;
+    let server = csrf_protected("never").await;
     let second = client(&server);
     let failure = second.patch_work_pool("k8s", &raw("{}")).await.unwrap_err();
     assert_eq!(failure.reason(), Reason::PrefectError);
-    assert_eq!(asked(&server, POOL).await, 2);
+    assert_eq!(request_count(&server, POOL).await, 2);
 }
 
 #[tokio::test]
-async fn a_server_without_csrf_is_not_asked_for_a_token_each_time() {
+async fn remembers_that_a_server_has_no_csrf_protection() {
     for answer in [
         status(422, r#"{"detail": "CSRF protection is disabled."}"#),
         status(404, r#"{"detail": "Not Found"}"#),
@@ -444,32 +441,32 @@ async fn a_server_without_csrf_is_not_asked_for_a_token_each_time() {
         for _ in 0..2 {
             client.patch_work_pool("k8s", &raw("{}")).await.unwrap();
         }
-        assert_eq!(asked(&server, "/api/csrf-token").await, 1);
+        assert_eq!(request_count(&server, "/api/csrf-token").await, 1);
         let sent = requests(&server).await.pop().unwrap();
         assert!(!sent.headers.contains_key("prefect-csrf-token"));
     }
 }
 
 #[tokio::test]
-async fn csrf_that_is_turned_on_later_is_noticed() {
-    let server = guarded("t1").await;
+async fn csrf_enabled_later_is_detected() {
+    let server = csrf_protected("t1").await;
     let client = client(&server);
-    *client.csrf.lock().await = Csrf::off(Instant::now());
+    *client.csrf.lock().await = CsrfState::disabled(Instant::now());
     client.patch_work_pool("k8s", &raw("{}")).await.unwrap();
-    assert_eq!(asked(&server, POOL).await, 2);
+    assert_eq!(request_count(&server, POOL).await, 2);
 }
 
 #[tokio::test]
-async fn credentials_refused_at_the_token_are_told_as_such() {
+async fn reports_credentials_refused_at_the_csrf_token() {
     let server = answering(status(401, r#"{"exception_message":"Unauthorized"}"#)).await;
     let client = client(&server);
     let failure = client.patch_work_pool("k8s", &raw("{}")).await.unwrap_err();
     assert_eq!(failure.reason(), Reason::PrefectUnauthorized);
-    assert_eq!(asked(&server, POOL).await, 0);
+    assert_eq!(request_count(&server, POOL).await, 0);
 }
 
 #[tokio::test]
-async fn deployments_that_go_elsewhere_are_found_on_every_page() {
+async fn finds_deployments_with_other_namespaces_on_every_page() {
     let deployment = |index: usize| {
         let job_variables = match index {
             0 => json!({"namespace": "other", "image": CANARY}),
@@ -500,29 +497,32 @@ async fn deployments_that_go_elsewhere_are_found_on_every_page() {
         .mount(&server)
         .await;
     let found = client(&server)
-        .deployment_namespaces("k8s", Rank::Poll)
+        .deployment_namespaces("k8s", Priority::Poll)
         .await
         .unwrap();
-    assert_eq!(found.only_first, None);
+    assert_eq!(found.truncated_at, None);
     let found = found.namespaces;
     assert_eq!(found.keys().collect::<Vec<_>>(), ["other", "third"]);
     assert_eq!(found["third"], ["d205"]);
-    assert_eq!(found["other"].len(), NAMED);
+    assert_eq!(found["other"].len(), MAX_NAMES);
     assert_eq!(found["other"][..2], ["d0", "d230"]);
-    assert_eq!(asked(&server, "/api/deployments/filter").await, 2);
+    assert_eq!(request_count(&server, "/api/deployments/filter").await, 2);
 }
 
 #[tokio::test]
-async fn endless_deployments_come_to_an_end_that_is_told() {
-    let page = vec![json!({"name": "d"}); PAGE];
+async fn stops_after_the_maximum_of_pages_and_reports_it() {
+    let page = vec![json!({"name": "d"}); PAGE_SIZE];
     let server = answering(ResponseTemplate::new(200).set_body_json(page)).await;
     let client = client(&server);
-    *client.csrf.lock().await = Csrf::off(Instant::now());
+    *client.csrf.lock().await = CsrfState::disabled(Instant::now());
     let found = client
-        .deployment_namespaces("k8s", Rank::Poll)
+        .deployment_namespaces("k8s", Priority::Poll)
         .await
         .unwrap();
-    assert_eq!(found.only_first, Some(5_000));
+    assert_eq!(found.truncated_at, Some(5_000));
     assert!(found.namespaces.is_empty());
-    assert_eq!(asked(&server, "/api/deployments/filter").await, PAGES);
+    assert_eq!(
+        request_count(&server, "/api/deployments/filter").await,
+        MAX_PAGES
+    );
 }

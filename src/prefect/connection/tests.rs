@@ -11,7 +11,7 @@ fn url(stanza: Value) -> Result<String, ServerError> {
 }
 
 #[test]
-fn a_name_means_a_service_in_the_bindings_namespace_unless_another_is_given() {
+fn name_means_a_service_in_the_bindings_or_given_namespace() {
     assert_eq!(
         url(json!({"name": "prefect"})).unwrap(),
         "http://prefect.flows.svc:4200/api"
@@ -46,7 +46,7 @@ fn api_is_appended_to_a_remote_url_only_where_it_is_missing() {
 }
 
 #[test]
-fn ids_mean_a_workspace_of_prefect_cloud_or_of_the_base_that_is_given() {
+fn ids_mean_a_workspace_of_prefect_cloud_or_of_the_given_url() {
     let ids = json!({"accountId": "a-1", "workspaceId": "w-2"});
     assert_eq!(
         url(ids.clone()).unwrap(),
@@ -67,9 +67,12 @@ fn ids_mean_a_workspace_of_prefect_cloud_or_of_the_base_that_is_given() {
 }
 
 #[test]
-fn a_stanza_that_is_no_url_says_what_to_write() {
-    assert_eq!(url(json!({})), Err(ServerError::Nowhere));
-    assert_eq!(url(json!({"accountId": "a"})), Err(ServerError::Nowhere));
+fn spec_without_a_valid_url_says_what_to_write() {
+    assert_eq!(url(json!({})), Err(ServerError::MissingAddress));
+    assert_eq!(
+        url(json!({"accountId": "a"})),
+        Err(ServerError::MissingAddress)
+    );
     for bad in [
         "prefect.example.com",
         "ftp://p.example.com",
@@ -79,13 +82,13 @@ fn a_stanza_that_is_no_url_says_what_to_write() {
     ] {
         assert_eq!(
             url(json!({"remoteApiUrl": bad})),
-            Err(ServerError::Url),
+            Err(ServerError::InvalidUrl),
             "{bad}"
         );
     }
     for bad in ["a/b", "a.b", "", "a@b", "a#"] {
         let failure = url(json!({"name": bad})).unwrap_err();
-        assert_eq!(failure, ServerError::Part { field: "name" });
+        assert_eq!(failure, ServerError::InvalidUrlPart { field: "name" });
         assert_eq!(failure.reason(), Reason::InvalidSpec);
         let ids = json!({"accountId": "a", "workspaceId": bad});
         assert!(url(ids).is_err());
@@ -125,8 +128,8 @@ fn full() -> ServerSpec {
     }))
 }
 
-fn values(pairs: &[(Purpose, &str)]) -> Values {
-    let mut values = Values::default();
+fn values(pairs: &[(Purpose, &str)]) -> ReferenceValues {
+    let mut values = ReferenceValues::default();
     for (purpose, text) in pairs {
         values.insert(*purpose, (*text).into());
     }
@@ -146,9 +149,24 @@ fn every_reference_is_listed_with_the_field_that_it_is_for() {
         .map(|found| (found.kind, found.name, found.key, found.purpose.to_string()))
         .collect();
     let expected = [
-        (Kind::ConfigMap, "cm", "k1", "spec.prefect.server.apiKey"),
-        (Kind::Secret, "s2", "k2", "spec.prefect.server.headers[1]"),
-        (Kind::Secret, "s3", "ca.crt", "spec.prefect.server.caBundle"),
+        (
+            ReferenceKind::ConfigMap,
+            "cm",
+            "k1",
+            "spec.prefect.server.apiKey",
+        ),
+        (
+            ReferenceKind::Secret,
+            "s2",
+            "k2",
+            "spec.prefect.server.headers[1]",
+        ),
+        (
+            ReferenceKind::Secret,
+            "s3",
+            "ca.crt",
+            "spec.prefect.server.caBundle",
+        ),
     ]
     .map(|(kind, name, key, field)| (kind, name.to_owned(), key.to_owned(), field.to_owned()));
     assert_eq!(listed, expected);
@@ -169,7 +187,7 @@ fn allowed(entries: &[&str]) -> AllowedHosts {
 #[test]
 fn a_host_must_be_allowed_unless_it_is_a_service_by_name() {
     let hosts = allowed(&["api.prefect.cloud"]);
-    let check = |stanza| connection(&spec(stanza), "flows", &Values::default(), &hosts);
+    let check = |stanza| connection(&spec(stanza), "flows", &ReferenceValues::default(), &hosts);
     assert!(check(json!({"name": "p"})).is_ok());
     assert!(check(json!({"accountId": "a", "workspaceId": "w"})).is_ok());
     for url in [
@@ -184,19 +202,19 @@ fn a_host_must_be_allowed_unless_it_is_a_service_by_name() {
     }
 }
 
-fn connect(spec: &ServerSpec, values: &Values) -> Result<Connection, ServerError> {
+fn connect(spec: &ServerSpec, values: &ReferenceValues) -> Result<Connection, ServerError> {
     connection(spec, "flows", values, &allowed(&["*"]))
 }
 
 #[test]
-fn a_connection_carries_everything_that_the_stanza_asks_for() {
+fn connection_carries_auth_headers_and_ca_of_the_spec() {
     let values = values(&[
         (Purpose::ApiKey, "  pnu_key\n"),
         (Purpose::Header(1), "secret\n"),
         (Purpose::CaBundle, PEM),
     ]);
     let connection = connect(&full(), &values).unwrap();
-    assert_eq!(connection.auth.exposed(), (1, "pnu_key"));
+    assert_eq!(connection.auth.identity(), (1, "pnu_key"));
     let headers: Vec<_> = connection
         .headers
         .iter()
@@ -231,7 +249,7 @@ fn only_equal_servers_with_equal_credentials_are_equal() {
 
 #[test]
 fn bearer_and_basic_with_the_same_text_differ() {
-    let mut one = connect(&spec(json!({"name": "p"})), &Values::default()).unwrap();
+    let mut one = connect(&spec(json!({"name": "p"})), &ReferenceValues::default()).unwrap();
     let mut other = one.clone();
     one.auth = Auth::Bearer("a:b".into());
     other.auth = Auth::Basic("a:b".into());
@@ -245,11 +263,11 @@ fn basic_auth_loses_its_newline_but_not_a_space() {
         "basicAuth": {"valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
     }));
     let found = connect(&stanza, &values(&[(Purpose::BasicAuth, "u:p \r\n")])).unwrap();
-    assert_eq!(found.auth.exposed(), (2, "u:p "));
+    assert_eq!(found.auth.identity(), (2, "u:p "));
 }
 
 #[test]
-fn basic_auth_without_a_colon_is_refused_without_being_shown() {
+fn basic_auth_without_a_colon_is_refused_and_not_shown() {
     let stanza = spec(json!({
         "name": "p",
         "basicAuth": {"valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
@@ -260,7 +278,7 @@ fn basic_auth_without_a_colon_is_refused_without_being_shown() {
 }
 
 #[test]
-fn values_that_cannot_be_used_are_refused_by_the_field_and_never_shown() {
+fn unusable_values_are_refused_by_field_and_never_shown() {
     let good = [
         (Purpose::ApiKey, "key"),
         (Purpose::Header(1), "secret"),
@@ -270,28 +288,28 @@ fn values_that_cannot_be_used_are_refused_by_the_field_and_never_shown() {
         (
             Purpose::ApiKey,
             " \n",
-            ServerError::Empty {
+            ServerError::EmptyValue {
                 purpose: Purpose::ApiKey,
             },
         ),
         (
             Purpose::ApiKey,
             "canary\nkey",
-            ServerError::NotHeaderText {
+            ServerError::InvalidHeaderValue {
                 purpose: Purpose::ApiKey,
             },
         ),
         (
             Purpose::Header(1),
             "canary\u{1}",
-            ServerError::NotHeaderText {
+            ServerError::InvalidHeaderValue {
                 purpose: Purpose::Header(1),
             },
         ),
         (
             Purpose::Header(1),
             "canaryé",
-            ServerError::NotHeaderText {
+            ServerError::InvalidHeaderValue {
                 purpose: Purpose::Header(1),
             },
         ),
@@ -304,7 +322,7 @@ fn values_that_cannot_be_used_are_refused_by_the_field_and_never_shown() {
         (
             Purpose::CaBundle,
             "",
-            ServerError::Empty {
+            ServerError::EmptyValue {
                 purpose: Purpose::CaBundle,
             },
         ),
@@ -320,8 +338,8 @@ fn values_that_cannot_be_used_are_refused_by_the_field_and_never_shown() {
 }
 
 #[test]
-fn a_value_that_was_not_read_is_named() {
-    let failure = connect(&full(), &Values::default()).unwrap_err();
+fn reports_the_field_of_a_missing_value() {
+    let failure = connect(&full(), &ReferenceValues::default()).unwrap_err();
     assert_eq!(failure.reason(), Reason::ReferenceMissing);
     assert!(failure.to_string().contains("spec.prefect.server.apiKey"));
 }
@@ -330,13 +348,17 @@ fn a_value_that_was_not_read_is_named() {
 fn headers_of_the_client_itself_are_refused() {
     for name in ["Authorization", "HOST", "Prefect-Csrf-Token", "a b", ""] {
         let stanza = spec(json!({"name": "p", "headers": [{"name": name, "value": "v"}]}));
-        let failure = connect(&stanza, &Values::default()).unwrap_err();
-        assert_eq!(failure, ServerError::HeaderName { index: 0 }, "{name}");
+        let failure = connect(&stanza, &ReferenceValues::default()).unwrap_err();
+        assert_eq!(
+            failure,
+            ServerError::InvalidHeaderName { index: 0 },
+            "{name}"
+        );
     }
 }
 
 #[test]
-fn a_connection_does_not_print_its_secrets() {
+fn connection_does_not_print_its_secrets() {
     let values = values(&[
         (Purpose::ApiKey, "canary"),
         (Purpose::Header(1), "canary"),

@@ -24,22 +24,22 @@ const EVENT: &str = r#"{"type": "event", "event": {"resource": {"prefect.resourc
 const LONG: Duration = Duration::from_secs(30);
 const SHORT: Duration = Duration::from_millis(50);
 
-type Served<S = TcpStream> = WebSocketStream<S>;
+type ServerSocket<S = TcpStream> = WebSocketStream<S>;
 
 /// What a server was asked.
-struct Asked {
+struct SeenRequest {
     path: String,
     headers: HeaderMap,
     auth: Value,
     filter: Value,
 }
 
-fn limits() -> Limits {
-    Limits {
-        open: LONG,
-        idle: LONG,
-        silence: LONG * 2,
-        ..Limits::default()
+fn limits() -> SocketLimits {
+    SocketLimits {
+        open_timeout: LONG,
+        idle_timeout: LONG,
+        silence_timeout: LONG * 2,
+        ..SocketLimits::default()
     }
 }
 
@@ -54,7 +54,7 @@ fn connection(url: &str) -> Connection {
 }
 
 /// A server of one connection, of which everything is the test's.
-async fn raw<F: Future<Output: Send + 'static> + Send>(
+async fn serve_raw<F: Future<Output: Send + 'static> + Send>(
     serve: impl FnOnce(TcpStream) -> F + Send + 'static,
 ) -> (Connection, JoinHandle<F::Output>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -65,10 +65,10 @@ async fn raw<F: Future<Output: Send + 'static> + Send>(
 
 /// What the library's callback must return is large.
 #[allow(clippy::result_large_err)]
-async fn accept<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> (Served<S>, Request) {
-    let mut asked = None;
+async fn accept<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> (ServerSocket<S>, Request) {
+    let mut seen = None;
     let note = |request: &Request, mut answer: Accepted| {
-        asked = Some(request.clone());
+        seen = Some(request.clone());
         let protocol = HeaderValue::from_static(SUBPROTOCOL);
         answer
             .headers_mut()
@@ -76,26 +76,26 @@ async fn accept<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> (Served<S>, Req
         Ok(answer)
     };
     let socket = accept_hdr_async(stream, note).await.unwrap();
-    (socket, asked.unwrap())
+    (socket, seen.unwrap())
 }
 
-async fn text<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut Served<S>) -> Value {
+async fn text<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut ServerSocket<S>) -> Value {
     let message = socket.next().await.unwrap().unwrap();
     serde_json::from_slice(&message.into_data()).unwrap()
 }
 
 /// A server that accepts the credentials and then does as the test wants.
-async fn serving<F: Future<Output = ()> + Send>(
-    then: impl FnOnce(Served) -> F + Send + 'static,
-) -> (Connection, JoinHandle<Asked>) {
-    raw(async move |stream| {
+async fn serve<F: Future<Output = ()> + Send>(
+    then: impl FnOnce(ServerSocket) -> F + Send + 'static,
+) -> (Connection, JoinHandle<SeenRequest>) {
+    serve_raw(async move |stream| {
         let (mut socket, request) = accept(stream).await;
         let auth = text(&mut socket).await;
         let success = Message::text(r#"{"type": "auth_success"}"#);
         socket.send(success).await.unwrap();
         let filter = text(&mut socket).await;
         then(socket).await;
-        Asked {
+        SeenRequest {
             path: request.uri().to_string(),
             headers: request.headers().clone(),
             auth,
@@ -106,21 +106,21 @@ async fn serving<F: Future<Output = ()> + Send>(
 }
 
 /// Reads, and by it answers pings, until the other side is gone.
-async fn keep(mut socket: Served) {
+async fn drain(mut socket: ServerSocket) {
     while let Some(Ok(_)) = socket.next().await {}
 }
 
-async fn first(connection: &Connection, limits: Limits) -> Result<Told, SocketError> {
-    let mut told = events(connection, limits).await?;
-    let first = told.next().await.unwrap();
+async fn first(connection: &Connection, limits: SocketLimits) -> Result<ServerEvent, SocketError> {
+    let mut stream = events(connection, limits).await?;
+    let first = stream.next().await.unwrap();
     if first.is_err() {
-        assert_eq!(told.next().await, None, "an error is the end");
+        assert_eq!(stream.next().await, None, "an error is the end");
     }
     first
 }
 
 /// The error of the first thing told, which shows neither credentials nor what came.
-async fn failure(connection: &Connection, limits: Limits) -> SocketError {
+async fn failure(connection: &Connection, limits: SocketLimits) -> SocketError {
     let error = first(connection, limits).await.unwrap_err();
     let shown = format!("{error} {error:?}");
     assert!(!shown.contains(CANARY), "{shown}");
@@ -128,22 +128,22 @@ async fn failure(connection: &Connection, limits: Limits) -> SocketError {
     error
 }
 
-fn lost(error: SocketError) -> Loss {
+fn disconnection(error: SocketError) -> DisconnectCause {
     match error {
-        SocketError::Lost { why, .. } => why,
+        SocketError::Disconnected { cause, .. } => cause,
         other => panic!("{other}"),
     }
 }
 
-fn refused(error: SocketError) -> Refusal {
+fn rejection(error: SocketError) -> RejectionCause {
     match error {
-        SocketError::Refused { why, .. } => why,
+        SocketError::Rejected { cause, .. } => cause,
         other => panic!("{other}"),
     }
 }
 
 #[tokio::test]
-async fn says_who_asks_in_the_header_and_in_the_message_and_what_is_wanted() {
+async fn sends_credentials_in_header_and_message_and_then_the_filter() {
     let basic = format!("user:{CANARY}");
     for (auth, header, token) in [
         (Auth::None, None, Value::Null),
@@ -158,7 +158,7 @@ async fn says_who_asks_in_the_header_and_in_the_message_and_what_is_wanted() {
             json!(basic),
         ),
     ] {
-        let (mut connection, served) = serving(async |mut socket| {
+        let (mut connection, served) = serve(async |mut socket| {
             for text in [r#"{"type": "hello"}"#, EVENT] {
                 socket.send(Message::text(text)).await.unwrap();
             }
@@ -168,24 +168,24 @@ async fn says_who_asks_in_the_header_and_in_the_message_and_what_is_wanted() {
         let name = "k8s".to_owned();
         assert_eq!(
             first(&connection, limits()).await,
-            Ok(Told::Pool { name }),
+            Ok(ServerEvent::Pool { name }),
             "other messages are passed over"
         );
-        let asked = served.await.unwrap();
-        assert_eq!(asked.path, "/api/events/out");
-        let sent = asked.headers.get("authorization");
+        let seen = served.await.unwrap();
+        assert_eq!(seen.path, "/api/events/out");
+        let sent = seen.headers.get("authorization");
         assert_eq!(sent.map(|value| value.to_str().unwrap()), header);
-        assert_eq!(asked.headers["cf-access-client-secret"], CANARY);
-        assert_eq!(asked.headers["sec-websocket-protocol"], "prefect");
-        assert_eq!(asked.auth, json!({"type": "auth", "token": token}));
-        assert_eq!(asked.filter["type"], "filter");
-        let names = asked.filter["filter"]["event"]["name"].as_array().unwrap();
+        assert_eq!(seen.headers["cf-access-client-secret"], CANARY);
+        assert_eq!(seen.headers["sec-websocket-protocol"], "prefect");
+        assert_eq!(seen.auth, json!({"type": "auth", "token": token}));
+        assert_eq!(seen.filter["type"], "filter");
+        let names = seen.filter["filter"]["event"]["name"].as_array().unwrap();
         assert!(names.contains(&json!("prefect.block-document.updated")));
     }
 }
 
 #[tokio::test]
-async fn a_status_that_will_not_change_is_a_refusal_and_one_that_may_is_a_loss() {
+async fn permanent_status_rejects_and_transient_status_disconnects() {
     for status in [200, 307, 401, 403, 404, 426, 429, 500, 501, 503] {
         let (server, other) = (MockServer::start().await, MockServer::start().await);
         let answer = ResponseTemplate::new(status)
@@ -197,10 +197,13 @@ async fn a_status_that_will_not_change_is_a_refusal_and_one_that_may_is_a_loss()
         match status {
             429 | 500 | 503 => {
                 assert_eq!(error.retry_after(), Some(Duration::from_secs(7)));
-                assert!(matches!(lost(error), Loss::Status { .. }));
+                assert!(matches!(
+                    disconnection(error),
+                    DisconnectCause::Status { .. }
+                ));
             }
-            307 => assert_eq!(refused(error), Refusal::Redirect(307)),
-            _ => assert_eq!(refused(error), Refusal::Status(status)),
+            307 => assert_eq!(rejection(error), RejectionCause::Redirect(307)),
+            _ => assert_eq!(rejection(error), RejectionCause::Status(status)),
         }
         assert_eq!(server.received_requests().await.unwrap().len(), 1);
         assert!(other.received_requests().await.unwrap().is_empty());
@@ -208,19 +211,19 @@ async fn a_status_that_will_not_change_is_a_refusal_and_one_that_may_is_a_loss()
 }
 
 #[tokio::test]
-async fn an_error_is_a_sentence_that_fits_a_condition() {
-    let error = SocketError::Refused {
+async fn error_reads_as_a_sentence_in_a_condition() {
+    let error = SocketError::Rejected {
         host: "prefect.example.com".to_owned(),
-        why: Refusal::Closed(1008),
+        cause: RejectionCause::Closed(1008),
     };
     assert_eq!(
         error.to_string(),
         "the Prefect server prefect.example.com refuses its event socket (it closed the socket with 1008: it does not accept the credentials); \
          blocks and pools are polled"
     );
-    let error = SocketError::Lost {
+    let error = SocketError::Disconnected {
         host: "prefect.example.com".to_owned(),
-        why: Loss::Transport(TransportError::Timeout(Duration::from_secs(15))),
+        cause: DisconnectCause::Transport(TransportError::Timeout(Duration::from_secs(15))),
     };
     assert_eq!(
         error.to_string(),
@@ -230,7 +233,7 @@ async fn an_error_is_a_sentence_that_fits_a_condition() {
 }
 
 #[tokio::test]
-async fn an_upgrade_to_something_else_is_refused() {
+async fn rejects_an_upgrade_to_another_protocol() {
     let answers: [fn(&str) -> String; 5] = [
         |_| "upgrade: websocket".to_owned(),
         |_| "upgrade: websocket\r\nsec-websocket-accept: AAAA".to_owned(),
@@ -247,7 +250,7 @@ async fn an_upgrade_to_something_else_is_refused() {
         },
     ];
     for answer in answers {
-        let (connection, served) = raw(async move |mut stream| {
+        let (connection, served) = serve_raw(async move |mut stream| {
             let mut request = Vec::new();
             while !request.ends_with(b"\r\n\r\n") {
                 request.push(stream.read_u8().await.unwrap());
@@ -266,7 +269,7 @@ async fn an_upgrade_to_something_else_is_refused() {
         })
         .await;
         let error = failure(&connection, limits()).await;
-        assert_eq!(refused(error), Refusal::Handshake);
+        assert_eq!(rejection(error), RejectionCause::Handshake);
         served.await.unwrap();
     }
 }
@@ -279,7 +282,7 @@ fn close(code: u16) -> Message {
 }
 
 #[tokio::test]
-async fn credentials_that_are_not_accepted_are_a_refusal_and_a_restart_is_not() {
+async fn bad_credentials_reject_and_a_restart_disconnects() {
     let answers = [
         close(1008),
         close(1012),
@@ -291,56 +294,67 @@ async fn credentials_that_are_not_accepted_are_a_refusal_and_a_restart_is_not() 
     ];
     for answer in answers {
         let sent = answer.clone();
-        let (connection, _served) = raw(async move |stream| {
+        let (connection, _served) = serve_raw(async move |stream| {
             let (mut socket, _) = accept(stream).await;
             text(&mut socket).await;
             socket.send(sent).await.unwrap();
-            keep(socket).await;
+            drain(socket).await;
         })
         .await;
         let error = failure(&connection, limits()).await;
         match answer {
-            answer if answer == close(1008) => assert_eq!(refused(error), Refusal::Closed(1008)),
-            Message::Close(_) => assert_eq!(lost(error), Loss::Closed),
-            _ => assert_eq!(refused(error), Refusal::Authentication),
+            answer if answer == close(1008) => {
+                assert_eq!(rejection(error), RejectionCause::Closed(1008));
+            }
+            Message::Close(_) => assert_eq!(disconnection(error), DisconnectCause::Closed),
+            _ => assert_eq!(rejection(error), RejectionCause::Authentication),
         }
     }
 }
 
 #[tokio::test]
-async fn a_socket_that_breaks_or_says_what_is_no_message_is_lost() {
-    let limits = Limits {
-        message: 1000,
+async fn broken_socket_or_invalid_message_disconnects() {
+    let limits = SocketLimits {
+        max_message_bytes: 1000,
         ..limits()
     };
     let long = "x".repeat(1001);
     let frames = [
-        (Message::text(CANARY), Loss::Undecodable),
-        (Message::binary(vec![0xff; 10]), Loss::Undecodable),
-        (Message::text(format!("\"{long}\"")), Loss::TooLarge(1000)),
-        (close(1001), Loss::Closed),
-        (close(1011), Loss::Closed),
-        (Message::Close(None), Loss::Closed),
+        (Message::text(CANARY), DisconnectCause::Undecodable),
+        (
+            Message::binary(vec![0xff; 10]),
+            DisconnectCause::Undecodable,
+        ),
+        (
+            Message::text(format!("\"{long}\"")),
+            DisconnectCause::TooLarge(1000),
+        ),
+        (close(1001), DisconnectCause::Closed),
+        (close(1011), DisconnectCause::Closed),
+        (Message::Close(None), DisconnectCause::Closed),
     ];
-    for (frame, why) in frames {
-        let (connection, _served) = serving(async move |mut socket| {
+    for (frame, cause) in frames {
+        let (connection, _served) = serve(async move |mut socket| {
             socket.send(frame).await.unwrap();
-            keep(socket).await;
+            drain(socket).await;
         })
         .await;
-        assert_eq!(lost(failure(&connection, limits).await), why);
+        assert_eq!(disconnection(failure(&connection, limits).await), cause);
     }
     // The filter was not understood, and will not be.
-    let (connection, _served) = serving(async |mut socket| {
+    let (connection, _served) = serve(async |mut socket| {
         socket.send(close(1002)).await.unwrap();
-        keep(socket).await;
+        drain(socket).await;
     })
     .await;
     let error = failure(&connection, limits).await;
-    assert_eq!(refused(error), Refusal::Closed(1002));
+    assert_eq!(rejection(error), RejectionCause::Closed(1002));
 
-    let (connection, _served) = serving(async |socket| drop(socket)).await;
-    assert_eq!(lost(failure(&connection, limits).await), Loss::Broken);
+    let (connection, _served) = serve(async |socket| drop(socket)).await;
+    assert_eq!(
+        disconnection(failure(&connection, limits).await),
+        DisconnectCause::ConnectionLost
+    );
 
     for bytes in [
         // Reserved bits and an opcode that is none; text that is not UTF-8; a frame that says it is longer than any memory.
@@ -348,26 +362,29 @@ async fn a_socket_that_breaks_or_says_what_is_no_message_is_lost() {
         b"\x81\x02\xff\xff".to_vec(),
         [b"\x81\x7f\x7f".to_vec(), vec![0xff; 7]].concat(),
     ] {
-        let (connection, _served) = serving(async move |mut socket| {
+        let (connection, _served) = serve(async move |mut socket| {
             socket.get_mut().write_all(&bytes).await.unwrap();
-            keep(socket).await;
+            drain(socket).await;
         })
         .await;
-        let why = lost(failure(&connection, limits).await);
+        let cause = disconnection(failure(&connection, limits).await);
         assert!(
-            matches!(why, Loss::Undecodable | Loss::TooLarge(1000)),
-            "{why}"
+            matches!(
+                cause,
+                DisconnectCause::Undecodable | DisconnectCause::TooLarge(1000)
+            ),
+            "{cause}"
         );
     }
 }
 
 #[tokio::test]
 async fn many_small_frames_are_one_message_that_has_the_same_bound() {
-    let limits = Limits {
-        message: 1000,
+    let limits = SocketLimits {
+        max_message_bytes: 1000,
         ..limits()
     };
-    let (connection, _served) = serving(async |mut socket| {
+    let (connection, _served) = serve(async |mut socket| {
         let stream = socket.get_mut();
         stream.write_all(b"\x01\x00").await.unwrap();
         // An empty beginning, then pieces of 100 bytes and no end.
@@ -375,18 +392,18 @@ async fn many_small_frames_are_one_message_that_has_the_same_bound() {
         while stream.write_all(&piece).await.is_ok() {}
     })
     .await;
-    let why = lost(failure(&connection, limits).await);
-    assert_eq!(why, Loss::TooLarge(1000));
+    let cause = disconnection(failure(&connection, limits).await);
+    assert_eq!(cause, DisconnectCause::TooLarge(1000));
 }
 
 #[tokio::test]
-async fn a_server_that_falls_silent_is_pinged_and_then_lost() {
-    let limits = Limits {
-        idle: SHORT,
-        silence: SHORT * 4,
+async fn silent_server_is_pinged_and_then_disconnected() {
+    let limits = SocketLimits {
+        idle_timeout: SHORT,
+        silence_timeout: SHORT * 4,
         ..limits()
     };
-    let (connection, served) = serving(async |mut socket| {
+    let (connection, served) = serve(async |mut socket| {
         let mut seen = [0; 2];
         // Read past the library, which would answer.
         socket.get_mut().read_exact(&mut seen).await.unwrap();
@@ -396,76 +413,76 @@ async fn a_server_that_falls_silent_is_pinged_and_then_lost() {
         assert_eq!(rest.len(), 4, "one ping is enough: its mask, and the end");
     })
     .await;
-    let begun = Instant::now();
-    let why = lost(failure(&connection, limits).await);
-    assert_eq!(why, Loss::Silent(limits.silence));
-    assert!(begun.elapsed() >= limits.silence);
+    let started = Instant::now();
+    let cause = disconnection(failure(&connection, limits).await);
+    assert_eq!(cause, DisconnectCause::Silent(limits.silence_timeout));
+    assert!(started.elapsed() >= limits.silence_timeout);
     served.await.unwrap();
 }
 
 #[tokio::test]
-async fn a_server_that_answers_pings_is_alive_for_longer_than_opening_may_take() {
-    let limits = Limits {
-        open: Duration::from_secs(1),
-        idle: SHORT,
-        silence: LONG,
+async fn answered_pings_keep_a_socket_alive_past_the_open_timeout() {
+    let limits = SocketLimits {
+        open_timeout: Duration::from_secs(1),
+        idle_timeout: SHORT,
+        silence_timeout: LONG,
         ..limits()
     };
-    let (connection, _served) = serving(keep).await;
-    let mut told = events(&connection, limits).await.unwrap();
-    let begun = Instant::now();
-    while begun.elapsed() < limits.open * 2 {
-        assert_eq!(told.next().await, Some(Ok(Told::Alive)));
+    let (connection, _served) = serve(drain).await;
+    let mut stream = events(&connection, limits).await.unwrap();
+    let started = Instant::now();
+    while started.elapsed() < limits.open_timeout * 2 {
+        assert_eq!(stream.next().await, Some(Ok(ServerEvent::Heartbeat)));
     }
 }
 
 #[tokio::test]
-async fn a_ping_of_the_servers_is_answered() {
-    let (connection, served) = serving(async |mut socket| {
+async fn answers_pings_of_the_server() {
+    let (connection, served) = serve(async |mut socket| {
         let ping = Message::Ping(Bytes::from_static(b"here?"));
         socket.send(ping).await.unwrap();
         let answer = socket.next().await.unwrap().unwrap();
         assert_eq!(answer, Message::Pong(Bytes::from_static(b"here?")));
     })
     .await;
-    let why = lost(failure(&connection, limits()).await);
-    assert_eq!(why, Loss::Broken);
+    let cause = disconnection(failure(&connection, limits()).await);
+    assert_eq!(cause, DisconnectCause::ConnectionLost);
     served.await.unwrap();
 }
 
 #[tokio::test]
-async fn a_socket_is_given_up_when_its_time_is_over_even_if_the_server_talks() {
-    let limits = Limits {
-        idle: SHORT,
-        lasts: SHORT * 4,
+async fn busy_socket_is_closed_at_its_maximum_lifetime() {
+    let limits = SocketLimits {
+        idle_timeout: SHORT,
+        max_lifetime: SHORT * 4,
         ..limits()
     };
-    let (connection, _served) = serving(
+    let (connection, _served) = serve(
         async |mut socket| {
             while socket.send(Message::text("{}")).await.is_ok() {}
         },
     )
     .await;
-    let why = lost(failure(&connection, limits).await);
-    assert_eq!(why, Loss::Old(limits.lasts));
+    let cause = disconnection(failure(&connection, limits).await);
+    assert_eq!(cause, DisconnectCause::LifetimeReached(limits.max_lifetime));
 }
 
 #[tokio::test]
-async fn opening_takes_no_longer_than_it_may() {
-    let limits = Limits {
-        open: SHORT * 4,
+async fn opening_ends_at_its_timeout() {
+    let limits = SocketLimits {
+        open_timeout: SHORT * 4,
         ..limits()
     };
-    let late = Loss::Transport(TransportError::Timeout(limits.open));
-    let (connection, _served) = raw(async |mut stream| {
+    let late = DisconnectCause::Transport(TransportError::Timeout(limits.open_timeout));
+    let (connection, _served) = serve_raw(async |mut stream| {
         let mut seen = Vec::new();
         let _ = stream.read_to_end(&mut seen).await;
     })
     .await;
-    assert_eq!(lost(failure(&connection, limits).await), late);
+    assert_eq!(disconnection(failure(&connection, limits).await), late);
 
-    let (connection, _served) = raw(async |stream| keep(accept(stream).await.0).await).await;
-    assert_eq!(lost(failure(&connection, limits).await), late);
+    let (connection, _served) = serve_raw(async |stream| drain(accept(stream).await.0).await).await;
+    assert_eq!(disconnection(failure(&connection, limits).await), late);
 }
 
 #[tokio::test]
@@ -483,7 +500,7 @@ async fn tls_is_that_of_every_other_request_over_http_1_1() {
     let tls = TlsAcceptor::from(Arc::new(config));
     for trusted in [true, false] {
         let tls = tls.clone();
-        let (mut connection, _served) = raw(async move |stream| {
+        let (mut connection, _served) = serve_raw(async move |stream| {
             let Ok(stream) = tls.accept(stream).await else {
                 return;
             };
@@ -499,21 +516,21 @@ async fn tls_is_that_of_every_other_request_over_http_1_1() {
         connection.ca = trusted.then(|| pem.clone());
         if trusted {
             let name = "k8s".to_owned();
-            let told = first(&connection, limits()).await;
-            assert_eq!(told, Ok(Told::Pool { name }));
+            let event = first(&connection, limits()).await;
+            assert_eq!(event, Ok(ServerEvent::Pool { name }));
         } else {
-            let why = lost(failure(&connection, limits()).await);
-            let why = why.to_string();
-            assert!(why.contains("certificate"), "{why}");
+            let cause = disconnection(failure(&connection, limits()).await);
+            let cause = cause.to_string();
+            assert!(cause.contains("certificate"), "{cause}");
         }
     }
 }
 
 #[tokio::test]
-async fn nothing_there_is_a_loss() {
-    let (connection, served) = raw(async |_| ()).await;
+async fn refused_connection_disconnects() {
+    let (connection, served) = serve_raw(async |_| ()).await;
     served.abort();
     assert!(served.await.is_err());
-    let why = lost(failure(&connection, limits()).await);
-    assert_eq!(why, Loss::Transport(TransportError::Connect));
+    let cause = disconnection(failure(&connection, limits()).await);
+    assert_eq!(cause, DisconnectCause::Transport(TransportError::Connect));
 }

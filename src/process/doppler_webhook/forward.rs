@@ -12,58 +12,58 @@ use super::PATH;
 use crate::{
     doppler::webhook::SIGNATURE_HEADER,
     outbound::{self, ClientError},
-    process::leader_election::Leases,
+    process::leader_election::LeaseClient,
 };
 
 /// Says that a hook was forwarded once, and is not to be again.
 pub const FORWARDED_HEADER: &str = "x-doppler-prefect-forwarded";
 /// Time limit of one try.
-const TRY_LIMIT: Duration = Duration::from_secs(3);
+const TRY_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time limit of all tries.
-const LIMIT: Duration = Duration::from_secs(8);
-const TRIES: usize = 3;
-const AGAIN: Duration = Duration::from_millis(500);
+const TOTAL_TIMEOUT: Duration = Duration::from_secs(8);
+const MAX_TRIES: usize = 3;
+const RETRY_DELAY: Duration = Duration::from_millis(500);
 
 /// The way to the leader.
-pub struct Forward {
-    leases: Leases,
+pub struct Forwarder {
+    leases: LeaseClient,
     http: reqwest::Client,
 }
 
-impl Forward {
+impl Forwarder {
     /// To the holder of this lease.
     ///
     /// # Errors
     /// If no HTTP client can be made.
-    pub fn new(leases: Leases) -> Result<Self, ClientError> {
+    pub fn new(leases: LeaseClient) -> Result<Self, ClientError> {
         Ok(Self {
             leases,
-            http: outbound::direct_client(TRY_LIMIT)?,
+            http: outbound::direct_client(TRY_TIMEOUT)?,
         })
     }
 
     /// Whether the leader took it. The first try goes where the leader was seen last; each further one follows a look at the lease.
-    pub async fn send(&self, signature: &HeaderValue, body: &Bytes) -> bool {
+    pub async fn forward(&self, signature: &HeaderValue, body: &Bytes) -> bool {
         let tries = async {
-            for number in 0..TRIES {
+            for number in 0..MAX_TRIES {
                 let leader = if number == 0 {
-                    self.leases.leader()
+                    self.leases.leader_address()
                 } else {
-                    sleep(AGAIN).await;
-                    self.leases.leader_now().await
+                    sleep(RETRY_DELAY).await;
+                    self.leases.fetch_leader_address().await
                 };
                 if let Some(leader) = leader
-                    && self.send_to(leader, signature, body).await
+                    && self.post_to(leader, signature, body).await
                 {
                     return true;
                 }
             }
             false
         };
-        timeout(LIMIT, tries).await.unwrap_or(false)
+        timeout(TOTAL_TIMEOUT, tries).await.unwrap_or(false)
     }
 
-    async fn send_to(&self, leader: SocketAddr, signature: &HeaderValue, body: &Bytes) -> bool {
+    async fn post_to(&self, leader: SocketAddr, signature: &HeaderValue, body: &Bytes) -> bool {
         let answer = self
             .http
             .post(format!("http://{leader}{PATH}"))

@@ -1,7 +1,7 @@
 //! The folder with the hook secrets.
 //!
 //! In: a folder, as the kubelet mounts a Secret: one file for each key. Out: the secrets that are valid now. The folder is read again when a hook
-//! comes and the last reading is older than [`FRESH`], so that a rotation needs no restart and a replica without hooks reads nothing. Refused files
+//! comes and the last reading is older than [`CACHE_TTL`], so that a rotation needs no restart and a replica without hooks reads nothing. Refused files
 //! are named in the log once, without what they hold.
 
 use std::{
@@ -16,17 +16,17 @@ use tokio::{sync::Mutex, time::Instant};
 use tracing::{error, info, warn};
 
 use crate::doppler::webhook::{
-    HookSecret, HookSecretError, HookSecrets, LONGEST_SECRET, MOST_SECRETS,
+    MAX_SECRET_BYTES, MAX_SECRETS, WebhookSecret, WebhookSecretError, WebhookSecrets,
 };
 
 /// For how long a reading counts.
-pub const FRESH: Duration = Duration::from_secs(2);
+pub const CACHE_TTL: Duration = Duration::from_secs(2);
 /// Entries of the folder that are looked at.
-const MOST_ENTRIES: usize = 1024;
+const MAX_ENTRIES: usize = 1024;
 
 /// Why the folder gives no secrets.
 #[derive(Debug, thiserror::Error)]
-pub enum FolderError {
+pub enum SecretDirError {
     /// It cannot be read.
     #[error("the folder of --hook-secrets, {path:?}, cannot be read: {source}")]
     Unreadable {
@@ -39,46 +39,46 @@ pub enum FolderError {
 
 /// A file that is no hook secret.
 #[derive(Debug, PartialEq, Eq)]
-struct Refused {
+struct RejectedFile {
     name: String,
-    why: Why,
+    reason: RejectReason,
 }
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-enum Why {
+enum RejectReason {
     #[error(transparent)]
-    Secret(#[from] HookSecretError),
+    Secret(#[from] WebhookSecretError),
     #[error("it cannot be read: {0}")]
     Unreadable(io::ErrorKind),
 }
 
 /// What the folder held.
 #[derive(Debug, Default, PartialEq)]
-struct Reading {
-    secrets: Arc<HookSecrets>,
-    refused: Vec<Refused>,
+struct DirContents {
+    secrets: Arc<WebhookSecrets>,
+    rejected: Vec<RejectedFile>,
     /// Why the folder as a whole could not be read.
-    fault: Option<io::ErrorKind>,
+    error: Option<io::ErrorKind>,
 }
 
 /// The folder, and what it held last.
 #[derive(Debug)]
-pub struct HookFolder {
+pub struct SecretDir {
     path: PathBuf,
-    last: Mutex<(Instant, Reading)>,
+    last: Mutex<(Instant, DirContents)>,
 }
 
-impl HookFolder {
+impl SecretDir {
     /// Opens the folder.
     ///
     /// # Errors
     /// If it cannot be read: a path that is mistyped is told at the start, and not when the first hook is refused.
-    pub fn open(path: PathBuf) -> Result<Self, FolderError> {
-        let reading = match read(&path) {
+    pub fn open(path: PathBuf) -> Result<Self, SecretDirError> {
+        let reading = match read_contents(&path) {
             Ok(reading) => reading,
-            Err(source) => return Err(FolderError::Unreadable { path, source }),
+            Err(source) => return Err(SecretDirError::Unreadable { path, source }),
         };
-        tell(&reading);
+        log_contents(&reading);
         Ok(Self {
             path,
             last: Mutex::new((Instant::now(), reading)),
@@ -86,16 +86,16 @@ impl HookFolder {
     }
 
     /// The secrets that are valid now.
-    pub async fn current(&self) -> Arc<HookSecrets> {
+    pub async fn current(&self) -> Arc<WebhookSecrets> {
         let mut last = self.last.lock().await;
-        if last.0.elapsed() >= FRESH {
+        if last.0.elapsed() >= CACHE_TTL {
             let path = self.path.clone();
             // The task only fails if it panics: then nothing is valid.
-            let reading = tokio::task::spawn_blocking(move || read_again(&path))
+            let reading = tokio::task::spawn_blocking(move || reread(&path))
                 .await
                 .unwrap_or_default();
             if reading != last.1 {
-                tell(&reading);
+                log_contents(&reading);
             }
             *last = (Instant::now(), reading);
         }
@@ -103,41 +103,41 @@ impl HookFolder {
     }
 }
 
-fn tell(reading: &Reading) {
-    if let Some(fault) = reading.fault {
+fn log_contents(reading: &DirContents) {
+    if let Some(fault) = reading.error {
         error!(%fault, "the folder of hook secrets cannot be read: no hook is taken until it can");
         return;
     }
-    for Refused { name, why } in &reading.refused {
+    for RejectedFile { name, reason: why } in &reading.rejected {
         warn!(file = name, %why, "a file is not taken as a hook secret");
     }
     info!(secrets = reading.secrets.len(), "hook secrets read");
 }
 
 /// A folder that cannot be read any more gives none: a secret that was taken away must not stay valid.
-fn read_again(path: &Path) -> Reading {
-    let read = match read(path) {
+fn reread(path: &Path) -> DirContents {
+    let read = match read_contents(path) {
         Ok(reading) if !reading.is_torn() => return reading,
         // The kubelet was exchanging the files just now.
-        _ => read(path),
+        _ => read_contents(path),
     };
-    read.unwrap_or_else(|error| Reading {
-        fault: Some(error.kind()),
-        ..Reading::default()
+    read.unwrap_or_else(|error| DirContents {
+        error: Some(error.kind()),
+        ..DirContents::default()
     })
 }
 
-impl Reading {
+impl DirContents {
     fn is_torn(&self) -> bool {
-        self.refused
+        self.rejected
             .iter()
-            .any(|refused| matches!(refused.why, Why::Unreadable(_)))
+            .any(|refused| matches!(refused.reason, RejectReason::Unreadable(_)))
     }
 }
 
-fn read(path: &Path) -> io::Result<Reading> {
+fn read_contents(path: &Path) -> io::Result<DirContents> {
     let mut names = Vec::new();
-    for entry in fs::read_dir(path)?.take(MOST_ENTRIES) {
+    for entry in fs::read_dir(path)?.take(MAX_ENTRIES) {
         let name = entry?.file_name();
         // The kubelet's own: `..data`, and the folders that it points to.
         if !name.as_encoded_bytes().starts_with(b"..") {
@@ -151,36 +151,36 @@ fn read(path: &Path) -> io::Result<Reading> {
         if file.is_dir() {
             continue;
         }
-        let taken = if secrets.len() < MOST_SECRETS {
+        let taken = if secrets.len() < MAX_SECRETS {
             read_file(&file)
-                .map_err(|error| Why::Unreadable(error.kind()))
+                .map_err(|error| RejectReason::Unreadable(error.kind()))
                 .and_then(|content| {
                     // A name that is not UTF-8 is no project's.
                     let name = name.to_str().unwrap_or_default();
-                    Ok(HookSecret::new(name, &content)?)
+                    Ok(WebhookSecret::new(name, &content)?)
                 })
         } else {
-            Err(HookSecretError::TooMany.into())
+            Err(WebhookSecretError::TooMany.into())
         };
         match taken {
             Ok(secret) => secrets.push(secret),
-            Err(why) => refused.push(Refused {
+            Err(why) => refused.push(RejectedFile {
                 name: name.to_string_lossy().into_owned(),
-                why,
+                reason: why,
             }),
         }
     }
-    Ok(Reading {
+    Ok(DirContents {
         secrets: Arc::new(secrets.into_iter().collect()),
-        refused,
-        fault: None,
+        rejected: refused,
+        error: None,
     })
 }
 
 /// What a file holds, and no more of it than shows that it is too long.
 fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     // A newline, of one or two bytes, and one byte too many.
-    let most = LONGEST_SECRET as u64 + 3;
+    let most = MAX_SECRET_BYTES as u64 + 3;
     let mut content = Vec::new();
     File::open(path)?.take(most).read_to_end(&mut content)?;
     Ok(content)
@@ -215,10 +215,10 @@ mod tests {
         }
     }
 
-    fn refused(name: &str, why: HookSecretError) -> Refused {
-        Refused {
+    fn refused(name: &str, why: WebhookSecretError) -> RejectedFile {
+        RejectedFile {
             name: name.to_owned(),
-            why: why.into(),
+            reason: why.into(),
         }
     }
 
@@ -232,31 +232,34 @@ mod tests {
         symlink("..2026_01_01", folder.0.join("..data")).unwrap();
         symlink("..data/backend", folder.0.join("backend")).unwrap();
         symlink("..data/empty", folder.0.join("empty")).unwrap();
-        let reading = read(&folder.0).unwrap();
+        let reading = read_contents(&folder.0).unwrap();
         assert_eq!(reading.secrets.len(), 1);
-        assert_eq!(reading.refused, [refused("empty", HookSecretError::Short)]);
+        assert_eq!(
+            reading.rejected,
+            [refused("empty", WebhookSecretError::TooShort)]
+        );
         assert!(!format!("{reading:?}").contains("canary"));
     }
 
     #[test]
     fn number_and_size_of_files_are_bounded() {
         let folder = Fixture::new("bounds");
-        for number in 0..=MOST_SECRETS {
+        for number in 0..=MAX_SECRETS {
             folder.write(&format!("p{number:03}"), SECRET);
         }
         folder.write("a-huge-one", &"x".repeat(1 << 20));
-        let reading = read(&folder.0).unwrap();
-        assert_eq!(reading.secrets.len(), MOST_SECRETS);
+        let reading = read_contents(&folder.0).unwrap();
+        assert_eq!(reading.secrets.len(), MAX_SECRETS);
         let expected = [
-            refused("a-huge-one", HookSecretError::Long),
-            refused("p064", HookSecretError::TooMany),
+            refused("a-huge-one", WebhookSecretError::TooLong),
+            refused("p064", WebhookSecretError::TooMany),
         ];
-        assert_eq!(reading.refused, expected);
+        assert_eq!(reading.rejected, expected);
     }
 
     #[test]
     fn a_folder_that_is_not_there_is_told_at_the_start() {
-        let error = HookFolder::open("/no/such/folder".into()).unwrap_err();
+        let error = SecretDir::open("/no/such/folder".into()).unwrap_err();
         assert!(error.to_string().contains("/no/such/folder"), "{error}");
     }
 
@@ -264,7 +267,7 @@ mod tests {
     async fn a_rotation_is_seen_and_a_folder_that_goes_takes_its_secrets_with_it() {
         let folder = Fixture::new("rotation");
         folder.write("a", SECRET);
-        let hooks = HookFolder::open(folder.0.clone()).unwrap();
+        let hooks = SecretDir::open(folder.0.clone()).unwrap();
         assert_eq!(hooks.current().await.len(), 1);
         folder.write("a.new", "another-canary-secret");
         assert_eq!(
@@ -272,13 +275,13 @@ mod tests {
             1,
             "a reading counts for a while"
         );
-        tokio::time::advance(FRESH).await;
+        tokio::time::advance(CACHE_TTL).await;
         assert_eq!(hooks.current().await.len(), 2);
         fs::remove_file(folder.0.join("a")).unwrap();
-        tokio::time::advance(FRESH).await;
+        tokio::time::advance(CACHE_TTL).await;
         assert_eq!(hooks.current().await.len(), 1);
         fs::remove_dir_all(&folder.0).unwrap();
-        tokio::time::advance(FRESH).await;
+        tokio::time::advance(CACHE_TTL).await;
         assert!(hooks.current().await.is_empty());
     }
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     doppler::webhook::Scope, outbound::install_crypto_provider,
-    process::leader_election::HOOKS_ADDRESS, process::leader_election::Leases,
+    process::leader_election::LeaseClient, process::leader_election::WEBHOOK_ADDRESS,
 };
 use axum::Json;
 use hmac::{Hmac, KeyInit, Mac};
@@ -30,9 +30,9 @@ fn sign(secret: &str, body: &[u8]) -> String {
 
 /// A door that is open while this lives.
 struct Door {
-    hooks: Arc<Hooks>,
+    hooks: Arc<WebhookReceiver>,
     address: SocketAddr,
-    woken: Arc<Mutex<Vec<Hook>>>,
+    woken: Arc<Mutex<Vec<Webhook>>>,
     folder: PathBuf,
     end: CancellationToken,
 }
@@ -46,18 +46,22 @@ impl Drop for Door {
 
 impl Door {
     /// With one secret for all projects. It does not lead yet.
-    async fn open(name: &str, forward: Option<Forward>) -> Self {
+    async fn open(name: &str, forward: Option<Forwarder>) -> Self {
         let folder = std::env::temp_dir().join(format!("door-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir(&folder).unwrap();
         std::fs::write(folder.join("_all"), SECRET).unwrap();
-        let secrets = HookFolder::open(folder.clone()).unwrap();
-        let hooks = Arc::new(Hooks::new(secrets, forward, Arc::new(Metrics::new())));
+        let secrets = SecretDir::open(folder.clone()).unwrap();
+        let hooks = Arc::new(WebhookReceiver::new(
+            secrets,
+            forward,
+            Arc::new(Metrics::new()),
+        ));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let end = CancellationToken::new();
         tokio::spawn(serve(listener, router(Arc::clone(&hooks)), end.clone()));
-        tokio::spawn(Arc::clone(&hooks).keep_pace(end.clone()));
+        tokio::spawn(Arc::clone(&hooks).flush_coalesced(end.clone()));
         Self {
             hooks,
             address,
@@ -69,19 +73,23 @@ impl Door {
 
     fn leads(self) -> Self {
         let woken = Arc::clone(&self.woken);
-        self.hooks.lead(Arc::new(move |hook: &Hook| {
+        self.hooks.start_leading(Arc::new(move |hook: &Webhook| {
             woken.lock().unwrap().push(hook.clone());
         }));
         self
     }
 
-    fn woken(&self) -> Vec<Hook> {
+    fn woken(&self) -> Vec<Webhook> {
         self.woken.lock().unwrap().clone()
     }
 
     fn counted(&self, outcome: &'static str) -> u64 {
-        let labels = HookLabels { outcome };
-        self.hooks.metrics.hooks.get_or_create(&labels).get()
+        let labels = WebhookLabels { outcome };
+        self.hooks
+            .metrics
+            .webhook_requests
+            .get_or_create(&labels)
+            .get()
     }
 
     async fn post(&self, body: &[u8], headers: &[(&str, &str)]) -> u16 {
@@ -114,33 +122,33 @@ fn http() -> reqwest::Client {
     reqwest::Client::builder().no_proxy().build().unwrap()
 }
 
-fn whole() -> Hook {
-    Hook {
+fn whole() -> Webhook {
+    Webhook {
         scope: Scope::All,
-        place: None,
+        target: None,
     }
 }
 
-fn named(config: &str) -> Hook {
-    Hook {
+fn named(config: &str) -> Webhook {
+    Webhook {
         scope: Scope::All,
-        place: Some(("p".to_owned(), config.to_owned())),
+        target: Some(("p".to_owned(), config.to_owned())),
     }
 }
 
 /// The way to the replica that a lease names.
-fn forward_to(leader: Option<SocketAddr>) -> Forward {
+fn forward_to(leader: Option<SocketAddr>) -> Forwarder {
     forward_counting(leader, &Arc::default())
 }
 
 /// As [`forward_to`], and how often the lease was looked at.
-fn forward_counting(leader: Option<SocketAddr>, looks: &Arc<AtomicUsize>) -> Forward {
+fn forward_counting(leader: Option<SocketAddr>, looks: &Arc<AtomicUsize>) -> Forwarder {
     let looks = Arc::clone(looks);
     install_crypto_provider();
     let address = leader.map_or(String::new(), |address| address.to_string());
     let lease = json!({
         "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
-        "metadata": {"name": "op", "annotations": {HOOKS_ADDRESS: address}},
+        "metadata": {"name": "op", "annotations": {WEBHOOK_ADDRESS: address}},
         "spec": {"holderIdentity": "other_1"},
     });
     let server = Router::new().fallback(async move || {
@@ -148,7 +156,7 @@ fn forward_counting(leader: Option<SocketAddr>, looks: &Arc<AtomicUsize>) -> For
         Json(lease)
     });
     let client = kube::Client::new(server, "doppler");
-    Forward::new(Leases::new(client, "doppler", "op")).unwrap()
+    Forwarder::new(LeaseClient::new(client, "doppler", "op")).unwrap()
 }
 
 #[tokio::test]
@@ -200,9 +208,12 @@ async fn only_post_and_only_one_path() {
 #[tokio::test]
 async fn a_body_is_taken_up_to_64_kib() {
     let door = Door::open("large", None).await.leads();
-    assert_eq!(door.post_signed(&vec![b' '; LARGEST_BODY]).await, 202);
-    assert_eq!(door.post_signed(&vec![b' '; LARGEST_BODY + 1]).await, 413);
-    assert_eq!(door.post_signed(&vec![b' '; 10 * LARGEST_BODY]).await, 413);
+    assert_eq!(door.post_signed(&vec![b' '; MAX_BODY_BYTES]).await, 202);
+    assert_eq!(door.post_signed(&vec![b' '; MAX_BODY_BYTES + 1]).await, 413);
+    assert_eq!(
+        door.post_signed(&vec![b' '; 10 * MAX_BODY_BYTES]).await,
+        413
+    );
     assert_eq!(door.woken(), [whole()]);
     assert_eq!(door.counted("too-large"), 2);
 }
@@ -236,9 +247,9 @@ async fn a_burst_is_two_wakes_the_first_hook_and_the_last() {
     for number in 0..20 {
         let outcome = door.hooks.receive(&headers(b"[]"), Body::from("[]")).await;
         let expected = if number == 0 {
-            Outcome::Accepted
+            WebhookOutcome::Accepted
         } else {
-            Outcome::Limited
+            WebhookOutcome::Limited
         };
         assert_eq!(outcome, expected);
         assert_eq!(outcome.status(), StatusCode::ACCEPTED);
@@ -248,11 +259,11 @@ async fn a_burst_is_two_wakes_the_first_hook_and_the_last() {
         sleep(Duration::from_millis(100)).await;
     }
     assert!(
-        start.elapsed() >= coalesce::WHOLE_PAUSE,
+        start.elapsed() >= coalesce::SCOPE_INTERVAL,
         "{:?}",
         start.elapsed()
     );
-    sleep(coalesce::WHOLE_PAUSE * 3).await;
+    sleep(coalesce::SCOPE_INTERVAL * 3).await;
     assert_eq!(door.woken().len(), 2);
 }
 
@@ -300,7 +311,7 @@ async fn one_that_comes_to_lead_while_it_looks_for_the_leader_acts_itself() {
         while looks.load(SeqCst) == 0 {
             tokio::task::yield_now().await;
         }
-        standby.hooks.lead(Arc::new(move |hook: &Hook| {
+        standby.hooks.start_leading(Arc::new(move |hook: &Webhook| {
             woken.lock().unwrap().push(hook.clone());
         }));
     };

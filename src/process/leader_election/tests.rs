@@ -80,9 +80,13 @@ impl Server {
         self.0.lock().unwrap().writes
     }
 
-    fn candidate(&self, name: &str) -> Candidate {
+    fn candidate(&self, name: &str) -> LeaderElector {
         let address = Some("10.0.0.7:8082".parse().unwrap());
-        Candidate::new(Leases::new(self.client(), "doppler", "op"), name, address)
+        LeaderElector::new(
+            LeaseClient::new(self.client(), "doppler", "op"),
+            name,
+            address,
+        )
     }
 }
 
@@ -96,22 +100,25 @@ async fn timed<T>(future: impl Future<Output = T>) -> (Duration, T) {
 #[tokio::test(start_paused = true)]
 async fn the_first_leads_renews_and_gives_the_lease_back() {
     let server = Server::default();
-    let mut held = server.candidate("a").until_held(|| {}).await;
+    let mut held = server.candidate("a").acquire(|| {}).await;
     assert_eq!(server.holder().as_deref(), Some("a"));
     let lease = server.lease();
     assert_eq!(lease["spec"]["leaseDurationSeconds"], 15);
     assert_eq!(
-        lease["metadata"]["annotations"][HOOKS_ADDRESS],
+        lease["metadata"]["annotations"][WEBHOOK_ADDRESS],
         "10.0.0.7:8082"
     );
-    let leases = Leases::new(server.client(), "doppler", "op");
-    assert_eq!(leases.leader(), None, "nobody has looked");
-    assert_eq!(leases.leader_now().await.unwrap().port(), 8082);
+    let leases = LeaseClient::new(server.client(), "doppler", "op");
+    assert_eq!(leases.leader_address(), None, "nobody has looked");
+    assert_eq!(leases.fetch_leader_address().await.unwrap().port(), 8082);
 
-    assert_eq!(held.while_held(sleep(Duration::from_mins(1))).await, Ok(()));
-    held.give_back().await;
+    assert_eq!(
+        held.run_while_held(sleep(Duration::from_mins(1))).await,
+        Ok(())
+    );
+    held.release().await;
     assert_eq!(server.holder(), None);
-    assert_eq!(leases.leader_now().await, None);
+    assert_eq!(leases.fetch_leader_address().await, None);
     // One to take it, one each five seconds, one to give it back.
     assert!((12..=14).contains(&server.writes()), "{}", server.writes());
 }
@@ -119,19 +126,15 @@ async fn the_first_leads_renews_and_gives_the_lease_back() {
 #[tokio::test(start_paused = true)]
 async fn the_other_stands_by_and_takes_over_at_once_when_the_lease_is_given_back() {
     let server = Server::default();
-    let mut first = server.candidate("a").until_held(|| {}).await;
+    let mut first = server.candidate("a").acquire(|| {}).await;
     let stands_by = Arc::new(Mutex::new(0));
     let second = tokio::spawn({
         let (candidate, stands_by) = (server.candidate("b"), Arc::clone(&stands_by));
-        async move {
-            candidate
-                .until_held(|| *stands_by.lock().unwrap() += 1)
-                .await
-        }
+        async move { candidate.acquire(|| *stands_by.lock().unwrap() += 1).await }
     });
     let work = sleep(Duration::from_mins(2));
-    assert_eq!(first.while_held(work).await, Ok(()));
-    first.give_back().await;
+    assert_eq!(first.run_while_held(work).await, Ok(()));
+    first.release().await;
     assert!(*stands_by.lock().unwrap() > 50);
     let (waited, second) = timed(second).await;
     assert!(waited <= LOOK_EVERY, "{waited:?}");
@@ -144,11 +147,11 @@ async fn the_other_stands_by_and_takes_over_at_once_when_the_lease_is_given_back
 async fn a_lease_that_is_not_renewed_is_taken_when_it_is_over_and_not_before() {
     let server = Server::default();
     // It never renews, as if it had been killed. What it wrote says that it was renewed far in the future.
-    drop(server.candidate("a").until_held(|| {}).await);
+    drop(server.candidate("a").acquire(|| {}).await);
     server.set(|state| {
         state.lease.as_mut().unwrap()["spec"]["renewTime"] = json!("2999-01-01T00:00:00.000000Z");
     });
-    let (waited, held) = timed(server.candidate("b").until_held(|| {})).await;
+    let (waited, held) = timed(server.candidate("b").acquire(|| {})).await;
     assert!((LASTS..LASTS + LOOK_EVERY).contains(&waited), "{waited:?}");
     assert_eq!(server.holder().as_deref(), Some("b"));
     drop(held);
@@ -157,9 +160,9 @@ async fn a_lease_that_is_not_renewed_is_taken_when_it_is_over_and_not_before() {
 #[tokio::test(start_paused = true)]
 async fn of_many_only_one_leads() {
     let server = Server::default();
-    drop(server.candidate("dead").until_held(|| {}).await);
+    drop(server.candidate("dead").acquire(|| {}).await);
     let racers: Vec<_> = (0..8)
-        .map(|number| tokio::spawn(server.candidate(&number.to_string()).until_held(|| {})))
+        .map(|number| tokio::spawn(server.candidate(&number.to_string()).acquire(|| {})))
         .collect();
     sleep(LASTS * 2).await;
     let finished = racers.iter().filter(|racer| racer.is_finished()).count();
@@ -173,9 +176,9 @@ async fn of_many_only_one_leads() {
 #[tokio::test(start_paused = true)]
 async fn work_is_dropped_when_the_lease_cannot_be_renewed_in_time() {
     let server = Server::default();
-    let mut held = server.candidate("a").until_held(|| {}).await;
+    let mut held = server.candidate("a").acquire(|| {}).await;
     server.set(|state| state.down = true);
-    let (lasted, ended) = timed(held.while_held(std::future::pending::<()>())).await;
+    let (lasted, ended) = timed(held.run_while_held(std::future::pending::<()>())).await;
     assert_eq!(ended, Err(LeaseLost));
     assert!((GIVE_UP..LASTS).contains(&lasted), "{lasted:?}");
 }
@@ -183,7 +186,7 @@ async fn work_is_dropped_when_the_lease_cannot_be_renewed_in_time() {
 #[tokio::test(start_paused = true)]
 async fn a_short_failure_of_the_api_server_changes_nothing() {
     let server = Server::default();
-    let mut held = server.candidate("a").until_held(|| {}).await;
+    let mut held = server.candidate("a").acquire(|| {}).await;
     let work = async {
         for _ in 0..5 {
             sleep(Duration::from_secs(7)).await;
@@ -192,19 +195,19 @@ async fn a_short_failure_of_the_api_server_changes_nothing() {
             server.set(|state| state.down = false);
         }
     };
-    assert_eq!(held.while_held(work).await, Ok(()));
+    assert_eq!(held.run_while_held(work).await, Ok(()));
 }
 
 #[tokio::test(start_paused = true)]
 async fn work_is_dropped_when_another_has_taken_the_lease() {
     let server = Server::default();
-    let mut held = server.candidate("a").until_held(|| {}).await;
+    let mut held = server.candidate("a").acquire(|| {}).await;
     server.set(|state| {
         let lease = state.lease.as_mut().unwrap();
         lease["spec"]["holderIdentity"] = json!("b_1");
         lease["metadata"]["resourceVersion"] = json!("999");
     });
-    let (lasted, ended) = timed(held.while_held(std::future::pending::<()>())).await;
+    let (lasted, ended) = timed(held.run_while_held(std::future::pending::<()>())).await;
     assert_eq!(ended, Err(LeaseLost));
     assert!(lasted <= Duration::from_secs(6), "{lasted:?}");
     assert_eq!(
@@ -217,14 +220,14 @@ async fn work_is_dropped_when_another_has_taken_the_lease() {
 #[tokio::test(start_paused = true)]
 async fn what_somebody_else_writes_beside_the_holder_stays_and_does_no_harm() {
     let server = Server::default();
-    let mut held = server.candidate("a").until_held(|| {}).await;
+    let mut held = server.candidate("a").acquire(|| {}).await;
     server.set(|state| {
         let lease = state.lease.as_mut().unwrap();
         lease["metadata"]["annotations"]["note"] = json!("mine");
         lease["metadata"]["resourceVersion"] = json!("999");
     });
     assert_eq!(
-        held.while_held(sleep(Duration::from_secs(40))).await,
+        held.run_while_held(sleep(Duration::from_secs(40))).await,
         Ok(())
     );
     assert_eq!(server.lease()["metadata"]["annotations"]["note"], "mine");
@@ -233,19 +236,19 @@ async fn what_somebody_else_writes_beside_the_holder_stays_and_does_no_harm() {
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_was_deleted_is_made_again() {
     let server = Server::default();
-    let mut held = server.candidate("a").until_held(|| {}).await;
+    let mut held = server.candidate("a").acquire(|| {}).await;
     server.set(|state| state.lease = None);
     let work = async {
         sleep(Duration::from_secs(20)).await;
         server.holder()
     };
-    assert_eq!(held.while_held(work).await, Ok(Some("a".to_owned())));
+    assert_eq!(held.run_while_held(work).await, Ok(Some("a".to_owned())));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_renewal_whose_answer_was_lost_is_ones_own() {
     let server = Server::default();
-    let mut held = server.candidate("a").until_held(|| {}).await;
+    let mut held = server.candidate("a").acquire(|| {}).await;
     let work = async {
         sleep(Duration::from_secs(4)).await;
         server.set(|state| state.loses_answers = true);
@@ -253,32 +256,32 @@ async fn a_renewal_whose_answer_was_lost_is_ones_own() {
         server.set(|state| state.loses_answers = false);
         sleep(Duration::from_secs(30)).await;
     };
-    assert_eq!(held.while_held(work).await, Ok(()));
-    held.give_back().await;
+    assert_eq!(held.run_while_held(work).await, Ok(()));
+    held.release().await;
     assert_eq!(server.holder(), None);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_renewal_that_was_under_way_at_the_end_does_not_keep_the_lease() {
     let server = Server::default();
-    let held = server.candidate("a").until_held(|| {}).await;
+    let held = server.candidate("a").acquire(|| {}).await;
     server.set(|state| {
         state.lease.as_mut().unwrap()["metadata"]["resourceVersion"] = json!("999");
     });
-    held.give_back().await;
+    held.release().await;
     assert_eq!(server.holder(), None);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_another_holds_is_not_given_back() {
     let server = Server::default();
-    let held = server.candidate("a").until_held(|| {}).await;
+    let held = server.candidate("a").acquire(|| {}).await;
     server.set(|state| {
         let lease = state.lease.as_mut().unwrap();
         lease["spec"]["holderIdentity"] = json!("b_1");
         lease["metadata"]["resourceVersion"] = json!("999");
     });
-    held.give_back().await;
+    held.release().await;
     assert_eq!(server.holder().as_deref(), Some("b"));
 }
 
@@ -286,7 +289,7 @@ async fn what_another_holds_is_not_given_back() {
 async fn a_first_write_whose_answer_was_lost_is_ones_own() {
     let server = Server::default();
     server.set(|state| state.loses_answers = true);
-    let candidate = tokio::spawn(server.candidate("a").until_held(|| {}));
+    let candidate = tokio::spawn(server.candidate("a").acquire(|| {}));
     sleep(Duration::from_millis(500)).await;
     server.set(|state| state.loses_answers = false);
     let (waited, held) = timed(candidate).await;
@@ -298,7 +301,7 @@ async fn a_first_write_whose_answer_was_lost_is_ones_own() {
 async fn errors_do_not_repeat_what_the_server_said() {
     let server = Server::default();
     server.set(|state| state.down = true);
-    let leases = Leases::new(server.client(), "doppler", "op");
+    let leases = LeaseClient::new(server.client(), "doppler", "op");
     let error = leases.look().await.unwrap_err();
     assert_eq!(error.to_string(), "status 503");
 }

@@ -6,7 +6,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
 
-use super::Rank;
+use super::Priority;
 
 /// A budget is counted over a minute, as the limits of both upstreams are.
 const MINUTE: Duration = Duration::from_mins(1);
@@ -64,7 +64,12 @@ impl Allowance {
     }
 
     /// When the next request of this rank may go: now, or not before an instant. `in_flight` of this account are on their way.
-    pub(super) fn next(&mut self, rank: Rank, in_flight: u32, now: Instant) -> Result<(), Instant> {
+    pub(super) fn next(
+        &mut self,
+        rank: Priority,
+        in_flight: u32,
+        now: Instant,
+    ) -> Result<(), Instant> {
         if let Some(until) = self.closed_until.filter(|until| *until > now) {
             return Err(until);
         }
@@ -158,11 +163,11 @@ impl Allowance {
 }
 
 /// What requests that can wait leave for those that cannot.
-const fn kept_back(limit: u32, rank: Rank) -> u32 {
+const fn kept_back(limit: u32, rank: Priority) -> u32 {
     match rank {
-        Rank::First | Rank::Urgent => 0,
-        Rank::Poll => limit / 10,
-        Rank::Late => limit / 4,
+        Priority::Initial | Priority::Interactive => 0,
+        Priority::Poll => limit / 10,
+        Priority::Background => limit / 4,
     }
 }
 
@@ -185,28 +190,28 @@ mod tests {
     #[test]
     fn one_goes_ahead_and_if_no_limit_is_known_then_all_may_go() {
         let (mut allowance, now) = (Allowance::default(), Instant::now());
-        assert_eq!(allowance.next(Rank::Late, 0, now), Ok(()));
-        assert!(allowance.next(Rank::First, 1, now).is_err());
+        assert_eq!(allowance.next(Priority::Background, 0, now), Ok(()));
+        assert!(allowance.next(Priority::Initial, 1, now).is_err());
         allowance.answered(None, now);
-        assert_eq!(allowance.next(Rank::Late, 1000, now), Ok(()));
+        assert_eq!(allowance.next(Priority::Background, 1000, now), Ok(()));
     }
 
     #[test]
     fn what_is_on_its_way_counts_until_its_answer_does() {
         let (mut allowance, now) = (Allowance::default(), Instant::now());
         allowance.answered(Some(rate(32, 40)), now);
-        assert_eq!(allowance.next(Rank::Urgent, 31, now), Ok(()));
+        assert_eq!(allowance.next(Priority::Interactive, 31, now), Ok(()));
         let ends = now + Duration::from_secs(40) + MARGIN;
-        assert_eq!(allowance.next(Rank::Urgent, 32, now), Err(ends));
+        assert_eq!(allowance.next(Priority::Interactive, 32, now), Err(ends));
         allowance.answered(Some(rate(0, 40)), now);
-        assert_eq!(allowance.next(Rank::Urgent, 0, now), Err(ends));
+        assert_eq!(allowance.next(Priority::Interactive, 0, now), Err(ends));
         assert_eq!(
-            allowance.next(Rank::Urgent, 0, ends),
+            allowance.next(Priority::Interactive, 0, ends),
             Ok(()),
             "a new window"
         );
         assert_eq!(
-            allowance.next(Rank::Urgent, 120, ends),
+            allowance.next(Priority::Interactive, 120, ends),
             Err(ends + MINUTE),
             "has the same limit until an answer says otherwise"
         );
@@ -217,21 +222,21 @@ mod tests {
         let (mut allowance, now) = (Allowance::default(), Instant::now());
         allowance.answered(Some(rate(0, 40)), now);
         allowance.answered(Some(rate(9, 40)), now);
-        assert!(allowance.next(Rank::Urgent, 0, now).is_err());
+        assert!(allowance.next(Priority::Interactive, 0, now).is_err());
         let next = now + Duration::from_secs(45);
-        assert_eq!(allowance.next(Rank::Urgent, 0, next), Ok(()));
+        assert_eq!(allowance.next(Priority::Interactive, 0, next), Ok(()));
         allowance.answered(Some(rate(100, 55)), next);
-        assert_eq!(allowance.next(Rank::Urgent, 99, next), Ok(()));
-        assert!(allowance.next(Rank::Urgent, 100, next).is_err());
+        assert_eq!(allowance.next(Priority::Interactive, 99, next), Ok(()));
+        assert!(allowance.next(Priority::Interactive, 100, next).is_err());
     }
 
     #[test]
     fn polls_leave_something_for_pushes() {
         let (mut allowance, now) = (Allowance::default(), Instant::now());
         allowance.answered(Some(rate(12, 40)), now);
-        assert!(allowance.next(Rank::Late, 0, now).is_err());
-        assert!(allowance.next(Rank::Poll, 0, now).is_err());
-        assert_eq!(allowance.next(Rank::Urgent, 0, now), Ok(()));
+        assert!(allowance.next(Priority::Background, 0, now).is_err());
+        assert!(allowance.next(Priority::Poll, 0, now).is_err());
+        assert_eq!(allowance.next(Priority::Interactive, 0, now), Ok(()));
     }
 
     #[test]
@@ -240,8 +245,8 @@ mod tests {
         allowance.limited(Duration::from_secs(9), now);
         allowance.limited(Duration::from_secs(1), now);
         let until = now + Duration::from_secs(9);
-        assert_eq!(allowance.next(Rank::Urgent, 0, now), Err(until));
-        assert_eq!(allowance.next(Rank::Urgent, 0, until), Ok(()));
+        assert_eq!(allowance.next(Priority::Interactive, 0, now), Err(until));
+        assert_eq!(allowance.next(Priority::Interactive, 0, until), Ok(()));
     }
 
     #[test]
@@ -250,7 +255,7 @@ mod tests {
         let mut sent = Vec::new();
         let mut now = start;
         while sent.len() < 20 {
-            match allowance.next(Rank::Urgent, 0, now) {
+            match allowance.next(Priority::Interactive, 0, now) {
                 Ok(()) => {
                     allowance.sent(now);
                     sent.push(now);
@@ -276,6 +281,6 @@ mod tests {
             resets_in: MINUTE,
         };
         allowance.answered(Some(one), now);
-        assert_eq!(allowance.next(Rank::Late, 0, now), Ok(()));
+        assert_eq!(allowance.next(Priority::Background, 0, now), Ok(()));
     }
 }

@@ -3,55 +3,70 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
-fn lane(upstream: &str, account: u8) -> Lane {
-    Lane {
+fn lane(upstream: &str, account: u8) -> LimitKey {
+    LimitKey {
         upstream: upstream.into(),
         account: Some([account; 32]),
     }
 }
 
 struct Fixture {
-    gate: Gate<&'static str>,
+    gate: RateLimiter<&'static str>,
     reopened: Arc<AtomicUsize>,
 }
 
 fn fixture(in_flight: usize, budget: Option<u32>) -> Fixture {
     let reopened = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&reopened);
-    let hears: Reopened = Box::new(move |_| {
+    let hears: OnRecovered = Box::new(move |_| {
         count.fetch_add(1, SeqCst);
     });
     Fixture {
-        gate: Gate::new(in_flight, budget, hears, CancellationToken::new()),
+        gate: RateLimiter::new(in_flight, budget, hears, CancellationToken::new()),
         reopened,
     }
 }
 
 /// Asks, and says that it was answered so.
-async fn ask(gate: &Gate<&'static str>, lane: &Lane, wish: &Wish, said: Said<&'static str>) {
-    gate.turn(lane, wish).await.unwrap().said(said);
+async fn ask(
+    gate: &RateLimiter<&'static str>,
+    lane: &LimitKey,
+    wish: &ReadRequest,
+    said: RequestOutcome<&'static str>,
+) {
+    gate.acquire(lane, wish).await.unwrap().record(said);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_upstream_holds_up_nobody_else() {
     let f = fixture(2, None);
     let slow = [
-        f.gate.turn(&lane("slow", 1), &Wish::now()).await.unwrap(),
-        f.gate.turn(&lane("slow", 2), &Wish::now()).await.unwrap(),
+        f.gate
+            .acquire(&lane("slow", 1), &ReadRequest::interactive())
+            .await
+            .unwrap(),
+        f.gate
+            .acquire(&lane("slow", 2), &ReadRequest::interactive())
+            .await
+            .unwrap(),
     ];
     let (gate, third) = (f.gate.clone(), lane("slow", 3));
-    let third = tokio::spawn(async move { gate.turn(&third, &Wish::now()).await.is_ok() });
+    let third = tokio::spawn(async move {
+        gate.acquire(&third, &ReadRequest::interactive())
+            .await
+            .is_ok()
+    });
     tokio::time::sleep(Duration::from_millis(1)).await;
     for _ in 0..10 {
         ask(
             &f.gate,
             &lane("quick", 1),
-            &Wish::now(),
-            Said::Answered(None),
+            &ReadRequest::interactive(),
+            RequestOutcome::Answered(None),
         )
         .await;
     }
-    assert_eq!(f.gate.waiting(), 1);
+    assert_eq!(f.gate.queue_depth(), 1);
     drop(slow);
     assert!(third.await.unwrap());
 }
@@ -69,10 +84,10 @@ async fn under_a_limit_that_is_too_small_every_source_gets_its_turn() {
             let (gate, served, counter) =
                 (f.gate.clone(), Arc::clone(&served), Arc::clone(&counter));
             tokio::spawn(async move {
-                let mut rank = Rank::First;
+                let mut rank = Priority::Initial;
                 while start.elapsed() < MINUTE * 15 {
                     let mut turn = gate
-                        .turn(&lane("doppler", 1), &Wish::of(rank))
+                        .acquire(&lane("doppler", 1), &ReadRequest::with_priority(rank))
                         .await
                         .unwrap();
                     tokio::time::sleep(Duration::from_millis(20)).await;
@@ -85,23 +100,23 @@ async fn under_a_limit_that_is_too_small_every_source_gets_its_turn() {
                         let left = MINUTE.saturating_sub(now.duration_since(counter.0));
                         if counter.1 >= limit {
                             counter.2 += 1;
-                            Said::Limited(left)
+                            RequestOutcome::RateLimited(left)
                         } else {
                             counter.1 += 1;
-                            Said::Answered(Some(Rate {
+                            RequestOutcome::Answered(Some(Rate {
                                 limit,
                                 remaining: limit - counter.1,
                                 resets_in: Duration::from_secs(left.as_secs() + 1),
                             }))
                         }
                     };
-                    if matches!(said, Said::Answered(_)) {
+                    if matches!(said, RequestOutcome::Answered(_)) {
                         *served.lock().unwrap().entry(source).or_default() += 1;
-                        rank = Rank::Poll;
+                        rank = Priority::Poll;
                     }
-                    turn.said(said);
+                    turn.record(said);
                     drop(turn);
-                    if rank == Rank::Poll {
+                    if rank == Priority::Poll {
                         tokio::time::sleep(MINUTE).await;
                     }
                 }
@@ -131,19 +146,25 @@ async fn under_a_limit_that_is_too_small_every_source_gets_its_turn() {
 #[tokio::test(start_paused = true)]
 async fn a_push_goes_ahead_of_polls_that_wait() {
     let f = fixture(1, None);
-    let held = f.gate.turn(&lane("d", 1), &Wish::now()).await.unwrap();
+    let held = f
+        .gate
+        .acquire(&lane("d", 1), &ReadRequest::interactive())
+        .await
+        .unwrap();
     let order = Arc::new(Mutex::new(Vec::new()));
-    let wishes: Vec<Wish> = (0..6).map(|_| Wish::of(Rank::Poll)).collect();
+    let wishes: Vec<ReadRequest> = (0..6)
+        .map(|_| ReadRequest::with_priority(Priority::Poll))
+        .collect();
     let tasks: Vec<_> = wishes
         .iter()
         .enumerate()
         .map(|(index, wish)| {
             let (gate, wish, order) = (f.gate.clone(), wish.clone(), Arc::clone(&order));
             tokio::spawn(async move {
-                let turn = gate.turn(&lane("d", 1), &wish).await.unwrap();
+                let turn = gate.acquire(&lane("d", 1), &wish).await.unwrap();
                 order.lock().unwrap().push(index);
                 assert!(
-                    !wish.poke.take(),
+                    !wish.trigger.take_pending(),
                     "what was poked for is answered by this request"
                 );
                 drop(turn);
@@ -151,29 +172,36 @@ async fn a_push_goes_ahead_of_polls_that_wait() {
         })
         .collect();
     tokio::time::sleep(Duration::from_millis(1)).await;
-    wishes[4].poke.push(Instant::now());
+    wishes[4].trigger.notify(Instant::now());
     tokio::time::sleep(Duration::from_millis(1)).await;
     drop(held);
     for task in tasks {
         task.await.unwrap();
     }
     assert_eq!(*order.lock().unwrap(), [4, 0, 1, 2, 3, 5]);
-    assert!(wishes[4].poke.pushed_since().is_some());
+    assert!(wishes[4].trigger.take_notified_at().is_some());
 }
 
 #[tokio::test(start_paused = true)]
 async fn polls_get_turns_among_urgent_requests() {
     let f = fixture(1, None);
-    let held = f.gate.turn(&lane("d", 1), &Wish::now()).await.unwrap();
+    let held = f
+        .gate
+        .acquire(&lane("d", 1), &ReadRequest::interactive())
+        .await
+        .unwrap();
     let order = Arc::new(Mutex::new(Vec::new()));
-    let ranks = [Rank::Urgent; 20]
+    let ranks = [Priority::Interactive; 20]
         .into_iter()
-        .chain([Rank::Poll, Rank::Late]);
+        .chain([Priority::Poll, Priority::Background]);
     let tasks: Vec<_> = ranks
         .map(|rank| {
             let (gate, order) = (f.gate.clone(), Arc::clone(&order));
             tokio::spawn(async move {
-                let turn = gate.turn(&lane("d", 1), &Wish::of(rank)).await.unwrap();
+                let turn = gate
+                    .acquire(&lane("d", 1), &ReadRequest::with_priority(rank))
+                    .await
+                    .unwrap();
                 order.lock().unwrap().push(rank);
                 drop(turn);
             })
@@ -185,8 +213,12 @@ async fn polls_get_turns_among_urgent_requests() {
         task.await.unwrap();
     }
     let at = |rank| order.lock().unwrap().iter().position(|was| *was == rank);
-    assert!(at(Rank::Poll) < Some(4), "{:?}", order.lock().unwrap());
-    assert!(at(Rank::Late) < Some(16), "{:?}", order.lock().unwrap());
+    assert!(at(Priority::Poll) < Some(4), "{:?}", order.lock().unwrap());
+    assert!(
+        at(Priority::Background) < Some(16),
+        "{:?}",
+        order.lock().unwrap()
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -194,23 +226,33 @@ async fn one_request_at_a_time_tries_a_dead_upstream_and_all_hear_when_it_is_bac
     let f = fixture(8, None);
     let at = lane("dead", 1);
     for _ in 0..3 {
-        ask(&f.gate, &at, &Wish::now(), Said::Failed("down")).await;
+        ask(
+            &f.gate,
+            &at,
+            &ReadRequest::interactive(),
+            RequestOutcome::Failed("down"),
+        )
+        .await;
     }
     let mut tries = 0;
     let mut shut = 0;
     for _ in 0..120 {
-        match f.gate.turn(&at, &Wish::of(Rank::Poll)).await {
+        match f
+            .gate
+            .acquire(&at, &ReadRequest::with_priority(Priority::Poll))
+            .await
+        {
             Ok(mut turn) => {
                 tries += 1;
                 assert_eq!(
                     f.gate
-                        .turn(&at, &Wish::of(Rank::Poll))
+                        .acquire(&at, &ReadRequest::with_priority(Priority::Poll))
                         .await
                         .unwrap_err()
                         .error,
                     "down"
                 );
-                turn.said(Said::Failed("down"));
+                turn.record(RequestOutcome::Failed("down"));
             }
             Err(error) => {
                 shut += 1;
@@ -224,37 +266,67 @@ async fn one_request_at_a_time_tries_a_dead_upstream_and_all_hear_when_it_is_bac
     ask(
         &f.gate,
         &lane("other", 1),
-        &Wish::now(),
-        Said::Answered(None),
+        &ReadRequest::interactive(),
+        RequestOutcome::Answered(None),
     )
     .await;
     assert_eq!(f.reopened.load(SeqCst), 0);
     tokio::time::sleep(MINUTE).await;
-    ask(&f.gate, &at, &Wish::now(), Said::Answered(None)).await;
+    ask(
+        &f.gate,
+        &at,
+        &ReadRequest::interactive(),
+        RequestOutcome::Answered(None),
+    )
+    .await;
     assert_eq!(f.reopened.load(SeqCst), 1);
-    ask(&f.gate, &at, &Wish::now(), Said::Answered(None)).await;
+    ask(
+        &f.gate,
+        &at,
+        &ReadRequest::interactive(),
+        RequestOutcome::Answered(None),
+    )
+    .await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn whoever_waits_when_an_upstream_dies_is_told() {
     let f = fixture(3, None);
     let at = lane("dying", 1);
-    ask(&f.gate, &at, &Wish::now(), Said::Answered(None)).await;
+    ask(
+        &f.gate,
+        &at,
+        &ReadRequest::interactive(),
+        RequestOutcome::Answered(None),
+    )
+    .await;
     let mut turns = Vec::new();
     for _ in 0..3 {
-        turns.push(f.gate.turn(&at, &Wish::now()).await.unwrap());
+        turns.push(
+            f.gate
+                .acquire(&at, &ReadRequest::interactive())
+                .await
+                .unwrap(),
+        );
     }
     let (gate, waits) = (f.gate.clone(), at.clone());
-    let waiting = tokio::spawn(async move { gate.turn(&waits, &Wish::of(Rank::Poll)).await });
+    let waiting = tokio::spawn(async move {
+        gate.acquire(&waits, &ReadRequest::with_priority(Priority::Poll))
+            .await
+    });
     tokio::time::sleep(Duration::from_millis(1)).await;
     for mut turn in turns {
-        turn.said(Said::Failed("down"));
+        turn.record(RequestOutcome::Failed("down"));
     }
     // The first failures gave it a turn, or the last one told it.
     let told = waiting.await.unwrap();
     assert!(told.is_ok() || told.unwrap_err().error == "down");
     assert_eq!(
-        f.gate.turn(&at, &Wish::now()).await.unwrap_err().error,
+        f.gate
+            .acquire(&at, &ReadRequest::interactive())
+            .await
+            .unwrap_err()
+            .error,
         "down"
     );
 }
@@ -262,15 +334,25 @@ async fn whoever_waits_when_an_upstream_dies_is_told() {
 #[tokio::test(start_paused = true)]
 async fn a_request_that_is_given_up_leaves_no_gap() {
     let f = fixture(1, None);
-    let held = f.gate.turn(&lane("d", 1), &Wish::now()).await.unwrap();
+    let held = f
+        .gate
+        .acquire(&lane("d", 1), &ReadRequest::interactive())
+        .await
+        .unwrap();
     for _ in 0..3 {
-        let (at, wish) = (lane("d", 1), Wish::now());
-        let given_up = tokio::time::timeout(Duration::from_millis(5), f.gate.turn(&at, &wish));
+        let (at, wish) = (lane("d", 1), ReadRequest::interactive());
+        let given_up = tokio::time::timeout(Duration::from_millis(5), f.gate.acquire(&at, &wish));
         assert!(given_up.await.is_err());
     }
     drop(held);
-    ask(&f.gate, &lane("d", 1), &Wish::now(), Said::Answered(None)).await;
-    assert_eq!(f.gate.waiting(), 0);
+    ask(
+        &f.gate,
+        &lane("d", 1),
+        &ReadRequest::interactive(),
+        RequestOutcome::Answered(None),
+    )
+    .await;
+    assert_eq!(f.gate.queue_depth(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -281,31 +363,37 @@ async fn a_budget_holds_for_each_account_apart_and_for_nobody_who_is_not_counted
         ask(
             &f.gate,
             &lane("cloud", 1),
-            &Wish::now(),
-            Said::Answered(None),
+            &ReadRequest::interactive(),
+            RequestOutcome::Answered(None),
         )
         .await;
         ask(
             &f.gate,
             &lane("cloud", 2),
-            &Wish::now(),
-            Said::Answered(None),
+            &ReadRequest::interactive(),
+            RequestOutcome::Answered(None),
         )
         .await;
     }
-    let open = Lane {
+    let open = LimitKey {
         upstream: "own".into(),
         account: None,
     };
     for _ in 0..50 {
-        ask(&f.gate, &open, &Wish::now(), Said::Answered(None)).await;
+        ask(
+            &f.gate,
+            &open,
+            &ReadRequest::interactive(),
+            RequestOutcome::Answered(None),
+        )
+        .await;
     }
     assert_eq!(start.elapsed(), Duration::ZERO);
     ask(
         &f.gate,
         &lane("cloud", 1),
-        &Wish::now(),
-        Said::Answered(None),
+        &ReadRequest::interactive(),
+        RequestOutcome::Answered(None),
     )
     .await;
     assert!(start.elapsed() >= MINUTE);
@@ -315,11 +403,23 @@ async fn a_budget_holds_for_each_account_apart_and_for_nobody_who_is_not_counted
 async fn a_refusal_holds_one_account_back_and_no_other() {
     let f = fixture(8, None);
     let start = Instant::now();
-    let limited = Said::Limited(Duration::from_secs(9));
-    ask(&f.gate, &lane("d", 1), &Wish::now(), limited).await;
-    ask(&f.gate, &lane("d", 2), &Wish::now(), Said::Answered(None)).await;
+    let limited = RequestOutcome::RateLimited(Duration::from_secs(9));
+    ask(&f.gate, &lane("d", 1), &ReadRequest::interactive(), limited).await;
+    ask(
+        &f.gate,
+        &lane("d", 2),
+        &ReadRequest::interactive(),
+        RequestOutcome::Answered(None),
+    )
+    .await;
     assert_eq!(start.elapsed(), Duration::ZERO);
-    ask(&f.gate, &lane("d", 1), &Wish::now(), Said::Answered(None)).await;
+    ask(
+        &f.gate,
+        &lane("d", 1),
+        &ReadRequest::interactive(),
+        RequestOutcome::Answered(None),
+    )
+    .await;
     assert_eq!(start.elapsed(), Duration::from_secs(9));
 }
 
@@ -333,14 +433,19 @@ async fn a_limit_that_is_used_up_at_the_start_is_met_once() {
         tokio::spawn(async move {
             let mut refused = 0;
             loop {
-                let mut turn = gate.turn(&lane("d", 1), &Wish::now()).await.unwrap();
+                let mut turn = gate
+                    .acquire(&lane("d", 1), &ReadRequest::interactive())
+                    .await
+                    .unwrap();
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 if start.elapsed() >= window {
-                    turn.said(Said::Answered(None));
+                    turn.record(RequestOutcome::Answered(None));
                     return refused;
                 }
                 refused += 1;
-                turn.said(Said::Limited(window.saturating_sub(start.elapsed())));
+                turn.record(RequestOutcome::RateLimited(
+                    window.saturating_sub(start.elapsed()),
+                ));
             }
         })
     });

@@ -198,10 +198,10 @@ async fn findings(
     bench: &Bench<'_>,
     heard: &impl Fn(&str, &Findings),
 ) -> (String, Findings) {
-    let step = Step::begin(&format!("{}: {}", figure.name, figure.about));
+    let step = Step::start(&format!("{}: {}", figure.name, figure.about));
     let findings = match (figure.measure)(bench).await {
         Ok(findings) => {
-            step.done();
+            step.finish();
             findings
         }
         Err(error) => {

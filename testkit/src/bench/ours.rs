@@ -122,16 +122,16 @@ impl Running for Process {
     }
 
     fn still_runs(&self) -> Result<()> {
-        self.0.process().still_runs()
+        self.0.process().ensure_running()
     }
 
     fn ready(&self, limit: Duration) -> LocalBoxFuture<'_, Result<()>> {
         async move {
             let ready =
-                wait::until_each(limit, LOOK, "the operator to be ready", async || match self
+                wait::until_every(limit, LOOK, "the operator to be ready", async || match self
                     .0
                     .process()
-                    .still_runs()
+                    .ensure_running()
                 {
                     Err(ended) => Ok(Err(ended)),
                     Ok(()) => self.0.is_ready().await.map(Ok),

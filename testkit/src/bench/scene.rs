@@ -133,9 +133,9 @@ impl<'a> Scene<'a> {
         };
         scene.uids = scene.make(subject).await?;
         // Only what the subject asks is to be counted.
-        scene.doppler.reset_record();
+        scene.doppler.reset_requests();
         if let Prefect::StandIn(stand_in) = &scene.prefect {
-            stand_in.reset();
+            stand_in.reset_counts();
         }
         Ok(scene)
     }
@@ -219,7 +219,7 @@ async fn rights(home: &str, watched: &str) -> Result<String> {
 
 fn doppler(plan: &Plan) -> Result<Doppler> {
     let doppler = Doppler::start()?;
-    doppler.limit(RateLimit {
+    doppler.set_rate_limit(RateLimit {
         secret_reads: u32::MAX,
         reads: u32::MAX,
         window: Duration::from_mins(1),
@@ -253,7 +253,7 @@ async fn prefect(plan: &Plan, doppler: &Doppler, namespace: &str) -> Result<Pref
             *jobs.context("the template has no namespace")? = namespace.into();
             stand_in.put_pool(POOL, template);
         }
-        stand_in.delay(plan.delay);
+        stand_in.set_delay(plan.delay);
         return Ok(Prefect::StandIn(stand_in));
     }
     ensure!(!plan.pool, "no figure has a pool on the real server");

@@ -23,7 +23,7 @@ const LINK_FLAGS: &str = "-s -w \
 const MODULE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/control-plane");
 
 /// kube-apiserver takes six minutes on two idle cores.
-const BUILD_LIMIT: Duration = Duration::from_mins(40);
+const BUILD_TIMEOUT: Duration = Duration::from_mins(40);
 
 /// The three binaries.
 #[derive(Debug, Clone)]
@@ -88,14 +88,14 @@ fn build(name: &str, package: &str) -> Result<PathBuf> {
         LINK_FLAGS.as_bytes(),
         package.as_bytes(),
     ];
-    let folder = cache::once(&cache::key(name, &inputs), name, |folder| {
+    let folder = cache::get_or_build(&cache::key(name, &inputs), name, |folder| {
         let mut command = Command::new("go");
         command
             .current_dir(module)
             .args(["build", "-trimpath", "-ldflags", LINK_FLAGS, "-o"])
             .arg(folder.join(name))
             .arg(package);
-        GuardedCommand::new("go build", command, folder.join("log")).run(BUILD_LIMIT)
+        GuardedCommand::new("go build", command, folder.join("log")).run(BUILD_TIMEOUT)
     })?;
     Ok(folder.join(name))
 }

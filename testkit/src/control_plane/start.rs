@@ -17,12 +17,12 @@ use kube::{Api, Client, Config};
 
 use super::authority::Authority;
 use super::binaries::Binaries;
-use crate::folder::Folder;
+use crate::folder::ScratchDir;
 use crate::guard::{GuardedChild, GuardedCommand};
 use crate::{kubernetes, ports, progress, wait};
 
 /// Seven seconds on an idle machine; the rest is for busy ones.
-const START_LIMIT: Duration = Duration::from_mins(2);
+const START_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// What tests and demo need, and nothing that writes by itself when idle: no leases, no node life cycle.
 const CONTROLLERS: &str = "garbage-collector-controller,namespace-controller,serviceaccount-controller,\
@@ -53,7 +53,7 @@ pub struct ControlPlane {
     etcd_port: u16,
     binaries: Binaries,
     options: Options,
-    folder: Folder,
+    folder: ScratchDir,
 }
 
 impl ControlPlane {
@@ -64,14 +64,14 @@ impl ControlPlane {
     /// # Errors
     /// When it could not be started, at every call: the second try would fail as the first did.
     pub fn shared() -> Result<&'static Self> {
-        Self::shared_with(Options::default)
+        Self::shared_with_options(Options::default)
     }
 
     /// As `shared`, with options; those of the process's first call are the ones that count.
     ///
     /// # Errors
     /// As `shared`.
-    pub fn shared_with(options: impl FnOnce() -> Options) -> Result<&'static Self> {
+    pub fn shared_with_options(options: impl FnOnce() -> Options) -> Result<&'static Self> {
         static SHARED: OnceLock<Result<ControlPlane, String>> = OnceLock::new();
         SHARED
             .get_or_init(|| {
@@ -101,7 +101,7 @@ impl ControlPlane {
     pub async fn start(options: Options) -> Result<Self> {
         let binaries = tokio::task::spawn_blocking(Binaries::find).await??;
         let step =
-            progress::Step::begin("starting etcd, kube-apiserver and kube-controller-manager");
+            progress::Step::start("starting etcd, kube-apiserver and kube-controller-manager");
         let mut tries = 3;
         let plane = loop {
             tries -= 1;
@@ -112,12 +112,12 @@ impl ControlPlane {
                 result => break result?,
             }
         };
-        step.done();
+        step.finish();
         Ok(plane)
     }
 
     async fn start_once(binaries: Binaries, options: Options) -> Result<Self> {
-        let folder = Folder::new("control-plane")?;
+        let folder = ScratchDir::new("control-plane")?;
         let authority = Authority::new()?;
         write_files(folder.path(), &authority)?;
         let [port, etcd_port, etcd_peer_port] = ports::free()?;
@@ -180,7 +180,7 @@ impl ControlPlane {
                 .grace(Duration::ZERO)
                 .start()?;
         let client = self.admin_client()?;
-        until_ready(
+        wait_until_ready(
             &[&child, &self.etcd],
             "kube-apiserver to be ready",
             async || {
@@ -191,13 +191,13 @@ impl ControlPlane {
             },
         )
         .await?;
-        put(&self.apiserver, Some(child));
+        write_if_absent(&self.apiserver, Some(child));
         Ok(())
     }
 
     /// Kills the API server; what it stored stays. The controllers go on trying.
     pub fn stop_apiserver(&self) {
-        put(&self.apiserver, None);
+        write_if_absent(&self.apiserver, None);
     }
 
     async fn start_controllers(&self) -> Result<()> {
@@ -228,7 +228,7 @@ impl ControlPlane {
         .grace(Duration::ZERO)
         .start()?;
         let accounts: Api<ServiceAccount> = Api::namespaced(self.admin_client()?, "default");
-        until_ready(
+        wait_until_ready(
             &[&child, &self.etcd],
             "the default service account",
             async || {
@@ -237,7 +237,7 @@ impl ControlPlane {
             },
         )
         .await?;
-        put(&self.controllers, Some(child));
+        write_if_absent(&self.controllers, Some(child));
         Ok(())
     }
 
@@ -386,14 +386,14 @@ fn kubeconfig(url: &str, ca: &Path, name: &str, token: &str) -> String {
 }
 
 /// Waits for a condition that only living servers can bring about.
-async fn until_ready(
+async fn wait_until_ready(
     servers: &[&GuardedChild],
     what: &str,
     mut condition: impl AsyncFnMut() -> Result<()>,
 ) -> Result<()> {
-    let settled = wait::until(START_LIMIT, what, async || {
+    let settled = wait::until(START_TIMEOUT, what, async || {
         for server in servers {
-            if let Err(ended) = server.still_runs() {
+            if let Err(ended) = server.ensure_running() {
                 return Ok(Err(ended));
             }
         }
@@ -408,6 +408,6 @@ async fn until_ready(
     }
 }
 
-fn put(place: &Mutex<Option<GuardedChild>>, child: Option<GuardedChild>) {
+fn write_if_absent(place: &Mutex<Option<GuardedChild>>, child: Option<GuardedChild>) {
     *place.lock().unwrap_or_else(PoisonError::into_inner) = child;
 }

@@ -22,7 +22,7 @@ fn config_map(name: &str) -> ConfigMap {
 }
 
 #[tokio::test]
-async fn collects_what_has_lost_its_owner() -> Result<()> {
+async fn collects_objects_whose_owner_is_gone() -> Result<()> {
     let client = ControlPlane::shared()?.admin_client()?;
     let maps: Api<ConfigMap> = Api::namespaced(client, "default");
     let owner = maps
@@ -47,7 +47,7 @@ async fn collects_what_has_lost_its_owner() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_job_makes_a_pod() -> Result<()> {
+async fn a_job_creates_a_pod() -> Result<()> {
     let client = ControlPlane::shared()?.admin_client()?;
     let job = "
 apiVersion: batch/v1
@@ -80,7 +80,7 @@ spec:
 }
 
 #[tokio::test]
-async fn a_namespace_that_is_deleted_goes_with_what_is_in_it() -> Result<()> {
+async fn deleting_a_namespace_deletes_its_objects() -> Result<()> {
     let client = ControlPlane::shared()?.admin_client()?;
     let yaml = "
 apiVersion: v1
@@ -108,7 +108,7 @@ metadata: {name: short-lived}
 }
 
 #[tokio::test]
-async fn applies_a_definition_and_a_resource_of_it_in_one_go() -> Result<()> {
+async fn applies_a_crd_and_its_resource_together() -> Result<()> {
     let client = ControlPlane::shared()?.admin_client()?;
     let yaml = "
 apiVersion: testkit.example/v1
@@ -155,7 +155,7 @@ spec:
 }
 
 #[tokio::test]
-async fn gives_its_metrics_and_its_version() -> Result<()> {
+async fn serves_metrics_and_version() -> Result<()> {
     let plane = ControlPlane::shared()?;
     let metrics = plane.apiserver_metrics().await?;
     assert!(
@@ -168,7 +168,7 @@ async fn gives_its_metrics_and_its_version() -> Result<()> {
 }
 
 #[tokio::test]
-async fn keeps_what_it_stored_when_the_apiserver_is_restarted() -> Result<()> {
+async fn keeps_objects_across_an_apiserver_restart() -> Result<()> {
     // Not the shared one: the other tests would see it go.
     let plane = ControlPlane::start(super::Options::default()).await?;
     let mut map = config_map("kept");

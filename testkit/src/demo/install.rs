@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::stage::Stage;
-use super::tell::Teller;
+use super::stage::Environment;
+use super::tell::Output;
 use crate::binary::workspace;
 use crate::grant::grant;
 use crate::node::{Image, NodeOptions, ProcessNode};
@@ -17,10 +17,10 @@ use crate::{helm, operator, ports, wait};
 pub(super) const NAMESPACE: &str = "doppler-prefect-operator";
 /// The release, and with it the service account and the image.
 const RELEASE: &str = "doppler-prefect-operator";
-const START_LIMIT: Duration = Duration::from_mins(1);
+const START_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Installs the chart and runs its pod.
-pub(super) async fn install(tell: &Teller, stage: &mut Stage, binary: &Path) -> Result<()> {
+pub(super) async fn install(tell: &Output, stage: &mut Environment, binary: &Path) -> Result<()> {
     // The node has no network of its own for each pod, so the ports must be free on this machine.
     let [metrics, health] = ports::free()?;
     let flags = "operator.refreshInterval=1s,operator.releaseWait=2s";
@@ -51,14 +51,14 @@ pub(super) async fn install(tell: &Teller, stage: &mut Stage, binary: &Path) -> 
     let grant = grant(&stage.plane, NAMESPACE, RELEASE).await?;
     let account = grant.kubeconfig.display().to_string();
     let mut options = NodeOptions::new("demo", kubeconfig);
-    options.extra_env = stage.environment();
+    options.extra_env = stage.cluster_env();
     options.images = vec![Image {
         repository: RELEASE.to_owned(),
         entrypoint: vec![binary.display().to_string()],
         env: vec![("KUBECONFIG".to_owned(), account)],
     }];
     stage.node = Some(ProcessNode::start(options).await?);
-    ready(&format!("http://127.0.0.1:{health}/readyz")).await?;
+    wait_until_ready(&format!("http://127.0.0.1:{health}/readyz")).await?;
     tell.step(&format!(
         "the operator is ready: the chart's Deployment, as {}",
         grant.user()
@@ -66,9 +66,9 @@ pub(super) async fn install(tell: &Teller, stage: &mut Stage, binary: &Path) -> 
     Ok(())
 }
 
-async fn ready(url: &str) -> Result<()> {
+async fn wait_until_ready(url: &str) -> Result<()> {
     let http = operator::local_http()?;
-    let settled = wait::until(START_LIMIT, "the operator to be ready", async || {
+    let settled = wait::until(START_TIMEOUT, "the operator to be ready", async || {
         let status = http.get(url).send().await?.status();
         if !status.is_success() {
             bail!("{url} answers {status}");

@@ -5,13 +5,13 @@ use anyhow::Result;
 use tokio::sync::mpsc;
 
 use super::binary::workspace;
-use super::stage::{NAMESPACE, PLACE, Stage};
+use super::stage::{DOPPLER_CONFIG, Environment, NAMESPACE};
 use super::story::FLOW;
-use super::tell::Teller;
+use super::tell::Output;
 use crate::prefect::virtual_environment;
 
 /// Waits for Ctrl-C.
-pub(super) async fn until_interrupted(tell: &Teller, stage: &Stage) -> Result<()> {
+pub(super) async fn until_interrupted(tell: &Output, stage: &Environment) -> Result<()> {
     let prefect = virtual_environment().await?.join("bin/prefect");
     let binding = workspace().join("examples/smallest.yaml");
     tell.step("everything is left running until Ctrl-C; in another terminal:");
@@ -35,15 +35,15 @@ pub(super) async fn until_interrupted(tell: &Teller, stage: &Stage) -> Result<()
     }
     tell.quote(&format!(
         "here: NAME=VALUE and Enter sets a secret of {}/{} in Doppler",
-        PLACE.0, PLACE.1
+        DOPPLER_CONFIG.0, DOPPLER_CONFIG.1
     ));
-    let mut lines = typed()?;
+    let mut lines = read_input()?;
     loop {
         tokio::select! {
             interrupted = tokio::signal::ctrl_c() => return Ok(interrupted?),
             Some(line) = lines.recv() => match line.split_once('=') {
                 Some((name, value)) => {
-                    stage.doppler.set(PLACE.0, PLACE.1, name.trim(), value.trim());
+                    stage.doppler.set(DOPPLER_CONFIG.0, DOPPLER_CONFIG.1, name.trim(), value.trim());
                     tell.step(&format!("Doppler: {} is set", name.trim()));
                 }
                 None => tell.quote("NAME=VALUE, or Ctrl-C"),
@@ -53,16 +53,16 @@ pub(super) async fn until_interrupted(tell: &Teller, stage: &Stage) -> Result<()
 }
 
 /// What is typed, line by line. Reading blocks and cannot be called off, so it has a thread that ends with the process.
-fn typed() -> Result<mpsc::Receiver<String>> {
-    let (tell, told) = mpsc::channel(1);
+fn read_input() -> Result<mpsc::Receiver<String>> {
+    let (sender, lines) = mpsc::channel(1);
     std::thread::Builder::new()
         .name("typed".to_owned())
         .spawn(move || {
             for line in std::io::stdin().lines().map_while(Result::ok) {
-                if !line.trim().is_empty() && tell.blocking_send(line).is_err() {
+                if !line.trim().is_empty() && sender.blocking_send(line).is_err() {
                     break;
                 }
             }
         })?;
-    Ok(told)
+    Ok(lines)
 }

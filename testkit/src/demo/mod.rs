@@ -17,8 +17,8 @@ mod tell;
 use anyhow::Result;
 
 use crate::binary::{self, Profile};
-use stage::Stage;
-use tell::Teller;
+use stage::Environment;
+use tell::Output;
 
 /// How it is called.
 pub const USAGE: &str = "cargo demo [--keep]   (--keep: leave everything running until Ctrl-C)";
@@ -28,18 +28,18 @@ pub const USAGE: &str = "cargo demo [--keep]   (--keep: leave everything running
 /// # Errors
 /// When anything is not as the story says: what was expected, and what was there. The ends of the logs were printed by then.
 pub async fn run(keep: bool) -> Result<()> {
-    let tell = Teller::new();
+    let tell = Output::new();
     tell.step("builds the operator");
     let binary = binary::build(Profile::Dev).await?;
-    let mut stage = Stage::start(&tell).await?;
-    let played = story::play(&tell, &mut stage, &binary).await;
+    let mut stage = Environment::start(&tell).await?;
+    let played = story::run(&tell, &mut stage, &binary).await;
     if let Err(error) = played {
         for line in stage.logs().lines() {
             tell.quote(line);
         }
         return Err(anyhow::anyhow!(
             "{}",
-            stage.without_token(&format!("{error:#}"))
+            stage.redact_token(&format!("{error:#}"))
         ));
     }
     tell.step("all came true");

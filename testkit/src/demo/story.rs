@@ -14,8 +14,8 @@ use kube::api::DynamicObject;
 use serde_json::{Value, json};
 
 use super::install;
-use super::stage::{NAMESPACE, PLACE, Stage};
-use super::tell::Teller;
+use super::stage::{DOPPLER_CONFIG, Environment, NAMESPACE};
+use super::tell::Output;
 use crate::binary::workspace;
 use crate::prefect::{
     Block, Deployment, PrefectApi, PrefectWorker, WorkerOptions, flows, kubernetes_template,
@@ -32,40 +32,42 @@ const WORKER: &str = "demo";
 const KEY: &str = "SECRET_API_KEY";
 const FIRST: &str = "1234567890";
 const SECOND: &str = "0987654321";
-const RUN_LIMIT: Duration = Duration::from_mins(4);
-const LIMIT: Duration = Duration::from_mins(2);
+const RUN_TIMEOUT: Duration = Duration::from_mins(4);
+const TIMEOUT: Duration = Duration::from_mins(2);
 
 /// Plays all of it.
-pub(super) async fn play(tell: &Teller, stage: &mut Stage, binary: &Path) -> Result<()> {
+pub(super) async fn run(tell: &Output, stage: &mut Environment, binary: &Path) -> Result<()> {
     let api = stage.prefect.api()?;
-    stage.doppler.set(PLACE.0, PLACE.1, KEY, FIRST);
+    stage
+        .doppler
+        .set(DOPPLER_CONFIG.0, DOPPLER_CONFIG.1, KEY, FIRST);
     tell.step(&format!(
         "Doppler: project {}, config {}, {KEY}={FIRST}",
-        PLACE.0, PLACE.1
+        DOPPLER_CONFIG.0, DOPPLER_CONFIG.1
     ));
-    let deployments = prefect(tell, stage, &api).await?;
+    let deployments = set_up_prefect(tell, stage, &api).await?;
     install::install(tell, stage, binary).await?;
 
     tell.step("before: the article's flow asks Doppler itself");
-    run(tell, stage, &api, ARTICLE, &deployments.article, FIRST).await?;
+    run_flow(tell, stage, &api, ARTICLE, &deployments.article, FIRST).await?;
 
     let template = api.template_text(POOL).await?;
     let yaml = std::fs::read_to_string(workspace().join("examples/smallest.yaml"))?;
-    let binding = apply(tell, stage, &yaml).await?;
-    heartbeats(&api).await?;
+    let binding = apply_binding(tell, stage, &yaml).await?;
+    wait_for_heartbeats(&api).await?;
 
     tell.step(
         "after: the flow has its settings from its environment; the article's flow runs beside it",
     );
     let (flow, article) = (&deployments.flow, &deployments.article);
     tokio::try_join!(
-        run(tell, stage, &api, FLOW, flow, FIRST),
-        run(tell, stage, &api, ARTICLE, article, FIRST),
+        run_flow(tell, stage, &api, FLOW, flow, FIRST),
+        run_flow(tell, stage, &api, ARTICLE, article, FIRST),
     )?;
 
-    change(tell, stage).await?;
-    run(tell, stage, &api, FLOW, flow, SECOND).await?;
-    delete(tell, stage, &api, &yaml, &binding, &template).await
+    change_secret(tell, stage).await?;
+    run_flow(tell, stage, &api, FLOW, flow, SECOND).await?;
+    delete_binding(tell, stage, &api, &yaml, &binding, &template).await
 }
 
 struct Deployments {
@@ -74,8 +76,12 @@ struct Deployments {
 }
 
 /// Block, pool, deployments and worker, as somebody has them before the operator comes.
-async fn prefect(tell: &Teller, stage: &mut Stage, api: &PrefectApi) -> Result<Deployments> {
-    let block = Block::object(PLACE.0, PLACE.1, &stage.token);
+async fn set_up_prefect(
+    tell: &Output,
+    stage: &mut Environment,
+    api: &PrefectApi,
+) -> Result<Deployments> {
+    let block = Block::object(DOPPLER_CONFIG.0, DOPPLER_CONFIG.1, &stage.token);
     api.put_block("doppler-config", &block).await?;
     tell.step("Prefect: block doppler-config of type Secret, with project, config and token");
 
@@ -100,7 +106,7 @@ async fn prefect(tell: &Teller, stage: &mut Stage, api: &PrefectApi) -> Result<D
     tell.step(&format!(
         "Prefect: work pool {POOL} for namespace {NAMESPACE}, deployments of testkit/flows/flow.py and article.py"
     ));
-    let step = Step::quiet("starting Prefect's Kubernetes worker");
+    let step = Step::start_quietly("starting Prefect's Kubernetes worker");
     let options = WorkerOptions {
         pool: POOL.to_owned(),
         name: WORKER.to_owned(),
@@ -108,31 +114,31 @@ async fn prefect(tell: &Teller, stage: &mut Stage, api: &PrefectApi) -> Result<D
         env: Vec::new(),
     };
     stage.worker = Some(PrefectWorker::start(&stage.prefect, &options).await?);
-    step.done();
+    step.finish();
     tell.step("Prefect: a Kubernetes worker is online");
     Ok(deployments)
 }
 
 /// Runs a deployment and shows the line that its flow prints.
-async fn run(
-    tell: &Teller,
-    stage: &Stage,
+async fn run_flow(
+    tell: &Output,
+    stage: &Environment,
     api: &PrefectApi,
     name: &str,
     deployment: &str,
     value: &str,
 ) -> Result<()> {
     let begun = Instant::now();
-    let step = Step::quiet(&format!("a flow run of {name}"));
+    let step = Step::start_quietly(&format!("a flow run of {name}"));
     let id = api.create_flow_run(deployment).await?;
-    let ended = api.wait_for_run(&id, RUN_LIMIT).await;
+    let ended = api.wait_for_run(&id, RUN_TIMEOUT).await;
     let node = stage.node.as_ref().context("there is no node")?;
-    let said = || node.logs_of_run(&id);
+    let run_log = || node.logs_of_run(&id);
     let expected = format!("secret_api_key = {value}");
     let last = ended.with_context(|| {
         format!(
             "expected {name} to print {expected:?}; its log:\n{}",
-            said()
+            run_log()
         )
     })?;
     ensure!(
@@ -140,10 +146,10 @@ async fn run(
         "expected {name} to print {expected:?}; its run is {}: {}; its log:\n{}",
         last.name,
         last.message,
-        said()
+        run_log()
     );
-    step.done();
-    let log = said();
+    step.finish();
+    let log = run_log();
     let line = log.lines().find(|line| line.contains("secret_api_key = "));
     let line =
         line.with_context(|| format!("expected {name} to print {expected:?}; its log:\n{log}"))?;
@@ -160,7 +166,7 @@ async fn run(
 }
 
 /// Applies the binding and waits until it is Ready.
-async fn apply(tell: &Teller, stage: &Stage, yaml: &str) -> Result<DynamicObject> {
+async fn apply_binding(tell: &Output, stage: &Environment, yaml: &str) -> Result<DynamicObject> {
     let begun = Instant::now();
     let applied = kubernetes::apply(&stage.client, NAMESPACE, yaml).await?;
     let binding = applied
@@ -174,7 +180,7 @@ async fn apply(tell: &Teller, stage: &Stage, yaml: &str) -> Result<DynamicObject
         .context("a binding without a name")?;
     tell.step("kubectl apply -f examples/smallest.yaml");
     let bindings = kubernetes::api(&stage.client, NAMESPACE, &binding).await?;
-    wait::until(LIMIT, "the binding to be Ready", async || {
+    wait::until(TIMEOUT, "the binding to be Ready", async || {
         let found = bindings.get(&name).await?;
         let conditions = found.data["status"]["conditions"].clone();
         let ready = conditions.as_array().into_iter().flatten();
@@ -189,14 +195,14 @@ async fn apply(tell: &Teller, stage: &Stage, yaml: &str) -> Result<DynamicObject
         "Ready after {:.1} s; kubectl get dpb -n {NAMESPACE}:",
         begun.elapsed().as_secs_f64()
     ));
-    for line in table(stage).await? {
+    for line in printed_table(stage).await? {
         tell.quote(&line);
     }
     Ok(binding)
 }
 
 /// What `kubectl get` prints: the columns are the API server's own.
-async fn table(stage: &Stage) -> Result<Vec<String>> {
+async fn printed_table(stage: &Environment) -> Result<Vec<String>> {
     let path =
         format!("/apis/doppler-prefect.dev/v1alpha1/namespaces/{NAMESPACE}/dopplerprefectbindings");
     let request = Request::get(path)
@@ -246,7 +252,7 @@ fn lines_of(table: &Value) -> Vec<String> {
 
 /// Waits until the worker has read the pool's template since: it does so before each heartbeat, and the first one that is
 /// seen may have been under way.
-async fn heartbeats(api: &PrefectApi) -> Result<()> {
+async fn wait_for_heartbeats(api: &PrefectApi) -> Result<()> {
     let path = format!("/work_pools/{POOL}/workers/filter");
     let beat = async || -> Result<Value> {
         let mut workers = api.post(&path, &json!({})).await?;
@@ -254,7 +260,7 @@ async fn heartbeats(api: &PrefectApi) -> Result<()> {
     };
     for _ in 0..2 {
         let before = beat().await?;
-        wait::until(LIMIT, "the worker's next heartbeat", async || {
+        wait::until(TIMEOUT, "the worker's next heartbeat", async || {
             let now = beat().await?;
             ensure!(now != before, "the one of {before}");
             Ok(())
@@ -265,12 +271,14 @@ async fn heartbeats(api: &PrefectApi) -> Result<()> {
 }
 
 /// Changes the value in Doppler and waits until the Secret holds it.
-async fn change(tell: &Teller, stage: &Stage) -> Result<()> {
+async fn change_secret(tell: &Output, stage: &Environment) -> Result<()> {
     let begun = Instant::now();
-    stage.doppler.set(PLACE.0, PLACE.1, KEY, SECOND);
+    stage
+        .doppler
+        .set(DOPPLER_CONFIG.0, DOPPLER_CONFIG.1, KEY, SECOND);
     tell.step(&format!("Doppler: {KEY}={SECOND}"));
     let secrets: Api<Secret> = Api::namespaced(stage.client.clone(), NAMESPACE);
-    wait::until(LIMIT, "the Secret to hold what Doppler has", async || {
+    wait::until(TIMEOUT, "the Secret to hold what Doppler has", async || {
         let secret = secrets
             .get_opt("my-project-dev")
             .await?
@@ -289,9 +297,9 @@ async fn change(tell: &Teller, stage: &Stage) -> Result<()> {
 }
 
 /// Deletes the binding and looks whether anything of it is left.
-async fn delete(
-    tell: &Teller,
-    stage: &Stage,
+async fn delete_binding(
+    tell: &Output,
+    stage: &Environment,
     api: &PrefectApi,
     yaml: &str,
     binding: &DynamicObject,
@@ -307,7 +315,7 @@ async fn delete(
     tell.step("kubectl delete -f examples/smallest.yaml");
     let name = binding.metadata.name.clone().unwrap_or_default();
     let bindings = kubernetes::api(&stage.client, NAMESPACE, binding).await?;
-    wait::until(LIMIT, "the binding to be gone", async || {
+    wait::until(TIMEOUT, "the binding to be gone", async || {
         match bindings.get_opt(&name).await? {
             None => Ok(()),
             Some(found) => bail!("finalizers {:?}", found.metadata.finalizers),

@@ -7,20 +7,20 @@ use std::io::Write;
 use std::time::Instant;
 
 /// Who tells the story.
-pub(super) struct Teller {
-    begun: Instant,
+pub(super) struct Output {
+    started_at: Instant,
 }
 
-impl Teller {
+impl Output {
     pub(super) fn new() -> Self {
         Self {
-            begun: Instant::now(),
+            started_at: Instant::now(),
         }
     }
 
     /// A step of the story.
     pub(super) fn step(&self, text: &str) {
-        let seconds = self.begun.elapsed().as_secs_f64();
+        let seconds = self.started_at.elapsed().as_secs_f64();
         write(&format!("[{seconds:6.1} s] {text}"));
     }
 

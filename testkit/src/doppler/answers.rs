@@ -17,23 +17,23 @@ use sha2::{Digest, Sha256};
 use super::Shared;
 use super::formats::Format;
 use super::names::Transformer;
-use super::requests::{DOWNLOAD, WATCH, hex, token_of};
-use super::state::{Refusal, Scope};
-use super::watch::{self, Watch};
+use super::requests::{DOWNLOAD_PATH, WATCH_PATH, hex, token_of};
+use super::state::{ApiError, Scope};
+use super::watch::{self, WatchMode};
 
-type Asked = Query<BTreeMap<String, String>>;
+type QueryParams = Query<BTreeMap<String, String>>;
 
 /// The endpoints, without faults, limits and the record.
 pub(super) fn routes() -> Router<Arc<Shared>> {
     Router::new()
-        .route(DOWNLOAD, get(download))
-        .route(WATCH, get(watch_stream))
+        .route(DOWNLOAD_PATH, get(download))
+        .route(WATCH_PATH, get(watch_stream))
         .route("/v3/me", get(me))
-        .fallback(async || refused(404, "Could not find requested route"))
+        .fallback(async || error_response(404, "Could not find requested route"))
 }
 
 /// An error in Doppler's shape.
-pub(super) fn refused(status: u16, message: &str) -> Response {
+pub(super) fn error_response(status: u16, message: &str) -> Response {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     (
         status,
@@ -42,45 +42,45 @@ pub(super) fn refused(status: u16, message: &str) -> Response {
         .into_response()
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        refused(self.status, &self.message)
+        error_response(self.status, &self.message)
     }
 }
 
 async fn download(
     Given(shared): Given<Arc<Shared>>,
-    Query(asked): Asked,
+    Query(asked): QueryParams,
     parts: Parts,
 ) -> Response {
-    let asked = |name: &str| {
+    let parameter = |name: &str| {
         asked
             .get(name)
             .map(String::as_str)
             .filter(|value| !value.is_empty())
     };
     let state = shared.state();
-    let place = match state.place(
+    let place = match state.resolve_config(
         token_of(&parts).as_deref(),
-        asked("project"),
-        asked("config"),
+        parameter("project"),
+        parameter("config"),
     ) {
         Ok(place) => place,
         Err(refusal) => return refusal.into_response(),
     };
-    let Some(format) = Format::parse(asked("format").unwrap_or("json")) else {
-        return refused(400, "Invalid format");
+    let Some(format) = Format::parse(parameter("format").unwrap_or("json")) else {
+        return error_response(400, "Invalid format");
     };
-    let transformer = match asked("name_transformer").map(Transformer::parse) {
+    let transformer = match parameter("name_transformer").map(Transformer::parse) {
         None => None,
         Some(Some(transformer)) => Some(transformer),
-        Some(None) => return refused(400, "Invalid name transformer"),
+        Some(None) => return error_response(400, "Invalid name transformer"),
     };
-    let body = format.write(&state.secrets(&place, asked("secrets")), transformer);
-    let tag = if state.quirks.one_tag_per_config {
-        tag_of(&Format::Json.write(&state.secrets(&place, None), None))
+    let body = format.write(&state.secrets(&place, parameter("secrets")), transformer);
+    let tag = if state.quirks.one_etag_per_config {
+        etag_of(&Format::Json.write(&state.secrets(&place, None), None))
     } else {
-        tag_of(&body)
+        etag_of(&body)
     };
     let unchanged = parts
         .headers
@@ -97,22 +97,22 @@ async fn download(
     (head, body).into_response()
 }
 
-fn tag_of(body: &str) -> String {
+fn etag_of(body: &str) -> String {
     format!("W/\"{}\"", hex(&Sha256::digest(body.as_bytes())))
 }
 
 async fn watch_stream(
     Given(shared): Given<Arc<Shared>>,
-    Query(asked): Asked,
+    Query(asked): QueryParams,
     parts: Parts,
 ) -> Response {
     let place = {
         let state = shared.state();
         let asked = |name: &str| asked.get(name).map(String::as_str);
-        if let Watch::Refused(status, message) = &state.streams.watch {
-            return refused(*status, message);
+        if let WatchMode::Refused(status, message) = &state.streams.mode {
+            return error_response(*status, message);
         }
-        match state.place(
+        match state.resolve_config(
             token_of(&parts).as_deref(),
             asked("project"),
             asked("config"),
@@ -149,7 +149,7 @@ async fn me(Given(shared): Given<Arc<Shared>>, parts: Parts) -> Response {
 }
 
 /// A body that is not there.
-pub(super) fn nothing(status: StatusCode) -> Response {
+pub(super) fn empty_response(status: StatusCode) -> Response {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
     response

@@ -16,45 +16,45 @@ use flate2::write::GzEncoder;
 use futures::{StreamExt as _, stream};
 
 use super::Shared;
-use super::answers::{nothing, refused};
+use super::answers::{empty_response, error_response};
 use super::faults::Fault;
-use super::limits::{Grant, Kind};
-use super::requests::Call;
+use super::limits::{Quota, RequestKind};
+use super::requests::RecordedRequest;
 
 /// The mark on an answer that must not be given: the connection is closed instead.
 #[derive(Clone, Copy)]
-pub(super) struct Closed;
+pub(super) struct CloseConnection;
 
 /// No answer of the stand-in is larger, but for the fault that is made to be.
-const LARGEST: usize = 64 << 20;
+const MAX_BODY: usize = 64 << 20;
 
 /// Record, faults, limits, endpoint, compression: in this order.
-pub(super) async fn pass(
+pub(super) async fn handle(
     Given(shared): Given<Arc<Shared>>,
     request: Request,
     next: Next,
 ) -> Response {
     let (parts, body) = request.into_parts();
-    let mut call = Call::read(&parts);
+    let mut call = RecordedRequest::from_parts(&parts);
     let takes_gzip = call
         .headers
         .get("accept-encoding")
         .is_some_and(|accepted| accepted.contains("gzip"));
     let (fault, grant) = {
         let mut state = shared.state();
-        state.record.arrived(&mut call);
-        let fault = state.faults.take(&call);
+        state.requests.record(&mut call);
+        let fault = state.faults.next_for(&call);
         let kind = if call.is_download() {
-            Kind::SecretRead
+            RequestKind::SecretRead
         } else {
-            Kind::Read
+            RequestKind::Read
         };
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let grant = state
             .limits
-            .take(call.token.as_deref().unwrap_or_default(), kind, now);
+            .acquire(call.token.as_deref().unwrap_or_default(), kind, now);
         (fault, grant)
     };
     if let Some(Fault::Delay(late)) = fault {
@@ -67,21 +67,21 @@ pub(super) async fn pass(
     };
     let mut answer = match (instead, grant.retry_after) {
         (Some(answer), _) => answer,
-        (None, Some(seconds)) => limited(&shared, &call, seconds),
+        (None, Some(seconds)) => rate_limited(&shared, &call, seconds),
         (None, None) => next.run(Request::from_parts(parts, body)).await,
     };
     if takes_gzip && call.is_download() && answer.status() == StatusCode::OK {
-        answer = compressed(answer).await;
+        answer = compress(answer).await;
     }
     if let Some(fault) = fault {
-        answer = spoilt(answer, &fault).await;
+        answer = corrupt(answer, &fault).await;
     }
-    allow(&mut answer, grant);
-    if answer.extensions().get::<Closed>().is_none() {
+    add_rate_limit_headers(&mut answer, grant);
+    if answer.extensions().get::<CloseConnection>().is_none() {
         shared
             .state()
-            .record
-            .answered(call.number, answer.status().as_u16());
+            .requests
+            .record_status(call.number, answer.status().as_u16());
     }
     answer
 }
@@ -89,7 +89,7 @@ pub(super) async fn pass(
 /// The answer that a fault gives in place of the true one.
 fn instead(fault: &Fault) -> Option<Response> {
     Some(match fault {
-        Fault::Error(status, message) => refused(*status, message),
+        Fault::Error(status, message) => error_response(*status, message),
         Fault::Answer(status, media_type, body) => {
             let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             (
@@ -103,17 +103,17 @@ fn instead(fault: &Fault) -> Option<Response> {
             (StatusCode::FOUND, [(header::LOCATION, to.clone())]).into_response()
         }
         Fault::Close => {
-            let mut answer = nothing(StatusCode::OK);
-            answer.extensions_mut().insert(Closed);
+            let mut answer = empty_response(StatusCode::OK);
+            answer.extensions_mut().insert(CloseConnection);
             answer
         }
-        Fault::Huge(size) => huge(*size),
+        Fault::Huge(size) => huge_response(*size),
         Fault::Hang | Fault::Delay(_) | Fault::Truncate(_) | Fault::MediaType(_) => return None,
     })
 }
 
 /// What a fault does to the true answer.
-async fn spoilt(mut answer: Response, fault: &Fault) -> Response {
+async fn corrupt(mut answer: Response, fault: &Fault) -> Response {
     match fault {
         Fault::MediaType(wrong) => {
             if let Ok(wrong) = HeaderValue::from_str(wrong) {
@@ -123,7 +123,7 @@ async fn spoilt(mut answer: Response, fault: &Fault) -> Response {
         }
         Fault::Truncate(kept) => {
             let (mut head, body) = answer.into_parts();
-            let whole = to_bytes(body, LARGEST).await.unwrap_or_default();
+            let whole = to_bytes(body, MAX_BODY).await.unwrap_or_default();
             head.headers
                 .insert(header::CONTENT_LENGTH, HeaderValue::from(whole.len()));
             let first = whole.slice(..whole.len().min(*kept));
@@ -138,7 +138,7 @@ async fn spoilt(mut answer: Response, fault: &Fault) -> Response {
     }
 }
 
-fn huge(size: u64) -> Response {
+fn huge_response(size: u64) -> Response {
     const PIECE: usize = 64 << 10;
     let piece = Bytes::from(vec![b'a'; PIECE]);
     let open = stream::once(async { Bytes::from_static(b"{\"HUGE\":\"") });
@@ -157,7 +157,7 @@ fn huge(size: u64) -> Response {
         .into_response()
 }
 
-fn limited(shared: &Shared, call: &Call, seconds: u64) -> Response {
+fn rate_limited(shared: &Shared, call: &RecordedRequest, seconds: u64) -> Response {
     let rate = shared.state().limits.rate;
     let (limit, what) = if call.is_download() {
         (rate.secret_reads, "secret read")
@@ -165,7 +165,7 @@ fn limited(shared: &Shared, call: &Call, seconds: u64) -> Response {
         (rate.reads, "read")
     };
     let window = rate.window.as_secs();
-    refused(
+    error_response(
         429,
         &format!(
             "Exceeded rate limit of {limit} {what} requests within {window} seconds. Retry in {seconds} seconds."
@@ -173,7 +173,7 @@ fn limited(shared: &Shared, call: &Call, seconds: u64) -> Response {
     )
 }
 
-fn allow(answer: &mut Response, grant: Grant) {
+fn add_rate_limit_headers(answer: &mut Response, grant: Quota) {
     let limited = answer.status() == StatusCode::TOO_MANY_REQUESTS;
     let headers = answer.headers_mut();
     headers.insert("x-ratelimit-limit", HeaderValue::from(grant.limit));
@@ -184,18 +184,18 @@ fn allow(answer: &mut Response, grant: Grant) {
     }
 }
 
-async fn compressed(answer: Response) -> Response {
+async fn compress(answer: Response) -> Response {
     // What is streamed has no end that could be waited for.
     if !answer.headers().contains_key(header::ETAG) {
         return answer;
     }
     let (mut head, body) = answer.into_parts();
-    let Ok(body) = to_bytes(body, LARGEST).await else {
-        return refused(500, "The answer is too large");
+    let Ok(body) = to_bytes(body, MAX_BODY).await else {
+        return error_response(500, "The answer is too large");
     };
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     let Ok(packed) = encoder.write_all(&body).and_then(|()| encoder.finish()) else {
-        return refused(500, "The answer could not be compressed");
+        return error_response(500, "The answer could not be compressed");
     };
     head.headers.remove(header::CONTENT_LENGTH);
     head.headers

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::requests::Call;
+use super::requests::RecordedRequest;
 
 /// What goes wrong with an answer.
 #[derive(Clone, Debug)]
@@ -50,29 +50,29 @@ impl Fault {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FaultId(u64);
 
-type When = Box<dyn Fn(&Call) -> bool + Send + Sync>;
+type Predicate = Box<dyn Fn(&RecordedRequest) -> bool + Send + Sync>;
 
-struct Planned {
+struct PlannedFault {
     id: FaultId,
-    when: When,
-    left: Option<u32>,
+    matches: Predicate,
+    remaining: Option<u32>,
     fault: Fault,
 }
 
 #[derive(Default)]
 pub(super) struct Faults {
-    next: u64,
-    planned: Vec<Planned>,
+    next_id: u64,
+    planned: Vec<PlannedFault>,
 }
 
 impl Faults {
-    pub(super) fn add(&mut self, times: Option<u32>, when: When, fault: Fault) -> FaultId {
-        let id = FaultId(self.next);
-        self.next += 1;
-        self.planned.push(Planned {
+    pub(super) fn add(&mut self, times: Option<u32>, when: Predicate, fault: Fault) -> FaultId {
+        let id = FaultId(self.next_id);
+        self.next_id += 1;
+        self.planned.push(PlannedFault {
             id,
-            when,
-            left: times,
+            matches: when,
+            remaining: times,
             fault,
         });
         id
@@ -87,12 +87,12 @@ impl Faults {
     }
 
     /// The first fault that fits and is not used up; one use of it is spent.
-    pub(super) fn take(&mut self, call: &Call) -> Option<Fault> {
+    pub(super) fn next_for(&mut self, call: &RecordedRequest) -> Option<Fault> {
         let planned = self
             .planned
             .iter_mut()
-            .find(|planned| planned.left != Some(0) && (planned.when)(call))?;
-        planned.left = planned.left.map(|left| left - 1);
+            .find(|planned| planned.remaining != Some(0) && (planned.matches)(call))?;
+        planned.remaining = planned.remaining.map(|left| left - 1);
         Some(planned.fault.clone())
     }
 }

@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn is_sorted_by_the_names_that_go_out() {
+    fn output_is_sorted_by_transformed_name() {
         let secrets = [("A_B", "1"), ("AA", "2")]
             .map(|(n, v)| (n.to_owned(), v.to_owned()))
             .into();

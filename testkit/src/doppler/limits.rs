@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// What is counted apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Kind {
+pub(super) enum RequestKind {
     Read,
     SecretRead,
 }
@@ -39,7 +39,7 @@ impl RateLimit {
 
 /// What the headers of an answer say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Grant {
+pub(super) struct Quota {
     pub(super) limit: u32,
     pub(super) remaining: u32,
     /// When the window ends, in seconds since 1970.
@@ -49,12 +49,12 @@ pub(super) struct Grant {
 }
 
 /// The windows of all tokens.
-pub(super) struct Limits {
+pub(super) struct RateLimiter {
     pub(super) rate: RateLimit,
-    windows: HashMap<(String, Kind), (Duration, u32)>,
+    windows: HashMap<(String, RequestKind), (Duration, u32)>,
 }
 
-impl Limits {
+impl RateLimiter {
     pub(super) fn new(rate: RateLimit) -> Self {
         Self {
             rate,
@@ -63,10 +63,10 @@ impl Limits {
     }
 
     /// Counts one request made at `now`, the time since 1970.
-    pub(super) fn take(&mut self, token: &str, kind: Kind, now: Duration) -> Grant {
+    pub(super) fn acquire(&mut self, token: &str, kind: RequestKind, now: Duration) -> Quota {
         let limit = match kind {
-            Kind::Read => self.rate.reads,
-            Kind::SecretRead => self.rate.secret_reads,
+            RequestKind::Read => self.rate.reads,
+            RequestKind::SecretRead => self.rate.secret_reads,
         };
         let fresh = (now + self.rate.window, 0);
         let (ends, used) = self
@@ -80,7 +80,7 @@ impl Limits {
         if !refused {
             *used += 1;
         }
-        Grant {
+        Quota {
             limit,
             remaining: limit - (*used).min(limit),
             reset: ends.as_secs(),
@@ -93,8 +93,8 @@ impl Limits {
 mod tests {
     use super::*;
 
-    fn two_in_ten_seconds() -> Limits {
-        Limits::new(RateLimit {
+    fn two_in_ten_seconds() -> RateLimiter {
+        RateLimiter::new(RateLimit {
             secret_reads: 2,
             reads: 1,
             window: Duration::from_secs(10),
@@ -102,31 +102,60 @@ mod tests {
     }
 
     #[test]
-    fn refuses_the_request_after_the_last_and_says_how_long_to_wait() {
+    fn rejects_requests_over_the_limit_with_retry_after() {
         let mut limits = two_in_ten_seconds();
         let at = |s: u64| Duration::from_secs(1000 + s);
-        assert_eq!(limits.take("a", Kind::SecretRead, at(0)).remaining, 1);
-        assert_eq!(limits.take("a", Kind::SecretRead, at(1)).retry_after, None);
-        let refused = limits.take("a", Kind::SecretRead, at(4));
+        assert_eq!(
+            limits
+                .acquire("a", RequestKind::SecretRead, at(0))
+                .remaining,
+            1
+        );
+        assert_eq!(
+            limits
+                .acquire("a", RequestKind::SecretRead, at(1))
+                .retry_after,
+            None
+        );
+        let refused = limits.acquire("a", RequestKind::SecretRead, at(4));
         assert_eq!(
             refused,
-            Grant {
+            Quota {
                 limit: 2,
                 remaining: 0,
                 reset: 1010,
                 retry_after: Some(6)
             }
         );
-        assert_eq!(limits.take("a", Kind::SecretRead, at(10)).retry_after, None);
+        assert_eq!(
+            limits
+                .acquire("a", RequestKind::SecretRead, at(10))
+                .retry_after,
+            None
+        );
     }
 
     #[test]
-    fn counts_each_token_and_kind_apart() {
+    fn limits_each_token_and_kind_separately() {
         let mut limits = two_in_ten_seconds();
         let now = Duration::from_secs(1);
-        assert_eq!(limits.take("a", Kind::Read, now).retry_after, None);
-        assert_eq!(limits.take("a", Kind::SecretRead, now).retry_after, None);
-        assert_eq!(limits.take("b", Kind::Read, now).retry_after, None);
-        assert_eq!(limits.take("a", Kind::Read, now).retry_after, Some(10));
+        assert_eq!(
+            limits.acquire("a", RequestKind::Read, now).retry_after,
+            None
+        );
+        assert_eq!(
+            limits
+                .acquire("a", RequestKind::SecretRead, now)
+                .retry_after,
+            None
+        );
+        assert_eq!(
+            limits.acquire("b", RequestKind::Read, now).retry_after,
+            None
+        );
+        assert_eq!(
+            limits.acquire("a", RequestKind::Read, now).retry_after,
+            Some(10)
+        );
     }
 }

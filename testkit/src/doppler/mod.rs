@@ -25,11 +25,11 @@ use axum::middleware::from_fn_with_state;
 pub use faults::{Fault, FaultId};
 pub use limits::RateLimit;
 pub(crate) use requests::hex;
-pub use requests::{Call, Counts, DOWNLOAD, WATCH, fingerprint};
+pub use requests::{Counts, DOWNLOAD_PATH, RecordedRequest, WATCH_PATH, fingerprint};
 pub use state::Quirks;
-pub use watch::{Framing, Watch};
+pub use watch::{Framing, WatchMode};
 
-use state::{Place, Scope, State};
+use state::{ConfigId, Scope, State};
 
 struct Shared {
     state: Mutex<State>,
@@ -44,8 +44,8 @@ impl Shared {
 /// The running stand-in. Every method may be called from any thread, at any time; dropping it stops the server.
 pub struct Doppler {
     shared: Arc<Shared>,
-    served: serve::Served,
-    tokens_made: AtomicU64,
+    server: serve::Server,
+    tokens_created: AtomicU64,
 }
 
 /// Addresses.
@@ -59,44 +59,44 @@ impl Doppler {
             state: Mutex::new(State::new()),
         });
         let router = answers::routes()
-            .layer(from_fn_with_state(Arc::clone(&shared), door::pass))
+            .layer(from_fn_with_state(Arc::clone(&shared), door::handle))
             .with_state(Arc::clone(&shared));
-        let served = serve::serve(router)?;
+        let served = serve::start(router)?;
         Ok(Self {
             shared,
-            served,
-            tokens_made: AtomicU64::new(0),
+            server: served,
+            tokens_created: AtomicU64::new(0),
         })
     }
 
     /// The base URL over plain HTTP/1.1.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://{}", self.served.http)
+        format!("http://{}", self.server.http)
     }
 
     /// The base URL over TLS, under a name of the certificate.
     #[must_use]
     pub fn tls_url(&self) -> String {
-        format!("https://localhost:{}", self.served.tls.port())
+        format!("https://localhost:{}", self.server.tls.port())
     }
 
     /// Where plain HTTP/1.1 is served.
     #[must_use]
     pub fn http_addr(&self) -> SocketAddr {
-        self.served.http
+        self.server.http
     }
 
     /// Where TLS (h2 and HTTP/1.1) is served, for `api.doppler.com`, `localhost` and 127.0.0.1.
     #[must_use]
     pub fn tls_addr(&self) -> SocketAddr {
-        self.served.tls
+        self.server.tls
     }
 
     /// The authority that signed the certificate.
     #[must_use]
     pub fn ca_pem(&self) -> &str {
-        &self.served.ca_pem
+        &self.server.ca_pem
     }
 }
 
@@ -145,11 +145,11 @@ impl Doppler {
         });
     }
 
-    fn change(&self, project: &str, config: &str, change: impl FnOnce(&mut State, &Place)) {
-        let place = (project.to_owned(), config.to_owned());
+    fn change(&self, project: &str, config: &str, change: impl FnOnce(&mut State, &ConfigId)) {
+        let id = (project.to_owned(), config.to_owned());
         let mut state = self.shared.state();
-        change(&mut state, &place);
-        state.streams.emit(&place, "secrets.update");
+        change(&mut state, &id);
+        state.streams.send_event(&id, "secrets.update");
     }
 }
 
@@ -191,10 +191,10 @@ impl Doppler {
     }
 
     fn new_token(&self, prefix: &str) -> String {
-        let number = self.tokens_made.fetch_add(1, Ordering::Relaxed);
+        let number = self.tokens_created.fetch_add(1, Ordering::Relaxed);
         // The port keeps the tokens of two stand-ins apart; the tail has the length of a real one.
         let tail = requests::hex(
-            fingerprint(&format!("{prefix} {number} {}", self.served.http)).as_bytes(),
+            fingerprint(&format!("{prefix} {number} {}", self.server.http)).as_bytes(),
         );
         format!("{prefix}.{}{tail}", fingerprint(&tail))
     }
@@ -206,7 +206,7 @@ impl Doppler {
     /// must not call this stand-in.
     pub fn fault(
         &self,
-        when: impl Fn(&Call) -> bool + Send + Sync + 'static,
+        when: impl Fn(&RecordedRequest) -> bool + Send + Sync + 'static,
         fault: Fault,
     ) -> FaultId {
         self.shared.state().faults.add(None, Box::new(when), fault)
@@ -216,7 +216,7 @@ impl Doppler {
     pub fn fault_times(
         &self,
         times: u32,
-        when: impl Fn(&Call) -> bool + Send + Sync + 'static,
+        when: impl Fn(&RecordedRequest) -> bool + Send + Sync + 'static,
         fault: Fault,
     ) -> FaultId {
         self.shared
@@ -226,18 +226,18 @@ impl Doppler {
     }
 
     /// Ends a fault for requests to come.
-    pub fn end_fault(&self, fault: FaultId) {
+    pub fn remove_fault(&self, fault: FaultId) {
         self.shared.state().faults.remove(fault);
     }
 
     /// Ends all faults for requests to come.
-    pub fn end_faults(&self) {
+    pub fn clear_faults(&self) {
         self.shared.state().faults.clear();
     }
 
     /// Starts all windows anew, under this limit. At the start it is [`RateLimit::TEAM`].
-    pub fn limit(&self, rate: RateLimit) {
-        self.shared.state().limits = limits::Limits::new(rate);
+    pub fn set_rate_limit(&self, rate: RateLimit) {
+        self.shared.state().limits = limits::RateLimiter::new(rate);
     }
 
     /// Settles what is not known of Doppler.
@@ -249,20 +249,23 @@ impl Doppler {
 /// Watch streams.
 impl Doppler {
     /// Sends an update to the open streams of a config, though nothing has changed.
-    pub fn push(&self, project: &str, config: &str) {
-        let place = (project.to_owned(), config.to_owned());
-        self.shared.state().streams.emit(&place, "secrets.update");
+    pub fn send_update(&self, project: &str, config: &str) {
+        let id = (project.to_owned(), config.to_owned());
+        self.shared
+            .state()
+            .streams
+            .send_event(&id, "secrets.update");
     }
 
     /// Sends these chunks, each in a write of its own, to the open streams of a config.
     pub fn send_chunks(&self, project: &str, config: &str, chunks: &[Vec<u8>]) {
-        let place = (project.to_owned(), config.to_owned());
-        self.shared.state().streams.send(&place, chunks);
+        let id = (project.to_owned(), config.to_owned());
+        self.shared.state().streams.send_chunks(&id, chunks);
     }
 
     /// How streams are treated from now on; a stream that is open stays so, but falls silent too.
-    pub fn set_watch(&self, watch: Watch) {
-        self.shared.state().streams.watch = watch;
+    pub fn set_watch_mode(&self, watch: WatchMode) {
+        self.shared.state().streams.mode = watch;
     }
 
     /// How frames become chunks from now on.
@@ -271,26 +274,26 @@ impl Doppler {
     }
 
     /// The time between pings, for streams opened from now on; 30 s at the start.
-    pub fn set_ping(&self, every: Duration) {
-        self.shared.state().streams.ping = every;
+    pub fn set_ping_interval(&self, every: Duration) {
+        self.shared.state().streams.ping_interval = every;
     }
 
     /// Ends all open streams; their clients see the end of the body.
     pub fn close_streams(&self) {
-        self.shared.state().streams.close();
+        self.shared.state().streams.close_all();
     }
 
     /// How many streams are open.
     #[must_use]
-    pub fn streams(&self) -> usize {
+    pub fn open_streams(&self) -> usize {
         self.shared.state().streams.count(None)
     }
 
     /// How many streams of this config are open.
     #[must_use]
-    pub fn streams_of(&self, project: &str, config: &str) -> usize {
-        let place = (project.to_owned(), config.to_owned());
-        self.shared.state().streams.count(Some(&place))
+    pub fn open_streams_of(&self, project: &str, config: &str) -> usize {
+        let id = (project.to_owned(), config.to_owned());
+        self.shared.state().streams.count(Some(&id))
     }
 }
 
@@ -299,23 +302,32 @@ impl Doppler {
     /// Counters since the start or the last reset.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        self.shared.state().record.counts.clone()
+        self.shared.state().requests.counts.clone()
     }
 
     /// The latest 20,000 requests, oldest first.
     #[must_use]
-    pub fn calls(&self) -> Vec<Call> {
-        self.shared.state().record.calls.iter().cloned().collect()
+    pub fn requests(&self) -> Vec<RecordedRequest> {
+        self.shared
+            .state()
+            .requests
+            .requests
+            .iter()
+            .cloned()
+            .collect()
     }
 
     /// The downloads among [`Self::calls`].
     #[must_use]
-    pub fn downloads(&self) -> Vec<Call> {
-        self.calls().into_iter().filter(Call::is_download).collect()
+    pub fn downloads(&self) -> Vec<RecordedRequest> {
+        self.requests()
+            .into_iter()
+            .filter(RecordedRequest::is_download)
+            .collect()
     }
 
     /// Forgets requests and counters.
-    pub fn reset_record(&self) {
-        self.shared.state().record.reset();
+    pub fn reset_requests(&self) {
+        self.shared.state().requests.reset();
     }
 }

@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn writes_a_name_as_each_transformer_does() {
+    fn each_transformer_renames_as_documented() {
         let written =
             |transformer: &str, name: &str| Transformer::parse(transformer).unwrap().apply(name);
         assert_eq!(written("camel", "API_KEY"), "apiKey");
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn knows_no_other_transformer() {
+    fn rejects_unknown_transformers() {
         assert_eq!(Transformer::parse("upper-snake"), None);
     }
 }

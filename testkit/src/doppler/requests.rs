@@ -11,15 +11,15 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
-const KEPT: usize = 20_000;
+const MAX_RECORDED: usize = 20_000;
 /// The path of a download.
-pub const DOWNLOAD: &str = "/v3/configs/config/secrets/download";
+pub const DOWNLOAD_PATH: &str = "/v3/configs/config/secrets/download";
 /// The path of the watch stream.
-pub const WATCH: &str = "/v3/configs/config/secrets/watch";
+pub const WATCH_PATH: &str = "/v3/configs/config/secrets/watch";
 
 /// One request.
 #[derive(Clone, Debug)]
-pub struct Call {
+pub struct RecordedRequest {
     /// Counts up from 0.
     pub number: u64,
     /// When it arrived.
@@ -40,8 +40,8 @@ pub struct Call {
     pub status: Option<u16>,
 }
 
-impl Call {
-    pub(super) fn read(parts: &Parts) -> Self {
+impl RecordedRequest {
+    pub(super) fn from_parts(parts: &Parts) -> Self {
         let token = token_of(parts).map(|token| fingerprint(&token));
         let headers = parts
             .headers
@@ -75,25 +75,25 @@ impl Call {
     /// A download of secrets.
     #[must_use]
     pub fn is_download(&self) -> bool {
-        self.path == DOWNLOAD
+        self.path == DOWNLOAD_PATH
     }
 
     /// An opened watch stream.
     #[must_use]
     pub fn is_watch(&self) -> bool {
-        self.path == WATCH
+        self.path == WATCH_PATH
     }
 
     /// A request for this project and config, as its query names them.
     #[must_use]
     pub fn is_for(&self, project: &str, config: &str) -> bool {
-        let asked = |name: &str| self.query.get(name).map(String::as_str);
-        asked("project") == Some(project) && asked("config") == Some(config)
+        let parameter = |name: &str| self.query.get(name).map(String::as_str);
+        parameter("project") == Some(project) && parameter("config") == Some(config)
     }
 
     /// A request with this token.
     #[must_use]
-    pub fn is_with(&self, token: &str) -> bool {
+    pub fn uses_token(&self, token: &str) -> bool {
         self.token.as_deref() == Some(&fingerprint(token))
     }
 }
@@ -153,39 +153,39 @@ impl Counts {
 }
 
 #[derive(Default)]
-pub(super) struct Record {
-    next: u64,
-    pub(super) calls: VecDeque<Call>,
+pub(super) struct RequestLog {
+    next_number: u64,
+    pub(super) requests: VecDeque<RecordedRequest>,
     pub(super) counts: Counts,
 }
 
-impl Record {
-    pub(super) fn arrived(&mut self, call: &mut Call) {
-        call.number = self.next;
-        self.next += 1;
+impl RequestLog {
+    pub(super) fn record(&mut self, request: &mut RecordedRequest) {
+        request.number = self.next_number;
+        self.next_number += 1;
         self.counts.requests += 1;
-        self.counts.downloads += u64::from(call.is_download());
-        self.counts.watches += u64::from(call.is_watch());
-        if self.calls.len() == KEPT {
-            self.calls.pop_front();
+        self.counts.downloads += u64::from(request.is_download());
+        self.counts.watches += u64::from(request.is_watch());
+        if self.requests.len() == MAX_RECORDED {
+            self.requests.pop_front();
         }
-        self.calls.push_back(call.clone());
+        self.requests.push_back(request.clone());
     }
 
-    pub(super) fn answered(&mut self, number: u64, status: u16) {
+    pub(super) fn record_status(&mut self, number: u64, status: u16) {
         *self.counts.by_status.entry(status).or_default() += 1;
-        if let Some(call) = self
-            .calls
+        if let Some(request) = self
+            .requests
             .iter_mut()
             .rev()
             .find(|call| call.number == number)
         {
-            call.status = Some(status);
+            request.status = Some(status);
         }
     }
 
     pub(super) fn reset(&mut self) {
-        self.calls.clear();
+        self.requests.clear();
         self.counts = Counts::default();
     }
 }

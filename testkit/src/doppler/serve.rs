@@ -20,26 +20,26 @@ use rcgen::{
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tower_service::Service;
 
-use super::door::Closed;
-use crate::background::Background;
+use super::door::CloseConnection;
+use crate::background::BackgroundServer;
 
 /// The running servers.
-pub(super) struct Served {
+pub(super) struct Server {
     pub(super) http: SocketAddr,
     pub(super) tls: SocketAddr,
     pub(super) ca_pem: String,
-    _background: Background,
+    _background: BackgroundServer,
 }
 
 /// Serves `router` on two ports until the value is dropped.
-pub(super) fn serve(router: Router) -> Result<Served> {
+pub(super) fn start(router: Router) -> Result<Server> {
     let (ca_pem, config) = certificate().context("certificates for the stand-in")?;
     let plain = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("a port for HTTP")?;
     let secure = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("a port for TLS")?;
     let (http, tls) = (plain.local_addr()?, secure.local_addr()?);
     // Adopted here, so that a failure is an error of the start and not a silent thread.
     let servers = move || async move {
-        let make = Make(Answering(router));
+        let make = MakeConnectionService(ConnectionService(router));
         let (Ok(plain), Ok(secure)) = (
             axum_server::from_tcp(plain),
             axum_server::from_tcp_rustls(secure, RustlsConfig::from_config(config)),
@@ -52,8 +52,8 @@ pub(super) fn serve(router: Router) -> Result<Served> {
             _ = secure.serve(make) => {}
         }
     };
-    let background = Background::start("doppler-stand-in", servers)?;
-    Ok(Served {
+    let background = BackgroundServer::start("doppler-stand-in", servers)?;
+    Ok(Server {
         http,
         tls,
         ca_pem,
@@ -96,9 +96,9 @@ fn certificate() -> Result<(String, Arc<rustls::ServerConfig>)> {
 
 /// The router, but an answer marked [`Closed`] becomes an error, for which hyper closes the connection without a word.
 #[derive(Clone)]
-struct Answering(Router);
+struct ConnectionService(Router);
 
-impl Service<Request<Incoming>> for Answering {
+impl Service<Request<Incoming>> for ConnectionService {
     type Response = Response<Body>;
     type Error = std::io::Error;
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, std::io::Error>> + Send>>;
@@ -111,7 +111,7 @@ impl Service<Request<Incoming>> for Answering {
         let answer = self.0.call(request.map(Body::new));
         Box::pin(async move {
             let answer = answer.await.unwrap_or_else(|never| match never {});
-            if answer.extensions().get::<Closed>().is_some() {
+            if answer.extensions().get::<CloseConnection>().is_some() {
                 return Err(std::io::Error::from(std::io::ErrorKind::ConnectionAborted));
             }
             Ok(answer)
@@ -120,12 +120,12 @@ impl Service<Request<Incoming>> for Answering {
 }
 
 #[derive(Clone)]
-struct Make(Answering);
+struct MakeConnectionService(ConnectionService);
 
-impl Service<SocketAddr> for Make {
-    type Response = Answering;
+impl Service<SocketAddr> for MakeConnectionService {
+    type Response = ConnectionService;
     type Error = std::convert::Infallible;
-    type Future = std::future::Ready<Result<Answering, Self::Error>>;
+    type Future = std::future::Ready<Result<ConnectionService, Self::Error>>;
 
     fn poll_ready(&mut self, _: &mut Task<'_>) -> Poll<Result<(), Self::Error>> {
         Poll::Ready(Ok(()))

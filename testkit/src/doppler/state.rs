@@ -4,18 +4,18 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::faults::Faults;
-use super::limits::{Limits, RateLimit};
-use super::requests::Record;
+use super::limits::{RateLimit, RateLimiter};
+use super::requests::RequestLog;
 use super::watch::Streams;
 
 /// Project and config.
-pub(super) type Place = (String, String);
+pub(super) type ConfigId = (String, String);
 
 /// What a token may read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Scope {
     /// A service token: one config, which a request need not name.
-    Config(Place),
+    Config(ConfigId),
     /// A service account or a person: every config, and each request must name one.
     Workplace,
 }
@@ -24,40 +24,40 @@ pub(super) enum Scope {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quirks {
     /// A config has one `ETag`, whatever format, transformer or subset is asked for.
-    pub one_tag_per_config: bool,
+    pub one_etag_per_config: bool,
     /// A subset (`secrets=`) holds `DOPPLER_PROJECT`, `DOPPLER_ENVIRONMENT` and `DOPPLER_CONFIG` all the same.
-    pub subset_names_its_config: bool,
+    pub subset_includes_builtin_names: bool,
     /// The status for a bad or revoked token: 401, and 400 has been seen.
-    pub bad_token: u16,
+    pub bad_token_status: u16,
     /// The status for a missing project or config: 404, and 400 has been seen.
-    pub missing: u16,
+    pub missing_status: u16,
 }
 
 impl Default for Quirks {
     fn default() -> Self {
         Self {
-            one_tag_per_config: false,
-            subset_names_its_config: false,
-            bad_token: 401,
-            missing: 404,
+            one_etag_per_config: false,
+            subset_includes_builtin_names: false,
+            bad_token_status: 401,
+            missing_status: 404,
         }
     }
 }
 
 /// A status and a message for `messages`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Refusal {
+pub(super) struct ApiError {
     pub(super) status: u16,
     pub(super) message: String,
 }
 
 pub(super) struct State {
-    pub(super) configs: BTreeMap<Place, BTreeMap<String, String>>,
+    pub(super) configs: BTreeMap<ConfigId, BTreeMap<String, String>>,
     pub(super) tokens: HashMap<String, Scope>,
     pub(super) quirks: Quirks,
-    pub(super) limits: Limits,
+    pub(super) limits: RateLimiter,
     pub(super) faults: Faults,
-    pub(super) record: Record,
+    pub(super) requests: RequestLog,
     pub(super) streams: Streams,
 }
 
@@ -67,33 +67,33 @@ impl State {
             configs: BTreeMap::new(),
             tokens: HashMap::new(),
             quirks: Quirks::default(),
-            limits: Limits::new(RateLimit::TEAM),
+            limits: RateLimiter::new(RateLimit::TEAM),
             faults: Faults::default(),
-            record: Record::default(),
+            requests: RequestLog::default(),
             streams: Streams::default(),
         }
     }
 
     /// Who a token is.
-    pub(super) fn scope(&self, token: Option<&str>) -> Result<&Scope, Refusal> {
+    pub(super) fn scope(&self, token: Option<&str>) -> Result<&Scope, ApiError> {
         token
             .and_then(|token| self.tokens.get(token))
-            .ok_or_else(|| Refusal {
-                status: self.quirks.bad_token,
+            .ok_or_else(|| ApiError {
+                status: self.quirks.bad_token_status,
                 message: "Invalid Auth token".to_owned(),
             })
     }
 
     /// The config that a request means. Doppler's CLI sends empty names for none.
-    pub(super) fn place(
+    pub(super) fn resolve_config(
         &self,
         token: Option<&str>,
         project: Option<&str>,
         config: Option<&str>,
-    ) -> Result<Place, Refusal> {
+    ) -> Result<ConfigId, ApiError> {
         let project = project.filter(|name| !name.is_empty());
         let config = config.filter(|name| !name.is_empty());
-        let refuse = |status, message: String| Err(Refusal { status, message });
+        let refuse = |status, message: String| Err(ApiError { status, message });
         let place = match self.scope(token)? {
             Scope::Config(own) => {
                 if let Some(other) = project.filter(|name| *name != own.0) {
@@ -129,30 +129,31 @@ impl State {
         } else {
             format!("Could not find requested project '{project}'")
         };
-        refuse(self.quirks.missing, missing)
+        refuse(self.quirks.missing_status, missing)
     }
 
     /// The secrets of a config with the three names that Doppler adds, cut to `subset` if one is asked for.
-    pub(super) fn secrets(&self, place: &Place, subset: Option<&str>) -> BTreeMap<String, String> {
-        let (project, config) = place;
+    pub(super) fn secrets(&self, id: &ConfigId, subset: Option<&str>) -> BTreeMap<String, String> {
+        let (project, config) = id;
         // A branch config is named after its environment: `dev_personal` belongs to `dev`.
         let environment = config.split('_').next().unwrap_or_default();
-        let own = [
+        let builtin = [
             ("DOPPLER_PROJECT", project.as_str()),
             ("DOPPLER_ENVIRONMENT", environment),
             ("DOPPLER_CONFIG", config),
         ];
-        let is_own = |name: &str| own.iter().any(|(own, _)| *own == name);
-        let mut all = self.configs.get(place).cloned().unwrap_or_default();
+        let is_builtin = |name: &str| builtin.iter().any(|(own, _)| *own == name);
+        let mut all = self.configs.get(id).cloned().unwrap_or_default();
         all.extend(
-            own.iter()
+            builtin
+                .iter()
                 .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
         );
         if let Some(subset) = subset.filter(|names| !names.is_empty()) {
             let wanted: Vec<&str> = subset.split(',').map(str::trim).collect();
             all.retain(|name, _| {
                 wanted.contains(&name.as_str())
-                    || (self.quirks.subset_names_its_config && is_own(name))
+                    || (self.quirks.subset_includes_builtin_names && is_builtin(name))
             });
         }
         all
@@ -176,52 +177,57 @@ mod tests {
         state
     }
 
-    fn refusal(token: &str, project: &str, config: &str) -> (u16, String) {
-        let refusal = state()
-            .place(Some(token), Some(project), Some(config))
+    fn error_of(token: &str, project: &str, config: &str) -> (u16, String) {
+        let error = state()
+            .resolve_config(Some(token), Some(project), Some(config))
             .unwrap_err();
-        (refusal.status, refusal.message)
+        (error.status, error.message)
     }
 
     #[test]
     fn a_service_token_needs_no_names() {
-        let place = state().place(Some("dp.st.x"), Some(""), None).unwrap();
-        assert_eq!(place, ("shop".to_owned(), "dev_personal".to_owned()));
+        let id = state()
+            .resolve_config(Some("dp.st.x"), Some(""), None)
+            .unwrap();
+        assert_eq!(id, ("shop".to_owned(), "dev_personal".to_owned()));
     }
 
     #[test]
-    fn a_service_token_opens_no_other_config() {
+    fn a_service_token_cannot_read_other_configs() {
         let to = |what: &str| format!("This token does not have access to requested {what}");
-        assert_eq!(refusal("dp.st.x", "shop", "prd"), (400, to("config 'prd'")));
         assert_eq!(
-            refusal("dp.st.x", "bank", "dev_personal"),
+            error_of("dp.st.x", "shop", "prd"),
+            (400, to("config 'prd'"))
+        );
+        assert_eq!(
+            error_of("dp.st.x", "bank", "dev_personal"),
             (400, to("project 'bank'"))
         );
     }
 
     #[test]
-    fn says_what_is_missing() {
+    fn error_names_the_missing_project_or_config() {
         let missing = |what: &str| format!("Could not find requested {what}");
         assert_eq!(
-            refusal("dp.sa.x", "shop", "prd"),
+            error_of("dp.sa.x", "shop", "prd"),
             (404, missing("config 'prd'"))
         );
         assert_eq!(
-            refusal("dp.sa.x", "bank", "dev"),
+            error_of("dp.sa.x", "bank", "dev"),
             (404, missing("project 'bank'"))
         );
-        assert_eq!(refusal("dp.sa.x", "shop", "").0, 400);
+        assert_eq!(error_of("dp.sa.x", "shop", "").0, 400);
         assert_eq!(
-            refusal("dp.st.gone", "shop", "dev"),
+            error_of("dp.st.gone", "shop", "dev"),
             (401, "Invalid Auth token".to_owned())
         );
     }
 
     #[test]
-    fn names_the_config_among_its_secrets() {
-        let place = ("shop".to_owned(), "dev_personal".to_owned());
+    fn secrets_include_the_builtin_names() {
+        let id = ("shop".to_owned(), "dev_personal".to_owned());
         let names = |secrets: BTreeMap<String, String>| secrets.into_keys().collect::<Vec<_>>();
-        let all = state().secrets(&place, None);
+        let all = state().secrets(&id, None);
         assert_eq!(all["DOPPLER_ENVIRONMENT"], "dev");
         assert_eq!(
             names(all),
@@ -232,6 +238,6 @@ mod tests {
                 "KEY"
             ]
         );
-        assert_eq!(names(state().secrets(&place, Some("KEY,GONE"))), ["KEY"]);
+        assert_eq!(names(state().secrets(&id, Some("KEY,GONE"))), ["KEY"]);
     }
 }

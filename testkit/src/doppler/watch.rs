@@ -11,16 +11,16 @@ use futures::stream;
 use tokio::sync::mpsc;
 
 use super::Shared;
-use super::state::Place;
+use super::state::ConfigId;
 
 /// Long enough that two chunks are two reads at the other end, short enough not to be felt.
-const BETWEEN_CHUNKS: Duration = Duration::from_millis(15);
+const CHUNK_DELAY: Duration = Duration::from_millis(15);
 /// A reader that is this far behind is cut off.
-const WAITING: usize = 1024;
+const QUEUE_SIZE: usize = 1024;
 
 /// How the server treats watch streams.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Watch {
+pub enum WatchMode {
     /// As Doppler does on a plan that has them.
     #[default]
     Open,
@@ -42,65 +42,65 @@ pub enum Framing {
     Merge(usize),
 }
 
-struct Open {
-    place: Place,
-    held: Vec<u8>,
-    frames_held: usize,
+struct OpenStream {
+    config: ConfigId,
+    buffer: Vec<u8>,
+    buffered_frames: usize,
     chunks: mpsc::Sender<Bytes>,
 }
 
 pub(super) struct Streams {
-    next: u64,
-    open: BTreeMap<u64, Open>,
-    pub(super) watch: Watch,
+    next_id: u64,
+    open: BTreeMap<u64, OpenStream>,
+    pub(super) mode: WatchMode,
     pub(super) framing: Framing,
-    pub(super) ping: Duration,
+    pub(super) ping_interval: Duration,
 }
 
 impl Default for Streams {
     fn default() -> Self {
         Self {
-            next: 0,
+            next_id: 0,
             open: BTreeMap::new(),
-            watch: Watch::default(),
+            mode: WatchMode::default(),
             framing: Framing::default(),
-            ping: Duration::from_secs(30),
+            ping_interval: Duration::from_secs(30),
         }
     }
 }
 
 impl Streams {
-    pub(super) fn count(&self, place: Option<&Place>) -> usize {
+    pub(super) fn count(&self, place: Option<&ConfigId>) -> usize {
         self.open
             .values()
-            .filter(|open| place.is_none_or(|place| *place == open.place))
+            .filter(|open| place.is_none_or(|place| *place == open.config))
             .count()
     }
 
     /// Sends a frame of that type to every stream of the config.
-    pub(super) fn emit(&mut self, place: &Place, kind: &str) {
-        if self.watch == Watch::Silent {
+    pub(super) fn send_event(&mut self, place: &ConfigId, kind: &str) {
+        if self.mode == WatchMode::Silent {
             return;
         }
         let framing = self.framing.clone();
         self.open
-            .retain(|_, open| open.place != *place || open.send_frame(&framing, &frame(kind)));
+            .retain(|_, open| open.config != *place || open.send_frame(&framing, &frame(kind)));
     }
 
     /// Sends these chunks as they are.
-    pub(super) fn send(&mut self, place: &Place, chunks: &[Vec<u8>]) {
+    pub(super) fn send_chunks(&mut self, place: &ConfigId, chunks: &[Vec<u8>]) {
         self.open.retain(|_, open| {
-            open.place != *place || chunks.iter().all(|chunk| open.send(chunk.clone()))
+            open.config != *place || chunks.iter().all(|chunk| open.send(chunk.clone()))
         });
     }
 
     /// Ends every open stream.
-    pub(super) fn close(&mut self) {
+    pub(super) fn close_all(&mut self) {
         self.open.clear();
     }
 
     fn ping(&mut self, id: u64) {
-        if self.watch == Watch::Silent {
+        if self.mode == WatchMode::Silent {
             return;
         }
         let framing = self.framing.clone();
@@ -110,20 +110,20 @@ impl Streams {
     }
 }
 
-impl Open {
+impl OpenStream {
     fn send_frame(&mut self, framing: &Framing, frame: &str) -> bool {
         let bytes = frame.as_bytes();
         match framing {
             Framing::Whole => self.send(bytes.to_vec()),
             Framing::Split(at) => split(bytes, at).into_iter().all(|chunk| self.send(chunk)),
             Framing::Merge(frames) => {
-                self.held.extend_from_slice(bytes);
-                self.frames_held += 1;
-                if self.frames_held < *frames {
+                self.buffer.extend_from_slice(bytes);
+                self.buffered_frames += 1;
+                if self.buffered_frames < *frames {
                     return true;
                 }
-                self.frames_held = 0;
-                let held = std::mem::take(&mut self.held);
+                self.buffered_frames = 0;
+                let held = std::mem::take(&mut self.buffer);
                 self.send(held)
             }
         }
@@ -155,23 +155,23 @@ fn split(bytes: &[u8], at: &[usize]) -> Vec<Vec<u8>> {
 }
 
 /// Opens a stream for a config: the body of the answer, which ends with [`Streams::close`] or the connection.
-pub(super) fn open(shared: &Arc<Shared>, place: Place) -> Body {
-    let (chunks, queue) = mpsc::channel(WAITING);
+pub(super) fn open(shared: &Arc<Shared>, place: ConfigId) -> Body {
+    let (chunks, queue) = mpsc::channel(QUEUE_SIZE);
     let id = {
         let mut state = shared.state();
         let streams = &mut state.streams;
-        let id = streams.next;
-        streams.next += 1;
+        let id = streams.next_id;
+        streams.next_id += 1;
         streams.open.insert(
             id,
-            Open {
-                place,
-                held: Vec::new(),
-                frames_held: 0,
+            OpenStream {
+                config: place,
+                buffer: Vec::new(),
+                buffered_frames: 0,
                 chunks,
             },
         );
-        if streams.watch != Watch::Silent {
+        if streams.mode != WatchMode::Silent {
             let framing = streams.framing.clone();
             if let Some(open) = streams.open.get_mut(&id) {
                 open.send_frame(&framing, &frame("connected"));
@@ -179,7 +179,7 @@ pub(super) fn open(shared: &Arc<Shared>, place: Place) -> Body {
         }
         id
     };
-    let reader = Reader {
+    let reader = StreamReader {
         shared: Arc::clone(shared),
         id,
         queue,
@@ -188,7 +188,7 @@ pub(super) fn open(shared: &Arc<Shared>, place: Place) -> Body {
         (reader, false),
         |(mut reader, wrote)| async move {
             if wrote {
-                tokio::time::sleep(BETWEEN_CHUNKS).await;
+                tokio::time::sleep(CHUNK_DELAY).await;
             }
             let chunk = reader.next().await?;
             Some((Ok::<_, Infallible>(chunk), (reader, true)))
@@ -197,16 +197,16 @@ pub(super) fn open(shared: &Arc<Shared>, place: Place) -> Body {
 }
 
 /// One client at the other end. Dropped when it goes, and the stream is forgotten.
-struct Reader {
+struct StreamReader {
     shared: Arc<Shared>,
     id: u64,
     queue: mpsc::Receiver<Bytes>,
 }
 
-impl Reader {
+impl StreamReader {
     async fn next(&mut self) -> Option<Bytes> {
         loop {
-            let ping = self.shared.state().streams.ping;
+            let ping = self.shared.state().streams.ping_interval;
             match tokio::time::timeout(ping, self.queue.recv()).await {
                 Ok(chunk) => return chunk,
                 Err(_) => self.shared.state().streams.ping(self.id),
@@ -215,7 +215,7 @@ impl Reader {
     }
 }
 
-impl Drop for Reader {
+impl Drop for StreamReader {
     fn drop(&mut self) {
         self.shared.state().streams.open.remove(&self.id);
     }
@@ -226,7 +226,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cuts_a_frame_where_it_is_told_to() {
+    fn splits_a_frame_at_the_given_positions() {
         assert_eq!(
             split(b"abcdef", &[4, 2, 4, 0, 99]),
             [b"ab".to_vec(), b"cd".to_vec(), b"ef".to_vec()]

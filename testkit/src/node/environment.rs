@@ -42,14 +42,14 @@ pub struct Sources {
 
 /// The names of the objects that a container needs.
 #[derive(Default)]
-pub struct Needed {
+pub struct References {
     /// Secrets.
     pub secrets: BTreeSet<String>,
     /// `ConfigMaps`.
     pub config_maps: BTreeSet<String>,
 }
 
-impl Needed {
+impl References {
     /// What `container` names.
     #[must_use]
     pub fn of(container: &Container) -> Self {
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn later_env_from_entries_win_and_their_values_are_not_expanded() {
+    fn later_env_from_wins_and_is_not_expanded() {
         let env = resolved(
             json!({"envFrom": [{"secretRef": {"name": "first"}}, {"secretRef": {"name": "second"}}]}),
             &sources(),
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn explicit_env_beats_env_from_and_sees_what_came_before() {
+    fn env_overrides_env_from_and_expands_earlier_names() {
         let env = resolved(
             json!({
                 "envFrom": [{"secretRef": {"name": "first"}}, {"configMapRef": {"name": "settings"}, "prefix": "P_"}],
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_secret_stops_the_container_unless_optional() {
+    fn a_missing_secret_blocks_the_container_unless_optional() {
         let with =
             |optional| json!({"envFrom": [{"secretRef": {"name": "gone", "optional": optional}}]});
         assert_eq!(
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_key_stops_the_container_unless_optional() {
+    fn a_missing_key_blocks_the_container_unless_optional() {
         let with = |optional| json!({"env": [{"name": "X", "valueFrom": {"secretKeyRef": {"name": "first", "key": "Z", "optional": optional}}}]});
         assert_eq!(
             resolved(with(false), &sources()),
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_of_the_pod_are_known() {
+    fn pod_fields_are_resolved() {
         let var = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
         let env = resolved(
             json!({"env": [var("NS", "metadata.namespace"), var("TEAM", "metadata.labels['team']")]}),
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_is_command_then_args_with_references_expanded() {
+    fn command_line_is_command_then_args_expanded() {
         let container: Container = serde_json::from_value(
             json!({"name": "c", "command": ["sh", "-c"], "args": ["echo $(A) $(B)"]}),
         )
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn every_object_that_is_named_is_needed() {
+    fn collects_every_referenced_object() {
         let container: Container = serde_json::from_value(json!({
             "name": "c",
             "envFrom": [{"secretRef": {"name": "a"}}, {"configMapRef": {"name": "b"}}],
@@ -354,7 +354,7 @@ mod tests {
                     {"name": "Y", "valueFrom": {"configMapKeyRef": {"name": "d", "key": "k"}}}],
         }))
         .unwrap();
-        let needed = Needed::of(&container);
+        let needed = References::of(&container);
         assert_eq!(needed.secrets, ["a".to_owned(), "c".to_owned()].into());
         assert_eq!(needed.config_maps, ["b".to_owned(), "d".to_owned()].into());
     }

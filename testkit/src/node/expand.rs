@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_inserted_is_not_expanded_again() {
+    fn expanded_values_are_not_expanded_again() {
         assert_eq!(expand("$(A)", |_| Some("$(A)$$".to_owned())), "$(A)$$");
     }
 }

@@ -14,7 +14,7 @@ mod records;
 mod status;
 mod watch;
 
-pub use environment::{Environment, Needed, Sources, command_line, resolve};
+pub use environment::{Environment, References, Sources, command_line, resolve};
 pub use expand::expand;
 pub use records::PodRecord;
 
@@ -25,7 +25,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tokio::sync::oneshot;
 
-use crate::folder::Folder;
+use crate::folder::ScratchDir;
 use crate::prefect::virtual_environment;
 use records::Records;
 
@@ -76,16 +76,16 @@ impl NodeOptions {
 }
 
 /// What the tasks of a node share.
-pub(crate) struct Site {
+pub(crate) struct NodeContext {
     options: NodeOptions,
     venv: PathBuf,
-    folder: Folder,
+    folder: ScratchDir,
     records: Records,
 }
 
 /// A node on a thread of its own. Its processes end with its value, or with this process.
 pub struct ProcessNode {
-    site: Arc<Site>,
+    site: Arc<NodeContext>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -96,9 +96,9 @@ impl ProcessNode {
     /// # Errors
     /// When the virtual environment cannot be made, or the cluster does not answer.
     pub async fn start(options: NodeOptions) -> Result<Self> {
-        let site = Arc::new(Site {
+        let site = Arc::new(NodeContext {
             venv: virtual_environment().await?,
-            folder: Folder::new("node")?,
+            folder: ScratchDir::new("node")?,
             records: Records::default(),
             options,
         });

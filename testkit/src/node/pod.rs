@@ -12,29 +12,29 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::environment::{Environment, Needed, Sources, resolve};
+use super::environment::{Environment, References, Sources, resolve};
 use super::records::PodRecord;
 use super::status::{State, status};
-use super::{Site, process};
+use super::{NodeContext, process};
 use crate::guard::GuardedChild;
 
-const REQUEST_TIME: Duration = Duration::from_secs(30);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Once ended by SIGTERM or SIGKILL, a process is gone within this time.
-const END_TIME: Duration = Duration::from_secs(20);
+const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long one wait for a process lasts; it is repeated for as long as the pod lives.
-const LOOK: Duration = Duration::from_hours(1);
+const RECHECK_INTERVAL: Duration = Duration::from_hours(1);
 /// A status that the API server does not take is sent again: half a minute is enough for its restart.
-const REPORTS: u32 = 60;
-const BETWEEN_REPORTS: Duration = Duration::from_millis(500);
+const MAX_REPORTS: u32 = 60;
+const REPORT_INTERVAL: Duration = Duration::from_millis(500);
 /// What container runtimes report for a process that did not start.
 const START_ERROR: i32 = 128;
 
 /// How long a kubelet would wait at most before it starts a container again is five minutes; nobody here has those.
-const LONGEST_BACK_OFF: Duration = Duration::from_secs(15);
+const MAX_BACKOFF: Duration = Duration::from_secs(15);
 
 /// One pod's life on this node.
-pub(super) struct Life<'a> {
-    site: &'a Site,
+pub(super) struct PodLifecycle<'a> {
+    site: &'a NodeContext,
     client: &'a Client,
     pods: Api<Pod>,
     pod: &'a Pod,
@@ -43,8 +43,8 @@ pub(super) struct Life<'a> {
 }
 
 /// Lives the life of `pod`. `gone` becomes true once the pod is to end.
-pub(super) async fn live(
-    site: &Site,
+pub(super) async fn run_pod(
+    site: &NodeContext,
     client: &Client,
     pod: &Pod,
     mut gone: watch::Receiver<bool>,
@@ -54,7 +54,7 @@ pub(super) async fn live(
         .and_then(<[_]>::first)
         .context("a pod without containers")?;
     let namespace = pod.namespace().unwrap_or_default();
-    let life = Life {
+    let life = PodLifecycle {
         site,
         client,
         pods: Api::namespaced(client.clone(), &namespace),
@@ -83,7 +83,7 @@ pub(super) async fn remove(client: &Client, pod: &Pod) -> Result<()> {
         }),
         ..DeleteParams::default()
     };
-    let deleted = timeout(REQUEST_TIME, pods.delete(&pod.name_any(), &params)).await?;
+    let deleted = timeout(REQUEST_TIMEOUT, pods.delete(&pod.name_any(), &params)).await?;
     match deleted {
         // Gone already, or another pod of that name.
         Err(kube::Error::Api(answer)) if matches!(answer.code, 404 | 409) => Ok(()),
@@ -91,7 +91,7 @@ pub(super) async fn remove(client: &Client, pod: &Pod) -> Result<()> {
     }
 }
 
-impl Life<'_> {
+impl PodLifecycle<'_> {
     /// Whether the pod is now this node's: somebody else may have been faster, or it is gone.
     async fn bind(&self) -> Result<bool> {
         let name = self.pod.name_any();
@@ -104,7 +104,7 @@ impl Life<'_> {
         let bound = self
             .pods
             .create_subresource("binding", &name, &params, &binding);
-        match timeout(REQUEST_TIME, bound).await? {
+        match timeout(REQUEST_TIMEOUT, bound).await? {
             Ok(Status { .. }) => Ok(true),
             Err(kube::Error::Api(answer)) if matches!(answer.code, 404 | 409) => Ok(false),
             Err(error) => Err(error).context("binding a pod"),
@@ -136,12 +136,12 @@ impl Life<'_> {
             let Some(env) = self.environment(gone).await? else {
                 return Ok(());
             };
-            self.site.records.created(&uid, &env);
+            self.site.records.set_environment(&uid, &env);
             let started = now();
             let end = match process::start(self.site, self.container, &env, &folder, &log) {
                 Ok(child) => {
                     self.report(&State::Running { started: &started }).await?;
-                    let code = until_ended(&child, gone).await;
+                    let code = exit_code(&child, gone).await;
                     let reason = if code == 0 { "Completed" } else { "Error" };
                     (reason, String::new(), code)
                 }
@@ -149,7 +149,7 @@ impl Life<'_> {
             };
             let (reason, message, code) = end;
             if !always || *gone.borrow() {
-                return self.ended(reason, &message, code, &started).await;
+                return self.until_exit(reason, &message, code, &started).await;
             }
             let message = format!("exit code {code}: {reason}{message}, back-off {back_off:?}");
             let reason = "CrashLoopBackOff";
@@ -158,8 +158,8 @@ impl Life<'_> {
                 message: &message,
             })
             .await?;
-            let _ = timeout(back_off, ending(gone)).await;
-            back_off = (back_off * 2).min(LONGEST_BACK_OFF);
+            let _ = timeout(back_off, until_deleted(gone)).await;
+            back_off = (back_off * 2).min(MAX_BACKOFF);
         }
         Ok(())
     }
@@ -183,32 +183,32 @@ impl Life<'_> {
                 }
             }
             // Either the pod goes or the time passes: both are looked at above.
-            let _ = timeout(self.site.options.retry, ending(gone)).await;
+            let _ = timeout(self.site.options.retry, until_deleted(gone)).await;
         }
         Ok(None)
     }
 
     async fn sources(&self) -> Result<Sources> {
         let namespace = self.pod.namespace().unwrap_or_default();
-        let needed = Needed::of(self.container);
+        let needed = References::of(self.container);
         let mut sources = Sources::default();
         let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &namespace);
         for name in needed.secrets {
-            let found = timeout(REQUEST_TIME, secrets.get_opt(&name)).await??;
+            let found = timeout(REQUEST_TIMEOUT, secrets.get_opt(&name)).await??;
             let data = found.map(|secret| secret.data.unwrap_or_default());
             let data = data.map(|data| data.into_iter().map(|(k, v)| (k, v.0)).collect());
             sources.secrets.insert(name, data);
         }
         let config_maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), &namespace);
         for name in needed.config_maps {
-            let found = timeout(REQUEST_TIME, config_maps.get_opt(&name)).await??;
+            let found = timeout(REQUEST_TIMEOUT, config_maps.get_opt(&name)).await??;
             let data = found.map(|map| map.data.unwrap_or_default());
             sources.config_maps.insert(name, data);
         }
         Ok(sources)
     }
 
-    async fn ended(
+    async fn until_exit(
         &self,
         reason: &str,
         message: &str,
@@ -235,29 +235,29 @@ impl Life<'_> {
         loop {
             let patched = self.pods.patch_status(&name, &params, &patch);
             tries += 1;
-            match timeout(REQUEST_TIME, patched).await {
+            match timeout(REQUEST_TIMEOUT, patched).await {
                 Ok(Ok(_)) => return Ok(()),
                 Ok(Err(kube::Error::Api(answer))) if answer.code == 404 => return Ok(()),
-                Ok(Err(error)) if tries == REPORTS => {
+                Ok(Err(error)) if tries == MAX_REPORTS => {
                     return Err(error).context("reporting a pod's status");
                 }
-                Err(elapsed) if tries == REPORTS => return Err(elapsed.into()),
-                _ => tokio::time::sleep(BETWEEN_REPORTS).await,
+                Err(elapsed) if tries == MAX_REPORTS => return Err(elapsed.into()),
+                _ => tokio::time::sleep(REPORT_INTERVAL).await,
             }
         }
     }
 }
 
 /// The exit code, sooner or later: a pod that is to end ends its process.
-async fn until_ended(child: &GuardedChild, gone: &mut watch::Receiver<bool>) -> i32 {
+async fn exit_code(child: &GuardedChild, gone: &mut watch::Receiver<bool>) -> i32 {
     loop {
         tokio::select! {
-            code = child.ended(LOOK) => if let Some(code) = code { return code },
-            () = ending(gone) => {
+            code = child.wait_async(RECHECK_INTERVAL) => if let Some(code) = code { return code },
+            () = until_deleted(gone) => {
                 child.terminate();
-                let code = child.ended(END_TIME / 2).await;
+                let code = child.wait_async(STOP_TIMEOUT / 2).await;
                 if code.is_none() {
-                    child.kill_now();
+                    child.kill();
                 }
                 return code.or(child.exit_code()).unwrap_or(137);
             }
@@ -266,7 +266,7 @@ async fn until_ended(child: &GuardedChild, gone: &mut watch::Receiver<bool>) -> 
 }
 
 /// Returns once the pod is to end.
-async fn ending(gone: &mut watch::Receiver<bool>) {
+async fn until_deleted(gone: &mut watch::Receiver<bool>) {
     let _ = gone.wait_for(|gone| *gone).await;
 }
 

@@ -9,15 +9,15 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Container;
 
 use super::environment::{Environment, command_line};
-use super::{Image, Site};
+use super::{Image, NodeContext};
 use crate::guard::{GuardedChild, GuardedCommand};
 
 /// How long a process may take to end after SIGTERM.
-const GRACE: Duration = Duration::from_secs(5);
+const GRACE_PERIOD: Duration = Duration::from_secs(5);
 
 /// Starts the container's process, whose output goes to `log`.
 pub(super) fn start(
-    site: &Site,
+    site: &NodeContext,
     container: &Container,
     env: &Environment,
     folder: &Path,
@@ -33,7 +33,7 @@ pub(super) fn start(
 
     let bin = site.venv.join("bin");
     let image_path = format!("{}:/usr/local/bin:/usr/bin:/bin", bin.display());
-    let program = find(program, env.get("PATH").unwrap_or(&image_path))
+    let program = find_in_path(program, env.get("PATH").unwrap_or(&image_path))
         .ok_or_else(|| format!("exec: {program:?}: executable file not found in $PATH"))?;
     let mut command = Command::new(program);
     command
@@ -50,13 +50,13 @@ pub(super) fn start(
         .envs(env.iter());
     // The error may say what it was given, so only its kind is kept.
     GuardedCommand::new(&container.name, command, log)
-        .grace(GRACE)
+        .grace(GRACE_PERIOD)
         .start()
         .map_err(|_| "the process could not be started".to_owned())
 }
 
 /// What stands for the container's image.
-pub(super) fn image<'a>(site: &'a Site, container: &Container) -> Option<&'a Image> {
+pub(super) fn image<'a>(site: &'a NodeContext, container: &Container) -> Option<&'a Image> {
     let wanted = container.image.as_deref().unwrap_or_default();
     let images = site.options.images.iter();
     let mut fitting = images.filter(|image| {
@@ -67,17 +67,17 @@ pub(super) fn image<'a>(site: &'a Site, container: &Container) -> Option<&'a Ima
 }
 
 /// The program as a container runtime finds it: with a slash as it is, else in the container's own `PATH`.
-fn find(program: &str, path: &str) -> Option<PathBuf> {
+fn find_in_path(program: &str, path: &str) -> Option<PathBuf> {
     if program.contains('/') {
-        return executable(Path::new(program)).then(|| program.into());
+        return is_executable(Path::new(program)).then(|| program.into());
     }
     let mut found = path
         .split(':')
         .map(|folder| Path::new(folder).join(program));
-    found.find(|candidate| executable(candidate))
+    found.find(|candidate| is_executable(candidate))
 }
 
-fn executable(file: &Path) -> bool {
+fn is_executable(file: &Path) -> bool {
     std::fs::metadata(file)
         .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
@@ -87,9 +87,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_is_looked_up_in_the_path_that_the_container_has() {
-        assert_eq!(find("sh", "/nowhere:/bin"), Some("/bin/sh".into()));
-        assert_eq!(find("sh", "from-a-secret"), None);
-        assert_eq!(find("/bin/sh", ""), Some("/bin/sh".into()));
+    fn programs_are_found_on_the_containers_path() {
+        assert_eq!(find_in_path("sh", "/nowhere:/bin"), Some("/bin/sh".into()));
+        assert_eq!(find_in_path("sh", "from-a-secret"), None);
+        assert_eq!(find_in_path("/bin/sh", ""), Some("/bin/sh".into()));
     }
 }

@@ -56,7 +56,7 @@ impl Records {
         self.lock().push(record);
     }
 
-    pub(super) fn created(&self, uid: &str, env: &Environment) {
+    pub(super) fn set_environment(&self, uid: &str, env: &Environment) {
         for record in self.lock().iter_mut().filter(|r| r.uid == uid) {
             record.env = Some(env.clone());
         }

@@ -18,15 +18,15 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::{Site, pod, process};
+use super::{NodeContext, pod, process};
 use crate::progress;
 
-const REGISTER_TIME: Duration = Duration::from_secs(30);
+const REGISTER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The node's thread: it ends when `stopped` does.
 pub(super) fn run(
-    site: &Arc<Site>,
-    tell: oneshot::Sender<Result<()>>,
+    site: &Arc<NodeContext>,
+    ready: oneshot::Sender<Result<()>>,
     stopped: oneshot::Receiver<()>,
 ) {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -35,7 +35,7 @@ pub(super) fn run(
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
-            let _ = tell.send(Err(error.into()));
+            let _ = ready.send(Err(error.into()));
             return;
         }
     };
@@ -43,19 +43,19 @@ pub(super) fn run(
         let client = match register(site).await {
             Ok(client) => client,
             Err(error) => {
-                let _ = tell.send(Err(error));
+                let _ = ready.send(Err(error));
                 return;
             }
         };
-        let _ = tell.send(Ok(()));
+        let _ = ready.send(Ok(()));
         tokio::select! {
-            () = take_pods(site, &client) => {}
+            () = run_pods(site, &client) => {}
             _ = stopped => {}
         }
     });
 }
 
-async fn register(site: &Site) -> Result<Client> {
+async fn register(site: &NodeContext) -> Result<Client> {
     let client = client(&site.options.kubeconfig).await?;
     let name = &site.options.name;
     let room = json!({"cpu": "64", "memory": "64Gi", "pods": "1000"});
@@ -72,7 +72,7 @@ async fn register(site: &Site) -> Result<Client> {
     });
     let nodes: Api<Node> = Api::all(client.clone());
     let params = PatchParams::apply("process-node").force();
-    timeout(REGISTER_TIME, async {
+    timeout(REGISTER_TIMEOUT, async {
         nodes.patch(name, &params, &Patch::Apply(&node)).await?;
         nodes
             .patch_status(name, &params, &Patch::Apply(&node))
@@ -93,7 +93,7 @@ async fn client(kubeconfig: &Path) -> Result<Client> {
     Ok(Client::try_from(config)?)
 }
 
-async fn take_pods(site: &Arc<Site>, client: &Client) {
+async fn run_pods(site: &Arc<NodeContext>, client: &Client) {
     let pods: Api<Pod> = match &site.options.namespace {
         Some(namespace) => Api::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
@@ -116,14 +116,14 @@ async fn take_pods(site: &Arc<Site>, client: &Client) {
                 if pod.metadata.deletion_timestamp.is_some() {
                     let told = ends.get(&uid).is_some_and(|end| end.send(true).is_ok());
                     if !told && is_ours(site, &pod) {
-                        note(pod::remove(client, &pod).await);
+                        log_failure(pod::remove(client, &pod).await);
                     }
-                } else if is_waiting(site, &pod) && !ends.contains_key(&uid) {
+                } else if is_unstarted(site, &pod) && !ends.contains_key(&uid) {
                     let (end, gone) = watch::channel(false);
                     ends.insert(uid, end);
                     let (site, client) = (Arc::clone(site), client.clone());
                     lives.spawn(async move {
-                        note(pod::live(&site, &client, &pod, gone).await);
+                        log_failure(pod::run_pod(&site, &client, &pod, gone).await);
                     });
                 }
             }
@@ -137,14 +137,14 @@ async fn take_pods(site: &Arc<Site>, client: &Client) {
     }
 }
 
-fn is_ours(site: &Site, pod: &Pod) -> bool {
+fn is_ours(site: &NodeContext, pod: &Pod) -> bool {
     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
     node == Some(site.options.name.as_str())
 }
 
 /// Whether nobody has bound it, and it is a Job's, or a Deployment's whose image is known here: any other would fail, be
 /// replaced, and fail again without end.
-fn is_waiting(site: &Site, pod: &Pod) -> bool {
+fn is_unstarted(site: &NodeContext, pod: &Pod) -> bool {
     let Some(spec) = &pod.spec else { return false };
     let known = spec
         .containers
@@ -157,7 +157,7 @@ fn is_waiting(site: &Site, pod: &Pod) -> bool {
             .any(|owner| owner.kind == "Job" || owner.kind == "ReplicaSet" && known)
 }
 
-fn note(result: Result<()>) {
+fn log_failure(result: Result<()>) {
     if let Err(error) = result {
         progress::line(&format!("node: {error:#}"));
     }

@@ -8,10 +8,10 @@ use reqwest::{Method, StatusCode};
 use serde_json::Value;
 use tokio::sync::Mutex;
 
-const REQUEST_TIME: Duration = Duration::from_secs(30);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// `SQLite` answers 503 while another write holds it: 40 tries are about 20 s.
-const TRIES: u32 = 40;
-const BETWEEN_TRIES: Duration = Duration::from_millis(500);
+const MAX_ATTEMPTS: u32 = 40;
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 const CSRF_CLIENT: &str = "testkit";
 
 /// A client of one Prefect server. It belongs to the runtime that uses it: make one for each test.
@@ -38,7 +38,7 @@ impl PrefectApi {
             }
         };
         let http = reqwest::Client::builder()
-            .timeout(REQUEST_TIME)
+            .timeout(REQUEST_TIMEOUT)
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .build()?;
@@ -71,7 +71,7 @@ impl PrefectApi {
     /// # Errors
     /// When the answer is neither a success nor 404.
     pub async fn find(&self, path: &str) -> Result<Option<Value>> {
-        let (status, body) = self.patiently(Method::GET, path, None).await?;
+        let (status, body) = self.send_with_retries(Method::GET, path, None).await?;
         if status == StatusCode::NOT_FOUND {
             return Ok(None);
         }
@@ -103,23 +103,23 @@ impl PrefectApi {
     }
 
     async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<String> {
-        let (status, text) = self.patiently(method.clone(), path, body).await?;
+        let (status, text) = self.send_with_retries(method.clone(), path, body).await?;
         success(&method, path, status, text)
     }
 
     /// Asks again while the server is busy, and once more with a new CSRF token after a 403.
-    async fn patiently(
+    async fn send_with_retries(
         &self,
         method: Method,
         path: &str,
         body: Option<&Value>,
     ) -> Result<(StatusCode, String)> {
         let mut renewed = false;
-        for _ in 0..TRIES {
-            let (status, text) = self.once(&method, path, body).await?;
+        for _ in 0..MAX_ATTEMPTS {
+            let (status, text) = self.send_once(&method, path, body).await?;
             match status {
                 StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
-                    tokio::time::sleep(BETWEEN_TRIES).await;
+                    tokio::time::sleep(RETRY_INTERVAL).await;
                 }
                 StatusCode::FORBIDDEN if self.csrf.is_some() && !renewed => {
                     renewed = true;
@@ -130,10 +130,10 @@ impl PrefectApi {
                 _ => return Ok((status, text)),
             }
         }
-        bail!("{method} {path}: still busy after {TRIES} tries")
+        bail!("{method} {path}: still busy after {MAX_ATTEMPTS} tries")
     }
 
-    async fn once(
+    async fn send_once(
         &self,
         method: &Method,
         path: &str,

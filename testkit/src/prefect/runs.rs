@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::api::{PrefectApi, text};
 
-const LOOK: Duration = Duration::from_millis(250);
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A deployment to be made.
 pub struct Deployment<'a> {
@@ -117,7 +117,7 @@ impl PrefectApi {
             if Instant::now() >= deadline {
                 bail!("flow run {run_id} is {} after {limit:?}", state.name);
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 

@@ -12,14 +12,14 @@ use tokio::sync::OnceCell;
 
 use super::api::PrefectApi;
 use super::command::{prefect, virtual_environment};
-use crate::folder::Folder;
+use crate::folder::ScratchDir;
 use crate::guard::{GuardedChild, GuardedCommand, log_tail};
 use crate::{cache, ports, wait};
 
 /// Starting takes 6 to 12 s on two idle cores, and these cores are seldom idle.
-const START_TIME: Duration = Duration::from_mins(3);
+const START_TIMEOUT: Duration = Duration::from_mins(3);
 /// How often another port is tried when a server ends before it answers.
-const STARTS: u32 = 3;
+const START_ATTEMPTS: u32 = 3;
 
 /// Services that no test looks at. Event streams and the event store stay on.
 const OFF: [&str; 10] = [
@@ -52,7 +52,7 @@ pub struct PrefectServer {
     venv: PathBuf,
     port: u16,
     process: Mutex<Option<GuardedChild>>,
-    folder: Folder,
+    folder: ScratchDir,
 }
 
 impl PrefectServer {
@@ -65,7 +65,7 @@ impl PrefectServer {
         let seed = seed(venv.clone()).await?;
         let mut tries = 0;
         loop {
-            let folder = Folder::new("prefect-server")?;
+            let folder = ScratchDir::new("prefect-server")?;
             for entry in std::fs::read_dir(&seed)? {
                 let entry = entry?;
                 std::fs::copy(entry.path(), folder.path().join(entry.file_name()))?;
@@ -81,7 +81,7 @@ impl PrefectServer {
             tries += 1;
             match server.restart().await {
                 Ok(()) => return Ok(server),
-                Err(error) if tries == STARTS => return Err(error),
+                Err(error) if tries == START_ATTEMPTS => return Err(error),
                 Err(_) => {}
             }
         }
@@ -141,7 +141,7 @@ impl PrefectServer {
         let log = self.log_path();
         let process = command(&self.venv, home, self.port, &log, &self.options).start()?;
         let url = self.api_url();
-        ready(&url, &process).await?;
+        wait_until_ready(&url, &process).await?;
         *self.process() = Some(process);
         Ok(())
     }
@@ -186,7 +186,7 @@ fn command(
     GuardedCommand::new("Prefect's server", command, log)
 }
 
-async fn ready(url: &str, process: &GuardedChild) -> Result<()> {
+async fn wait_until_ready(url: &str, process: &GuardedChild) -> Result<()> {
     let api = PrefectApi::new(url, None, false)?;
     let answers = async || {
         if process.exit_code().is_some() {
@@ -194,8 +194,8 @@ async fn ready(url: &str, process: &GuardedChild) -> Result<()> {
         }
         api.get("/health").await.is_ok().then_some(true)
     };
-    let waited = wait::until(START_TIME, "Prefect's server", answers).await;
-    process.still_runs()?;
+    let waited = wait::until(START_TIMEOUT, "Prefect's server", answers).await;
+    process.ensure_running()?;
     waited.with_context(|| log_tail(process.log_path()))?;
     Ok(())
 }
@@ -205,13 +205,16 @@ async fn seed(venv: PathBuf) -> Result<PathBuf> {
     let runtime = tokio::runtime::Handle::current();
     let build = move || {
         let key = cache::key("prefect-database", &[venv.as_os_str().as_encoded_bytes()]);
-        cache::once(&key, "Prefect's empty database", |home| {
-            let folder = Folder::new("prefect-seed")?;
+        cache::get_or_build(&key, "Prefect's empty database", |home| {
+            let folder = ScratchDir::new("prefect-seed")?;
             let [port] = ports::free()?;
             let options = PrefectOptions::default();
             let log = folder.path().join("server.log");
             let server = command(&venv, home, port, &log, &options).start()?;
-            runtime.block_on(ready(&format!("http://127.0.0.1:{port}/api"), &server))
+            runtime.block_on(wait_until_ready(
+                &format!("http://127.0.0.1:{port}/api"),
+                &server,
+            ))
         })
     };
     tokio::task::spawn_blocking(build)

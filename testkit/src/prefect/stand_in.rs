@@ -20,7 +20,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
 
-use crate::background::Background;
+use crate::background::BackgroundServer;
 
 /// What the real server answers, for the parts that nobody sets.
 const BLOCK: &str = include_str!("../../fixtures/prefect-block-document.json");
@@ -62,7 +62,7 @@ impl Shared {
 pub struct StandIn {
     shared: Arc<Shared>,
     address: SocketAddr,
-    _background: Background,
+    _background: BackgroundServer,
 }
 
 impl StandIn {
@@ -75,7 +75,7 @@ impl StandIn {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("a port")?;
         let address = listener.local_addr()?;
         let routes = routes(&shared);
-        let background = Background::start("prefect-stand-in", move || async move {
+        let background = BackgroundServer::start("prefect-stand-in", move || async move {
             if let Ok(server) = axum_server::from_tcp(listener) {
                 // It serves until it is dropped.
                 let _ = server.serve(routes.into_make_service()).await;
@@ -115,7 +115,7 @@ impl StandIn {
     }
 
     /// The wait before each answer from now on; none at the start.
-    pub fn delay(&self, delay: Duration) {
+    pub fn set_delay(&self, delay: Duration) {
         self.shared.state().delay = delay;
     }
 
@@ -126,7 +126,7 @@ impl StandIn {
     }
 
     /// Starts to count anew.
-    pub fn reset(&self) {
+    pub fn reset_counts(&self) {
         self.shared.state().counts = StandInCounts::default();
     }
 }
@@ -141,16 +141,16 @@ fn routes(shared: &Arc<Shared>) -> Router {
         .route("/api/deployments/filter", post(async || Json(json!([]))))
         .route(
             "/api/csrf-token",
-            get(async || refused(422, "CSRF protection is disabled.")),
+            get(async || error_response(422, "CSRF protection is disabled.")),
         )
         .route("/api/health", get(async || Json(json!(true))))
-        .fallback(async || refused(404, "Not Found"))
-        .layer(from_fn_with_state(Arc::clone(shared), pass))
+        .fallback(async || error_response(404, "Not Found"))
+        .layer(from_fn_with_state(Arc::clone(shared), handle))
         .with_state(Arc::clone(shared))
 }
 
 /// Counts and waits.
-async fn pass(Given(shared): Given<Arc<Shared>>, request: Request, next: Next) -> Response {
+async fn handle(Given(shared): Given<Arc<Shared>>, request: Request, next: Next) -> Response {
     let delay = {
         let mut state = shared.state();
         let path = request.uri().path();
@@ -177,7 +177,7 @@ async fn pass(Given(shared): Given<Arc<Shared>>, request: Request, next: Next) -
     next.run(request).await
 }
 
-fn refused(status: u16, detail: &str) -> Response {
+fn error_response(status: u16, detail: &str) -> Response {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     (status, Json(json!({"detail": detail}))).into_response()
 }
@@ -189,17 +189,17 @@ async fn block(
     let known = slug == "secret";
     let data = shared.state().blocks.get(&name).filter(|_| known).cloned();
     let Some(data) = data else {
-        return refused(404, "Block document not found");
+        return error_response(404, "Block document not found");
     };
-    filled(BLOCK, &[("name", name.into()), ("data", data)])
+    merge_defaults(BLOCK, &[("name", name.into()), ("data", data)])
 }
 
 async fn pool(Given(shared): Given<Arc<Shared>>, Path(name): Path<String>) -> Response {
     let template = shared.state().pools.get(&name).cloned();
     let Some(template) = template else {
-        return no_pool(&name);
+        return pool_not_found(&name);
     };
-    filled(
+    merge_defaults(
         POOL,
         &[("name", name.into()), ("base_job_template", template)],
     )
@@ -212,19 +212,19 @@ async fn edit_pool(
 ) -> Response {
     match shared.state().pools.get_mut(&name) {
         Some(template) => *template = edit["base_job_template"].take(),
-        None => return no_pool(&name),
+        None => return pool_not_found(&name),
     }
     StatusCode::NO_CONTENT.into_response()
 }
 
-fn no_pool(name: &str) -> Response {
-    refused(404, &format!("Work pool \"{name}\" not found."))
+fn pool_not_found(name: &str) -> Response {
+    error_response(404, &format!("Work pool \"{name}\" not found."))
 }
 
 /// A fixture with these fields in the place of its own.
-fn filled(fixture: &str, fields: &[(&str, Value)]) -> Response {
+fn merge_defaults(fixture: &str, fields: &[(&str, Value)]) -> Response {
     let Ok(mut whole) = serde_json::from_str::<Value>(fixture) else {
-        return refused(500, "the fixture is not JSON");
+        return error_response(500, "the fixture is not JSON");
     };
     for (name, value) in fields {
         whole[*name] = value.clone();

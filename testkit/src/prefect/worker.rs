@@ -7,12 +7,12 @@ use anyhow::{Context, Result, bail};
 
 use super::command::{prefect, virtual_environment};
 use super::server::PrefectServer;
-use crate::folder::Folder;
+use crate::folder::ScratchDir;
 use crate::guard::{GuardedChild, GuardedCommand};
 use crate::wait;
 
 /// Python's imports alone take 6 to 13 s.
-const START_TIME: Duration = Duration::from_mins(3);
+const START_TIMEOUT: Duration = Duration::from_mins(3);
 
 /// Which worker is wanted.
 #[derive(Clone)]
@@ -30,7 +30,7 @@ pub struct WorkerOptions {
 /// A real Kubernetes worker. It ends with its value, or with this process.
 pub struct PrefectWorker {
     process: GuardedChild,
-    _folder: Folder,
+    _folder: ScratchDir,
 }
 
 impl PrefectWorker {
@@ -40,7 +40,7 @@ impl PrefectWorker {
     /// When it ends or does not come online in time; the error quotes its log.
     pub async fn start(server: &PrefectServer, options: &WorkerOptions) -> Result<Self> {
         let venv = virtual_environment().await?;
-        let folder = Folder::new("prefect-worker")?;
+        let folder = ScratchDir::new("prefect-worker")?;
         let log = folder.path().join("worker.log");
         let (pool, name) = (&options.pool, &options.name);
         let mut command = prefect(&venv, folder.path());
@@ -69,8 +69,8 @@ impl PrefectWorker {
             }
             bail!("not among the pool's workers")
         };
-        let waited = wait::until(START_TIME, "Prefect's worker", online).await;
-        process.still_runs()?;
+        let waited = wait::until(START_TIMEOUT, "Prefect's worker", online).await;
+        process.ensure_running()?;
         waited.with_context(|| process.log_tail())?;
         Ok(Self {
             process,

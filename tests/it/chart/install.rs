@@ -22,11 +22,11 @@ use testkit::{kubernetes, wait};
 
 use super::{BINARY, CHART, MANIFEST};
 use crate::work_pools::template;
-use crate::world::{CRD, SOON, canary, doppler, secret};
+use crate::world::{CRD, TIMEOUT, canary, doppler, secret};
 
-const HOME: &str = "doppler";
-const FLOWS: &str = "chart-flows";
-const NAME: &str = "op-doppler-prefect-operator";
+const OPERATOR_NAMESPACE: &str = "doppler";
+const FLOW_NAMESPACE: &str = "chart-flows";
+const FULL_NAME: &str = "op-doppler-prefect-operator";
 
 /// The chart as it was when bindings could not be suspended.
 fn older_chart(folder: &Path) -> Result<PathBuf> {
@@ -72,14 +72,14 @@ impl Cluster {
         let client = plane.admin_client()?;
         for (name, labels) in [
             (
-                HOME,
+                OPERATOR_NAMESPACE,
                 json!({"pod-security.kubernetes.io/enforce": "restricted"}),
             ),
             (
                 "doppler-prefect-operator",
                 json!({"pod-security.kubernetes.io/enforce": "restricted"}),
             ),
-            (FLOWS, json!({})),
+            (FLOW_NAMESPACE, json!({})),
         ] {
             let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
             kubernetes::apply(&client, name, &namespace.to_string()).await?;
@@ -94,7 +94,7 @@ impl Cluster {
 
     async fn helm(&self, args: &[&str]) -> Result<String> {
         let mut all = args.to_vec();
-        all.extend(["--namespace", HOME]);
+        all.extend(["--namespace", OPERATOR_NAMESPACE]);
         helm_async(&all, Some(&self.plane.admin_kubeconfig_path()))
             .await?
             .success()
@@ -106,7 +106,7 @@ impl Cluster {
     }
 
     async fn deploy_with(&self, command: &str, chart: &str, set: &str) -> Result<String> {
-        let watched = format!("watchNamespaces={{{FLOWS}}}");
+        let watched = format!("watchNamespaces={{{FLOW_NAMESPACE}}}");
         let sets = [
             set,
             watched.as_str(),
@@ -123,7 +123,7 @@ impl Cluster {
     }
 
     /// Whether bindings can be suspended.
-    async fn crd_knows_suspend(&self) -> Result<bool> {
+    async fn crd_has_suspend(&self) -> Result<bool> {
         let definitions: Api<CustomResourceDefinition> = Api::all(self.client.clone());
         let crd = definitions
             .get("dopplerprefectbindings.doppler-prefect.dev")
@@ -137,7 +137,7 @@ impl Cluster {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
         let deployments: Api<Deployment> = Api::namespaced(self.client.clone(), namespace);
         let operator = ListParams::default().labels("app.kubernetes.io/component=operator");
-        wait::until(SOON, "the operator's pod to be admitted", async || {
+        wait::until(TIMEOUT, "the operator's pod to be admitted", async || {
             if !pods.list(&operator).await?.items.is_empty() {
                 return Ok(());
             }
@@ -154,13 +154,13 @@ impl Cluster {
         let kind =
             GroupVersionKind::gvk("doppler-prefect.dev", "v1alpha1", "DopplerPrefectBinding");
         let resource = ApiResource::from_gvk_with_plural(&kind, "dopplerprefectbindings");
-        Api::namespaced_with(self.client.clone(), FLOWS, &resource)
+        Api::namespaced_with(self.client.clone(), FLOW_NAMESPACE, &resource)
     }
 
     /// The operator as its Deployment would start it: its arguments, its environment, its account.
     async fn operator(&self, grant: &Grant) -> Result<Operator> {
-        let deployments: Api<Deployment> = Api::namespaced(self.client.clone(), HOME);
-        let deployment = deployments.get(NAME).await?;
+        let deployments: Api<Deployment> = Api::namespaced(self.client.clone(), OPERATOR_NAMESPACE);
+        let deployment = deployments.get(FULL_NAME).await?;
         let pod = deployment
             .spec
             .and_then(|spec| spec.template.spec)
@@ -173,7 +173,7 @@ impl Cluster {
                 .map(|field| field.field_path);
             let value = match field.as_deref() {
                 None => variable.value.unwrap_or_default(),
-                Some("metadata.namespace") => HOME.to_owned(),
+                Some("metadata.namespace") => OPERATOR_NAMESPACE.to_owned(),
                 Some("metadata.name") => "a-pod".to_owned(),
                 Some("status.podIP") => "127.0.0.1".to_owned(),
                 Some(other) => panic!("{other}"),
@@ -202,22 +202,22 @@ async fn bind(cluster: &Cluster, prefect: &PrefectServer, api: &PrefectApi) -> R
     api.create_pool(
         pool,
         "kubernetes",
-        Some(serde_json::from_str(&template(FLOWS))?),
+        Some(serde_json::from_str(&template(FLOW_NAMESPACE))?),
     )
     .await?;
     let before = api.template(pool).await?;
     let binding = json!({
         "apiVersion": "doppler-prefect.dev/v1alpha1", "kind": "DopplerPrefectBinding",
-        "metadata": {"name": "left", "namespace": FLOWS},
+        "metadata": {"name": "left", "namespace": FLOW_NAMESPACE},
         "spec": {
             "prefect": {"server": {"remoteApiUrl": prefect.api_url()}, "block": {"name": pool}},
             "doppler": {"host": doppler.url()},
             "inject": {"workPools": [{"name": pool}]},
         },
     });
-    kubernetes::apply(&cluster.client, FLOWS, &binding.to_string()).await?;
+    kubernetes::apply(&cluster.client, FLOW_NAMESPACE, &binding.to_string()).await?;
     let bindings = cluster.bindings();
-    wait::until(SOON, "the binding to be Ready", async || {
+    wait::until(TIMEOUT, "the binding to be Ready", async || {
         let status = bindings.get("left").await?.data["status"].take();
         let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
         let ready = conditions
@@ -231,9 +231,9 @@ async fn bind(cluster: &Cluster, prefect: &PrefectServer, api: &PrefectApi) -> R
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_chart_installs_upgrades_its_crd_and_leaves_pools_and_bindings_free() -> Result<()> {
+async fn install_upgrade_and_uninstall_leave_no_trace() -> Result<()> {
     let cluster = Cluster::start("chart-pool", "replicas=1").await?;
-    comes_and_goes(&cluster).await?;
+    install_upgrade_uninstall(&cluster).await?;
 
     // Whoever comes back finds a CRD that is theirs. To several replicas and back, and with it the strategy: a field of one must not be left for the
     // other.
@@ -241,42 +241,42 @@ async fn the_chart_installs_upgrades_its_crd_and_leaves_pools_and_bindings_free(
     cluster.deploy_with("upgrade", CHART, "replicas=2").await?;
     cluster.deploy("upgrade", CHART).await?;
     cluster.helm(&["uninstall", "op", "--no-hooks"]).await?;
-    without_helm(&cluster).await
+    installs_from_manifest(&cluster).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn several_replicas_leave_pools_and_bindings_free_as_well() -> Result<()> {
+async fn uninstall_with_replicas_leaves_no_trace() -> Result<()> {
     let cluster = Cluster::start("chart-pool-replicas", "replicas=2").await?;
-    comes_and_goes(&cluster).await?;
+    install_upgrade_uninstall(&cluster).await?;
     // Whatever had still been running could not have put anything back.
-    let leases: Api<Lease> = Api::namespaced(cluster.client.clone(), HOME);
-    let spec = leases.get(NAME).await?.spec.context("a lease")?;
+    let leases: Api<Lease> = Api::namespaced(cluster.client.clone(), OPERATOR_NAMESPACE);
+    let spec = leases.get(FULL_NAME).await?.spec.context("a lease")?;
     let holder = spec.holder_identity.context("nobody holds it")?;
     ensure!(holder.starts_with("release_"), "{holder}");
     Ok(())
 }
 
 /// Install, upgrade, uninstall.
-async fn comes_and_goes(cluster: &Cluster) -> Result<()> {
+async fn install_upgrade_uninstall(cluster: &Cluster) -> Result<()> {
     let prefect = PrefectServer::shared().await?;
     let older = older_chart(cluster.plane.folder())?;
     let older = older.to_str().context("a path that is not UTF-8")?;
     let notes = cluster.deploy("install", older).await?;
     ensure!(
-        notes.contains(&format!("kubectl apply -n {FLOWS}")),
+        notes.contains(&format!("kubectl apply -n {FLOW_NAMESPACE}")),
         "{notes}"
     );
-    ensure!(!cluster.crd_knows_suspend().await?);
-    cluster.until_pod(HOME).await?;
-    refuses_an_unrestricted_pod(cluster).await?;
+    ensure!(!cluster.crd_has_suspend().await?);
+    cluster.until_pod(OPERATOR_NAMESPACE).await?;
+    rejects_unrestricted_pod(cluster).await?;
 
     cluster.deploy("upgrade", CHART).await?;
     ensure!(
-        cluster.crd_knows_suspend().await?,
+        cluster.crd_has_suspend().await?,
         "helm upgrade left the older CRD"
     );
 
-    let grant = grant(&cluster.plane, HOME, NAME).await?;
+    let grant = grant(&cluster.plane, OPERATOR_NAMESPACE, FULL_NAME).await?;
     let operator = cluster.operator(&grant).await?;
     let api = prefect.api()?;
     let before = bind(cluster, prefect, &api).await?;
@@ -284,7 +284,7 @@ async fn comes_and_goes(cluster: &Cluster) -> Result<()> {
 
     // The operator runs when the hook starts: helm deletes its Deployment only afterwards.
     let mut options = NodeOptions::new("chart-node", cluster.plane.admin_kubeconfig_path());
-    options.namespace = Some(HOME.to_owned());
+    options.namespace = Some(OPERATOR_NAMESPACE.to_owned());
     options.images = vec![Image {
         repository: "doppler-prefect-operator".to_owned(),
         entrypoint: vec![BINARY.to_owned()],
@@ -297,7 +297,7 @@ async fn comes_and_goes(cluster: &Cluster) -> Result<()> {
     let uninstall = ["uninstall", "op", "--timeout", "60s"];
     let (uninstalled, ended) = tokio::join!(
         cluster.helm(&uninstall),
-        ends_with_its_pod(cluster, &operator)
+        terminate_with_its_pod(cluster, &operator)
     );
     let hook: String = node
         .pods()
@@ -305,9 +305,9 @@ async fn comes_and_goes(cluster: &Cluster) -> Result<()> {
         .map(testkit::node::PodRecord::log)
         .collect();
     uninstalled.with_context(|| format!("the hook said: {hook}"))?;
-    canary::absent("the hook's log", &hook)?;
+    canary::ensure_absent("the hook's log", &hook)?;
     ended?;
-    canary::absent("the operator's log", &operator.log()?)?;
+    canary::ensure_absent("the operator's log", &operator.log()?)?;
 
     assert_eq!(
         api.template(cluster.pool).await?,
@@ -316,18 +316,18 @@ async fn comes_and_goes(cluster: &Cluster) -> Result<()> {
     );
     let left = cluster.bindings().get("left").await?;
     ensure!(left.finalizers().is_empty(), "{:?}", left.finalizers());
-    let secrets: Api<Secret> = Api::namespaced(cluster.client.clone(), FLOWS);
+    let secrets: Api<Secret> = Api::namespaced(cluster.client.clone(), FLOW_NAMESPACE);
     secrets
         .get("left")
         .await
         .context("the Secret of a binding that is left")?;
     ensure!(
-        cluster.crd_knows_suspend().await?,
+        cluster.crd_has_suspend().await?,
         "the CRD is kept, and with it the bindings"
     );
-    let deployments: Api<Deployment> = Api::namespaced(cluster.client.clone(), HOME);
-    let jobs: Api<Job> = Api::namespaced(cluster.client.clone(), HOME);
-    ensure!(deployments.get_opt(NAME).await?.is_none());
+    let deployments: Api<Deployment> = Api::namespaced(cluster.client.clone(), OPERATOR_NAMESPACE);
+    let jobs: Api<Job> = Api::namespaced(cluster.client.clone(), OPERATOR_NAMESPACE);
+    ensure!(deployments.get_opt(FULL_NAME).await?.is_none());
     ensure!(
         jobs.list(&ListParams::default()).await?.items.is_empty(),
         "the hook's Job is left"
@@ -337,7 +337,7 @@ async fn comes_and_goes(cluster: &Cluster) -> Result<()> {
         .bindings()
         .delete("left", &kube::api::DeleteParams::default())
         .await?;
-    wait::until(SOON, "the binding to go", async || {
+    wait::until(TIMEOUT, "the binding to go", async || {
         cluster
             .bindings()
             .get_opt("left")
@@ -350,10 +350,10 @@ async fn comes_and_goes(cluster: &Cluster) -> Result<()> {
 }
 
 /// As a kubelet would: the operator is told to end once its pod is to go.
-async fn ends_with_its_pod(cluster: &Cluster, operator: &Operator) -> Result<()> {
-    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), HOME);
+async fn terminate_with_its_pod(cluster: &Cluster, operator: &Operator) -> Result<()> {
+    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), OPERATOR_NAMESPACE);
     let its = ListParams::default().labels("app.kubernetes.io/component=operator");
-    wait::until(SOON, "the operator's pod to go", async || {
+    wait::until(TIMEOUT, "the operator's pod to go", async || {
         let left = pods.list(&its).await?.items;
         let left = left
             .iter()
@@ -368,9 +368,9 @@ async fn ends_with_its_pod(cluster: &Cluster, operator: &Operator) -> Result<()>
 }
 
 /// Or the admission of the chart's pods would show nothing.
-async fn refuses_an_unrestricted_pod(cluster: &Cluster) -> Result<()> {
+async fn rejects_unrestricted_pod(cluster: &Cluster) -> Result<()> {
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "loose"}, "spec": {"containers": [{"name": "a", "image": "b"}]}});
-    let refused = kubernetes::apply(&cluster.client, HOME, &pod.to_string()).await;
+    let refused = kubernetes::apply(&cluster.client, OPERATOR_NAMESPACE, &pod.to_string()).await;
     let error = refused.err().context("an unrestricted pod was admitted")?;
     ensure!(
         format!("{error:#}").contains("violates PodSecurity"),
@@ -380,7 +380,7 @@ async fn refuses_an_unrestricted_pod(cluster: &Cluster) -> Result<()> {
 }
 
 /// `kubectl apply` of the CRD and the plain manifest.
-async fn without_helm(cluster: &Cluster) -> Result<()> {
+async fn installs_from_manifest(cluster: &Cluster) -> Result<()> {
     let home = "doppler-prefect-operator";
     kubernetes::apply(&cluster.client, home, CRD).await?;
     kubernetes::apply(&cluster.client, home, MANIFEST).await?;
@@ -416,17 +416,17 @@ async fn without_helm(cluster: &Cluster) -> Result<()> {
         }),
     ];
     for object in objects {
-        kubernetes::apply(&cluster.client, FLOWS, &object.to_string()).await?;
+        kubernetes::apply(&cluster.client, FLOW_NAMESPACE, &object.to_string()).await?;
     }
-    let secrets: Api<Secret> = Api::namespaced(cluster.client.clone(), FLOWS);
-    wait::until(SOON, "the Secret of a binding", async || {
+    let secrets: Api<Secret> = Api::namespaced(cluster.client.clone(), FLOW_NAMESPACE);
+    wait::until(TIMEOUT, "the Secret of a binding", async || {
         let made = secrets.get("plain").await?.data.unwrap_or_default();
         let value = made.get("SECRET_API_KEY").context("no such key")?;
         ensure!(value.0 == secret("plain").into_bytes(), "another value");
         Ok(())
     })
     .await?;
-    canary::absent("the operator's log", &operator.log()?)?;
+    canary::ensure_absent("the operator's log", &operator.log()?)?;
     operator.terminate(Duration::from_secs(30)).await?;
     Ok(())
 }

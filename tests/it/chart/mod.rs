@@ -140,7 +140,7 @@ pub(crate) fn pod_security_context() -> Value {
 }
 
 #[test]
-fn helm_finds_no_fault_with_the_chart_whatever_is_set() {
+fn helm_lint_passes_for_every_value_set() {
     for (what, sets) in VALUE_SETS {
         let found = helm(&with_sets(&["lint", "--strict", CHART], sets), None).unwrap();
         assert_eq!(found.code, 0, "{what}: {}{}", found.stdout, found.stderr);
@@ -148,7 +148,7 @@ fn helm_finds_no_fault_with_the_chart_whatever_is_set() {
 }
 
 #[test]
-fn each_value_set_renders_the_objects_it_stands_for() {
+fn each_value_set_renders_its_objects() {
     let defaults = names(&objects(&[]));
     let name = "op-doppler-prefect-operator";
     let expected: BTreeSet<String> = [
@@ -231,7 +231,7 @@ fn kinds_of(sets: &[&str]) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_schema_refuses_what_the_chart_does_not_know() {
+fn schema_rejects_unknown_and_invalid_values() {
     for (set, named) in [
         ("surprise=1", "surprise"),
         ("operator.intervall=30s", "intervall"),
@@ -273,7 +273,7 @@ fn the_schema_refuses_what_the_chart_does_not_know() {
 }
 
 #[test]
-fn several_replicas_have_a_lease_and_a_door_of_its_own() {
+fn several_replicas_render_lease_service_and_ingress() {
     let alone = rendered(&[]);
     for word in [
         "coordination.k8s.io",
@@ -325,7 +325,7 @@ fn several_replicas_have_a_lease_and_a_door_of_its_own() {
 
 /// A flag that is renamed in the binary and not in the chart would be ignored silently.
 #[test]
-fn the_binary_knows_every_environment_variable_that_the_chart_sets() {
+fn binary_reads_every_environment_variable_of_the_chart() {
     let with_all = [VALUE_SETS[1].1, VALUE_SETS[8].1].concat();
     let objects = objects(&with_all);
     for (kind, subcommand) in [("Deployment", "run"), ("Job", "release")] {
@@ -347,7 +347,7 @@ fn the_binary_knows_every_environment_variable_that_the_chart_sets() {
 }
 
 #[test]
-fn the_plain_manifest_is_what_the_chart_renders() {
+fn plain_manifest_equals_the_rendered_chart() {
     let command = [
         "template",
         "doppler-prefect-operator",

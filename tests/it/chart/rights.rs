@@ -29,7 +29,7 @@ async fn client(grant: &Grant) -> Client {
 }
 
 /// Asks the API server itself.
-async fn may(client: &Client, verb: &str, what: &str, namespace: Option<&str>) -> bool {
+async fn is_allowed(client: &Client, verb: &str, what: &str, namespace: Option<&str>) -> bool {
     let (resource, name) = what.split_once(':').unwrap_or((what, ""));
     let (group, resource) = resource.split_once('/').unwrap_or(("", resource));
     let (resource, subresource) = resource.split_once('.').unwrap_or((resource, ""));
@@ -118,7 +118,7 @@ async fn rights_of(release: &str, home: &str, sets: &[&str]) -> Client {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_listed_namespaces_the_account_reaches_nothing_beyond_them() {
+async fn listed_namespaces_limit_the_account_to_those_namespaces() {
     let sets = [
         "watchNamespaces={rights-flows}",
         "prefectNamespaces={rights-prefect}",
@@ -126,37 +126,39 @@ async fn with_listed_namespaces_the_account_reaches_nothing_beyond_them() {
     let client = rights_of("listed", "rights-home", &sets).await;
     let flows = Some("rights-flows");
     wait::until(SOON, "the rights to count", async || {
-        may(&client, "list", "secrets", flows).await.then_some(())
+        is_allowed(&client, "list", "secrets", flows)
+            .await
+            .then_some(())
     })
     .await
     .unwrap();
     for (verb, what) in NEEDED {
         assert!(
-            may(&client, verb, what, flows).await,
+            is_allowed(&client, verb, what, flows).await,
             "may not {verb} {what}"
         );
         // A namespace that is deleted loses its Roles before its bindings: these alone are granted from outside.
         let from_outside = what == BINDINGS;
         for namespace in [Some("default"), None] {
-            let granted = may(&client, verb, what, namespace).await;
+            let granted = is_allowed(&client, verb, what, namespace).await;
             assert_eq!(granted, from_outside, "{verb} {what} in {namespace:?}");
         }
     }
-    assert!(may(&client, "get", "namespaces:rights-flows", flows).await);
-    assert!(!may(&client, "get", "namespaces:default", Some("default")).await);
+    assert!(is_allowed(&client, "get", "namespaces:rights-flows", flows).await);
+    assert!(!is_allowed(&client, "get", "namespaces:default", Some("default")).await);
     for (verb, what) in NEVER {
         for namespace in [flows, Some("rights-home"), Some("default"), None] {
             assert!(
-                !may(&client, verb, what, namespace).await,
+                !is_allowed(&client, verb, what, namespace).await,
                 "may {verb} {what} in {namespace:?}"
             );
         }
     }
     // Its own namespace: the key of the hashes and no other Secret.
     let home = Some("rights-home");
-    assert!(may(&client, "create", "secrets", home).await);
+    assert!(is_allowed(&client, "create", "secrets", home).await);
     assert!(
-        may(
+        is_allowed(
             &client,
             "get",
             "secrets:doppler-prefect-operator-hash-key",
@@ -170,12 +172,15 @@ async fn with_listed_namespaces_the_account_reaches_nothing_beyond_them() {
         ("patch", "secrets:doppler-prefect-operator-hash-key"),
         ("delete", "secrets:doppler-prefect-operator-hash-key"),
     ] {
-        assert!(!may(&client, verb, what, home).await, "{verb} {what}");
+        assert!(
+            !is_allowed(&client, verb, what, home).await,
+            "{verb} {what}"
+        );
     }
     // The hook scales the operator's own Deployment to zero, and no other.
     let own = "listed-doppler-prefect-operator";
     assert!(
-        may(
+        is_allowed(
             &client,
             "patch",
             &format!("apps/deployments.scale:{own}"),
@@ -183,11 +188,11 @@ async fn with_listed_namespaces_the_account_reaches_nothing_beyond_them() {
         )
         .await
     );
-    assert!(!may(&client, "patch", "apps/deployments.scale:other", home).await);
-    assert!(!may(&client, "patch", &format!("apps/deployments:{own}"), home).await);
+    assert!(!is_allowed(&client, "patch", "apps/deployments.scale:other", home).await);
+    assert!(!is_allowed(&client, "patch", &format!("apps/deployments:{own}"), home).await);
     let prefect = Some("rights-prefect");
-    assert!(may(&client, "watch", "prefect.io/prefectworkpools", prefect).await);
-    assert!(!may(&client, "get", "secrets", prefect).await);
+    assert!(is_allowed(&client, "watch", "prefect.io/prefectworkpools", prefect).await);
+    assert!(!is_allowed(&client, "get", "secrets", prefect).await);
 
     // Not only what it is told: a real request is refused as well.
     let secrets: Api<Secret> = Api::namespaced(client.clone(), "default");
@@ -196,18 +201,18 @@ async fn with_listed_namespaces_the_account_reaches_nothing_beyond_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn several_replicas_may_write_their_own_lease_and_no_other() {
+async fn replicas_may_write_only_their_own_lease() {
     let sets = ["watchNamespaces={lease-flows}", "replicas=2"];
     let client = rights_of("leasing", "rights-lease", &sets).await;
     let home = Some("rights-lease");
     let own = "coordination.k8s.io/leases:leasing-doppler-prefect-operator";
     wait::until(SOON, "the rights to count", async || {
-        may(&client, "update", own, home).await.then_some(())
+        is_allowed(&client, "update", own, home).await.then_some(())
     })
     .await
     .unwrap();
-    assert!(may(&client, "get", own, home).await);
-    assert!(may(&client, "create", "coordination.k8s.io/leases", home).await);
+    assert!(is_allowed(&client, "get", own, home).await);
+    assert!(is_allowed(&client, "create", "coordination.k8s.io/leases", home).await);
     let other = "coordination.k8s.io/leases:other";
     for (verb, what, namespace) in [
         ("update", other, home),
@@ -219,31 +224,33 @@ async fn several_replicas_may_write_their_own_lease_and_no_other() {
         ("create", "coordination.k8s.io/leases", Some("lease-flows")),
     ] {
         assert!(
-            !may(&client, verb, what, namespace).await,
+            !is_allowed(&client, verb, what, namespace).await,
             "may {verb} {what}"
         );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_list_the_account_may_do_the_same_in_all_namespaces_and_no_more() {
+async fn without_a_list_the_account_has_the_same_rights_everywhere() {
     let client = rights_of("everywhere", "rights-everywhere", &[]).await;
     wait::until(SOON, "the rights to count", async || {
-        may(&client, "list", "secrets", None).await.then_some(())
+        is_allowed(&client, "list", "secrets", None)
+            .await
+            .then_some(())
     })
     .await
     .unwrap();
     for (verb, what) in NEEDED {
         assert!(
-            may(&client, verb, what, None).await,
+            is_allowed(&client, verb, what, None).await,
             "may not {verb} {what} everywhere"
         );
     }
-    assert!(may(&client, "get", "namespaces:default", Some("default")).await);
+    assert!(is_allowed(&client, "get", "namespaces:default", Some("default")).await);
     for (verb, what) in NEVER {
         for namespace in [Some("default"), Some("rights-everywhere"), None] {
             assert!(
-                !may(&client, verb, what, namespace).await,
+                !is_allowed(&client, verb, what, namespace).await,
                 "may {verb} {what} in {namespace:?}"
             );
         }
@@ -251,7 +258,7 @@ async fn without_a_list_the_account_may_do_the_same_in_all_namespaces_and_no_mor
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn may_asks_the_api_server() {
+async fn access_review_asks_the_api_server() {
     let admin = plane().unwrap().admin_client().unwrap();
-    assert!(may(&admin, "delete", "nodes", None).await);
+    assert!(is_allowed(&admin, "delete", "nodes", None).await);
 }

@@ -7,31 +7,32 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 use testkit::doppler::{Fault, RateLimit};
 
-use super::{a, of};
+use super::{sample_name, values_with_a};
 use crate::world::{Setup, World, secret};
 
 /// Long enough for a few windows of a limit, or for a wait that has grown.
 const A_WHILE: Duration = Duration::from_secs(90);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_prefect_server_that_never_answers_delays_no_binding_of_another() -> Result<()> {
+async fn unresponsive_prefect_server_delays_no_other_binding() -> Result<()> {
     const MUTE: u64 = 40;
     // Longer than anybody waits here.
     let setup = Setup::without_polls().args(&["--prefect-timeout", "5m"]);
     let w = World::with("push-mute", setup).await?;
-    w.set("A", &secret("good"));
+    w.set_doppler_secret("A", &secret("good"));
     // The kernel takes the connections, and nobody answers.
     let mute = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let mut spec = w.spec();
     spec["prefect"]["server"]["remoteApiUrl"] = json!(format!("http://{}/api", mute.local_addr()?));
     for number in 0..MUTE {
         spec["prefect"]["block"]["name"] = json!(format!("mute-{number}"));
-        w.bind(&format!("mute-{number}"), &spec).await?;
+        w.apply_binding(&format!("mute-{number}"), &spec).await?;
     }
-    let waiting = of("upstream_waiting", "upstream", "prefect");
+    let waiting = sample_name("upstream_waiting", "upstream", "prefect");
     w.until_sample(&waiting, MUTE - 8).await?;
     for number in 0..5 {
-        w.bind(&format!("good-{number}"), &w.spec()).await?;
+        w.apply_binding(&format!("good-{number}"), &w.spec())
+            .await?;
     }
     for number in 0..5 {
         w.until_ready(&format!("good-{number}")).await?;
@@ -40,14 +41,13 @@ async fn a_prefect_server_that_never_answers_delays_no_binding_of_another() -> R
         w.sample(&waiting).await? == MUTE - 8,
         "somebody answered after all"
     );
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn under_a_limit_too_small_for_all_every_config_has_its_turn_and_none_is_refused()
--> Result<()> {
-    let w = World::alone("push-limit", Setup::default()).await?;
-    w.doppler.limit(RateLimit {
+async fn small_quota_is_shared_by_all_configs_without_a_429() -> Result<()> {
+    let w = World::with_own_doppler("push-limit", Setup::default()).await?;
+    w.doppler.set_rate_limit(RateLimit {
         secret_reads: 20,
         reads: 1_000,
         window: Duration::from_secs(5),
@@ -63,7 +63,7 @@ async fn under_a_limit_too_small_for_all_every_config_has_its_turn_and_none_is_r
     w.bind_own(others).await?;
     for config in &configs {
         w.until_within(A_WHILE, &format!("the values of {config}"), async || {
-            ensure!(w.values(config).await? == a(config), "others");
+            ensure!(w.values(config).await? == values_with_a(config), "others");
             Ok(())
         })
         .await?;
@@ -87,7 +87,7 @@ async fn under_a_limit_too_small_for_all_every_config_has_its_turn_and_none_is_r
     .await?;
     let counts = w.doppler.counts();
     ensure!(counts.status(429) == 0, "{counts:?}");
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -102,7 +102,7 @@ async fn a_doppler_that_answers_503_sees_one_stream_of_retries() -> Result<()> {
 
 async fn one_stream_of_retries(name: &str, fault: Fault) -> Result<()> {
     const CONFIGS: u64 = 20;
-    let w = World::alone(name, Setup::default()).await?;
+    let w = World::with_own_doppler(name, Setup::default()).await?;
     let configs: Vec<_> = (0..CONFIGS).map(|number| format!("c{number}")).collect();
     for config in &configs {
         w.doppler.set(&w.name, config, "A", &secret("before"));
@@ -111,7 +111,7 @@ async fn one_stream_of_retries(name: &str, fault: Fault) -> Result<()> {
     for config in &configs {
         w.until_ready(config).await?;
     }
-    w.until_links("doppler", CONFIGS).await?;
+    w.until_subscriptions("doppler", CONFIGS).await?;
 
     let before = w.doppler.counts();
     let fault = w.doppler.fault(|_| true, fault);
@@ -134,14 +134,14 @@ async fn one_stream_of_retries(name: &str, fault: Fault) -> Result<()> {
         "{downloads} downloads and {watches} streams of {CONFIGS} configs"
     );
     ensure!(downloads > 2 && watches > 0, "nobody tries again");
-    w.doppler.end_fault(fault);
+    w.doppler.remove_fault(fault);
     for config in &configs {
         w.until_within(A_WHILE, &format!("{config} to recover"), async || {
-            ensure!(w.values(config).await? == a("after"), "not yet");
+            ensure!(w.values(config).await? == values_with_a("after"), "not yet");
             Ok(())
         })
         .await?;
     }
-    w.until_links("doppler", CONFIGS).await?;
-    w.end().await
+    w.until_subscriptions("doppler", CONFIGS).await?;
+    w.finish().await
 }

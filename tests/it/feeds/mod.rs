@@ -18,18 +18,18 @@ use crate::world::{Setup, World, pairs, secret};
 const RECONCILES: &str = "doppler_prefect_reconciles_total";
 
 /// The only value of a config.
-fn a(value: &str) -> BTreeMap<String, String> {
+fn values_with_a(value: &str) -> BTreeMap<String, String> {
     pairs(&[("A", secret(value))])
 }
 
 /// A sample of links or of pushes.
-fn of(metric: &str, label: &str, value: &str) -> String {
+fn sample_name(metric: &str, label: &str, value: &str) -> String {
     format!("doppler_prefect_{metric}{{{label}=\"{value}\"}}")
 }
 
 impl World {
     /// As [`World::with`], with a Doppler that nobody else uses.
-    async fn alone(name: &str, setup: Setup) -> Result<Self> {
+    async fn with_own_doppler(name: &str, setup: Setup) -> Result<Self> {
         let mut world = Self::with(name, setup).await?;
         // Like the shared one, it lives as long as the process.
         world.doppler = Box::leak(Box::new(Doppler::start()?));
@@ -50,7 +50,7 @@ impl World {
         let mut spec = self.own_spec("dev").await?;
         for config in configs {
             spec["doppler"]["config"] = json!(config);
-            self.bind(config, &spec).await?;
+            self.apply_binding(config, &spec).await?;
         }
         Ok(())
     }
@@ -72,19 +72,19 @@ impl World {
         .await
     }
 
-    async fn until_links(&self, upstream: &str, count: u64) -> Result<()> {
-        self.until_sample(&of("links_up", "upstream", upstream), count)
+    async fn until_subscriptions(&self, upstream: &str, count: u64) -> Result<()> {
+        self.until_sample(&sample_name("links_up", "upstream", upstream), count)
             .await
     }
 
     /// Reconciles so far, once no more follow.
     async fn reconciles_at_rest(&self) -> Result<u64> {
-        let (mut last, mut looks) = (0, 0);
+        let (mut last, mut unchanged) = (0, 0);
         self.until("the last reconcile", async || {
             let now = self.sample(RECONCILES).await?;
-            looks = if now == last { looks + 1 } else { 0 };
+            unchanged = if now == last { unchanged + 1 } else { 0 };
             last = now;
-            ensure!(looks >= 6, "{now} so far");
+            ensure!(unchanged >= 6, "{now} so far");
             Ok(now)
         })
         .await
@@ -95,7 +95,7 @@ impl World {
         let calls = self.doppler.downloads();
         let full = calls
             .iter()
-            .filter(|call| call.is_with(&self.token) && call.status == Some(200));
+            .filter(|call| call.uses_token(&self.token) && call.status == Some(200));
         full.count()
     }
 }

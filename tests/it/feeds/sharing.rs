@@ -3,15 +3,15 @@
 use anyhow::{Result, ensure};
 use kube::ResourceExt;
 use serde_json::json;
-use testkit::doppler::Call;
+use testkit::doppler::RecordedRequest;
 use testkit::prefect::Block;
 
-use super::{a, of};
+use super::{sample_name, values_with_a};
 use crate::work_pools::template;
 use crate::world::{Setup, World, secret};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_of_one_config_reconciles_the_bindings_of_that_config_only() -> Result<()> {
+async fn config_change_reconciles_only_the_bindings_of_that_config() -> Result<()> {
     const MANY: u64 = 10;
     let w = World::with("push-wake", Setup::without_polls()).await?;
     w.doppler.add_account_token(&w.token);
@@ -20,21 +20,21 @@ async fn a_change_of_one_config_reconciles_the_bindings_of_that_config_only() ->
     }
     let many: Vec<_> = (0..MANY).map(|number| format!("dev-{number}")).collect();
     for name in &many {
-        w.bind(name, &w.spec()).await?;
+        w.apply_binding(name, &w.spec()).await?;
     }
     let mut prd = w.spec();
     prd["doppler"]["config"] = json!("prd");
-    w.bind("prd", &prd).await?;
+    w.apply_binding("prd", &prd).await?;
     for name in &many {
         w.until_ready(name).await?;
     }
     w.until_ready("prd").await?;
-    w.until_links("doppler", 2).await?;
+    w.until_subscriptions("doppler", 2).await?;
 
     let before = w.reconciles_at_rest().await?;
     let written = w.writes(Some("secret")).await?;
     w.doppler.set(&w.name, "prd", "A", &secret("after"));
-    w.until_values("prd", &a("after")).await?;
+    w.until_values("prd", &values_with_a("after")).await?;
     let one = w.reconciles_at_rest().await? - before;
     ensure!(
         (1..MANY / 2).contains(&one),
@@ -42,9 +42,9 @@ async fn a_change_of_one_config_reconciles_the_bindings_of_that_config_only() ->
     );
     ensure!(w.writes(Some("secret")).await? == written + 1);
 
-    w.set("A", &secret("after"));
+    w.set_doppler_secret("A", &secret("after"));
     for name in &many {
-        w.until_values(name, &a("after")).await?;
+        w.until_values(name, &values_with_a("after")).await?;
     }
     let all = w.reconciles_at_rest().await? - before - one;
     ensure!(
@@ -52,12 +52,11 @@ async fn a_change_of_one_config_reconciles_the_bindings_of_that_config_only() ->
         "{all} reconciles for {MANY} bindings"
     );
     ensure!(w.writes(Some("secret")).await? == written + 1 + MANY);
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restart_reads_each_block_and_config_once_and_writes_only_what_was_changed_meanwhile()
--> Result<()> {
+async fn restart_reads_each_source_once_and_writes_only_drift() -> Result<()> {
     let mut w = World::with("push-restart", Setup::without_polls()).await?;
     let token = format!("dp.st.prd.{}", secret("push-restart"));
     w.doppler.add_service_token(&token, &w.name, "prd");
@@ -72,7 +71,7 @@ async fn a_restart_reads_each_block_and_config_once_and_writes_only_what_was_cha
         w.doppler.set(&w.name, config, "A", &secret(config));
         for number in 0..3 {
             let name = format!("{config}-{number}");
-            w.bind(&name, &spec).await?;
+            w.apply_binding(&name, &spec).await?;
             names.push(name);
         }
     }
@@ -86,7 +85,7 @@ async fn a_restart_reads_each_block_and_config_once_and_writes_only_what_was_cha
     let before = versions(&w, &names).await?;
     let full = full_downloads(&w);
     w.start_operator().await?;
-    w.until_values("dev-1", &a("dev")).await?;
+    w.until_values("dev-1", &values_with_a("dev")).await?;
     w.reconciles_at_rest().await?;
     ensure!(w.sample(super::RECONCILES).await? >= 6, "not all were seen");
     // A link that takes longer than the first read has it read once more.
@@ -106,7 +105,7 @@ async fn a_restart_reads_each_block_and_config_once_and_writes_only_what_was_cha
         versions(&w, &names).await? == before,
         "something was written"
     );
-    w.end().await
+    w.finish().await
 }
 
 /// The versions of all bindings, and of all Secrets but the one that was edited.
@@ -124,27 +123,28 @@ async fn versions(w: &World, names: &[String]) -> Result<Vec<Option<String>>> {
 /// Downloads of both configs that were answered in full.
 fn full_downloads(w: &World) -> usize {
     let calls = w.doppler.downloads();
-    let ours = |call: &&Call| {
+    let ours = |call: &&RecordedRequest| {
         call.status == Some(200) && (call.is_for(&w.name, "dev") || call.is_for(&w.name, "prd"))
     };
     calls.iter().filter(ours).count()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_no_binding_needs_any_more_ends() -> Result<()> {
-    let w = World::alone("push-end", Setup::without_polls()).await?;
-    w.set("A", &secret("a"));
-    w.make_pool(&w.name, &template(&w.name)).await?;
+async fn closes_sources_and_subscriptions_without_bindings() -> Result<()> {
+    let w = World::with_own_doppler("push-end", Setup::without_polls()).await?;
+    w.set_doppler_secret("A", &secret("a"));
+    w.create_pool(&w.name, &template(&w.name)).await?;
     let mut spec = w.pool_spec(&json!([{"name": w.name}]));
     let until = async |count: u64| -> Result<()> {
         for upstream in ["doppler", "prefect"] {
-            w.until_links(upstream, count).await?;
+            w.until_subscriptions(upstream, count).await?;
         }
         for kind in ["block", "config", "pool"] {
-            w.until_sample(&of("sources", "kind", kind), count).await?;
+            w.until_sample(&sample_name("sources", "kind", kind), count)
+                .await?;
         }
         w.until("the streams at Doppler", async || {
-            let streams = w.doppler.streams() as u64;
+            let streams = w.doppler.open_streams() as u64;
             ensure!(streams == count, "{streams}");
             Ok(())
         })
@@ -160,7 +160,7 @@ async fn what_no_binding_needs_any_more_ends() -> Result<()> {
     ] {
         spec["suspend"] = json!(suspend);
         for name in &names {
-            w.bind(name, &spec).await?;
+            w.apply_binding(name, &spec).await?;
         }
         let status = if suspend { "Unknown" } else { "True" };
         for name in &names {
@@ -170,11 +170,11 @@ async fn what_no_binding_needs_any_more_ends() -> Result<()> {
         w.until_sources(&w.name, &entries).await?;
     }
     for name in &names {
-        w.unbind(name).await?;
+        w.delete_binding(name).await?;
     }
     for name in &names {
-        w.until_unbound(name).await?;
+        w.until_binding_deleted(name).await?;
     }
     until(0).await?;
-    w.end().await
+    w.finish().await
 }

@@ -6,13 +6,13 @@ use testkit::prefect::Block;
 use wiremock::matchers::path_regex;
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
-use super::{a, of};
+use super::{sample_name, values_with_a};
 use crate::work_pools::template;
 use crate::world::{Setup, World, secret};
 
 impl World {
     /// A world whose operator does not poll, with config `dev` of value `dev` and config `prd` of value `prd`, and the token of `prd`.
-    async fn told(name: &str) -> Result<(Self, String)> {
+    async fn with_dev_and_prd(name: &str) -> Result<(Self, String)> {
         let w = Self::with(name, Setup::without_polls()).await?;
         for config in ["dev", "prd"] {
             w.doppler.set(&w.name, config, "A", &secret(config));
@@ -23,19 +23,19 @@ impl World {
     }
 
     /// Writes a block that no binding names.
-    async fn put_another(&self) -> Result<()> {
+    async fn put_unrelated_block(&self) -> Result<()> {
         let block = Block::object("p", "c", "t");
         let name = format!("{}-another", self.name);
         self.api.put_block(&name, &block).await.map(drop)
     }
 
     /// Waits until the socket is heard on: the server does not say when it has understood what is wanted.
-    async fn until_heard(&self) -> Result<()> {
-        self.until_links("prefect", 1).await?;
-        let told = of("pushes_total", "kind", "prefect");
+    async fn until_events_arrive(&self) -> Result<()> {
+        self.until_subscriptions("prefect", 1).await?;
+        let received = sample_name("pushes_total", "kind", "prefect");
         self.until("an event", async || {
-            self.put_another().await?;
-            ensure!(self.sample(&told).await? > 0, "none is told");
+            self.put_unrelated_block().await?;
+            ensure!(self.sample(&received).await? > 0, "none is received");
             Ok(())
         })
         .await
@@ -43,106 +43,109 @@ impl World {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_block_that_is_changed_deleted_or_made_again_is_noticed_without_a_poll() -> Result<()> {
-    let (w, prd) = World::told("push-block").await?;
-    w.bind("b", &w.spec()).await?;
+async fn block_update_delete_and_recreate_arrive_without_a_poll() -> Result<()> {
+    let (w, prd) = World::with_dev_and_prd("push-block").await?;
+    w.apply_binding("b", &w.spec()).await?;
     w.until_ready("b").await?;
-    w.until_values("b", &a("dev")).await?;
-    w.until_heard().await?;
+    w.until_values("b", &values_with_a("dev")).await?;
+    w.until_events_arrive().await?;
 
     w.api
         .put_block(&w.name, &Block::object(&w.name, "prd", &prd))
         .await?;
-    w.until_values("b", &a("prd")).await?;
-    let told = w.until_event("SourceChanged").await?;
-    let ways = [format!("{}/dev", w.name), format!("{}/prd", w.name)];
-    ensure!(ways.iter().all(|way| told.contains(way)), "{told}");
+    w.until_values("b", &values_with_a("prd")).await?;
+    let event = w.until_event("SourceChanged").await?;
+    let configs = [format!("{}/dev", w.name), format!("{}/prd", w.name)];
+    ensure!(
+        configs.iter().all(|config| event.contains(config)),
+        "{event}"
+    );
 
     w.api.delete_block("secret", &w.name).await?;
     w.until_not_ready("b", "BlockMissing").await?;
-    w.until_values("b", &a("prd")).await?;
+    w.until_values("b", &values_with_a("prd")).await?;
     // Made again it has another id, and is known by its name.
     w.api
         .put_block(&w.name, &Block::object(&w.name, "dev", &w.token))
         .await?;
     w.until_ready("b").await?;
-    w.until_values("b", &a("dev")).await?;
-    w.end().await
+    w.until_values("b", &values_with_a("dev")).await?;
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_block_that_another_refers_to_is_noticed_without_a_poll() -> Result<()> {
-    let (w, prd) = World::told("push-parent").await?;
+async fn referenced_block_change_arrives_without_a_poll() -> Result<()> {
+    let (w, prd) = World::with_dev_and_prd("push-parent").await?;
     let parent = format!("{}-parent", w.name);
     w.api
         .put_block(&parent, &Block::parent(&parent, &w.name))
         .await?;
     let mut spec = w.spec();
     spec["prefect"]["block"] = json!({"name": parent, "typeSlug": parent});
-    w.bind("b", &spec).await?;
+    w.apply_binding("b", &spec).await?;
     w.until_ready("b").await?;
-    w.until_values("b", &a("dev")).await?;
-    w.until_heard().await?;
+    w.until_values("b", &values_with_a("dev")).await?;
+    w.until_events_arrive().await?;
     w.api
         .put_block(&w.name, &Block::object(&w.name, "prd", &prd))
         .await?;
-    w.until_values("b", &a("prd")).await?;
-    w.end().await
+    w.until_values("b", &values_with_a("prd")).await?;
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_entry_that_somebody_takes_out_of_a_pool_is_put_back_without_a_poll() -> Result<()> {
-    let (w, _) = World::told("push-pool").await?;
-    w.make_pool(&w.name, &template(&w.name)).await?;
+async fn removed_pool_entry_is_restored_without_a_poll() -> Result<()> {
+    let (w, _) = World::with_dev_and_prd("push-pool").await?;
+    w.create_pool(&w.name, &template(&w.name)).await?;
     w.bind_to("b", &w.name).await?;
     w.until_ready("b").await?;
     w.until_sources(&w.name, &["b"]).await?;
-    w.until_heard().await?;
+    w.until_events_arrive().await?;
     w.write_template(&w.name, &template(&w.name)).await?;
     w.until_sources(&w.name, &["b"]).await?;
     // One socket is enough for block and pool.
-    w.until_links("prefect", 1).await?;
-    w.end().await
+    w.until_subscriptions("prefect", 1).await?;
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn blocks_of_others_cost_nothing() -> Result<()> {
+async fn unrelated_blocks_cause_no_reads() -> Result<()> {
     const OTHERS: u64 = 12;
-    let (w, prd) = World::told("push-others").await?;
-    w.bind("b", &w.spec()).await?;
+    let (w, prd) = World::with_dev_and_prd("push-others").await?;
+    w.apply_binding("b", &w.spec()).await?;
     w.until_ready("b").await?;
-    w.until_heard().await?;
+    w.until_events_arrive().await?;
     w.reconciles_at_rest().await?;
     let before = w.all_reads("prefect").await?;
     for _ in 0..OTHERS {
-        w.put_another().await?;
+        w.put_unrelated_block().await?;
     }
     // By the time that ours is told of, all of those were.
     w.api
         .put_block(&w.name, &Block::object(&w.name, "prd", &prd))
         .await?;
-    w.until_values("b", &a("prd")).await?;
+    w.until_values("b", &values_with_a("prd")).await?;
     let reads = w.all_reads("prefect").await? - before;
     // Ours is read at once and twice shortly after; the socket's own first read may still have been on its way.
     ensure!((1..=4).contains(&reads), "{reads} reads");
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn blocks_are_polled_less_often_while_the_socket_is_up() -> Result<()> {
+async fn polls_blocks_less_often_while_subscribed() -> Result<()> {
     let setup = Setup::default().args(&["--pushed-refresh-interval", "1h"]);
     let w = World::with("push-rarely", setup).await?;
-    w.set("A", &secret("a"));
-    w.bind("b", &w.spec()).await?;
+    w.set_doppler_secret("A", &secret("a"));
+    w.apply_binding("b", &w.spec()).await?;
     w.until_ready("b").await?;
-    w.until_links("prefect", 1).await?;
+    w.until_subscriptions("prefect", 1).await?;
     // What was on its way when the socket came up.
     w.until_polls("same", 2).await?;
     let before = w.all_reads("prefect").await?;
     w.until_polls("same", 5).await?;
     let more = w.all_reads("prefect").await? - before;
     ensure!(more == 0, "{more} reads of a block that would be told of");
-    w.end().await
+    w.finish().await
 }
 
 /// A server without a socket, for which every block names the world's config.
@@ -166,13 +169,13 @@ async fn asked(server: &MockServer, path: &str) -> Result<usize> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_without_a_socket_is_polled_which_is_said_once() -> Result<()> {
+async fn polls_a_server_without_a_socket_and_reports_it_once() -> Result<()> {
     let w = World::start("push-old").await?;
-    w.set("A", &secret("a"));
+    w.set_doppler_secret("A", &secret("a"));
     let server = without_socket(&w).await;
     let mut spec = w.spec();
     spec["prefect"]["server"]["remoteApiUrl"] = json!(server.uri());
-    w.bind("b", &spec).await?;
+    w.apply_binding("b", &spec).await?;
     w.until_ready("b").await?;
     w.until("the refusal to be told", async || {
         let resolved = w.condition("b", "BlockResolved").await?;
@@ -192,17 +195,17 @@ async fn a_server_without_a_socket_is_polled_which_is_said_once() -> Result<()> 
     })
     .await?;
     ensure!(w.binding("b").await?.metadata.resource_version == before);
-    let refusals = of("link_refusals_total", "upstream", "prefect");
+    let refusals = sample_name("link_refusals_total", "upstream", "prefect");
     ensure!(w.sample(&refusals).await? == 1, "it is tried rarely");
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_account_of_prefect_cloud_keeps_to_its_budget_and_holds_up_no_other() -> Result<()> {
+async fn cloud_account_budget_does_not_delay_other_accounts() -> Result<()> {
     const BUDGET: usize = 5;
     let setup = Setup::without_polls().args(&["--prefect-account-budget", "5"]);
     let w = World::with("push-budget", setup).await?;
-    w.set("A", &secret("a"));
+    w.set_doppler_secret("A", &secret("a"));
     let server = without_socket(&w).await;
     let account = |number: u8| format!("{number:08}-0000-4000-8000-000000000000");
     let spec = |number: u8, block: &str| {
@@ -217,13 +220,13 @@ async fn an_account_of_prefect_cloud_keeps_to_its_budget_and_holds_up_no_other()
     };
     for number in 0..BUDGET + 3 {
         let name = format!("b{number}");
-        w.bind(&name, &spec(1, &name)).await?;
+        w.apply_binding(&name, &spec(1, &name)).await?;
     }
-    let waiting = of("upstream_waiting", "upstream", "prefect");
+    let waiting = sample_name("upstream_waiting", "upstream", "prefect");
     w.until_sample(&waiting, 3).await?;
     let sent = asked(&server, &account(1)).await?;
     ensure!(sent <= BUDGET, "{sent} requests");
-    w.bind("other", &spec(2, "other")).await?;
+    w.apply_binding("other", &spec(2, "other")).await?;
     w.until_ready("other").await?;
-    w.end().await
+    w.finish().await
 }

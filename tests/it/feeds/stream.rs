@@ -2,23 +2,23 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use testkit::doppler::{Call, Fault, Framing, Watch};
+use testkit::doppler::{Fault, Framing, RecordedRequest, WatchMode};
 
-use super::{a, of};
+use super::{sample_name, values_with_a};
 use crate::world::{Setup, World, secret};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_is_told_by_one_stream_and_read_once_for_all_who_use_the_config() -> Result<()> {
-    let w = World::alone("push-stream", Setup::without_polls()).await?;
-    w.set("A", &secret("0"));
+    let w = World::with_own_doppler("push-stream", Setup::without_polls()).await?;
+    w.set_doppler_secret("A", &secret("0"));
     let names: Vec<_> = (0..20).map(|number| format!("b{number}")).collect();
     for name in &names {
-        w.bind(name, &w.spec()).await?;
+        w.apply_binding(name, &w.spec()).await?;
     }
     for name in &names {
         w.until_ready(name).await?;
     }
-    w.until_links("doppler", 1).await?;
+    w.until_subscriptions("doppler", 1).await?;
     ensure!(w.full_downloads() == 1, "{}", w.full_downloads());
     // Cut where no frame ends, as well.
     let framings = [
@@ -28,15 +28,19 @@ async fn a_change_is_told_by_one_stream_and_read_once_for_all_who_use_the_config
     ];
     for (framing, value) in framings.into_iter().zip(["1", "2", "3"]) {
         w.doppler.set_framing(framing);
-        w.set("A", &secret(value));
+        w.set_doppler_secret("A", &secret(value));
         for name in &names {
-            w.until_values(name, &a(value)).await?;
+            w.until_values(name, &values_with_a(value)).await?;
         }
     }
     ensure!(w.full_downloads() == 4, "{}", w.full_downloads());
     // One more if the stream took longer than the first download.
     ensure!(w.downloads() <= 5, "{} downloads", w.downloads());
-    ensure!(w.sample(&of("pushes_total", "kind", "doppler")).await? == 3);
+    ensure!(
+        w.sample(&sample_name("pushes_total", "kind", "doppler"))
+            .await?
+            == 3
+    );
     let timed = w.sample("doppler_prefect_push_to_secret_seconds_count");
     ensure!(timed.await? == 3 * 20, "each Secret is timed");
 
@@ -44,13 +48,13 @@ async fn a_change_is_told_by_one_stream_and_read_once_for_all_who_use_the_config
     let mut spec = w.spec();
     for style in ["lower-snake", "lower-kebab"] {
         spec["doppler"]["nameTransformer"] = json!(style);
-        w.bind(style, &spec).await?;
+        w.apply_binding(style, &spec).await?;
         w.until_ready(style).await?;
     }
     w.doppler.set_framing(Framing::Merge(2));
-    w.set("A", &secret("held back"));
-    w.set("A", &secret("4"));
-    w.until_values("b0", &a("4")).await?;
+    w.set_doppler_secret("A", &secret("held back"));
+    w.set_doppler_secret("A", &secret("4"));
+    w.until_values("b0", &values_with_a("4")).await?;
     for style in ["lower-snake", "lower-kebab"] {
         w.until(&format!("the change in {style}"), async || {
             let values = w.values(style).await?;
@@ -60,25 +64,30 @@ async fn a_change_is_told_by_one_stream_and_read_once_for_all_who_use_the_config
         })
         .await?;
     }
-    ensure!(w.doppler.streams() == 1, "{} streams", w.doppler.streams());
+    ensure!(
+        w.doppler.open_streams() == 1,
+        "{} streams",
+        w.doppler.open_streams()
+    );
     ensure!(w.doppler.counts().watches == 1, "it was opened again");
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_stream_is_opened_again_and_what_it_missed_is_read_once() -> Result<()> {
-    let w = World::alone("push-lost", Setup::without_polls()).await?;
-    w.set("A", &secret("before"));
-    w.bind("b", &w.spec()).await?;
+    let w = World::with_own_doppler("push-lost", Setup::without_polls()).await?;
+    w.set_doppler_secret("A", &secret("before"));
+    w.apply_binding("b", &w.spec()).await?;
     w.until_ready("b").await?;
-    w.until_links("doppler", 1).await?;
+    w.until_subscriptions("doppler", 1).await?;
     w.reconciles_at_rest().await?;
-    let reconnects = of("link_reconnects_total", "upstream", "doppler");
+    let reconnects = sample_name("link_reconnects_total", "upstream", "doppler");
     for (time, value, status) in [(1, "missed", 200), (2, "missed", 304)] {
         let before = w.downloads();
-        let fault = w
-            .doppler
-            .fault(Call::is_watch, Fault::Error(503, "Down".to_owned()));
+        let fault = w.doppler.fault(
+            RecordedRequest::is_watch,
+            Fault::Error(503, "Down".to_owned()),
+        );
         let watches = w.doppler.counts().watches;
         w.doppler.close_streams();
         w.until("an attempt in vain", async || {
@@ -86,15 +95,15 @@ async fn a_lost_stream_is_opened_again_and_what_it_missed_is_read_once() -> Resu
             Ok(())
         })
         .await?;
-        w.until_links("doppler", 0).await?;
+        w.until_subscriptions("doppler", 0).await?;
         // The second time nothing changes while it is down.
         if status == 200 {
-            w.set("A", &secret(value));
+            w.set_doppler_secret("A", &secret(value));
         }
         ensure!(w.downloads() == before, "nobody told of it");
-        w.doppler.end_fault(fault);
-        w.until_links("doppler", 1).await?;
-        w.until_values("b", &a(value)).await?;
+        w.doppler.remove_fault(fault);
+        w.until_subscriptions("doppler", 1).await?;
+        w.until_values("b", &values_with_a(value)).await?;
         w.until_sample(&reconnects, time).await?;
         w.until("the read", async || {
             let calls = w.doppler.downloads();
@@ -107,23 +116,24 @@ async fn a_lost_stream_is_opened_again_and_what_it_missed_is_read_once() -> Resu
         })
         .await?;
         // A change afterwards is told again, by the same stream.
-        w.set("A", &secret("after"));
-        w.until_values("b", &a("after")).await?;
+        w.set_doppler_secret("A", &secret("after"));
+        w.until_values("b", &values_with_a("after")).await?;
         let read = w.downloads() - before;
         ensure!(read == 2, "{read} downloads for a reconnect and a change");
-        w.set("A", &secret("missed"));
-        w.until_values("b", &a("missed")).await?;
+        w.set_doppler_secret("A", &secret("missed"));
+        w.until_values("b", &values_with_a("missed")).await?;
     }
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_stream_is_said_once_and_the_config_is_polled() -> Result<()> {
-    let w = World::alone("push-refused", Setup::default()).await?;
+    let w = World::with_own_doppler("push-refused", Setup::default()).await?;
     let words = "Upgrade your plan to watch secrets";
-    w.doppler.set_watch(Watch::Refused(403, words.to_owned()));
-    w.set("A", &secret("before"));
-    w.bind("b", &w.spec()).await?;
+    w.doppler
+        .set_watch_mode(WatchMode::Refused(403, words.to_owned()));
+    w.set_doppler_secret("A", &secret("before"));
+    w.apply_binding("b", &w.spec()).await?;
     w.until_ready("b").await?;
     let told = async || -> Result<String> {
         let synced = w.condition("b", "SecretSynced").await?;
@@ -135,11 +145,11 @@ async fn a_refused_stream_is_said_once_and_the_config_is_polled() -> Result<()> 
     let message = w.until("the refusal to be told", told).await?;
     ensure!(message.contains(words), "{message}");
     ensure!(w.condition("b", "Ready").await?.status == "True");
-    let refusals = of("link_refusals_total", "upstream", "doppler");
+    let refusals = sample_name("link_refusals_total", "upstream", "doppler");
     ensure!(w.sample(&refusals).await? == 1);
 
-    w.set("A", &secret("after"));
-    w.until_values("b", &a("after")).await?;
+    w.set_doppler_secret("A", &secret("after"));
+    w.until_values("b", &values_with_a("after")).await?;
     w.until_polls("same", 1).await?;
     let before = w.binding("b").await?.metadata.resource_version;
     w.until_polls("same", 4).await?;
@@ -149,55 +159,59 @@ async fn a_refused_stream_is_said_once_and_the_config_is_polled() -> Result<()> 
     );
     ensure!(told().await? == message, "it is still said");
     ensure!(w.sample(&refusals).await? == 1 && w.doppler.counts().watches == 1);
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_config_beyond_the_bound_on_streams_is_polled_until_a_place_is_free() -> Result<()> {
     let setup = Setup::default().args(&["--max-streams", "1"]);
-    let w = World::alone("push-crowded", setup).await?;
+    let w = World::with_own_doppler("push-crowded", setup).await?;
     for config in ["dev", "prd"] {
         w.doppler.set(&w.name, config, "A", &secret("before"));
     }
     // Whatever changes here, no poll has seen.
     let mut dev = w.own_spec("dev").await?;
     dev["refreshInterval"] = json!("1h");
-    w.bind("dev", &dev).await?;
+    w.apply_binding("dev", &dev).await?;
     w.until_ready("dev").await?;
-    w.until_links("doppler", 1).await?;
+    w.until_subscriptions("doppler", 1).await?;
     w.bind_own(&["prd".to_owned()]).await?;
     w.until_ready("prd").await?;
     for config in ["dev", "prd"] {
         w.doppler.set(&w.name, config, "A", &secret("after"));
     }
     for config in ["dev", "prd"] {
-        w.until_values(config, &a("after")).await?;
+        w.until_values(config, &values_with_a("after")).await?;
     }
-    ensure!(w.doppler.streams_of(&w.name, "dev") == 1);
+    ensure!(w.doppler.open_streams_of(&w.name, "dev") == 1);
     ensure!(w.doppler.counts().watches == 1, "a second one was opened");
     let said = w.condition("prd", "SecretSynced").await?.message;
     let plain = "Secret prd holds the 4 keys that Doppler last gave";
     ensure!(said == plain, "a bound of ours is no news: {said}");
 
-    w.unbind("dev").await?;
+    w.delete_binding("dev").await?;
     w.until("the place to be given on", async || {
-        ensure!(w.doppler.streams_of(&w.name, "prd") == 1, "not yet");
+        ensure!(w.doppler.open_streams_of(&w.name, "prd") == 1, "not yet");
         Ok(())
     })
     .await?;
-    ensure!(w.doppler.streams() == 1, "{} streams", w.doppler.streams());
-    w.end().await
+    ensure!(
+        w.doppler.open_streams() == 1,
+        "{} streams",
+        w.doppler.open_streams()
+    );
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_streams_are_opened_where_the_flag_says_none() -> Result<()> {
     let setup = Setup::default().args(&["--max-streams", "0"]);
-    let w = World::alone("push-none", setup).await?;
-    w.set("A", &secret("before"));
-    w.bind("b", &w.spec()).await?;
+    let w = World::with_own_doppler("push-none", setup).await?;
+    w.set_doppler_secret("A", &secret("before"));
+    w.apply_binding("b", &w.spec()).await?;
     w.until_ready("b").await?;
-    w.set("A", &secret("after"));
-    w.until_values("b", &a("after")).await?;
+    w.set_doppler_secret("A", &secret("after"));
+    w.until_values("b", &values_with_a("after")).await?;
     ensure!(w.doppler.counts().watches == 0);
-    w.end().await
+    w.finish().await
 }

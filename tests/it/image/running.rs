@@ -14,7 +14,7 @@ use kube::api::{DynamicObject, ListParams, PostParams};
 use kube::config::Kubeconfig;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
-use testkit::folder::Folder;
+use testkit::folder::ScratchDir;
 use testkit::network::Network;
 
 use crate::world::{CRD, Setup, World, pairs, secret};
@@ -25,12 +25,12 @@ const BINARY_MIB: u64 = 16;
 const IDLE_MIB: u64 = 20;
 /// What the chart's limit is measured with.
 const BINDINGS: usize = 200;
-const ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
+const CA_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
 const ACCOUNT: &str = "var/run/secrets/kubernetes.io/serviceaccount";
 
 /// Images, in a folder of their own.
 struct Buildah {
-    folder: Folder,
+    folder: ScratchDir,
 }
 
 impl Buildah {
@@ -70,8 +70,9 @@ fn context(folder: &Path, binary: &Path, authority: &str) -> Result<()> {
         };
         let at = folder.join(from.trim_start_matches('/'));
         std::fs::create_dir_all(at.parent().context("a file in a folder")?)?;
-        if to == ROOTS {
-            let system = std::fs::read_to_string(ROOTS).context("this machine has no CA roots")?;
+        if to == CA_BUNDLE {
+            let system =
+                std::fs::read_to_string(CA_BUNDLE).context("this machine has no CA roots")?;
             std::fs::write(at, format!("{system}\n{authority}"))?;
         } else {
             std::fs::copy(binary, at)?;
@@ -188,20 +189,20 @@ async fn until_all_ready(w: &World, count: usize) -> Result<()> {
 }
 
 /// A line on the terminal, in spite of the capture of tests: these are measurements.
-fn tell(line: &str) {
+fn report(line: &str) {
     testkit::progress::line(line);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root, buildah and a static binary: run .ci/image, as .ci/run does"]
-async fn an_operator_runs_in_the_image_with_nothing_but_its_binary_and_its_roots() -> Result<()> {
+async fn operator_runs_in_the_image() -> Result<()> {
     let binary = std::env::var_os("IMAGE_BINARY").context("IMAGE_BINARY is not set: .ci/image")?;
     let binary = std::path::absolute(binary)?;
     let released = binary
         .components()
         .any(|part| part.as_os_str() == "release");
     let size = std::fs::metadata(&binary)?.len();
-    tell(&format!("the binary has {size} bytes"));
+    report(&format!("the binary has {size} bytes"));
 
     let network = Network::start()?;
     let mut w = World::without_operator(
@@ -216,7 +217,7 @@ async fn an_operator_runs_in_the_image_with_nothing_but_its_binary_and_its_roots
     network.route("api.doppler.com:443", w.doppler.tls_addr());
 
     let buildah = Buildah {
-        folder: Folder::new("image")?,
+        folder: ScratchDir::new("image")?,
     };
     let sources = buildah.folder.path().join("sources");
     context(&sources, &binary, w.doppler.ca_pem())?;
@@ -247,24 +248,24 @@ async fn an_operator_runs_in_the_image_with_nothing_but_its_binary_and_its_roots
     let root = PathBuf::from(buildah.run(&["mount", &container])?);
     let mut held = Vec::new();
     files(&root, &root, &mut held)?;
-    ensure!(held == ["/doppler-prefect-operator", ROOTS], "{held:?}");
+    ensure!(held == ["/doppler-prefect-operator", CA_BUNDLE], "{held:?}");
     let entry = "/doppler-prefect-operator";
     let crd = buildah.run(&["run", "--isolation=chroot", &container, "--", entry, "crd"])?;
     ensure!(crd == CRD.trim_end(), "it prints another CRD");
 
     // As in a pod: the account's mount, the API server by environment, no kubeconfig.
     let address = mount_account(&root, &w)?;
-    w.start_with(address.map(|(name, value)| (name.to_owned(), value)));
-    w.start_by(starter(buildah.folder.path(), &root, config)?);
+    w.add_operator_env(address.map(|(name, value)| (name.to_owned(), value)));
+    w.set_operator_binary(starter(buildah.folder.path(), &root, config)?);
     w.start_operator().await?;
     let idle = w.operator()?.rss_kib()?;
 
     // Doppler under its own name: its certificate is judged by the roots in the image.
-    w.set("KEY", &secret("image"));
+    w.set_doppler_secret("KEY", &secret("image"));
     let mut spec = w.direct_spec().await?;
     let doppler = spec["doppler"].as_object_mut();
     doppler.context("a stanza")?.remove("host");
-    w.bind("first", &spec).await?;
+    w.apply_binding("first", &spec).await?;
     w.until_values("first", &pairs(&[("KEY", secret("image"))]))
         .await?;
     let one = settled_kib(&w).await?;
@@ -283,16 +284,16 @@ async fn an_operator_runs_in_the_image_with_nothing_but_its_binary_and_its_roots
     let (spent, begun) = (cpu_ms(&w)?, Instant::now());
     w.until_polls("same", 10).await?;
     let cpu = u128::from(cpu_ms(&w)? - spent) * 1000 / begun.elapsed().as_millis().max(1);
-    tell(&format!(
+    report(&format!(
         "processor: {cpu} ms a second at rest, with {BINDINGS} bindings that poll each second and a log at trace level"
     ));
-    tell(&format!(
+    report(&format!(
         "resident: {idle} KiB without bindings, {one} KiB with one, {many} KiB with {BINDINGS}, {peak} KiB at most"
     ));
     if released {
         // As much as a Secret holds, into all of them at once.
         for number in 0..20 {
-            w.set(
+            w.set_doppler_secret(
                 &format!("LARGE_{number}"),
                 &format!("{}{}", secret("large"), "x".repeat(50_000)),
             );
@@ -304,14 +305,14 @@ async fn an_operator_runs_in_the_image_with_nothing_but_its_binary_and_its_roots
         })
         .await?;
         let (after, peak) = (settled_kib(&w).await?, w.operator()?.peak_kib()?);
-        tell(&format!(
+        report(&format!(
             "resident: {after} KiB after 1 MB was written into each of {BINDINGS} Secrets, {peak} KiB at most"
         ));
         ensure!(size < BINARY_MIB << 20, "the binary has {size} bytes");
         ensure!(idle < IDLE_MIB << 10, "{idle} KiB without bindings");
         ensure!(one < IDLE_MIB << 10, "{one} KiB with one binding");
     }
-    w.end().await?;
+    w.finish().await?;
     buildah.run(&["rm", &container])?;
     Ok(())
 }

@@ -6,15 +6,15 @@ use anyhow::{Context, Result, ensure};
 use kube::ResourceExt;
 use serde_json::json;
 
-use super::managed;
+use super::spec_with_secret;
 use crate::world::{Setup, World, pairs, secret};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_block_becomes_a_secret_and_a_change_in_doppler_arrives() -> Result<()> {
+async fn creates_secret_from_block_and_updates_on_doppler_change() -> Result<()> {
     let w = World::start("secret-story").await?;
-    w.set("SECRET_API_KEY", &secret("1234567890"));
-    w.set("DATABASE_PASSWORD", &secret("p4ss"));
-    w.bind("story", &w.spec()).await?;
+    w.set_doppler_secret("SECRET_API_KEY", &secret("1234567890"));
+    w.set_doppler_secret("DATABASE_PASSWORD", &secret("p4ss"));
+    w.apply_binding("story", &w.spec()).await?;
     w.until_ready("story").await?;
 
     let object = w.secrets().get("story").await?;
@@ -82,7 +82,7 @@ async fn a_block_becomes_a_secret_and_a_change_in_doppler_arrives() -> Result<()
     );
     w.until_event("SecretCreated").await?;
 
-    w.set("SECRET_API_KEY", &secret("0987654321"));
+    w.set_doppler_secret("SECRET_API_KEY", &secret("0987654321"));
     w.doppler.remove(&w.name, "dev", "DATABASE_PASSWORD");
     w.until_values("story", &pairs(&[("SECRET_API_KEY", secret("0987654321"))]))
         .await?;
@@ -102,11 +102,11 @@ async fn a_block_becomes_a_secret_and_a_change_in_doppler_arrives() -> Result<()
         Ok(())
     })
     .await?;
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn values_arrive_byte_for_byte() -> Result<()> {
+async fn copies_values_byte_for_byte() -> Result<()> {
     let w = World::start("secret-bytes").await?;
     let values = pairs(&[
         (
@@ -129,12 +129,12 @@ async fn values_arrive_byte_for_byte() -> Result<()> {
         ("lower.case-name", secret("dots")),
     ]);
     w.doppler.replace(&w.name, "dev", values.clone());
-    w.bind("bytes", &w.spec()).await?;
+    w.apply_binding("bytes", &w.spec()).await?;
     w.until_ready("bytes").await?;
     w.until_values("bytes", &values).await?;
 
     // No container starts with a NUL byte in its environment: that value alone is held back, and named.
-    w.set("NUL", &secret("a\u{0}b"));
+    w.set_doppler_secret("NUL", &secret("a\u{0}b"));
     w.until("the value with a NUL byte to be held back", async || {
         let held = w.status("bytes").await?["heldBack"].clone();
         ensure!(held[0]["name"] == "NUL", "{held}");
@@ -142,11 +142,11 @@ async fn values_arrive_byte_for_byte() -> Result<()> {
     })
     .await?;
     w.until_values("bytes", &values).await?;
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn names_that_would_break_the_job_pod_are_held_back_and_named_in_the_status() -> Result<()> {
+async fn excludes_reserved_names_and_lists_them_in_status() -> Result<()> {
     let w = World::start("secret-guard").await?;
     let held = [
         "PATH",
@@ -160,11 +160,11 @@ async fn names_that_would_break_the_job_pod_are_held_back_and_named_in_the_statu
         "\u{e9}t\u{e9}",
     ];
     for name in held {
-        w.set(name, &secret("held"));
+        w.set_doppler_secret(name, &secret("held"));
     }
-    w.set("path", &secret("lower"));
-    w.set("GOOD", &secret("good"));
-    w.bind("b", &w.spec()).await?;
+    w.set_doppler_secret("path", &secret("lower"));
+    w.set_doppler_secret("GOOD", &secret("good"));
+    w.apply_binding("b", &w.spec()).await?;
     w.until_ready("b").await?;
     w.until_values(
         "b",
@@ -191,9 +191,9 @@ async fn names_that_would_break_the_job_pod_are_held_back_and_named_in_the_statu
         "{listed:?}"
     );
 
-    w.bind(
+    w.apply_binding(
         "b",
-        &managed(&w, json!({"allowReservedNames": ["PYTHONPATH"]})),
+        &spec_with_secret(&w, json!({"allowReservedNames": ["PYTHONPATH"]})),
     )
     .await?;
     let values = [
@@ -202,22 +202,22 @@ async fn names_that_would_break_the_job_pod_are_held_back_and_named_in_the_statu
         ("PYTHONPATH", secret("held")),
     ];
     w.until_values("b", &pairs(&values)).await?;
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn include_exclude_and_the_name_transformer_choose_what_is_passed_on() -> Result<()> {
+async fn applies_include_exclude_and_name_transformer() -> Result<()> {
     let w = World::start("secret-filters").await?;
     for name in ["DB_USER", "DB_PASSWORD", "DB_ADMIN_PASSWORD", "API_KEY"] {
-        w.set(name, &secret(name));
+        w.set_doppler_secret(name, &secret(name));
     }
     let mut spec = w.spec();
     spec["doppler"]["include"] = json!(["DB_*"]);
     spec["doppler"]["exclude"] = json!(["*ADMIN*"]);
-    w.bind("filtered", &spec).await?;
+    w.apply_binding("filtered", &spec).await?;
     spec = w.spec();
     spec["doppler"]["nameTransformer"] = json!("lower-snake");
-    w.bind("snake", &spec).await?;
+    w.apply_binding("snake", &spec).await?;
     w.until_ready("filtered").await?;
     w.until_values(
         "filtered",
@@ -231,14 +231,14 @@ async fn include_exclude_and_the_name_transformer_choose_what_is_passed_on() -> 
         "{:?}",
         snake.keys()
     );
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn more_than_a_secret_can_hold_is_refused_and_the_last_good_values_stay() -> Result<()> {
+async fn keeps_last_good_values_when_the_config_is_too_large() -> Result<()> {
     let w = World::start("secret-large").await?;
-    w.set("A", &secret("a"));
-    w.bind("b", &w.spec()).await?;
+    w.set_doppler_secret("A", &secret("a"));
+    w.apply_binding("b", &w.spec()).await?;
     w.until_ready("b").await?;
     // All at once: what is in between is told of as well, and fits for a while.
     let large = |numbers: std::ops::Range<usize>| {
@@ -259,14 +259,14 @@ async fn more_than_a_secret_can_hold_is_refused_and_the_last_good_values_stay() 
     large(0..20);
     w.until_ready("b").await?;
     ensure!(w.values("b").await?.len() == 21);
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn at_rest_nothing_is_written_and_doppler_answers_that_nothing_changed() -> Result<()> {
+async fn writes_nothing_while_doppler_answers_not_modified() -> Result<()> {
     let w = World::start("secret-rest").await?;
-    w.set("A", &secret("a"));
-    w.bind("rest", &w.spec()).await?;
+    w.set_doppler_secret("A", &secret("a"));
+    w.apply_binding("rest", &w.spec()).await?;
     w.until_ready("rest").await?;
     w.until_polls("same", 2).await?;
     let before = (
@@ -285,19 +285,19 @@ async fn at_rest_nothing_is_written_and_doppler_answers_that_nothing_changed() -
         .doppler
         .downloads()
         .into_iter()
-        .filter(|call| call.is_with(&w.token))
+        .filter(|call| call.uses_token(&w.token))
         .collect();
     let full = polls.iter().filter(|call| call.status == Some(200)).count();
     ensure!(full == 1, "{full} full downloads in {} polls", polls.len());
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_installations_and_two_bindings_give_the_same_content_different_hashes() -> Result<()> {
+async fn content_hash_differs_between_bindings_of_equal_content() -> Result<()> {
     let w = World::start("secret-hash").await?;
-    w.set("A", &secret("a"));
-    w.bind("one", &w.spec()).await?;
-    w.bind("two", &w.spec()).await?;
+    w.set_doppler_secret("A", &secret("a"));
+    w.apply_binding("one", &w.spec()).await?;
+    w.apply_binding("two", &w.spec()).await?;
     w.until_ready("one").await?;
     w.until_ready("two").await?;
     let (one, two) = (w.status("one").await?, w.status("two").await?);
@@ -313,19 +313,19 @@ async fn two_installations_and_two_bindings_give_the_same_content_different_hash
             .is_some(),
         "the key is in the operator's own namespace"
     );
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bindings_own_interval_wins_over_the_operators() -> Result<()> {
+async fn refresh_interval_of_the_binding_overrides_the_flag() -> Result<()> {
     let w = World::with("secret-interval", Setup::without_polls()).await?;
-    w.set("A", &secret("a"));
+    w.set_doppler_secret("A", &secret("a"));
     let mut spec = w.spec();
     spec["refreshInterval"] = json!("10s");
-    w.bind("often", &spec).await?;
+    w.apply_binding("often", &spec).await?;
     w.until_ready("often").await?;
     let downloads = w.downloads();
-    w.set("A", &secret("b"));
+    w.set_doppler_secret("A", &secret("b"));
     w.until_values("often", &pairs(&[("A", secret("b"))]))
         .await?;
     ensure!(
@@ -338,5 +338,5 @@ async fn a_bindings_own_interval_wins_over_the_operators() -> Result<()> {
         metrics.contains("doppler_prefect_bindings{reason=\"Ready\"} 1"),
         "{metrics}"
     );
-    w.end().await
+    w.finish().await
 }

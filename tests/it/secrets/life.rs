@@ -5,14 +5,14 @@ use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
-use super::managed;
+use super::spec_with_secret;
 use crate::world::{World, pairs, secret};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_secret_that_no_pool_refers_to_belongs_to_its_binding_and_goes_with_it() -> Result<()> {
+async fn garbage_collector_deletes_secret_with_its_binding() -> Result<()> {
     let mut w = World::start("secret-owned").await?;
-    w.set("A", &secret("a"));
-    w.bind("owned", &w.spec()).await?;
+    w.set_doppler_secret("A", &secret("a"));
+    w.apply_binding("owned", &w.spec()).await?;
     w.until_ready("owned").await?;
     let binding = w.binding("owned").await?;
     let object = w.secrets().get("owned").await?;
@@ -29,40 +29,44 @@ async fn a_secret_that_no_pool_refers_to_belongs_to_its_binding_and_goes_with_it
     );
     // Kubernetes itself cleans up, even without the operator.
     w.kill_operator();
-    w.unbind("owned").await?;
-    w.until_unbound("owned").await?;
+    w.delete_binding("owned").await?;
+    w.until_binding_deleted("owned").await?;
     w.until_no_secret("owned").await?;
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_retained_secret_stays_and_a_new_binding_needs_adopt_to_take_it() -> Result<()> {
+async fn retained_secret_needs_adopt_for_a_new_binding() -> Result<()> {
     let w = World::start("secret-retained").await?;
-    w.set("A", &secret("a"));
-    w.bind("b", &managed(&w, json!({"deletionPolicy": "Retain"})))
-        .await?;
+    w.set_doppler_secret("A", &secret("a"));
+    w.apply_binding(
+        "b",
+        &spec_with_secret(&w, json!({"deletionPolicy": "Retain"})),
+    )
+    .await?;
     w.until_ready("b").await?;
     ensure!(
         w.secrets().get("b").await?.owner_references().is_empty(),
         "the garbage collector would take it"
     );
-    w.unbind("b").await?;
-    w.until_unbound("b").await?;
-    w.set("A", &secret("b"));
-    w.bind("b", &w.spec()).await?;
+    w.delete_binding("b").await?;
+    w.until_binding_deleted("b").await?;
+    w.set_doppler_secret("A", &secret("b"));
+    w.apply_binding("b", &w.spec()).await?;
     w.until_not_ready("b", "SecretForeign").await?;
     w.until_values("b", &pairs(&[("A", secret("a"))])).await?;
-    w.bind("b", &managed(&w, json!({"adopt": true}))).await?;
+    w.apply_binding("b", &spec_with_secret(&w, json!({"adopt": true})))
+        .await?;
     w.until_ready("b").await?;
     w.until_values("b", &pairs(&[("A", secret("b"))])).await?;
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_changed_deletion_policy_changes_who_owns_the_secret() -> Result<()> {
+async fn changed_deletion_policy_changes_the_owner_reference() -> Result<()> {
     let w = World::start("secret-policy").await?;
-    w.set("A", &secret("a"));
-    w.bind("b", &w.spec()).await?;
+    w.set_doppler_secret("A", &secret("a"));
+    w.apply_binding("b", &w.spec()).await?;
     w.until_ready("b").await?;
     let owners = async |count: usize| {
         w.until("the owners to change", async || {
@@ -72,20 +76,27 @@ async fn a_changed_deletion_policy_changes_who_owns_the_secret() -> Result<()> {
         })
         .await
     };
-    w.bind("b", &managed(&w, json!({"deletionPolicy": "Retain"})))
-        .await?;
+    w.apply_binding(
+        "b",
+        &spec_with_secret(&w, json!({"deletionPolicy": "Retain"})),
+    )
+    .await?;
     owners(0).await?;
-    w.bind("b", &managed(&w, json!({"deletionPolicy": "Delete"})))
-        .await?;
+    w.apply_binding(
+        "b",
+        &spec_with_secret(&w, json!({"deletionPolicy": "Delete"})),
+    )
+    .await?;
     owners(1).await?;
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rename_writes_the_new_secret_and_removes_the_old_one() -> Result<()> {
+async fn rename_writes_new_secret_and_deletes_old_one() -> Result<()> {
     let w = World::start("secret-rename").await?;
-    w.set("A", &secret("a"));
-    w.bind("b", &managed(&w, json!({"name": "old"}))).await?;
+    w.set_doppler_secret("A", &secret("a"));
+    w.apply_binding("b", &spec_with_secret(&w, json!({"name": "old"})))
+        .await?;
     w.until_ready("b").await?;
     // Whoever owns the binding by its labels, as Argo CD does, does not own the Secret by them.
     let theirs = json!({"metadata": {
@@ -94,7 +105,8 @@ async fn a_rename_writes_the_new_secret_and_removes_the_old_one() -> Result<()> 
     w.bindings()
         .patch("b", &PatchParams::default(), &Patch::Merge(&theirs))
         .await?;
-    w.bind("b", &managed(&w, json!({"name": "new"}))).await?;
+    w.apply_binding("b", &spec_with_secret(&w, json!({"name": "new"})))
+        .await?;
     w.until_values("new", &pairs(&[("A", secret("a"))])).await?;
     let made = w.secrets().get("new").await?;
     ensure!(
@@ -105,22 +117,22 @@ async fn a_rename_writes_the_new_secret_and_removes_the_old_one() -> Result<()> 
     w.until_no_secret("old").await?;
     w.until_ready("b").await?;
     ensure!(w.status("b").await?["secretName"] == "new");
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_suspended_binding_leaves_everything_as_it_is() -> Result<()> {
+async fn suspended_binding_changes_nothing() -> Result<()> {
     let w = World::start("secret-suspend").await?;
-    w.set("A", &secret("a"));
-    w.bind("sleeper", &w.spec()).await?;
-    w.bind("waker", &w.spec()).await?;
+    w.set_doppler_secret("A", &secret("a"));
+    w.apply_binding("sleeper", &w.spec()).await?;
+    w.apply_binding("waker", &w.spec()).await?;
     w.until_ready("sleeper").await?;
     let mut spec = w.spec();
     spec["suspend"] = json!(true);
-    w.bind("sleeper", &spec).await?;
+    w.apply_binding("sleeper", &spec).await?;
     w.until_condition("sleeper", "Ready", "Unknown", "Suspended")
         .await?;
-    w.set("A", &secret("b"));
+    w.set_doppler_secret("A", &secret("b"));
     w.edit_secret("sleeper", &json!({"stringData": {"B": secret("edited")}}))
         .await?;
     // The other one has it, so the operator knows of it.
@@ -132,9 +144,9 @@ async fn a_suspended_binding_leaves_everything_as_it_is() -> Result<()> {
         &pairs(&[("A", secret("a")), ("B", secret("edited"))]),
     )
     .await?;
-    w.bind("sleeper", &w.spec()).await?;
+    w.apply_binding("sleeper", &w.spec()).await?;
     w.until_values("sleeper", &pairs(&[("A", secret("b"))]))
         .await?;
     w.until_ready("sleeper").await?;
-    w.end().await
+    w.finish().await
 }

@@ -11,14 +11,14 @@ use serde_json::{Value, json};
 use crate::world::{World, secret};
 
 /// A spec with this stanza for the Secret.
-fn managed(world: &World, stanza: Value) -> Value {
+fn spec_with_secret(world: &World, stanza: Value) -> Value {
     let mut spec = world.spec();
     spec["managedSecret"] = stanza;
     spec
 }
 
 /// Makes a Secret that is not the operator's.
-async fn foreign(world: &World, name: &str, more: Value) -> Result<()> {
+async fn create_foreign_secret(world: &World, name: &str, more: Value) -> Result<()> {
     let mut object = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "labels": {"owner": "me"}}});
     object["stringData"] = json!({"MINE": secret("mine")});
     for (field, value) in more.as_object().context("an object")? {

@@ -5,16 +5,17 @@ use kube::ResourceExt;
 use kube::api::PostParams;
 use serde_json::json;
 
-use super::{foreign, managed};
+use super::{create_foreign_secret, spec_with_secret};
 use crate::world::{Setup, World, pairs, secret};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_foreign_secret_is_never_touched_and_its_place_is_taken_once_it_is_gone() -> Result<()> {
+async fn never_changes_a_foreign_secret_and_replaces_it_once_deleted() -> Result<()> {
     let mut w = World::with("secret-foreign", Setup::without_polls()).await?;
-    w.set("A", &secret("a"));
-    foreign(&w, "taken", json!({})).await?;
+    w.set_doppler_secret("A", &secret("a"));
+    create_foreign_secret(&w, "taken", json!({})).await?;
     let before = w.secrets().get("taken").await?;
-    w.bind("b", &managed(&w, json!({"name": "taken"}))).await?;
+    w.apply_binding("b", &spec_with_secret(&w, json!({"name": "taken"})))
+        .await?;
     let said = w.until_not_ready("b", "SecretForeign").await?;
     ensure!(said.message.contains("taken"), "{}", said.message);
     let synced = w.condition("b", "SecretSynced").await?;
@@ -30,7 +31,7 @@ async fn a_foreign_secret_is_never_touched_and_its_place_is_taken_once_it_is_gon
         &json!({"metadata": {"labels": {"touched": "yes"}}}),
     )
     .await?;
-    w.set("A", &secret("b"));
+    w.set_doppler_secret("A", &secret("b"));
     w.restart_operator().await?;
     w.until_not_ready("b", "SecretForeign").await?;
     let after = w.secrets().get("taken").await?;
@@ -44,31 +45,31 @@ async fn a_foreign_secret_is_never_touched_and_its_place_is_taken_once_it_is_gon
     w.until_values("taken", &pairs(&[("A", secret("b"))]))
         .await?;
     w.until_ready("b").await?;
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn deleting_a_binding_leaves_the_foreign_secret_of_its_name() -> Result<()> {
+async fn deleting_a_binding_keeps_a_foreign_secret() -> Result<()> {
     let w = World::with("secret-foreign-stays", Setup::without_polls()).await?;
-    w.set("A", &secret("a"));
-    foreign(&w, "b", json!({})).await?;
-    w.bind("b", &w.spec()).await?;
+    w.set_doppler_secret("A", &secret("a"));
+    create_foreign_secret(&w, "b", json!({})).await?;
+    w.apply_binding("b", &w.spec()).await?;
     w.until_not_ready("b", "SecretForeign").await?;
-    w.unbind("b").await?;
-    w.until_unbound("b").await?;
+    w.delete_binding("b").await?;
+    w.until_binding_deleted("b").await?;
     w.until_values("b", &pairs(&[("MINE", secret("mine"))]))
         .await?;
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn adopt_takes_a_secret_that_nobody_controls_and_no_other() -> Result<()> {
+async fn adopts_only_a_secret_without_controller() -> Result<()> {
     let w = World::with("secret-adopt", Setup::without_polls()).await?;
-    w.set("A", &secret("a"));
-    foreign(&w, "free", json!({})).await?;
-    w.bind(
+    w.set_doppler_secret("A", &secret("a"));
+    create_foreign_secret(&w, "free", json!({})).await?;
+    w.apply_binding(
         "adopts",
-        &managed(&w, json!({"name": "free", "adopt": true})),
+        &spec_with_secret(&w, json!({"name": "free", "adopt": true})),
     )
     .await?;
     w.until_ready("adopts").await?;
@@ -86,41 +87,40 @@ async fn adopt_takes_a_secret_that_nobody_controls_and_no_other() -> Result<()> 
     let owner = json!({
         "apiVersion": "v1", "kind": "ConfigMap", "name": "boss", "uid": maps.get("boss").await?.uid(), "controller": true,
     });
-    foreign(
+    create_foreign_secret(
         &w,
         "controlled",
         json!({"metadata": {"name": "controlled", "ownerReferences": [owner]}}),
     )
     .await?;
-    w.bind(
+    w.apply_binding(
         "refused",
-        &managed(&w, json!({"name": "controlled", "adopt": true})),
+        &spec_with_secret(&w, json!({"name": "controlled", "adopt": true})),
     )
     .await?;
     w.until_not_ready("refused", "SecretForeign").await?;
     w.until_values("controlled", &pairs(&[("MINE", secret("mine"))]))
         .await?;
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_bindings_for_one_secret_the_first_keeps_it_and_the_second_takes_it_when_the_first_goes()
--> Result<()> {
+async fn second_binding_takes_claimed_secret_after_first_is_deleted() -> Result<()> {
     let w = World::with("secret-claimed", Setup::without_polls()).await?;
-    w.set("A", &secret("a"));
+    w.set_doppler_secret("A", &secret("a"));
     w.doppler.set(&w.name, "prd", "A", &secret("prd"));
     let token = format!("dp.st.prd.{}", secret(&w.name));
     w.doppler.add_service_token(&token, &w.name, "prd");
     w.put_token("prd-token", &token).await?;
-    w.bind("first", &managed(&w, json!({"name": "shared"})))
+    w.apply_binding("first", &spec_with_secret(&w, json!({"name": "shared"})))
         .await?;
     w.until_ready("first").await?;
 
-    let mut spec = managed(&w, json!({"name": "shared", "adopt": true}));
+    let mut spec = spec_with_secret(&w, json!({"name": "shared", "adopt": true}));
     spec["doppler"]["config"] = json!("prd");
     spec["doppler"]["accessToken"] =
         json!({"valueFrom": {"secretKeyRef": {"name": "prd-token", "key": "token"}}});
-    w.bind("second", &spec).await?;
+    w.apply_binding("second", &spec).await?;
     let said = w.until_not_ready("second", "SecretClaimed").await?;
     ensure!(
         said.message.contains("first"),
@@ -131,22 +131,25 @@ async fn of_two_bindings_for_one_secret_the_first_keeps_it_and_the_second_takes_
         .await?;
     w.until_ready("first").await?;
 
-    w.unbind("first").await?;
+    w.delete_binding("first").await?;
     w.until_ready("second").await?;
     w.until_values("shared", &pairs(&[("A", secret("prd"))]))
         .await?;
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_secret_of_another_type_is_left_alone_even_with_adopt() -> Result<()> {
+async fn never_adopts_a_secret_of_another_type() -> Result<()> {
     let w = World::with("secret-type", Setup::without_polls()).await?;
-    w.set("A", &secret("a"));
+    w.set_doppler_secret("A", &secret("a"));
     let basic = json!({"type": "kubernetes.io/basic-auth", "stringData": {"username": "me", "password": secret("mine")}});
-    foreign(&w, "typed", basic).await?;
+    create_foreign_secret(&w, "typed", basic).await?;
     let before = w.secrets().get("typed").await?;
-    w.bind("b", &managed(&w, json!({"name": "typed", "adopt": true})))
-        .await?;
+    w.apply_binding(
+        "b",
+        &spec_with_secret(&w, json!({"name": "typed", "adopt": true})),
+    )
+    .await?;
     w.until_not_ready("b", "SecretWrongType").await?;
     let after = w.secrets().get("typed").await?;
     ensure!(
@@ -155,11 +158,11 @@ async fn a_secret_of_another_type_is_left_alone_even_with_adopt() -> Result<()> 
     );
     w.delete_secret("typed").await?;
     w.until_ready("b").await?;
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_operators_rights_are_the_charts_and_no_more() -> Result<()> {
+async fn operator_has_only_the_permissions_of_the_chart() -> Result<()> {
     let w = World::without_operator("secret-rights", Setup::default()).await?;
     let file = kube::config::Kubeconfig::read_from(&w.grant.kubeconfig)?;
     let mut config =
@@ -197,11 +200,11 @@ async fn the_operators_rights_are_the_charts_and_no_more() -> Result<()> {
         !may("get", "pods", &w.name).await? && !may("create", "pods", &w.name).await?,
         "it may do things with pods"
     );
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_right_that_is_missing_is_told_and_used_once_it_is_there() -> Result<()> {
+async fn reports_missing_permission_and_recovers_once_granted() -> Result<()> {
     let mut w = World::without_operator("secret-forbidden", Setup::default()).await?;
     let roles: kube::Api<k8s_openapi::api::rbac::v1::Role> =
         kube::Api::namespaced(w.client.clone(), &w.name);
@@ -224,8 +227,8 @@ async fn a_right_that_is_missing_is_told_and_used_once_it_is_there() -> Result<(
     let name = role.name_any();
     let less = roles.replace(&name, &PostParams::default(), &less).await?;
     w.start_operator().await?;
-    w.set("A", &secret("a"));
-    w.bind("b", &w.spec()).await?;
+    w.set_doppler_secret("A", &secret("a"));
+    w.apply_binding("b", &w.spec()).await?;
     let said = w.until_not_ready("b", "SecretForbidden").await?;
     ensure!(
         said.message.contains("create") && said.message.contains(&w.name),
@@ -236,5 +239,5 @@ async fn a_right_that_is_missing_is_told_and_used_once_it_is_there() -> Result<(
     all.metadata.resource_version = less.resource_version();
     roles.replace(&name, &PostParams::default(), &all).await?;
     w.until_ready("b").await?;
-    w.end().await
+    w.finish().await
 }

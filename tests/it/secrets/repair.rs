@@ -4,16 +4,15 @@ use anyhow::{Result, ensure};
 use kube::ResourceExt;
 use serde_json::json;
 
-use super::managed;
+use super::spec_with_secret;
 use crate::world::{Setup, World, pairs, secret};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hand_edited_or_deleted_secret_is_put_back_at_once_without_an_upstream_call() -> Result<()>
-{
+async fn repairs_edited_or_deleted_secret_without_upstream_request() -> Result<()> {
     let w = World::with("secret-repair", Setup::without_polls()).await?;
     let values = pairs(&[("A", secret("a")), ("B", secret("b"))]);
     w.doppler.replace(&w.name, "dev", values.clone());
-    w.bind("repair", &w.spec()).await?;
+    w.apply_binding("repair", &w.spec()).await?;
     w.until_ready("repair").await?;
     let (downloads, blocks) = (w.downloads(), w.all_reads("prefect").await?);
 
@@ -47,16 +46,16 @@ async fn a_hand_edited_or_deleted_secret_is_put_back_at_once_without_an_upstream
         "the block was read again"
     );
     w.until_ready("repair").await?;
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn our_label_and_annotations_are_put_back_when_somebody_takes_them_away() -> Result<()> {
+async fn repairs_removed_labels_and_annotations() -> Result<()> {
     let w = World::with("secret-marks", Setup::without_polls()).await?;
-    w.set("A", &secret("a"));
-    w.bind(
+    w.set_doppler_secret("A", &secret("a"));
+    w.apply_binding(
         "marks",
-        &managed(
+        &spec_with_secret(
             &w,
             json!({"labels": {"tier": "gold"}, "annotations": {"example.com/by": "us"}}),
         ),
@@ -78,24 +77,24 @@ async fn our_label_and_annotations_are_put_back_when_somebody_takes_them_away() 
         Ok(())
     })
     .await?;
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn labels_that_the_binding_no_longer_asks_for_go_and_those_of_others_stay() -> Result<()> {
+async fn removes_obsolete_labels_and_keeps_those_of_others() -> Result<()> {
     let w = World::start("secret-labels").await?;
-    w.set("A", &secret("a"));
-    w.bind(
+    w.set_doppler_secret("A", &secret("a"));
+    w.apply_binding(
         "labels",
-        &managed(&w, json!({"labels": {"one": "1", "two": "2"}})),
+        &spec_with_secret(&w, json!({"labels": {"one": "1", "two": "2"}})),
     )
     .await?;
     w.until_ready("labels").await?;
     w.edit_secret("labels", &json!({"metadata": {"labels": {"team": "data"}}}))
         .await?;
-    w.bind(
+    w.apply_binding(
         "labels",
-        &managed(
+        &spec_with_secret(
             &w,
             json!({"labels": {"two": "zwei"}, "annotations": {"example.com/three": "3"}}),
         ),
@@ -124,17 +123,17 @@ async fn labels_that_the_binding_no_longer_asks_for_go_and_those_of_others_stay(
         Ok(())
     })
     .await?;
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_immutable_secret_says_so_and_is_written_anew_once_it_is_deleted() -> Result<()> {
+async fn reports_immutable_secret_and_recreates_it_once_deleted() -> Result<()> {
     let w = World::start("secret-immutable").await?;
-    w.set("A", &secret("a"));
-    w.bind("b", &w.spec()).await?;
+    w.set_doppler_secret("A", &secret("a"));
+    w.apply_binding("b", &w.spec()).await?;
     w.until_ready("b").await?;
     w.edit_secret("b", &json!({"immutable": true})).await?;
-    w.set("A", &secret("b"));
+    w.set_doppler_secret("A", &secret("b"));
     let said = w.until_not_ready("b", "SecretImmutable").await?;
     ensure!(
         said.message.contains("delete"),
@@ -146,19 +145,19 @@ async fn an_immutable_secret_says_so_and_is_written_anew_once_it_is_deleted() ->
     w.until_values("b", &pairs(&[("A", secret("b"))])).await?;
     w.until_ready("b").await?;
     ensure!(w.secrets().get("b").await?.immutable != Some(true));
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restarted_operator_sees_without_writing_that_a_secret_is_up_to_date() -> Result<()> {
+async fn restart_rewrites_nothing_that_is_up_to_date() -> Result<()> {
     let mut w = World::start("secret-restart").await?;
-    w.set("A", &secret("a"));
-    w.bind("same", &w.spec()).await?;
+    w.set_doppler_secret("A", &secret("a"));
+    w.apply_binding("same", &w.spec()).await?;
     w.doppler.set(&w.name, "prd", "A", &secret("prd"));
     w.doppler.add_account_token(&w.token);
     let mut prd = w.spec();
     prd["doppler"]["config"] = json!("prd");
-    w.bind("changed", &prd).await?;
+    w.apply_binding("changed", &prd).await?;
     w.until_ready("same").await?;
     w.until_ready("changed").await?;
     let before = (
@@ -181,14 +180,14 @@ async fn a_restarted_operator_sees_without_writing_that_a_secret_is_up_to_date()
         w.secrets().get("same").await?.resource_version(),
     );
     ensure!(before == after, "{before:?} became {after:?}");
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_secret_that_somebody_keeps_changing_is_reported_as_contested() -> Result<()> {
+async fn reports_contested_secret() -> Result<()> {
     let w = World::with("secret-contested", Setup::without_polls()).await?;
-    w.set("A", &secret("a"));
-    w.bind("b", &w.spec()).await?;
+    w.set_doppler_secret("A", &secret("a"));
+    w.apply_binding("b", &w.spec()).await?;
     w.until_ready("b").await?;
     let mut edits = 0;
     w.until("SecretContested", async || {
@@ -214,5 +213,5 @@ async fn a_secret_that_somebody_keeps_changing_is_reported_as_contested() -> Res
         },
     )
     .await?;
-    w.end().await
+    w.finish().await
 }

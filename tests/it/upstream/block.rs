@@ -11,9 +11,9 @@ use super::good;
 use crate::world::{World, pairs, secret};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_block_is_read_in_every_shape_that_people_have() -> Result<()> {
+async fn reads_a_block_in_every_supported_shape() -> Result<()> {
     let w = World::start("up-shapes").await?;
-    w.set("A", &secret("good"));
+    w.set_doppler_secret("A", &secret("good"));
     let (name, token) = (w.name.as_str(), w.token.as_str());
     let slug = |what: &str| format!("{name}-{what}");
     w.api
@@ -60,26 +60,26 @@ async fn a_block_is_read_in_every_shape_that_people_have() -> Result<()> {
     for (binding, block) in &blocks {
         let mut spec = w.spec();
         spec["prefect"]["block"] = block.clone();
-        w.bind(binding, &spec).await?;
+        w.apply_binding(binding, &spec).await?;
     }
     for (binding, _) in &blocks {
         w.until_ready(binding).await?;
         w.until_values(binding, &good()).await?;
     }
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_block_that_cannot_work_says_so_and_is_noticed_once_it_does() -> Result<()> {
+async fn reports_an_unusable_block_and_recovers_once_it_is_fixed() -> Result<()> {
     let w = World::start("up-block").await?;
-    w.set("A", &secret("good"));
+    w.set_doppler_secret("A", &secret("good"));
     w.api.delete_block("secret", &w.name).await?;
-    w.bind("b", &w.spec()).await?;
-    let said = w.until_not_ready("b", "BlockMissing").await?;
+    w.apply_binding("b", &w.spec()).await?;
+    let ready = w.until_not_ready("b", "BlockMissing").await?;
     ensure!(
-        said.message.contains(&w.name) && said.message.contains("create it"),
+        ready.message.contains(&w.name) && ready.message.contains("create it"),
         "{}",
-        said.message
+        ready.message
     );
     let resolved = w.condition("b", "BlockResolved").await?;
     ensure!(
@@ -95,8 +95,8 @@ async fn a_block_that_cannot_work_says_so_and_is_noticed_once_it_does() -> Resul
     w.api
         .put_block(&w.name, &Block::object(&w.name, "dev", ""))
         .await?;
-    let said = w.until_not_ready("b", "BlockIncomplete").await?;
-    ensure!(said.message.contains("access_token"), "{}", said.message);
+    let ready = w.until_not_ready("b", "BlockIncomplete").await?;
+    ensure!(ready.message.contains("access_token"), "{}", ready.message);
     w.api
         .put_block(&w.name, &Block::object(&w.name, "dev", &w.token))
         .await?;
@@ -116,24 +116,24 @@ async fn a_block_that_cannot_work_says_so_and_is_noticed_once_it_does() -> Resul
         .put_block(&w.name, &Block::json_string(&w.name, "dev", &w.token))
         .await?;
     w.until_ready("b").await?;
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_changed_block_is_noticed_and_told() -> Result<()> {
+async fn changed_block_is_synced_and_emits_source_changed() -> Result<()> {
     let w = World::start("up-source").await?;
-    w.set("A", &secret("good"));
+    w.set_doppler_secret("A", &secret("good"));
     w.doppler.set(&w.name, "prd", "A", &secret("prd"));
     let token = format!("dp.st.prd.{}", secret(&w.name));
     w.doppler.add_service_token(&token, &w.name, "prd");
-    w.bind("b", &w.spec()).await?;
+    w.apply_binding("b", &w.spec()).await?;
     w.until_ready("b").await?;
     w.api
         .put_block(&w.name, &Block::object(&w.name, "prd", &token))
         .await?;
     w.until_values("b", &pairs(&[("A", secret("prd"))])).await?;
-    let told = w.until_event("SourceChanged").await?;
-    ensure!(told.contains("dev") && told.contains("prd"), "{told}");
+    let event = w.until_event("SourceChanged").await?;
+    ensure!(event.contains("dev") && event.contains("prd"), "{event}");
     w.until("the status to name the new config", async || {
         let status = w.status("b").await?;
         ensure!(status["config"] == "prd", "{status}");
@@ -142,97 +142,97 @@ async fn a_changed_block_is_noticed_and_told() -> Result<()> {
     .await?;
     w.until_ready("b").await?;
     ensure!(w.events("SourceChanged").await?.len() == 1);
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_base_url_is_told_from_a_missing_block() -> Result<()> {
+async fn distinguishes_a_wrong_base_url_from_a_missing_block() -> Result<()> {
     let w = World::start("up-url").await?;
     let mut spec = w.spec();
     spec["prefect"]["server"]["remoteApiUrl"] = json!(format!("{}/nowhere", w.prefect.api_url()));
-    w.bind("wrong", &spec).await?;
-    let said = w.until_not_ready("wrong", "PrefectWrongUrl").await?;
-    ensure!(said.message.contains("/api"), "{}", said.message);
+    w.apply_binding("wrong", &spec).await?;
+    let ready = w.until_not_ready("wrong", "PrefectWrongUrl").await?;
+    ensure!(ready.message.contains("/api"), "{}", ready.message);
     let [port] = testkit::ports::free()?;
     spec["prefect"]["server"]["remoteApiUrl"] = json!(format!("http://127.0.0.1:{port}/api"));
-    w.bind("nobody", &spec).await?;
+    w.apply_binding("nobody", &spec).await?;
     w.until_not_ready("nobody", "PrefectUnreachable").await?;
     // What the manual says of `/api`: it is appended if it is missing.
-    w.set("A", &secret("good"));
+    w.set_doppler_secret("A", &secret("good"));
     spec["prefect"]["server"]["remoteApiUrl"] = json!(w.prefect.api_url().trim_end_matches("/api"));
-    w.bind("short", &spec).await?;
+    w.apply_binding("short", &spec).await?;
     w.until_ready("short").await?;
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_that_is_not_allowed_is_sent_nothing() -> Result<()> {
+async fn sends_nothing_to_a_host_that_is_not_allowed() -> Result<()> {
     let w = World::start("up-hosts").await?;
-    let thief = MockServer::start().await;
+    let unlisted = MockServer::start().await;
     Mock::given(any())
         .respond_with(ResponseTemplate::new(200))
-        .mount(&thief)
+        .mount(&unlisted)
         .await;
     // The same server under a name that the flags do not list, and forms that are always refused.
-    let named = format!("http://localhost:{}", thief.address().port());
+    let named = format!("http://localhost:{}", unlisted.address().port());
     let doppler_hosts = [
         named.clone(),
-        format!("https://localhost:{}", thief.address().port()),
+        format!("https://localhost:{}", unlisted.address().port()),
         format!(
             "http://user:{}@127.0.0.1:{}",
             secret("pw"),
-            thief.address().port()
+            unlisted.address().port()
         ),
         "http://169.254.169.254".to_owned(),
     ];
     let mut spec = w.spec();
     for (number, host) in doppler_hosts.iter().enumerate() {
         spec["doppler"]["host"] = json!(host);
-        w.bind(&format!("doppler-{number}"), &spec).await?;
+        w.apply_binding(&format!("doppler-{number}"), &spec).await?;
     }
     spec = w.spec();
     spec["prefect"]["server"]["remoteApiUrl"] = json!(format!("{named}/api"));
     spec["prefect"]["server"]["apiKey"] = json!({"value": secret("pnu")});
-    w.bind("prefect", &spec).await?;
+    w.apply_binding("prefect", &spec).await?;
     for number in 0..doppler_hosts.len() {
         w.until_not_ready(&format!("doppler-{number}"), "HostNotAllowed")
             .await?;
     }
-    let said = w.until_not_ready("doppler-0", "HostNotAllowed").await?;
+    let ready = w.until_not_ready("doppler-0", "HostNotAllowed").await?;
     ensure!(
-        said.message.contains("--allowed-doppler-host"),
+        ready.message.contains("--allowed-doppler-host"),
         "{}",
-        said.message
+        ready.message
     );
-    let said = w.until_not_ready("prefect", "HostNotAllowed").await?;
+    let ready = w.until_not_ready("prefect", "HostNotAllowed").await?;
     ensure!(
-        said.message.contains("--allowed-prefect-host"),
+        ready.message.contains("--allowed-prefect-host"),
         "{}",
-        said.message
+        ready.message
     );
-    let received = thief.received_requests().await.context("no record")?;
+    let received = unlisted.received_requests().await.context("no record")?;
     ensure!(
         received.is_empty(),
         "{} requests were sent there",
         received.len()
     );
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_binding_that_slipped_past_the_rules_is_its_own_error_and_nobody_elses() -> Result<()> {
+async fn invalid_binding_fails_alone() -> Result<()> {
     let w = World::start("up-invalid").await?;
-    w.set("A", &secret("good"));
+    w.set_doppler_secret("A", &secret("good"));
     let mut spec = w.spec();
     spec["doppler"]["include"] = json!(["[A-"]);
-    w.bind("bad-glob", &spec).await?;
-    w.bind("good", &w.spec()).await?;
+    w.apply_binding("bad-glob", &spec).await?;
+    w.apply_binding("good", &w.spec()).await?;
     w.until_ready("good").await?;
-    let said = w.until_not_ready("bad-glob", "InvalidSpec").await?;
-    ensure!(said.message.contains("[A-"), "{}", said.message);
+    let ready = w.until_not_ready("bad-glob", "InvalidSpec").await?;
+    ensure!(ready.message.contains("[A-"), "{}", ready.message);
     kubernetes::delete(&w.client, &w.name, &json!({
         "apiVersion": "doppler-prefect.dev/v1alpha1", "kind": "DopplerPrefectBinding", "metadata": {"name": "bad-glob"},
     }).to_string()).await?;
-    w.until_unbound("bad-glob").await?;
-    w.end().await
+    w.until_binding_deleted("bad-glob").await?;
+    w.finish().await
 }

@@ -10,10 +10,10 @@ use super::{good, with};
 use crate::world::{Setup, World, pairs, secret};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_passing_failure_changes_nothing_and_heals() -> Result<()> {
+async fn transient_failure_writes_nothing_and_recovers() -> Result<()> {
     let w = World::start("up-passing").await?;
-    w.set("A", &secret("good"));
-    w.bind("b", &w.spec()).await?;
+    w.set_doppler_secret("A", &secret("good"));
+    w.apply_binding("b", &w.spec()).await?;
     w.until_ready("b").await?;
     w.until_polls("same", 1).await?;
     let before = w.binding("b").await?.metadata.resource_version;
@@ -30,17 +30,16 @@ async fn a_passing_failure_changes_nothing_and_heals() -> Result<()> {
     );
     ensure!(w.writes(None).await? == writes);
     w.until_values("b", &good()).await?;
-    w.doppler.end_fault(fault);
-    w.set("A", &secret("after"));
+    w.doppler.remove_fault(fault);
+    w.set_doppler_secret("A", &secret("after"));
     w.until_values("b", &pairs(&[("A", secret("after"))]))
         .await?;
     w.until_ready("b").await?;
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_doppler_that_does_not_answer_is_told_once_that_lasts_and_keeps_the_last_good_values()
--> Result<()> {
+async fn reports_lasting_doppler_failure_and_keeps_last_good_values() -> Result<()> {
     let leak = Fault::Answer(
         500,
         "application/json".to_owned(),
@@ -63,7 +62,7 @@ async fn a_doppler_that_does_not_answer_is_told_once_that_lasts_and_keeps_the_la
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_that_is_no_config_is_told_and_keeps_the_last_good_values() -> Result<()> {
+async fn reports_invalid_response_and_keeps_last_good_values() -> Result<()> {
     let page = Fault::not_json();
     let mixed = Fault::Answer(
         200,
@@ -101,7 +100,7 @@ async fn lasts(name: &str, cases: &[(&str, Fault, &str)]) -> Result<()> {
         spec["doppler"]["config"] = json!(case);
         spec["doppler"]["accessToken"]["valueFrom"]["secretKeyRef"]["name"] =
             json!(format!("{case}-token"));
-        w.bind(case, &spec).await?;
+        w.apply_binding(case, &spec).await?;
     }
     for (case, ..) in cases {
         w.until_ready(case).await?;
@@ -127,7 +126,7 @@ async fn lasts(name: &str, cases: &[(&str, Fault, &str)]) -> Result<()> {
     }
     ensure!(faults.is_empty(), "{}", faults.join("\n"));
     for fault in planned {
-        w.doppler.end_fault(fault);
+        w.doppler.remove_fault(fault);
     }
     for (case, ..) in cases {
         w.until_within(
@@ -143,29 +142,29 @@ async fn lasts(name: &str, cases: &[(&str, Fault, &str)]) -> Result<()> {
         w.until_values(case, &pairs(&[("A", secret("after"))]))
             .await?;
     }
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn values_that_are_already_there_outlive_a_restart_without_upstreams() -> Result<()> {
+async fn existing_values_survive_a_restart_without_upstreams() -> Result<()> {
     let mut w = World::with(
         "up-restart",
         Setup::default().args(&["--stale-after", "2s"]),
     )
     .await?;
-    w.set("A", &secret("good"));
-    w.bind("b", &w.spec()).await?;
+    w.set_doppler_secret("A", &secret("good"));
+    w.apply_binding("b", &w.spec()).await?;
     w.until_ready("b").await?;
     w.stop_operator().await?;
     let fault = w.doppler.fault(with(&w.token), Fault::Close);
     w.start_operator().await?;
     w.until_not_ready("b", "DopplerUnreachable").await?;
     w.until_values("b", &good()).await?;
-    w.doppler.end_fault(fault);
+    w.doppler.remove_fault(fault);
     w.until_within(Duration::from_secs(90), "recovery", async || {
         ensure!(w.condition("b", "Ready").await?.status == "True");
         Ok(())
     })
     .await?;
-    w.end().await
+    w.finish().await
 }

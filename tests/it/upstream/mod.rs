@@ -8,7 +8,7 @@ mod socket;
 
 use std::collections::BTreeMap;
 
-use testkit::doppler::Call;
+use testkit::doppler::RecordedRequest;
 
 use crate::world::{pairs, secret};
 
@@ -18,7 +18,7 @@ fn good() -> BTreeMap<String, String> {
 }
 
 /// Requests with this token.
-fn with(token: &str) -> impl Fn(&Call) -> bool + Send + Sync + 'static {
+fn with(token: &str) -> impl Fn(&RecordedRequest) -> bool + Send + Sync + 'static {
     let token = token.to_owned();
-    move |call| call.is_with(&token)
+    move |call| call.uses_token(&token)
 }

@@ -99,7 +99,7 @@ async fn odd_prefect(doppler_token: &str) -> MockServer {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_odd_answer_of_a_prefect_server_has_its_reason_and_none_is_shown() -> Result<()> {
+async fn every_unexpected_prefect_response_has_its_reason() -> Result<()> {
     let w = World::start("up-odd").await?;
     let server = odd_prefect(&w.token).await;
     // A server that asks for fewer requests gets none for a while, whoever asks.
@@ -125,7 +125,7 @@ async fn every_odd_answer_of_a_prefect_server_has_its_reason_and_none_is_shown()
         };
         let prefect =
             json!({"server": {"remoteApiUrl": uri, "apiKey": key}, "block": {"name": name}});
-        w.bind(
+        w.apply_binding(
             name,
             &json!({"prefect": prefect, "doppler": {"host": w.doppler.url()}}),
         )
@@ -161,27 +161,26 @@ async fn every_odd_answer_of_a_prefect_server_has_its_reason_and_none_is_shown()
     ensure!(w.downloads() == 0, "a token was used");
     // Nobody followed the redirect.
     server.verify().await;
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rotated_api_key_and_a_rotated_token_are_noticed_without_touching_the_binding()
--> Result<()> {
+async fn rotated_credentials_are_used_without_touching_the_binding() -> Result<()> {
     let w = World::with("up-rotated", Setup::without_polls()).await?;
-    w.set("A", &secret("good"));
+    w.set_doppler_secret("A", &secret("good"));
     w.doppler.add_account_token(&w.token);
     w.doppler.set("p", "c", "A", &secret("good"));
     let server = odd_prefect(&w.token).await;
     let key = json!({"valueFrom": {"secretKeyRef": {"name": "api-key", "key": "token"}}});
     let tenant = json!({"name": "X-Tenant", "value": "t"});
     let prefect = json!({"server": {"remoteApiUrl": server.uri(), "apiKey": key, "headers": [tenant]}, "block": {"name": "guarded"}});
-    w.bind(
+    w.apply_binding(
         "by-key",
         &json!({"prefect": prefect, "doppler": {"host": w.doppler.url()}}),
     )
     .await?;
-    let said = w.until_not_ready("by-key", "ReferenceMissing").await?;
-    ensure!(said.message.contains("api-key"), "{}", said.message);
+    let ready = w.until_not_ready("by-key", "ReferenceMissing").await?;
+    ensure!(ready.message.contains("api-key"), "{}", ready.message);
     w.put_token("api-key", &secret("old")).await?;
     w.until_not_ready("by-key", "PrefectUnauthorized").await?;
     w.put_token("api-key", &format!("{}\n", secret("pnu")))
@@ -192,7 +191,7 @@ async fn a_rotated_api_key_and_a_rotated_token_are_noticed_without_touching_the_
     let spec = w.direct_spec().await?;
     w.put_token("token", &format!("dp.st.dev.{}", secret("revoked")))
         .await?;
-    w.bind("by-token", &spec).await?;
+    w.apply_binding("by-token", &spec).await?;
     w.until_not_ready("by-token", "DopplerUnauthorized").await?;
     let generation = w.binding("by-token").await?.metadata.generation;
     w.put_token("token", &w.token).await?;
@@ -207,7 +206,7 @@ async fn a_rotated_api_key_and_a_rotated_token_are_noticed_without_touching_the_
     w.apply(&map("old")).await?;
     let key = json!({"valueFrom": {"configMapKeyRef": {"name": "keys", "key": "key"}}});
     let prefect = json!({"server": {"remoteApiUrl": server.uri(), "apiKey": key, "headers": [tenant]}, "block": {"name": "guarded"}});
-    w.bind(
+    w.apply_binding(
         "by-map",
         &json!({"prefect": prefect, "doppler": {"host": w.doppler.url()}}),
     )
@@ -220,11 +219,11 @@ async fn a_rotated_api_key_and_a_rotated_token_are_noticed_without_touching_the_
     w.delete_secret("token").await?;
     w.until_not_ready("by-token", "ReferenceMissing").await?;
     w.until_values("by-token", &good()).await?;
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_with_basic_auth_and_csrf_protection_is_read_and_its_pool_patched() -> Result<()> {
+async fn reads_and_patches_server_with_basic_auth_and_csrf() -> Result<()> {
     let auth = format!("admin:{}", secret("pass"));
     let options = PrefectOptions {
         auth: Some(auth.clone()),
@@ -237,7 +236,7 @@ async fn a_server_with_basic_auth_and_csrf_protection_is_read_and_its_pool_patch
     };
     let (w, server) = tokio::join!(World::start("up-csrf"), PrefectServer::start(options));
     let (w, server) = (w?, server?);
-    w.set("A", &secret("good"));
+    w.set_doppler_secret("A", &secret("good"));
     let api = server.api()?;
     api.put_block("guarded", &Block::object(&w.name, "dev", &w.token))
         .await?;
@@ -252,7 +251,7 @@ async fn a_server_with_basic_auth_and_csrf_protection_is_read_and_its_pool_patch
         "inject": {"workPools": [{"name": "guarded"}]},
     });
     w.put_token("prefect-auth", "admin:wrong").await?;
-    w.bind("b", &spec).await?;
+    w.apply_binding("b", &spec).await?;
     w.until_not_ready("b", "PrefectUnauthorized").await?;
     w.put_token("prefect-auth", &auth).await?;
     w.until_ready("b").await?;
@@ -275,14 +274,14 @@ async fn a_server_with_basic_auth_and_csrf_protection_is_read_and_its_pool_patch
         w.reads("prefect", "PrefectError").await? == 0,
         "a refused token was the end of it"
     );
-    w.unbind("b").await?;
-    w.until_unbound("b").await?;
-    w.end().await
+    w.delete_binding("b").await?;
+    w.until_binding_deleted("b").await?;
+    w.finish().await
 }
 
 /// The certificate is that of the stand-in for Doppler: what answers there is no Prefect, which only somebody who trusts it can find out.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ca_bundle_makes_a_server_trusted_and_a_new_one_is_noticed() -> Result<()> {
+async fn ca_bundle_is_trusted_and_reloaded() -> Result<()> {
     let network = Network::start()?;
     let setup = Setup {
         env: network.env(),
@@ -298,21 +297,20 @@ async fn a_ca_bundle_makes_a_server_trusted_and_a_new_one_is_noticed() -> Result
     let reference = json!({"valueFrom": {"configMapKeyRef": {"name": "trust", "key": "ca.crt"}}});
     let prefect = json!({"server": {"remoteApiUrl": "https://api.doppler.com", "caBundle": reference}, "block": {"name": "b"}});
     w.apply(&map("no certificate").to_string()).await?;
-    w.bind("b", &json!({"prefect": prefect})).await?;
+    w.apply_binding("b", &json!({"prefect": prefect})).await?;
     w.until_not_ready("b", "ReferenceInvalid").await?;
     w.apply(&map(w.plane.ca_pem()).to_string()).await?;
-    let said = w.until_not_ready("b", "PrefectUnreachable").await?;
-    ensure!(said.message.contains("certificate"), "{}", said.message);
+    let ready = w.until_not_ready("b", "PrefectUnreachable").await?;
+    ensure!(ready.message.contains("certificate"), "{}", ready.message);
     w.apply(&map(w.doppler.ca_pem()).to_string()).await?;
     w.until_not_ready("b", "PrefectWrongUrl").await?;
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_two_403s_are_told_apart_and_a_pool_that_may_not_be_edited_does_not_hold_up_the_secret()
--> Result<()> {
+async fn each_403_has_its_reason_and_the_secret_is_still_synced() -> Result<()> {
     let w = World::start("up-403").await?;
-    w.set("A", &secret("good"));
+    w.set_doppler_secret("A", &secret("good"));
     let server = MockServer::start().await;
     let block = |name: &str| {
         path(format!(
@@ -345,34 +343,36 @@ async fn the_two_403s_are_told_apart_and_a_pool_that_may_not_be_edited_does_not_
             "inject": {"workPools": [{"name": "k8s", "optional": optional}]},
         })
     };
-    w.bind("hidden", &spec("hidden", true)).await?;
-    w.bind("uneditable", &spec("readable", true)).await?;
-    w.bind("unlisted", &spec("readable", false)).await?;
-    let said = w.until_not_ready("hidden", "PrefectForbidden").await?;
+    w.apply_binding("hidden", &spec("hidden", true)).await?;
+    w.apply_binding("uneditable", &spec("readable", true))
+        .await?;
+    w.apply_binding("unlisted", &spec("readable", false))
+        .await?;
+    let ready = w.until_not_ready("hidden", "PrefectForbidden").await?;
     ensure!(
-        said.message.contains("View secret block data"),
+        ready.message.contains("View secret block data"),
         "{}",
-        said.message
+        ready.message
     );
     for (binding, permission) in [
         ("uneditable", "Edit work pools"),
         ("unlisted", "View deployments"),
     ] {
-        let said = w.until_not_ready(binding, "PoolForbidden").await?;
-        ensure!(said.message.contains(permission), "{}", said.message);
+        let ready = w.until_not_ready(binding, "PoolForbidden").await?;
+        ensure!(ready.message.contains(permission), "{}", ready.message);
         w.until_condition(binding, "SecretSynced", "True", "Synced")
             .await?;
         w.until_values(binding, &good()).await?;
         w.until_pool(binding, "k8s", "Forbidden").await?;
         // Nothing of it is in the pool, so nothing holds it.
-        w.unbind(binding).await?;
-        w.until_unbound(binding).await?;
+        w.delete_binding(binding).await?;
+        w.until_binding_deleted(binding).await?;
     }
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_prefect_server_that_dies_takes_nothing_away() -> Result<()> {
+async fn keeps_values_when_the_prefect_server_is_down() -> Result<()> {
     let network = Network::start()?;
     let setup = Setup {
         env: network.env(),
@@ -383,12 +383,12 @@ async fn a_prefect_server_that_dies_takes_nothing_away() -> Result<()> {
     // In the cluster, by name, as in the smallest binding; its traffic goes through the network's proxy.
     let host = format!("prefect-server.{}.svc:4200", w.name);
     network.route(&host, ([127, 0, 0, 1], w.prefect.port()).into());
-    w.set("A", &secret("good"));
+    w.set_doppler_secret("A", &secret("good"));
     let mut spec = w.spec();
     spec["prefect"]["server"] = json!({"name": "prefect-server"});
-    w.bind("b", &spec).await?;
+    w.apply_binding("b", &spec).await?;
     w.until_ready("b").await?;
-    network.cut(&host);
+    network.disconnect(&host);
     w.until_condition("b", "BlockResolved", "False", "PrefectUnreachable")
         .await?;
     w.until_not_ready("b", "PrefectUnreachable").await?;
@@ -403,5 +403,5 @@ async fn a_prefect_server_that_dies_takes_nothing_away() -> Result<()> {
         Ok(())
     })
     .await?;
-    w.end().await
+    w.finish().await
 }

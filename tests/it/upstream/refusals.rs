@@ -4,25 +4,25 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use serde_json::json;
-use testkit::doppler::{Call, Doppler, Fault, RateLimit};
+use testkit::doppler::{Doppler, Fault, RateLimit, RecordedRequest};
 use testkit::prefect::Block;
 
 use super::{good, with};
 use crate::world::{World, pairs, secret};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_token_is_told_at_once_and_the_last_good_values_stay() -> Result<()> {
+async fn keeps_last_good_secret_on_401() -> Result<()> {
     let w = World::start("up-refused").await?;
-    w.set("A", &secret("good"));
-    w.bind("b", &w.spec()).await?;
+    w.set_doppler_secret("A", &secret("good"));
+    w.apply_binding("b", &w.spec()).await?;
     w.until_ready("b").await?;
     // `--stale-after` is five minutes here: this does not wait for it.
     w.doppler.revoke(&w.token);
-    let said = w.until_not_ready("b", "DopplerUnauthorized").await?;
+    let ready = w.until_not_ready("b", "DopplerUnauthorized").await?;
     ensure!(
-        said.message.contains("last good values"),
+        ready.message.contains("last good values"),
         "{}",
-        said.message
+        ready.message
     );
     let synced = w.condition("b", "SecretSynced").await?;
     ensure!(
@@ -48,50 +48,50 @@ async fn a_refused_token_is_told_at_once_and_the_last_good_values_stay() -> Resu
 
     let token = format!("dp.st.dev.{}", secret("renewed"));
     w.doppler.add_service_token(&token, &w.name, "dev");
-    w.set("A", &secret("renewed"));
+    w.set_doppler_secret("A", &secret("renewed"));
     w.api
         .put_block(&w.name, &Block::object(&w.name, "dev", &token))
         .await?;
     w.until_values("b", &pairs(&[("A", secret("renewed"))]))
         .await?;
     w.until_ready("b").await?;
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_config_and_a_token_for_another_one_delete_nothing() -> Result<()> {
+async fn missing_config_and_foreign_token_delete_nothing() -> Result<()> {
     let w = World::start("up-missing").await?;
-    w.set("A", &secret("good"));
-    w.bind("b", &w.spec()).await?;
+    w.set_doppler_secret("A", &secret("good"));
+    w.apply_binding("b", &w.spec()).await?;
     w.until_ready("b").await?;
     w.doppler.remove_config(&w.name, "dev");
-    let said = w.until_not_ready("b", "ConfigMissing").await?;
+    let ready = w.until_not_ready("b", "ConfigMissing").await?;
     ensure!(
-        said.message.contains(&w.name) && said.message.contains("dev"),
+        ready.message.contains(&w.name) && ready.message.contains("dev"),
         "{}",
-        said.message
+        ready.message
     );
     w.until_values("b", &good()).await?;
-    w.set("A", &secret("good"));
+    w.set_doppler_secret("A", &secret("good"));
     w.until_ready("b").await?;
 
     // The block's token is one for `dev`.
     w.doppler.set(&w.name, "prd", "A", &secret("prd"));
     let mut spec = w.spec();
     spec["doppler"]["config"] = json!("prd");
-    w.bind("b", &spec).await?;
+    w.apply_binding("b", &spec).await?;
     w.until_not_ready("b", "DopplerForbidden").await?;
     w.until_values("b", &good()).await?;
-    w.bind("b", &w.spec()).await?;
+    w.apply_binding("b", &w.spec()).await?;
     w.until_ready("b").await?;
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_without_values_is_refused_until_the_next_poll_says_the_same() -> Result<()> {
+async fn empty_response_is_rejected_until_the_next_poll_confirms_it() -> Result<()> {
     let w = World::start("up-empty").await?;
-    w.set("A", &secret("good"));
-    w.bind("b", &w.spec()).await?;
+    w.set_doppler_secret("A", &secret("good"));
+    w.apply_binding("b", &w.spec()).await?;
     w.until_ready("b").await?;
     // Once: a slip of the other side.
     w.doppler
@@ -115,18 +115,18 @@ async fn an_answer_without_values_is_refused_until_the_next_poll_says_the_same()
         .count();
     ensure!(refused >= 2, "it was believed after {refused} answer");
     w.until_ready("b").await?;
-    w.doppler.end_fault(fault);
+    w.doppler.remove_fault(fault);
     w.until_values("b", &good()).await?;
-    w.end().await
+    w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rate_limit_is_respected_before_it_is_hit() -> Result<()> {
+async fn rate_limit_is_respected_before_it_is_reached() -> Result<()> {
     let w = World::start("up-limit").await?;
     // A Doppler of its own, since a limit is for all who use it.
     let doppler = Doppler::start()?;
     let window = Duration::from_secs(5);
-    doppler.limit(RateLimit {
+    doppler.set_rate_limit(RateLimit {
         secret_reads: 2,
         reads: 10,
         window,
@@ -135,7 +135,7 @@ async fn a_rate_limit_is_respected_before_it_is_hit() -> Result<()> {
     doppler.set(&w.name, "dev", "A", &secret("good"));
     let mut spec = w.spec();
     spec["doppler"]["host"] = json!(doppler.url());
-    w.bind("b", &spec).await?;
+    w.apply_binding("b", &spec).await?;
     w.until_ready("b").await?;
     w.until("six downloads", async || {
         let count = doppler.downloads().len();
@@ -160,7 +160,7 @@ async fn a_rate_limit_is_respected_before_it_is_hit() -> Result<()> {
     );
 
     // A refusal that comes without warning is respected as well.
-    doppler.limit(RateLimit {
+    doppler.set_rate_limit(RateLimit {
         secret_reads: 1000,
         reads: 1000,
         window,
@@ -168,7 +168,7 @@ async fn a_rate_limit_is_respected_before_it_is_hit() -> Result<()> {
     let more = doppler.downloads().len();
     doppler.fault_times(
         1,
-        Call::is_download,
+        RecordedRequest::is_download,
         Fault::Error(429, "Exceeded rate limit".to_owned()),
     );
     doppler.set(&w.name, "dev", "A", &secret("after"));
@@ -180,5 +180,5 @@ async fn a_rate_limit_is_respected_before_it_is_hit() -> Result<()> {
         doppler.counts(),
         doppler.downloads().len() - more
     );
-    w.end().await
+    w.finish().await
 }

@@ -7,11 +7,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use doppler_prefect_operator::{
     prefect::{
-        Client, Connection, SocketError, Told,
+        Client, Connection, ServerEvent, SocketError,
         connection::Auth,
-        event_socket::{Limits, Loss, Refusal, events},
+        event_socket::{DisconnectCause, RejectionCause, SocketLimits, events},
     },
-    upstream::limiter::{Gate, Wish},
+    upstream::limiter::{RateLimiter, ReadRequest},
 };
 use futures::{StreamExt, stream::BoxStream};
 use serde_json::json;
@@ -36,7 +36,7 @@ fn connection(url: &str, auth: Auth) -> Result<Connection> {
 
 /// A stream, and whose names count: other tests change things on the same server.
 struct Socket {
-    told: BoxStream<'static, Result<Told, SocketError>>,
+    events: BoxStream<'static, Result<ServerEvent, SocketError>>,
     prefix: &'static str,
 }
 
@@ -49,40 +49,38 @@ impl Socket {
         prefix: &'static str,
     ) -> Result<Self> {
         let connection = connection(&server.api_url(), auth)?;
-        let told = events(&connection, Limits::default()).await?;
-        let mut socket = Self { told, prefix };
+        let events = events(&connection, SocketLimits::default()).await?;
+        let mut socket = Self { events, prefix };
         let mark = format!("{prefix}-mark-open");
         wait::until(PATIENCE, "the first event", async || {
             api.put_block(&mark, &Block::object("p", "c", "t")).await?;
-            timeout(MOMENT, socket.next())
-                .await
-                .context("nothing is told")?
+            timeout(MOMENT, socket.next()).await.context("no event")?
         })
         .await?;
-        socket.heard(api, "ready").await?;
+        socket.events_before(api, "ready").await?;
         Ok(socket)
     }
 
     /// The next event of a block or pool of ours.
-    async fn next(&mut self) -> Result<Told> {
+    async fn next(&mut self) -> Result<ServerEvent> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let told = timeout_at(deadline, self.told.next()).await;
-            let told = told.context("nothing is told")?.context("the end")??;
-            let name = match &told {
-                Told::Block { name, .. } => name.as_deref(),
-                Told::Pool { name } => Some(name.as_str()),
-                Told::Alive => None,
+            let event = timeout_at(deadline, self.events.next()).await;
+            let event = event.context("no event")?.context("the stream ended")??;
+            let name = match &event {
+                ServerEvent::Block { name, .. } => name.as_deref(),
+                ServerEvent::Pool { name } => Some(name.as_str()),
+                ServerEvent::Heartbeat => None,
             };
             if name.is_some_and(|name| name.starts_with(self.prefix)) {
-                return Ok(told);
+                return Ok(event);
             }
         }
     }
 
     /// What is told until a block made for it is told of, less such blocks. A request that a busy database refuses is sent again, and its event has
     /// come before: the same may be told twice, and a block that was not made after all with an id of its own.
-    async fn heard(&mut self, api: &PrefectApi, mark: &str) -> Result<Vec<Told>> {
+    async fn events_before(&mut self, api: &PrefectApi, mark: &str) -> Result<Vec<ServerEvent>> {
         let marks = format!("{}-mark-", self.prefix);
         let mark = format!("{marks}{mark}");
         let id = api.put_block(&mark, &Block::object("p", "c", "t")).await?;
@@ -90,120 +88,131 @@ impl Socket {
         let mut before = Vec::new();
         loop {
             match self.next().await? {
-                told if told == mark => return Ok(before),
-                Told::Block {
+                event if event == mark => return Ok(before),
+                ServerEvent::Block {
                     name: Some(name), ..
                 } if name.starts_with(&marks) => {}
-                told => before.push(told),
+                event => before.push(event),
             }
         }
     }
 
     /// Sees to it that this, and nothing of another name, is told before the mark.
-    async fn hears(&mut self, api: &PrefectApi, mark: &str, expected: &Told) -> Result<()> {
-        let told = self.heard(api, mark).await?;
-        let named = |told: &Told| match told {
-            Told::Block { name, .. } => name.clone(),
-            Told::Pool { name } => Some(name.clone()),
-            Told::Alive => None,
+    async fn expects(
+        &mut self,
+        api: &PrefectApi,
+        mark: &str,
+        expected: &ServerEvent,
+    ) -> Result<()> {
+        let events = self.events_before(api, mark).await?;
+        let name_of = |event: &ServerEvent| match event {
+            ServerEvent::Block { name, .. } => name.clone(),
+            ServerEvent::Pool { name } => Some(name.clone()),
+            ServerEvent::Heartbeat => None,
         };
-        ensure!(told.contains(expected), "{mark}: {told:?}");
-        let others = told.iter().find(|told| named(told) != named(expected));
-        ensure!(others.is_none(), "{mark}: {told:?}");
+        ensure!(events.contains(expected), "{mark}: {events:?}");
+        let others = events
+            .iter()
+            .find(|event| name_of(event) != name_of(expected));
+        ensure!(others.is_none(), "{mark}: {events:?}");
         Ok(())
     }
 }
 
-fn block(id: &str, name: &str) -> Told {
-    Told::Block {
+fn block(id: &str, name: &str) -> ServerEvent {
+    ServerEvent::Block {
         id: id.to_owned(),
         name: Some(name.to_owned()),
     }
 }
 
-fn pool(name: &str) -> Told {
+fn pool(name: &str) -> ServerEvent {
     let name = name.to_owned();
-    Told::Pool { name }
+    ServerEvent::Pool { name }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_change_of_a_block_is_told_by_id_and_name() -> Result<()> {
+async fn every_block_change_sends_an_event_with_id_and_name() -> Result<()> {
     let server = PrefectServer::shared().await?;
     let api = server.api()?;
-    let mut socket = Socket::open(server, &api, Auth::None, "told-b").await?;
-    let (name, data) = ("told-b", Block::object("p", "c", "t"));
+    let mut socket = Socket::open(server, &api, Auth::None, "event-b").await?;
+    let (name, data) = ("event-b", Block::object("p", "c", "t"));
 
     let id = api.put_block(name, &data).await?;
-    socket.hears(&api, "made", &block(&id, name)).await?;
+    socket.expects(&api, "made", &block(&id, name)).await?;
     api.put_block(name, &data).await?;
-    socket.hears(&api, "replaced", &block(&id, name)).await?;
+    socket.expects(&api, "replaced", &block(&id, name)).await?;
 
     let path = format!("/block_documents/{id}");
-    let another = json!({"name": "told-b-renamed", "data": {}});
+    let another = json!({"name": "event-b-renamed", "data": {}});
     let renamed = api.patch(&path, &another);
     let refused = renamed.await.unwrap_err().to_string();
     ensure!(refused.contains("422"), "blocks keep their name: {refused}");
 
     api.delete_block("secret", name).await?;
-    socket.hears(&api, "deleted", &block(&id, name)).await?;
+    socket.expects(&api, "deleted", &block(&id, name)).await?;
     let again = api.put_block(name, &data).await?;
     ensure!(again != id, "a block made again has an id of its own");
-    socket.hears(&api, "made-again", &block(&again, name)).await
+    socket
+        .expects(&api, "made-again", &block(&again, name))
+        .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_block_that_another_refers_to_is_told_of_by_its_own_id_which_the_other_knows()
--> Result<()> {
+async fn event_of_a_referenced_block_matches_the_parent_document() -> Result<()> {
     let server = PrefectServer::shared().await?;
     let api = server.api()?;
-    let mut socket = Socket::open(server, &api, Auth::None, "told-r").await?;
+    let mut socket = Socket::open(server, &api, Auth::None, "event-r").await?;
     let child = Block::object("p", "c", "t");
-    let child_id = api.put_block("told-r-child", &child).await?;
-    let of_child = block(&child_id, "told-r-child");
-    socket.hears(&api, "child", &of_child).await?;
-    let parent = Block::parent("toldparent", "told-r-child");
-    let parent_id = api.put_block("told-r-parent", &parent).await?;
-    let of_parent = block(&parent_id, "told-r-parent");
-    socket.hears(&api, "parent", &of_parent).await?;
+    let child_id = api.put_block("event-r-child", &child).await?;
+    let of_child = block(&child_id, "event-r-child");
+    socket.expects(&api, "child", &of_child).await?;
+    let parent = Block::parent("eventparent", "event-r-child");
+    let parent_id = api.put_block("event-r-parent", &parent).await?;
+    let of_parent = block(&parent_id, "event-r-parent");
+    socket.expects(&api, "parent", &of_parent).await?;
 
-    api.put_block("told-r-child", &Block::object("p", "c", "other"))
+    api.put_block("event-r-child", &Block::object("p", "c", "other"))
         .await?;
     // Of the child, and nothing of the parent.
-    socket.hears(&api, "changed", &of_child).await?;
+    socket.expects(&api, "changed", &of_child).await?;
 
     let client = Client::new(
         &connection(&server.api_url(), Auth::None)?,
         PATIENCE,
-        Gate::small(),
+        RateLimiter::small(),
     )?;
     let document = client
-        .block("toldparent", "told-r-parent", &Wish::now())
+        .block("eventparent", "event-r-parent", &ReadRequest::interactive())
         .await?;
-    ensure!(document.is_of(&parent_id) && document.is_of(&child_id));
+    ensure!(document.includes_document(&parent_id) && document.includes_document(&child_id));
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_change_of_a_work_pool_is_told_by_name() -> Result<()> {
+async fn every_work_pool_change_sends_an_event_with_its_name() -> Result<()> {
     let server = PrefectServer::shared().await?;
     let api = server.api()?;
-    let mut socket = Socket::open(server, &api, Auth::None, "told-p").await?;
-    let name = "told-p";
+    let mut socket = Socket::open(server, &api, Auth::None, "event-p").await?;
+    let name = "event-p";
     api.create_kubernetes_pool(name).await?;
-    socket.hears(&api, "made", &pool(name)).await?;
+    socket.expects(&api, "made", &pool(name)).await?;
     let mut template = api.template(name).await?;
     template["variables"]["properties"]["namespace"]["default"] = json!("jobs");
     api.set_template(name, &template).await?;
-    socket.hears(&api, "changed", &pool(name)).await?;
+    socket.expects(&api, "changed", &pool(name)).await?;
     api.set_template(name, &template).await?;
-    let told = socket.heard(&api, "same").await?;
-    ensure!(told.is_empty(), "the same again is no change: {told:?}");
+    let events = socket.events_before(&api, "same").await?;
+    ensure!(
+        events.is_empty(),
+        "an identical write is no change: {events:?}"
+    );
     api.delete_pool(name).await?;
-    socket.hears(&api, "deleted", &pool(name)).await
+    socket.expects(&api, "deleted", &pool(name)).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_the_right_credentials_open_a_socket_which_is_lost_with_its_server() -> Result<()> {
+async fn socket_needs_valid_credentials_and_closes_with_its_server() -> Result<()> {
     let pair = format!("admin:{}", secret("socket"));
     let options = PrefectOptions {
         auth: Some(pair.clone()),
@@ -218,25 +227,25 @@ async fn only_the_right_credentials_open_a_socket_which_is_lost_with_its_server(
         Auth::Bearer(wrong.as_str().into()),
     ] {
         let connection = connection(&server.api_url(), auth)?;
-        let error = events(&connection, Limits::default()).await.err();
+        let error = events(&connection, SocketLimits::default()).await.err();
         let error = error.context("a refusal")?;
         let shown = format!("{error} {error:?}");
         ensure!(!shown.contains(&wrong), "{shown}");
-        let SocketError::Refused { why, .. } = error else {
+        let SocketError::Rejected { cause, .. } = error else {
             anyhow::bail!("{shown}")
         };
-        ensure!(why == Refusal::Closed(1008), "{shown}");
+        ensure!(cause == RejectionCause::Closed(1008), "{shown}");
     }
     let elsewhere = connection(
         &format!("http://127.0.0.1:{}", server.port()),
         Auth::Basic(pair.as_str().into()),
     )?;
-    let error = events(&elsewhere, Limits::default()).await.err();
+    let error = events(&elsewhere, SocketLimits::default()).await.err();
     ensure!(
         matches!(
             &error,
-            Some(SocketError::Refused {
-                why: Refusal::Status(403 | 404),
+            Some(SocketError::Rejected {
+                cause: RejectionCause::Status(403 | 404),
                 ..
             })
         ),
@@ -244,14 +253,14 @@ async fn only_the_right_credentials_open_a_socket_which_is_lost_with_its_server(
     );
 
     let right = Auth::Basic(pair.as_str().into());
-    let mut socket = Socket::open(&server, &api, right, "told-a").await?;
+    let mut socket = Socket::open(&server, &api, right, "event-a").await?;
     server.stop().await;
     let error = socket.next().await.unwrap_err();
     ensure!(
         matches!(
             error.downcast_ref(),
-            Some(SocketError::Lost {
-                why: Loss::Closed | Loss::Broken,
+            Some(SocketError::Disconnected {
+                cause: DisconnectCause::Closed | DisconnectCause::ConnectionLost,
                 ..
             })
         ),

@@ -19,7 +19,7 @@ pub fn secret(what: &str) -> String {
 ///
 /// # Errors
 /// When it is there.
-pub fn absent(place: &str, text: &str) -> Result<()> {
+pub fn ensure_absent(place: &str, text: &str) -> Result<()> {
     for form in forms() {
         if let Some(at) = text.find(&form) {
             let line = text[..at].matches('\n').count() + 1;
@@ -45,12 +45,12 @@ fn forms() -> [String; 4] {
 fn the_canary_is_found_in_clear_and_in_base64_wherever_it_stands() {
     for before in 0..7 {
         let value = format!("{}{CANARY} and more", "x".repeat(before));
-        assert!(absent("the value", &value).is_err());
+        assert!(ensure_absent("the value", &value).is_err());
         let encoded = STANDARD.encode(&value);
         assert!(
-            absent("its base64", &encoded).is_err(),
+            ensure_absent("its base64", &encoded).is_err(),
             "after {before} bytes"
         );
     }
-    absent("an innocent text", "nothing here\n").unwrap();
+    ensure_absent("an innocent text", "nothing here\n").unwrap();
 }

@@ -16,7 +16,7 @@ use kube::{Api, ResourceExt};
 use serde_json::Value;
 use testkit::wait;
 
-use super::{SOON, World};
+use super::{TIMEOUT, World};
 
 /// A condition of a binding.
 #[derive(Clone, Debug, serde::Deserialize)]
@@ -52,7 +52,7 @@ impl World {
     }
 
     /// What `kubectl get -o wide` prints of a binding: columns and their cells, made by the API server.
-    pub async fn row(&self, name: &str) -> Result<BTreeMap<String, Value>> {
+    pub async fn printed_row(&self, name: &str) -> Result<BTreeMap<String, Value>> {
         let path = format!(
             "/apis/doppler-prefect.dev/v1alpha1/namespaces/{}/dopplerprefectbindings/{name}",
             self.name
@@ -138,7 +138,7 @@ impl World {
     }
 
     /// Asks for a binding's deletion (in the background, as kubectl does).
-    pub async fn unbind(&self, name: &str) -> Result<()> {
+    pub async fn delete_binding(&self, name: &str) -> Result<()> {
         self.bindings()
             .delete(name, &DeleteParams::default())
             .await?;
@@ -146,7 +146,7 @@ impl World {
     }
 
     /// Waits until the binding is gone.
-    pub async fn until_unbound(&self, name: &str) -> Result<()> {
+    pub async fn until_binding_deleted(&self, name: &str) -> Result<()> {
         self.until(&format!("binding {name} to go"), async || {
             match self.bindings().get_opt(name).await? {
                 None => Ok(()),
@@ -309,7 +309,7 @@ impl World {
 
     /// Waits for whatever should come soon; in vain, it says what was there, and what the operator said last.
     pub async fn until<T>(&self, what: &str, look: impl AsyncFnMut() -> Result<T>) -> Result<T> {
-        self.until_within(SOON, what, look).await
+        self.until_within(TIMEOUT, what, look).await
     }
 
     /// As [`World::until`], with a limit of its own.
@@ -379,7 +379,7 @@ impl World {
         self.doppler
             .downloads()
             .iter()
-            .filter(|call| call.is_with(&self.token))
+            .filter(|call| call.uses_token(&self.token))
             .count()
     }
 }

@@ -28,7 +28,7 @@ pub use canary::secret;
 pub use look::pairs;
 
 /// How long a test waits for what should happen at once or at the next poll; these cores are seldom idle.
-pub const SOON: Duration = Duration::from_secs(40);
+pub const TIMEOUT: Duration = Duration::from_secs(40);
 
 /// The only copy of the CRD.
 pub const CRD: &str = include_str!("../../../crds/dopplerprefectbindings.yaml");
@@ -36,7 +36,7 @@ pub const CRD: &str = include_str!("../../../crds/dopplerprefectbindings.yaml");
 /// How the operator of a test is started.
 pub struct Setup {
     /// `--refresh-interval`.
-    pub refresh: &'static str,
+    pub refresh_interval: &'static str,
     /// `--release-wait`.
     pub release_wait: &'static str,
     /// More arguments of `run`.
@@ -46,7 +46,7 @@ pub struct Setup {
     /// A control plane of the test's own, which lives as long as the process.
     pub plane: Option<&'static ControlPlane>,
     /// The chart is rendered for several replicas, and each operator stands for election.
-    pub several: bool,
+    pub replicated: bool,
     /// What is started instead of the binary that was built with the tests.
     pub binary: Option<PathBuf>,
 }
@@ -54,12 +54,12 @@ pub struct Setup {
 impl Default for Setup {
     fn default() -> Self {
         Self {
-            refresh: "1s",
+            refresh_interval: "1s",
             release_wait: "1s",
             args: Vec::new(),
             env: Vec::new(),
             plane: None,
-            several: false,
+            replicated: false,
             binary: None,
         }
     }
@@ -69,14 +69,14 @@ impl Setup {
     /// An operator that does not poll while the test lasts: what happens was caused by an event.
     pub fn without_polls() -> Self {
         Self {
-            refresh: "1h",
+            refresh_interval: "1h",
             ..Self::default()
         }
     }
 
     /// One of several replicas.
-    pub fn several(mut self) -> Self {
-        self.several = true;
+    pub fn replicated(mut self) -> Self {
+        self.replicated = true;
         self
     }
 
@@ -90,7 +90,7 @@ impl Setup {
 
 /// The control plane that all tests share.
 pub fn plane() -> Result<&'static ControlPlane> {
-    ControlPlane::shared_with(|| Options {
+    ControlPlane::shared_with_options(|| Options {
         manifests: vec![CRD.to_owned()],
         ..Options::default()
     })
@@ -101,7 +101,7 @@ pub fn doppler() -> Result<&'static Doppler> {
     static SHARED: OnceLock<Result<Doppler, String>> = OnceLock::new();
     let started = SHARED.get_or_init(|| {
         let doppler = Doppler::start().map_err(|error| format!("{error:#}"))?;
-        doppler.limit(RateLimit {
+        doppler.set_rate_limit(RateLimit {
             secret_reads: 1_000_000,
             reads: 1_000_000,
             window: Duration::from_mins(1),
@@ -135,7 +135,7 @@ pub struct World {
     pub operator: Option<Operator>,
     setup: Setup,
     log: PathBuf,
-    ended: bool,
+    finished: bool,
 }
 
 /// The start.
@@ -165,7 +165,7 @@ impl World {
             json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         kubernetes::apply(&client, name, &namespace.to_string()).await?;
         let home = format!("{name}-operator");
-        let rendered = rights::rendered(&home, name, setup.several).await?;
+        let rendered = rights::rendered(&home, name, setup.replicated).await?;
         let grant = grant_from_chart(plane, &rendered, &home).await?;
         let token = format!("dp.st.dev.{}", secret(name));
         doppler.add_service_token(&token, name, "dev");
@@ -187,7 +187,7 @@ impl World {
             operator,
             setup,
             log,
-            ended,
+            finished: ended,
         })
     }
 
@@ -198,7 +198,7 @@ impl World {
     }
 
     /// Starts another replica of the operator and waits until it is ready, if only to stand by.
-    pub async fn another_operator(&self) -> Result<Operator> {
+    pub async fn start_replica(&self) -> Result<Operator> {
         Operator::start(self.options()).await
     }
 
@@ -209,24 +209,24 @@ impl World {
         ensure!(
             code == 0,
             "the operator ended with {code}\n{}",
-            self.last_words()
+            self.log_tail()
         );
         Ok(())
     }
 
     /// Operators that are started from now on have this in their environment as well.
-    pub fn start_with(&mut self, env: impl IntoIterator<Item = (String, String)>) {
+    pub fn add_operator_env(&mut self, env: impl IntoIterator<Item = (String, String)>) {
         self.setup.env.extend(env);
     }
 
     /// Operators that are started from now on are started by this file.
-    pub fn start_by(&mut self, binary: PathBuf) {
+    pub fn set_operator_binary(&mut self, binary: PathBuf) {
         self.setup.binary = Some(binary);
     }
 
     /// Operators that are started from now on poll that often.
-    pub fn poll_each(&mut self, interval: &'static str) {
-        self.setup.refresh = interval;
+    pub fn set_refresh_interval(&mut self, interval: &'static str) {
+        self.setup.refresh_interval = interval;
     }
 
     /// Ends the operator and starts another.
@@ -252,9 +252,9 @@ impl World {
         let fixed = [
             ("--watch-namespace", self.name.as_str()),
             ("--operator-namespace", &self.grant.namespace),
-            ("--refresh-interval", self.setup.refresh),
+            ("--refresh-interval", self.setup.refresh_interval),
             // A test that is about polls is not to wait for those that a socket makes rare.
-            ("--pushed-refresh-interval", self.setup.refresh),
+            ("--pushed-refresh-interval", self.setup.refresh_interval),
             ("--release-wait", self.setup.release_wait),
             ("--allowed-doppler-host", doppler),
             ("--allowed-prefect-host", doppler),
@@ -270,7 +270,7 @@ impl World {
             ("POD_NAME", "replica"),
             ("POD_IP", "127.0.0.1"),
         ];
-        let election = election.into_iter().filter(|_| self.setup.several);
+        let election = election.into_iter().filter(|_| self.setup.replicated);
         let env = election.map(|(name, value)| (name.to_owned(), value.to_owned()));
         OperatorOptions {
             binary: match &self.setup.binary {
@@ -288,7 +288,7 @@ impl World {
 /// What a test does.
 impl World {
     /// Sets a value in Doppler: the world's project, config `dev`. The value must carry the canary, unless it is too short for that.
-    pub fn set(&self, key: &str, value: &str) {
+    pub fn set_doppler_secret(&self, key: &str, value: &str) {
         self.doppler.set(&self.name, "dev", key, value);
     }
 
@@ -316,7 +316,7 @@ impl World {
     }
 
     /// Applies a binding.
-    pub async fn bind(&self, name: &str, spec: &Value) -> Result<()> {
+    pub async fn apply_binding(&self, name: &str, spec: &Value) -> Result<()> {
         let binding = json!({
             "apiVersion": "doppler-prefect.dev/v1alpha1", "kind": "DopplerPrefectBinding", "metadata": {"name": name}, "spec": spec,
         });
@@ -334,12 +334,12 @@ impl World {
 /// The end.
 impl World {
     /// Searches everything that the operator wrote for the canary, and ends it.
-    pub async fn end(mut self) -> Result<()> {
+    pub async fn finish(mut self) -> Result<()> {
         if let Some(operator) = &self.operator {
-            canary::absent("/metrics", &operator.metrics().await?)?;
+            canary::ensure_absent("/metrics", &operator.metrics().await?)?;
         }
         for (place, text) in self.public_texts().await? {
-            canary::absent(&place, &text)?;
+            canary::ensure_absent(&place, &text)?;
         }
         if self.operator.is_some() {
             self.stop_operator().await?;
@@ -350,7 +350,7 @@ impl World {
         let _ = namespaces
             .delete(&self.grant.namespace, &kube::api::DeleteParams::default())
             .await;
-        self.ended = true;
+        self.finished = true;
         Ok(())
     }
 
@@ -363,17 +363,17 @@ impl World {
 
     fn search_log(&self) -> Result<()> {
         let log = self.log();
-        canary::absent("the operator's log", &log)?;
+        canary::ensure_absent("the operator's log", &log)?;
         ensure!(
             !log.contains("panicked at"),
             "the operator panicked\n{}",
-            self.last_words()
+            self.log_tail()
         );
         Ok(())
     }
 
     /// The last lines of the log that the operator's own code wrote.
-    pub fn last_words(&self) -> String {
+    pub fn log_tail(&self) -> String {
         let log = self.log();
         let own = log.lines().filter(|line| {
             let noise = line.contains(r#""level":"TRACE""#);
@@ -387,13 +387,13 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        if self.ended {
+        if self.finished {
             return;
         }
         eprintln!(
             "the operator of {} said last:\n{}",
             self.name,
-            self.last_words()
+            self.log_tail()
         );
         if let Err(error) = self.search_log() {
             eprintln!("{error:#}");

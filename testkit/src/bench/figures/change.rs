@@ -19,8 +19,8 @@ use crate::bench::observe::watch::Watching;
 use crate::bench::result::{Chart, Findings, Goal, Line, Row, number};
 use crate::bench::scene::{PROJECT, Plan, Prefect, config};
 use crate::bench::subject::{Hooks, How};
-use crate::doppler::Watch;
-use crate::folder::Folder;
+use crate::doppler::WatchMode;
+use crate::folder::ScratchDir;
 use crate::operator::local_http;
 use crate::prefect::PrefectApi;
 use crate::{ports, wait};
@@ -41,7 +41,7 @@ pub async fn stream(bench: &Bench<'_>) -> Result<Findings> {
     let synced = sync::cold(bench, bench.subject, "stream", one(bench), &how).await?;
     let doppler = &synced.scene.doppler;
     wait::until(STREAM_LIMIT, "a watch stream to be opened", async || {
-        ensure!(doppler.streams() > 0, "none is open");
+        ensure!(doppler.open_streams() > 0, "none is open");
         Ok(())
     })
     .await?;
@@ -57,7 +57,7 @@ pub async fn stream(bench: &Bench<'_>) -> Result<Findings> {
 
 /// By a signed hook. The stand-in refuses watch streams here, as on a plan without them.
 pub async fn hook(bench: &Bench<'_>) -> Result<Findings> {
-    let folder = Folder::new("hook-secrets")?;
+    let folder = ScratchDir::new("hook-secrets")?;
     std::fs::write(folder.path().join("_all"), SECRET)?;
     let [port] = ports::free()?;
     let how = How {
@@ -70,7 +70,7 @@ pub async fn hook(bench: &Bench<'_>) -> Result<Findings> {
     // A subject that knows no hooks ends at once, and says so. Streams are ended afterwards, so that nobody waits for one at the start.
     let synced = sync::cold(bench, bench.subject, "hook", one(bench), &how).await?;
     let doppler = &synced.scene.doppler;
-    doppler.set_watch(Watch::Refused(
+    doppler.set_watch_mode(WatchMode::Refused(
         403,
         "Your plan has no watch streams".to_owned(),
     ));

@@ -13,7 +13,7 @@ use crate::bench::observe::watch::Watching;
 use crate::bench::result::{Findings, Goal, Row, number};
 use crate::bench::scene::{Plan, Scene};
 use crate::bench::subject::How;
-use crate::doppler::{RateLimit, Watch};
+use crate::doppler::{RateLimit, WatchMode};
 use crate::wait;
 
 /// What a start and the last writes may take beside the windows.
@@ -29,11 +29,11 @@ pub async fn measure(bench: &Bench<'_>) -> Result<Findings> {
         ..bench.plan()
     };
     let scene = Scene::set(bench.plane, bench.subject, "limit", plan).await?;
-    scene.doppler.set_watch(Watch::Refused(
+    scene.doppler.set_watch_mode(WatchMode::Refused(
         403,
         "Your plan has no watch streams".to_owned(),
     ));
-    scene.doppler.limit(RateLimit {
+    scene.doppler.set_rate_limit(RateLimit {
         secret_reads: sizes.rate,
         reads: sizes.rate,
         window: sizes.window,
@@ -66,7 +66,7 @@ pub async fn measure(bench: &Bench<'_>) -> Result<Findings> {
     let refused = scene.doppler.counts().status(429);
     let streams = scene
         .doppler
-        .calls()
+        .requests()
         .iter()
         .filter(|call| call.is_watch())
         .count();

@@ -29,7 +29,7 @@ pub async fn measure(bench: &Bench<'_>) -> Result<Findings> {
     let (scene, watching) = (synced.scene, synced.watching);
     watching.mark();
     let before = scene.ledger.read(scene.plane).await?;
-    scene.doppler.reset_record();
+    scene.doppler.reset_requests();
 
     let begun = Instant::now();
     let running = bench.subject.start(&scene, &how).await?;
