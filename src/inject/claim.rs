@@ -1,6 +1,8 @@
-//! What a binding asks of a pool, and what it is told.
+//! A binding's claim on a work pool, and the answer to it.
 //!
-//! In: nothing. Out: [`Claim`] and [`Observation`], plain values between the controller and the pools. They hold names of keys, never values.
+//! Input: none.
+//! Output: [`Claim`] and [`Observation`], the plain values that the controller and the pools exchange.
+//! Invariants: both hold names of keys, never values.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,18 +11,18 @@ use std::time::{Duration, Instant};
 use crate::crd::{InjectMode, WorkPoolState};
 use crate::reason::Reason;
 
-/// What a binding asks for.
+/// What a binding wants of its entry in the pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Want {
-    /// Only look: the entry is not noted at the binding yet, or the binding is suspended.
+    /// Read the pool and do not write it: the binding does not record the entry yet, or is suspended.
     Observe,
-    /// Keep the entry in. Counts as `Observe` until the entry is noted.
+    /// Keep the entry in the pool. Acts as `Observe` until the binding records the entry.
     Present,
-    /// Take the entry out.
+    /// Remove the entry from the pool.
     Absent,
 }
 
-/// What a binding asks of a pool for one Secret.
+/// What a binding wants of a pool for one Secret.
 #[derive(Clone, Debug)]
 pub struct Claim {
     /// Namespace of binding and Secret.
@@ -29,22 +31,23 @@ pub struct Claim {
     pub secret: String,
     /// The entry's `optional`.
     pub optional: bool,
-    /// Whether the pool may be written.
+    /// Whether the operator may write the pool.
     pub mode: InjectMode,
     /// Names of the Secret's keys.
     pub keys: Arc<BTreeSet<String>>,
-    /// What is wanted.
+    /// The wanted entry.
     pub want: Want,
-    /// Whether the binding's annotation and finalizer note the entry.
+    /// Whether the binding's annotation and finalizer record the entry.
     pub recorded: bool,
-    /// What the status last said, to tell our entry from a user's after a restart. Read when the claim is new; changes of it count for nothing.
+    /// The state in the binding's status. After a restart it distinguishes our entry from a user's.
+    /// Only a new claim's value counts; later changes are ignored.
     pub reported_state: Option<WorkPoolState>,
-    /// How often the pool is looked at.
+    /// How often the pool is read.
     pub interval: Duration,
 }
 
 impl Claim {
-    /// Whether the other asks for the same.
+    /// Whether both claims request the same.
     #[must_use]
     pub fn same_request(&self, other: &Self) -> bool {
         self.namespace == other.namespace
@@ -58,45 +61,45 @@ impl Claim {
     }
 }
 
-/// How far a claim is.
+/// How far a claim has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Not known yet.
+    /// The pool has not been read for this claim.
     Unknown,
-    /// The entry could go in: note it, write the Secret, then claim `Present`.
+    /// The pool can take the entry: record it, write the Secret, then claim `Present`.
     Injectable,
-    /// The entry is in.
+    /// The pool has the entry.
     Injected,
-    /// No entry of ours is in.
+    /// The pool has no entry of this operator for the Secret.
     Removed,
-    /// The pool is left alone.
+    /// The operator does not write the pool.
     Skipped,
-    /// The entry is to be put in or taken out, and is not yet.
+    /// The operator has yet to add or remove the entry.
     InProgress,
 }
 
-/// What was found, for one claim.
+/// What the operator observed for one claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observation {
-    /// How far the claim is.
+    /// How far the claim has come.
     pub phase: Phase,
-    /// For the status.
+    /// The pool's state in the binding's status.
     pub state: Option<WorkPoolState>,
-    /// The word.
+    /// The reason of the condition.
     pub reason: Reason,
-    /// One sentence: what is, and what to do.
+    /// One sentence: what happened, and what to do.
     pub message: String,
     /// Keys that the pool's own `env`, or a later entry of another binding, overrides.
     pub shadowed_keys: Vec<String>,
-    /// Later `envFrom` sources of others, whose keys are not known and win.
+    /// Later `envFrom` sources of others. They win, and their keys are unknown.
     pub later_sources: Vec<String>,
-    /// Namespaces to which deployments send jobs, where the Secret is not.
+    /// Namespaces without the Secret to which deployments send jobs.
     pub unserved_namespaces: Vec<String>,
-    /// What is not known of the pool's deployments, in one clause.
+    /// What is unknown about the pool's deployments, in one clause.
     pub unchecked_deployments: Option<String>,
-    /// Since when looks have failed.
+    /// The first of the failures in a row.
     pub failing_since: Option<Instant>,
-    /// The last thing that was done for this claim, with a number that grows: `PoolPatched` or `PoolReleased`.
+    /// The last action for this claim, with a growing number: `PoolPatched` or `PoolReleased`.
     pub event: Option<(u64, Reason)>,
 }
 

@@ -1,8 +1,9 @@
-//! What a pool's template says about its jobs: namespace, cluster, and environment.
+//! The namespace, the cluster and the environment of a pool's jobs, read from its template.
 //!
-//! In: the template. Out: plain answers. It never edits.
-//!
-//! Placeholders are filled as a worker fills them for a deployment that overrides nothing: `{{ x }}` is `variables.properties.x.default`.
+//! Input: the base job template.
+//! Output: plain values.
+//! Invariants: edits nothing. Fills placeholders as a worker does for a deployment without overrides:
+//! `{{ x }}` is `variables.properties.x.default`.
 
 use std::collections::BTreeSet;
 
@@ -12,12 +13,13 @@ use serde_json::value::RawValue;
 use super::json_text::value_at;
 use super::template::{EnvFromSource, env_from_sources};
 
-/// The namespace in which a pool's jobs run, unless a deployment says otherwise.
+/// The namespace of a pool's jobs, unless a deployment overrides it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JobNamespace {
-    /// This one.
+    /// The template sets this namespace.
     Fixed(String),
-    /// It is only known when a run starts (a placeholder of a block, a Prefect variable or the worker's environment).
+    /// Only a run resolves it: a placeholder of a block, a Prefect variable, or the worker's
+    /// environment.
     Unknown(String),
 }
 
@@ -26,7 +28,7 @@ pub enum JobNamespace {
 pub struct Shadows {
     /// Keys that the pool's own `env` sets.
     pub keys: Vec<String>,
-    /// Later `envFrom` sources (`Secret x`, `ConfigMap y`). Their keys cannot be known from the template.
+    /// Later `envFrom` sources (`Secret x`, `ConfigMap y`). The template does not show their keys.
     pub later_sources: Vec<String>,
 }
 
@@ -34,7 +36,7 @@ fn parse_at(template: &RawValue, path: &[&str]) -> Option<Value> {
     serde_json::from_str(value_at(template, path)?.get()).ok()
 }
 
-/// The name in `{{ name }}`, if the text is that placeholder and nothing else, and a variable of the pool.
+/// The name in `{{ name }}`, if the text is that placeholder alone and a variable of the pool.
 fn placeholder_variable(text: &str) -> Option<&str> {
     let name = text.trim().strip_prefix("{{")?.strip_suffix("}}")?.trim();
     let plain = name
@@ -43,15 +45,15 @@ fn placeholder_variable(text: &str) -> Option<&str> {
     (plain && !name.is_empty()).then_some(name)
 }
 
-/// What a worker makes of a value of `job_configuration`: `Err` for what only a run can tell, `Ok(None)` for nothing.
+/// A value of `job_configuration` as a worker fills it: `Err` if only a run resolves it, `Ok(None)`
+/// if it is unset.
 fn fill_placeholder(template: &RawValue, value: Option<Value>) -> Result<Option<Value>, String> {
     match value {
         Some(Value::String(text)) if text.contains("{{") => match placeholder_variable(&text) {
-            Some(name) => Ok(self::parse_at(
-                template,
-                &["variables", "properties", name, "default"],
-            )
-            .filter(|value| !value.is_null())),
+            Some(name) => Ok(
+                parse_at(template, &["variables", "properties", name, "default"])
+                    .filter(|value| !value.is_null()),
+            ),
             None => Err(text),
         },
         Some(Value::Null) | None => Ok(None),
@@ -61,8 +63,9 @@ fn fill_placeholder(template: &RawValue, value: Option<Value>) -> Result<Option<
 
 /// The namespace in which the pool's jobs run.
 ///
-/// The worker (prefect-kubernetes 0.8.0) creates the Job in `job_configuration.namespace`, `default` where that is missing, and gives the manifest
-/// that namespace only if it has none. A manifest that names another is refused by the API server, so it never decides.
+/// The worker (prefect-kubernetes 0.8.0) creates the Job in `job_configuration.namespace`, or in
+/// `default` if that is unset. It sets the manifest's namespace only if the manifest has none. The
+/// API server rejects a manifest with another namespace, so the manifest never decides.
 #[must_use]
 pub fn job_namespace(template: &RawValue) -> JobNamespace {
     match fill_placeholder(
@@ -79,7 +82,7 @@ pub fn job_namespace(template: &RawValue) -> JobNamespace {
     }
 }
 
-/// Whether the pool sends its jobs to a cluster that it names itself.
+/// Whether the pool sends its jobs to the cluster of its own `cluster_config`.
 #[must_use]
 pub fn targets_other_cluster(template: &RawValue) -> bool {
     !matches!(
@@ -91,7 +94,7 @@ pub fn targets_other_cluster(template: &RawValue) -> bool {
     )
 }
 
-/// Names in an `env`, which is a map, or a list of `{name, …}`.
+/// The names in an `env`, which is a map or a list of `{name, …}`.
 fn env_names(env: Option<Value>) -> Vec<String> {
     match env {
         Some(Value::Object(map)) => map.into_iter().map(|(name, _)| name).collect(),

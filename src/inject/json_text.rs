@@ -1,7 +1,9 @@
-//! JSON text and the places of its parts.
+//! JSON text and the ranges of its parts.
 //!
-//! In: raw JSON. Out: its members or elements as slices of the same text, so that an edit can replace exactly one range of it. It never
-//! writes JSON anew: what is not touched keeps its order, numbers, escapes and spaces.
+//! Input: raw JSON.
+//! Output: its members or elements as slices of the same text, so that an edit replaces one range.
+//! Invariants: never serialises the whole again, so all other text keeps its order, numbers, escapes
+//! and spaces.
 
 use std::fmt;
 use std::ops::Range;
@@ -10,11 +12,11 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-/// The members of an object, in the order of the text.
+/// The members of an object, in their order in the text.
 pub(super) struct Members<'a>(pub(super) Vec<(String, &'a RawValue)>);
 
 impl<'a> Members<'a> {
-    /// The value under that key: the last one, as every JSON reader has it.
+    /// The value of the key. The last one wins, as in every JSON parser.
     pub(super) fn get(&self, key: &str) -> Option<&'a RawValue> {
         self.position(key).map(|at| self.0[at].1)
     }
@@ -46,7 +48,7 @@ impl<'de> Deserialize<'de> for Members<'de> {
     }
 }
 
-/// What a raw value is.
+/// A raw value by its JSON type.
 pub(super) enum JsonKind<'a> {
     Object(Members<'a>),
     List(Vec<&'a RawValue>),
@@ -66,7 +68,7 @@ pub(super) fn parse_kind(value: &RawValue) -> JsonKind<'_> {
     }
 }
 
-/// The value at the end of a path of object keys, if every step is there.
+/// The value at a path of object keys, if each step exists.
 pub(super) fn value_at<'a>(value: &'a RawValue, path: &[&str]) -> Option<&'a RawValue> {
     path.iter()
         .try_fold(value, |value, key| match parse_kind(value) {
@@ -75,14 +77,14 @@ pub(super) fn value_at<'a>(value: &'a RawValue, path: &[&str]) -> Option<&'a Raw
         })
 }
 
-/// Where `part`, a slice of `whole`, lies in it.
+/// The range of `part`, a slice of `whole`.
 pub(super) fn range_of(whole: &str, part: &str) -> Option<Range<usize>> {
     let start = part.as_ptr().addr().checked_sub(whole.as_ptr().addr())?;
     let range = start..start.checked_add(part.len())?;
     (whole.get(range.clone()) == Some(part)).then_some(range)
 }
 
-/// `whole` with one range of it replaced.
+/// `whole` with one range replaced.
 pub(super) fn splice(whole: &str, range: Range<usize>, with: &str) -> String {
     let mut text = String::with_capacity(whole.len() + with.len());
     text.push_str(&whole[..range.start]);

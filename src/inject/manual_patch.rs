@@ -1,6 +1,8 @@
-//! The entry in the form in which somebody else's tool takes it.
+//! The entry as a patch for the tool that owns the base job template.
 //!
-//! In: the entry, and the template if it is known. Out: text to paste. It never reaches anything.
+//! Input: the entry, and the template if it is known.
+//! Output: text to paste.
+//! Invariants: sends and writes nothing.
 
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -8,12 +10,13 @@ use serde_json::value::RawValue;
 use super::template::{Entry, has_list};
 use crate::args::PatchForm;
 
-/// Where the entry goes in a base job template.
+/// JSON pointer of the list that takes the entry in a base job template.
 const ENV_FROM_POINTER: &str =
     "/job_configuration/job_manifest/spec/template/spec/containers/0/envFrom";
 
-/// The one operation of the JSON Patch that adds the entry: in front of the sources that are there, or as a new list. Without a template, the list
-/// is taken to be missing, as it is in the template that Prefect makes.
+/// The JSON Patch operation that adds the entry: before the existing sources, or as a new list.
+///
+/// Without a template the list counts as missing, as in Prefect's default template.
 #[must_use]
 pub fn add_operation(entry: &Entry, template: Option<&RawValue>) -> serde_json::Value {
     if template.is_some_and(has_list) {
@@ -23,7 +26,7 @@ pub fn add_operation(entry: &Entry, template: Option<&RawValue>) -> serde_json::
     }
 }
 
-/// The text to paste where somebody else owns the template of that pool.
+/// The text to paste where another tool owns the template of the pool.
 #[must_use]
 pub fn patch_text(
     form: PatchForm,
@@ -44,19 +47,19 @@ pub fn patch_text(
                 format!("          - secretRef: {{name: {secret}, optional: {optional}}}")
             };
             format!(
-                "# kubectl edit prefectworkpool (the one of work pool {pool})\nspec:\n  baseJobTemplate:\n    patches:\n      - op: add\n        path: {path}\n        value:\n{value}\n"
+                "# kubectl edit prefectworkpool (the object of work pool {pool})\nspec:\n  baseJobTemplate:\n    patches:\n      - op: add\n        path: {path}\n        value:\n{value}\n"
             )
         }
         PatchForm::Terraform => format!(
             "# in the job manifest of resource \"prefect_work_pool\" with name = {}: base_job_template = jsonencode({{…}})\n\
-             # at job_configuration.job_manifest.spec.template.spec.containers[0], in front of other sources\n\
+             # at job_configuration.job_manifest.spec.template.spec.containers[0], before other sources\n\
              envFrom = [\n  {{ secretRef = {{ name = \"{secret}\", optional = {optional} }} }},\n]\n",
             json!(pool)
         ),
         PatchForm::Helm => format!(
             "# the prefect-worker chart writes worker.config.baseJobTemplate.configuration (JSON text, or the ConfigMap of\n\
              # existingConfigMapName) to work pool {pool} at each start of the worker: add this to the first container\n\
-             # of that JSON, in front of other sources\n\
+             # of that JSON, before other sources\n\
              \"envFrom\": [{}]\n",
             entry.json()
         ),

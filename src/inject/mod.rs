@@ -1,7 +1,9 @@
-//! Where the Secret is made the environment of job pods.
+//! Puts Secrets into the environment of job pods, by way of the base job templates of work pools.
 //!
-//! In: what bindings want in which pool of which server. Out: the pool's template with our entries, and for each binding what was found. It never
-//! reads a secret value, and never writes a pool that somebody else owns or whose jobs run elsewhere.
+//! Input: the claims of bindings on the work pools of a Prefect server.
+//! Output: base job templates with our entries, and an observation for each claim.
+//! Invariants: reads no secret value; writes no pool that another object owns or whose jobs run
+//! elsewhere.
 
 pub mod claim;
 mod job_environment;

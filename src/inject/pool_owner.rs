@@ -1,6 +1,8 @@
-//! Pools whose template a `PrefectWorkPool` (prefect.io/v1) owns.
+//! Work pools whose base job template a `PrefectWorkPool` (prefect.io/v1) owns.
 //!
-//! In: the known objects. Out: the one that owns a pool of a server, and the sentence for whoever keeps it. It never watches or writes anything.
+//! Input: the known objects.
+//! Output: the owner of a pool, and the message for the owner's maintainer.
+//! Invariants: watches and writes nothing.
 
 use std::fmt;
 
@@ -11,16 +13,16 @@ use super::manual_patch::add_operation;
 use super::template::Entry;
 use crate::prefect::connection::same_api;
 
-/// A `PrefectWorkPool`.
+/// A `PrefectWorkPool` object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ManagedPool {
     /// Its namespace.
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// Name of the work pool that it keeps.
+    /// Name of the work pool that it writes.
     pub pool: String,
-    /// The server that it speaks to.
+    /// API URL of its Prefect server.
     pub api_url: Url,
 }
 
@@ -30,7 +32,7 @@ impl fmt::Display for ManagedPool {
     }
 }
 
-/// The object that owns this pool of this server.
+/// The object that owns this pool of this server, if any.
 #[must_use]
 pub fn owner_of<'a>(
     managed: &'a [ManagedPool],
@@ -42,7 +44,7 @@ pub fn owner_of<'a>(
         .find(|object| object.pool == pool && same_api(&object.api_url, api_url))
 }
 
-/// What to do about a pool that is owned.
+/// Says which patch the maintainer of the owner has to add.
 #[must_use]
 pub fn owner_message(
     owner: &ManagedPool,
@@ -51,7 +53,7 @@ pub fn owner_message(
     template: &RawValue,
 ) -> String {
     format!(
-        "work pool {pool} is kept by {owner}: add this to its spec.baseJobTemplate.patches: {}",
+        "{owner} owns the base job template of work pool {pool}: add this to its spec.baseJobTemplate.patches: {}",
         add_operation(entry, Some(template))
     )
 }

@@ -1,49 +1,39 @@
-//! One reconciler for each work pool that bindings name.
+//! One worker for each work pool that bindings claim.
 //!
-//! In: what bindings ask of the pools of a server, and who owns pools. Out: pools that carry the entries, what was found for each binding, and a
-//! wake for exactly those bindings for which something changed. Each pool is looked at by one task, which gathers the claims of all its bindings and
-//! ends with the last of them. It decides nothing itself: `plan` says what to write, `repair_backoff` when, `failure` what a failure means.
+//! Input: the claims of bindings on pools, and the owners of pools.
+//! Output: pools with the entries, an observation for each claim, and the affected bindings in the work
+//! queue.
+//! Invariants: one task reconciles a pool for all its claims and ends with the last of them. It decides
+//! nothing itself: `plan` says what to write, `repair_backoff` when, `failure` what an error means.
 
+mod deployment_listing;
 mod failure;
+mod outcome;
+mod pool_client;
 mod reconcile;
 mod registry;
 mod repair_backoff;
+mod snapshot;
 mod worker;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::registry::PoolKey;
+use self::worker::Shared;
 use super::claim::{Claim, Observation};
 use super::pool_owner::{self, ManagedPool};
 use crate::crd::BindingRef;
 use crate::metrics::Metrics;
 use crate::prefect::{Clients, Connection};
-use crate::upstream::limiter::Trigger;
-use crate::upstream::subscription::SubscriptionGuard;
-use registry::{PoolKey, Registry};
 
-/// Wakes a binding.
-pub type Enqueue = Arc<dyn Fn(&BindingRef) + Send + Sync>;
-/// Has a pool's poke told of changes on its server, for as long as the answer is held.
-pub type SubscribeChanges =
-    Box<dyn Fn(&Arc<Connection>, Trigger) -> SubscriptionGuard + Send + Sync>;
+pub use self::worker::{ChangeFeed, Enqueue, SubscribeChanges};
 
-struct Shared {
-    clients: Arc<Clients>,
-    subscribe: Option<SubscribeChanges>,
-    /// Interval of looks at least, while changes are pushed.
-    subscribed_interval: Duration,
-    enqueue: Enqueue,
-    metrics: Arc<Metrics>,
-    shutdown: CancellationToken,
-    tasks: TaskTracker,
-    registry: Mutex<Registry>,
-}
-
-/// All pools that bindings name.
+/// All pools that bindings claim.
 #[derive(Clone)]
 pub struct Pools(Arc<Shared>);
 
@@ -54,21 +44,21 @@ impl fmt::Debug for Pools {
 }
 
 impl Pools {
-    /// No pools yet. Bindings are woken with `enqueue`, until `shutdown`. Changes are told by what `subscribe` gives, and while they are, pools are looked at
-    /// no more often than every `pushed_interval`.
+    /// Starts without pools. Workers run until `shutdown`.
+    ///
+    /// `enqueue` receives each binding whose observation changed. Without a feed, pools are only
+    /// polled.
     #[must_use]
     pub fn new(
         clients: Arc<Clients>,
-        subscribe: Option<SubscribeChanges>,
-        pushed_interval: Duration,
+        feed: Option<ChangeFeed>,
         enqueue: Enqueue,
         metrics: Arc<Metrics>,
         shutdown: CancellationToken,
     ) -> Self {
         Self(Arc::new(Shared {
             clients,
-            subscribe,
-            subscribed_interval: pushed_interval,
+            feed,
             enqueue,
             metrics,
             shutdown,
@@ -77,9 +67,10 @@ impl Pools {
         }))
     }
 
-    /// What `key` asks of a pool for a Secret, instead of what it asked before for that; gives what is known now. Waits for nothing: when there is
-    /// more to know, `key` is woken.
-    #[allow(clippy::must_use_candidate)] // the claim counts whether or not the answer is looked at
+    /// Declares a binding's claim for a Secret. It replaces the binding's earlier claim for it.
+    ///
+    /// Returns the current observation without waiting. A later change enqueues the binding.
+    #[allow(clippy::must_use_candidate)] // the claim counts whether or not the caller reads the answer
     pub fn declare(
         &self,
         key: &BindingRef,
@@ -100,18 +91,12 @@ impl Pools {
         let (observation, started) = registry.replace(key, &pool_key, claim);
         drop(registry);
         if let Some(trigger) = started {
-            let shared = Arc::clone(&self.0);
-            self.0.tasks.spawn(async move {
-                tokio::select! {
-                    () = shared.shutdown.cancelled() => {}
-                    () = shared.run_worker(&pool_key, trigger) => {}
-                }
-            });
+            self.0.start_worker(pool_key, trigger);
         }
         observation
     }
 
-    /// Of what `key` asks, keeps only what `keep` says of server, pool and Secret.
+    /// Drops the binding's claims for which `keep` of server, pool and Secret is false.
     pub fn retain(&self, key: &BindingRef, keep: &dyn Fn(&str, &str, &str) -> bool) {
         for (pool_key, entry) in &mut self.0.registry().pools {
             let server = pool_key.connection.api_url.as_str();
@@ -119,12 +104,12 @@ impl Pools {
         }
     }
 
-    /// `key` asks nothing any more.
+    /// Drops all claims of the binding.
     pub fn remove_binding(&self, key: &BindingRef) {
         self.retain(key, &|_, _, _| false);
     }
 
-    /// The `PrefectWorkPool` objects there are. Pools whose owner changes are looked at.
+    /// Sets the existing `PrefectWorkPool` objects and triggers the pools whose owner changes.
     pub fn set_managed(&self, managed: Vec<ManagedPool>) {
         let mut registry = self.0.registry();
         for (pool_key, entry) in &registry.pools {
@@ -137,8 +122,10 @@ impl Pools {
         registry.managed = managed;
     }
 
-    /// Looks again now at the pools for which `which` says so of server and pool. True if there is one.
-    #[allow(clippy::must_use_candidate)] // it is looked at again whether or not the answer is
+    /// Triggers a reconcile of the pools for which `matches` of server and pool is true.
+    ///
+    /// Returns whether there is one.
+    #[allow(clippy::must_use_candidate)] // the reconcile follows whether or not the caller reads the answer
     pub fn trigger(&self, matches: &dyn Fn(&str, &str) -> bool) -> bool {
         let mut any = false;
         for (pool_key, entry) in &self.0.registry().pools {
@@ -150,13 +137,13 @@ impl Pools {
         any
     }
 
-    /// How many pools are looked at.
+    /// The number of claimed pools.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.registry().pools.len()
     }
 
-    /// How long ago the pool that was read longest ago was read.
+    /// The age of the stalest pool.
     #[must_use]
     pub fn max_age(&self) -> Duration {
         let registry = self.0.registry();
@@ -164,17 +151,10 @@ impl Pools {
         read.min().map_or(Duration::ZERO, |at| at.elapsed())
     }
 
-    /// Whether no pool is looked at.
+    /// Whether no pool is claimed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-}
-
-impl Shared {
-    fn registry(&self) -> MutexGuard<'_, Registry> {
-        // Nothing is left half done under this lock.
-        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -19,7 +19,7 @@ use crate::{
         work_queue::BindingRef,
     },
     doppler::{self, ConfigKey, Download, Snapshot},
-    inject::Pools,
+    inject::pools::{ChangeFeed, Pools},
     metrics::{Metrics, ReadLabels, SourceLabels, UpstreamLabels},
     outbound::ClientError,
     prefect::{BlockDocument, Clients, Connection},
@@ -122,10 +122,10 @@ pub fn upstreams(
     );
     let pools = Pools::new(
         Arc::clone(&clients),
-        Some(Box::new(move |connection, poke| {
-            sockets.subscribe(connection, poke)
-        })),
-        limits.pushed_refresh_interval,
+        Some(ChangeFeed {
+            subscribe: Box::new(move |connection, trigger| sockets.subscribe(connection, trigger)),
+            interval: limits.pushed_refresh_interval,
+        }),
         Arc::clone(wake),
         Arc::clone(metrics),
         shutdown.clone(),

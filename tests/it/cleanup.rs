@@ -1,4 +1,5 @@
-//! The way back: entry, wait, Secret, finalizer, in this order, whatever goes wrong between two of them.
+//! Cleanup: entry, wait, Secret, finalizer, in this order, even if the operator is killed between two
+//! steps.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use testkit::prefect::{Block, PrefectOptions, PrefectServer};
 use crate::work_pools::template;
 use crate::world::{Setup, TIMEOUT, World, secret};
 
-/// Long enough to be seen.
+/// Long enough to be measured.
 const CLEANUP_DELAY: Duration = Duration::from_secs(3);
 
 async fn world(name: &str, setup: Setup) -> Result<World> {
@@ -28,7 +29,7 @@ fn with_cleanup_delay() -> Setup {
     }
 }
 
-/// What there is of one Secret on its way back.
+/// What remains of one Secret during cleanup.
 #[derive(Debug, PartialEq, Eq)]
 struct Remaining {
     entry: bool,
@@ -37,7 +38,7 @@ struct Remaining {
 }
 
 async fn remaining(world: &World, binding: &str, secret: &str) -> Result<Remaining> {
-    // In the order in which they go, so that two looks at different times cannot show a wrong order.
+    // In the order of removal, so that reads at different times cannot show a wrong order.
     let entry = world
         .sources(&world.name)
         .await?
@@ -51,7 +52,7 @@ async fn remaining(world: &World, binding: &str, secret: &str) -> Result<Remaini
     })
 }
 
-/// Watches until nothing is left, and fails if the Secret went before its entry or before its time.
+/// Waits until nothing remains, and fails if the Secret was deleted before its entry or too early.
 async fn assert_removed_in_order(
     world: &World,
     binding: &str,
@@ -60,34 +61,37 @@ async fn assert_removed_in_order(
 ) -> Result<()> {
     let mut removed_since = None;
     world
-        .until(&format!("{binding} and {secret} to go"), async || {
-            let before = Instant::now();
-            let remaining = remaining(world, binding, secret).await?;
-            if !remaining.entry && removed_since.is_none() {
-                removed_since = Some(before);
-            }
-            if remaining.entry && !remaining.secret {
-                // Looked at again: the entry was read before the Secret.
-                let entry = world
-                    .sources(&world.name)
-                    .await?
-                    .contains(&secret.to_owned());
-                assert!(!entry, "the entry is there and the Secret is gone");
-            }
-            if !remaining.secret {
-                let since = removed_since.context("the entry")?.elapsed();
-                // One look lasts a while as well.
-                assert!(
-                    since + Duration::from_millis(700) >= wait,
-                    "the Secret went {since:?} after the entry"
+        .until(
+            &format!("{binding} and {secret} to be deleted"),
+            async || {
+                let before = Instant::now();
+                let remaining = remaining(world, binding, secret).await?;
+                if !remaining.entry && removed_since.is_none() {
+                    removed_since = Some(before);
+                }
+                if remaining.entry && !remaining.secret {
+                    // Read again, because the entry was read before the Secret.
+                    let entry = world
+                        .sources(&world.name)
+                        .await?
+                        .contains(&secret.to_owned());
+                    assert!(!entry, "the entry exists and the Secret does not");
+                }
+                if !remaining.secret {
+                    let since = removed_since.context("the entry")?.elapsed();
+                    // One round of reads takes some time as well.
+                    assert!(
+                        since + Duration::from_millis(700) >= wait,
+                        "the Secret was deleted {since:?} after the entry"
+                    );
+                }
+                ensure!(
+                    !remaining.entry && !remaining.secret && !remaining.binding,
+                    "{remaining:?}"
                 );
-            }
-            ensure!(
-                !remaining.entry && !remaining.secret && !remaining.binding,
-                "{remaining:?}"
-            );
-            Ok(())
-        })
+                Ok(())
+            },
+        )
         .await
 }
 
@@ -110,7 +114,7 @@ async fn deletion_removes_entry_waits_then_deletes_secret() -> Result<()> {
     let owned = world.secrets().get("going").await?;
     ensure!(
         owned.owner_references().is_empty(),
-        "a Secret that a pool names has no owner"
+        "a Secret with an entry in a pool has no owner"
     );
 
     world.delete_binding("going").await?;
@@ -139,7 +143,7 @@ async fn a_suspended_binding_keeps_its_entry_until_it_is_deleted() -> Result<()>
     world.finish().await
 }
 
-/// Argo CD's default: dependants go first, while the owner's finalizer holds.
+/// Argo CD's default: dependants are deleted first, while the owner's finalizer remains.
 #[tokio::test(flavor = "multi_thread")]
 async fn foreground_deletion_keeps_the_removal_order() -> Result<()> {
     let world = world("back-foreground", with_cleanup_delay()).await?;
@@ -164,18 +168,18 @@ async fn removes_the_entry_before_a_renamed_secret_is_deleted() -> Result<()> {
     world.apply_binding("renamed", &spec).await?;
     let mut removed_since = None;
     world
-        .until("the old Secret to go", async || {
+        .until("the old Secret to be deleted", async || {
             let now = Instant::now();
             let sources = world.sources("back-rename").await?;
             let (old, new) = (
                 world.secrets().get_opt("renamed").await?,
                 world.secrets().get_opt("another").await?,
             );
-            assert!(!sources.is_empty(), "the pool names neither");
+            assert!(!sources.is_empty(), "the pool has neither entry");
             let has = |name: &str| sources.iter().any(|source| source == name);
             assert!(
                 !has("another") || new.is_some(),
-                "the new entry came before the Secret"
+                "the new entry was added before the Secret"
             );
             if !has("renamed") {
                 removed_since.get_or_insert(now);
@@ -191,7 +195,7 @@ async fn removes_the_entry_before_a_renamed_secret_is_deleted() -> Result<()> {
     let since = removed_since.context("the entry")?.elapsed();
     ensure!(
         since + Duration::from_millis(700) >= CLEANUP_DELAY,
-        "the old Secret went {since:?} after its entry"
+        "the old Secret was deleted {since:?} after its entry"
     );
     world.until_ready("renamed").await?;
     assert_eq!(world.sources("back-rename").await?, ["another"]);
@@ -210,36 +214,39 @@ async fn restores_owner_and_drops_finalizer_without_pools() -> Result<()> {
     let uid = world.secrets().get("unlisted").await?.uid();
     world.apply_binding("unlisted", &world.spec()).await?;
     world
-        .until("the Secret to be owned and the binding free", async || {
-            let binding = world.binding("unlisted").await?;
-            ensure!(binding.finalizers().is_empty(), "the finalizer is there");
-            ensure!(
-                !binding
-                    .annotations()
-                    .contains_key("doppler-prefect.dev/injected"),
-                "the note is there"
-            );
-            let secret = world.secrets().get("unlisted").await?;
-            ensure!(
-                secret
-                    .owner_references()
-                    .iter()
-                    .any(|owner| Some(&owner.uid) == binding.uid().as_ref()),
-                "no owner"
-            );
-            assert_eq!(secret.uid(), uid, "the Secret was made anew");
-            Ok(())
-        })
+        .until(
+            "the Secret to have its owner and the binding no finalizer",
+            async || {
+                let binding = world.binding("unlisted").await?;
+                ensure!(binding.finalizers().is_empty(), "the finalizer remains");
+                ensure!(
+                    !binding
+                        .annotations()
+                        .contains_key("doppler-prefect.dev/injected"),
+                    "the annotation remains"
+                );
+                let secret = world.secrets().get("unlisted").await?;
+                ensure!(
+                    secret
+                        .owner_references()
+                        .iter()
+                        .any(|owner| Some(&owner.uid) == binding.uid().as_ref()),
+                    "no owner"
+                );
+                assert_eq!(secret.uid(), uid, "the Secret was created again");
+                Ok(())
+            },
+        )
         .await?;
     assert_eq!(world.template_text("back-unlisted").await?, before);
     world.until_ready("unlisted").await?;
-    // And again: the owner goes before the entry comes.
+    // And again: the owner reference is removed before the entry is added.
     world.bind_to("unlisted", "back-unlisted").await?;
     world.until_sources("back-unlisted", &["unlisted"]).await?;
     world
         .until("the Secret to have no owner", async || {
             let secret = world.secrets().get("unlisted").await?;
-            ensure!(secret.owner_references().is_empty(), "it has one");
+            ensure!(secret.owner_references().is_empty(), "it has an owner");
             Ok(())
         })
         .await?;
@@ -295,7 +302,7 @@ async fn abandons_cleanup_and_keeps_secret_if_prefect_is_down() -> Result<()> {
     world.until_binding_deleted("abandoned").await?;
     ensure!(
         started.elapsed() > Duration::from_secs(3),
-        "it went after {:?}",
+        "it was deleted after {:?}",
         started.elapsed()
     );
     let event = world.until_event("CleanupAbandoned").await?;
@@ -310,13 +317,13 @@ async fn abandons_cleanup_and_keeps_secret_if_prefect_is_down() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cleans_the_pools_of_a_terminating_namespace() -> Result<()> {
-    // A wait that would be noticed: nothing in the namespace is worth waiting for.
+    // A long wait, which the test would notice: a terminating namespace needs none.
     let setup = Setup {
         release_wait: "10m",
         ..Setup::default()
     };
     let world = world("back-terminating", setup).await?;
-    // Credentials that go with the namespace.
+    // Credentials that are deleted with the namespace.
     world.put_token("api-key", &secret("pnu")).await?;
     let mut spec = world.pool_spec(&json!([{"name": "back-terminating"}]));
     spec["prefect"]["server"]["apiKey"] =
@@ -331,7 +338,7 @@ async fn cleans_the_pools_of_a_terminating_namespace() -> Result<()> {
     world.until_binding_deleted("terminated").await?;
     ensure!(world.sources("back-terminating").await?.is_empty());
     world
-        .until("the namespace to go", async || {
+        .until("the namespace to be deleted", async || {
             let found = namespaces.get_opt(&world.name).await?;
             ensure!(
                 found.is_none(),
@@ -358,7 +365,7 @@ async fn cleans_up_after_kills_between_any_two_steps() -> Result<()> {
     .await?;
     let before = world.template_text("back-killed").await?;
     world.bind_to("killed", "back-killed").await?;
-    // As soon as the intention is noted; the Secret and the entry may or may not be there.
+    // As soon as the binding records the entry. The Secret and the entry may or may not exist.
     world
         .until("the finalizer", async || {
             let binding = world.binding("killed").await?;
@@ -371,7 +378,7 @@ async fn cleans_up_after_kills_between_any_two_steps() -> Result<()> {
     world.until_ready("killed").await?;
     assert_eq!(world.sources("back-killed").await?, ["killed"]);
 
-    // Deleted while nobody looks; then killed as soon as the entry is out, in the middle of the wait.
+    // Deleted while no operator runs; then killed during the wait, once the entry is removed.
     world.kill_operator();
     world.delete_binding("killed").await?;
     assert_eq!(
@@ -399,7 +406,7 @@ async fn cleans_up_after_kills_between_any_two_steps() -> Result<()> {
     world.finish().await
 }
 
-/// A server that the spec no longer names is still cleaned, also by an operator that never saw the old spec.
+/// The operator cleans a server that the spec no longer names, even if it never saw the old spec.
 #[tokio::test(flavor = "multi_thread")]
 async fn cleans_recorded_entries_after_an_offline_spec_change() -> Result<()> {
     let mut world = world("back-changed", Setup::default()).await?;
@@ -433,7 +440,7 @@ async fn detach_removes_all_entries_and_finalizers() -> Result<()> {
     for name in ["first", "second"] {
         let binding = world.binding(name).await?;
         ensure!(binding.finalizers().is_empty(), "{name} has its finalizer");
-        // The Secret goes with its binding.
+        // The Secret is deleted with its binding.
         let secret = world.secrets().get(name).await?;
         ensure!(
             secret
@@ -443,7 +450,7 @@ async fn detach_removes_all_entries_and_finalizers() -> Result<()> {
             "{name}"
         );
     }
-    // Whoever changes their mind starts the operator again.
+    // A new start of the operator reverts the detach.
     world.start_operator().await?;
     world
         .until_sources("back-release", &["first", "second"])

@@ -1,4 +1,5 @@
-//! Work pools on the real Prefect server: what is written, what is left alone, and what the user is told.
+//! Work pools on the real Prefect server: which templates the operator writes, which it skips, and
+//! what it reports.
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
@@ -9,7 +10,7 @@ use testkit::prefect::{Deployment, flows};
 use crate::work_pools::{entry, replaced, template, with_sources};
 use crate::world::{Setup, World, secret};
 
-/// The user's own entries.
+/// The user's own sources.
 const THEIRS: &str =
     r#"[{"configMapRef":{"name":"mine"}},{"secretRef":{"name":"theirs","optional":false}}]"#;
 
@@ -22,7 +23,7 @@ async fn world(name: &str) -> Result<World> {
 #[tokio::test(flavor = "multi_thread")]
 async fn adds_the_entry_in_front_and_moves_nothing_else() -> Result<()> {
     let world = world("pool-front").await?;
-    // Keys and numbers that a reader who parses and writes again would move or change.
+    // Keys and numbers that parsing and serialising again would move or change.
     let odd = r#""title": "Namespace", "zeta": 1.50, "alpha": 100000000000000000000000, "mid": 1e-7, "emoji": "🦀 \u00e9\u2028","#;
     let text = replaced(&template(&world.name), "\"title\": \"Namespace\",", odd);
     world
@@ -31,7 +32,7 @@ async fn adds_the_entry_in_front_and_moves_nothing_else() -> Result<()> {
     let before = world.template_text("pool-front").await?;
     ensure!(
         before.contains("\"zeta\":1.5,\"alpha\":1"),
-        "the server moves keys itself: {before}"
+        "the server itself moves keys: {before}"
     );
 
     world.bind_to("front", "pool-front").await?;
@@ -62,12 +63,12 @@ async fn adds_the_entry_in_front_and_moves_nothing_else() -> Result<()> {
     let expected = replaced(&before, "\"envFrom\":[", &ours);
     assert_eq!(world.template_text("pool-front").await?, expected);
 
-    // It is written once.
+    // The operator writes the pool once.
     let written = world.last_write("pool-front").await?;
     world.until_polls("same", 3).await?;
     assert_eq!(world.last_write("pool-front").await?, written);
 
-    // And taken out as it was put in.
+    // Removal restores the text.
     world.delete_binding("front").await?;
     world.until_binding_deleted("front").await?;
     assert_eq!(world.template_text("pool-front").await?, before);
@@ -96,11 +97,11 @@ async fn mode_observe_never_writes_and_sees_an_added_entry() -> Result<()> {
     world.until_polls("same", 2).await?;
     assert_eq!(world.last_write("pool-observe").await?, written);
 
-    let by_hand = r#"[{"configMapRef":{"name":"mine"}},{"secretRef":{"name":"seen"}}]"#;
+    let added_by_hand = r#"[{"configMapRef":{"name":"mine"}},{"secretRef":{"name":"seen"}}]"#;
     world
         .write_template(
             "pool-observe",
-            &with_sources(&template(&world.name), by_hand),
+            &with_sources(&template(&world.name), added_by_hand),
         )
         .await?;
     let written = world.last_write("pool-observe").await?;
@@ -108,7 +109,7 @@ async fn mode_observe_never_writes_and_sees_an_added_entry() -> Result<()> {
         .until_pool("seen", "pool-observe", "AlreadyPresent")
         .await?;
     world.until_ready("seen").await?;
-    // What somebody else wrote is theirs, also when the binding goes.
+    // An entry of another writer stays, even when the binding is deleted.
     world.delete_binding("seen").await?;
     world.until_binding_deleted("seen").await?;
     assert_eq!(world.last_write("pool-observe").await?, written);
@@ -178,7 +179,7 @@ async fn skips_an_unsuitable_pool_until_it_is_suitable() -> Result<()> {
             ensure!(sources.is_empty(), "{pool} was written: {sources:?}");
         }
     }
-    // The Secret is there all the same.
+    // The Secret exists anyway.
     world
         .until_condition("unfit", "SecretSynced", "True", "Synced")
         .await?;
@@ -238,7 +239,7 @@ async fn names_a_deployment_with_its_own_namespace() -> Result<()> {
         .until_pool("deployed", "deployments-idle", "Patched")
         .await?;
     assert_eq!(idle["unservedNamespaces"], json!(["elsewhere"]));
-    // With `optional: false` its runs would wait for ever.
+    // With `optional: false` its runs would wait forever.
     let strict = world
         .until_pool("deployed", "deployments-strict", "OtherNamespace")
         .await?;
@@ -286,7 +287,7 @@ async fn reports_a_contested_template_and_repairs_it() -> Result<()> {
     world.bind_to("contested", "pool-contested").await?;
     world.until_ready("contested").await?;
 
-    // Each time the entry is in, it is taken out again, at most once a second: repaired is what is counted.
+    // Removes the entry each time the operator adds it, at most once a second, and counts the repairs.
     let mut repaired = 0;
     world
         .until("Contested", async || {
@@ -312,7 +313,7 @@ async fn reports_a_contested_template_and_repairs_it() -> Result<()> {
         "{}",
         condition.message
     );
-    // The Secret is not the pool's business, and the repair goes on.
+    // The Secret is unaffected, and the repairs continue.
     world
         .until_condition("contested", "SecretSynced", "True", "Synced")
         .await?;
@@ -337,7 +338,8 @@ spec:
       schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
 ";
 
-/// prefect-operator's objects are where Prefect is, and seldom where its jobs are: the chart's `prefectNamespaces`.
+/// prefect-operator's objects are in Prefect's namespace, seldom in that of its jobs: the chart's
+/// `prefectNamespaces`.
 const WORK_POOL_RIGHTS: &str = "
 apiVersion: rbac.authorization.k8s.io/v1
 kind: Role
@@ -367,7 +369,7 @@ async fn never_writes_a_pool_that_a_prefect_work_pool_owns() -> Result<()> {
         let server = json!({"remoteApiUrl": world.prefect.api_url()});
         create_managed_pool(&world, pool, namespace, &server).await?;
     }
-    // One of the same name at another server owns nothing here.
+    // An object for a pool of the same name on another server owns nothing here.
     let other = json!({"name": "another-server", "namespace": prefect});
     create_managed_pool(&world, "managed-elsewhere", "pool-managed", &other).await?;
     world.start_operator().await?;
@@ -383,7 +385,7 @@ async fn never_writes_a_pool_that_a_prefect_work_pool_owns() -> Result<()> {
     world.finish().await
 }
 
-/// A pool, and an object that keeps the pool of that name at `server`.
+/// Creates a pool, and an object that owns the pool of that name on `server`.
 async fn create_managed_pool(
     world: &World,
     pool: &str,
@@ -429,7 +431,7 @@ async fn assert_only_owner_writes(world: &World, pool: &str, namespace: &str) ->
         "the pool was written"
     );
 
-    // The owner applies the patch of the message.
+    // The owner applies the patch from the message.
     let ours = format!("[{},{}", entry(&binding, true), &THEIRS[1..]);
     world
         .write_template(pool, &with_sources(&template(&world.name), &ours))

@@ -1,7 +1,9 @@
-//! Work pools of the real Prefect server, as text: a test that compares two templates must see their key order and their numbers, which a parsed
-//! value has lost.
+//! Work pools of the real Prefect server, as text.
 //!
-//! In: a world, names, templates as text. Out: pools made, rewritten and read as the server has them, and what a binding says of them.
+//! Input: a world, names, and templates as text.
+//! Output: pools created, written and read, and what a binding's status reports of them.
+//! Invariants: templates stay text, because a parsed value loses the order of keys and the form of
+//! numbers.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::value::RawValue;
@@ -9,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::world::World;
 
-/// What Prefect gives a pool of type kubernetes, in its own order.
+/// Prefect's default template of a pool of type kubernetes, in its own order.
 const TEMPLATE: &str = include_str!("../../testkit/fixtures/prefect-base-job-template.json");
 
 /// Prefect's template for jobs in `namespace`.
@@ -19,14 +21,14 @@ pub fn template(namespace: &str) -> String {
     replaced(TEMPLATE, default, &ours)
 }
 
-/// The template with these sources as the container's `envFrom`, in the middle of it.
+/// The template with these sources as `envFrom`, among the container's other members.
 pub fn with_sources(template: &str, sources: &str) -> String {
     let before = "\"env\": \"{{ env }}\",\n        \"image\"";
     let after = format!("\"env\": \"{{{{ env }}}}\",\n \"envFrom\": {sources},\n \"image\"");
     replaced(template, before, &after)
 }
 
-/// The text with its only `from` replaced.
+/// The text with its only occurrence of `from` replaced.
 pub fn replaced(text: &str, from: &str, to: &str) -> String {
     assert_eq!(text.matches(from).count(), 1, "{from}");
     text.replacen(from, to, 1)
@@ -39,14 +41,14 @@ pub fn entry(secret: &str, optional: bool) -> String {
 
 /// Pools.
 impl World {
-    /// Makes a pool of type kubernetes with this template.
+    /// Creates a pool of type kubernetes with this template.
     pub async fn create_pool(&self, pool: &str, template: &str) -> Result<()> {
         let body =
             format!(r#"{{"name":"{pool}","type":"kubernetes","base_job_template":{template}}}"#);
         self.send(reqwest::Method::POST, "/work_pools/", body).await
     }
 
-    /// Replaces a pool's template, as somebody else would.
+    /// Replaces a pool's template, as another writer would.
     pub async fn write_template(&self, pool: &str, template: &str) -> Result<()> {
         let body = format!(r#"{{"base_job_template":{template}}}"#);
         self.send(reqwest::Method::PATCH, &format!("/work_pools/{pool}"), body)
@@ -64,13 +66,13 @@ impl World {
         Ok(pool.base_job_template.get().to_owned())
     }
 
-    /// When a pool was last written, by anybody: a PATCH that changes nothing counts too.
+    /// The time of the last write of a pool. A PATCH that changes nothing counts too.
     pub async fn last_write(&self, pool: &str) -> Result<String> {
         let pool = self.api.pool(pool).await?.context("no such pool")?;
         Ok(pool["updated"].to_string())
     }
 
-    /// What the container's `envFrom` names, in its order.
+    /// The names in the container's `envFrom`, in order.
     pub async fn sources(&self, pool: &str) -> Result<Vec<String>> {
         let template = self.api.template(pool).await?;
         let container = &template["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]
@@ -87,7 +89,7 @@ impl World {
             .collect())
     }
 
-    /// Waits until the container's `envFrom` names exactly these.
+    /// Waits until the container's `envFrom` has exactly these names.
     pub async fn until_sources(&self, pool: &str, expected: &[&str]) -> Result<()> {
         self.until(
             &format!("sources {expected:?} of pool {pool}"),
@@ -114,7 +116,7 @@ impl World {
     }
 }
 
-/// What a binding says of its pools.
+/// What a binding's status reports of its pools.
 impl World {
     /// The world's spec with these entries of `inject.workPools`.
     pub fn pool_spec(&self, pools: &Value) -> Value {
@@ -123,21 +125,21 @@ impl World {
         spec
     }
 
-    /// Applies a binding that puts its Secret into one pool.
+    /// Applies a binding that injects its Secret into one pool.
     pub async fn bind_to(&self, name: &str, pool: &str) -> Result<()> {
         self.apply_binding(name, &self.pool_spec(&json!([{"name": pool}])))
             .await
     }
 
-    /// What the status says of a pool.
+    /// The pool's entry in the status.
     pub async fn pool_status(&self, binding: &str, pool: &str) -> Result<Value> {
         let status = self.status(binding).await?;
         let pools = status["workPools"].as_array().cloned().unwrap_or_default();
         let found = pools.into_iter().find(|one| one["name"] == pool);
-        found.with_context(|| format!("the status does not name pool {pool}"))
+        found.with_context(|| format!("the status has no pool {pool}"))
     }
 
-    /// Waits until the status gives a pool this state.
+    /// Waits until the pool has this state in the status.
     pub async fn until_pool(&self, binding: &str, pool: &str, state: &str) -> Result<Value> {
         self.until(
             &format!("pool {pool} to be {state} for {binding}"),

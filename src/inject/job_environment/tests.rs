@@ -1,4 +1,4 @@
-#![allow(clippy::needless_pass_by_value)] // json!(…) is handed over as it is made
+#![allow(clippy::needless_pass_by_value)] // json!(…) is passed by value
 
 use serde_json::json;
 

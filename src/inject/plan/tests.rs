@@ -1,4 +1,4 @@
-#![allow(clippy::needless_pass_by_value)] // json!(…) is handed over as it is made
+#![allow(clippy::needless_pass_by_value)] // json!(…) is passed by value
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,7 +6,12 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::*;
+use crate::crd::WorkPoolState as State;
+use crate::inject::claim::Phase;
+use crate::inject::pool_owner::ManagedPool;
 use crate::inject::template::entry_state;
+use crate::prefect::DeploymentNamespaces;
+use crate::reason::Reason;
 
 const NAMESPACE: &str = "flows";
 
@@ -86,7 +91,7 @@ fn plans_each_want_for_each_template() {
         reported_state: Some(State::AlreadyPresent),
         ..claim("s", Want::Absent)
     };
-    let unnoted = Claim {
+    let unrecorded = Claim {
         recorded: false,
         ..claim("s", Want::Present)
     };
@@ -101,7 +106,7 @@ fn plans_each_want_for_each_template() {
             Phase::Injectable,
             None,
         ),
-        (&none, unnoted, false, Phase::Injectable, None),
+        (&none, unrecorded, false, Phase::Injectable, None),
         (
             &none,
             claim("s", Want::Present),
@@ -220,10 +225,10 @@ fn skips_an_unsuitable_pool_and_names_the_remedy() {
 
 #[test]
 fn never_writes_an_owned_pool_and_shows_the_patch() {
-    let keeper = owner();
+    let object = owner();
     let (none, with) = (template(json!(null)), template(json!([entry("s")])));
     let owned = |template| PoolView {
-        owner: Some(&keeper),
+        owner: Some(&object),
         ..view(template)
     };
     let (edited, observation) = plan_one(&owned(&none), &claim("s", Want::Present));
@@ -252,7 +257,7 @@ fn optional_false_skips_pools_with_deployments_elsewhere() {
         ..view(&none)
     };
     let (edited, observation) = plan_one(&split, &claim("s", Want::Present));
-    assert!(edited, "optional entries do no harm there");
+    assert!(edited, "an optional entry has no effect there");
     assert_eq!(observation.unserved_namespaces, ["team"]);
     assert_eq!(observation.unchecked_deployments, None);
     let strict = Claim {
@@ -341,10 +346,10 @@ fn removes_our_entry_when_jobs_move_to_another_namespace() {
 #[test]
 fn keeps_a_secret_while_one_of_two_bindings_wants_it() {
     let with = template(json!([entry("s")]));
-    for keeper in [Want::Present, Want::Observe] {
-        let (goes, stays) = (claim("s", Want::Absent), claim("s", keeper));
-        let plan = plan(&view(&with), &[&goes, &stays], &History::default());
-        assert!(plan.edit.is_none(), "{keeper:?}");
+    for other in [Want::Present, Want::Observe] {
+        let (removed, kept) = (claim("s", Want::Absent), claim("s", other));
+        let plan = plan(&view(&with), &[&removed, &kept], &History::default());
+        assert!(plan.edit.is_none(), "{other:?}");
     }
 }
 

@@ -1,19 +1,23 @@
-//! Who asks what of which pool, and what is known of it.
+//! The claims on each pool, and the last observation for each.
 //!
-//! In: claims as they come and go. Out: records, and pokes of the pools that they concern. It never waits and talks to nothing.
+//! Input: claims as bindings declare and drop them, and the outcomes of reconciles.
+//! Output: records, snapshots, triggers of the affected pools, and the bindings to enqueue.
+//! Invariants: never waits and sends nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::reconcile::{ClaimSnapshot, PoolSnapshot};
-use super::{BindingRef, failure};
-use crate::crd::InjectMode;
-use crate::inject::claim::{Claim, Observation, Want};
+use super::failure;
+use super::outcome::Outcome;
+use super::snapshot::{ClaimSnapshot, PoolSnapshot};
+use crate::crd::{BindingRef, InjectMode};
+use crate::inject::claim::{Claim, Observation, Phase, Want};
 use crate::inject::pool_owner::{self, ManagedPool};
 use crate::prefect::Connection;
 use crate::upstream::limiter::Trigger;
 
+/// A pool of a server, with the credentials for it.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct PoolKey {
     pub(super) connection: Arc<Connection>,
@@ -22,15 +26,16 @@ pub(super) struct PoolKey {
 
 pub(super) struct ClaimRecord {
     pub(super) claim: Claim,
-    /// Tells this claim from those before it, so that what was found for those is not taken for its own.
+    /// Distinguishes this claim from earlier ones, whose observations are not its own.
     pub(super) revision: u64,
     pub(super) observation: Option<Observation>,
-    /// Since when it has known that the entry could go in.
+    /// Since when the binding has known that the pool can take the entry.
     pub(super) injectable_since: Option<Instant>,
 }
 
 #[derive(Default)]
 pub(super) struct PoolEntry {
+    /// By binding and by Secret.
     pub(super) claims: HashMap<BindingRef, HashMap<String, ClaimRecord>>,
     pub(super) version: u64,
     pub(super) trigger: Trigger,
@@ -43,10 +48,11 @@ pub(super) struct Registry {
     pub(super) pools: HashMap<PoolKey, PoolEntry>,
     pub(super) managed: Vec<ManagedPool>,
     /// The last number given to a claim or an event.
-    pub(super) last_number: u64,
+    last_number: u64,
 }
 
 impl PoolEntry {
+    /// Drops the claims of `key` for which `keep` is false.
     pub(super) fn retain(&mut self, key: &BindingRef, keep: impl Fn(&str) -> bool) {
         let Some(claims) = self.claims.get_mut(key) else {
             return;
@@ -59,7 +65,7 @@ impl PoolEntry {
         self.claims_changed(key);
     }
 
-    /// A claim of `key` has gone.
+    /// Follows the removal of a claim of `key`.
     fn claims_changed(&mut self, key: &BindingRef) {
         if self.claims.get(key).is_some_and(HashMap::is_empty) {
             self.claims.remove(key);
@@ -75,7 +81,7 @@ impl PoolEntry {
 }
 
 impl Registry {
-    /// Ends the pool if nobody asks anything of it.
+    /// Removes the pool if it has no claims.
     pub(super) fn remove_if_unclaimed(&mut self, pool_key: &PoolKey) -> bool {
         let entry = self.pools.get(pool_key);
         let claimed = entry.is_some_and(|entry| !entry.claims.is_empty());
@@ -85,14 +91,11 @@ impl Registry {
         !claimed
     }
 
-    /// Whether there are claims that are about to ask for their entry, once their Secret is there, and have been for less than `time`.
+    /// Whether a binding that has known for less than `time` that the pool can take its entry is
+    /// expected to claim it, once its Secret exists.
     pub(super) fn expects_claims(&self, pool_key: &PoolKey, time: Duration) -> bool {
-        let mut records = self
-            .pools
-            .get(pool_key)
-            .into_iter()
-            .flat_map(PoolEntry::records);
-        records.any(|(_, record)| {
+        let entry = self.pools.get(pool_key).into_iter();
+        entry.flat_map(PoolEntry::records).any(|(_, record)| {
             record.claim.want == Want::Observe
                 && record.claim.mode == InjectMode::Patch
                 && record
@@ -101,7 +104,7 @@ impl Registry {
         })
     }
 
-    /// What is known of a claim.
+    /// The record of a claim.
     pub(super) fn record(
         &self,
         key: &BindingRef,
@@ -111,7 +114,7 @@ impl Registry {
         self.pools.get(pool_key)?.claims.get(key)?.get(secret)
     }
 
-    /// What is asked of the pool; nothing if the pool has ended.
+    /// The claims on the pool; `None` if it has been removed.
     pub(super) fn snapshot(&mut self, pool_key: &PoolKey) -> Option<PoolSnapshot> {
         if self.remove_if_unclaimed(pool_key) {
             return None;
@@ -136,7 +139,9 @@ impl Registry {
         })
     }
 
-    /// Takes in a claim that is new or changed. Gives what is known of it, and what pokes the pool if its task is to be started.
+    /// Stores a new or changed claim.
+    ///
+    /// Returns its observation, and the trigger of the pool if its worker has to be started.
     pub(super) fn replace(
         &mut self,
         key: &BindingRef,
@@ -146,20 +151,7 @@ impl Registry {
         self.last_number += 1;
         let revision = self.last_number;
         let secret = claim.secret.clone();
-        // The same pool with other credentials (a rotated key): what was known moves along.
-        let moved = self
-            .pools
-            .iter_mut()
-            .filter(|(other, _)| {
-                other.pool == pool_key.pool
-                    && other.connection.api_url == pool_key.connection.api_url
-                    && *other != pool_key
-            })
-            .find_map(|(_, entry)| {
-                let record = entry.claims.get_mut(key)?.remove(&secret)?;
-                entry.claims_changed(key);
-                Some(record)
-            });
+        let moved = self.take_from_other_credentials(key, pool_key, &secret);
         let mut started = None;
         let entry = self.pools.entry(pool_key.clone()).or_insert_with(|| {
             let entry = PoolEntry::default();
@@ -180,10 +172,8 @@ impl Registry {
                 || last.claim.optional != claim.optional
                 || last.claim.namespace != claim.namespace;
             observation = match last.observation {
-                Some(observation) if changed => {
-                    Some(failure::changed_claim_observation(&claim, &observation))
-                }
-                observation => observation,
+                Some(last) if changed => Some(failure::observe_changed_claim(&claim, &last)),
+                last => last,
             };
         }
         if changed {
@@ -198,5 +188,68 @@ impl Registry {
         claims.insert(secret, record);
         entry.trigger.request_read();
         (observation, started)
+    }
+
+    /// Takes the record of the same claim under other credentials, after a key was rotated.
+    fn take_from_other_credentials(
+        &mut self,
+        key: &BindingRef,
+        pool_key: &PoolKey,
+        secret: &str,
+    ) -> Option<ClaimRecord> {
+        self.pools
+            .iter_mut()
+            .filter(|(other, _)| {
+                other.pool == pool_key.pool
+                    && other.connection.api_url == pool_key.connection.api_url
+                    && *other != pool_key
+            })
+            .find_map(|(_, entry)| {
+                let record = entry.claims.get_mut(key)?.remove(secret)?;
+                entry.claims_changed(key);
+                Some(record)
+            })
+    }
+
+    /// Stores the observations of the claims that have not changed since the snapshot.
+    ///
+    /// Returns the bindings whose observation visibly differs from the last.
+    pub(super) fn publish(
+        &mut self,
+        pool_key: &PoolKey,
+        snapshot: &PoolSnapshot,
+        outcome: Outcome,
+    ) -> HashSet<BindingRef> {
+        let mut affected = HashSet::new();
+        let Some(entry) = self.pools.get_mut(pool_key) else {
+            return affected;
+        };
+        if outcome.was_read {
+            entry.read_at = Some(outcome.at);
+        }
+        for (item, (mut observation, action)) in snapshot.claims.iter().zip(outcome.claims) {
+            let claims = entry.claims.get_mut(&item.key);
+            let record = claims.and_then(|claims| claims.get_mut(&item.claim.secret));
+            let Some(record) = record.filter(|record| record.revision == item.revision) else {
+                continue;
+            };
+            let last = record.observation.as_ref();
+            observation.event = match action {
+                Some(reason) => {
+                    self.last_number += 1;
+                    Some((self.last_number, reason))
+                }
+                None => last.and_then(|last| last.event),
+            };
+            if last.is_none_or(|last| failure::visibly_differs(last, &observation)) {
+                affected.insert(item.key.clone());
+            }
+            record.injectable_since = match observation.phase {
+                Phase::Injectable => record.injectable_since.or(Some(outcome.at)),
+                _ => None,
+            };
+            record.observation = Some(observation);
+        }
+        affected
     }
 }

@@ -1,15 +1,17 @@
-//! Pure: how often a pool may be repaired that somebody else keeps changing back.
+//! Pure: how often the operator repairs a pool that another writer keeps reverting.
 //!
-//! In: repairs and quiet looks, with their times. Out: whether the next repair has to wait, and whether the pool is contested. It reads no clock.
+//! Input: repairs and reconciles without one, with their times.
+//! Output: whether the next repair has to wait, and whether the pool is contested.
+//! Invariants: reads no clock.
 
 use std::time::{Duration, Instant};
 
-/// From this many repairs in a row on, the pool is contested.
+/// After this many repairs in a row the pool is contested.
 const CONTESTED_AFTER: u32 = 3;
-/// No repair waits longer.
+/// The longest wait between two repairs.
 const MAX_DELAY: Duration = Duration::from_mins(10);
 
-/// Repairs in a row, and until when no other may follow.
+/// The repairs in a row, and the earliest time of the next.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct RepairBackoff {
     repairs: u32,
@@ -17,7 +19,7 @@ pub(super) struct RepairBackoff {
 }
 
 impl RepairBackoff {
-    /// What somebody changed was changed back.
+    /// Counts a repair and doubles the wait for the next.
     pub(super) fn record_repair(&mut self, now: Instant, interval: Duration) {
         let doublings = self.repairs.min(16);
         self.repairs = self.repairs.saturating_add(1);
@@ -25,7 +27,7 @@ impl RepairBackoff {
         self.blocked_until = Some(now + delay);
     }
 
-    /// Nothing was to be repaired.
+    /// Resets the count if the pool stayed as it was for one interval after the wait.
     pub(super) fn record_unchanged(&mut self, now: Instant, interval: Duration) {
         let interval = interval.min(MAX_DELAY);
         if self
@@ -36,12 +38,12 @@ impl RepairBackoff {
         }
     }
 
-    /// Until when repairs wait, if they do.
+    /// The earliest time of the next repair, if it is in the future.
     pub(super) fn blocked_until(&self, now: Instant) -> Option<Instant> {
         self.blocked_until.filter(|until| now < *until)
     }
 
-    /// Whether somebody keeps changing the pool back.
+    /// Whether another writer keeps reverting the pool.
     pub(super) const fn is_contested(&self) -> bool {
         self.repairs >= CONTESTED_AFTER
     }
@@ -60,7 +62,7 @@ mod tests {
         assert_eq!(
             backoff.blocked_until(now),
             None,
-            "the first repair is at once"
+            "the first repair does not wait"
         );
         let cases = [
             (1, false),

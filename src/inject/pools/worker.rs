@@ -1,44 +1,88 @@
-//! The task of one pool.
+//! The worker of one pool.
 //!
-//! In: pokes and the passing of time. Out: looks, what they found, and wakes for the bindings that see a difference. It ends itself when nobody asks
-//! anything of the pool any more, and never in the middle of a look.
+//! Input: triggers, and the pool's interval.
+//! Output: reconciles of the pool, their observations, and the affected bindings in the work queue.
+//! Invariants: ends when the pool has no claims any more, and never during a reconcile, because a PATCH
+//! on its way would arrive after the end.
 
-use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::{sleep, sleep_until};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::reconcile::{
-    ClaimSnapshot, PoolClient, PoolSnapshot, PoolState, ReconcileError, Reconciled, action_for,
-};
+use super::failure;
+use super::outcome::Outcome;
+use super::pool_client::PoolClient;
+use super::reconcile::{PoolState, ReconcileError, Reconciled};
 use super::registry::{PoolKey, Registry};
-use super::{Shared, failure};
-use crate::inject::claim::{Observation, Phase};
-use crate::prefect::PrefectError;
-use crate::reason::Reason;
+use super::snapshot::PoolSnapshot;
+use crate::crd::BindingRef;
+use crate::metrics::Metrics;
+use crate::prefect::{Clients, Connection, PrefectError};
 use crate::upstream::limiter::{Priority, Trigger};
-use crate::upstream::subscription::FeedState;
+use crate::upstream::subscription::{FeedState, SubscriptionGuard};
 
-/// How long the first look waits for the link that tells of changes, so that it need not be made again once that is up.
+/// The first reconcile waits this long for the subscription, so that it need not be repeated after
+/// the subscription is connected.
 const SUBSCRIPTION_WAIT: Duration = Duration::from_secs(2);
-/// Claims that come within this time of each other share a look.
+/// Claims that arrive within this time of each other share a reconcile.
 pub(super) const DEBOUNCE: Duration = Duration::from_millis(75);
-/// A look waits no longer than this for further claims.
+/// A reconcile waits no longer than this for further claims.
 const DEBOUNCE_MAX: Duration = Duration::from_millis(500);
-/// Nor than this, while bindings that were told to bring their Secret keep coming back with it: so that a pool is written once for all of them. Who
-/// has not come back by then, such as a binding that is suspended or has no values, is not expected any more.
+/// The limit while bindings with an injectable entry keep claiming it, so that one PATCH serves all.
+/// A binding that has not claimed by then, such as a suspended one, is no longer expected.
 const EXPECTED_CLAIMS_MAX: Duration = Duration::from_secs(20);
-/// A binding that takes longer than this after the one before does not hold up the others.
+/// A binding that claims later than this after the one before does not delay the others.
 const EXPECTED_CLAIM_GAP: Duration = Duration::from_secs(1);
-/// A pool is not looked at more often than this by itself.
+/// A pool is polled no more often than this.
 const MIN_INTERVAL: Duration = Duration::from_millis(50);
 
+/// Adds a binding to the work queue.
+pub type Enqueue = Arc<dyn Fn(&BindingRef) + Send + Sync>;
+/// Subscribes a pool's trigger to the changes on its server, until the guard is dropped.
+pub type SubscribeChanges =
+    Box<dyn Fn(&Arc<Connection>, Trigger) -> SubscriptionGuard + Send + Sync>;
+
+/// The notifications of changes on Prefect servers.
+pub struct ChangeFeed {
+    /// Subscribes to a server.
+    pub subscribe: SubscribeChanges,
+    /// While a subscription is connected, a pool is polled no more often than this.
+    pub interval: Duration,
+}
+
+/// What the workers of all pools share.
+pub(super) struct Shared {
+    pub(super) clients: Arc<Clients>,
+    pub(super) feed: Option<ChangeFeed>,
+    pub(super) enqueue: Enqueue,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) shutdown: CancellationToken,
+    pub(super) tasks: TaskTracker,
+    pub(super) registry: Mutex<Registry>,
+}
+
 impl Shared {
-    /// Looks at a pool until nobody asks anything of it. No look is broken off by that: a PATCH on its way would come after all.
-    pub(super) async fn run_worker(&self, pool_key: &PoolKey, trigger: Trigger) {
-        let subscribe = self.subscribe.as_ref();
-        let subscription =
-            subscribe.map(|subscribe| subscribe(&pool_key.connection, trigger.clone()));
+    pub(super) fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock()
+    }
+
+    /// Starts the worker of a pool.
+    pub(super) fn start_worker(self: &Arc<Self>, pool_key: PoolKey, trigger: Trigger) {
+        let shared = Arc::clone(self);
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = shared.shutdown.cancelled() => {}
+                () = shared.run_worker(&pool_key, trigger) => {}
+            }
+        });
+    }
+
+    async fn run_worker(&self, pool_key: &PoolKey, trigger: Trigger) {
+        let feed = self.feed.as_ref();
+        let subscription = feed.map(|feed| (feed.subscribe)(&pool_key.connection, trigger.clone()));
         if let Some(subscription) = &subscription {
             subscription.settled(SUBSCRIPTION_WAIT).await;
         }
@@ -51,26 +95,28 @@ impl Shared {
             let Some(snapshot) = self.registry().snapshot(pool_key) else {
                 return;
             };
-            let subscribed = subscription
-                .as_ref()
-                .is_some_and(|subscription| subscription.state() == FeedState::Connected);
-            // Nobody tells of deployments: rare looks list them each time.
-            state.list_every_time = subscribed && self.subscribed_interval > snapshot.interval;
+            let feed_interval = feed.map(|feed| feed.interval).filter(|_| {
+                let connected = |guard: &SubscriptionGuard| guard.state() == FeedState::Connected;
+                subscription.as_ref().is_some_and(connected)
+            });
+            // The feed does not report deployments, so rare reconciles list them each time.
+            state.deployments.every_time =
+                feed_interval.is_some_and(|interval| interval > snapshot.interval);
             let result = self
                 .reconcile_pool(pool_key, priority, &snapshot, &mut state)
                 .await;
             let now = Instant::now();
-            let mut interval = snapshot.interval.max(MIN_INTERVAL);
-            if subscribed {
-                interval = interval.max(self.subscribed_interval);
-            }
+            let interval = snapshot
+                .interval
+                .max(MIN_INTERVAL)
+                .max(feed_interval.unwrap_or_default());
             let (wait, delay_triggers) = match &result {
                 Ok(reconciled) => {
                     failures = 0;
+                    let interval = interval.mul_f64(jitter());
                     let repair = reconciled
                         .repair_at
-                        .map(|until| until.saturating_duration_since(now));
-                    let interval = interval.mul_f64(jitter());
+                        .map(|at| at.saturating_duration_since(now));
                     (
                         repair.map_or(interval, |repair| repair.min(interval)),
                         false,
@@ -83,30 +129,17 @@ impl Shared {
                     }
                     let (wait, delay_triggers) =
                         failure::retry_delay(&failed.error, failures, interval);
-                    // Not earlier than the server asked for.
+                    // Never earlier than the server asked for.
                     (wait.mul_f64(jitter() + 0.1), delay_triggers)
                 }
             };
-            self.publish(pool_key, &snapshot, result, now);
+            self.publish(pool_key, &snapshot, Outcome::of(&snapshot, result, now));
             drop(snapshot);
-            let due = tokio::time::Instant::now() + wait;
-            priority = Priority::Interactive;
-            loop {
-                tokio::select! {
-                    () = sleep_until(due) => {
-                        priority = Priority::Poll;
-                        break;
-                    }
-                    () = trigger.triggered() => {
-                        if !delay_triggers {
-                            break;
-                        }
-                        if self.registry().remove_if_unclaimed(pool_key) {
-                            return;
-                        }
-                    }
-                }
-            }
+            let next = self.wait(pool_key, &trigger, wait, delay_triggers).await;
+            let Some(next) = next else {
+                return;
+            };
+            priority = next;
         }
     }
 
@@ -126,13 +159,15 @@ impl Shared {
         state.reconcile(&client, snapshot).await
     }
 
-    /// Waits until no claim has come for a while, so that those that come together share a look. `came` is whether one has come already.
+    /// Waits for further claims, so that claims that arrive together share a reconcile.
+    ///
+    /// `claimed` is whether a claim has arrived already.
     async fn debounce(&self, pool_key: &PoolKey, trigger: &Trigger, claimed: bool) {
         let start = Instant::now();
         let mut last = claimed.then_some(start);
         loop {
             sleep(DEBOUNCE).await;
-            // What was poked for until here is in what the look will read.
+            // The reconcile that follows covers the triggers until here.
             let triggered = trigger.take_pending();
             if triggered {
                 last = Some(Instant::now());
@@ -152,94 +187,40 @@ impl Shared {
         }
     }
 
-    /// Notes what was found for the claims that still are what they were, and wakes whoever sees a difference.
-    fn publish(
+    /// Stores the observations and enqueues the bindings that see a difference.
+    fn publish(&self, pool_key: &PoolKey, snapshot: &PoolSnapshot, outcome: Outcome) {
+        let affected = self.registry().publish(pool_key, snapshot, outcome);
+        for key in &affected {
+            (self.enqueue)(key);
+        }
+    }
+
+    /// Waits for the next reconcile and gives its priority; `None` if the pool has been removed.
+    async fn wait(
         &self,
         pool_key: &PoolKey,
-        snapshot: &PoolSnapshot,
-        result: Result<Reconciled, ReconcileError>,
-        now: Instant,
-    ) {
-        let was_read = result.is_ok();
-        let outcomes: Vec<(Observation, Option<Reason>)> = match result {
-            Ok(Reconciled {
-                observations,
-                actions: action,
-                ..
-            }) => {
-                let items = snapshot.claims.iter();
-                let results = observations.into_iter().zip(items);
-                results
-                    .map(|(observation, item)| (observation, action_for(&item.claim, &action)))
-                    .collect()
-            }
-            Err(ReconcileError { error, planned }) => {
-                let planned = |at: usize| planned.as_ref().and_then(|planned| planned.get(at));
-                let items = snapshot.claims.iter().enumerate();
-                items
-                    .map(
-                        |(
-                            at,
-                            ClaimSnapshot {
-                                claim,
-                                last_observation: last,
-                                ..
-                            },
-                        )| {
-                            let last = last.as_ref();
-                            (
-                                failure::failed_observation(&error, claim, last, planned(at), now),
-                                None,
-                            )
-                        },
-                    )
-                    .collect()
-            }
-        };
-        let mut enqueued = HashSet::new();
-        let mut registry = self.registry();
-        let Registry {
-            pools,
-            last_number: number,
-            ..
-        } = &mut *registry;
-        let Some(entry) = pools.get_mut(pool_key) else {
-            return;
-        };
-        if was_read {
-            entry.read_at = Some(now);
-        }
-        for (item, (mut observation, action)) in snapshot.claims.iter().zip(outcomes) {
-            let claims = entry.claims.get_mut(&item.key);
-            let record = claims.and_then(|claims| claims.get_mut(&item.claim.secret));
-            let Some(record) = record.filter(|record| record.revision == item.revision) else {
-                continue;
-            };
-            let last = record.observation.as_ref();
-            observation.event = match action {
-                Some(reason) => {
-                    *number += 1;
-                    Some((*number, reason))
+        trigger: &Trigger,
+        wait: Duration,
+        delay_triggers: bool,
+    ) -> Option<Priority> {
+        let due = tokio::time::Instant::now() + wait;
+        loop {
+            tokio::select! {
+                () = sleep_until(due) => return Some(Priority::Poll),
+                () = trigger.triggered() => {
+                    if !delay_triggers {
+                        return Some(Priority::Interactive);
+                    }
+                    if self.registry().remove_if_unclaimed(pool_key) {
+                        return None;
+                    }
                 }
-                None => last.and_then(|last| last.event),
-            };
-            if last.is_none_or(|last| failure::visibly_differs(last, &observation)) {
-                enqueued.insert(item.key.clone());
             }
-            record.injectable_since = match observation.phase {
-                Phase::Injectable => record.injectable_since.or(Some(now)),
-                _ => None,
-            };
-            record.observation = Some(observation);
-        }
-        drop(registry);
-        for key in &enqueued {
-            (self.enqueue)(key);
         }
     }
 }
 
-/// Around 1, by at most a tenth, so that looks do not march in step.
+/// Around 1, by at most a tenth, so that reconciles do not coincide.
 fn jitter() -> f64 {
     rand::random_range(0.9..=1.1)
 }

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// The template that prefect-kubernetes makes, in the text in which a server sends it.
+/// The default template of prefect-kubernetes, as a server sends it.
 const DEFAULT: &str = r#"{"job_configuration": {"env": "{{ env }}", "namespace": "{{ namespace }}", "job_manifest": {"apiVersion": "batch/v1", "spec": {"backoffLimit": "{{ backoff_limit }}", "template": {"spec": {"completions": 1, "containers": [{"args": "{{ command }}", "env": "{{ env }}", "name": "prefect-job"}], "restartPolicy": "Never"}}}}}, "variables": {"properties": {"n": {"default": 1.0, "x": [1e5, 12345678901234567890, -0.0, "\u00e9\/"]}}}}"#;
 
 fn raw(text: &str) -> Box<RawValue> {

@@ -1,0 +1,102 @@
+//! Why a pool cannot serve a claim.
+//!
+//! Input: the pool, its parsed template, one claim.
+//! Output: a [`Rejection`], or none.
+//! Invariants: pure.
+
+use super::view::{KUBERNETES, ParsedTemplate, PoolView};
+use crate::crd::WorkPoolState as State;
+use crate::inject::claim::Claim;
+use crate::inject::job_environment::JobNamespace;
+use crate::inject::template::NotEditable;
+use crate::reason::Reason;
+
+/// Why a pool cannot serve a claim.
+pub(super) struct Rejection {
+    pub(super) state: State,
+    pub(super) reason: Reason,
+    pub(super) message: String,
+}
+
+pub(super) fn find_rejection(
+    view: &PoolView<'_>,
+    parsed: &ParsedTemplate,
+    claim: &Claim,
+) -> Option<Rejection> {
+    let pool = view.pool;
+    if view.pool_type != KUBERNETES {
+        let error = NotEditable::NotKubernetes(view.pool_type.to_owned());
+        return Some(not_editable(pool, &error));
+    }
+    if let Err(error) = &parsed.states {
+        return Some(not_editable(pool, error));
+    }
+    if parsed.other_cluster {
+        return Some(Rejection {
+            state: State::OtherCluster,
+            reason: Reason::PoolOtherCluster,
+            message: format!(
+                "work pool {pool} sends its jobs to another cluster (cluster_config): run the operator there, with a binding there"
+            ),
+        });
+    }
+    let namespace = &claim.namespace;
+    match &parsed.namespace {
+        JobNamespace::Fixed(jobs) if jobs == namespace => {}
+        JobNamespace::Fixed(jobs) => {
+            return Some(other_namespace(format!(
+                "jobs of work pool {pool} run in namespace {jobs}, and the Secret is in {namespace}: put the binding into {jobs}, or set the pool's namespace to {namespace}"
+            )));
+        }
+        JobNamespace::Unknown(text) => {
+            return Some(other_namespace(format!(
+                "the namespace of work pool {pool} is `{text}`, which only a run can resolve: write {namespace} there if its jobs run in that namespace"
+            )));
+        }
+    }
+    if claim.optional {
+        return None;
+    }
+    reject_unserved_deployments(view, namespace)
+}
+
+/// With `optional: false`, a run in a namespace without the Secret never starts.
+fn reject_unserved_deployments(view: &PoolView<'_>, namespace: &String) -> Option<Rejection> {
+    let pool = view.pool;
+    let Some(deployments) = view.deployments else {
+        return Some(Rejection {
+            state: State::Forbidden,
+            reason: Reason::PoolForbidden,
+            message: format!(
+                "the credentials may not list the deployments of work pool {pool}, and with optional: false those with a namespace of their own would never start: give the API key's role \"View deployments\", or set optional: true"
+            ),
+        });
+    };
+    let mut namespaces = deployments.namespaces.iter();
+    if let Some((jobs, names)) = namespaces.find(|(jobs, _)| *jobs != namespace) {
+        let deployment = names.first().map_or("one", String::as_str);
+        return Some(other_namespace(format!(
+            "deployment {deployment} of work pool {pool} sends its jobs to namespace {jobs}, where with optional: false they would never start: set optional: true, or give the deployment a pool of its own"
+        )));
+    }
+    let first = deployments.truncated_at?;
+    Some(other_namespace(format!(
+        "only the first {first} deployments of work pool {pool} are listed, and with optional: false any other with a namespace of its own would never start: set optional: true, or spread the deployments over several pools"
+    )))
+}
+
+fn not_editable(pool: &str, error: &NotEditable) -> Rejection {
+    Rejection {
+        state: State::NotEditable,
+        reason: Reason::PoolNotEditable,
+        message: format!("work pool {pool} cannot take the entry: {error}"),
+    }
+}
+
+fn other_namespace(message: String) -> Rejection {
+    Rejection {
+        state: State::OtherNamespace,
+        reason: Reason::PoolOtherNamespace,
+        message,
+    }
+}

@@ -1,0 +1,170 @@
+//! What the template of a pool means for one claim.
+//!
+//! Input: the pool, the claim, why the pool cannot serve it, and the state of its entry.
+//! Output: the claim's [`Observation`].
+//! Invariants: pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::eligibility::Rejection;
+use super::view::{History, ParsedTemplate, PoolView};
+use crate::crd::{InjectMode, WorkPoolState as State};
+use crate::inject::claim::{Claim, Observation, Phase, Want};
+use crate::inject::manual_patch::add_operation;
+use crate::inject::pool_owner;
+use crate::inject::template::{Entry, EntryState};
+use crate::reason::Reason;
+
+/// What is known of one claim before it is observed.
+pub(super) struct Observed<'a> {
+    pub(super) claim: &'a Claim,
+    /// Why the pool cannot serve the claim.
+    pub(super) rejection: Option<Rejection>,
+    pub(super) entry: EntryState,
+    /// Whether another claim requires the same entry.
+    pub(super) required: bool,
+}
+
+pub(super) fn observe_claim(
+    view: &PoolView<'_>,
+    history: &History,
+    observed: Observed<'_>,
+) -> Observation {
+    let Observed {
+        claim,
+        rejection,
+        entry,
+        required,
+    } = observed;
+    let (pool, secret) = (view.pool, &claim.secret);
+    let exact = matches!(entry, EntryState::Exact { .. });
+    let owned = exact && history.is_ours(claim) && view.owner.is_none();
+    if claim.want == Want::Absent {
+        return if owned && !required {
+            let message = format!("work pool {pool} still has the entry of Secret {secret}");
+            Observation::new(Phase::InProgress, None, Reason::Pending, message)
+        } else {
+            let message =
+                format!("work pool {pool} has no entry of this operator for Secret {secret}");
+            Observation::new(Phase::Removed, None, Reason::PoolReleased, message)
+        };
+    }
+    if let Some(Rejection {
+        state,
+        reason,
+        message,
+    }) = rejection
+    {
+        return Observation::new(Phase::Skipped, Some(state), reason, message);
+    }
+    if entry == EntryState::Absent {
+        return observe_missing_entry(view, history, claim);
+    }
+    let writes = claim.mode == InjectMode::Patch && view.owner.is_none();
+    if owned && writes && history.contested {
+        return contested(pool, secret, Phase::Injected);
+    }
+    let state = if owned && writes {
+        State::Patched
+    } else {
+        State::AlreadyPresent
+    };
+    let message = format!("work pool {pool} has the entry of Secret {secret}");
+    Observation::new(Phase::Injected, Some(state), Reason::Injected, message)
+}
+
+fn observe_missing_entry(view: &PoolView<'_>, history: &History, claim: &Claim) -> Observation {
+    let (pool, secret) = (view.pool, &claim.secret);
+    let wanted = Entry {
+        secret: secret.clone(),
+        optional: claim.optional,
+    };
+    match view.owner {
+        Some(owner) => Observation::new(
+            Phase::Skipped,
+            Some(State::Managed),
+            Reason::PoolManaged,
+            pool_owner::owner_message(owner, pool, &wanted, view.template),
+        ),
+        None if claim.mode == InjectMode::Observe => Observation::new(
+            Phase::Skipped,
+            Some(State::Absent),
+            Reason::PoolEntryAbsent,
+            format!(
+                "work pool {pool} has no entry of Secret {secret}, and mode Observe never writes: apply this JSON patch to the source of its base job template: {}",
+                add_operation(&wanted, Some(view.template))
+            ),
+        ),
+        None if history.contested => contested(pool, secret, Phase::InProgress),
+        None if claim.want == Want::Present && claim.recorded => Observation::new(
+            Phase::InProgress,
+            None,
+            Reason::Pending,
+            format!("work pool {pool} does not have the entry of Secret {secret} yet"),
+        ),
+        None => Observation::new(
+            Phase::Injectable,
+            None,
+            Reason::Pending,
+            format!("work pool {pool} can take the entry of Secret {secret}"),
+        ),
+    }
+}
+
+fn contested(pool: &str, secret: &str, phase: Phase) -> Observation {
+    let message = format!(
+        "another writer keeps removing the entry of Secret {secret} from work pool {pool}: find out what writes its base job template, add the entry there, and set mode: Observe"
+    );
+    Observation::new(
+        phase,
+        Some(State::Contested),
+        Reason::PoolContested,
+        message,
+    )
+}
+
+/// Adds what overrides keys of the Secret, and which deployments run without it.
+pub(super) fn add_shadows(
+    view: &PoolView<'_>,
+    parsed: &ParsedTemplate,
+    claim: &Claim,
+    keys: &BTreeMap<&str, &BTreeSet<String>>,
+    observation: &mut Observation,
+) {
+    let mut shadows = parsed.environment.shadows(&claim.keys, &claim.secret);
+    let mut shadowed: BTreeSet<String> = shadows.keys.into_iter().collect();
+    // The keys of our other Secrets are known, if those are in this namespace.
+    shadows.later_sources.retain(|source| {
+        let Some(theirs) = source
+            .strip_prefix("Secret ")
+            .and_then(|name| keys.get(name))
+        else {
+            return true;
+        };
+        shadowed.extend(claim.keys.intersection(theirs).cloned());
+        false
+    });
+    observation.shadowed_keys = shadowed.into_iter().collect();
+    observation.later_sources = shadows.later_sources;
+    observation.unserved_namespaces = view
+        .deployments
+        .into_iter()
+        .flat_map(|deployments| deployments.namespaces.keys())
+        .filter(|namespace| **namespace != claim.namespace)
+        .cloned()
+        .collect();
+    observation.unchecked_deployments = describe_unchecked(view);
+}
+
+/// What is unknown about the pool's deployments, if anything.
+fn describe_unchecked(view: &PoolView<'_>) -> Option<String> {
+    let pool = view.pool;
+    match view.deployments {
+        None => Some(format!(
+            "whether deployments of work pool {pool} send jobs to other namespaces is unknown, because the credentials may not list them (\"View deployments\")"
+        )),
+        Some(deployments) => deployments.truncated_at.map(|first| {
+            format!("of the deployments of work pool {pool} only the first {first} were listed")
+        }),
+    }
+}

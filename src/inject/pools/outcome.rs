@@ -1,0 +1,60 @@
+//! What a reconcile of a pool means for each of its claims.
+//!
+//! Input: the claims at its start, and its result.
+//! Output: an observation for each claim, and what was done for it.
+//! Invariants: pure.
+
+use std::time::Instant;
+
+use super::failure::observe_failure;
+use super::reconcile::{ReconcileError, Reconciled, action_for};
+use super::snapshot::{ClaimSnapshot, PoolSnapshot};
+use crate::inject::claim::Observation;
+use crate::reason::Reason;
+
+/// The result of a reconcile, by claim.
+pub(super) struct Outcome {
+    /// For each claim, in their order, its observation and what was done for it.
+    pub(super) claims: Vec<(Observation, Option<Reason>)>,
+    /// When the reconcile ended.
+    pub(super) at: Instant,
+    /// Whether the pool was read.
+    pub(super) was_read: bool,
+}
+
+impl Outcome {
+    pub(super) fn of(
+        snapshot: &PoolSnapshot,
+        result: Result<Reconciled, ReconcileError>,
+        at: Instant,
+    ) -> Self {
+        let was_read = result.is_ok();
+        let items = snapshot.claims.iter();
+        let claims = match result {
+            Ok(Reconciled {
+                observations,
+                actions,
+                ..
+            }) => observations
+                .into_iter()
+                .zip(items)
+                .map(|(observation, item)| (observation, action_for(&item.claim, &actions)))
+                .collect(),
+            Err(ReconcileError { error, planned }) => {
+                let planned = |index: usize| planned.as_ref()?.get(index);
+                let failed = |(index, item): (usize, &ClaimSnapshot)| {
+                    let last = item.last_observation.as_ref();
+                    let observation =
+                        observe_failure(&error, &item.claim, last, planned(index), at);
+                    (observation, None)
+                };
+                items.enumerate().map(failed).collect()
+            }
+        };
+        Self {
+            claims,
+            at,
+            was_read,
+        }
+    }
+}

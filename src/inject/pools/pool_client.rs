@@ -1,0 +1,55 @@
+//! The requests for one pool, counted in the metrics.
+//!
+//! Input: the client of the Prefect server and the pool's name.
+//! Output: the pool, its deployments' namespaces, and one metric sample for each request.
+//! Invariants: decides nothing and retries nothing.
+
+use std::sync::Arc;
+
+use serde_json::value::RawValue;
+
+use crate::metrics::{Metrics, ReadLabels};
+use crate::prefect::{Client, DeploymentNamespaces, PrefectError, WorkPool};
+use crate::upstream::limiter::Priority;
+
+/// The requests for one pool.
+pub(super) struct PoolClient<'a> {
+    pub(super) client: Arc<Client>,
+    pub(super) pool: &'a str,
+    pub(super) priority: Priority,
+    pub(super) metrics: &'a Metrics,
+}
+
+impl PoolClient<'_> {
+    pub(super) async fn get(&self) -> Result<WorkPool, PrefectError> {
+        let result = self.client.work_pool(self.pool, self.priority).await;
+        self.count("pool-read", result)
+    }
+
+    pub(super) async fn patch(&self, template: &RawValue) -> Result<(), PrefectError> {
+        let result = self.client.patch_work_pool(self.pool, template).await;
+        self.count("pool-write", result)
+    }
+
+    pub(super) async fn deployment_namespaces(&self) -> Result<DeploymentNamespaces, PrefectError> {
+        let result = self
+            .client
+            .deployment_namespaces(self.pool, self.priority)
+            .await;
+        self.count("deployments-read", result)
+    }
+
+    fn count<T>(
+        &self,
+        success: &'static str,
+        result: Result<T, PrefectError>,
+    ) -> Result<T, PrefectError> {
+        let outcome = result
+            .as_ref()
+            .map_or_else(|error| error.reason().as_str(), |_| success);
+        let upstream = "prefect";
+        let labels = ReadLabels { upstream, outcome };
+        self.metrics.reads.get_or_create(&labels).inc();
+        result
+    }
+}

@@ -1,0 +1,29 @@
+//! The claims on a pool at the start of a reconcile.
+//!
+//! Input: the registry's records.
+//! Output: [`PoolSnapshot`].
+//! Invariants: pure; a later change of a claim does not show here.
+
+use std::time::Duration;
+
+use crate::crd::BindingRef;
+use crate::inject::claim::{Claim, Observation};
+use crate::inject::pool_owner::ManagedPool;
+
+/// One claim at the start of a reconcile.
+pub(super) struct ClaimSnapshot {
+    pub(super) key: BindingRef,
+    pub(super) revision: u64,
+    pub(super) claim: Claim,
+    pub(super) last_observation: Option<Observation>,
+}
+
+/// The claims on a pool at the start of a reconcile.
+pub(super) struct PoolSnapshot {
+    pub(super) claims: Vec<ClaimSnapshot>,
+    /// Grows when a claim is added, removed, or wants something else.
+    pub(super) version: u64,
+    pub(super) owner: Option<ManagedPool>,
+    /// The shortest interval of the claims.
+    pub(super) interval: Duration,
+}

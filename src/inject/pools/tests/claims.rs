@@ -1,0 +1,148 @@
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::fixture::{Fixture, LONG, claim, eventually, frequent, key};
+use crate::crd::WorkPoolState as State;
+use crate::inject::claim::{Claim, Phase, Want};
+use crate::inject::pools::registry::PoolKey;
+use crate::inject::pools::worker;
+use crate::reason::Reason;
+
+#[tokio::test]
+async fn a_hundred_claims_share_one_patch_and_enqueue_once_each() {
+    let fixture = Fixture::new().await;
+    let claims: Vec<_> = (0..100)
+        .map(|index| claim(&format!("s{index}"), Want::Present))
+        .collect();
+    for claim in &claims {
+        assert_eq!(fixture.declare(&claim.secret, claim.clone()), None);
+    }
+    for claim in &claims {
+        let observation = fixture.wait_for_phase(claim, Phase::Injected).await;
+        assert_eq!(observation.state, Some(State::Patched));
+        assert_eq!(observation.reason, Reason::Injected);
+        assert!(matches!(observation.event, Some((_, Reason::PoolPatched))));
+    }
+    let requests = fixture.pool.requests.lock().clone();
+    assert_eq!(requests, ["GET", "PATCH", "GET"]);
+    eventually("100 enqueued bindings", || {
+        fixture.enqueued.load(SeqCst) == 100
+    })
+    .await;
+    let page = fixture.metrics.text();
+    assert!(
+        page.contains(r#"upstream="prefect",outcome="pool-read"} 2"#),
+        "{page}"
+    );
+    assert!(
+        page.contains(r#"upstream="prefect",outcome="pool-write"} 1"#),
+        "{page}"
+    );
+}
+
+#[tokio::test]
+async fn bindings_that_claim_one_by_one_share_a_patch() {
+    let fixture = Fixture::new().await;
+    let secrets = ["one", "two", "three"];
+    for secret in secrets {
+        fixture.declare(secret, claim(secret, Want::Observe));
+    }
+    for secret in secrets {
+        let observe = claim(secret, Want::Observe);
+        fixture.wait_for_phase(&observe, Phase::Injectable).await;
+    }
+    for secret in secrets {
+        fixture.declare(secret, claim(secret, Want::Present));
+        // Longer than the debounce without expected claims, as on a busy machine.
+        sleep(4 * worker::DEBOUNCE).await;
+    }
+    for secret in secrets {
+        let present = claim(secret, Want::Present);
+        fixture.wait_for_phase(&present, Phase::Injected).await;
+    }
+    let requests = fixture.pool.requests.lock().clone();
+    assert_eq!(requests, ["GET", "GET", "PATCH", "GET"]);
+}
+
+#[tokio::test]
+async fn a_missing_claim_delays_no_other_binding() {
+    let fixture = Fixture::new().await;
+    for secret in ["one", "two"] {
+        let observe = claim(secret, Want::Observe);
+        fixture.wait_for_phase(&observe, Phase::Injectable).await;
+    }
+    let present = claim("one", Want::Present);
+    fixture.wait_for_phase(&present, Phase::Injected).await;
+    assert!(!fixture.pool.has_entry("two"));
+}
+
+#[tokio::test]
+async fn expects_the_claim_of_an_injectable_binding_for_a_while() {
+    let fixture = Fixture::new().await;
+    let pool_key = PoolKey {
+        connection: Arc::clone(&fixture.connection),
+        pool: "k8s".to_owned(),
+    };
+    let expected = |time| fixture.pools.0.registry().expects_claims(&pool_key, time);
+    let observe = claim("s", Want::Observe);
+    fixture.declare("s", observe.clone());
+    assert!(!expected(LONG), "the binding knows nothing yet");
+    fixture.wait_for_phase(&observe, Phase::Injectable).await;
+    assert!(expected(LONG));
+    assert!(!expected(Duration::ZERO), "the time is over");
+    let known = fixture
+        .pools
+        .0
+        .registry()
+        .record(&key("s"), &pool_key, "s")
+        .unwrap()
+        .injectable_since;
+    // Another reconcile, and a changed claim, do not restart the time.
+    let recorded = Claim {
+        recorded: true,
+        ..observe
+    };
+    fixture.wait_for_phase(&recorded, Phase::Injectable).await;
+    assert!(known.is_some());
+    assert_eq!(
+        fixture
+            .pools
+            .0
+            .registry()
+            .record(&key("s"), &pool_key, "s")
+            .unwrap()
+            .injectable_since,
+        known
+    );
+    fixture
+        .wait_for_phase(&claim("s", Want::Present), Phase::Injected)
+        .await;
+    assert!(!expected(LONG));
+}
+
+#[tokio::test]
+async fn unchanged_reads_write_nothing_and_enqueue_nothing() {
+    let fixture = Fixture::new().await;
+    let claim = frequent(claim("s", Want::Present));
+    fixture.wait_for_phase(&claim, Phase::Injected).await;
+    let enqueued_count = || fixture.enqueued.load(SeqCst);
+    eventually("the first enqueue", || enqueued_count() == 1).await;
+    eventually("further reads", || fixture.pool.count("GET") > 8).await;
+    assert_eq!(fixture.pool.count("PATCH"), 1);
+    assert_eq!(enqueued_count(), 1);
+}
+
+#[tokio::test]
+async fn a_changed_claim_gets_no_stale_observation() {
+    let fixture = Fixture::new().await;
+    let absent = claim("s", Want::Absent);
+    fixture.wait_for_phase(&absent, Phase::Removed).await;
+    fixture.declare("s", claim("s", Want::Present));
+    let answer = fixture.declare("s", absent.clone()).unwrap();
+    assert_eq!(answer.phase, Phase::InProgress);
+    fixture.wait_for_phase(&absent, Phase::Removed).await;
+    assert!(!fixture.pool.has_entry("s"));
+}

@@ -1,0 +1,136 @@
+//! Finds the first container of a base job template and its `envFrom`.
+//!
+//! Input: the template as raw JSON.
+//! Output: the container as slices of the text, or why the template cannot take an entry.
+//! Invariants: edits nothing.
+
+use serde_json::value::RawValue;
+
+use crate::inject::json_text::{JsonKind, Members, parse_kind};
+
+/// The path from the template to the pod's spec.
+pub(super) const POD_SPEC_PATH: [&str; 5] = [
+    "job_configuration",
+    "job_manifest",
+    "spec",
+    "template",
+    "spec",
+];
+
+/// Why a template cannot take an entry.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotEditable {
+    /// The pool was created without a template.
+    #[error(
+        "its base job template is empty: start a worker of the pool, which sets the default template, or set the template"
+    )]
+    Empty,
+    /// A step of the path is missing.
+    #[error(
+        "its base job template has no `{0}`, so it is incomplete or of another pool type: start from the default template of a kubernetes pool"
+    )]
+    Missing(String),
+    /// A placeholder interrupts the path.
+    #[error(
+        "its base job template has the placeholder `{1}` at `{0}`: replace it by its value, or add the entry to the variable's default and use `mode: Observe`"
+    )]
+    Placeholder(String, String),
+    /// A step of the path has the wrong type.
+    #[error("its base job template has at `{0}` something other than {1}: correct the template")]
+    WrongType(String, &'static str),
+    /// The list of containers is empty.
+    #[error("its base job template has no container: correct the template")]
+    NoContainer,
+    /// The pool is of another type.
+    #[error("it is of type `{0}`, and only pools of type `kubernetes` run pods that take an entry")]
+    NotKubernetes(String),
+}
+
+/// The first container and its `envFrom`.
+pub(super) struct FirstContainer<'a> {
+    pub(super) container: &'a RawValue,
+    pub(super) members: Members<'a>,
+    pub(super) sources: EnvFrom<'a>,
+}
+
+/// The container's `envFrom`.
+pub(super) enum EnvFrom<'a> {
+    Missing,
+    Null,
+    List(&'a RawValue, Vec<&'a RawValue>),
+}
+
+impl<'a> EnvFrom<'a> {
+    pub(super) fn elements(&self) -> &[&'a RawValue] {
+        match self {
+            Self::List(_, elements) => elements,
+            Self::Missing | Self::Null => &[],
+        }
+    }
+}
+
+fn wrong_type(path: &str, found: JsonKind<'_>, expected: &'static str) -> NotEditable {
+    match found {
+        JsonKind::Text(text) if text.contains("{{") => {
+            NotEditable::Placeholder(path.to_owned(), text.chars().take(80).collect())
+        }
+        _ => NotEditable::WrongType(path.to_owned(), expected),
+    }
+}
+
+fn parse_object<'a>(value: &'a RawValue, path: &str) -> Result<Members<'a>, NotEditable> {
+    match parse_kind(value) {
+        JsonKind::Object(members) => Ok(members),
+        other => Err(wrong_type(path, other, "an object")),
+    }
+}
+
+/// Finds the first container.
+///
+/// # Errors
+/// If the template cannot take an entry.
+pub(super) fn first_container(template: &RawValue) -> Result<FirstContainer<'_>, NotEditable> {
+    let mut members = match parse_kind(template) {
+        JsonKind::Null => return Err(NotEditable::Empty),
+        _ => parse_object(template, "the top")?,
+    };
+    if members.0.is_empty() {
+        return Err(NotEditable::Empty);
+    }
+    let mut path = String::new();
+    for key in POD_SPEC_PATH {
+        if !path.is_empty() {
+            path.push('.');
+        }
+        path.push_str(key);
+        let value = members
+            .get(key)
+            .ok_or_else(|| NotEditable::Missing(path.clone()))?;
+        members = parse_object(value, &path)?;
+    }
+    path.push_str(".containers");
+    let containers = members
+        .get("containers")
+        .ok_or_else(|| NotEditable::Missing(path.clone()))?;
+    let container = match parse_kind(containers) {
+        JsonKind::List(list) => *list.first().ok_or(NotEditable::NoContainer)?,
+        other => return Err(wrong_type(&path, other, "a list")),
+    };
+    path.push_str("[0]");
+    let members = parse_object(container, &path)?;
+    path.push_str(".envFrom");
+    let sources = match members.get("envFrom") {
+        None => EnvFrom::Missing,
+        Some(value) => match parse_kind(value) {
+            JsonKind::Null => EnvFrom::Null,
+            JsonKind::List(list) => EnvFrom::List(value, list),
+            other => return Err(wrong_type(&path, other, "a list")),
+        },
+    };
+    // A placeholder or another unknown value among the sources keeps its place after our entries.
+    Ok(FirstContainer {
+        container,
+        members,
+        sources,
+    })
+}

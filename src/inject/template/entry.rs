@@ -1,0 +1,122 @@
+//! The `envFrom` entries of a base job template.
+//!
+//! Input: the template as raw JSON.
+//! Output: how it names each Secret, and its sources in order.
+//! Invariants: edits nothing.
+
+use std::collections::BTreeMap;
+
+use serde_json::value::RawValue;
+
+use super::container::{EnvFrom, NotEditable, first_container};
+
+/// An `envFrom` entry of this operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Name of the Secret.
+    pub secret: String,
+    /// Whether a pod may start without the Secret.
+    pub optional: bool,
+}
+
+impl Entry {
+    /// The entry as JSON.
+    #[must_use]
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::json!({"secretRef": {"name": self.secret, "optional": self.optional}})
+    }
+}
+
+/// How a template names a Secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntryState {
+    /// By an entry of exactly the shape that we write.
+    Exact {
+        /// Its `optional`.
+        optional: bool,
+    },
+    /// By an entry of another shape that adds all keys of the Secret under their own names.
+    OtherShape,
+    /// By no entry.
+    Absent,
+}
+
+/// The Secret whose keys a source adds under their own names, and the `optional` of a source that
+/// has exactly our shape.
+pub(super) fn secret_source(element: &RawValue) -> Option<(String, Option<bool>)> {
+    let value: serde_json::Value = serde_json::from_str(element.get()).ok()?;
+    let source = value.as_object()?;
+    let reference = source.get("secretRef")?.as_object()?;
+    let name = reference.get("name")?.as_str()?.to_owned();
+    match source.get("prefix") {
+        None | Some(serde_json::Value::Null) => {}
+        Some(prefix) if prefix.as_str() == Some("") => {}
+        Some(_) => return None,
+    }
+    let optional = reference
+        .get("optional")
+        .and_then(serde_json::Value::as_bool)
+        .filter(|_| source.len() == 1 && reference.len() == 2);
+    Some((name, optional))
+}
+
+/// How the template names each Secret that it adds.
+///
+/// # Errors
+/// If the template cannot take an entry.
+pub fn entry_states(template: &RawValue) -> Result<BTreeMap<String, EntryState>, NotEditable> {
+    let target = first_container(template)?;
+    let mut states = BTreeMap::new();
+    for (name, exact) in target
+        .sources
+        .elements()
+        .iter()
+        .filter_map(|e| secret_source(e))
+    {
+        let state = states.entry(name).or_insert(EntryState::OtherShape);
+        if let (Some(optional), EntryState::OtherShape) = (exact, *state) {
+            *state = EntryState::Exact { optional };
+        }
+    }
+    Ok(states)
+}
+
+/// How the template names the Secret.
+///
+/// # Errors
+/// If the template cannot take an entry.
+pub fn entry_state(template: &RawValue, secret: &str) -> Result<EntryState, NotEditable> {
+    let states = entry_states(template)?;
+    Ok(states.get(secret).copied().unwrap_or(EntryState::Absent))
+}
+
+/// An `envFrom` source of the first container.
+pub(in crate::inject) struct EnvFromSource {
+    /// The Secret whose keys it adds under their own names.
+    pub(in crate::inject) secret: Option<String>,
+    /// `Secret x` or `ConfigMap y`.
+    pub(in crate::inject) label: String,
+}
+
+/// The known sources of the first container, in their order.
+pub(in crate::inject) fn env_from_sources(template: &RawValue) -> Vec<EnvFromSource> {
+    let Ok(target) = first_container(template) else {
+        return Vec::new();
+    };
+    let label = |value: &serde_json::Value, key: &str, kind: &str| -> Option<String> {
+        Some(format!("{kind} {}", value.get(key)?.get("name")?.as_str()?))
+    };
+    let parse = |element: &&RawValue| {
+        let value: serde_json::Value = serde_json::from_str(element.get()).ok()?;
+        let label = label(&value, "secretRef", "Secret")
+            .or_else(|| label(&value, "configMapRef", "ConfigMap"))?;
+        let secret = secret_source(element).map(|(name, _)| name);
+        Some(EnvFromSource { secret, label })
+    };
+    target.sources.elements().iter().filter_map(parse).collect()
+}
+
+/// Whether the first container has a list of sources.
+pub(in crate::inject) fn has_list(template: &RawValue) -> bool {
+    first_container(template).is_ok_and(|target| matches!(target.sources, EnvFrom::List(..)))
+}
