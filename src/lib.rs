@@ -24,6 +24,7 @@ pub mod controller;
 pub mod crd;
 pub mod detach;
 pub mod doppler;
+pub mod failure;
 pub mod inject;
 mod kubernetes;
 pub mod metrics;

@@ -15,13 +15,13 @@ use super::{
 };
 use crate::{
     crd::{DopplerPrefectBinding, PrefectSpec},
+    failure::Failure,
     outbound::AllowedHosts,
     prefect::{
         Connection,
         connection::{ReferenceValues, connection, references},
     },
     reason::Reason,
-    upstream::poller::Failure,
 };
 
 /// Doppler's API, unless a binding names another.

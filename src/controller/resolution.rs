@@ -9,10 +9,11 @@ use tokio::time::Instant;
 
 use crate::{
     doppler::Snapshot,
+    failure::Failure,
     prefect::Connection,
     reason::{Class, Reason},
     status::ConditionUpdate,
-    upstream::poller::{Failure, PollState},
+    upstream::poller::PollState,
     upstream::subscription::FeedState,
 };
 

@@ -18,9 +18,9 @@ use super::{
 use crate::{
     crd::DopplerPrefectBinding,
     doppler::ConfigKey,
+    failure::Failure,
     prefect::block::{BlockError, BlockFields, Field},
     reason::Reason,
-    upstream::poller::Failure,
 };
 
 /// Wait before references that the API server did not give are read again.

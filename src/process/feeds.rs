@@ -61,7 +61,7 @@ pub(super) fn watch_streams(
     });
     let kind = FeedSpec {
         upstream: "doppler",
-        open,
+        connect: open,
         on_message: None,
         slows_polling: false,
         reread_after: None,
@@ -117,7 +117,7 @@ pub(super) fn event_sockets(
     });
     let kind = FeedSpec {
         upstream: "prefect",
-        open,
+        connect: open,
         on_message: Some(told),
         slows_polling: true,
         reread_after: Some(LISTENS),

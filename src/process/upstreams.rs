@@ -19,12 +19,13 @@ use crate::{
         work_queue::BindingRef,
     },
     doppler::{self, ConfigKey, Download, Snapshot},
+    failure::Failure,
     inject::pools::{ChangeFeed, Pools},
     metrics::{Metrics, ReadLabels, SourceLabels, UpstreamLabels},
     outbound::ClientError,
     prefect::{BlockDocument, Clients, Connection},
     upstream::limiter::RateLimiter,
-    upstream::poller::{Enqueue, Failure, Poll, Pollers, ReadFn, SubscribeFn},
+    upstream::poller::{Enqueue, Poll, Pollers, ReadFn, SubscribeFn},
 };
 
 /// Requests to one Prefect server that may be in flight.

@@ -1,6 +1,7 @@
-//! Machinery that both upstreams share.
-//! It knows neither Prefect nor Doppler.
+//! Machinery that both upstreams share. It knows neither Prefect nor Doppler.
 
+pub mod backoff;
 pub mod limiter;
 pub mod poller;
 pub mod subscription;
+pub mod trigger;

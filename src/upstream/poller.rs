@@ -1,502 +1,347 @@
-//! One upstream read for all bindings that ask for the same thing.
+//! One polled value for all bindings that need the same one.
 //!
-//! In: who depends on which key, a function that reads a key, and whoever is told of changes. Out: the last good value, its fault if the last read
-//! failed, and a wake for exactly those dependants whose reading changed. It holds at most one request for each key in flight, polls with jitter,
-//! waits longer after each failure, and forgets the value (a secret) when nobody depends on it any more. A push means "read again now"; polling stays
-//! the truth. It never knows what it reads, and leaves it to the reader when a request may be sent.
+//! Input: which binding needs which key, a function that reads a key, and one that subscribes to
+//! changes of it. Output: the last good value, the failure of the last read, and an enqueue of
+//! exactly those bindings whose value or failure changed.
+//! Invariants: there is at most one request for each key in flight. Polls have jitter, retries have
+//! backoff. A value (a secret) is dropped with its last subscriber. A notification only triggers a
+//! re-read; polling continues as the fallback. The poller does not interpret values, and leaves it
+//! to the reader when a request may be sent.
+
+mod schedule;
+mod state;
 
 use std::{
     collections::{HashMap, HashSet},
     fmt,
     hash::Hash,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{
-    reason::{Class, Reason},
-    upstream::limiter::{Priority, ReadRequest, Trigger},
-    upstream::subscription::{FeedState, SubscriptionGuard},
+use super::{
+    backoff::jittered,
+    limiter::{Priority, ReadRequest},
+    subscription::{FeedState, SubscriptionGuard},
+    trigger::Trigger,
 };
+use crate::failure::Failure;
+use schedule::{next_wait, staleness};
+use state::ReadResult;
+pub use state::{Poll, PollState};
 
-/// First wait after a failed read.
-const FIRST_RETRY: Duration = Duration::from_secs(1);
-/// Waits after failures grow to the poll interval, or to this if it is longer.
-const LONGEST_RETRY: Duration = Duration::from_mins(1);
-/// No upstream can make us wait longer than this.
-const LONGEST_WAIT: Duration = Duration::from_hours(1);
-/// How long the first read waits for the link that tells of changes, so that it need not be made again once that is up.
-const LINK_OPENS: Duration = Duration::from_secs(2);
-/// How long the first answer is awaited before dependants are told so.
-const FIRST_ANSWER: Duration = Duration::from_secs(30);
-/// A read that took so much longer than a request takes has waited for its turn.
-const WAITED: Duration = Duration::from_secs(30);
+/// How long the first read waits for the feed, so that it need not be repeated once the feed is
+/// connected.
+const FEED_WAIT: Duration = Duration::from_secs(2);
+/// After this wait for the first result, subscribers are enqueued so that their status can say so.
+const FIRST_RESULT: Duration = Duration::from_secs(30);
+/// Random part of the waits between reads.
+const JITTER: f64 = 0.1;
 
-/// What a read gave.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Poll<V> {
-    /// What was there before.
-    Unchanged,
-    /// Something else.
-    Changed(V),
-}
-
-/// What went wrong, in words that may be shown.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
-    /// Its reason, whose class decides the retry.
-    pub reason: Reason,
-    /// One sentence that says what happened, to what, and what to do.
-    pub message: String,
-    /// When the other side wants to be asked again.
-    pub retry_after: Option<Duration>,
-}
-
-/// What is known about a key.
-pub struct PollState<V> {
-    /// The last good value.
-    pub value: Option<Arc<V>>,
-    /// How many reads in a row gave this value.
-    pub unchanged_reads: u32,
-    /// Why the last read failed, if it did.
-    pub failure: Option<Failure>,
-    /// Since when reads have failed.
-    pub failing_since: Option<Instant>,
-    /// Whether changes are pushed.
-    pub feed_state: FeedState,
-    /// How old the value may be, where the upstream's limit leaves it older than the interval, in whole minutes.
-    pub staleness: Option<Duration>,
-    /// When somebody told of the change that this value is.
-    pub notified_at: Option<Instant>,
-    /// When it was last read.
-    pub read_at: Option<Instant>,
-    /// Whether the first answer has been awaited for so long that it is worth a word.
-    pub overdue: bool,
-}
-
-impl<V> Clone for PollState<V> {
-    fn clone(&self) -> Self {
-        Self {
-            value: self.value.clone(),
-            unchanged_reads: self.unchanged_reads,
-            failure: self.failure.clone(),
-            failing_since: self.failing_since,
-            feed_state: self.feed_state.clone(),
-            staleness: self.staleness,
-            notified_at: self.notified_at,
-            read_at: self.read_at,
-            overdue: self.overdue,
-        }
-    }
-}
-
-impl<V> Default for PollState<V> {
-    fn default() -> Self {
-        Self {
-            value: None,
-            unchanged_reads: 0,
-            failure: None,
-            failing_since: None,
-            feed_state: FeedState::Disabled,
-            staleness: None,
-            notified_at: None,
-            read_at: None,
-            overdue: false,
-        }
-    }
-}
-
-impl<V> PollState<V> {
-    /// For how long reads have failed.
-    #[must_use]
-    pub fn failing_for(&self, now: Instant) -> Duration {
-        self.failing_since
-            .map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
-    }
-
-    /// Takes in what a read gave. True if a dependant would see a difference.
-    fn take(&mut self, came: Came<V>, now: Instant) -> bool {
-        let Came {
-            result,
-            push,
-            lag,
-            told_at,
-        } = came;
-        // Only what is told of it makes a difference: links come and go.
-        let refused =
-            |push: &FeedState| matches!(push, FeedState::Rejected(_)).then(|| push.clone());
-        let restated = refused(&self.feed_state) != refused(&push) || self.staleness != lag;
-        self.feed_state = push;
-        self.staleness = lag;
-        let restated = restated && self.value.is_some();
-        self.overdue = false;
-        match result {
-            Ok(answer) => {
-                let recovered = self.failure.take().is_some();
-                self.failing_since = None;
-                self.read_at = Some(now);
-                match answer {
-                    Poll::Unchanged => {
-                        self.unchanged_reads = self.unchanged_reads.saturating_add(1);
-                        recovered || restated
-                    }
-                    Poll::Changed(value) => {
-                        self.value = Some(Arc::new(value));
-                        self.unchanged_reads = 1;
-                        self.notified_at = told_at;
-                        true
-                    }
-                }
-            }
-            Err(fault) => {
-                self.failing_since.get_or_insert(now);
-                let before = self.failure.replace(fault);
-                before.map(|fault| (fault.reason, fault.message))
-                    != self.failure.as_ref().map(|f| (f.reason, f.message.clone()))
-            }
-        }
-    }
-}
-
-/// What a read gave, and how it came about.
-struct Came<V> {
-    result: Result<Poll<V>, Failure>,
-    push: FeedState,
-    lag: Option<Duration>,
-    told_at: Option<Instant>,
-}
-
-/// Reads a key when its turn comes; it is given the last good value.
+/// Reads a key once it has a permit. It is given the last good value.
 pub type ReadFn<K, V> = Box<
     dyn Fn(K, Option<Arc<V>>, ReadRequest) -> BoxFuture<'static, Result<Poll<V>, Failure>>
         + Send
         + Sync,
 >;
-/// Has a key's poke told of changes, for as long as the answer is held.
+/// Fires the trigger at each change of the key, until the guard is dropped.
 pub type SubscribeFn<K> = Box<dyn Fn(&K, Trigger) -> SubscriptionGuard + Send + Sync>;
-/// Wakes a dependant.
-pub type Enqueue<D> = Arc<dyn Fn(&D) + Send + Sync>;
+/// Enqueues a subscriber.
+pub type Enqueue<S> = Arc<dyn Fn(&S) + Send + Sync>;
 
-struct Entry<D, V> {
-    reading: PollState<V>,
-    dependants: HashMap<D, Duration>,
-    poke: Trigger,
-    end: CancellationToken,
+struct Polled<S, V> {
+    state: PollState<V>,
+    /// The subscribers and the intervals that they ask for.
+    subscribers: HashMap<S, Duration>,
+    trigger: Trigger,
+    stop: CancellationToken,
 }
 
-struct Table<D, K, V> {
-    entries: HashMap<Arc<K>, Entry<D, V>>,
-    /// What each dependant depends on. Keys are shared: thousands of dependants may have the same one.
-    keys: HashMap<D, Arc<K>>,
+struct Active<S, K, V> {
+    by_key: HashMap<Arc<K>, Polled<S, V>>,
+    /// The key of each subscriber. Keys are shared, because thousands of subscribers may have the
+    /// same one.
+    key_of: HashMap<S, Arc<K>>,
 }
 
-struct Shared<D, K, V> {
-    table: Mutex<Table<D, K, V>>,
+struct Shared<S, K, V> {
+    active: Mutex<Active<S, K, V>>,
     read: ReadFn<K, V>,
-    hold: Option<SubscribeFn<K>>,
-    /// Poll interval at least, while changes are pushed.
-    pushed_interval: Duration,
-    wake: Enqueue<D>,
+    subscribe: Option<SubscribeFn<K>>,
+    /// Shortest poll interval while the feed is connected.
+    connected_interval: Duration,
+    enqueue: Enqueue<S>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
 
-/// All sources of one kind: blocks, or configs. `D` is who depends, `K` what is read, `V` what it gives.
-pub struct Pollers<D, K, V>(Arc<Shared<D, K, V>>);
+/// The polled values of one kind: blocks, or configs. `S` identifies a subscriber, `K` is what is
+/// read, `V` the value.
+pub struct Pollers<S, K, V>(Arc<Shared<S, K, V>>);
 
-impl<D, K, V> Clone for Pollers<D, K, V> {
+impl<S, K, V> Clone for Pollers<S, K, V> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
 }
 
-impl<D, K, V> fmt::Debug for Pollers<D, K, V> {
+impl<S, K, V> fmt::Debug for Pollers<S, K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sources").finish_non_exhaustive()
+        f.debug_struct("Pollers").finish_non_exhaustive()
     }
 }
 
-impl<D, K, V> Pollers<D, K, V>
+impl<S, K, V> Pollers<S, K, V>
 where
-    D: Clone + Eq + Hash + Send + Sync + 'static,
+    S: Clone + Eq + Hash + Send + Sync + 'static,
     K: Clone + Eq + Hash + Send + Sync + 'static,
     V: Send + Sync + 'static,
 {
-    /// Sources that read with `read` and wake dependants with `wake`, until `shutdown`. They are told of changes by what `hold` gives, and while they
-    /// are, poll no more often than every `pushed_interval`.
+    /// Pollers that read with `read` and enqueue subscribers with `enqueue`, until `shutdown`.
+    /// `subscribe` connects a key to the feed of its upstream; while that is connected, polls are
+    /// at least `connected_interval` apart.
     #[must_use]
     pub fn new(
         read: ReadFn<K, V>,
-        hold: Option<SubscribeFn<K>>,
-        pushed_interval: Duration,
-        wake: Enqueue<D>,
+        subscribe: Option<SubscribeFn<K>>,
+        connected_interval: Duration,
+        enqueue: Enqueue<S>,
         shutdown: CancellationToken,
     ) -> Self {
         Self(Arc::new(Shared {
-            table: Mutex::new(Table {
-                entries: HashMap::new(),
-                keys: HashMap::new(),
+            active: Mutex::new(Active {
+                by_key: HashMap::new(),
+                key_of: HashMap::new(),
             }),
             read,
-            hold,
-            pushed_interval,
-            wake,
+            subscribe,
+            connected_interval,
+            enqueue,
             tasks: TaskTracker::new(),
             shutdown,
         }))
     }
 
-    /// Makes `who` depend on `key`, and on no other key, polled at least every `interval`; gives what is known now. Waits for nothing: when there
-    /// is more to know, `who` is woken.
-    pub fn subscribe(&self, who: &D, key: &K, interval: Duration) -> PollState<V> {
-        let mut table = self.table();
-        match table.keys.get(who) {
-            Some(before) if **before == *key => {}
-            before => {
-                let moves = before.is_some();
-                if moves {
-                    table.leave(who);
-                }
-                let known = table.entries.get_key_value(key);
-                let shared = known.map(|(shared, _)| Arc::clone(shared));
-                let shared = shared.unwrap_or_else(|| Arc::new(key.clone()));
-                table.keys.insert(who.clone(), shared);
-            }
-        }
-        if let Some(entry) = table.entries.get_mut(key) {
-            match entry.dependants.get_mut(who) {
-                Some(before) => *before = interval,
+    /// Subscribes to `key`, and to no other key, polled at least every `interval`. Returns what is
+    /// known now, without waiting: the subscriber is enqueued when there is more.
+    pub fn subscribe(&self, subscriber: &S, key: &K, interval: Duration) -> PollState<V> {
+        let mut active = self.0.active.lock();
+        let key = active.assign(subscriber, key);
+        if let Some(polled) = active.by_key.get_mut(&key) {
+            match polled.subscribers.get_mut(subscriber) {
+                Some(last) => *last = interval,
                 None => {
-                    entry.dependants.insert(who.clone(), interval);
+                    polled.subscribers.insert(subscriber.clone(), interval);
                 }
             }
-            return entry.reading.clone();
+            return polled.state.clone();
         }
-        let entry = Entry {
-            reading: PollState::default(),
-            dependants: HashMap::from([(who.clone(), interval)]),
-            poke: Trigger::default(),
-            end: self.0.shutdown.child_token(),
+        let polled = Polled {
+            state: PollState::default(),
+            subscribers: HashMap::from([(subscriber.clone(), interval)]),
+            trigger: Trigger::default(),
+            stop: self.0.shutdown.child_token(),
         };
-        let (poke, end) = (entry.poke.clone(), entry.end.clone());
-        let shared = table.keys.get(who).map(Arc::clone);
-        let shared = shared.unwrap_or_else(|| Arc::new(key.clone()));
-        table.entries.insert(shared, entry);
-        drop(table);
-        let (shared, key) = (Arc::clone(&self.0), key.clone());
+        let (trigger, stop) = (polled.trigger.clone(), polled.stop.clone());
+        active.by_key.insert(Arc::clone(&key), polled);
+        drop(active);
+        let shared = Arc::clone(&self.0);
         self.0.tasks.spawn(async move {
             tokio::select! {
-                () = end.cancelled() => {}
-                () = shared.keep_reading(key, poke, &end) => {}
+                () = stop.cancelled() => {}
+                () = shared.poll(&key, trigger, &stop) => {}
             }
         });
         PollState::default()
     }
 
-    /// `who` depends on nothing any more. A source without dependants ends and drops its value.
-    pub fn unsubscribe(&self, who: &D) {
-        self.table().leave(who);
+    /// Ends a subscription. A key without subscribers is no longer polled, and its value is
+    /// dropped.
+    pub fn unsubscribe(&self, subscriber: &S) {
+        self.0.active.lock().unsubscribe(subscriber);
     }
 
-    /// Somebody was told at `at` of a change, wherever `which` says so of a key and its last good value: it is read again now.
-    /// True if there is one.
-    #[allow(clippy::must_use_candidate)] // it is read again whether or not the answer is looked at
-    pub fn refresh(&self, at: Instant, which: impl Fn(&K, Option<&V>) -> bool) -> bool {
-        let mut concerns = false;
-        for (key, entry) in &self.table().entries {
-            if which(key, entry.reading.value.as_deref()) {
-                entry.poke.notify(at);
-                concerns = true;
+    /// Reads again now the keys that `is_affected` selects by key and last good value, because a
+    /// change was reported at `at`. True if there is one.
+    #[allow(clippy::must_use_candidate)] // the keys are read again whether or not the caller looks at the answer
+    pub fn refresh(&self, at: Instant, is_affected: impl Fn(&K, Option<&V>) -> bool) -> bool {
+        let mut any = false;
+        for (key, polled) in &self.0.active.lock().by_key {
+            if is_affected(key, polled.state.value.as_deref()) {
+                polled.trigger.notify(at);
+                any = true;
             }
         }
-        concerns
+        any
     }
 
-    /// Reads again now what could not be read, wherever `which` says so.
-    pub fn retry_failed(&self, which: impl Fn(&K) -> bool) {
-        for (key, entry) in &self.table().entries {
-            if entry.reading.failure.is_some() && which(key) {
-                entry.poke.request_read();
+    /// Reads again now the keys that `is_affected` selects and whose last read failed.
+    pub fn retry_failed(&self, is_affected: impl Fn(&K) -> bool) {
+        for (key, polled) in &self.0.active.lock().by_key {
+            if polled.state.failure.is_some() && is_affected(key) {
+                polled.trigger.request_read();
             }
         }
     }
 
-    /// How long ago the source that was read longest ago was read.
+    /// The age of the stalest value.
     #[must_use]
     pub fn max_age(&self, now: Instant) -> Duration {
-        let table = self.table();
-        let read = table
-            .entries
+        let active = self.0.active.lock();
+        let read_at = active
+            .by_key
             .values()
-            .filter_map(|entry| entry.reading.read_at);
-        read.min()
+            .filter_map(|polled| polled.state.read_at);
+        read_at
+            .min()
             .map_or(Duration::ZERO, |at| now.saturating_duration_since(at))
     }
 
-    /// How many distinct keys are read.
+    /// How many keys are polled.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.table().entries.len()
+        self.0.active.lock().by_key.len()
     }
 
-    /// Whether nothing is read.
+    /// Whether no key is polled.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
-
-    fn table(&self) -> MutexGuard<'_, Table<D, K, V>> {
-        self.0.table()
-    }
 }
 
-impl<D: Eq + Hash, K: Eq + Hash, V> Table<D, K, V> {
-    fn leave(&mut self, who: &D) {
-        let Some(key) = self.keys.remove(who) else {
+impl<S: Clone + Eq + Hash, K: Clone + Eq + Hash, V> Active<S, K, V> {
+    /// Makes `key` the only key of a subscriber. Returns it as all subscribers share it.
+    fn assign(&mut self, subscriber: &S, key: &K) -> Arc<K> {
+        if let Some(last) = self.key_of.get(subscriber) {
+            if **last == *key {
+                return Arc::clone(last);
+            }
+            self.unsubscribe(subscriber);
+        }
+        let shared = match self.by_key.get_key_value(key) {
+            Some((shared, _)) => Arc::clone(shared),
+            None => Arc::new(key.clone()),
+        };
+        self.key_of.insert(subscriber.clone(), Arc::clone(&shared));
+        shared
+    }
+
+    fn unsubscribe(&mut self, subscriber: &S) {
+        let Some(key) = self.key_of.remove(subscriber) else {
             return;
         };
-        let Some(entry) = self.entries.get_mut(&key) else {
+        let Some(polled) = self.by_key.get_mut(&key) else {
             return;
         };
-        entry.dependants.remove(who);
-        if entry.dependants.is_empty() {
-            entry.end.cancel();
-            self.entries.remove(&key);
+        polled.subscribers.remove(subscriber);
+        if polled.subscribers.is_empty() {
+            polled.stop.cancel();
+            self.by_key.remove(&key);
         }
     }
 }
 
-impl<D: Clone + Eq + Hash, K: Clone + Eq + Hash, V> Shared<D, K, V> {
-    fn table(&self) -> MutexGuard<'_, Table<D, K, V>> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn keep_reading(&self, key: K, poke: Trigger, end: &CancellationToken) {
-        let link = self.hold.as_ref().map(|hold| hold(&key, poke.clone()));
-        if let Some(link) = &link {
-            link.settled(LINK_OPENS).await;
-            // The link is up before the first read, which therefore misses nothing.
-            poke.take_pending();
+impl<S: Clone + Eq + Hash, K: Clone + Eq + Hash, V> Shared<S, K, V> {
+    /// Polls a key until it is stopped.
+    async fn poll(&self, key: &Arc<K>, trigger: Trigger, stop: &CancellationToken) {
+        let subscribe = self.subscribe.as_ref();
+        let feed = subscribe.map(|subscribe| subscribe(key, trigger.clone()));
+        if let Some(feed) = &feed {
+            feed.settled(FEED_WAIT).await;
+            // The first read comes after the connection, and therefore misses no change.
+            trigger.take_pending();
         }
         let mut failures = 0;
-        let mut rank = Priority::Initial;
+        let mut priority = Priority::Initial;
         loop {
-            let last = match self.table().entries.get(&key) {
-                Some(entry) => entry.reading.value.clone(),
+            let last = match self.active.lock().by_key.get(key) {
+                Some(polled) => polled.state.value.clone(),
                 None => return,
             };
-            let wish = ReadRequest {
-                priority: rank,
-                trigger: poke.clone(),
+            let request = ReadRequest {
+                priority,
+                trigger: trigger.clone(),
             };
             let began = Instant::now();
-            let mut read = (self.read)(key.clone(), last, wish);
-            let result = if let Ok(result) = timeout(FIRST_ANSWER, &mut read).await {
+            let mut read = (self.read)(K::clone(key), last, request);
+            let result = if let Ok(result) = timeout(FIRST_RESULT, &mut read).await {
                 result
             } else {
-                self.wake_all(&self.overdue(&key));
+                self.enqueue_all(&self.mark_overdue(key));
                 read.await
             };
-            let fault = result.as_ref().err().cloned();
-            failures = if fault.is_some() { failures + 1 } else { 0 };
-            let came = Came {
+            let failure = result.as_ref().err().cloned();
+            failures = if failure.is_some() { failures + 1 } else { 0 };
+            let read = ReadResult {
                 result,
-                push: link
+                feed_state: feed
                     .as_ref()
-                    .map(SubscriptionGuard::state)
-                    .unwrap_or_default(),
-                lag: lag(began.elapsed()),
-                told_at: poke.take_notified_at(),
+                    .map_or(FeedState::Disabled, SubscriptionGuard::state),
+                staleness: staleness(began.elapsed()),
+                notified_at: trigger.take_notified_at(),
             };
-            let Some((interval, woken)) = self.take(&key, came, end) else {
+            let Some((interval, affected)) = self.apply(key, read, stop) else {
                 return;
             };
-            self.wake_all(&woken);
-            let wait = wait_after(fault.as_ref(), failures, interval).mul_f64(jitter());
-            rank = tokio::select! {
-                () = poke.triggered() => Priority::Interactive,
+            self.enqueue_all(&affected);
+            let wait = jittered(next_wait(failure.as_ref(), failures, interval), JITTER);
+            priority = tokio::select! {
+                () = trigger.triggered() => Priority::Interactive,
                 () = tokio::time::sleep(wait) => Priority::Poll,
             };
         }
     }
 
-    fn wake_all(&self, woken: &HashSet<D>) {
-        for who in woken {
-            (self.wake)(who);
+    fn enqueue_all(&self, subscribers: &HashSet<S>) {
+        for subscriber in subscribers {
+            (self.enqueue)(subscriber);
         }
     }
 
-    /// An answer is long in coming; gives who has none at all.
-    fn overdue(&self, key: &K) -> HashSet<D> {
-        let mut table = self.table();
-        let entry = table.entries.get_mut(key);
-        let waits = |entry: &&mut Entry<D, V>| {
-            entry.reading.value.is_none() && entry.reading.failure.is_none()
-        };
-        entry.filter(waits).map_or_else(HashSet::new, |entry| {
-            entry.reading.overdue = true;
-            entry.dependants.keys().cloned().collect()
-        })
+    /// The first result takes long. Returns the subscribers that have to report this.
+    fn mark_overdue(&self, key: &K) -> HashSet<S> {
+        let mut active = self.active.lock();
+        match active.by_key.get_mut(key) {
+            Some(polled) if polled.state.awaits_first_result() => {
+                polled.state.overdue = true;
+                polled.subscribers.keys().cloned().collect()
+            }
+            _ => HashSet::new(),
+        }
     }
 
-    /// Takes in a result; gives the poll interval and who sees a difference, or nothing if the source has ended meanwhile.
-    fn take(
+    /// Applies a result. Returns the poll interval and the subscribers that see a difference, or
+    /// nothing if the key has been stopped.
+    fn apply(
         &self,
         key: &K,
-        came: Came<V>,
-        end: &CancellationToken,
-    ) -> Option<(Duration, HashSet<D>)> {
-        let mut table = self.table();
-        let entry = table.entries.get_mut(key)?;
-        if end.is_cancelled() {
+        read: ReadResult<V>,
+        stop: &CancellationToken,
+    ) -> Option<(Duration, HashSet<S>)> {
+        let mut active = self.active.lock();
+        let polled = active.by_key.get_mut(key)?;
+        if stop.is_cancelled() {
             return None;
         }
-        let pushed = came.push == FeedState::Connected;
-        let changed = entry.reading.take(came, Instant::now());
-        let mut interval = entry.dependants.values().min().copied()?;
-        if pushed {
-            interval = interval.max(self.pushed_interval);
+        let is_connected = read.feed_state == FeedState::Connected;
+        let differs = polled.state.apply(read, Instant::now());
+        let mut interval = polled.subscribers.values().min().copied()?;
+        if is_connected {
+            interval = interval.max(self.connected_interval);
         }
-        let woken = if changed {
-            entry.dependants.keys().cloned().collect()
+        let affected = if differs {
+            polled.subscribers.keys().cloned().collect()
         } else {
             HashSet::new()
         };
-        Some((interval, woken))
+        Some((interval, affected))
     }
-}
-
-/// How old a value may become whose read took so long, if that is longer than a request takes.
-fn lag(took: Duration) -> Option<Duration> {
-    (took > WAITED).then(|| Duration::from_mins(took.as_secs().div_ceil(60) + 1))
-}
-
-/// How long to wait before the next read.
-fn wait_after(fault: Option<&Failure>, failures: u32, interval: Duration) -> Duration {
-    let Some(fault) = fault else { return interval };
-    let growing = FIRST_RETRY
-        .saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1).min(16)))
-        .min(interval.max(LONGEST_RETRY));
-    match fault.reason.class() {
-        Class::WaitForChange | Class::Settled => interval,
-        Class::Retry => fault
-            .retry_after
-            .map_or(growing, |asked| asked.max(growing))
-            .min(LONGEST_WAIT),
-        Class::WaitUntil => fault
-            .retry_after
-            .unwrap_or(growing)
-            .clamp(FIRST_RETRY, LONGEST_WAIT),
-    }
-}
-
-/// Around 1, by at most a tenth, so that polls do not march in step.
-fn jitter() -> f64 {
-    rand::random_range(0.9..=1.1)
 }
 
 #[cfg(test)]

@@ -1,124 +1,63 @@
-//! One long-lived link for all that want to be told of the same upstream.
+//! One long-lived connection for all subscribers to the same changes.
 //!
-//! In: who wants to be told, and a function that opens a link. Out: pokes ("read again now"), and whether a link is up. It holds one link for each
-//! key, however many ask, and no more than a bound of them at the same time; it opens a lost one again with growing, jittered waits and then has
-//! everything read once, since a change may have been missed; one that is refused is tried again rarely. It never knows what it is told, and never
-//! reads anything: what a push means is for its holders to find out.
+//! Input: subscribers with their triggers, and a feed that connects. Output: triggers ("read again
+//! now"), and the state of the feed.
+//! Invariants: there is one connection for each key, however many subscribers it has, and never
+//! more than the maximum. A lost connection is opened again with backoff; then everything is read
+//! once, because a change may have been missed. A rejected connection is tried again rarely. This
+//! module does not interpret messages and reads nothing: a notification only triggers a re-read.
 
-use std::{
-    collections::HashMap,
-    fmt,
-    hash::Hash,
-    pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+mod feed;
 
-use futures::{StreamExt, future::BoxFuture, stream::BoxStream};
+use std::{collections::HashMap, fmt, hash::Hash, pin::Pin, sync::Arc, time::Duration};
+
+use futures::StreamExt;
+use parking_lot::Mutex;
 use tokio::{
     sync::{Semaphore, watch},
     time::{Instant, Sleep, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{
-    metrics::{Metrics, NotificationLabels, UpstreamLabels},
-    upstream::limiter::Trigger,
+pub use feed::{Connect, Disconnect, FeedSpec, FeedState, Messages, OnMessage};
+
+use super::{
+    backoff::{Backoff, jittered},
+    trigger::Trigger,
 };
+use crate::metrics::{Metrics, NotificationLabels, UpstreamLabels};
 
-/// First wait before a lost link is opened again.
-const FIRST: Duration = Duration::from_secs(1);
-/// Longest wait before a lost link is opened again.
-const LONGEST: Duration = Duration::from_mins(1);
-/// A link that was up for so long was a good one: waits begin anew.
-const GOOD: Duration = Duration::from_secs(30);
-/// Wait before a link that was refused is tried again: a plan or a right may have been given.
-const REFUSED: Duration = Duration::from_hours(1);
+/// Waits before a lost connection is opened again.
+const RECONNECTS: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_mins(1));
+/// Random part of these waits.
+const JITTER: f64 = 0.2;
+/// A connection that lasted this long was good: the backoff begins anew.
+const STABLE_AFTER: Duration = Duration::from_secs(30);
+/// Wait before a rejected connection is tried again: a plan or a permission may have been granted.
+/// Also the longest wait that an upstream can ask for.
+const REJECTED_WAIT: Duration = Duration::from_hours(1);
 
-/// Whether changes are pushed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum FeedState {
-    /// Nobody tries.
-    #[default]
-    Disabled,
-    /// It will be known in a moment.
-    Connecting,
-    /// They are.
-    Connected,
-    /// They were, or will be: a link is being opened again.
-    Disconnected,
-    /// There are as many links as there may be.
-    OverLimit,
-    /// The other side refuses, for this reason.
-    Rejected(Arc<str>),
+struct Subscription {
+    triggers: HashMap<u64, Trigger>,
+    state: watch::Sender<FeedState>,
+    stop: CancellationToken,
 }
 
-/// Why a link is not there, or not any more.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Disconnect {
-    /// What is to be shown if this does not pass by itself: the other side refuses.
-    pub rejected: Option<String>,
-    /// When the other side wants to be asked again.
-    pub retry_after: Option<Duration>,
-}
-
-impl Disconnect {
-    /// Lost, and to be opened again.
-    #[must_use]
-    pub const fn transient() -> Self {
-        Self {
-            rejected: None,
-            retry_after: None,
-        }
-    }
-}
-
-/// Opens a link. It is up once this has given a stream, whose items each say that something changed.
-pub type Connect<K, T> = Box<
-    dyn Fn(K) -> BoxFuture<'static, Result<BoxStream<'static, Result<T, Disconnect>>, Disconnect>>
-        + Send
-        + Sync,
->;
-/// Hears what a link is told. Without it everybody who holds the link is poked.
-pub type OnMessage<K, T> = Box<dyn Fn(&K, T) + Send + Sync>;
-
-/// Links of one kind.
-pub struct FeedSpec<K, T> {
-    /// The word in metrics: `doppler` or `prefect`.
-    pub upstream: &'static str,
-    /// Opens one.
-    pub open: Connect<K, T>,
-    /// Hears what they are told.
-    pub on_message: Option<OnMessage<K, T>>,
-    /// Whether whoever holds a link that is lost has to look at once: it polled less often, and is to poll as before.
-    pub slows_polling: bool,
-    /// For a link whose other side does not say when it listens: once it is up again, everything is read anew, and once more after this.
-    pub reread_after: Option<Duration>,
-    /// How many may be open.
-    pub max_connections: usize,
-}
-
-struct Link {
-    holders: HashMap<u64, Trigger>,
-    push: watch::Sender<FeedState>,
-    end: CancellationToken,
-}
-
-struct Table<K> {
-    links: HashMap<K, Link>,
-    number: u64,
+struct Active<K> {
+    by_key: HashMap<K, Subscription>,
+    last_id: u64,
 }
 
 struct Shared<K, T> {
-    kind: FeedSpec<K, T>,
-    places: Semaphore,
+    feed: FeedSpec<K, T>,
+    slots: Semaphore,
     metrics: Arc<Metrics>,
-    table: Mutex<Table<K>>,
+    active: Mutex<Active<K>>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
 
-/// All links of one kind.
+/// All subscriptions to one feed.
 pub struct Subscriptions<K, T>(Arc<Shared<K, T>>);
 
 impl<K, T> Clone for Subscriptions<K, T> {
@@ -129,42 +68,44 @@ impl<K, T> Clone for Subscriptions<K, T> {
 
 impl<K, T> fmt::Debug for Subscriptions<K, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Links").finish_non_exhaustive()
+        f.debug_struct("Subscriptions").finish_non_exhaustive()
     }
 }
 
-/// A link that somebody holds. The last one who lets go ends it.
+/// Keeps one subscriber subscribed until it is dropped. The last one of a key closes the
+/// connection.
 pub struct SubscriptionGuard {
-    push: watch::Receiver<FeedState>,
-    leave: Option<Box<dyn FnOnce() + Send + Sync>>,
+    state: watch::Receiver<FeedState>,
+    unsubscribe: Option<Box<dyn FnOnce() + Send + Sync>>,
 }
 
 impl fmt::Debug for SubscriptionGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Held").finish_non_exhaustive()
+        f.debug_struct("SubscriptionGuard").finish_non_exhaustive()
     }
 }
 
 impl SubscriptionGuard {
-    /// Whether changes are pushed.
+    /// The state of the feed.
     #[must_use]
     pub fn state(&self) -> FeedState {
-        self.push.borrow().clone()
+        self.state.borrow().clone()
     }
 
-    /// Waits until it is known whether changes are pushed, or for `limit`: what is read after that misses no change.
+    /// Waits until the first connection is established or has failed, or for `limit`. A read after
+    /// that misses no change.
     pub async fn settled(&self, limit: Duration) {
-        let mut push = self.push.clone();
-        let known = push.wait_for(|push| *push != FeedState::Connecting);
-        // Not known in time is an answer as well.
-        let _ = timeout(limit, known).await;
+        let mut state = self.state.clone();
+        let settled = state.wait_for(|state| *state != FeedState::Connecting);
+        // The caller reads in any case.
+        let _ = timeout(limit, settled).await;
     }
 }
 
 impl Drop for SubscriptionGuard {
     fn drop(&mut self) {
-        if let Some(leave) = self.leave.take() {
-            leave();
+        if let Some(unsubscribe) = self.unsubscribe.take() {
+            unsubscribe();
         }
     }
 }
@@ -174,233 +115,236 @@ where
     K: Clone + Eq + Hash + Send + Sync + 'static,
     T: Send + 'static,
 {
-    /// No links yet; all end with `shutdown`.
+    /// No subscriptions yet. All connections close with `shutdown`.
     #[must_use]
-    pub fn new(kind: FeedSpec<K, T>, metrics: Arc<Metrics>, shutdown: CancellationToken) -> Self {
+    pub fn new(feed: FeedSpec<K, T>, metrics: Arc<Metrics>, shutdown: CancellationToken) -> Self {
         Self(Arc::new(Shared {
-            places: Semaphore::new(kind.max_connections.min(Semaphore::MAX_PERMITS)),
-            kind,
+            slots: Semaphore::new(feed.max_connections.min(Semaphore::MAX_PERMITS)),
+            feed,
             metrics,
-            table: Mutex::new(Table {
-                links: HashMap::new(),
-                number: 0,
+            active: Mutex::new(Active {
+                by_key: HashMap::new(),
+                last_id: 0,
             }),
             tasks: TaskTracker::new(),
             shutdown,
         }))
     }
 
-    /// Has `poke` told of changes under `key` for as long as the answer is held.
-    pub fn subscribe(&self, key: &K, poke: Trigger) -> SubscriptionGuard {
-        let mut table = self.0.table();
-        table.number += 1;
-        let number = table.number;
+    /// Fires `trigger` at each change under `key`, until the guard is dropped.
+    pub fn subscribe(&self, key: &K, trigger: Trigger) -> SubscriptionGuard {
+        let mut active = self.0.active.lock();
+        active.last_id += 1;
+        let id = active.last_id;
         let mut started = None;
-        let link = table.links.entry(key.clone()).or_insert_with(|| {
-            let end = self.0.shutdown.child_token();
-            started = Some(end.clone());
-            Link {
-                holders: HashMap::new(),
-                push: watch::Sender::new(FeedState::Connecting),
-                end,
+        let subscription = active.by_key.entry(key.clone()).or_insert_with(|| {
+            let stop = self.0.shutdown.child_token();
+            started = Some(stop.clone());
+            Subscription {
+                triggers: HashMap::new(),
+                state: watch::Sender::new(FeedState::Connecting),
+                stop,
             }
         });
-        link.holders.insert(number, poke);
-        let push = link.push.subscribe();
-        drop(table);
-        if let Some(end) = started {
+        subscription.triggers.insert(id, trigger);
+        let state = subscription.state.subscribe();
+        drop(active);
+        if let Some(stop) = started {
             let (shared, key) = (Arc::clone(&self.0), key.clone());
             self.0.tasks.spawn(async move {
                 tokio::select! {
-                    () = end.cancelled() => {}
-                    () = shared.keep(&key) => {}
+                    () = stop.cancelled() => {}
+                    () = shared.keep_connected(&key) => {}
                 }
             });
         }
-        let (links, key) = (self.clone(), key.clone());
+        let (subscriptions, key) = (self.clone(), key.clone());
         SubscriptionGuard {
-            push,
-            leave: Some(Box::new(move || links.leave(&key, number))),
+            state,
+            unsubscribe: Some(Box::new(move || subscriptions.unsubscribe(&key, id))),
         }
     }
 
-    /// How many links are wanted.
+    /// How many keys have subscribers.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.table().links.len()
+        self.0.active.lock().by_key.len()
     }
 
-    /// Whether no link is wanted.
+    /// Whether there is no subscriber.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    fn leave(&self, key: &K, number: u64) {
-        let mut table = self.0.table();
-        let Some(link) = table.links.get_mut(key) else {
+    fn unsubscribe(&self, key: &K, id: u64) {
+        let mut active = self.0.active.lock();
+        let Some(subscription) = active.by_key.get_mut(key) else {
             return;
         };
-        link.holders.remove(&number);
-        if link.holders.is_empty() {
-            link.end.cancel();
-            table.links.remove(key);
+        subscription.triggers.remove(&id);
+        if subscription.triggers.is_empty() {
+            subscription.stop.cancel();
+            active.by_key.remove(key);
         }
     }
 }
 
 impl<K: Clone + Eq + Hash, T> Shared<K, T> {
-    fn table(&self) -> MutexGuard<'_, Table<K>> {
-        // Nothing is left half done under this lock.
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn tell(&self, key: &K, push: FeedState) {
-        if let Some(link) = self.table().links.get(key) {
-            link.push.send_replace(push);
+    fn set_state(&self, key: &K, state: FeedState) {
+        if let Some(subscription) = self.active.lock().by_key.get(key) {
+            subscription.state.send_replace(state);
         }
     }
 
-    fn poke(&self, key: &K, poke: impl Fn(&Trigger)) {
-        if let Some(link) = self.table().links.get(key) {
-            link.holders.values().for_each(poke);
+    fn for_each_trigger(&self, key: &K, fire: impl Fn(&Trigger)) {
+        if let Some(subscription) = self.active.lock().by_key.get(key) {
+            subscription.triggers.values().for_each(fire);
         }
     }
 
-    async fn keep(&self, key: &K) {
-        let labels = UpstreamLabels {
-            upstream: self.kind.upstream,
-        };
+    /// Keeps the connection of a key open until the task is cancelled.
+    async fn keep_connected(&self, key: &K) {
         let mut failures = 0;
-        let mut first = true;
+        let mut is_first = true;
         loop {
             let wait = {
-                let place = if let Ok(place) = self.places.try_acquire() {
-                    Ok(place)
+                let slot = if let Ok(slot) = self.slots.try_acquire() {
+                    Ok(slot)
                 } else {
-                    self.tell(key, FeedState::OverLimit);
-                    self.places.acquire().await
+                    self.set_state(key, FeedState::OverLimit);
+                    self.slots.acquire().await
                 };
                 // The semaphore is never closed.
-                let Ok(_place) = place else { return };
+                let Ok(_slot) = slot else { return };
                 let opened = Instant::now();
-                let stream = (self.kind.open)(key.clone()).await;
-                let was_up = stream.is_ok();
-                let closed = match stream {
-                    Ok(stream) => {
-                        if !first {
-                            self.metrics
-                                .subscription_reconnects
-                                .get_or_create(&labels)
-                                .inc();
-                        }
-                        let again = self.kind.reread_after.filter(|_| !first);
-                        first = false;
-                        self.listen(key, stream, again, labels).await
-                    }
-                    Err(closed) => closed,
-                };
-                failures = if opened.elapsed() >= GOOD {
-                    1
-                } else {
-                    failures + 1
-                };
-                let push = match &closed.rejected {
-                    Some(why) => FeedState::Rejected(why.as_str().into()),
-                    None => FeedState::Disconnected,
-                };
-                if closed.rejected.is_some() {
+                let disconnect = self.connect(key, &mut is_first).await;
+                let lasted = opened.elapsed() >= STABLE_AFTER;
+                failures = if lasted { 1 } else { failures + 1 };
+                reconnect_wait(&disconnect, failures)
+            };
+            sleep(jittered(wait, JITTER)).await;
+        }
+    }
+
+    /// Opens a connection and receives its messages until it is closed. The first one that opens is
+    /// no reconnect.
+    async fn connect(&self, key: &K, is_first: &mut bool) -> Disconnect {
+        let labels = UpstreamLabels {
+            upstream: self.feed.upstream,
+        };
+        let messages = (self.feed.connect)(key.clone()).await;
+        let was_connected = messages.is_ok();
+        let disconnect = match messages {
+            Ok(messages) => {
+                let is_reconnect = !std::mem::take(is_first);
+                if is_reconnect {
                     self.metrics
-                        .subscription_rejections
+                        .subscription_reconnects
                         .get_or_create(&labels)
                         .inc();
                 }
-                self.tell(key, push);
-                if self.kind.slows_polling && was_up {
-                    self.poke(key, Trigger::request_read);
-                }
-                wait_after(&closed, failures)
-            };
-            sleep(wait.mul_f64(rand::random_range(0.8..=1.2))).await;
+                let reread_after = self.feed.reread_after.filter(|_| is_reconnect);
+                self.receive(key, messages, reread_after, labels).await
+            }
+            Err(disconnect) => disconnect,
+        };
+        let state = match &disconnect.rejected {
+            Some(reason) => FeedState::Rejected(reason.as_str().into()),
+            None => FeedState::Disconnected,
+        };
+        if disconnect.rejected.is_some() {
+            self.metrics
+                .subscription_rejections
+                .get_or_create(&labels)
+                .inc();
         }
+        self.set_state(key, state);
+        if self.feed.slows_polling && was_connected {
+            self.for_each_trigger(key, Trigger::request_read);
+        }
+        disconnect
     }
 
-    /// Listens until the link is closed; has everything read at once, and `again` after a while.
-    async fn listen(
+    /// Receives messages until the connection is closed. Everything is read at once, and again
+    /// after `reread_after`.
+    async fn receive(
         &self,
         key: &K,
-        mut stream: BoxStream<'static, Result<T, Disconnect>>,
-        again: Option<Duration>,
+        mut messages: Messages<T>,
+        reread_after: Option<Duration>,
         labels: UpstreamLabels,
     ) -> Disconnect {
-        let _up = Up::new(&self.metrics, labels);
-        // First the poke, then the word: who waits for the word reads after both, and takes the poke with it.
-        self.poke(key, Trigger::request_read);
-        self.tell(key, FeedState::Connected);
-        let mut again = again.map(|wait| Box::pin(sleep(wait)));
+        let _connected = ConnectedGauge::new(&self.metrics, labels);
+        // The trigger fires before the state changes: a subscriber that waits for the state then
+        // consumes the trigger with its first read.
+        self.for_each_trigger(key, Trigger::request_read);
+        self.set_state(key, FeedState::Connected);
+        let mut reread = reread_after.map(|wait| Box::pin(sleep(wait)));
         loop {
-            let told = tokio::select! {
-                told = stream.next() => told,
-                () = due(&mut again) => {
-                    again = None;
-                    self.poke(key, Trigger::request_read);
+            let message = tokio::select! {
+                message = messages.next() => message,
+                () = due(&mut reread) => {
+                    reread = None;
+                    self.for_each_trigger(key, Trigger::request_read);
                     continue;
                 }
             };
-            match told {
+            match message {
                 None => return Disconnect::transient(),
-                Some(Ok(told)) => {
-                    let kind = NotificationLabels {
-                        kind: self.kind.upstream,
+                Some(Ok(message)) => {
+                    let labels = NotificationLabels {
+                        kind: self.feed.upstream,
                     };
-                    self.metrics.change_notifications.get_or_create(&kind).inc();
-                    if let Some(hear) = &self.kind.on_message {
-                        hear(key, told);
+                    self.metrics
+                        .change_notifications
+                        .get_or_create(&labels)
+                        .inc();
+                    if let Some(on_message) = &self.feed.on_message {
+                        on_message(key, message);
                     } else {
                         let now = Instant::now();
-                        self.poke(key, |poke| poke.notify(now));
+                        self.for_each_trigger(key, |trigger| trigger.notify(now));
                     }
                 }
-                Some(Err(closed)) => return closed,
+                Some(Err(disconnect)) => return disconnect,
             }
         }
     }
 }
 
-/// Waits until it is time, if there is a time.
-async fn due(at: &mut Option<Pin<Box<Sleep>>>) {
-    match at {
-        Some(at) => at.await,
+/// Waits for the timer, or for ever if there is none.
+async fn due(timer: &mut Option<Pin<Box<Sleep>>>) {
+    match timer {
+        Some(timer) => timer.await,
         None => std::future::pending().await,
     }
 }
 
-/// Counts a link as up for as long as it lives, however it ends.
-struct Up<'a>(&'a Metrics, UpstreamLabels);
+/// Counts a connection as connected while it lives, however it ends.
+struct ConnectedGauge<'a>(&'a Metrics, UpstreamLabels);
 
-impl<'a> Up<'a> {
+impl<'a> ConnectedGauge<'a> {
     fn new(metrics: &'a Metrics, labels: UpstreamLabels) -> Self {
         metrics.subscriptions_connected.get_or_create(&labels).inc();
         Self(metrics, labels)
     }
 }
 
-impl Drop for Up<'_> {
+impl Drop for ConnectedGauge<'_> {
     fn drop(&mut self) {
         self.0.subscriptions_connected.get_or_create(&self.1).dec();
     }
 }
 
-fn wait_after(closed: &Disconnect, failures: u32) -> Duration {
-    if closed.rejected.is_some() {
-        return REFUSED;
+fn reconnect_wait(disconnect: &Disconnect, failures: u32) -> Duration {
+    if disconnect.rejected.is_some() {
+        return REJECTED_WAIT;
     }
-    let growing = FIRST
-        .saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1).min(16)))
-        .min(LONGEST);
-    closed
+    let wait = RECONNECTS.delay(failures);
+    disconnect
         .retry_after
-        .map_or(growing, |asked| asked.max(growing).min(REFUSED))
+        .map_or(wait, |asked| asked.max(wait).min(REJECTED_WAIT))
 }
 
 #[cfg(test)]

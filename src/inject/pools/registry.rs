@@ -15,7 +15,7 @@ use crate::crd::{BindingRef, InjectMode};
 use crate::inject::claim::{Claim, Observation, Phase, Want};
 use crate::inject::pool_owner::{self, ManagedPool};
 use crate::prefect::Connection;
-use crate::upstream::limiter::Trigger;
+use crate::upstream::trigger::Trigger;
 
 /// A pool of a server, with the credentials for it.
 #[derive(Clone, PartialEq, Eq, Hash)]

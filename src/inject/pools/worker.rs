@@ -21,8 +21,9 @@ use super::snapshot::PoolSnapshot;
 use crate::crd::BindingRef;
 use crate::metrics::Metrics;
 use crate::prefect::{Clients, Connection, PrefectError};
-use crate::upstream::limiter::{Priority, Trigger};
+use crate::upstream::limiter::Priority;
 use crate::upstream::subscription::{FeedState, SubscriptionGuard};
+use crate::upstream::trigger::Trigger;
 
 /// The first reconcile waits this long for the subscription, so that it need not be repeated after
 /// the subscription is connected.

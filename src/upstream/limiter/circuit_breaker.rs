@@ -1,124 +1,128 @@
-//! Pure: whether an upstream is worth asking.
+//! Pure: the circuit breaker of one upstream.
 //!
-//! In: answers and failures. Out: whether the next request may go, goes as the one that tries, or is answered at once with the error of those before.
-//! So a dead upstream sees one stream of retries, however many ask. It reads no clock.
+//! Input: answers and failures. Output: whether the next request may be sent, is the probe, or gets
+//! the error of the last ones at once.
+//! Invariants: while the circuit is open there is one stream of retries, however many callers there
+//! are. It reads no clock.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Failures in a row, without an answer between them, after which an upstream counts as dead: one broken answer does not hold up the others.
-const IN_A_ROW: u32 = 3;
-/// First wait of a dead upstream.
-pub(super) const FIRST: Duration = Duration::from_secs(1);
-/// Longest wait.
-const LONGEST: Duration = Duration::from_mins(1);
-/// Longest wait of a request that somebody waits for: whoever has mended a server, and asks anew, is not to wait for a minute.
-const URGENT: Duration = Duration::from_secs(5);
+use crate::upstream::backoff::Backoff;
 
-/// Whether a request may go.
+/// Failures in a row, without an answer between them, that open the circuit: one broken answer does
+/// not stop the other requests.
+const FAILURE_THRESHOLD: u32 = 3;
+/// First and shortest wait of an open circuit.
+pub(super) const MIN_WAIT: Duration = Duration::from_secs(1);
+/// Waits between probes.
+const PROBES: Backoff = Backoff::new(MIN_WAIT, Duration::from_mins(1));
+/// Longest wait of an interactive request: a user who has repaired a server and tries again must
+/// not wait for a minute.
+const MAX_INTERACTIVE_WAIT: Duration = Duration::from_secs(5);
+
+/// Whether a request may be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Door<E> {
+pub(super) enum Circuit<E> {
     /// It may.
-    Open,
-    /// It may, as the only one, to see whether the upstream is back.
-    Try,
-    /// It would fail like those before; to be tried again after the wait.
-    Shut(E, Duration),
+    Closed,
+    /// It may, as the only one: the probe that shows whether the upstream answers again.
+    HalfOpen,
+    /// It would fail with this error; to be tried again after the wait.
+    Open(E, Duration),
+}
+
+/// Counts failures, and opens and closes the circuit.
+#[derive(Debug)]
+pub(super) struct CircuitBreaker<E> {
+    failures: u32,
+    open: Option<Open<E>>,
 }
 
 #[derive(Debug)]
-pub(super) struct Health<E> {
-    in_a_row: u32,
-    dead: Option<Dead<E>>,
-}
-
-#[derive(Debug)]
-struct Dead<E> {
+struct Open<E> {
     error: E,
-    tries: u32,
+    probes: u32,
     since: Instant,
     until: Instant,
-    trying: bool,
+    is_probing: bool,
 }
 
-impl<E> Default for Health<E> {
+impl<E> Default for CircuitBreaker<E> {
     fn default() -> Self {
         Self {
-            in_a_row: 0,
-            dead: None,
+            failures: 0,
+            open: None,
         }
     }
 }
 
-impl<E: Clone> Health<E> {
-    pub(super) fn door(&mut self, urgent: bool, now: Instant) -> Door<E> {
-        let Some(dead) = &mut self.dead else {
-            return Door::Open;
+impl<E: Clone> CircuitBreaker<E> {
+    /// Whether the next request may be sent. If it may as the probe, the others wait for its
+    /// outcome.
+    pub(super) fn check(&mut self, is_interactive: bool, now: Instant) -> Circuit<E> {
+        let Some(open) = &mut self.open else {
+            return Circuit::Closed;
         };
-        let until = if urgent {
-            dead.until.min(dead.since + URGENT)
+        let until = if is_interactive {
+            open.until.min(open.since + MAX_INTERACTIVE_WAIT)
         } else {
-            dead.until
+            open.until
         };
-        if dead.trying || until > now {
-            let wait = until.saturating_duration_since(now).max(FIRST);
-            return Door::Shut(dead.error.clone(), wait);
+        if open.is_probing || until > now {
+            let wait = until.saturating_duration_since(now).max(MIN_WAIT);
+            return Circuit::Open(open.error.clone(), wait);
         }
-        dead.trying = true;
-        Door::Try
+        open.is_probing = true;
+        Circuit::HalfOpen
     }
 
-    /// An answer came, whatever it said. True if the upstream was dead until now.
-    pub(super) fn answered(&mut self) -> bool {
-        self.in_a_row = 0;
-        self.dead.take().is_some()
+    /// Records an answer of any status. True if it closes an open circuit.
+    pub(super) fn record_answer(&mut self) -> bool {
+        self.failures = 0;
+        self.open.take().is_some()
     }
 
-    /// No answer came. True if the upstream counts as dead from now on.
-    pub(super) fn failed(&mut self, error: E, tried: bool, now: Instant) -> bool {
-        self.in_a_row = self.in_a_row.saturating_add(1);
-        match &mut self.dead {
-            Some(dead) if tried => {
-                dead.error = error;
-                dead.tries = dead.tries.saturating_add(1);
-                dead.trying = false;
-                dead.since = now;
-                dead.until = now + wait(dead.tries);
+    /// Records that no answer came. True if this opens the circuit.
+    pub(super) fn record_failure(&mut self, error: E, is_probe: bool, now: Instant) -> bool {
+        self.failures = self.failures.saturating_add(1);
+        match &mut self.open {
+            Some(open) if is_probe => {
+                open.error = error;
+                open.probes = open.probes.saturating_add(1);
+                open.is_probing = false;
+                open.since = now;
+                open.until = now + PROBES.delay(open.probes.saturating_add(1));
                 false
             }
-            // One that was on its way when the others failed.
+            // It was in flight when the circuit opened.
             Some(_) => false,
-            None if self.in_a_row < IN_A_ROW => false,
+            None if self.failures < FAILURE_THRESHOLD => false,
             None => {
-                self.dead = Some(Dead {
+                self.open = Some(Open {
                     error,
-                    tries: 0,
+                    probes: 0,
                     since: now,
-                    until: now + wait(0),
-                    trying: false,
+                    until: now + PROBES.delay(1),
+                    is_probing: false,
                 });
                 true
             }
         }
     }
 
-    /// The one that tried came to nothing, not even to a failure: the next one tries.
-    pub(super) fn gave_up(&mut self) {
-        if let Some(dead) = &mut self.dead {
-            dead.trying = false;
+    /// The probe was dropped without an outcome: the next request is the probe.
+    pub(super) fn abandon_probe(&mut self) {
+        if let Some(open) = &mut self.open {
+            open.is_probing = false;
         }
     }
 
-    pub(super) fn is_well(&self) -> bool {
-        self.in_a_row == 0 && self.dead.is_none()
+    /// Whether no failure is recorded.
+    pub(super) fn is_healthy(&self) -> bool {
+        self.failures == 0 && self.open.is_none()
     }
-}
-
-fn wait(tries: u32) -> Duration {
-    FIRST
-        .saturating_mul(2_u32.saturating_pow(tries.min(16)))
-        .min(LONGEST)
 }
 
 #[cfg(test)]
@@ -126,46 +130,47 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_broken_answer_does_not_hold_up_the_others() {
-        let (mut health, now) = (Health::default(), Instant::now());
+    fn one_broken_answer_does_not_open_the_circuit() {
+        let (mut breaker, now) = (CircuitBreaker::default(), Instant::now());
         for _ in 0..10 {
-            assert!(!health.failed("down", false, now));
-            assert!(!health.failed("down", false, now));
-            assert!(!health.answered());
+            assert!(!breaker.record_failure("down", false, now));
+            assert!(!breaker.record_failure("down", false, now));
+            assert!(!breaker.record_answer());
         }
-        assert_eq!(health.door(false, now), Door::Open);
+        assert_eq!(breaker.check(false, now), Circuit::Closed);
     }
 
     #[test]
-    fn a_dead_upstream_is_tried_by_one_at_a_time_with_growing_waits() {
-        let (mut health, mut now) = (Health::default(), Instant::now());
-        assert!(!health.failed("down", false, now));
-        assert!(!health.failed("down", false, now));
-        assert!(health.failed("down", false, now));
-        assert!(!health.failed("late", false, now), "told once");
+    fn an_open_circuit_sends_one_probe_at_a_time_with_backoff() {
+        let (mut breaker, mut now) = (CircuitBreaker::default(), Instant::now());
+        assert!(!breaker.record_failure("down", false, now));
+        assert!(!breaker.record_failure("down", false, now));
+        assert!(breaker.record_failure("down", false, now));
+        assert!(!breaker.record_failure("late", false, now), "opens once");
         let mut waits = Vec::new();
         for _ in 0..8 {
-            let Door::Shut("down", wait) = health.door(false, now) else {
-                panic!("not shut")
+            let Circuit::Open("down", wait) = breaker.check(false, now) else {
+                panic!("not open")
             };
             waits.push(wait.as_secs());
             now += wait;
-            assert_eq!(health.door(false, now), Door::Try);
+            assert_eq!(breaker.check(false, now), Circuit::HalfOpen);
             assert!(
-                matches!(health.door(false, now), Door::Shut(..)),
+                matches!(breaker.check(false, now), Circuit::Open(..)),
                 "one at a time"
             );
-            health.failed("down", true, now);
+            breaker.record_failure("down", true, now);
         }
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
-        assert_eq!(health.door(true, now + URGENT), Door::Try, "somebody waits");
-        health.gave_up();
-        now += LONGEST;
-        assert_eq!(health.door(false, now), Door::Try);
-        health.gave_up();
-        assert_eq!(health.door(false, now), Door::Try, "the next one tries");
-        assert!(health.answered(), "it is back");
-        assert_eq!(health.door(false, now), Door::Open);
-        assert!(health.is_well());
+        let soon = now + MAX_INTERACTIVE_WAIT;
+        assert_eq!(breaker.check(true, soon), Circuit::HalfOpen, "interactive");
+        breaker.abandon_probe();
+        now += Duration::from_mins(1);
+        assert_eq!(breaker.check(false, now), Circuit::HalfOpen);
+        breaker.abandon_probe();
+        assert_eq!(breaker.check(false, now), Circuit::HalfOpen, "the next one");
+        assert!(breaker.record_answer(), "it has recovered");
+        assert_eq!(breaker.check(false, now), Circuit::Closed);
+        assert!(breaker.is_healthy());
     }
 }

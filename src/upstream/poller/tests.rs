@@ -1,20 +1,21 @@
 use super::*;
+use crate::reason::Reason;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use tokio::sync::mpsc;
 
-type Reply = Result<Poll<&'static str>, Failure>;
+type ReadReply = Result<Poll<&'static str>, Failure>;
 
 struct Fixture {
-    sources: Pollers<&'static str, &'static str, &'static str>,
+    pollers: Pollers<&'static str, &'static str, &'static str>,
     reads: Arc<AtomicUsize>,
-    replies: Arc<Mutex<Vec<Reply>>>,
-    woken: mpsc::UnboundedReceiver<&'static str>,
+    replies: Arc<Mutex<Vec<ReadReply>>>,
+    enqueued: mpsc::UnboundedReceiver<&'static str>,
     shutdown: CancellationToken,
 }
 
-/// Sources that give `replies` in turn, and the last of them for ever.
-fn fixture(replies: Vec<Reply>) -> Fixture {
-    let (sender, woken) = mpsc::unbounded_channel();
+/// Pollers whose reads return `replies` in turn, and the last of them for ever.
+fn fixture(replies: Vec<ReadReply>) -> Fixture {
+    let (sender, enqueued) = mpsc::unbounded_channel();
     let reads = Arc::new(AtomicUsize::new(0));
     let replies = Arc::new(Mutex::new(replies));
     let shutdown = CancellationToken::new();
@@ -22,7 +23,7 @@ fn fixture(replies: Vec<Reply>) -> Fixture {
         let (reads, replies) = (Arc::clone(&reads), Arc::clone(&replies));
         move |_key, _last, _wish| {
             reads.fetch_add(1, SeqCst);
-            let mut replies = replies.lock().unwrap();
+            let mut replies = replies.lock();
             let reply = if replies.len() > 1 {
                 replies.remove(0)
             } else {
@@ -34,19 +35,19 @@ fn fixture(replies: Vec<Reply>) -> Fixture {
             })
         }
     });
-    let wake: Enqueue<&'static str> = Arc::new(move |who| {
-        let _ = sender.send(*who);
+    let enqueue: Enqueue<&'static str> = Arc::new(move |subscriber| {
+        let _ = sender.send(*subscriber);
     });
     Fixture {
-        sources: Pollers::new(read, None, Duration::ZERO, wake, shutdown.clone()),
+        pollers: Pollers::new(read, None, Duration::ZERO, enqueue, shutdown.clone()),
         reads,
         replies,
-        woken,
+        enqueued,
         shutdown,
     }
 }
 
-fn fault(reason: Reason) -> Failure {
+fn failure(reason: Reason) -> Failure {
     Failure {
         reason,
         message: "it failed".to_owned(),
@@ -57,167 +58,160 @@ fn fault(reason: Reason) -> Failure {
 const MINUTE: Duration = Duration::from_mins(1);
 
 #[tokio::test(start_paused = true)]
-async fn many_dependants_cost_one_read_and_all_are_woken() {
+async fn subscribers_share_one_read_and_all_are_enqueued() {
     let mut f = fixture(vec![Ok(Poll::Changed("v1")), Ok(Poll::Unchanged)]);
-    for who in ["a", "b", "c"] {
-        assert!(f.sources.subscribe(&who, &"k", MINUTE).value.is_none());
+    for subscriber in ["a", "b", "c"] {
+        assert!(
+            f.pollers
+                .subscribe(&subscriber, &"k", MINUTE)
+                .value
+                .is_none()
+        );
     }
-    let mut woken = [
-        f.woken.recv().await,
-        f.woken.recv().await,
-        f.woken.recv().await,
+    let mut enqueued = [
+        f.enqueued.recv().await,
+        f.enqueued.recv().await,
+        f.enqueued.recv().await,
     ];
-    woken.sort_unstable();
-    assert_eq!(woken, [Some("a"), Some("b"), Some("c")]);
+    enqueued.sort_unstable();
+    assert_eq!(enqueued, [Some("a"), Some("b"), Some("c")]);
     assert_eq!(f.reads.load(SeqCst), 1);
     assert_eq!(
-        f.sources.subscribe(&"a", &"k", MINUTE).value.as_deref(),
+        f.pollers.subscribe(&"a", &"k", MINUTE).value.as_deref(),
         Some(&"v1")
     );
-    assert_eq!(f.reads.load(SeqCst), 1, "asking again reads nothing");
+    assert_eq!(
+        f.reads.load(SeqCst),
+        1,
+        "a second subscription reads nothing"
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_poll_that_finds_nothing_new_wakes_nobody() {
+async fn an_unchanged_poll_enqueues_no_subscriber() {
     let mut f = fixture(vec![Ok(Poll::Changed("v1")), Ok(Poll::Unchanged)]);
-    f.sources.subscribe(&"a", &"k", MINUTE);
-    assert_eq!(f.woken.recv().await, Some("a"));
+    f.pollers.subscribe(&"a", &"k", MINUTE);
+    assert_eq!(f.enqueued.recv().await, Some("a"));
     tokio::time::sleep(MINUTE * 5).await;
     assert!(
         (5..=6).contains(&f.reads.load(SeqCst)),
         "{}",
         f.reads.load(SeqCst)
     );
-    assert!(f.woken.try_recv().is_err());
-    assert!(f.sources.subscribe(&"a", &"k", MINUTE).unchanged_reads >= 5);
+    assert!(f.enqueued.try_recv().is_err());
+    assert!(f.pollers.subscribe(&"a", &"k", MINUTE).unchanged_reads >= 5);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_keeps_the_last_good_value_and_is_told_once() {
+async fn a_failure_keeps_the_last_good_value_and_enqueues_once() {
     let mut f = fixture(vec![
         Ok(Poll::Changed("v1")),
-        Err(fault(Reason::DopplerUnreachable)),
+        Err(failure(Reason::DopplerUnreachable)),
     ]);
-    f.sources.subscribe(&"a", &"k", MINUTE);
-    assert_eq!(f.woken.recv().await, Some("a"));
-    assert_eq!(f.woken.recv().await, Some("a"));
-    let reading = f.sources.subscribe(&"a", &"k", MINUTE);
-    assert_eq!(reading.value.as_deref(), Some(&"v1"));
-    assert_eq!(reading.failure.unwrap().reason, Reason::DopplerUnreachable);
+    f.pollers.subscribe(&"a", &"k", MINUTE);
+    assert_eq!(f.enqueued.recv().await, Some("a"));
+    assert_eq!(f.enqueued.recv().await, Some("a"));
+    let state = f.pollers.subscribe(&"a", &"k", MINUTE);
+    assert_eq!(state.value.as_deref(), Some(&"v1"));
+    assert_eq!(state.failure.unwrap().reason, Reason::DopplerUnreachable);
     tokio::time::sleep(MINUTE * 3).await;
     assert!(
-        f.woken.try_recv().is_err(),
-        "the same failure is not told twice"
+        f.enqueued.try_recv().is_err(),
+        "the same failure enqueues only once"
     );
-    *f.replies.lock().unwrap() = vec![Ok(Poll::Unchanged)];
-    assert_eq!(f.woken.recv().await, Some("a"), "recovery is told");
-    assert!(f.sources.subscribe(&"a", &"k", MINUTE).failure.is_none());
+    *f.replies.lock() = vec![Ok(Poll::Unchanged)];
+    assert_eq!(f.enqueued.recv().await, Some("a"), "recovery enqueues");
+    assert!(f.pollers.subscribe(&"a", &"k", MINUTE).failure.is_none());
 }
 
 #[tokio::test(start_paused = true)]
-async fn waits_grow_while_an_upstream_is_dead() {
-    let f = fixture(vec![Err(fault(Reason::DopplerUnreachable))]);
-    f.sources.subscribe(&"a", &"k", MINUTE);
+async fn reads_back_off_while_the_upstream_is_down() {
+    let f = fixture(vec![Err(failure(Reason::DopplerUnreachable))]);
+    f.pollers.subscribe(&"a", &"k", MINUTE);
     tokio::time::sleep(Duration::from_mins(10)).await;
     let reads = f.reads.load(SeqCst);
     assert!((12..=20).contains(&reads), "{reads} reads in 10 minutes");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_source_without_dependants_ends_and_forgets() {
+async fn a_key_without_subscribers_is_stopped_and_dropped() {
     let mut f = fixture(vec![Ok(Poll::Changed("v1")), Ok(Poll::Unchanged)]);
-    f.sources.subscribe(&"a", &"k", MINUTE);
-    f.woken.recv().await;
-    f.sources.subscribe(&"a", &"other", MINUTE);
-    assert_eq!(f.sources.len(), 1, "the old key is gone");
-    f.sources.unsubscribe(&"a");
-    assert!(f.sources.is_empty());
+    f.pollers.subscribe(&"a", &"k", MINUTE);
+    f.enqueued.recv().await;
+    f.pollers.subscribe(&"a", &"other", MINUTE);
+    assert_eq!(f.pollers.len(), 1, "the old key is gone");
+    f.pollers.unsubscribe(&"a");
+    assert!(f.pollers.is_empty());
     let reads = f.reads.load(SeqCst);
     tokio::time::sleep(MINUTE * 5).await;
     assert_eq!(f.reads.load(SeqCst), reads, "nothing is polled any more");
     assert!(
-        f.sources.subscribe(&"b", &"k", MINUTE).value.is_none(),
+        f.pollers.subscribe(&"b", &"k", MINUTE).value.is_none(),
         "nothing is remembered"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_poke_reads_at_once_and_only_where_it_is_meant() {
+async fn a_refresh_reads_only_the_affected_keys() {
     let mut f = fixture(vec![Ok(Poll::Changed("v1"))]);
-    f.sources.subscribe(&"a", &"k", MINUTE);
-    f.sources.subscribe(&"b", &"l", MINUTE);
-    f.woken.recv().await;
-    f.woken.recv().await;
-    f.sources.refresh(Instant::now(), |key, last| {
+    f.pollers.subscribe(&"a", &"k", MINUTE);
+    f.pollers.subscribe(&"b", &"l", MINUTE);
+    f.enqueued.recv().await;
+    f.enqueued.recv().await;
+    f.pollers.refresh(Instant::now(), |key, last| {
         *key == "k" && last == Some(&"v1")
     });
-    assert_eq!(f.woken.recv().await, Some("a"));
+    assert_eq!(f.enqueued.recv().await, Some("a"));
     assert_eq!(f.reads.load(SeqCst), 3);
 }
 
 #[tokio::test(start_paused = true)]
-async fn shutdown_ends_every_source() {
+async fn shutdown_stops_every_key() {
     let mut f = fixture(vec![Ok(Poll::Changed("v1"))]);
-    f.sources.subscribe(&"a", &"k", MINUTE);
-    f.woken.recv().await;
+    f.pollers.subscribe(&"a", &"k", MINUTE);
+    f.enqueued.recv().await;
     f.shutdown.cancel();
     let reads = f.reads.load(SeqCst);
     tokio::time::sleep(MINUTE * 5).await;
     assert_eq!(f.reads.load(SeqCst), reads);
 }
 
-#[test]
-fn an_upstream_that_says_when_to_come_back_is_heard_but_not_for_ever() {
-    let limited = |retry_after| Failure {
-        retry_after,
-        ..fault(Reason::DopplerRateLimited)
-    };
-    let asked = limited(Some(Duration::from_secs(7)));
-    assert_eq!(wait_after(Some(&asked), 1, MINUTE), Duration::from_secs(7));
-    assert_eq!(
-        wait_after(Some(&limited(Some(Duration::MAX))), 1, MINUTE),
-        LONGEST_WAIT
-    );
-    assert_eq!(
-        wait_after(Some(&limited(Some(Duration::ZERO))), 1, MINUTE),
-        FIRST_RETRY
-    );
-    assert_eq!(
-        wait_after(Some(&fault(Reason::DopplerUnauthorized)), 9, MINUTE),
-        MINUTE,
-        "waits for a change, does not hammer"
-    );
-}
-
 #[tokio::test(start_paused = true)]
-async fn a_first_answer_that_is_long_in_coming_is_told_once_and_still_taken() {
-    let (sender, mut woken) = mpsc::unbounded_channel();
-    let (answer, awaited) = tokio::sync::watch::channel(false);
+async fn a_slow_first_result_enqueues_once_and_is_still_applied() {
+    let (sender, mut enqueued) = mpsc::unbounded_channel();
+    let (release, released_reads) = tokio::sync::watch::channel(false);
     let read: ReadFn<&'static str, &'static str> = Box::new(move |_, _, _| {
-        let mut awaited = awaited.clone();
+        let mut released_reads = released_reads.clone();
         Box::pin(async move {
-            awaited.wait_for(|come| *come).await.unwrap();
+            released_reads.wait_for(|released| *released).await.unwrap();
             Ok(Poll::Changed("v1"))
         })
     });
-    let wake: Enqueue<&'static str> = Arc::new(move |who| sender.send(*who).unwrap());
-    let sources = Pollers::new(read, None, Duration::ZERO, wake, CancellationToken::new());
+    let enqueue: Enqueue<&'static str> =
+        Arc::new(move |subscriber| sender.send(*subscriber).unwrap());
+    let pollers = Pollers::new(
+        read,
+        None,
+        Duration::ZERO,
+        enqueue,
+        CancellationToken::new(),
+    );
     let begun = Instant::now();
-    assert!(!sources.subscribe(&"a", &"k", MINUTE).overdue);
-    assert_eq!(woken.recv().await, Some("a"));
-    assert_eq!(begun.elapsed().as_secs(), FIRST_ANSWER.as_secs());
-    assert!(sources.subscribe(&"a", &"k", MINUTE).overdue);
+    assert!(!pollers.subscribe(&"a", &"k", MINUTE).overdue);
+    assert_eq!(enqueued.recv().await, Some("a"));
+    assert_eq!(begun.elapsed().as_secs(), FIRST_RESULT.as_secs());
+    assert!(pollers.subscribe(&"a", &"k", MINUTE).overdue);
     assert!(
-        sources.subscribe(&"b", &"k", MINUTE).overdue,
-        "it is told at once"
+        pollers.subscribe(&"b", &"k", MINUTE).overdue,
+        "a new subscriber sees it at once"
     );
     tokio::time::sleep(MINUTE * 5).await;
-    assert!(woken.try_recv().is_err());
-    answer.send_replace(true);
-    assert!(woken.recv().await.is_some());
-    let reading = sources.subscribe(&"a", &"k", MINUTE);
+    assert!(enqueued.try_recv().is_err());
+    release.send_replace(true);
+    assert!(enqueued.recv().await.is_some());
+    let state = pollers.subscribe(&"a", &"k", MINUTE);
     assert_eq!(
-        (reading.value.as_deref(), reading.overdue),
+        (state.value.as_deref(), state.overdue),
         (Some(&"v1"), false)
     );
 }

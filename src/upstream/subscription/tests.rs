@@ -2,62 +2,65 @@ use super::*;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use tokio::sync::mpsc;
 
-type Line = mpsc::UnboundedSender<Result<(), Disconnect>>;
+type Sender = mpsc::UnboundedSender<Result<(), Disconnect>>;
 
 struct Fixture {
-    links: Subscriptions<&'static str, ()>,
+    subscriptions: Subscriptions<&'static str, ()>,
     opened: Arc<AtomicUsize>,
-    lines: Arc<Mutex<Vec<(&'static str, Line)>>>,
-    refuse: Arc<Mutex<Option<Disconnect>>>,
+    senders: Arc<Mutex<Vec<(&'static str, Sender)>>>,
+    reject: Arc<Mutex<Option<Disconnect>>>,
     metrics: Arc<Metrics>,
 }
 
-fn fixture(most: usize) -> Fixture {
-    fixture_that_listens_after(None, most)
+fn fixture(max_connections: usize) -> Fixture {
+    fixture_with_reread(None, max_connections)
 }
 
-fn fixture_that_listens_after(listens_after: Option<Duration>, most: usize) -> Fixture {
+fn fixture_with_reread(reread_after: Option<Duration>, max_connections: usize) -> Fixture {
     let opened = Arc::new(AtomicUsize::new(0));
-    let lines = Arc::new(Mutex::new(Vec::new()));
-    let refuse = Arc::new(Mutex::new(None::<Disconnect>));
-    let open: Connect<&'static str, ()> = Box::new({
-        let (opened, lines, refuse) =
-            (Arc::clone(&opened), Arc::clone(&lines), Arc::clone(&refuse));
+    let senders = Arc::new(Mutex::new(Vec::new()));
+    let reject = Arc::new(Mutex::new(None::<Disconnect>));
+    let connect: Connect<&'static str, ()> = Box::new({
+        let (opened, senders, reject) = (
+            Arc::clone(&opened),
+            Arc::clone(&senders),
+            Arc::clone(&reject),
+        );
         move |key| {
             opened.fetch_add(1, SeqCst);
-            let refused = refuse.lock().unwrap().clone();
-            let lines = Arc::clone(&lines);
+            let rejected = reject.lock().clone();
+            let senders = Arc::clone(&senders);
             Box::pin(async move {
                 sleep(Duration::from_millis(20)).await;
-                if let Some(closed) = refused {
-                    return Err(closed);
+                if let Some(disconnect) = rejected {
+                    return Err(disconnect);
                 }
-                let (line, mut told) = mpsc::unbounded_channel();
-                lines.lock().unwrap().push((key, line));
-                Ok(futures::stream::poll_fn(move |cx| told.poll_recv(cx)).boxed())
+                let (sender, mut messages) = mpsc::unbounded_channel();
+                senders.lock().push((key, sender));
+                Ok(futures::stream::poll_fn(move |cx| messages.poll_recv(cx)).boxed())
             })
         }
     });
     let metrics = Arc::new(Metrics::new());
-    let kind = FeedSpec {
+    let feed = FeedSpec {
         upstream: "doppler",
-        open,
+        connect,
         on_message: None,
         slows_polling: false,
-        reread_after: listens_after,
-        max_connections: most,
+        reread_after,
+        max_connections,
     };
     Fixture {
-        links: Subscriptions::new(kind, Arc::clone(&metrics), CancellationToken::new()),
+        subscriptions: Subscriptions::new(feed, Arc::clone(&metrics), CancellationToken::new()),
         opened,
-        lines,
-        refuse,
+        senders,
+        reject,
         metrics,
     }
 }
 
 impl Fixture {
-    fn up(&self) -> i64 {
+    fn connected(&self) -> i64 {
         let labels = UpstreamLabels {
             upstream: "doppler",
         };
@@ -71,101 +74,107 @@ impl Fixture {
 const LIMIT: Duration = Duration::from_millis(250);
 
 #[tokio::test(start_paused = true)]
-async fn many_holders_share_a_link_and_all_are_poked() {
+async fn subscribers_share_a_connection_and_all_are_triggered() {
     let f = fixture(8);
-    let pokes = [Trigger::default(), Trigger::default()];
-    let held = pokes
+    let triggers = [Trigger::default(), Trigger::default()];
+    let guard = triggers
         .each_ref()
-        .map(|poke| f.links.subscribe(&"k", poke.clone()));
-    assert_eq!(held[0].state(), FeedState::Connecting);
-    for (held, poke) in held.iter().zip(&pokes) {
-        held.settled(LIMIT).await;
-        assert_eq!(held.state(), FeedState::Connected);
+        .map(|trigger| f.subscriptions.subscribe(&"k", trigger.clone()));
+    assert_eq!(guard[0].state(), FeedState::Connecting);
+    for (guard, trigger) in guard.iter().zip(&triggers) {
+        guard.settled(LIMIT).await;
+        assert_eq!(guard.state(), FeedState::Connected);
         assert!(
-            poke.take_pending(),
+            trigger.take_pending(),
             "what was read before the link was up is read again"
         );
     }
     assert_eq!(f.opened.load(SeqCst), 1);
-    f.lines.lock().unwrap()[0].1.send(Ok(())).unwrap();
-    for poke in &pokes {
-        poke.triggered().await;
-        assert!(poke.take_notified_at().is_some());
+    f.senders.lock()[0].1.send(Ok(())).unwrap();
+    for trigger in &triggers {
+        trigger.triggered().await;
+        assert!(trigger.take_notified_at().is_some());
     }
-    assert_eq!(f.up(), 1);
-    drop(held);
-    assert!(f.links.is_empty());
+    assert_eq!(f.connected(), 1);
+    drop(guard);
+    assert!(f.subscriptions.is_empty());
     sleep(Duration::from_millis(1)).await;
-    assert_eq!(f.up(), 0, "the last one who lets go ends it");
-    assert!(f.lines.lock().unwrap()[0].1.is_closed());
+    assert_eq!(f.connected(), 0, "the last one who lets go ends it");
+    assert!(f.senders.lock()[0].1.is_closed());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_link_is_opened_again_and_everything_is_read_once() {
+async fn a_lost_connection_is_reopened_and_everything_is_read_once() {
     let f = fixture(8);
-    let poke = Trigger::default();
-    let held = f.links.subscribe(&"k", poke.clone());
-    held.settled(LIMIT).await;
-    poke.take_pending();
-    f.lines.lock().unwrap()[0]
+    let trigger = Trigger::default();
+    let guard = f.subscriptions.subscribe(&"k", trigger.clone());
+    guard.settled(LIMIT).await;
+    trigger.take_pending();
+    f.senders.lock()[0]
         .1
         .send(Err(Disconnect::transient()))
         .unwrap();
-    poke.triggered().await;
+    trigger.triggered().await;
     assert_eq!(f.opened.load(SeqCst), 2);
-    assert_eq!(held.state(), FeedState::Connected);
-    assert!(poke.take_notified_at().is_none(), "nobody told of a change");
-    assert!(!poke.take_pending(), "once");
+    assert_eq!(guard.state(), FeedState::Connected);
+    assert!(
+        trigger.take_notified_at().is_none(),
+        "no change was reported"
+    );
+    assert!(!trigger.take_pending(), "once");
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_nobody_says_when_they_listen_it_is_read_once_more_after_a_loss() {
-    let f = fixture_that_listens_after(Some(Duration::from_secs(1)), 8);
-    let poke = Trigger::default();
-    let held = f.links.subscribe(&"k", poke.clone());
-    held.settled(LIMIT).await;
-    poke.take_pending();
+async fn after_a_reconnect_it_is_read_once_more_if_the_feed_asks() {
+    let f = fixture_with_reread(Some(Duration::from_secs(1)), 8);
+    let trigger = Trigger::default();
+    let guard = f.subscriptions.subscribe(&"k", trigger.clone());
+    guard.settled(LIMIT).await;
+    trigger.take_pending();
     sleep(Duration::from_secs(5)).await;
-    assert!(!poke.take_pending(), "the first read comes after the link");
-    f.lines.lock().unwrap()[0]
+    assert!(
+        !trigger.take_pending(),
+        "the first read comes after the connection"
+    );
+    f.senders.lock()[0]
         .1
         .send(Err(Disconnect::transient()))
         .unwrap();
-    poke.triggered().await;
+    trigger.triggered().await;
     let first = Instant::now();
-    poke.triggered().await;
+    trigger.triggered().await;
     assert_eq!(first.elapsed(), Duration::from_secs(1));
     sleep(Duration::from_secs(5)).await;
-    assert!(!poke.take_pending(), "once");
+    assert!(!trigger.take_pending(), "once");
 }
 
 #[tokio::test(start_paused = true)]
-async fn waits_grow_while_nobody_answers() {
+async fn reconnects_back_off_while_the_upstream_is_down() {
     let f = fixture(8);
-    *f.refuse.lock().unwrap() = Some(Disconnect::transient());
-    let held = f.links.subscribe(&"k", Trigger::default());
+    *f.reject.lock() = Some(Disconnect::transient());
+    let guard = f.subscriptions.subscribe(&"k", Trigger::default());
     sleep(Duration::from_mins(10)).await;
     let opened = f.opened.load(SeqCst);
     assert!((13..=22).contains(&opened), "{opened}");
-    assert_eq!(held.state(), FeedState::Disconnected);
+    assert_eq!(guard.state(), FeedState::Disconnected);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_link_says_why_and_is_tried_again_rarely() {
+async fn a_rejected_connection_states_why_and_is_tried_again_rarely() {
     let f = fixture(1);
-    *f.refuse.lock().unwrap() = Some(Disconnect {
+    *f.reject.lock() = Some(Disconnect {
         rejected: Some("the plan has none".to_owned()),
         retry_after: None,
     });
-    let held = f.links.subscribe(&"k", Trigger::default());
-    held.settled(LIMIT).await;
+    let guard = f.subscriptions.subscribe(&"k", Trigger::default());
+    guard.settled(LIMIT).await;
     assert_eq!(
-        held.state(),
+        guard.state(),
         FeedState::Rejected("the plan has none".into())
     );
-    // It takes no place from others.
-    *f.refuse.lock().unwrap() = None;
-    let other = f.links.subscribe(&"other", Trigger::default());
+    // It uses no slot meanwhile.
+    *f.reject.lock() = None;
+    let other = f.subscriptions.subscribe(&"other", Trigger::default());
     other.settled(LIMIT).await;
     assert_eq!(other.state(), FeedState::Connected);
     drop(other);
@@ -173,45 +182,48 @@ async fn a_refused_link_says_why_and_is_tried_again_rarely() {
     assert_eq!(f.opened.load(SeqCst), 2);
     sleep(Duration::from_hours(1)).await;
     assert_eq!(
-        held.state(),
+        guard.state(),
         FeedState::Connected,
         "a plan may have been bought"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn beyond_the_bound_it_is_polled_until_a_place_is_free() {
+async fn beyond_the_maximum_a_subscriber_waits_for_a_free_slot() {
     let f = fixture(1);
-    let first = f.links.subscribe(&"a", Trigger::default());
+    let first = f.subscriptions.subscribe(&"a", Trigger::default());
     first.settled(LIMIT).await;
-    let poke = Trigger::default();
-    let second = f.links.subscribe(&"b", poke.clone());
+    let trigger = Trigger::default();
+    let second = f.subscriptions.subscribe(&"b", trigger.clone());
     second.settled(LIMIT).await;
     assert_eq!(second.state(), FeedState::OverLimit);
     assert_eq!(f.opened.load(SeqCst), 1);
     drop(first);
-    poke.triggered().await;
+    trigger.triggered().await;
     assert_eq!(second.state(), FeedState::Connected);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_link_that_takes_long_holds_nobody_up() {
+async fn a_slow_connection_does_not_delay_its_subscribers() {
     let f = fixture(8);
-    let held = f.links.subscribe(&"k", Trigger::default());
+    let guard = f.subscriptions.subscribe(&"k", Trigger::default());
     let start = Instant::now();
-    held.settled(Duration::from_millis(5)).await;
+    guard.settled(Duration::from_millis(5)).await;
     assert_eq!(start.elapsed(), Duration::from_millis(5));
-    assert_eq!(held.state(), FeedState::Connecting);
+    assert_eq!(guard.state(), FeedState::Connecting);
 }
 
 #[test]
-fn the_other_side_may_ask_for_patience_but_not_for_ever() {
-    let closed = |seconds| Disconnect {
+fn an_upstream_can_ask_for_a_wait_within_bounds() {
+    let disconnect = |seconds| Disconnect {
         rejected: None,
         retry_after: Some(Duration::from_secs(seconds)),
     };
-    assert_eq!(wait_after(&closed(0), 1), FIRST);
-    assert_eq!(wait_after(&closed(90), 1), Duration::from_secs(90));
-    assert_eq!(wait_after(&closed(1 << 40), 1), REFUSED);
-    assert_eq!(wait_after(&Disconnect::transient(), 99), LONGEST);
+    assert_eq!(reconnect_wait(&disconnect(0), 1), Duration::from_secs(1));
+    assert_eq!(reconnect_wait(&disconnect(90), 1), Duration::from_secs(90));
+    assert_eq!(reconnect_wait(&disconnect(1 << 40), 1), REJECTED_WAIT);
+    assert_eq!(
+        reconnect_wait(&Disconnect::transient(), 99),
+        Duration::from_mins(1)
+    );
 }
