@@ -1,7 +1,8 @@
-//! The Dockerfile, as far as it can be read without an engine: whether the last stage is as small and as harmless as it is said to be, and whether
-//! all that the build needs is sent to it. `running` makes an image of that last stage, and runs it.
+//! The Dockerfile, checked without a container engine: the last stage is minimal, and the build
+//! context contains everything that the build needs. `running` builds and runs the last stage.
 //!
-//! In: Dockerfile, .dockerignore. Out: what is wrong with them. Never: a base image from a registry.
+//! Input: Dockerfile and .dockerignore. Output: their errors.
+//! Invariants: no test pulls an image from a registry.
 
 mod running;
 
@@ -15,7 +16,7 @@ struct Instruction {
     rest: String,
 }
 
-/// Stages, each from its `FROM` on.
+/// The stages, each with its `FROM`.
 fn stages() -> Vec<Vec<Instruction>> {
     let text = std::fs::read_to_string(Path::new(ROOT).join("Dockerfile")).unwrap();
     let text = text.replace("\\\n", " ");
@@ -51,7 +52,7 @@ fn image_holds_only_binary_and_ca_bundle() {
     let stages = stages();
     let last = stages.last().unwrap();
     assert_eq!(all(last, "FROM"), ["scratch"]);
-    assert!(all(last, "RUN").is_empty(), "there is no shell to run it");
+    assert!(all(last, "RUN").is_empty(), "the stage has no shell");
     let copied = all(last, "COPY");
     let targets: Vec<_> = copied
         .iter()
@@ -65,7 +66,7 @@ fn image_holds_only_binary_and_ca_bundle() {
     assert_eq!(all(last, "CMD"), ["[\"run\"]"]);
 }
 
-/// `runAsNonRoot` cannot judge a name.
+/// The kubelet cannot verify `runAsNonRoot` for a user name.
 #[test]
 fn user_is_numeric_and_matches_the_chart() {
     let stages = stages();
@@ -91,7 +92,7 @@ fn build_is_static_locked_and_pinned() {
     let image = from[0].split(' ').next().unwrap();
     let (_, tag) = image.rsplit_once(':').expect("a tag");
     assert!(tag.contains('.') && tag.contains("alpine"), "{tag}");
-    // Never older than what Cargo.toml asks for.
+    // It must be at least the rust-version of Cargo.toml.
     let version: Vec<u32> = tag
         .split('-')
         .next()
@@ -106,17 +107,26 @@ fn build_is_static_locked_and_pinned() {
     assert!(version >= least, "rust {version:?} cannot build {least:?}");
     let cargo: Vec<_> = all(build, "RUN")
         .into_iter()
-        .filter(|run| run.starts_with("cargo"))
+        .filter(|run| run.contains("cargo build"))
         .collect();
     let [cargo] = cargo[..] else {
         panic!("{cargo:?}")
     };
-    for word in ["--locked", "--release", "-linux-musl", BINARY] {
+    for word in ["--locked", "--release", "--target \"$target\"", BINARY] {
         assert!(cargo.contains(word), "{cargo}");
+    }
+    // BuildKit names the platform by TARGETARCH; without it, the machine is asked.
+    assert_eq!(all(build, "ARG"), ["TARGETARCH"]);
+    for case in [
+        "amd64 | x86_64) target=x86_64-unknown-linux-musl ;;",
+        "arm64 | aarch64) target=aarch64-unknown-linux-musl ;;",
+        "case \"${TARGETARCH:-$(uname -m)}\" in",
+    ] {
+        assert!(cargo.contains(case), "{cargo}");
     }
 }
 
-/// What the workspace's manifests name must be there, or cargo refuses the whole workspace.
+/// Cargo rejects a workspace if a path in its manifests is missing.
 #[test]
 fn build_context_holds_only_what_is_needed() {
     let text = std::fs::read_to_string(Path::new(ROOT).join(".dockerignore")).unwrap();
@@ -124,9 +134,9 @@ fn build_context_holds_only_what_is_needed() {
     assert_eq!(
         lines.next(),
         Some("*"),
-        "all is left out but what is listed"
+        "the first line excludes everything"
     );
-    let sent: Vec<&str> = lines.map(|line| line.strip_prefix('!').unwrap()).collect();
+    let included_paths: Vec<&str> = lines.map(|line| line.strip_prefix('!').unwrap()).collect();
     for path in [
         "Cargo.toml",
         "Cargo.lock",
@@ -134,12 +144,15 @@ fn build_context_holds_only_what_is_needed() {
         "testkit/Cargo.toml",
         "testkit/src",
     ] {
-        assert!(sent.contains(&path), "{path} is not sent");
+        assert!(
+            included_paths.contains(&path),
+            "{path} is not in the build context"
+        );
     }
-    for path in &sent {
-        assert!(Path::new(ROOT).join(path).exists(), "{path} is not there");
+    for path in &included_paths {
+        assert!(Path::new(ROOT).join(path).exists(), "{path} does not exist");
     }
-    // Files that the code includes at compile time.
+    // The code includes these files at compile time.
     for file in files_under(&Path::new(ROOT).join("src")) {
         let code = std::fs::read_to_string(&file).unwrap();
         let included = code.split("include_str!(\"").skip(1);
@@ -150,8 +163,8 @@ fn build_context_holds_only_what_is_needed() {
                 .find("#[cfg(test)]")
                 .is_some_and(|tests| tests < code.find("include_str!").unwrap());
             assert!(
-                in_tests || sent.iter().any(|one| path.starts_with(one)),
-                "{} is not sent",
+                in_tests || included_paths.iter().any(|one| path.starts_with(one)),
+                "{} is not in the build context",
                 path.display()
             );
         }

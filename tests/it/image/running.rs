@@ -1,7 +1,9 @@
-//! The image itself: the Dockerfile's last stage, put together by buildah, and the operator that runs in it with nothing but what it holds.
+//! The image: buildah assembles the last stage of the Dockerfile, and an operator runs in it.
 //!
-//! In: the static binary in `IMAGE_BINARY`, which `.ci/image` builds as the Dockerfile's first stage does. Out: whether an operator works in there, and
-//! how much memory it takes; of a release build, whether size and memory are as small as they are to be. Never: a base image, or a network.
+//! Input: the static binary in `IMAGE_BINARY`, which `.ci/image` builds as the first stage does.
+//! Output: whether the operator works in the image, and its resident memory; for a release build
+//! also whether size and memory are within their limits.
+//! Invariants: the test needs no base image and no network.
 
 use std::fmt::Write as _;
 use std::os::unix::fs::PermissionsExt;
@@ -19,16 +21,16 @@ use testkit::network::Network;
 
 use crate::world::{CRD, Setup, World, pairs, secret};
 
-/// What the release binary is to stay below.
+/// Upper limit of the size of the release binary.
 const BINARY_MIB: u64 = 16;
-/// What the idle operator is to stay below, in resident memory.
+/// Upper limit of the resident memory of the idle operator.
 const IDLE_MIB: u64 = 20;
-/// What the chart's limit is measured with.
+/// Number of bindings for which the memory limit of the chart is measured.
 const BINDINGS: usize = 200;
 const CA_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
 const ACCOUNT: &str = "var/run/secrets/kubernetes.io/serviceaccount";
 
-/// Images, in a folder of their own.
+/// Buildah with its own storage for images.
 struct Buildah {
     folder: ScratchDir,
 }
@@ -61,7 +63,8 @@ impl Buildah {
     }
 }
 
-/// What the last stage copies, under the paths that it copies from: the binary, and the system's roots with one more.
+/// Creates the files that the last stage copies: the binary, and the CA bundle of the system with
+/// one more certificate.
 fn context(folder: &Path, binary: &Path, authority: &str) -> Result<()> {
     let stages = super::stages();
     for copy in super::all(stages.last().context("no stage")?, "COPY") {
@@ -81,7 +84,7 @@ fn context(folder: &Path, binary: &Path, authority: &str) -> Result<()> {
     Ok(())
 }
 
-/// The Dockerfile from its last `FROM` on: what comes before needs an image from a registry.
+/// The Dockerfile from its last `FROM` on. The first stage needs an image from a registry.
 fn last_stage() -> Result<String> {
     let text = std::fs::read_to_string(Path::new(super::ROOT).join("Dockerfile"))?;
     let at = text.rfind("\nFROM ").context("one stage only")?;
@@ -101,7 +104,8 @@ fn files(folder: &Path, root: &Path, found: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// What the kubelet mounts into a pod, from the kubeconfig of the chart's account; and where a pod finds the API server.
+/// Mounts the service account as the kubelet does, from the kubeconfig of the chart's account.
+/// Returns the environment variables with the address of the API server.
 fn mount_account(root: &Path, w: &World) -> Result<[(&'static str, String); 2]> {
     let kubeconfig = Kubeconfig::read_from(&w.grant.kubeconfig)?;
     let account = kubeconfig.auth_infos[0].auth_info.as_ref();
@@ -126,12 +130,13 @@ fn mount_account(root: &Path, w: &World) -> Result<[(&'static str, String); 2]> 
     ])
 }
 
-/// A file that starts the entry point in the image's root as the image's user, in the image's environment. It becomes that process.
+/// A script that replaces itself by the entry point of the image, with its root directory, user and
+/// environment.
 fn starter(folder: &Path, root: &Path, config: &Value) -> Result<PathBuf> {
     let mut script = String::from("#!/bin/sh\nunset KUBECONFIG HOME\n");
     for entry in config["Env"].as_array().context("no environment")? {
         let entry = entry.as_str().context("text")?;
-        // The PATH of this machine finds chroot.
+        // The script needs the PATH of this machine to find chroot.
         if !entry.starts_with("PATH=") {
             writeln!(script, "export '{entry}'")?;
         }
@@ -149,7 +154,7 @@ fn starter(folder: &Path, root: &Path, config: &Value) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The resident memory, once it no longer grows.
+/// The resident memory once it no longer grows.
 async fn settled_kib(w: &World) -> Result<u64> {
     let mut before = 0;
     w.until("a memory that no longer grows", async || {
@@ -163,7 +168,7 @@ async fn settled_kib(w: &World) -> Result<u64> {
     .await
 }
 
-/// The processor time that it took so far, in Linux' ticks of 10 ms.
+/// The CPU time of the operator so far. Linux counts it in ticks of 10 ms.
 fn cpu_ms(w: &World) -> Result<u64> {
     let pid = w.operator()?.process().pid();
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
@@ -188,7 +193,7 @@ async fn until_all_ready(w: &World, count: usize) -> Result<()> {
     .await
 }
 
-/// A line on the terminal, in spite of the capture of tests: these are measurements.
+/// Prints a measurement on the terminal although tests are captured.
 fn report(line: &str) {
     testkit::progress::line(line);
 }
@@ -202,7 +207,7 @@ async fn operator_runs_in_the_image() -> Result<()> {
         .components()
         .any(|part| part.as_os_str() == "release");
     let size = std::fs::metadata(&binary)?.len();
-    report(&format!("the binary has {size} bytes"));
+    report(&format!("size of the binary: {size} bytes"));
 
     let network = Network::start()?;
     let mut w = World::without_operator(
@@ -246,21 +251,25 @@ async fn operator_runs_in_the_image() -> Result<()> {
 
     let container = buildah.run(&["from", "--pull-never", "operator"])?;
     let root = PathBuf::from(buildah.run(&["mount", &container])?);
-    let mut held = Vec::new();
-    files(&root, &root, &mut held)?;
-    ensure!(held == ["/doppler-prefect-operator", CA_BUNDLE], "{held:?}");
+    let mut content = Vec::new();
+    files(&root, &root, &mut content)?;
+    ensure!(
+        content == ["/doppler-prefect-operator", CA_BUNDLE],
+        "{content:?}"
+    );
     let entry = "/doppler-prefect-operator";
     let crd = buildah.run(&["run", "--isolation=chroot", &container, "--", entry, "crd"])?;
-    ensure!(crd == CRD.trim_end(), "it prints another CRD");
+    ensure!(crd == CRD.trim_end(), "the binary prints another CRD");
 
-    // As in a pod: the account's mount, the API server by environment, no kubeconfig.
+    // As in a pod: a mounted service account, the address of the API server in the environment, and
+    // no kubeconfig.
     let address = mount_account(&root, &w)?;
     w.add_operator_env(address.map(|(name, value)| (name.to_owned(), value)));
     w.set_operator_binary(starter(buildah.folder.path(), &root, config)?);
     w.start_operator().await?;
     let idle = w.operator()?.rss_kib()?;
 
-    // Doppler under its own name: its certificate is judged by the roots in the image.
+    // The operator verifies the certificate of Doppler with the CA bundle in the image.
     w.set_doppler_secret("KEY", &secret("image"));
     let mut spec = w.direct_spec().await?;
     let doppler = spec["doppler"].as_object_mut();
@@ -281,9 +290,9 @@ async fn operator_runs_in_the_image() -> Result<()> {
     until_all_ready(&w, BINDINGS).await?;
     let many = settled_kib(&w).await?;
     let peak = w.operator()?.peak_kib()?;
-    let (spent, begun) = (cpu_ms(&w)?, Instant::now());
+    let (cpu_before, started) = (cpu_ms(&w)?, Instant::now());
     w.until_polls("same", 10).await?;
-    let cpu = u128::from(cpu_ms(&w)? - spent) * 1000 / begun.elapsed().as_millis().max(1);
+    let cpu = u128::from(cpu_ms(&w)? - cpu_before) * 1000 / started.elapsed().as_millis().max(1);
     report(&format!(
         "processor: {cpu} ms a second at rest, with {BINDINGS} bindings that poll each second and a log at trace level"
     ));
@@ -291,7 +300,7 @@ async fn operator_runs_in_the_image() -> Result<()> {
         "resident: {idle} KiB without bindings, {one} KiB with one, {many} KiB with {BINDINGS}, {peak} KiB at most"
     ));
     if released {
-        // As much as a Secret holds, into all of them at once.
+        // 1 MB, the most that a Secret can hold, is written into all Secrets at once.
         for number in 0..20 {
             w.set_doppler_secret(
                 &format!("LARGE_{number}"),
@@ -308,7 +317,7 @@ async fn operator_runs_in_the_image() -> Result<()> {
         report(&format!(
             "resident: {after} KiB after 1 MB was written into each of {BINDINGS} Secrets, {peak} KiB at most"
         ));
-        ensure!(size < BINARY_MIB << 20, "the binary has {size} bytes");
+        ensure!(size < BINARY_MIB << 20, "size of the binary: {size} bytes");
         ensure!(idle < IDLE_MIB << 10, "{idle} KiB without bindings");
         ensure!(one < IDLE_MIB << 10, "{one} KiB with one binding");
     }
