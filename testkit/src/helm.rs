@@ -1,12 +1,14 @@
-//! The real helm.
+//! Helm 3 and Helm 4.
 //!
-//! In: arguments and a kubeconfig. Out: what helm printed. It is taken from `PATH`, else built with Go into the cache.
-//! Each call has homes of its own in a temporary folder.
-//!
-//! Never: the user's helm configuration, plugins or cache.
+//! Input: arguments and a kubeconfig. Output: what Helm printed. Helm is taken from `PATH` if it
+//! has the version; otherwise Go builds it into the cache.
+//! Invariants: each call has its own temporary home; it never uses the user's Helm configuration,
+//! plugins or cache.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -15,30 +17,36 @@ use crate::cache;
 use crate::control_plane::{go_version, in_path};
 use crate::guard::GuardedCommand;
 
-/// The version that is built when `PATH` has none.
-const PACKAGE: &str = "helm.sh/helm/v3/cmd/helm@v3.19.0";
-
 const BUILD_TIMEOUT: Duration = Duration::from_mins(30);
 
-/// Longer than helm's own `--timeout` of five minutes, so that its own message is seen.
+/// Longer than the default of Helm's `--timeout`, five minutes, so that Helm reports its own error.
 const RUN_TIMEOUT: Duration = Duration::from_mins(6);
 
-/// What a run of helm gave.
+/// A major version of Helm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Helm {
+    /// Helm 3, which applies objects with a three-way merge.
+    V3,
+    /// Helm 4, which applies objects on the server.
+    V4,
+}
+
+/// The result of a run of Helm.
 #[derive(Debug, Clone)]
 pub struct Output {
-    /// Helm's exit code.
+    /// Exit code.
     pub code: i32,
-    /// What it printed.
+    /// Standard output.
     pub stdout: String,
-    /// What it said.
+    /// Standard error.
     pub stderr: String,
 }
 
 impl Output {
-    /// What it printed, if it went well.
+    /// Standard output of a successful run.
     ///
     /// # Errors
-    /// When helm failed: what it said.
+    /// If Helm failed; the error contains its output.
     pub fn success(self) -> Result<String> {
         if self.code != 0 {
             bail!(
@@ -52,79 +60,126 @@ impl Output {
     }
 }
 
-/// Where helm is. It blocks while it is built.
-///
-/// # Errors
-/// When it is neither on `PATH` nor can be built.
-pub fn program() -> Result<PathBuf> {
-    if let Some(found) = in_path("helm") {
-        return Ok(found);
+impl Helm {
+    /// The package that Go builds if `PATH` has no Helm of this major version.
+    fn package(self) -> &'static str {
+        match self {
+            Self::V3 => "helm.sh/helm/v3/cmd/helm@v3.19.0",
+            Self::V4 => "helm.sh/helm/v4/cmd/helm@v4.3.1",
+        }
     }
-    let go = go_version().context("helm is not there and cannot be built")?;
-    let key = cache::key("helm", &[PACKAGE.as_bytes(), go.as_bytes()]);
-    let folder = cache::get_or_build(&key, "helm", |folder| {
-        let mut command = Command::new("go");
+
+    /// The executable. Blocks while Go builds it.
+    ///
+    /// # Errors
+    /// If `PATH` has no Helm of this major version and it cannot be built.
+    pub fn program(self) -> Result<PathBuf> {
+        if let Some((found, version)) = helm_in_path()
+            && *version == self
+        {
+            return Ok(found.clone());
+        }
+        let go = go_version().context("Helm is not installed, and Go to build it is missing")?;
+        let key = cache::key("helm", &[self.package().as_bytes(), go.as_bytes()]);
+        let folder = cache::get_or_build(&key, "helm", |folder| {
+            let mut command = Command::new("go");
+            command
+                .args(["install", self.package()])
+                .env("GOBIN", folder)
+                .env_remove("GOFLAGS")
+                .current_dir(folder);
+            GuardedCommand::new("go install", command, folder.join("log")).run(BUILD_TIMEOUT)
+        })?;
+        Ok(folder.join("helm"))
+    }
+
+    /// Runs Helm. Without a kubeconfig it has no cluster (`template`, `lint`, `package`).
+    ///
+    /// Blocks: inside a runtime use `spawn_blocking` or `run_async`.
+    ///
+    /// # Errors
+    /// If Helm cannot be built or does not end. `Output` reports the failure of Helm itself.
+    pub fn run<A: AsRef<OsStr>>(self, args: &[A], kubeconfig: Option<&Path>) -> Result<Output> {
+        let homes = tempfile::Builder::new()
+            .prefix("doppler-prefect-helm-")
+            .tempdir()?;
+        let home = homes.path();
+        let mut command = Command::new("/bin/sh");
+        // The guard writes one log; the shell separates Helm's two outputs.
         command
-            .args(["install", PACKAGE])
-            .env("GOBIN", folder)
-            .env_remove("GOFLAGS")
-            .current_dir(folder);
-        GuardedCommand::new("go install", command, folder.join("log")).run(BUILD_TIMEOUT)
-    })?;
-    Ok(folder.join("helm"))
+            .args([
+                "-c",
+                r#"exec "$@" >"$HELM_STDOUT" 2>"$HELM_STDERR""#,
+                "helm",
+            ])
+            .arg(self.program()?)
+            .args(args)
+            .env("HELM_STDOUT", home.join("stdout"))
+            .env("HELM_STDERR", home.join("stderr"))
+            .env("HELM_CACHE_HOME", home.join("cache"))
+            .env("HELM_CONFIG_HOME", home.join("config"))
+            .env("HELM_DATA_HOME", home.join("data"))
+            .env("HELM_PLUGINS", home.join("plugins"))
+            .env("NO_PROXY", "127.0.0.1,localhost")
+            .env("no_proxy", "127.0.0.1,localhost")
+            .env_remove("HELM_NAMESPACE")
+            .env_remove("HELM_DRIVER")
+            .env_remove("HELM_KUBECONTEXT")
+            // Without KUBECONFIG Helm would use the kubeconfig of the user.
+            .env("KUBECONFIG", kubeconfig.unwrap_or(&home.join("no-cluster")));
+        let child = GuardedCommand::new("helm", command, home.join("log")).start()?;
+        let code = child.wait(RUN_TIMEOUT).context("Helm did not end")?;
+        Ok(Output {
+            code,
+            stdout: std::fs::read_to_string(home.join("stdout"))?,
+            stderr: std::fs::read_to_string(home.join("stderr"))?,
+        })
+    }
+
+    /// Runs Helm from inside a runtime.
+    ///
+    /// # Errors
+    /// As `run`.
+    pub async fn run_async(self, args: &[&str], kubeconfig: Option<&Path>) -> Result<Output> {
+        let args: Vec<String> = args.iter().map(|&argument| argument.to_owned()).collect();
+        let kubeconfig = kubeconfig.map(Path::to_owned);
+        tokio::task::spawn_blocking(move || self.run(&args, kubeconfig.as_deref())).await?
+    }
 }
 
-/// Runs helm; without a kubeconfig it has no cluster (`template`, `lint`, `package`).
-///
-/// It blocks: inside a runtime call it through `spawn_blocking`, or `helm_async`.
-///
-/// # Errors
-/// When helm cannot be had or does not end; that it failed is the `Output`'s to say.
-pub fn helm<A: AsRef<std::ffi::OsStr>>(args: &[A], kubeconfig: Option<&Path>) -> Result<Output> {
-    let homes = tempfile::Builder::new()
-        .prefix("doppler-prefect-helm-")
-        .tempdir()?;
-    let home = homes.path();
-    let mut command = Command::new("/bin/sh");
-    // The guardian keeps one log for both; helm's two outputs are told apart here.
-    command
-        .args([
-            "-c",
-            r#"exec "$@" >"$HELM_STDOUT" 2>"$HELM_STDERR""#,
-            "helm",
-        ])
-        .arg(program()?)
-        .args(args)
-        .env("HELM_STDOUT", home.join("stdout"))
-        .env("HELM_STDERR", home.join("stderr"))
-        .env("HELM_CACHE_HOME", home.join("cache"))
-        .env("HELM_CONFIG_HOME", home.join("config"))
-        .env("HELM_DATA_HOME", home.join("data"))
-        .env("HELM_PLUGINS", home.join("plugins"))
-        .env("NO_PROXY", "127.0.0.1,localhost")
-        .env("no_proxy", "127.0.0.1,localhost")
-        .env_remove("HELM_NAMESPACE")
-        .env_remove("HELM_DRIVER")
-        .env_remove("HELM_KUBECONTEXT")
-        // An empty file rather than none: without one helm asks the user's.
-        .env("KUBECONFIG", kubeconfig.unwrap_or(&home.join("no-cluster")));
-    let child = GuardedCommand::new("helm", command, home.join("log")).start()?;
-    let code = child.wait(RUN_TIMEOUT).context("helm did not end")?;
-    Ok(Output {
-        code,
-        stdout: std::fs::read_to_string(home.join("stdout"))?,
-        stderr: std::fs::read_to_string(home.join("stderr"))?,
-    })
+/// The Helm in `PATH` and its major version.
+fn helm_in_path() -> Option<&'static (PathBuf, Helm)> {
+    static FOUND: OnceLock<Option<(PathBuf, Helm)>> = OnceLock::new();
+    let find = || {
+        let program = in_path("helm")?;
+        let version = Command::new(&program)
+            .args(["version", "--template", "{{.Version}}"])
+            .output()
+            .ok()?;
+        let helm = match version.stdout.get(..3)? {
+            b"v3." => Helm::V3,
+            b"v4." => Helm::V4,
+            _ => return None,
+        };
+        Some((program, helm))
+    };
+    FOUND.get_or_init(find).as_ref()
 }
 
-/// As `helm`, from inside a runtime.
+/// Runs Helm 3. See [`Helm::run`].
 ///
 /// # Errors
-/// As `helm`.
+/// As `Helm::run`.
+pub fn helm<A: AsRef<OsStr>>(args: &[A], kubeconfig: Option<&Path>) -> Result<Output> {
+    Helm::V3.run(args, kubeconfig)
+}
+
+/// Runs Helm 3 from inside a runtime. See [`Helm::run_async`].
+///
+/// # Errors
+/// As `Helm::run`.
 pub async fn helm_async(args: &[&str], kubeconfig: Option<&Path>) -> Result<Output> {
-    let args: Vec<String> = args.iter().map(|&argument| argument.to_owned()).collect();
-    let kubeconfig = kubeconfig.map(Path::to_owned);
-    tokio::task::spawn_blocking(move || helm(&args, kubeconfig.as_deref())).await?
+    Helm::V3.run_async(args, kubeconfig).await
 }
 
 #[cfg(test)]
@@ -134,12 +189,16 @@ mod tests {
 
     #[test]
     fn separates_stdout_and_stderr() {
-        let version = helm(&["version", "--template", "{{.Version}}"], None).unwrap();
-        assert!(
-            version.clone().success().unwrap().starts_with("v3."),
-            "{version:?}"
-        );
-        assert_eq!(version.stderr, "");
+        for (helm, expected) in [(Helm::V3, "v3."), (Helm::V4, "v4.")] {
+            let version = helm
+                .run(&["version", "--template", "{{.Version}}"], None)
+                .unwrap();
+            assert!(
+                version.clone().success().unwrap().starts_with(expected),
+                "{version:?}"
+            );
+            assert_eq!(version.stderr, "");
+        }
         let failed = helm(&["template", "/nowhere"], None).unwrap();
         assert_ne!(failed.code, 0);
         assert!(
