@@ -1,0 +1,41 @@
+//! What every step of `detach` needs.
+//!
+//! Input: flags. Output: the clients of the API server and of Prefect, and the deadline.
+//! Invariants: the output contains no secret value.
+
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
+
+use kube::Client;
+use tokio::time::Instant;
+
+use crate::{
+    controller::{key_refs::KeyRefs, object_cache::ObjectCache},
+    outbound::AllowedHosts,
+    prefect::Clients,
+    secret::SecretClient,
+};
+
+/// Timeout of one step at the API server.
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
+/// Delay before a failed step is retried.
+pub(super) const RETRY_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Everything that a step needs.
+pub(super) struct Detacher {
+    pub(super) client: Client,
+    pub(super) secrets: SecretClient,
+    pub(super) clients: Clients,
+    pub(super) references: KeyRefs,
+    pub(super) objects: ObjectCache,
+    pub(super) hosts: AllowedHosts,
+    pub(super) keep_secrets: bool,
+    /// Nothing is retried after it.
+    pub(super) deadline: Instant,
+}
+
+pub(super) fn print_line(line: &str) -> io::Result<()> {
+    writeln!(io::stdout(), "{line}")
+}
