@@ -1,6 +1,9 @@
-//! Every flag and its environment variable. `HTTPS_PROXY`, `NO_PROXY` and `KUBECONFIG` are read by the HTTP and Kubernetes clients themselves.
+//! The flags of each subcommand and their environment variables.
 //!
-//! In: the command line. Out: typed values. Nothing here is acted upon.
+//! The HTTP and Kubernetes clients read `HTTPS_PROXY`, `NO_PROXY` and `KUBECONFIG` themselves.
+//!
+//! Input: the command line and the environment. Output: typed values.
+//! Invariants: parsing has no side effects; a value out of range is an error here, not later.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -28,18 +31,20 @@ pub enum Command {
     Crd,
     /// Print the manual of reasons as Markdown.
     Reasons,
-    /// Say what would happen for the bindings in files, from your own kubeconfig. Writes nothing, and never prints a value.
+    /// Report what the operator would do for the bindings in files, with the rights of your own
+    /// kubeconfig. Writes nothing and never prints a secret value.
     Check(Box<CheckArgs>),
-    /// Take the operator's entries out of all work pools and drop its finalizers, before it is uninstalled.
-    #[command(name = "release")]
+    /// Remove the operator's entries from all work pools and its finalizers from all bindings. Run
+    /// it before you uninstall the operator.
     Detach(Box<DetachArgs>),
 }
 
-/// Flags of the way to Prefect and Doppler.
+/// Flags of the connections to Prefect and Doppler.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Prefect and Doppler")]
 pub struct UpstreamArgs {
-    /// Hosts that bindings may name as Doppler's API (globs; with `http://` before it, plain HTTP to it is allowed). Repeat or separate by commas.
+    /// Glob patterns of hosts that a binding may name as Doppler's API. Write `http://` before a
+    /// pattern to allow plain HTTP. Repeat the flag or separate patterns by commas.
     #[arg(
         long = "allowed-doppler-host",
         env = "ALLOWED_DOPPLER_HOST",
@@ -48,8 +53,9 @@ pub struct UpstreamArgs {
         value_name = "HOST"
     )]
     pub allowed_doppler_hosts: Vec<String>,
-    /// Hosts that bindings may name by `remoteApiUrl` (globs; with `http://` before it, plain HTTP to it is allowed). Servers in the cluster, by
-    /// `name`, are always allowed. Repeat or separate by commas.
+    /// Glob patterns of hosts that a binding may name in `remoteApiUrl`. Write `http://` before a
+    /// pattern to allow plain HTTP. Prefect servers in the cluster, which a binding names in
+    /// `name`, are always allowed. Repeat the flag or separate patterns by commas.
     #[arg(
         long = "allowed-prefect-host",
         env = "ALLOWED_PREFECT_HOST",
@@ -58,37 +64,42 @@ pub struct UpstreamArgs {
         value_name = "HOST"
     )]
     pub allowed_prefect_hosts: Vec<String>,
-    /// Time limit of one request to Prefect.
+    /// Timeout of one request to Prefect.
     #[arg(long, env = "PREFECT_TIMEOUT", default_value = "15s", value_parser = duration, value_name = "DURATION")]
     pub prefect_timeout: Duration,
-    /// Time limit of one request to Doppler.
+    /// Timeout of one request to Doppler.
     #[arg(long, env = "DOPPLER_TIMEOUT", default_value = "15s", value_parser = duration, value_name = "DURATION")]
     pub doppler_timeout: Duration,
 }
 
-/// Flags of signed hooks.
+/// Flags of the webhook receiver.
 #[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Hooks")]
+#[command(next_help_heading = "Webhook")]
 pub struct WebhookArgs {
-    /// Folder with the secrets that Doppler's webhooks are signed with, one a file, all valid at once. A file `PROJECT` or `PROJECT.anything` speaks
-    /// for that Doppler project, `_all` or `_all.anything` for all. Default: none, and no hooks are taken.
-    #[arg(long = "hook-secrets", env = "HOOK_SECRETS", value_name = "DIR")]
+    /// Directory with the signing secrets of Doppler's webhooks, one secret per file. All of them
+    /// are valid at the same time. A file `PROJECT` or `PROJECT.anything` is valid for that Doppler
+    /// project, `_all` or `_all.anything` for all projects. Default: none, and the operator
+    /// receives no webhooks.
+    #[arg(long, env = "WEBHOOK_SECRETS", value_name = "DIR")]
     pub webhook_secrets: Option<PathBuf>,
-    /// Address of `POST /hooks/doppler`. Without `--hook-secrets` nothing listens there.
+    /// Address of `POST /webhooks/doppler`. The operator listens there only if `--webhook-secrets`
+    /// is set.
     #[arg(
-        long = "hooks-address",
-        env = "HOOKS_ADDRESS",
+        long,
+        env = "WEBHOOK_ADDRESS",
         default_value = "0.0.0.0:8082",
         value_name = "ADDRESS:PORT"
     )]
     pub webhook_address: SocketAddr,
 }
 
-/// Flags of several replicas.
+/// Flags of leader election.
 #[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Several replicas")]
+#[command(next_help_heading = "Leader election")]
 pub struct ElectionArgs {
-    /// Only work while holding a Lease in the operator's namespace, so that of several replicas one does. Lasts 15 s, renewed every 5 s.
+    /// Work only while this replica holds a Lease in the operator's namespace, so that one of
+    /// several replicas works and the others are on standby. The Lease is valid for 15 s and is
+    /// renewed every 5 s.
     #[arg(long, env = "LEADER_ELECTION")]
     pub leader_election: bool,
     /// Name of the Lease.
@@ -99,7 +110,7 @@ pub struct ElectionArgs {
         value_name = "NAME"
     )]
     pub lease_name: String,
-    /// Name of this replica, which the Lease shows with a random suffix.
+    /// Name of this replica. The Lease shows it with a random suffix.
     #[arg(
         long,
         env = "POD_NAME",
@@ -107,7 +118,8 @@ pub struct ElectionArgs {
         value_name = "NAME"
     )]
     pub pod_name: String,
-    /// Address of this replica, at which the others reach its port for hooks.
+    /// IP address of this replica. The other replicas forward webhooks to it while it is the
+    /// leader.
     #[arg(long, env = "POD_IP", value_name = "ADDRESS")]
     pub pod_ip: Option<IpAddr>,
 }
@@ -115,7 +127,8 @@ pub struct ElectionArgs {
 /// Flags of `run`.
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
-    /// Namespaces to watch for bindings. Repeat or separate by commas. Default: all.
+    /// Namespaces to watch for bindings. Repeat the flag or separate namespaces by commas. Default:
+    /// all namespaces.
     #[arg(
         long = "watch-namespace",
         env = "WATCH_NAMESPACE",
@@ -123,7 +136,8 @@ pub struct RunArgs {
         value_name = "NAMESPACE"
     )]
     pub watch_namespaces: Vec<String>,
-    /// Further namespaces to watch for `PrefectWorkPool`s of prefect-operator, beside those watched for bindings. Repeat or separate by commas.
+    /// Further namespaces to watch for `PrefectWorkPool`s of prefect-operator, in addition to those
+    /// that are watched for bindings. Repeat the flag or separate namespaces by commas.
     #[arg(
         long = "prefect-namespace",
         env = "PREFECT_NAMESPACE",
@@ -131,7 +145,8 @@ pub struct RunArgs {
         value_name = "NAMESPACE"
     )]
     pub prefect_namespaces: Vec<String>,
-    /// Namespace of the operator itself, where it keeps the key of its content hashes.
+    /// Namespace of the operator itself. It contains the Secret with the key of the content hashes
+    /// and the Lease.
     #[arg(
         long,
         env = "POD_NAMESPACE",
@@ -139,31 +154,39 @@ pub struct RunArgs {
         value_name = "NAMESPACE"
     )]
     pub operator_namespace: String,
-    /// How many bindings are reconciled at the same time. As many requests to the API server may be in flight, and it is fastest with about as many.
+    /// Number of bindings that are reconciled at the same time. The operator sends at most this
+    /// number of requests to the API server at once; it is fastest with about the default.
     #[arg(long, env = "CONCURRENCY", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub concurrency: u16,
-    /// How often blocks and pools are read again while the Prefect server tells of their changes, if that is longer.
+    /// Interval between two reads of a block or a work pool while the Prefect server sends change
+    /// notifications, if it is longer than the refresh interval.
     #[arg(long, env = "PUSHED_REFRESH_INTERVAL", default_value = "10m", value_parser = interval, value_name = "DURATION")]
     pub pushed_refresh_interval: Duration,
-    /// How many watch streams may be open to Doppler: one for each config, token and host. Configs beyond that are polled. 0 opens none.
+    /// Maximum number of watch streams to Doppler. Each config, token and host needs one. The
+    /// operator polls further configs. 0 opens no stream.
     #[arg(long, env = "MAX_STREAMS", default_value_t = 256, value_parser = clap::value_parser!(u16).range(0..=10_000))]
     pub max_streams: u16,
-    /// Requests a minute to Prefect Cloud for each account, which counts all of its users' requests together.
+    /// Requests per minute to Prefect Cloud for each account. Prefect Cloud counts the requests of
+    /// all users of an account together.
     #[arg(long, env = "PREFECT_ACCOUNT_BUDGET", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub prefect_account_budget: u32,
-    /// How often blocks, configs and pools are read again, unless a binding sets `refreshInterval`; jittered by 10 %.
+    /// Interval between two reads of a block, a config or a work pool, with a jitter of 10 %. A
+    /// binding can set its own `refreshInterval`.
     #[arg(long, env = "REFRESH_INTERVAL", default_value = "60s", value_parser = interval, value_name = "DURATION")]
     pub refresh_interval: Duration,
-    /// For how long a binding with good values stays Ready while an upstream fails for a while; at least two intervals.
+    /// How long a binding with good values stays Ready during a temporary failure of Prefect or
+    /// Doppler. The operator waits for at least two refresh intervals.
     #[arg(long, env = "STALE_AFTER", default_value = "5m", value_parser = duration, value_name = "DURATION")]
     pub stale_after: Duration,
-    /// How long a Secret outlives its entry in a work pool: workers read a template again only at each heartbeat, and Jobs already made name it.
+    /// How long a Secret outlives its entry in a work pool. Workers reload the template only at
+    /// each heartbeat, and Jobs that exist already name the Secret.
     #[arg(long, env = "RELEASE_WAIT", default_value = "90s", value_parser = duration_or_zero, value_name = "DURATION")]
     pub release_wait: Duration,
-    /// How long a deleted binding waits for a Prefect server that does not answer, before it goes and leaves its Secret behind.
+    /// How long a deleted binding waits for a Prefect server that does not respond. After that the
+    /// operator removes the finalizer and keeps the Secret.
     #[arg(long, env = "RELEASE_TIMEOUT", default_value = "10m", value_parser = duration, value_name = "DURATION")]
     pub release_timeout: Duration,
-    /// Time limit of one step at the API server.
+    /// Timeout of one step at the API server.
     #[arg(long, env = "KUBERNETES_TIMEOUT", default_value = "20s", value_parser = duration, value_name = "DURATION")]
     pub kubernetes_timeout: Duration,
     #[command(flatten)]
@@ -191,10 +214,10 @@ pub struct RunArgs {
         value_name = "ADDRESS:PORT"
     )]
     pub health_address: SocketAddr,
-    /// Form of the log.
+    /// Format of the log.
     #[arg(long, env = "LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
-    /// What is logged, such as `info` or `warn,doppler_prefect_operator=debug`.
+    /// Which log lines are written, for example `info` or `warn,doppler_prefect_operator=debug`.
     #[arg(
         long,
         env = "LOG_FILTER",
@@ -204,12 +227,12 @@ pub struct RunArgs {
     pub log_filter: String,
 }
 
-/// Form of the log.
+/// Format of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// Lines for people.
+    /// Plain lines of text.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -219,13 +242,14 @@ pub struct CheckArgs {
     /// Files with bindings; `-` is standard input.
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
-    /// Only validate; reach nothing.
+    /// Validate the files only, without any network access.
     #[arg(long)]
     pub offline: bool,
-    /// Use this address of the Prefect server, for a laptop that cannot reach the cluster's.
+    /// Use this address of the Prefect server, for a machine that cannot reach the cluster's
+    /// network.
     #[arg(long, value_name = "URL")]
     pub prefect_api_url: Option<String>,
-    /// Print the entry to paste where somebody else owns the pool's template.
+    /// Print the entry in the format of another tool that owns the template of the work pool.
     #[arg(long, value_name = "FORM")]
     pub print_patch: Option<PatchForm>,
     #[command(flatten)]
@@ -233,26 +257,27 @@ pub struct CheckArgs {
     pub upstream: UpstreamArgs,
 }
 
-/// Forms of the entry for other owners of a pool's template.
+/// Formats of the entry for tools that own the template of a work pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PatchForm {
-    /// JSON Patch of a base job template.
+    /// A JSON Patch of a base job template.
     Json,
     /// `spec.baseJobTemplate.patches` of prefect-operator's `PrefectWorkPool`.
     PrefectOperator,
-    /// Terraform's `base_job_template`.
+    /// `base_job_template` of Terraform.
     Terraform,
     /// Values of the prefect-worker chart.
     Helm,
 }
 
-/// Flags of `release`.
+/// Flags of `detach`.
 #[derive(Clone, Debug, Args)]
 pub struct DetachArgs {
-    /// Leave the Secrets, no longer owned by their bindings, so that pods that use them go on.
+    /// Keep the Secrets without an owner reference, so that pods that use them keep running.
     #[arg(long)]
     pub keep_secrets: bool,
-    /// Namespaces to release. Repeat or separate by commas. Default: all.
+    /// Namespaces whose bindings are detached. Repeat the flag or separate namespaces by commas.
+    /// Default: all namespaces.
     #[arg(
         long = "watch-namespace",
         env = "WATCH_NAMESPACE",
@@ -260,8 +285,9 @@ pub struct DetachArgs {
         value_name = "NAMESPACE"
     )]
     pub watch_namespaces: Vec<String>,
-    /// Deployment of the operator, scaled to zero first, so that it does not put back what is taken out. Default: none.
-    #[arg(long, env = "RELEASE_SCALE_DOWN", value_name = "DEPLOYMENT")]
+    /// Deployment of the operator. It is scaled to zero first, so that the operator does not add
+    /// the entries again. Default: none.
+    #[arg(long, env = "DETACH_SCALE_DOWN", value_name = "DEPLOYMENT")]
     pub scale_down: Option<String>,
     /// Namespace of the operator itself.
     #[arg(
@@ -271,19 +297,19 @@ pub struct DetachArgs {
         value_name = "NAMESPACE"
     )]
     pub operator_namespace: String,
-    /// Lease of the operator's replicas, taken before anything is done, so that none that is still ending puts back what is taken out. Default:
-    /// none.
+    /// Lease of the operator's replicas. It is acquired before anything is removed, so that a
+    /// replica that is still shutting down does not add the entries again. Default: none.
     #[arg(long, env = "LEASE_NAME", value_name = "NAME")]
     pub lease_name: Option<String>,
-    /// How long to try before giving up on pools that cannot be reached; their finalizers are dropped all the same.
-    #[arg(long, env = "RELEASE_TIMEOUT", default_value = "2m", value_parser = duration, value_name = "DURATION")]
+    /// How long to retry work pools that cannot be reached. After that the finalizers of their
+    /// bindings are removed without cleaning the pools.
+    #[arg(long, env = "DETACH_TIMEOUT", default_value = "2m", value_parser = duration, value_name = "DURATION")]
     pub timeout: Duration,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub upstream: UpstreamArgs,
 }
 
-/// A duration such as `90s`, `5m` or `1h30m`.
 fn duration_or_zero(text: &str) -> Result<Duration, String> {
     let span: jiff::SignedDuration = text
         .parse()

@@ -1,4 +1,6 @@
-//! Parses the arguments, installs the crypto provider, runs the subcommand.
+//! Parses the command line, installs the crypto provider and runs the subcommand.
+//!
+//! Input: the command line. Output: the exit code, and an error message on standard error.
 
 use std::{io::Write, process::ExitCode};
 
@@ -10,7 +12,7 @@ use doppler_prefect_operator::{
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    // It can only fail if a provider is installed already, which serves as well.
+    // It fails only if a provider is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let result: Result<ExitCode, Box<dyn std::error::Error>> = match Cli::parse().command {
         Command::Run(args) => process::run::run(*args)

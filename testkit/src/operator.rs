@@ -76,7 +76,7 @@ impl Operator {
         // A flag that is given replaces ours.
         for (flag, value) in [
             ("--log-filter", "trace"),
-            ("--hooks-address", &webhook_address),
+            ("--webhook-address", &webhook_address),
         ] {
             if !args.iter().any(|argument| argument == flag) {
                 command.args([flag, value]);

@@ -479,11 +479,11 @@ async fn detach_removes_all_entries_and_finalizers() -> Result<()> {
     world.finish().await
 }
 
-/// Runs `release` as the chart's hook does; what it says is part of what must not show values.
+/// Runs `detach` as the chart's hook does; what it says is part of what must not show values.
 pub(crate) async fn run_detach(world: &World, args: &[&str]) -> Result<()> {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_doppler-prefect-operator"));
     command
-        .arg("release")
+        .arg("detach")
         .args(args)
         .args([
             "--watch-namespace",

@@ -34,7 +34,7 @@ impl Folder {
     pub fn setup(&self) -> Setup {
         let folder = self.0.display().to_string();
         // Nor streams: what is read was told by a hook.
-        Setup::without_polls().args(&["--hook-secrets", &folder, "--max-streams", "0"])
+        Setup::without_polls().args(&["--webhook-secrets", &folder, "--max-streams", "0"])
     }
 }
 

@@ -31,24 +31,25 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if .Values.serviceAccount.create }}
 {{- default (include "dpo.fullname" .) .Values.serviceAccount.name }}
 {{- else }}
-{{- required "serviceAccount.create is false: give serviceAccount.name, the account that the operator runs as" .Values.serviceAccount.name }}
+{{- required "serviceAccount.create is false: set serviceAccount.name to the account that the operator runs as" .Values.serviceAccount.name }}
 {{- end }}
 {{- end }}
 
 {{- define "dpo.image" -}}
+{{- $repository := required "Set image.repository: no image is published yet. Build one with the Dockerfile and push it to a registry that your nodes can reach" .Values.image.repository -}}
 {{- if .Values.image.digest -}}
-{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{ $repository }}@{{ .Values.image.digest }}
 {{- else -}}
-{{ .Values.image.repository }}:{{ default .Chart.AppVersion .Values.image.tag }}
+{{ $repository }}:{{ default .Chart.AppVersion .Values.image.tag }}
 {{- end -}}
 {{- end }}
 
-{{- /* Several replicas: one leads. Empty means that there is no election. */ -}}
+{{- /* Not empty if there is more than one replica, so that leader election is on. */ -}}
 {{- define "dpo.election" -}}
-{{- if gt (int .Values.replicas) 1 }}true{{ end -}}
+{{- if gt (int .Values.replicaCount) 1 }}true{{ end -}}
 {{- end }}
 
-{{- /* What both the operator and the release Job may reach. */ -}}
+{{- /* Environment of the operator and of the detach Job: the servers that they may reach. */ -}}
 {{- define "dpo.upstreamEnv" -}}
 - name: ALLOWED_DOPPLER_HOST
   value: {{ join "," .Values.operator.allowedDopplerHosts | quote }}
@@ -82,7 +83,7 @@ capabilities:
   drop: [ALL]
 {{- end }}
 
-{{- /* Where pods may run; the operator's and the release Job's alike. */ -}}
+{{- /* Scheduling of the pods of the operator and of the detach Job. */ -}}
 {{- define "dpo.scheduling" -}}
 {{- with .Values.nodeSelector }}
 nodeSelector:
@@ -105,7 +106,7 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 
-{{- /* Everything the operator does with the objects of a namespace that it watches. */ -}}
+{{- /* Rights of the operator in each namespace that it watches. */ -}}
 {{- define "dpo.rules" -}}
 - apiGroups: [doppler-prefect.dev]
   resources: [dopplerprefectbindings]
@@ -121,7 +122,7 @@ imagePullSecrets:
   verbs: [get, list, watch]
 - apiGroups: [""]
   resources: [namespaces]
-  verbs: [get] # to see that one is going away
+  verbs: [get] # to see that a namespace is being deleted
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]

@@ -28,7 +28,7 @@ const MAX_ENTRIES: usize = 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum SecretDirError {
     /// It cannot be read.
-    #[error("the folder of --hook-secrets, {path:?}, cannot be read: {source}")]
+    #[error("the folder of --webhook-secrets, {path:?}, cannot be read: {source}")]
     Unreadable {
         /// The folder.
         path: PathBuf,

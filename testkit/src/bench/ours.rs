@@ -94,9 +94,9 @@ impl Subject for Ours {
             if let Some(hooks) = &how.hooks {
                 let secrets = hooks.secrets.display().to_string();
                 for word in [
-                    "--hooks-address",
+                    "--webhook-address",
                     &hooks.address,
-                    "--hook-secrets",
+                    "--webhook-secrets",
                     &secrets,
                 ] {
                     args.push(word.to_owned());

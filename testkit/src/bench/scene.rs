@@ -212,7 +212,7 @@ async fn rights(home: &str, watched: &str) -> Result<String> {
         "--set",
         &watch,
         "--set",
-        "crds.install=false",
+        "crds.enabled=false,image.repository=doppler-prefect-operator",
     ];
     helm_async(&arguments, None).await?.success()
 }

@@ -24,7 +24,8 @@ pub(super) async fn install(tell: &Output, stage: &mut Environment, binary: &Pat
     // The node has no network of its own for each pod, so the ports must be free on this machine.
     let [metrics, health] = ports::free()?;
     let flags = "operator.refreshInterval=1s,operator.releaseWait=2s";
-    let values = format!("{flags},ports.metrics={metrics},ports.health={health}");
+    let values =
+        format!("{flags},image.repository={RELEASE},ports.metrics={metrics},ports.health={health}");
     let chart = workspace().join("charts").join(RELEASE);
     let chart = chart.to_str().context("the chart's path is not UTF-8")?;
     let arguments = [

@@ -1,4 +1,8 @@
-//! Install, upgrade and uninstall on a control plane of its own, since the chart's CRD is the cluster's.
+//! Install, upgrade, roll back and uninstall the chart with Helm 3 and Helm 4.
+//!
+//! Input: the chart and its older version. Output: the objects in the cluster, a served binding, and
+//! what is left after the removal.
+//! Invariants: each test has its own control plane, because the CRD of the chart is cluster-wide.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,7 +18,7 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use testkit::control_plane::{ControlPlane, Options};
 use testkit::grant::{Grant, grant};
-use testkit::helm::helm_async;
+use testkit::helm::Helm;
 use testkit::node::{Image, NodeOptions, ProcessNode};
 use testkit::operator::{Operator, OperatorOptions};
 use testkit::prefect::{Block, PrefectApi, PrefectServer};
@@ -28,7 +32,7 @@ const OPERATOR_NAMESPACE: &str = "doppler";
 const FLOW_NAMESPACE: &str = "chart-flows";
 const FULL_NAME: &str = "op-doppler-prefect-operator";
 
-/// The chart as it was when bindings could not be suspended.
+/// An older chart: its CRD has no `suspend`, and its values lack most of today's keys.
 fn older_chart(folder: &Path) -> Result<PathBuf> {
     let chart = folder.join("older-chart");
     copy(Path::new(CHART), &chart)?;
@@ -37,12 +41,12 @@ fn older_chart(folder: &Path) -> Result<PathBuf> {
     let fields = crd.pointer_mut(spec).and_then(Value::as_object_mut);
     fields
         .and_then(|fields| fields.remove("suspend"))
-        .context("the field that is new")?;
+        .context("spec.suspend is missing in the CRD")?;
     std::fs::write(chart.join("files/crd.yaml"), crd.to_string())?;
+    std::fs::write(chart.join("values.yaml"), "operator: {concurrency: 32}")?;
     Ok(chart)
 }
 
-/// Links become files.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     std::fs::create_dir_all(to)?;
     for entry in std::fs::read_dir(from)? {
@@ -58,16 +62,17 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 }
 
 struct Cluster {
+    helm: Helm,
     plane: ControlPlane,
     client: Client,
-    /// Name of the pool, the block and the Doppler project.
+    /// Name of the work pool, the block and the Doppler project.
     pool: &'static str,
-    /// The value `replicas`.
+    /// `replicaCount=` and the number of replicas.
     replicas: &'static str,
 }
 
 impl Cluster {
-    async fn start(pool: &'static str, replicas: &'static str) -> Result<Self> {
+    async fn start(helm: Helm, pool: &'static str, replicas: &'static str) -> Result<Self> {
         let plane = ControlPlane::start(Options::default()).await?;
         let client = plane.admin_client()?;
         for (name, labels) in [
@@ -85,6 +90,7 @@ impl Cluster {
             kubernetes::apply(&client, name, &namespace.to_string()).await?;
         }
         Ok(Self {
+            helm,
             plane,
             client,
             pool,
@@ -95,34 +101,36 @@ impl Cluster {
     async fn helm(&self, args: &[&str]) -> Result<String> {
         let mut all = args.to_vec();
         all.extend(["--namespace", OPERATOR_NAMESPACE]);
-        helm_async(&all, Some(&self.plane.admin_kubeconfig_path()))
+        self.helm
+            .run_async(&all, Some(&self.plane.admin_kubeconfig_path()))
             .await?
             .success()
     }
 
-    /// Installs or upgrades, with what lets a test's servers be reached.
+    /// Installs or upgrades. The values allow the operator to reach the servers of the tests.
     async fn deploy(&self, command: &str, chart: &str) -> Result<String> {
-        self.deploy_with(command, chart, self.replicas).await
+        self.deploy_with(&[command], chart, self.replicas).await
     }
 
-    async fn deploy_with(&self, command: &str, chart: &str, set: &str) -> Result<String> {
+    async fn deploy_with(&self, command: &[&str], chart: &str, set: &str) -> Result<String> {
         let watched = format!("watchNamespaces={{{FLOW_NAMESPACE}}}");
         let sets = [
             set,
+            "image.repository=doppler-prefect-operator",
             watched.as_str(),
             "operator.allowedDopplerHosts={http://127.0.0.1:*}",
             "operator.allowedPrefectHosts={http://127.0.0.1:*}",
             "operator.releaseWait=1s",
             "operator.refreshInterval=1s",
         ];
-        let mut args = vec![command, "op", chart];
+        let mut args = [command, &["op", chart]].concat();
         for set in sets {
             args.extend(["--set", set]);
         }
         self.helm(&args).await
     }
 
-    /// Whether bindings can be suspended.
+    /// Whether the CRD in the cluster has `spec.suspend`.
     async fn crd_has_suspend(&self) -> Result<bool> {
         let definitions: Api<CustomResourceDefinition> = Api::all(self.client.clone());
         let crd = definitions
@@ -132,7 +140,7 @@ impl Cluster {
         Ok(schema["openAPIV3Schema"]["properties"]["spec"]["properties"]["suspend"].is_object())
     }
 
-    /// Waits for the pod of a Deployment: made, so admitted.
+    /// Waits until the pod of the operator exists, which means that it was admitted.
     async fn until_pod(&self, namespace: &str) -> Result<()> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
         let deployments: Api<Deployment> = Api::namespaced(self.client.clone(), namespace);
@@ -157,7 +165,7 @@ impl Cluster {
         Api::namespaced_with(self.client.clone(), FLOW_NAMESPACE, &resource)
     }
 
-    /// The operator as its Deployment would start it: its arguments, its environment, its account.
+    /// Starts the operator with the arguments, environment and account of its Deployment.
     async fn operator(&self, grant: &Grant) -> Result<Operator> {
         let deployments: Api<Deployment> = Api::namespaced(self.client.clone(), OPERATOR_NAMESPACE);
         let deployment = deployments.get(FULL_NAME).await?;
@@ -191,7 +199,7 @@ impl Cluster {
     }
 }
 
-/// Block, pool and binding of a user.
+/// Creates the block, work pool and binding of a user. Returns the template before the injection.
 async fn bind(cluster: &Cluster, prefect: &PrefectServer, api: &PrefectApi) -> Result<Value> {
     let (doppler, pool) = (doppler()?, cluster.pool);
     doppler.set(pool, "dev", "SECRET_API_KEY", &secret("1234567890"));
@@ -231,32 +239,63 @@ async fn bind(cluster: &Cluster, prefect: &PrefectServer, api: &PrefectApi) -> R
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn install_upgrade_and_uninstall_leave_no_trace() -> Result<()> {
-    let cluster = Cluster::start("chart-pool", "replicas=1").await?;
+async fn helm_3_installs_upgrades_and_uninstalls() -> Result<()> {
+    let cluster = Cluster::start(Helm::V3, "chart-3", "replicaCount=1").await?;
     install_upgrade_uninstall(&cluster).await?;
-
-    // Whoever comes back finds a CRD that is theirs. To several replicas and back, and with it the strategy: a field of one must not be left for the
-    // other.
-    cluster.deploy("install", CHART).await?;
-    cluster.deploy_with("upgrade", CHART, "replicas=2").await?;
-    cluster.deploy("upgrade", CHART).await?;
-    cluster.helm(&["uninstall", "op", "--no-hooks"]).await?;
+    changes_replica_count(&cluster).await?;
     installs_from_manifest(&cluster).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn uninstall_with_replicas_leaves_no_trace() -> Result<()> {
-    let cluster = Cluster::start("chart-pool-replicas", "replicas=2").await?;
+async fn helm_4_installs_upgrades_and_uninstalls() -> Result<()> {
+    let cluster = Cluster::start(Helm::V4, "chart-4", "replicaCount=1").await?;
     install_upgrade_uninstall(&cluster).await?;
-    // Whatever had still been running could not have put anything back.
+    changes_replica_count(&cluster).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn helm_3_uninstalls_several_replicas() -> Result<()> {
+    let cluster = Cluster::start(Helm::V3, "chart-3-replicas", "replicaCount=2").await?;
+    install_upgrade_uninstall(&cluster).await?;
+    detach_job_keeps_lease(&cluster).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn helm_4_uninstalls_several_replicas() -> Result<()> {
+    let cluster = Cluster::start(Helm::V4, "chart-4-replicas", "replicaCount=2").await?;
+    install_upgrade_uninstall(&cluster).await?;
+    detach_job_keeps_lease(&cluster).await
+}
+
+/// A replica that is still shutting down cannot add the entries again.
+async fn detach_job_keeps_lease(cluster: &Cluster) -> Result<()> {
     let leases: Api<Lease> = Api::namespaced(cluster.client.clone(), OPERATOR_NAMESPACE);
     let spec = leases.get(FULL_NAME).await?.spec.context("a lease")?;
-    let holder = spec.holder_identity.context("nobody holds it")?;
-    ensure!(holder.starts_with("release_"), "{holder}");
+    let holder = spec.holder_identity.context("the lease has no holder")?;
+    ensure!(holder.starts_with("detach_"), "{holder}");
     Ok(())
 }
 
-/// Install, upgrade, uninstall.
+/// An installation accepts the CRD of the previous one, and one strategy fits every replica count.
+async fn changes_replica_count(cluster: &Cluster) -> Result<()> {
+    cluster.deploy("install", CHART).await?;
+    cluster
+        .deploy_with(&["upgrade"], CHART, "replicaCount=2")
+        .await?;
+    cluster.deploy("upgrade", CHART).await?;
+    for (revision, replicas) in [("2", 2), ("1", 1)] {
+        cluster.helm(&["rollback", "op", revision]).await?;
+        let deployments: Api<Deployment> =
+            Api::namespaced(cluster.client.clone(), OPERATOR_NAMESPACE);
+        let spec = deployments.get(FULL_NAME).await?.spec.context("a spec")?;
+        ensure!(spec.replicas == Some(replicas), "{:?}", spec.replicas);
+    }
+    cluster.helm(&["uninstall", "op", "--no-hooks"]).await?;
+    Ok(())
+}
+
+/// Installs the older chart, upgrades to the chart with the values of the older one, and
+/// uninstalls.
 async fn install_upgrade_uninstall(cluster: &Cluster) -> Result<()> {
     let prefect = PrefectServer::shared().await?;
     let older = older_chart(cluster.plane.folder())?;
@@ -270,10 +309,12 @@ async fn install_upgrade_uninstall(cluster: &Cluster) -> Result<()> {
     cluster.until_pod(OPERATOR_NAMESPACE).await?;
     rejects_unrestricted_pod(cluster).await?;
 
-    cluster.deploy("upgrade", CHART).await?;
+    cluster
+        .deploy_with(&["upgrade", "--reuse-values"], CHART, cluster.replicas)
+        .await?;
     ensure!(
         cluster.crd_has_suspend().await?,
-        "helm upgrade left the older CRD"
+        "helm upgrade did not upgrade the CRD"
     );
 
     let grant = grant(&cluster.plane, OPERATOR_NAMESPACE, FULL_NAME).await?;
@@ -282,7 +323,7 @@ async fn install_upgrade_uninstall(cluster: &Cluster) -> Result<()> {
     let before = bind(cluster, prefect, &api).await?;
     ensure!(api.template(cluster.pool).await? != before);
 
-    // The operator runs when the hook starts: helm deletes its Deployment only afterwards.
+    // Helm runs the detach Job before it deletes the Deployment.
     let mut options = NodeOptions::new("chart-node", cluster.plane.admin_kubeconfig_path());
     options.namespace = Some(OPERATOR_NAMESPACE.to_owned());
     options.images = vec![Image {
@@ -299,20 +340,20 @@ async fn install_upgrade_uninstall(cluster: &Cluster) -> Result<()> {
         cluster.helm(&uninstall),
         terminate_with_its_pod(cluster, &operator)
     );
-    let hook: String = node
+    let log: String = node
         .pods()
         .iter()
         .map(testkit::node::PodRecord::log)
         .collect();
-    uninstalled.with_context(|| format!("the hook said: {hook}"))?;
-    canary::ensure_absent("the hook's log", &hook)?;
+    uninstalled.with_context(|| format!("log of the detach Job: {log}"))?;
+    canary::ensure_absent("the log of the detach Job", &log)?;
     ended?;
     canary::ensure_absent("the operator's log", &operator.log()?)?;
 
     assert_eq!(
         api.template(cluster.pool).await?,
         before,
-        "the pool is not as it was"
+        "the template differs from the original"
     );
     let left = cluster.bindings().get("left").await?;
     ensure!(left.finalizers().is_empty(), "{:?}", left.finalizers());
@@ -320,24 +361,21 @@ async fn install_upgrade_uninstall(cluster: &Cluster) -> Result<()> {
     secrets
         .get("left")
         .await
-        .context("the Secret of a binding that is left")?;
-    ensure!(
-        cluster.crd_has_suspend().await?,
-        "the CRD is kept, and with it the bindings"
-    );
+        .context("the Secret of the binding")?;
+    ensure!(cluster.crd_has_suspend().await?, "the CRD was not kept");
     let deployments: Api<Deployment> = Api::namespaced(cluster.client.clone(), OPERATOR_NAMESPACE);
     let jobs: Api<Job> = Api::namespaced(cluster.client.clone(), OPERATOR_NAMESPACE);
     ensure!(deployments.get_opt(FULL_NAME).await?.is_none());
     ensure!(
         jobs.list(&ListParams::default()).await?.items.is_empty(),
-        "the hook's Job is left"
+        "the detach Job still exists"
     );
-    // Nothing holds it any more.
+    // No finalizer delays its deletion.
     cluster
         .bindings()
         .delete("left", &kube::api::DeleteParams::default())
         .await?;
-    wait::until(TIMEOUT, "the binding to go", async || {
+    wait::until(TIMEOUT, "the deletion of the binding", async || {
         cluster
             .bindings()
             .get_opt("left")
@@ -349,16 +387,16 @@ async fn install_upgrade_uninstall(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// As a kubelet would: the operator is told to end once its pod is to go.
+/// Does what a kubelet does: terminates the operator once its pod is being deleted.
 async fn terminate_with_its_pod(cluster: &Cluster, operator: &Operator) -> Result<()> {
     let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), OPERATOR_NAMESPACE);
     let its = ListParams::default().labels("app.kubernetes.io/component=operator");
-    wait::until(TIMEOUT, "the operator's pod to go", async || {
+    wait::until(TIMEOUT, "the deletion of the operator's pod", async || {
         let left = pods.list(&its).await?.items;
         let left = left
             .iter()
             .filter(|pod| pod.metadata.deletion_timestamp.is_none());
-        ensure!(left.count() == 0, "it is there");
+        ensure!(left.count() == 0, "a pod is not being deleted");
         Ok(())
     })
     .await?;
@@ -367,7 +405,7 @@ async fn terminate_with_its_pod(cluster: &Cluster, operator: &Operator) -> Resul
     Ok(())
 }
 
-/// Or the admission of the chart's pods would show nothing.
+/// Proves that the namespace enforces the level that the pods of the chart are admitted to.
 async fn rejects_unrestricted_pod(cluster: &Cluster) -> Result<()> {
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "loose"}, "spec": {"containers": [{"name": "a", "image": "b"}]}});
     let refused = kubernetes::apply(&cluster.client, OPERATOR_NAMESPACE, &pod.to_string()).await;
@@ -379,7 +417,7 @@ async fn rejects_unrestricted_pod(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// `kubectl apply` of the CRD and the plain manifest.
+/// Applies the CRD and the plain manifest.
 async fn installs_from_manifest(cluster: &Cluster) -> Result<()> {
     let home = "doppler-prefect-operator";
     kubernetes::apply(&cluster.client, home, CRD).await?;
@@ -398,9 +436,9 @@ async fn installs_from_manifest(cluster: &Cluster) -> Result<()> {
         ],
         ..OperatorOptions::default()
     };
-    // Ready means that it may list and watch what it needs.
+    // The operator becomes ready only if it may list and watch what it needs.
     let operator = Operator::start(options).await?;
-    // With the manifest's rights it serves a namespace that nobody listed.
+    // With the rights of the manifest it serves every namespace.
     let token = format!("dp.st.dev.{}", secret("plain"));
     let doppler = doppler()?;
     doppler.set("plain", "dev", "SECRET_API_KEY", &secret("plain"));
@@ -422,7 +460,10 @@ async fn installs_from_manifest(cluster: &Cluster) -> Result<()> {
     wait::until(TIMEOUT, "the Secret of a binding", async || {
         let made = secrets.get("plain").await?.data.unwrap_or_default();
         let value = made.get("SECRET_API_KEY").context("no such key")?;
-        ensure!(value.0 == secret("plain").into_bytes(), "another value");
+        ensure!(
+            value.0 == secret("plain").into_bytes(),
+            "it has another value"
+        );
         Ok(())
     })
     .await?;

@@ -1,18 +1,24 @@
-//! The chart with the real helm, and the manifest for those without it.
+//! The chart with Helm 3 and Helm 4, and the manifest for users without Helm.
 //!
-//! In: the chart and value sets. Out: what is rendered and refused here, what it grants (`rights`), and what it installs and leaves behind (`install`).
+//! Input: the chart and sets of values. Output: the rendered objects (here), missing and invalid
+//! values (`values`), the rights that the chart grants (`rights`), and what an installation leaves
+//! behind (`install`).
 
 mod install;
 mod rights;
+mod values;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::process::Command;
 
 use kube::ResourceExt;
 use kube::api::DynamicObject;
-use serde_json::Value;
-use testkit::helm::{Output, helm};
+use serde_json::{Value, json};
+use testkit::helm::{Helm, Output};
 use testkit::kubernetes;
+
+use crate::world::CRD;
 
 const CHART: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
@@ -21,7 +27,7 @@ const CHART: &str = concat!(
 const MANIFEST: &str = include_str!("../../../deploy/operator.yaml");
 const BINARY: &str = env!("CARGO_BIN_EXE_doppler-prefect-operator");
 
-/// Value sets that people use, and what each is for.
+/// Typical sets of values, each with its purpose.
 const VALUE_SETS: [(&str, &[&str]); 9] = [
     ("the defaults", &[]),
     (
@@ -31,9 +37,9 @@ const VALUE_SETS: [(&str, &[&str]); 9] = [
             "prefectNamespaces={prefect,flows}",
         ],
     ),
-    ("somebody else's CRD", &["crds.install=false"]),
+    ("a CRD that the user applies", &["crds.enabled=false"]),
     (
-        "somebody else's account and rights",
+        "an account and rights that the user creates",
         &[
             "serviceAccount.create=false",
             "serviceAccount.name=theirs",
@@ -52,8 +58,8 @@ const VALUE_SETS: [(&str, &[&str]); 9] = [
         &["serviceMonitor.enabled=true", "networkPolicy.enabled=true"],
     ),
     (
-        "no hook",
-        &["release.enabled=false", "fullnameOverride=dpo"],
+        "no detach Job",
+        &["uninstall.detach=false", "fullnameOverride=dpo"],
     ),
     (
         "a proxy and a CA",
@@ -72,35 +78,45 @@ const VALUE_SETS: [(&str, &[&str]); 9] = [
         ],
     ),
     (
-        "several replicas that take hooks",
+        "several replicas that receive webhooks",
         &[
             "watchNamespaces={flows}",
-            "replicas=3",
+            "replicaCount=3",
             "podDisruptionBudget.enabled=true",
             "networkPolicy.enabled=true",
-            "hooks.enabled=true",
-            "hooks.secretName=hooks",
-            "hooks.ingress.enabled=true",
-            "hooks.ingress.host=hooks.example.com",
-            "hooks.ingress.tlsSecretName=hooks-tls",
+            "webhook.enabled=true",
+            "webhook.secretName=webhook",
+            "webhook.ingress.enabled=true",
+            "webhook.ingress.host=webhook.example.com",
+            "webhook.ingress.tlsSecretName=webhook-tls",
         ],
     ),
 ];
 
+/// An image is required; no test pulls it.
+const IMAGE: &str = "image.repository=doppler-prefect-operator";
+
+/// The versions of Helm that the chart supports.
+const HELMS: [Helm; 2] = [Helm::V3, Helm::V4];
+
 fn with_sets<'a>(command: &[&'a str], sets: &[&'a str]) -> Vec<&'a str> {
     let mut arguments = command.to_vec();
-    for set in sets {
+    for set in [IMAGE].iter().chain(sets) {
         arguments.extend(["--set", set]);
     }
     arguments
 }
 
-fn template(release: &str, namespace: &str, sets: &[&str]) -> Output {
+fn template_with(helm: Helm, release: &str, namespace: &str, sets: &[&str]) -> Output {
     let command = ["template", release, CHART, "--namespace", namespace];
-    helm(&with_sets(&command, sets), None).unwrap()
+    helm.run(&with_sets(&command, sets), None).unwrap()
 }
 
-/// What helm renders for a release `op` in namespace `doppler`.
+fn template(release: &str, namespace: &str, sets: &[&str]) -> Output {
+    template_with(Helm::V3, release, namespace, sets)
+}
+
+/// The manifests that Helm renders for a release `op` in the namespace `doppler`.
 fn rendered(sets: &[&str]) -> String {
     template("op", "doppler", sets).success().unwrap()
 }
@@ -134,16 +150,39 @@ fn environment(container: &Value) -> BTreeMap<&str, &Value> {
         .collect()
 }
 
-/// What the chart says of the user that its pods run as.
+/// The security context of the pods, which names the user that they run as.
 pub(crate) fn pod_security_context() -> Value {
     one(&objects(&[]), "Deployment").data["spec"]["template"]["spec"]["securityContext"].clone()
 }
 
 #[test]
 fn helm_lint_passes_for_every_value_set() {
-    for (what, sets) in VALUE_SETS {
-        let found = helm(&with_sets(&["lint", "--strict", CHART], sets), None).unwrap();
-        assert_eq!(found.code, 0, "{what}: {}{}", found.stdout, found.stderr);
+    for helm in HELMS {
+        for (purpose, sets) in VALUE_SETS {
+            let lint = helm
+                .run(&with_sets(&["lint", "--strict", CHART], sets), None)
+                .unwrap();
+            assert_eq!(lint.code, 0, "{purpose}: {}{}", lint.stdout, lint.stderr);
+        }
+    }
+}
+
+/// Helm 3 and Helm 4 print them in another order.
+#[test]
+fn helm_3_and_helm_4_render_the_same_objects() {
+    for (purpose, sets) in VALUE_SETS {
+        let [three, four] = HELMS.map(|helm| {
+            let rendered = template_with(helm, "op", "doppler", sets)
+                .success()
+                .unwrap();
+            let objects = kubernetes::documents(&rendered).unwrap();
+            let keyed = objects.into_iter().map(|object| {
+                let name = (object.namespace(), object.name_any());
+                ((kubernetes::kind(&object).to_owned(), name), object)
+            });
+            keyed.collect::<BTreeMap<_, _>>()
+        });
+        assert_eq!(three, four, "{purpose}");
     }
 }
 
@@ -158,11 +197,11 @@ fn each_value_set_renders_its_objects() {
         format!("ClusterRoleBinding {name}"),
         format!("Role {name}-hash-key"),
         format!("RoleBinding {name}-hash-key"),
-        format!("Role {name}-release"),
-        format!("RoleBinding {name}-release"),
+        format!("Role {name}-detach"),
+        format!("RoleBinding {name}-detach"),
         format!("Service {name}-metrics"),
         format!("Deployment {name}"),
-        format!("Job {name}-release"),
+        format!("Job {name}-detach"),
     ]
     .into();
     assert_eq!(defaults, expected);
@@ -183,7 +222,7 @@ fn each_value_set_renders_its_objects() {
     let role = |namespace: &str, end: &str| (namespace.to_owned(), format!("{name}{end}"));
     let expected = [
         role("doppler", "-hash-key"),
-        role("doppler", "-release"),
+        role("doppler", "-detach"),
         role("flows", ""),
         role("more", ""),
         role("prefect", "-work-pools"),
@@ -191,8 +230,8 @@ fn each_value_set_renders_its_objects() {
     assert_eq!(roles, expected.into());
 
     assert!(
-        !kinds_of(&["crds.install=false"]).contains("CustomResourceDefinition"),
-        "the CRD is left out"
+        !kinds_of(&["crds.enabled=false"]).contains("CustomResourceDefinition"),
+        "the CRD is not rendered"
     );
     let theirs = objects(VALUE_SETS[3].1);
     let account =
@@ -210,7 +249,7 @@ fn each_value_set_renders_its_objects() {
     }
     let watched = kinds_of(VALUE_SETS[5].1);
     assert!(watched.contains("ServiceMonitor") && watched.contains("NetworkPolicy"));
-    assert!(!kinds_of(&["release.enabled=false"]).contains("Job"));
+    assert!(!kinds_of(&["uninstall.detach=false"]).contains("Job"));
     let proxied = objects(VALUE_SETS[7].1);
     for kind in ["Deployment", "Job"] {
         let env = environment(container(one(&proxied, kind)));
@@ -231,57 +270,10 @@ fn kinds_of(sets: &[&str]) -> BTreeSet<String> {
 }
 
 #[test]
-fn schema_rejects_unknown_and_invalid_values() {
-    for (set, named) in [
-        ("surprise=1", "surprise"),
-        ("operator.intervall=30s", "intervall"),
-        ("image.tags=v1", "tags"),
-        ("release.wait=1s", "wait"),
-        ("operator.refreshInterval=often", "refreshInterval"),
-        ("operator.concurrency=0", "concurrency"),
-        ("replicas=11", "replicas"),
-        ("hooks.secret=mine", "secret"),
-        ("ports.hooks=80", "hooks"),
-        ("watchNamespaces={Flows}", "watchNamespaces"),
-        ("image.digest=latest", "digest"),
-        ("log.format=xml", "format"),
-    ] {
-        let refused = template("op", "doppler", &[set]);
-        assert_ne!(refused.code, 0, "{set} was taken");
-        assert!(refused.stderr.contains(named), "{set}: {}", refused.stderr);
-    }
-    let nameless = template("op", "doppler", &["serviceAccount.create=false"]);
-    assert!(
-        nameless.stderr.contains("give serviceAccount.name"),
-        "{}",
-        nameless.stderr
-    );
-    for (sets, named) in [
-        (&["hooks.enabled=true"][..], "give hooks.secretName"),
-        (
-            &[
-                "hooks.enabled=true",
-                "hooks.secretName=a",
-                "hooks.ingress.enabled=true",
-            ],
-            "give hooks.ingress.host",
-        ),
-    ] {
-        let refused = template("op", "doppler", sets);
-        assert!(refused.stderr.contains(named), "{}", refused.stderr);
-    }
-}
-
-#[test]
 fn several_replicas_render_lease_service_and_ingress() {
-    let alone = rendered(&[]);
-    for word in [
-        "coordination.k8s.io",
-        "LEADER_ELECTION",
-        "hooks",
-        "RollingUpdate",
-    ] {
-        assert!(!alone.contains(word), "{word} for one replica");
+    let single = rendered(&[]);
+    for word in ["coordination.k8s.io", "LEADER_ELECTION", "webhook"] {
+        assert!(!single.contains(word), "{word} for one replica");
     }
     let objects = objects(VALUE_SETS[8].1);
     let name = "op-doppler-prefect-operator";
@@ -289,14 +281,13 @@ fn several_replicas_render_lease_service_and_ingress() {
     for expected in [
         format!("Role {name}-lease"),
         format!("RoleBinding {name}-lease"),
-        format!("Service {name}-hooks"),
-        format!("Ingress {name}-hooks"),
+        format!("Service {name}-webhook"),
+        format!("Ingress {name}-webhook"),
         format!("PodDisruptionBudget {name}"),
     ] {
         assert!(found.contains(&expected), "{expected}: {found:?}");
     }
     let deployment = one(&objects, "Deployment");
-    assert_eq!(deployment.data["spec"]["strategy"]["type"], "RollingUpdate");
     let container = container(deployment);
     let env = environment(container);
     assert_eq!(env["LEADER_ELECTION"]["value"], "true");
@@ -306,29 +297,66 @@ fn several_replicas_render_lease_service_and_ingress() {
         "status.podIP"
     );
     let mount = &container["volumeMounts"][0];
-    assert_eq!(mount["mountPath"], env["HOOK_SECRETS"]["value"]);
+    assert_eq!(mount["mountPath"], env["WEBHOOK_SECRETS"]["value"]);
     assert_eq!(mount["readOnly"], true);
     let policy = one(&objects, "NetworkPolicy").data["spec"].to_string();
     assert!(
-        policy.contains(r#"{"port":"hooks","protocol":"TCP"}"#),
+        policy.contains(r#"{"port":"webhook","protocol":"TCP"}"#),
         "{policy}"
     );
     let ingress = one(&objects, "Ingress").data["spec"].to_string();
     assert!(
-        ingress.contains("/hooks/doppler") && !ingress.contains("metrics"),
+        ingress.contains("/webhooks/doppler") && !ingress.contains("metrics"),
         "{ingress}"
     );
-    // The release Job must know which lease to take.
+    // The detach Job must acquire the same Lease.
     let job = environment(self::container(one(&objects, "Job")));
     assert_eq!(job["LEASE_NAME"]["value"], name);
 }
 
-/// A flag that is renamed in the binary and not in the chart would be ignored silently.
+/// Server-side apply cannot switch from one strategy to another.
+#[test]
+fn strategy_is_the_same_for_every_replica_count() {
+    for count in ["replicaCount=0", "replicaCount=1", "replicaCount=3"] {
+        let objects = objects(&[count]);
+        let strategy = &one(&objects, "Deployment").data["spec"]["strategy"];
+        let expected = json!({
+            "type": "RollingUpdate",
+            "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1},
+        });
+        assert_eq!(*strategy, expected, "{count}");
+    }
+}
+
+#[test]
+fn crd_is_kept_on_uninstall_unless_disabled() {
+    let policy = |sets: &[&str]| {
+        let objects = objects(sets);
+        let crd = one(&objects, "CustomResourceDefinition");
+        crd.annotations().get("helm.sh/resource-policy").cloned()
+    };
+    assert_eq!(policy(&[]).as_deref(), Some("keep"));
+    assert_eq!(policy(&["crds.keep=false"]), None);
+}
+
+/// Some tools drop symbolic links, and Helm warns of them.
+#[test]
+fn crd_of_the_chart_is_a_current_file() {
+    let path = Path::new(CHART).join("files/crd.yaml");
+    assert!(path.symlink_metadata().unwrap().is_file());
+    let crd = std::fs::read_to_string(path).unwrap();
+    assert!(
+        crd == CRD,
+        "copy crds/dopplerprefectbindings.yaml to charts/doppler-prefect-operator/files/crd.yaml"
+    );
+}
+
+/// Otherwise a flag that is renamed in the binary would be ignored silently.
 #[test]
 fn binary_reads_every_environment_variable_of_the_chart() {
     let with_all = [VALUE_SETS[1].1, VALUE_SETS[8].1].concat();
     let objects = objects(&with_all);
-    for (kind, subcommand) in [("Deployment", "run"), ("Job", "release")] {
+    for (kind, subcommand) in [("Deployment", "run"), ("Job", "detach")] {
         let container = container(one(&objects, kind));
         assert_eq!(container["args"][0], subcommand);
         let help = Command::new(BINARY)
@@ -356,11 +384,11 @@ fn plain_manifest_equals_the_rendered_chart() {
         "doppler-prefect-operator",
         "--no-hooks",
         "--set",
-        "crds.install=false",
+        "crds.enabled=false,image.repository=REGISTRY/doppler-prefect-operator",
     ];
-    let rendered = helm(&command, None).unwrap().success().unwrap();
+    let rendered = Helm::V3.run(&command, None).unwrap().success().unwrap();
     assert_eq!(
         rendered, MANIFEST,
-        "deploy/operator.yaml is not what the chart renders"
+        "deploy/operator.yaml is not current: render it again with the command of this test"
     );
 }

@@ -1,4 +1,7 @@
-//! What the chart's account may do, asked of the API server itself.
+//! The rights of the chart's service account, as the API server reports them.
+//!
+//! Input: sets of values. Output: access reviews for what the operator needs and what it must not
+//! do.
 
 use std::time::Duration;
 
@@ -15,10 +18,10 @@ use testkit::wait;
 use super::template;
 use crate::world::plane;
 
-/// The permissions of a new role count once the API server's own watch has told it.
+/// The API server applies a new role once its own watch has delivered it.
 const SOON: Duration = Duration::from_secs(30);
 
-/// As the operator makes its client: from the file.
+/// A client from the kubeconfig, as the operator creates it.
 async fn client(grant: &Grant) -> Client {
     let file = Kubeconfig::read_from(&grant.kubeconfig).unwrap();
     let mut config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
@@ -28,7 +31,7 @@ async fn client(grant: &Grant) -> Client {
     Client::try_from(config).unwrap()
 }
 
-/// Asks the API server itself.
+/// Asks the API server with an access review.
 async fn is_allowed(client: &Client, verb: &str, what: &str, namespace: Option<&str>) -> bool {
     let (resource, name) = what.split_once(':').unwrap_or((what, ""));
     let (group, resource) = resource.split_once('/').unwrap_or(("", resource));
@@ -56,7 +59,7 @@ async fn is_allowed(client: &Client, verb: &str, what: &str, namespace: Option<&
 
 const BINDINGS: &str = "doppler-prefect.dev/dopplerprefectbindings";
 
-/// What the operator does in a namespace that it watches.
+/// What the operator does in each namespace that it watches.
 const NEEDED: [(&str, &str); 18] = [
     ("list", BINDINGS),
     ("watch", BINDINGS),
@@ -78,7 +81,7 @@ const NEEDED: [(&str, &str); 18] = [
     ("watch", "prefect.io/prefectworkpools"),
 ];
 
-/// What it has no need of, even there.
+/// What it must not do, even there.
 const NEVER: [(&str, &str); 28] = [
     ("create", BINDINGS),
     ("delete", BINDINGS),
@@ -125,7 +128,7 @@ async fn listed_namespaces_limit_the_account_to_those_namespaces() {
     ];
     let client = rights_of("listed", "rights-home", &sets).await;
     let flows = Some("rights-flows");
-    wait::until(SOON, "the rights to count", async || {
+    wait::until(SOON, "the rights to apply", async || {
         is_allowed(&client, "list", "secrets", flows)
             .await
             .then_some(())
@@ -137,11 +140,12 @@ async fn listed_namespaces_limit_the_account_to_those_namespaces() {
             is_allowed(&client, verb, what, flows).await,
             "may not {verb} {what}"
         );
-        // A namespace that is deleted loses its Roles before its bindings: these alone are granted from outside.
-        let from_outside = what == BINDINGS;
+        // When a namespace is deleted, its Roles go before its bindings: a ClusterRole grants
+        // these rights.
+        let cluster_wide = what == BINDINGS;
         for namespace in [Some("default"), None] {
             let granted = is_allowed(&client, verb, what, namespace).await;
-            assert_eq!(granted, from_outside, "{verb} {what} in {namespace:?}");
+            assert_eq!(granted, cluster_wide, "{verb} {what} in {namespace:?}");
         }
     }
     assert!(is_allowed(&client, "get", "namespaces:rights-flows", flows).await);
@@ -154,7 +158,7 @@ async fn listed_namespaces_limit_the_account_to_those_namespaces() {
             );
         }
     }
-    // Its own namespace: the key of the hashes and no other Secret.
+    // In its own namespace it reads the hash key and no other Secret.
     let home = Some("rights-home");
     assert!(is_allowed(&client, "create", "secrets", home).await);
     assert!(
@@ -177,7 +181,7 @@ async fn listed_namespaces_limit_the_account_to_those_namespaces() {
             "{verb} {what}"
         );
     }
-    // The hook scales the operator's own Deployment to zero, and no other.
+    // The detach Job scales the operator's own Deployment to zero, and no other.
     let own = "listed-doppler-prefect-operator";
     assert!(
         is_allowed(
@@ -194,7 +198,7 @@ async fn listed_namespaces_limit_the_account_to_those_namespaces() {
     assert!(is_allowed(&client, "watch", "prefect.io/prefectworkpools", prefect).await);
     assert!(!is_allowed(&client, "get", "secrets", prefect).await);
 
-    // Not only what it is told: a real request is refused as well.
+    // A real request is rejected as well.
     let secrets: Api<Secret> = Api::namespaced(client.clone(), "default");
     let refused = secrets.list(&ListParams::default()).await;
     assert!(matches!(refused, Err(kube::Error::Api(status)) if status.code == 403));
@@ -202,11 +206,11 @@ async fn listed_namespaces_limit_the_account_to_those_namespaces() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn replicas_may_write_only_their_own_lease() {
-    let sets = ["watchNamespaces={lease-flows}", "replicas=2"];
+    let sets = ["watchNamespaces={lease-flows}", "replicaCount=2"];
     let client = rights_of("leasing", "rights-lease", &sets).await;
     let home = Some("rights-lease");
     let own = "coordination.k8s.io/leases:leasing-doppler-prefect-operator";
-    wait::until(SOON, "the rights to count", async || {
+    wait::until(SOON, "the rights to apply", async || {
         is_allowed(&client, "update", own, home).await.then_some(())
     })
     .await
@@ -233,7 +237,7 @@ async fn replicas_may_write_only_their_own_lease() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_list_the_account_has_the_same_rights_everywhere() {
     let client = rights_of("everywhere", "rights-everywhere", &[]).await;
-    wait::until(SOON, "the rights to count", async || {
+    wait::until(SOON, "the rights to apply", async || {
         is_allowed(&client, "list", "secrets", None)
             .await
             .then_some(())

@@ -26,9 +26,9 @@ pub async fn rendered(home: &str, watched: &str, several: bool) -> Result<String
     static ONE: OnceCell<String> = OnceCell::const_new();
     static SEVERAL: OnceCell<String> = OnceCell::const_new();
     let (cell, replicas) = if several {
-        (&SEVERAL, "replicas=2")
+        (&SEVERAL, "replicaCount=2")
     } else {
-        (&ONE, "replicas=1")
+        (&ONE, "replicaCount=1")
     };
     let template = cell.get_or_try_init(async || {
         let watch = format!("watchNamespaces={{{WATCHED}}}");
@@ -44,7 +44,7 @@ pub async fn rendered(home: &str, watched: &str, several: bool) -> Result<String
             "--set",
             replicas,
             "--set",
-            "crds.install=false",
+            "crds.enabled=false,image.repository=doppler-prefect-operator",
         ];
         helm_async(&args, None)
             .await?

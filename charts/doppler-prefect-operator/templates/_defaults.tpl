@@ -1,0 +1,84 @@
+{{- /*
+The defaults of values.yaml, for values that are missing at render time: set to null, or lost by `helm upgrade --reuse-values` from a release of an
+older chart. A test renders the chart with each value set to null and compares the result with the defaults of values.yaml.
+*/ -}}
+{{- define "dpo.defaults" -}}
+image:
+  repository: ""
+  pullPolicy: IfNotPresent
+crds:
+  enabled: true
+  keep: true
+serviceAccount:
+  create: true
+rbac:
+  create: true
+  terminatingNamespaces: true
+operator:
+  concurrency: 64
+  refreshInterval: 60s
+  pushedRefreshInterval: 10m
+  maxStreams: 256
+  prefectAccountBudget: 60
+  staleAfter: 5m
+  releaseWait: 90s
+  releaseTimeout: 10m
+  kubernetesTimeout: 20s
+  prefectTimeout: 15s
+  dopplerTimeout: 15s
+  allowedDopplerHosts: [api.doppler.com]
+  allowedPrefectHosts: [api.prefect.cloud]
+log:
+  format: json
+  filter: info
+ports:
+  metrics: 8080
+  health: 8081
+  webhook: 8082
+webhook:
+  enabled: false
+  service:
+    port: 80
+  ingress:
+    enabled: false
+uninstall:
+  detach: true
+  keepSecrets: false
+  timeout: 2m
+  activeDeadlineSeconds: 240
+replicaCount: 1
+podDisruptionBudget:
+  enabled: false
+resources:
+  requests:
+    cpu: 10m
+    memory: 24Mi
+  limits:
+    memory: 128Mi
+terminationGracePeriodSeconds: 30
+service:
+  port: 8080
+serviceMonitor:
+  enabled: false
+  interval: 30s
+networkPolicy:
+  enabled: false
+{{- end }}
+
+{{- /* Sets every missing value to its default. Each template calls it first, and it writes nothing. */ -}}
+{{- define "dpo.setDefaults" -}}
+{{- include "dpo.fill" (dict "values" .Values "defaults" (include "dpo.defaults" . | fromYaml)) -}}
+{{- end }}
+
+{{- /* Fills maps recursively, but not `resources`: there a null removes a limit, as is usual with Helm. */ -}}
+{{- define "dpo.fill" -}}
+{{- $values := .values -}}
+{{- range $key, $default := .defaults -}}
+{{- $value := index $values $key -}}
+{{- if kindIs "invalid" $value -}}
+{{- $_ := set $values $key $default -}}
+{{- else if and (kindIs "map" $default) (ne $key "resources") -}}
+{{- include "dpo.fill" (dict "values" $value "defaults" $default) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}

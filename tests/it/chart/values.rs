@@ -1,0 +1,158 @@
+//! Values that are missing, null or invalid.
+//!
+//! Input: values. Output: the error of Helm, or objects that are rendered with the defaults.
+
+use serde_json::{Value, json};
+use testkit::folder::ScratchDir;
+use testkit::helm::Helm;
+
+use super::{CHART, HELMS, objects, template_with};
+
+#[test]
+fn schema_rejects_unknown_and_invalid_values() {
+    for (set, named) in [
+        ("surprise=1", "surprise"),
+        ("operator.intervall=30s", "intervall"),
+        ("image.tags=v1", "tags"),
+        ("uninstall.wait=1s", "wait"),
+        ("operator.refreshInterval=often", "refreshInterval"),
+        ("operator.concurrency=0", "concurrency"),
+        ("replicaCount=11", "replicaCount"),
+        ("replicas=2", "replicas"),
+        ("webhook.secret=mine", "secret"),
+        ("ports.webhook=80", "webhook"),
+        ("watchNamespaces={Flows}", "watchNamespaces"),
+        ("image.digest=latest", "digest"),
+        ("log.format=xml", "format"),
+    ] {
+        for helm in HELMS {
+            let rejected = template_with(helm, "op", "doppler", &[set]);
+            assert_ne!(rejected.code, 0, "{set} was accepted");
+            assert!(
+                rejected.stderr.contains(named),
+                "{set}: {}",
+                rejected.stderr
+            );
+        }
+    }
+}
+
+#[test]
+fn missing_values_are_named_in_a_sentence() {
+    for (sets, message) in [
+        (
+            &["serviceAccount.create=false"][..],
+            "set serviceAccount.name to the account",
+        ),
+        (
+            &["webhook.enabled=true"],
+            "set webhook.secretName to an existing Secret",
+        ),
+        (
+            &[
+                "webhook.enabled=true",
+                "webhook.secretName=a",
+                "webhook.ingress.enabled=true",
+            ],
+            "set webhook.ingress.host to the host that Doppler calls",
+        ),
+        (
+            &["podDisruptionBudget.enabled=true"],
+            "Set replicaCount to 2 or more, or podDisruptionBudget.enabled to false",
+        ),
+        (
+            &["image.repository="],
+            "Set image.repository: no image is published yet",
+        ),
+        (&["image=null"], "Set image.repository"),
+    ] {
+        for helm in HELMS {
+            let rejected = template_with(helm, "op", "doppler", sets);
+            assert_ne!(rejected.code, 0, "{sets:?} was accepted");
+            assert!(
+                rejected.stderr.contains(message),
+                "{sets:?}: {}",
+                rejected.stderr
+            );
+        }
+    }
+}
+
+/// The values of the chart without image.repository, which has no default.
+fn defaults() -> Value {
+    let text = std::fs::read_to_string(format!("{CHART}/values.yaml")).unwrap();
+    let mut values: Value = serde_saphyr::from_str(&text).unwrap();
+    values["image"]
+        .as_object_mut()
+        .unwrap()
+        .remove("repository");
+    values
+}
+
+/// Replaces each value that is not a map by null. `resources` stays: a null in it removes a limit.
+fn with_null_leaves(values: &Value) -> Value {
+    let Value::Object(values) = values else {
+        return Value::Null;
+    };
+    let entries = values.iter().map(|(key, value)| {
+        let keep = key == "resources" || value == &json!({});
+        let value = if keep {
+            value.clone()
+        } else {
+            with_null_leaves(value)
+        };
+        (key.clone(), value)
+    });
+    Value::Object(entries.collect())
+}
+
+/// Renders the chart with values files, of which the later ones take precedence.
+fn template_with_files(helm: Helm, files: &[&Value]) -> String {
+    let directory = ScratchDir::new("values").unwrap();
+    let mut command = ["template", "op", CHART, "--namespace", "doppler"]
+        .map(ToOwned::to_owned)
+        .to_vec();
+    for (number, values) in files.iter().enumerate() {
+        let file = directory.path().join(format!("{number}.yaml"));
+        std::fs::write(&file, values.to_string()).unwrap();
+        command.extend(["--values".to_owned(), file.display().to_string()]);
+    }
+    helm.run(&command, None).unwrap().success().unwrap()
+}
+
+#[test]
+fn null_values_have_their_defaults() {
+    let defaults = defaults();
+    let sections = defaults.as_object().unwrap().keys();
+    let null_sections = sections.map(|key| (key.clone(), Value::Null)).collect();
+    let null_sections = Value::Object(null_sections);
+    let null_leaves = with_null_leaves(&defaults);
+    let required = json!({"image": {"repository": "doppler-prefect-operator"}});
+    // These sections are off by default.
+    let optional = json!({
+        "image": {"repository": "doppler-prefect-operator"},
+        "webhook": {"enabled": true, "secretName": "a"},
+        "serviceMonitor": {"enabled": true},
+        "networkPolicy": {"enabled": true},
+    });
+    for helm in HELMS {
+        for set in [&required, &optional] {
+            let expected = template_with_files(helm, &[set]);
+            for nulls in [&null_sections, &null_leaves] {
+                let found = template_with_files(helm, &[nulls, set]);
+                assert_eq!(found, expected, "{helm:?} {nulls} {set}");
+            }
+        }
+    }
+}
+
+#[test]
+fn null_limit_removes_the_limit() {
+    let objects = objects(&["resources.limits=null"]);
+    let deployment = super::one(&objects, "Deployment");
+    let resources = &super::container(deployment)["resources"];
+    assert_eq!(
+        *resources,
+        json!({"requests": {"cpu": "10m", "memory": "24Mi"}})
+    );
+}
