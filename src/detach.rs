@@ -23,7 +23,7 @@ use tokio::time::{Instant, timeout};
 use self::context::{Detacher, REQUEST_TIMEOUT, RETRY_INTERVAL, print_line};
 use crate::{
     args::{DetachArgs, UpstreamArgs},
-    controller::{key_refs::KeyRefs, object_cache::ObjectCache, work_queue::Scope},
+    controller::{key_refs::KeyRefs, object_cache::ObjectCache, scope::Scope},
     outbound::{AllowedHosts, PatternError},
     prefect::Clients,
     process::{

@@ -6,7 +6,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use k8s_openapi::api::core::v1::Namespace;
-use kube::{Api, Resource, ResourceExt, runtime::controller::Action};
+use kube::{Api, Resource, ResourceExt};
 use tokio::time::{Instant, timeout};
 
 use super::{
@@ -31,10 +31,10 @@ pub async fn cleanup(
     context: &Context,
     binding: &DopplerPrefectBinding,
     who: &BindingRef,
-) -> Action {
+) -> Option<Duration> {
     if !finalizer::has_finalizer(binding) {
         // Garbage collection takes what is owned; nothing else is to be done.
-        return Action::await_change();
+        return None;
     }
     context.blocks.unsubscribe(who);
     context.configs.unsubscribe(who);
@@ -70,7 +70,7 @@ pub async fn cleanup(
             .release_timeout
             .saturating_sub(since_deletion(binding));
         if !left.is_zero() {
-            return Action::requeue(left.min(ASK_AGAIN));
+            return Some(left.min(ASK_AGAIN));
         }
         report_abandoned(context, binding, entry, why, terminating);
         return remove_finalizer(context, binding, who).await;
@@ -80,7 +80,7 @@ pub async fn cleanup(
         if !longest.is_zero()
             && binding.spec.managed_secret.deletion_policy == DeletionPolicy::Delete
         {
-            return Action::requeue(longest);
+            return Some(longest);
         }
         let names: BTreeSet<&str> = noted
             .iter()
@@ -89,7 +89,7 @@ pub async fn cleanup(
             .collect();
         for name in names {
             if delete_secret(context, binding, name).await.is_err() {
-                return Action::requeue(ASK_AGAIN);
+                return Some(ASK_AGAIN);
             }
         }
         for entry in &noted {
@@ -155,7 +155,7 @@ async fn remove_finalizer(
     context: &Context,
     binding: &DopplerPrefectBinding,
     who: &BindingRef,
-) -> Action {
+) -> Option<Duration> {
     let dropped = finalizer::patch_finalizer(
         context.client.clone(),
         binding,
@@ -167,14 +167,14 @@ async fn remove_finalizer(
     match dropped {
         Ok(()) => {
             context.forget(who);
-            Action::await_change()
+            None
         }
-        Err(finalizer::FinalizerError::Conflict) => Action::requeue(Duration::from_millis(500)),
+        Err(finalizer::FinalizerError::Conflict) => Some(Duration::from_millis(500)),
         Err(error) => {
             context
                 .report
                 .log(binding, error.reason(), &error.to_string());
-            Action::requeue(ASK_AGAIN)
+            Some(ASK_AGAIN)
         }
     }
 }

@@ -6,14 +6,13 @@ use kube::{
     Client, Resource,
     runtime::reflector::{ObjectRef, Store},
 };
-use tokio::sync::Semaphore;
 
 use super::{
     binding_state::BindingStates,
     key_refs::KeyRefs,
     object_cache::ObjectCache,
     stored_binding::StoredBinding,
-    work_queue::{BindingRef, WorkQueues},
+    work_queue::{BindingRef, WorkQueue},
 };
 use crate::{
     crd::BlockSpec,
@@ -102,10 +101,8 @@ pub struct Context {
     pub report: Report,
     /// Everything that is counted.
     pub metrics: Arc<Metrics>,
-    /// The queues in which bindings wait.
-    pub queues: WorkQueues,
-    /// Reconciles in flight, over all scopes.
-    pub reconcile_permits: Semaphore,
+    /// Keys of bindings that wait for a reconcile.
+    pub queue: Arc<WorkQueue>,
     /// Namespace of the operator itself.
     pub operator_namespace: String,
     /// The bindings of each scope.
@@ -123,15 +120,6 @@ impl Context {
         self.report.forget(binding);
         self.key_refs
             .retain(|object| self.objects.is_tracked(object));
-    }
-
-    /// All bindings that are not there any more are gone.
-    pub fn forget_absent(&self) {
-        for binding in self.states.keys() {
-            if self.stored(&binding).is_none() {
-                self.forget(&binding);
-            }
-        }
     }
 
     /// The binding of this name, as its scope's store has it.

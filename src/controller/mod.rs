@@ -20,65 +20,35 @@ pub mod reconcile;
 pub mod requeue;
 pub mod resolution;
 pub mod resolve;
+pub mod scope;
 mod secret;
 pub mod stored_binding;
 pub mod watches;
 pub mod work_queue;
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use futures::{StreamExt, stream};
-use kube::runtime::{
-    applier,
-    controller::{Action, Config, Error, ReconcileRequest},
-    reflector::{ObjectRef, Store},
-};
+use futures::{StreamExt, stream::FuturesUnordered};
 use tokio_util::sync::CancellationToken;
 
 use context::Context;
-use reconcile::{ShuttingDown, reconcile};
-use stored_binding::StoredBinding;
-use work_queue::{BindingRef, WorkQueue};
+use reconcile::reconcile;
 
-/// Reconciles the bindings of a scope, as they come in its queue, until `shutdown`.
-pub async fn run(
-    context: Arc<Context>,
-    store: Store<StoredBinding>,
-    queue: Arc<WorkQueue>,
-    concurrency: u16,
-    shutdown: CancellationToken,
-) {
-    let woken = stream::unfold(queue, |queue| async move {
-        let who = queue.get().await;
-        let object = ObjectRef::<StoredBinding>::new(who.name()).within(who.namespace());
-        Some((Ok::<_, Infallible>(ReconcileRequest::from(object)), queue))
-    });
-    let config = Config::default().concurrency(concurrency);
-    applier(
-        |binding, context| Box::pin(reconcile(binding, context)),
-        on_ending,
-        Arc::clone(&context),
-        store,
-        woken.take_until(shutdown.cancelled_owned()),
-        config,
-    )
-    .for_each(|done| {
-        // One that is not there begins no reconcile.
-        if let Err(Error::ObjectNotFound(object)) = done {
-            let namespace = object.namespace.unwrap_or_default();
-            context
-                .queues
-                .done(&BindingRef::new(&namespace, &object.name));
+/// Takes keys from the work queue and reconciles them, `concurrency` at a time, until `shutdown`. Reconciles that run then are finished.
+pub async fn run(context: Arc<Context>, concurrency: usize, shutdown: CancellationToken) {
+    let mut reconciles = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            key = context.queue.get(), if reconciles.len() < concurrency => {
+                let context = &context;
+                reconciles.push(Box::pin(async move {
+                    let requeue_after = reconcile(context, &key).await;
+                    (key, requeue_after)
+                }));
+            }
+            Some((key, requeue_after)) = reconciles.next() => context.queue.done(&key, requeue_after),
         }
-        std::future::ready(())
-    })
-    .await;
-}
-
-fn on_ending(
-    _binding: Arc<StoredBinding>,
-    _error: &ShuttingDown,
-    _context: Arc<Context>,
-) -> Action {
-    Action::requeue(Duration::from_mins(1))
+    }
+    while reconciles.next().await.is_some() {}
 }

@@ -21,7 +21,7 @@ use kube::{
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::{watches::error_text, work_queue::Scope};
+use super::{scope::Scope, watches::error_text};
 use crate::{
     crd::ServerSpec,
     inject::{Pools, pool_owner::ManagedPool},

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use kube::{Resource, ResourceExt, runtime::controller::Action};
+use kube::{Resource, ResourceExt};
 use tokio::time::Instant;
 
 use super::{
@@ -20,7 +20,6 @@ use super::{
     resolution::Resolution,
     resolve::resolve,
     secret::{desired_secret, reconcile_secret},
-    stored_binding::StoredBinding,
     work_queue::BindingRef,
 };
 use crate::{
@@ -37,57 +36,41 @@ const UNDERWAY: Duration = Duration::from_secs(30);
 /// Wait after a write of ours that lost a race, or that the API server did not take.
 const AFTER_CONFLICT: Duration = Duration::from_millis(500);
 
-/// Reconciles can fail in one way only: what goes wrong is an outcome, and is told.
-#[derive(Debug, thiserror::Error)]
-#[error("the process is ending")]
-pub struct ShuttingDown;
-
-/// Brings everything of one binding to what it should be.
-///
-/// # Errors
-/// If the process is ending.
-pub async fn reconcile(
-    binding: Arc<StoredBinding>,
-    context: Arc<Context>,
-) -> Result<Action, ShuttingDown> {
-    let _permit = context
-        .reconcile_permits
-        .acquire()
-        .await
-        .map_err(|_| ShuttingDown)?;
-    let started = Instant::now();
-    let who = context.states.intern(BindingRef::of(&*binding));
-    context.queues.done(&who);
-    context.states.begin(&who);
-    // Until here the watch may have brought what was written last, which is not remembered beside any more: the one in hand may be older.
-    let binding = context.stored(&who).unwrap_or(binding);
-    let action = if let Ok(binding) = binding.parse() {
-        let uid = binding.meta().uid.as_deref().unwrap_or_default();
-        context.states.retain_uid(&who, uid);
-        reconcile_binding(&context, &binding, &who).await
-    } else {
-        patch_status::report_invalid(&context, binding.meta()).await;
-        Action::await_change()
+/// Brings everything of one binding to the state that it asks for. Returns when the binding is to be reconciled again, if nothing else enqueues it.
+pub async fn reconcile(context: &Context, key: &BindingRef) -> Option<Duration> {
+    let Some(binding) = context.stored(key) else {
+        context.forget(key);
+        return None;
     };
-    context.states.end(&who);
-    // Of what came or went while this was under way nobody will speak again.
-    match context.stored(&who) {
-        Some(kept) => context.states.observe_stored(&kept),
-        None => context.forget(&who),
+    let started = Instant::now();
+    context.states.begin(key);
+    // The watch may have delivered our last status write before `begin`; read the store again.
+    let binding = context.stored(key).unwrap_or(binding);
+    let requeue_after = if let Ok(binding) = binding.parse() {
+        let uid = binding.meta().uid.as_deref().unwrap_or_default();
+        context.states.retain_uid(key, uid);
+        reconcile_binding(context, &binding, key).await
+    } else {
+        patch_status::report_invalid(context, binding.meta()).await;
+        None
+    };
+    context.states.end(key);
+    if let Some(stored) = context.stored(key) {
+        context.states.observe_stored(&stored);
     }
     context.metrics.reconciles.inc();
     context
         .metrics
         .reconcile_seconds
         .observe(started.elapsed().as_secs_f64());
-    Ok(action)
+    requeue_after
 }
 
 async fn reconcile_binding(
     context: &Context,
     binding: &DopplerPrefectBinding,
     who: &BindingRef,
-) -> Action {
+) -> Option<Duration> {
     if binding.meta().deletion_timestamp.is_some() {
         return cleanup::cleanup(context, binding, who).await;
     }
@@ -96,7 +79,7 @@ async fn reconcile_binding(
     }
     let followed = resolve(context, binding, who).await;
     if followed.pending && followed.failure.is_none() && !followed.overdue {
-        return Action::await_change();
+        return None;
     }
     let step = advance(context, binding, who, &followed).await;
     let mut again = step.requeue_after;
@@ -107,7 +90,7 @@ async fn reconcile_binding(
         );
     }
     again = soonest(again, followed.requeue_after);
-    again.map_or_else(Action::await_change, Action::requeue)
+    again
 }
 
 struct Advanced {
@@ -256,7 +239,7 @@ async fn reconcile_suspended(
     context: &Context,
     binding: &DopplerPrefectBinding,
     who: &BindingRef,
-) -> Action {
+) -> Option<Duration> {
     context.blocks.unsubscribe(who);
     context.configs.unsubscribe(who);
     context.pools.remove_binding(who);
@@ -274,9 +257,7 @@ async fn reconcile_suspended(
         pools,
         ..unchanged(binding)
     };
-    patch_status::patch(context, binding, who, &outcome)
-        .await
-        .map_or_else(Action::await_change, Action::requeue)
+    patch_status::patch(context, binding, who, &outcome).await
 }
 
 /// An outcome that says nothing new.

@@ -1,11 +1,13 @@
 //! The watches: bindings into their store, metadata of Secrets and ConfigMaps into [`ObjectCache`].
 //!
-//! In: the API server's watches. Out: wakes, and facts. Watches are restarted with growing waits; one that the API server
-//! refuses is told, and tried again.
+//! Input: the API server's watches of one scope.
+//! Output: [`BindingEvent`]s, and calls of [`ObjectCache`].
+//! Invariants: an event is passed on once the store shows it.
+//! A watch that is interrupted or refused is logged, and started again with backoff.
 
 use std::{collections::HashSet, fmt::Debug, sync::Arc};
 
-use futures::StreamExt;
+use futures::{StreamExt, stream::BoxStream};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::core::v1::{ConfigMap, Secret},
@@ -26,139 +28,176 @@ use tracing::warn;
 
 use super::{
     object_cache::{ObjectCache, ReferenceKind},
+    scope::Scope,
     stored_binding::StoredBinding,
-    work_queue::{BindingRef, Scope},
 };
+use crate::crd::BindingRef;
 
-/// What the watch of bindings has to tell.
+/// What the watch of bindings reports.
 #[derive(Debug)]
 pub enum BindingEvent<'a> {
-    /// The store has this one anew.
+    /// The store has a new version of this binding.
     Stored(&'a StoredBinding),
-    /// This one is to be reconciled: it is new, or somebody changed what it asks for. A status that we wrote ourselves is no such change.
+    /// The binding is new, or a user changed what it asks for. A status that the operator wrote is no such change.
     SpecChanged(BindingRef),
-    /// This one was deleted.
+    /// The binding was deleted.
     Deleted(BindingRef),
-    /// All were listed. Which ones were deleted before is not told: those that the store does not have.
-    Relisted,
 }
 
-/// The bindings of a scope, and what keeps them up to date until `shutdown`. What is told is in the store by then, or out of it: a reconcile that is
-/// under way looks for it there.
-pub fn watch_bindings(
+/// The bindings of a scope, and the task that keeps them current until `shutdown`.
+pub fn watch_bindings<F: Fn(BindingEvent<'_>) + Send + 'static>(
     client: Client,
     scope: &Scope,
-    tell: impl Fn(BindingEvent<'_>) + Send + 'static,
+    on_event: F,
     shutdown: CancellationToken,
 ) -> (
     Store<StoredBinding>,
-    impl Future<Output = ()> + Send + 'static,
+    impl Future<Output = ()> + Send + use<F>,
 ) {
     let (store, mut writer) = reflector::store();
-    let known = store.clone();
+    let stored = store.clone();
     let api: Api<StoredBinding> = scoped_api(client, scope);
     let events = kube::runtime::watcher(api, watcher::Config::default()).default_backoff();
-    let following = async move {
+    let watch = async move {
         let mut events = std::pin::pin!(events.take_until(shutdown.cancelled_owned()));
-        let mut listed = Vec::new();
+        let mut changed_in_list = Vec::new();
         while let Some(event) = events.next().await {
             let event = match event {
                 Ok(event) => event,
                 Err(error) => {
-                    warn!(
-                        reason = error_text(&error),
-                        "the watch of bindings was interrupted"
-                    );
+                    let reason = error_text(&error);
+                    warn!(reason, "the watch of bindings was interrupted");
                     continue;
                 }
             };
             let changed = match &event {
-                Event::Apply(binding) | Event::InitApply(binding) => spec_changed(&known, binding),
+                Event::Apply(binding) | Event::InitApply(binding) => spec_changed(&stored, binding),
                 Event::Init | Event::InitDone | Event::Delete(_) => false,
+            };
+            let before_list = match &event {
+                Event::InitDone => stored.state(),
+                _ => Vec::new(),
             };
             writer.apply_watcher_event(&event);
             match event {
-                Event::Init => listed.clear(),
-                // The store has them once all are listed.
-                Event::InitApply(binding) if changed => listed.push(BindingRef::of(&binding)),
+                Event::Init => changed_in_list.clear(),
+                Event::InitApply(binding) if changed => {
+                    changed_in_list.push(BindingRef::of(&binding));
+                }
                 Event::InitApply(_) => {}
                 Event::InitDone => {
-                    tell(BindingEvent::Relisted);
-                    for who in std::mem::take(&mut listed) {
-                        tell(BindingEvent::SpecChanged(who));
+                    // The API server does not report deletions that fall between two lists.
+                    let is_gone = |binding: &Arc<StoredBinding>| {
+                        stored.get(&ObjectRef::from_obj(&**binding)).is_none()
+                    };
+                    for binding in before_list.into_iter().filter(is_gone) {
+                        on_event(BindingEvent::Deleted(BindingRef::of(&*binding)));
+                    }
+                    for key in std::mem::take(&mut changed_in_list) {
+                        on_event(BindingEvent::SpecChanged(key));
                     }
                 }
                 Event::Apply(binding) => {
-                    tell(BindingEvent::Stored(&binding));
+                    on_event(BindingEvent::Stored(&binding));
                     if changed {
-                        tell(BindingEvent::SpecChanged(BindingRef::of(&binding)));
+                        on_event(BindingEvent::SpecChanged(BindingRef::of(&binding)));
                     }
                 }
-                Event::Delete(binding) => tell(BindingEvent::Deleted(BindingRef::of(&binding))),
+                Event::Delete(binding) => {
+                    on_event(BindingEvent::Deleted(BindingRef::of(&binding)));
+                }
             }
         }
     };
-    (store, following)
+    (store, watch)
 }
 
-/// Whether somebody changed what the binding asks for since the store had it.
+/// Whether a user changed what the binding asks for since the version in the store.
 fn spec_changed(store: &Store<StoredBinding>, binding: &StoredBinding) -> bool {
-    let asks = |kept: &StoredBinding| {
-        let meta = kept.meta();
-        // The deletion counts as a generation of its own; a finalizer does not.
+    let relevant = |binding: &StoredBinding| {
+        let meta = binding.meta();
+        // A deletion changes the generation; a removed finalizer does not.
         (meta.uid.clone(), meta.generation, meta.finalizers.clone())
     };
     store
         .get(&ObjectRef::from_obj(binding))
-        .is_none_or(|before| asks(&before) != asks(binding))
+        .is_none_or(|stored| relevant(&stored) != relevant(binding))
 }
 
-/// Keeps [`ObjectCache`] up to date with one kind in one scope, until `shutdown`. `seen` turns true once everything was listed.
-pub async fn watch_secrets(
-    client: Client,
-    scope: Scope,
-    objects: Arc<ObjectCache>,
-    seen: watch::Sender<bool>,
-    shutdown: CancellationToken,
-) {
-    watch_metadata::<Secret>(
-        client,
-        scope,
-        ReferenceKind::Secret,
-        objects,
-        seen,
-        shutdown,
-    )
-    .await;
+/// Keeps [`ObjectCache`] current with the metadata of one kind in one scope.
+pub struct MetadataWatch {
+    /// The API server.
+    pub client: Client,
+    /// Where the objects are.
+    pub scope: Scope,
+    /// The cache that is kept current.
+    pub objects: Arc<ObjectCache>,
+    /// Turns true once all objects are listed.
+    pub listed: watch::Sender<bool>,
 }
 
-/// As [`watch_secrets`], for ConfigMaps.
-pub async fn watch_config_maps(
-    client: Client,
-    scope: Scope,
-    objects: Arc<ObjectCache>,
-    seen: watch::Sender<bool>,
-    shutdown: CancellationToken,
-) {
-    watch_metadata::<ConfigMap>(
-        client,
-        scope,
-        ReferenceKind::ConfigMap,
-        objects,
-        seen,
-        shutdown,
-    )
-    .await;
+impl std::fmt::Debug for MetadataWatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MetadataWatch")
+            .field("scope", &self.scope)
+            .finish_non_exhaustive()
+    }
 }
 
-async fn watch_metadata<K>(
+impl MetadataWatch {
+    /// Watches Secrets until `shutdown`.
+    pub async fn secrets(self, shutdown: CancellationToken) {
+        let events = metadata_events::<Secret>(self.client.clone(), &self.scope, shutdown);
+        self.follow(ReferenceKind::Secret, events).await;
+    }
+
+    /// Watches ConfigMaps until `shutdown`.
+    pub async fn config_maps(self, shutdown: CancellationToken) {
+        let events = metadata_events::<ConfigMap>(self.client.clone(), &self.scope, shutdown);
+        self.follow(ReferenceKind::ConfigMap, events).await;
+    }
+
+    async fn follow<K: Debug>(self, kind: ReferenceKind, mut events: MetadataEvents<K>) {
+        let namespace = match &self.scope {
+            Scope::All => None,
+            Scope::Namespace(namespace) => Some(namespace.as_str()),
+        };
+        let mut listed = HashSet::new();
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(Event::Init) => listed.clear(),
+                Ok(Event::InitApply(object)) => {
+                    let PartialObjectMeta { metadata, .. } = object;
+                    listed.insert((
+                        metadata.namespace.clone().unwrap_or_default(),
+                        metadata.name.clone().unwrap_or_default(),
+                    ));
+                    self.objects.on_apply(kind, &metadata);
+                }
+                Ok(Event::InitDone) => {
+                    self.objects.on_relist(kind, namespace, &listed);
+                    listed = HashSet::new();
+                    self.listed.send_replace(true);
+                }
+                Ok(Event::Apply(object)) => self.objects.on_apply(kind, &object.metadata),
+                Ok(Event::Delete(object)) => self.objects.on_delete(kind, &object.metadata),
+                Err(error) => {
+                    let reason = error_text(&error);
+                    warn!(?kind, reason, "the watch of metadata was interrupted");
+                }
+            }
+        }
+    }
+}
+
+type MetadataEvents<K> = BoxStream<'static, watcher::Result<Event<PartialObjectMeta<K>>>>;
+
+fn metadata_events<K>(
     client: Client,
-    scope: Scope,
-    kind: ReferenceKind,
-    objects: Arc<ObjectCache>,
-    seen: watch::Sender<bool>,
+    scope: &Scope,
     shutdown: CancellationToken,
-) where
+) -> MetadataEvents<K>
+where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
         + Clone
         + DeserializeOwned
@@ -166,39 +205,11 @@ async fn watch_metadata<K>(
         + Send
         + 'static,
 {
-    let api: Api<PartialObjectMeta<K>> = scoped_api(client, &scope);
-    let events = kube::runtime::watcher(api, watcher::Config::default()).default_backoff();
-    let mut events = std::pin::pin!(events.take_until(shutdown.cancelled_owned()));
-    let namespace = match &scope {
-        Scope::All => None,
-        Scope::Namespace(namespace) => Some(namespace.as_str()),
-    };
-    let mut listed = HashSet::new();
-    while let Some(event) = events.next().await {
-        match event {
-            Ok(Event::Init) => listed.clear(),
-            Ok(Event::InitApply(object)) => {
-                let PartialObjectMeta { metadata, .. } = object;
-                listed.insert((
-                    metadata.namespace.clone().unwrap_or_default(),
-                    metadata.name.clone().unwrap_or_default(),
-                ));
-                objects.on_apply(kind, &metadata);
-            }
-            Ok(Event::InitDone) => {
-                objects.on_relist(kind, namespace, &listed);
-                listed = HashSet::new();
-                seen.send_replace(true);
-            }
-            Ok(Event::Apply(object)) => objects.on_apply(kind, &object.metadata),
-            Ok(Event::Delete(object)) => objects.on_delete(kind, &object.metadata),
-            Err(error) => warn!(
-                ?kind,
-                reason = error_text(&error),
-                "the watch of metadata was interrupted"
-            ),
-        }
-    }
+    let api: Api<PartialObjectMeta<K>> = scoped_api(client, scope);
+    kube::runtime::watcher(api, watcher::Config::default())
+        .default_backoff()
+        .take_until(shutdown.cancelled_owned())
+        .boxed()
 }
 
 /// An API in a scope.
@@ -214,10 +225,10 @@ where
     }
 }
 
-/// Why a watch was interrupted, in words that hold nothing of an object.
+/// Why a watch was interrupted. The text holds nothing of an object.
 #[must_use]
 pub fn error_text(error: &watcher::Error) -> String {
-    let status = |error: &kube::Error| match error {
+    let text = |error: &kube::Error| match error {
         kube::Error::Api(status) => {
             format!("the API server answered {} {}", status.code, status.reason)
         }
@@ -226,164 +237,15 @@ pub fn error_text(error: &watcher::Error) -> String {
     match error {
         watcher::Error::InitialListFailed(error)
         | watcher::Error::WatchStartFailed(error)
-        | watcher::Error::WatchFailed(error) => status(error),
+        | watcher::Error::WatchFailed(error) => text(error),
         watcher::Error::WatchError(error) => {
             format!("the API server answered {} {}", error.code, error.reason)
         }
-        watcher::Error::NoResourceVersion => "the API server gave no version".to_owned(),
+        watcher::Error::NoResourceVersion => {
+            "the API server returned no resourceVersion".to_owned()
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use kube::Config;
-    use tokio::{sync::mpsc, time::timeout};
-    use wiremock::{
-        Mock, MockServer, ResponseTemplate,
-        matchers::{any, query_param},
-    };
-
-    use super::*;
-
-    /// The answer to a watch whose version is too old.
-    const EXPIRED: &str = r#"{"type":"ERROR","object":{"kind":"Status","apiVersion":"v1","status":"Failure","message":"too old","reason":"Expired","code":410}}"#;
-
-    #[tokio::test]
-    async fn after_a_list_those_that_it_lacks_are_out_of_the_store_and_it_is_told() {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let server = MockServer::start().await;
-        let binding = serde_json::json!({
-            "apiVersion": "doppler-prefect.dev/v1alpha1", "kind": "DopplerPrefectBinding",
-            "metadata": {"name": "b", "namespace": "flows", "uid": "1"}, "spec": {},
-        });
-        let list = |items: serde_json::Value| {
-            ResponseTemplate::new(200).set_body_json(serde_json::json!({
-                "apiVersion": "doppler-prefect.dev/v1alpha1", "kind": "DopplerPrefectBindingList",
-                "metadata": {"resourceVersion": "1"}, "items": items,
-            }))
-        };
-        Mock::given(query_param("watch", "true"))
-            .respond_with(ResponseTemplate::new(200).set_body_string(EXPIRED))
-            .with_priority(1)
-            .mount(&server)
-            .await;
-        Mock::given(any())
-            .respond_with(list(serde_json::json!([binding])))
-            .up_to_n_times(1)
-            .with_priority(2)
-            .mount(&server)
-            .await;
-        Mock::given(any())
-            .respond_with(list(serde_json::json!([])))
-            .with_priority(3)
-            .mount(&server)
-            .await;
-        let client = Client::try_from(Config::new(server.uri().parse().unwrap())).unwrap();
-        let (says, mut hears) = mpsc::unbounded_channel();
-        let tell = move |heard: BindingEvent<'_>| says.send(format!("{heard:?}")).unwrap();
-        let shutdown = CancellationToken::new();
-        let (store, following) = watch_bindings(client, &Scope::All, tell, shutdown.clone());
-        let following = tokio::spawn(following);
-        let mut next = async || {
-            timeout(Duration::from_secs(30), hears.recv())
-                .await
-                .unwrap()
-                .unwrap()
-        };
-        assert_eq!(next().await, "Relisted", "the first list");
-        assert_eq!(next().await, "SpecChanged(flows/b)");
-        assert_eq!(next().await, "Relisted", "the second");
-        assert!(store.state().is_empty());
-        shutdown.cancel();
-        timeout(Duration::from_secs(30), following)
-            .await
-            .unwrap()
-            .unwrap();
-    }
-
-    #[test]
-    fn a_status_and_a_new_version_are_no_new_wish() {
-        let kept = |meta: serde_json::Value| -> StoredBinding {
-            let mut metadata = serde_json::json!({"name": "b", "namespace": "flows", "uid": "1", "generation": 1, "resourceVersion": "1"});
-            metadata
-                .as_object_mut()
-                .unwrap()
-                .extend(meta.as_object().unwrap().clone());
-            let binding = serde_json::json!({
-                "apiVersion": "doppler-prefect.dev/v1alpha1", "kind": "DopplerPrefectBinding", "metadata": metadata, "spec": {},
-            });
-            serde_json::from_value(binding).unwrap()
-        };
-        let (store, mut writer) = reflector::store();
-        let first = kept(serde_json::json!({}));
-        assert!(spec_changed(&store, &first), "a new one");
-        writer.apply_watcher_event(&Event::Apply(first));
-        for (change, anew) in [
-            (
-                serde_json::json!({"resourceVersion": "2", "annotations": {"a": "b"}}),
-                false,
-            ),
-            (serde_json::json!({"generation": 2}), true),
-            (serde_json::json!({"finalizers": ["f"]}), true),
-            (serde_json::json!({"uid": "2"}), true),
-        ] {
-            assert_eq!(
-                spec_changed(&store, &kept(change.clone())),
-                anew,
-                "{change}"
-            );
-        }
-    }
-
-    /// RBAC cannot tell the two apart, so that only the requests themselves show it.
-    #[tokio::test]
-    async fn secrets_are_listed_and_watched_as_metadata_only() {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let server = MockServer::start().await;
-        let list = serde_json::json!({
-            "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList",
-            "metadata": {"resourceVersion": "1"}, "items": [],
-        });
-        Mock::given(any())
-            .respond_with(ResponseTemplate::new(200).set_body_json(list))
-            .mount(&server)
-            .await;
-        let client = Client::try_from(Config::new(server.uri().parse().unwrap())).unwrap();
-        let shutdown = CancellationToken::new();
-        let watching = tokio::spawn(watch_secrets(
-            client,
-            Scope::Namespace("flows".to_owned()),
-            Arc::new(ObjectCache::new(Box::new(|_| {}))),
-            watch::channel(false).0,
-            shutdown.clone(),
-        ));
-        let asked = timeout(Duration::from_secs(30), async {
-            loop {
-                let asked = server.received_requests().await.unwrap();
-                if asked
-                    .iter()
-                    .any(|one| one.url.query().is_some_and(|q| q.contains("watch=true")))
-                {
-                    return asked;
-                }
-                tokio::task::yield_now().await;
-            }
-        });
-        for request in asked.await.unwrap() {
-            assert_eq!(request.url.path(), "/api/v1/namespaces/flows/secrets");
-            let accept = request.headers["accept"].to_str().unwrap();
-            assert!(
-                accept.starts_with("application/json;as=PartialObjectMetadata"),
-                "{}: {accept}",
-                request.url
-            );
-        }
-        shutdown.cancel();
-        timeout(Duration::from_secs(30), watching)
-            .await
-            .unwrap()
-            .unwrap();
-    }
-}
+mod tests;

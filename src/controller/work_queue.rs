@@ -1,238 +1,215 @@
-//! What wakes a binding, and the queue in which it waits for its reconcile.
+//! The work queue: keys of bindings that wait for a reconcile.
 //!
-//! In: names of bindings, from sources, pools and watches. Out: one [`WorkQueue`] for each watched scope, from which the controller of that scope takes. A
-//! binding stands in a queue once, however often it is woken. The controller is handed a few at a time: what its scheduler keeps of one weighs a
-//! kilobyte, and here it is a pointer.
+//! Input: keys, from watches, pollers and pool workers, and requeues from [`super::run`].
+//! Output: one key at a time, in the order in which the keys were added.
+//! Invariants: A key is in the queue at most once, and at most one reconcile of it runs at a time.
+//! A key that is added during its reconcile is queued again as soon as that reconcile is done.
+//! A delay ends when the key is handed out, since the reconcile decides on the next delay.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    future::poll_fn,
+    task::{Context, Poll, Waker},
+    time::Duration,
 };
 
-use tokio::sync::Notify;
+use parking_lot::Mutex;
+use tokio_util::time::{DelayQueue, delay_queue};
 
 pub use crate::crd::BindingRef;
 
-/// Where bindings are watched: everywhere, or in one namespace.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Scope {
-    /// In all namespaces.
-    All,
-    /// In this one.
-    Namespace(String),
-}
-
-impl Scope {
-    /// The scopes that the flag `--watch-namespace` asks for.
-    #[must_use]
-    pub fn of(namespaces: &[String]) -> Vec<Self> {
-        if namespaces.is_empty() {
-            return vec![Self::All];
-        }
-        let distinct: std::collections::BTreeSet<_> = namespaces.iter().cloned().collect();
-        distinct.into_iter().map(Self::Namespace).collect()
-    }
-}
-
-/// The way of a wake to the controller of its scope.
-#[derive(Clone, Debug)]
-pub struct WorkQueues(Arc<HashMap<Scope, Arc<WorkQueue>>>);
-
-impl WorkQueues {
-    /// A queue for each scope, of which `most` are handed out at a time.
-    #[must_use]
-    pub fn new(scopes: &[Scope], most: usize) -> Self {
-        let queue = |scope: &Scope| (scope.clone(), Arc::new(WorkQueue::new(most)));
-        Self(Arc::new(scopes.iter().map(queue).collect()))
-    }
-
-    /// Has `binding` reconciled soon.
-    pub fn add(&self, binding: &BindingRef) {
-        if let Some(queue) = self.queue(binding) {
-            queue.add(binding);
-        }
-    }
-
-    /// A reconcile of `binding` begins, or there is none to be had: whatever wakes it from now on wakes it again.
-    pub fn done(&self, binding: &BindingRef) {
-        if let Some(queue) = self.queue(binding) {
-            queue.done(binding);
-        }
-    }
-
-    /// The queue of a scope.
-    #[must_use]
-    pub fn of(&self, scope: &Scope) -> Option<Arc<WorkQueue>> {
-        self.0.get(scope).cloned()
-    }
-
-    /// How many bindings wait, in all scopes.
-    #[must_use]
-    pub fn depth(&self) -> usize {
-        self.0.values().map(|queue| queue.depth()).sum()
-    }
-
-    fn queue(&self, binding: &BindingRef) -> Option<&Arc<WorkQueue>> {
-        let own = Scope::Namespace(binding.namespace().to_owned());
-        self.0.get(&own).or_else(|| self.0.get(&Scope::All))
-    }
-}
-
-/// Bindings that wait for their reconcile, in the order in which they were woken.
-#[derive(Debug)]
-pub struct WorkQueue {
-    state: Mutex<State>,
-    moved: Notify,
-    most: usize,
-}
+/// Keys of bindings that wait for a reconcile, as in the work queue of client-go. It has one consumer.
+#[derive(Debug, Default)]
+pub struct WorkQueue(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    order: VecDeque<BindingRef>,
-    /// The same ones, to be found.
-    waiting: HashSet<BindingRef>,
-    /// Those that were handed out and have not begun: they will see what they are woken for.
-    handed: HashSet<BindingRef>,
+    /// Keys in the order in which they are handed out.
+    ready: VecDeque<BindingRef>,
+    /// Keys that need a reconcile: those in `ready`, and those added during their reconcile.
+    dirty: HashSet<BindingRef>,
+    /// Keys whose reconcile runs.
+    processing: HashSet<BindingRef>,
+    /// Keys that become dirty later.
+    delays: DelayQueue<BindingRef>,
+    delayed: HashMap<BindingRef, delay_queue::Key>,
+    consumer: Option<Waker>,
 }
 
 impl WorkQueue {
-    fn new(most: usize) -> Self {
-        Self {
-            state: Mutex::default(),
-            moved: Notify::new(),
-            most,
-        }
+    /// Enqueues `key`, unless it is in the queue already.
+    pub fn add(&self, key: &BindingRef) {
+        self.0.lock().add(key.clone());
     }
 
-    fn add(&self, binding: &BindingRef) {
-        let mut state = self.state();
-        if !state.handed.contains(binding) && state.waiting.insert(binding.clone()) {
-            state.order.push_back(binding.clone());
-            self.moved.notify_one();
-        }
-    }
-
-    fn done(&self, binding: &BindingRef) {
-        if self.state().handed.remove(binding) {
-            self.moved.notify_one();
-        }
-    }
-
-    /// The next binding, as soon as it is its turn. For one taker.
+    /// Waits for the next key. The caller reconciles it and then calls [`Self::done`].
     pub async fn get(&self) -> BindingRef {
-        loop {
-            if let Some(next) = self.take() {
-                return next;
-            }
-            self.moved.notified().await;
+        poll_fn(|context| self.0.lock().poll_get(context)).await
+    }
+
+    /// The reconcile of `key` is done, and asks for another one after `requeue_after`.
+    pub fn done(&self, key: &BindingRef, requeue_after: Option<Duration>) {
+        self.0.lock().done(key, requeue_after);
+    }
+
+    /// How many keys wait to be handed out. Delayed keys do not count.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        self.0.lock().ready.len()
+    }
+}
+
+impl State {
+    fn add(&mut self, key: BindingRef) {
+        if self.dirty.insert(key.clone()) && !self.processing.contains(&key) {
+            self.make_ready(key);
         }
     }
 
-    fn take(&self) -> Option<BindingRef> {
-        let mut state = self.state();
-        if state.handed.len() >= self.most {
-            return None;
-        }
-        let next = state.order.pop_front()?;
-        state.waiting.remove(&next);
-        state.handed.insert(next.clone());
-        if state.order.is_empty() {
-            state.order.shrink_to_fit();
-            state.waiting.shrink_to_fit();
-        }
-        Some(next)
+    fn make_ready(&mut self, key: BindingRef) {
+        self.ready.push_back(key);
+        self.wake_consumer();
     }
 
-    fn depth(&self) -> usize {
-        self.state().order.len()
+    fn wake_consumer(&mut self) {
+        if let Some(consumer) = self.consumer.take() {
+            consumer.wake();
+        }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn poll_get(&mut self, context: &mut Context<'_>) -> Poll<BindingRef> {
+        // Before the queue itself, so that a long queue does not postpone delayed keys.
+        while let Poll::Ready(Some(expired)) = self.delays.poll_expired(context) {
+            let key = expired.into_inner();
+            self.delayed.remove(&key);
+            self.add(key);
+        }
+        let Some(key) = self.ready.pop_front() else {
+            self.consumer = Some(context.waker().clone());
+            return Poll::Pending;
+        };
+        self.dirty.remove(&key);
+        if let Some(delay) = self.delayed.remove(&key) {
+            self.delays.remove(&delay);
+        }
+        self.processing.insert(key.clone());
+        if self.ready.is_empty() {
+            // After a burst, its memory is given back.
+            self.ready.shrink_to_fit();
+            self.dirty.shrink_to_fit();
+        }
+        Poll::Ready(key)
+    }
+
+    fn done(&mut self, key: &BindingRef, requeue_after: Option<Duration>) {
+        self.processing.remove(key);
+        if self.dirty.contains(key) {
+            self.make_ready(key.clone());
+        } else if let Some(delay) = requeue_after {
+            let delay = self.delays.insert(key.clone(), delay);
+            self.delayed.insert(key.clone(), delay);
+            self.wake_consumer();
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use futures::FutureExt;
+    use tokio::time::{Instant, advance};
 
-    fn binding(name: &str) -> BindingRef {
+    use super::*;
+
+    const DELAY: Duration = Duration::from_secs(10);
+
+    fn key(name: &str) -> BindingRef {
         BindingRef::new("flows", name)
     }
 
-    /// A queue of all namespaces, and the way there.
-    fn queue(most: usize) -> (WorkQueues, Arc<WorkQueue>) {
-        let wakes = WorkQueues::new(&[Scope::All], most);
-        let queue = wakes.of(&Scope::All).unwrap();
-        (wakes, queue)
-    }
-
-    #[tokio::test]
-    async fn a_wake_reaches_the_line_of_its_namespace() {
-        let scopes = ["a", "b"].map(|name| Scope::Namespace(name.to_owned()));
-        let wakes = WorkQueues::new(&scopes, 1);
-        let [a, b] = scopes.map(|scope| wakes.of(&scope).unwrap());
-        let in_b = BindingRef::new("b", "x");
-        wakes.add(&in_b);
-        wakes.add(&BindingRef::new("a", "y"));
-        wakes.add(&BindingRef::new("of no scope", "z"));
-        assert_eq!(wakes.depth(), 2);
-        assert_eq!(b.get().await, in_b);
-        assert_eq!(a.get().await.name(), "y");
-    }
-
-    #[test]
-    fn a_binding_stands_in_the_line_once_and_keeps_its_place() {
-        let (wakes, queue) = queue(2);
-        for name in ["a", "b", "a", "c", "a"] {
-            wakes.add(&binding(name));
+    fn queue(names: &[&str]) -> WorkQueue {
+        let queue = WorkQueue::default();
+        for name in names {
+            queue.add(&key(name));
         }
-        assert_eq!(wakes.depth(), 3);
-        assert_eq!(queue.get().now_or_never(), Some(binding("a")));
-        assert_eq!(queue.get().now_or_never(), Some(binding("b")));
+        queue
     }
 
-    #[test]
-    fn one_that_was_handed_out_is_woken_again_only_once_it_has_begun() {
-        let (wakes, queue) = queue(2);
-        wakes.add(&binding("a"));
-        assert_eq!(queue.get().now_or_never(), Some(binding("a")));
-        wakes.add(&binding("a"));
-        assert_eq!(wakes.depth(), 0, "it will see what it is woken for");
-        wakes.done(&binding("a"));
-        wakes.add(&binding("a"));
-        assert_eq!(
-            queue.get().now_or_never(),
-            Some(binding("a")),
-            "it may have looked before"
-        );
+    fn next(queue: &WorkQueue) -> Option<BindingRef> {
+        queue.get().now_or_never()
     }
 
     #[tokio::test]
-    async fn a_few_are_handed_out_at_a_time() {
-        let (wakes, queue) = queue(2);
+    async fn queues_a_key_once_and_keeps_its_place() {
+        let queue = queue(&["a", "b", "a", "c", "a"]);
+        assert_eq!(queue.depth(), 3);
         for name in ["a", "b", "c"] {
-            wakes.add(&binding(name));
+            assert_eq!(next(&queue), Some(key(name)));
         }
-        queue.get().await;
-        queue.get().await;
-        let third = tokio::spawn(async move { queue.get().await });
-        tokio::task::yield_now().await;
-        assert!(!third.is_finished());
-        wakes.done(&binding("of no concern"));
-        tokio::task::yield_now().await;
-        assert!(!third.is_finished());
-        wakes.done(&binding("b"));
-        assert_eq!(third.await.unwrap(), binding("c"));
+        assert_eq!(next(&queue), None);
     }
 
-    #[test]
-    fn a_namespace_that_is_named_twice_is_watched_once() {
-        assert_eq!(Scope::of(&[]), [Scope::All]);
+    #[tokio::test]
+    async fn queues_a_key_again_once_its_reconcile_is_done() {
+        let queue = queue(&["a"]);
+        assert_eq!(next(&queue), Some(key("a")));
+        queue.add(&key("a"));
+        queue.add(&key("a"));
+        assert_eq!(next(&queue), None, "its reconcile runs");
+        queue.done(&key("a"), Some(DELAY));
+        assert_eq!(next(&queue), Some(key("a")), "at once, not after the delay");
+        queue.done(&key("a"), None);
+        assert_eq!(next(&queue), None);
+    }
+
+    #[tokio::test]
+    async fn wakes_the_consumer_when_a_key_is_added() {
+        let queue = std::sync::Arc::new(WorkQueue::default());
+        let consumer = tokio::spawn({
+            let queue = std::sync::Arc::clone(&queue);
+            async move { queue.get().await }
+        });
+        tokio::task::yield_now().await;
+        queue.add(&key("a"));
+        assert_eq!(consumer.await.unwrap(), key("a"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn hands_out_a_requeued_key_after_its_delay() {
+        let queue = queue(&["a"]);
+        let start = Instant::now();
+        assert_eq!(queue.get().await, key("a"));
+        queue.done(&key("a"), Some(DELAY));
+        assert_eq!(queue.depth(), 0);
+        assert_eq!(queue.get().await, key("a"));
+        assert!(start.elapsed() >= DELAY);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn drops_the_delay_of_a_key_that_is_added_earlier() {
+        let queue = queue(&["a"]);
+        queue.get().await;
+        queue.done(&key("a"), Some(DELAY));
+        queue.add(&key("a"));
+        assert_eq!(next(&queue), Some(key("a")));
+        queue.done(&key("a"), None);
+        advance(DELAY * 2).await;
         assert_eq!(
-            Scope::of(&["a".to_owned(), "a".to_owned()]),
-            [Scope::Namespace("a".to_owned())]
+            next(&queue),
+            None,
+            "the reconcile decided on the delay anew"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_queue_does_not_postpone_delayed_keys() {
+        let queue = queue(&["delayed"]);
+        queue.get().await;
+        queue.done(&key("delayed"), Some(DELAY));
+        for name in ["a", "b", "c"] {
+            queue.add(&key(name));
+        }
+        advance(DELAY * 2).await;
+        assert_eq!(next(&queue), Some(key("a")));
+        assert_eq!(queue.depth(), 3, "the delayed key is behind the other two");
     }
 }

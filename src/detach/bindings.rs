@@ -12,8 +12,8 @@ use tokio::time::timeout;
 use crate::{
     controller::{
         finalizer::{self, FinalizerError, InjectedEntry},
+        scope::Scope,
         watches::scoped_api,
-        work_queue::Scope,
     },
     crd::{DeletionPolicy, DopplerPrefectBinding, DopplerPrefectBindingSpec},
     secret::{WriteError, owner_reference},

@@ -1,15 +1,17 @@
-//! What the leader does: it watches, reads and writes.
+//! The controller manager: builds everything that the working replica runs.
 //!
-//! In: settings, clients, and the key of the content hashes, which is had once the lease is (if there is one). Out: the tasks of the controllers,
-//! and the sources, so that hooks can wake them. Nothing of this runs on a replica that does not lead.
+//! Input: settings, clients, and the key of the content hashes.
+//! Output: the tasks of watches, pollers, pool workers and controller, and the configs, so that webhooks can refresh them.
+//! Invariants: nothing of this runs on a standby replica.
 
 use std::{sync::Arc, time::Duration};
 
-use kube::{Client, runtime::reflector::Store};
-use tokio::sync::{Semaphore, mpsc, watch as signal};
+use kube::Client;
+use tokio::sync::watch as signal;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    scope_watch::ScopeWatch,
     server::{GaugeUpdater, Readiness},
     tasks::Tasks,
     upstreams::{self, UpstreamSettings, Upstreams},
@@ -22,10 +24,10 @@ use crate::{
         key_refs::KeyRefs,
         object_cache::ObjectCache,
         prefect_work_pools,
-        stored_binding::StoredBinding,
-        watches::{self, BindingEvent},
-        work_queue::{BindingRef, Scope, WorkQueue, WorkQueues},
+        scope::Scope,
+        work_queue::WorkQueue,
     },
+    crd::BindingRef,
     metrics::Metrics,
     outbound::{AllowedHosts, ClientError},
     prefect::{Clients, ConnectionInterner},
@@ -33,13 +35,10 @@ use crate::{
     secret::{HashKey, SecretClient},
 };
 
-/// How often clients and connections that nobody uses any more are let go.
+/// How often unused clients and connections are dropped.
 const TIDY: Duration = Duration::from_mins(5);
 
-/// Bindings that the controller of a scope is handed before it begins with them, for each reconcile that may run.
-const HANDED: usize = 2;
-
-/// What leading takes.
+/// Everything that the working replica is built from.
 pub struct ControllerManager {
     /// The API server.
     pub client: Client,
@@ -47,7 +46,7 @@ pub struct ControllerManager {
     pub secrets: SecretClient,
     /// Waits and limits.
     pub settings: ControllerSettings,
-    /// Namespaces whose bindings are served; none means all.
+    /// Namespaces whose bindings the operator serves; none means all.
     pub watch_namespaces: Vec<String>,
     /// Further namespaces with `PrefectWorkPool`s.
     pub prefect_namespaces: Vec<String>,
@@ -59,21 +58,21 @@ pub struct ControllerManager {
     pub prefect_hosts: AllowedHosts,
     /// Hosts that bindings may name as Doppler's API.
     pub doppler_hosts: AllowedHosts,
-    /// What the flags say of upstreams.
+    /// Time limits and bounds of upstreams.
     pub upstream_settings: UpstreamSettings,
-    /// Everything that is counted.
+    /// All metrics.
     pub metrics: Arc<Metrics>,
-    /// Set once everything that is there has been seen.
+    /// Set once all existing objects are listed.
     pub readiness: Readiness,
-    /// Told how gauges are brought up to date.
+    /// Gets the function that updates the gauges.
     pub gauge_updater: GaugeUpdater,
 }
 
 impl ControllerManager {
-    /// Spawns the tasks. Gives the configs that are read, to be woken from outside.
+    /// Spawns the tasks. Returns the pollers of configs, so that webhooks can refresh them.
     ///
     /// # Errors
-    /// If no HTTP client can be made.
+    /// If the TLS backend cannot build an HTTP client.
     pub fn start(self, hash_key: HashKey, tasks: &mut Tasks) -> Result<Configs, ClientError> {
         let Self {
             client,
@@ -85,34 +84,33 @@ impl ControllerManager {
             concurrency,
             prefect_hosts,
             doppler_hosts,
-            upstream_settings: limits,
+            upstream_settings,
             metrics,
             readiness,
-            gauge_updater: refreshed,
+            gauge_updater,
         } = self;
         let shutdown = tasks.shutdown();
-        let scopes = Scope::of(&watch_namespaces);
-        let wakes = WorkQueues::new(&scopes, HANDED * usize::from(concurrency));
-        let wake: Arc<dyn Fn(&BindingRef) + Send + Sync> = {
-            let wakes = wakes.clone();
-            Arc::new(move |who: &BindingRef| wakes.add(who))
+        let queue = Arc::new(WorkQueue::default());
+        let enqueue: Arc<dyn Fn(&BindingRef) + Send + Sync> = {
+            let queue = Arc::clone(&queue);
+            Arc::new(move |key: &BindingRef| queue.add(key))
         };
         let objects = {
-            let wake = Arc::clone(&wake);
-            Arc::new(ObjectCache::new(Box::new(move |who| wake(who))))
+            let enqueue = Arc::clone(&enqueue);
+            Arc::new(ObjectCache::new(Box::new(move |key| enqueue(key))))
         };
         let Upstreams {
             clients,
             blocks,
             configs,
             pools,
-            update_gauges: refresh,
+            update_gauges,
             deliver,
-        } = upstreams::upstreams(&limits, &metrics, &wake, &shutdown)?;
-        let (queues, gauge) = (wakes.clone(), metrics.workqueue_depth.clone());
-        refreshed.set(Box::new(move || {
-            refresh();
-            gauge.set(i64::try_from(queues.depth()).unwrap_or(i64::MAX));
+        } = upstreams::upstreams(&upstream_settings, &metrics, &enqueue, &shutdown)?;
+        let (depth, gauge) = (Arc::clone(&queue), metrics.workqueue_depth.clone());
+        gauge_updater.set(Box::new(move || {
+            update_gauges();
+            gauge.set(i64::try_from(depth.depth()).unwrap_or(i64::MAX));
         }));
         tasks.spawn("deliver", deliver);
         let (report, events) = Report::new(client.clone(), Arc::clone(&metrics), shutdown.clone());
@@ -121,22 +119,21 @@ impl ControllerManager {
         let tidied = tidy(clients, Arc::clone(&connections), shutdown.clone());
         tasks.spawn("tidy", tidied);
 
-        let memory = Arc::new(BindingStates::default());
-        let (gone, mut hear_gone) = mpsc::unbounded_channel();
-        let watched: Vec<_> = scopes
-            .iter()
-            .map(|scope| {
-                let (gone, memory) = (gone.clone(), Arc::clone(&memory));
-                let wakes = wakes.clone();
-                let tell = move |heard: BindingEvent<'_>| match heard {
-                    BindingEvent::Stored(binding) => memory.observe_stored(binding),
-                    BindingEvent::SpecChanged(who) => wakes.add(&memory.intern(who)),
-                    BindingEvent::Deleted(who) => drop(gone.send(Some(who))),
-                    BindingEvent::Relisted => drop(gone.send(None)),
-                };
-                watches::watch_bindings(client.clone(), scope, tell, shutdown.clone())
-            })
-            .collect();
+        let states = Arc::new(BindingStates::default());
+        let mut listed = Vec::new();
+        let mut stores = Vec::new();
+        for scope in Scope::of(&watch_namespaces) {
+            let (scope_watch, all_listed) = ScopeWatch::new(
+                client.clone(),
+                scope,
+                Arc::clone(&queue),
+                Arc::clone(&states),
+            );
+            listed.push(all_listed);
+            let (store, watch) = scope_watch.run(&objects, shutdown.clone());
+            stores.push(store);
+            tasks.spawn("watches", watch);
+        }
         let context = Arc::new(Context {
             key_refs: KeyRefs::new(client.clone(), settings.kubernetes_timeout),
             client: client.clone(),
@@ -147,58 +144,24 @@ impl ControllerManager {
             blocks,
             configs: configs.clone(),
             pools: pools.clone(),
-            objects: Arc::clone(&objects),
+            objects,
             secrets,
             hash_key,
-            states: Arc::clone(&memory),
+            states,
             report,
             metrics,
-            queues: wakes.clone(),
-            reconcile_permits: Semaphore::new(concurrency.into()),
+            queue,
             operator_namespace,
-            bindings: watched.iter().map(|(store, _)| store.clone()).collect(),
+            bindings: stores,
         });
-        let forgetting = Arc::clone(&context);
-        let end = shutdown.clone();
-        tasks.spawn("forget", async move {
-            loop {
-                tokio::select! {
-                    () = end.cancelled() => return,
-                    who = hear_gone.recv() => match who {
-                        Some(Some(who)) => forgetting.forget(&who),
-                        Some(None) => forgetting.forget_absent(),
-                        None => return,
-                    },
-                }
-            }
-        });
-        let mut ready = Vec::new();
-        for (scope, (store, following)) in scopes.into_iter().zip(watched) {
-            let Some(queue) = wakes.of(&scope) else {
-                continue;
-            };
-            let (bindings_seen, hears) = signal::channel(false);
-            ready.push(hears);
-            let scope_task = ScopeTask {
-                scope,
-                store,
-                queue,
-                client: client.clone(),
-                objects: Arc::clone(&objects),
-                context: Arc::clone(&context),
-                concurrency,
-            };
-            tasks.spawn(
-                "controller",
-                scope_task.run(following, bindings_seen, shutdown.clone()),
-            );
-        }
+        let reconciles = controller::run(context, concurrency.into(), shutdown.clone());
+        tasks.spawn("controller", reconciles);
         let scopes = prefect_work_pools::scopes(&watch_namespaces, &prefect_namespaces);
         tasks.spawn(
             "managed pools",
             prefect_work_pools::watch_work_pools(client, scopes, pools, shutdown.clone()),
         );
-        tasks.spawn("ready", become_ready(ready, readiness, shutdown));
+        tasks.spawn("ready", become_ready(listed, readiness, shutdown));
         Ok(configs)
     }
 }
@@ -227,73 +190,9 @@ async fn become_ready(
     for mut scope in scopes {
         tokio::select! {
             () = shutdown.cancelled() => return,
-            _ = scope.wait_for(|seen| *seen) => {}
+            _ = scope.wait_for(|listed| *listed) => {}
         }
     }
     readiness.set();
     shutdown.cancelled().await;
-}
-
-/// One scope: first what is there, then the reconciles.
-struct ScopeTask {
-    scope: Scope,
-    store: Store<StoredBinding>,
-    queue: Arc<WorkQueue>,
-    client: Client,
-    objects: Arc<ObjectCache>,
-    context: Arc<Context>,
-    concurrency: u16,
-}
-
-impl ScopeTask {
-    async fn run(
-        self,
-        following: impl Future<Output = ()> + Send + 'static,
-        seen: signal::Sender<bool>,
-        shutdown: CancellationToken,
-    ) {
-        let Self {
-            scope,
-            store,
-            queue,
-            client,
-            objects,
-            context,
-            concurrency,
-        } = self;
-        let (secrets_seen, mut secrets) = signal::channel(false);
-        let (maps_seen, mut maps) = signal::channel(false);
-        let watches = async {
-            tokio::join!(
-                following,
-                watches::watch_secrets(
-                    client.clone(),
-                    scope.clone(),
-                    Arc::clone(&objects),
-                    secrets_seen,
-                    shutdown.clone()
-                ),
-                watches::watch_config_maps(client, scope, objects, maps_seen, shutdown.clone()),
-            );
-        };
-        let reconciles = async {
-            // Secrets that are ours are kept by their label: a reconcile that ran before they were seen would try to create them.
-            let listed = async {
-                let _ = secrets.wait_for(|seen| *seen).await;
-                let _ = maps.wait_for(|seen| *seen).await;
-            };
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                () = listed => {}
-            }
-            let ready = async {
-                let _ = store.wait_until_ready().await;
-                seen.send_replace(true);
-            };
-            let reconciles =
-                controller::run(context, store.clone(), queue, concurrency, shutdown.clone());
-            tokio::join!(ready, reconciles);
-        };
-        tokio::join!(watches, reconciles);
-    }
 }

@@ -11,6 +11,7 @@ mod feeds;
 pub mod leader_election;
 pub mod manager;
 pub mod run;
+mod scope_watch;
 pub mod server;
 pub mod tasks;
 pub mod telemetry;
