@@ -1,7 +1,8 @@
 //! A binding's claim on a work pool, and the answer to it.
 //!
 //! Input: none.
-//! Output: [`Claim`] and [`Observation`], the plain values that the controller and the pools exchange.
+//! Output: [`Claim`] and [`Observation`], the plain values that the controller and the pools
+//! exchange.
 //! Invariants: both hold names of keys, never values.
 
 use std::collections::BTreeSet;
@@ -14,7 +15,8 @@ use crate::reason::Reason;
 /// What a binding wants of its entry in the pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Want {
-    /// Read the pool and do not write it: the binding does not record the entry yet, or is suspended.
+    /// Read the pool and do not write it: the binding does not record the entry yet, or is
+    /// suspended.
     Observe,
     /// Keep the entry in the pool. Acts as `Observe` until the binding records the entry.
     Present,

@@ -2,8 +2,8 @@
 //!
 //! Input: the base job template.
 //! Output: plain values.
-//! Invariants: edits nothing. Fills placeholders as a worker does for a deployment without overrides:
-//! `{{ x }}` is `variables.properties.x.default`.
+//! Invariants: edits nothing. Fills placeholders as a worker does for a deployment without
+//! overrides: `{{ x }}` is `variables.properties.x.default`.
 
 use std::collections::BTreeSet;
 
@@ -137,7 +137,8 @@ impl JobEnvironment {
         }
     }
 
-    /// Which of the Secret's keys the pool's own `env` overrides, and which later `envFrom` sources may.
+    /// Which of the Secret's keys the pool's own `env` overrides, and which later `envFrom` sources
+    /// may.
     #[must_use]
     pub fn shadows(&self, keys: &BTreeSet<String>, secret: &str) -> Shadows {
         let after = self
@@ -155,7 +156,8 @@ impl JobEnvironment {
     }
 }
 
-/// Which of the Secret's keys the pool's own `env` overrides, and which later `envFrom` sources may.
+/// Which of the Secret's keys the pool's own `env` overrides, and which later `envFrom` sources
+/// may.
 #[must_use]
 pub fn find_shadows(template: &RawValue, keys: &BTreeSet<String>, secret: &str) -> Shadows {
     JobEnvironment::from_template(template).shadows(keys, secret)

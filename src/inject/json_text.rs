@@ -2,8 +2,8 @@
 //!
 //! Input: raw JSON.
 //! Output: its members or elements as slices of the same text, so that an edit replaces one range.
-//! Invariants: never serialises the whole again, so all other text keeps its order, numbers, escapes
-//! and spaces.
+//! Invariants: never serialises the whole again, so all other text keeps its order, numbers,
+//! escapes and spaces.
 
 use std::fmt;
 use std::ops::Range;

@@ -5,11 +5,11 @@
 //! Invariants: sends nothing and reads no clock.
 //!
 //! Decisions that no other place shows:
-//! - A pool whose jobs moved to another namespace or cluster after we wrote our entry loses the entry.
-//!   With `optional: true` it would have no effect there; with `optional: false` it would block every
-//!   run.
-//! - The operator never writes an owned pool, not even to remove an entry: the owner writes the whole
-//!   template again. Entries in it count as the owner's.
+//! - A pool whose jobs moved to another namespace or cluster after we wrote our entry loses the
+//!   entry. With `optional: true` it would have no effect there; with `optional: false` it would
+//!   block every run.
+//! - The operator never writes an owned pool, not even to remove an entry: the owner writes the
+//!   whole template again. Entries in it count as the owner's.
 //! - In mode `Observe` an entry counts as the user's, even if we wrote it before the mode changed.
 //! - If two bindings claim one Secret, its entry stays while one of them wants it. If they differ,
 //!   `optional: true` wins.

@@ -1,10 +1,11 @@
 //! One worker for each work pool that bindings claim.
 //!
 //! Input: the claims of bindings on pools, and the owners of pools.
-//! Output: pools with the entries, an observation for each claim, and the affected bindings in the work
-//! queue.
-//! Invariants: one task reconciles a pool for all its claims and ends with the last of them. It decides
-//! nothing itself: `plan` says what to write, `repair_backoff` when, `failure` what an error means.
+//! Output: pools with the entries, an observation for each claim, and the affected bindings in the
+//! work queue.
+//! Invariants: one task reconciles a pool for all its claims and ends with the last of them. It
+//! decides nothing itself: `plan` says what to write, `repair_backoff` when, `failure` what an
+//! error means.
 
 mod deployment_listing;
 mod failure;
@@ -70,7 +71,7 @@ impl Pools {
     /// Declares a binding's claim for a Secret. It replaces the binding's earlier claim for it.
     ///
     /// Returns the current observation without waiting. A later change enqueues the binding.
-    #[allow(clippy::must_use_candidate)] // the claim counts whether or not the caller reads the answer
+    #[allow(clippy::must_use_candidate)] // the call has an effect of its own
     pub fn declare(
         &self,
         key: &BindingRef,
@@ -125,7 +126,7 @@ impl Pools {
     /// Triggers a reconcile of the pools for which `matches` of server and pool is true.
     ///
     /// Returns whether there is one.
-    #[allow(clippy::must_use_candidate)] // the reconcile follows whether or not the caller reads the answer
+    #[allow(clippy::must_use_candidate)] // the call has an effect of its own
     pub fn trigger(&self, matches: &dyn Fn(&str, &str) -> bool) -> bool {
         let mut any = false;
         for (pool_key, entry) in &self.0.registry().pools {

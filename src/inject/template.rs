@@ -1,13 +1,14 @@
 //! The smallest edit of a base job template that adds or removes our `envFrom` entries.
 //!
-//! Input: the template as raw JSON, the wanted entries, and the Secrets whose entries may be removed.
+//! Input: the template as raw JSON, the wanted entries, and the Secrets whose entries may be
+//! removed.
 //! Output: the same text with one range changed, or why the template cannot take an entry.
 //! Invariants: moves no key, number, escape or space of anything else.
 //!
 //! Our entries come first, sorted by name: of two `envFrom` sources the later wins, so the user's
-//! sources win. If the last of our entries leaves the list empty, the key is removed too, so a template
-//! without `envFrom` gets its text back. A template with an empty list loses the list, which means the
-//! same to Kubernetes.
+//! sources win. If the last of our entries leaves the list empty, the key is removed too, so a
+//! template without `envFrom` gets its text back. A template with an empty list loses the list,
+//! which means the same to Kubernetes.
 
 mod container;
 mod entry;

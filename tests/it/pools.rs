@@ -1,18 +1,14 @@
 //! Work pools on the real Prefect server: which templates the operator writes, which it skips, and
 //! what it reports.
 
+mod managed;
+
 use anyhow::{Result, ensure};
-use serde_json::{Value, json};
-use testkit::grant::ensure_namespace;
-use testkit::kubernetes;
+use serde_json::json;
 use testkit::prefect::{Deployment, flows};
 
-use crate::work_pools::{entry, replaced, template, with_sources};
-use crate::world::{Setup, World, secret};
-
-/// The user's own sources.
-const THEIRS: &str =
-    r#"[{"configMapRef":{"name":"mine"}},{"secretRef":{"name":"theirs","optional":false}}]"#;
+use crate::work_pools::{USER_SOURCES, entry, replaced, template, with_sources};
+use crate::world::{World, secret};
 
 async fn world(name: &str) -> Result<World> {
     let world = World::start(name).await?;
@@ -27,7 +23,7 @@ async fn adds_the_entry_in_front_and_moves_nothing_else() -> Result<()> {
     let odd = r#""title": "Namespace", "zeta": 1.50, "alpha": 100000000000000000000000, "mid": 1e-7, "emoji": "🦀 \u00e9\u2028","#;
     let text = replaced(&template(&world.name), "\"title\": \"Namespace\",", odd);
     world
-        .create_pool("pool-front", &with_sources(&text, THEIRS))
+        .create_pool("pool-front", &with_sources(&text, USER_SOURCES))
         .await?;
     let before = world.template_text("pool-front").await?;
     ensure!(
@@ -78,7 +74,7 @@ async fn adds_the_entry_in_front_and_moves_nothing_else() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn mode_observe_never_writes_and_sees_an_added_entry() -> Result<()> {
     let world = world("pool-observe").await?;
-    let text = with_sources(&template(&world.name), THEIRS);
+    let text = with_sources(&template(&world.name), USER_SOURCES);
     world.create_pool("pool-observe", &text).await?;
     let written = world.last_write("pool-observe").await?;
     let pools = json!([{"name": "pool-observe", "mode": "Observe"}]);
@@ -282,12 +278,13 @@ async fn reports_keys_that_the_pool_overrides() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn reports_a_contested_template_and_repairs_it() -> Result<()> {
     let world = world("pool-contested").await?;
-    let text = with_sources(&template(&world.name), THEIRS);
+    let text = with_sources(&template(&world.name), USER_SOURCES);
     world.create_pool("pool-contested", &text).await?;
     world.bind_to("contested", "pool-contested").await?;
     world.until_ready("contested").await?;
 
-    // Removes the entry each time the operator adds it, at most once a second, and counts the repairs.
+    // Removes the entry each time the operator adds it, at most once a second, and counts the
+    // repairs.
     let mut repaired = 0;
     world
         .until("Contested", async || {
@@ -323,129 +320,14 @@ async fn reports_a_contested_template_and_repairs_it() -> Result<()> {
     world.finish().await
 }
 
-const WORK_POOL_KIND: &str = "
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata: {name: prefectworkpools.prefect.io}
-spec:
-  group: prefect.io
-  names: {kind: PrefectWorkPool, plural: prefectworkpools, singular: prefectworkpool, listKind: PrefectWorkPoolList}
-  scope: Namespaced
-  versions:
-    - name: v1
-      served: true
-      storage: true
-      schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
-";
-
-/// prefect-operator's objects are in Prefect's namespace, seldom in that of its jobs: the chart's
-/// `prefectNamespaces`.
-const WORK_POOL_RIGHTS: &str = "
-apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata: {name: work-pools}
-rules: [{apiGroups: [prefect.io], resources: [prefectworkpools], verbs: [get, list, watch]}]
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {name: work-pools}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: work-pools}
-subjects: [{kind: ServiceAccount, name: ACCOUNT, namespace: HOME}]
-";
-
-#[tokio::test(flavor = "multi_thread")]
-async fn never_writes_a_pool_that_a_prefect_work_pool_owns() -> Result<()> {
-    let prefect = "pool-managed-prefect";
-    let setup = Setup::default().args(&["--prefect-namespace", prefect]);
-    let mut world = World::without_operator("pool-managed", setup).await?;
-    world.set_doppler_secret("SECRET_API_KEY", &secret("1234567890"));
-    ensure_namespace(&world.client, prefect).await?;
-    let rights = WORK_POOL_RIGHTS
-        .replace("ACCOUNT", &world.grant.service_account)
-        .replace("HOME", &world.grant.namespace);
-    kubernetes::apply(&world.client, prefect, &rights).await?;
-    world.apply(WORK_POOL_KIND).await?;
-    for (pool, namespace) in [("managed-here", "pool-managed"), ("managed-there", prefect)] {
-        let server = json!({"remoteApiUrl": world.prefect.api_url()});
-        create_managed_pool(&world, pool, namespace, &server).await?;
-    }
-    // An object for a pool of the same name on another server owns nothing here.
-    let other = json!({"name": "another-server", "namespace": prefect});
-    create_managed_pool(&world, "managed-elsewhere", "pool-managed", &other).await?;
-    world.start_operator().await?;
-
-    assert_only_owner_writes(&world, "managed-here", "pool-managed").await?;
-    assert_only_owner_writes(&world, "managed-there", prefect).await?;
-    world
-        .bind_to("of-managed-elsewhere", "managed-elsewhere")
-        .await?;
-    world
-        .until_pool("of-managed-elsewhere", "managed-elsewhere", "Patched")
-        .await?;
-    world.finish().await
-}
-
-/// Creates a pool, and an object that owns the pool of that name on `server`.
-async fn create_managed_pool(
-    world: &World,
-    pool: &str,
-    namespace: &str,
-    server: &Value,
-) -> Result<()> {
-    let text = with_sources(&template(&world.name), THEIRS);
-    world.create_pool(pool, &text).await?;
-    let owner = json!({
-        "apiVersion": "prefect.io/v1", "kind": "PrefectWorkPool", "metadata": {"name": pool},
-        "spec": {"type": "kubernetes", "server": server},
-    });
-    kubernetes::apply(&world.client, namespace, &owner.to_string()).await?;
-    Ok(())
-}
-
-async fn assert_only_owner_writes(world: &World, pool: &str, namespace: &str) -> Result<()> {
-    let binding = format!("of-{pool}");
-    let written = world.last_write(pool).await?;
-    world.bind_to(&binding, pool).await?;
-    world.until_pool(&binding, pool, "Managed").await?;
-    let condition = world
-        .until_condition(&binding, "Injected", "False", "PoolManaged")
-        .await?;
-    let path = "/job_configuration/job_manifest/spec/template/spec/containers/0/envFrom/0";
-    let object = format!("{namespace}/{pool}");
-    for word in [
-        object.as_str(),
-        "spec.baseJobTemplate.patches",
-        path,
-        r#""op":"add""#,
-    ] {
-        ensure!(
-            condition.message.contains(word),
-            "{word}: {}",
-            condition.message
-        );
-    }
-    world.until_polls("same", 2).await?;
-    assert_eq!(
-        world.last_write(pool).await?,
-        written,
-        "the pool was written"
-    );
-
-    // The owner applies the patch from the message.
-    let ours = format!("[{},{}", entry(&binding, true), &THEIRS[1..]);
-    world
-        .write_template(pool, &with_sources(&template(&world.name), &ours))
-        .await?;
-    world.until_pool(&binding, pool, "AlreadyPresent").await?;
-    world.until_ready(&binding).await?;
-    Ok(())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn sorts_two_bindings_and_removes_one_alone() -> Result<()> {
     let world = world("pool-two").await?;
     world
-        .create_pool("pool-two", &with_sources(&template(&world.name), THEIRS))
+        .create_pool(
+            "pool-two",
+            &with_sources(&template(&world.name), USER_SOURCES),
+        )
         .await?;
     let before = world.template_text("pool-two").await?;
     world.bind_to("b-second", "pool-two").await?;

@@ -14,6 +14,10 @@ use crate::world::World;
 /// Prefect's default template of a pool of type kubernetes, in its own order.
 const TEMPLATE: &str = include_str!("../../testkit/fixtures/prefect-base-job-template.json");
 
+/// Sources of a user.
+pub const USER_SOURCES: &str =
+    r#"[{"configMapRef":{"name":"mine"}},{"secretRef":{"name":"theirs","optional":false}}]"#;
+
 /// Prefect's template for jobs in `namespace`.
 pub fn template(namespace: &str) -> String {
     let default = "\"default\": \"default\",\n    \"description\": \"The Kubernetes namespace";

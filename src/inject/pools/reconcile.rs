@@ -2,8 +2,8 @@
 //!
 //! Input: the claims, and the pool's client.
 //! Output: what the template means for each claim, after the operator wrote it and read it again.
-//! Invariants: a fresh GET precedes every PATCH, and only the GET after it shows its result. Never waits
-//! for the next reconcile.
+//! Invariants: a fresh GET precedes every PATCH, and only the GET after it shows its result. Never
+//! waits for the next reconcile.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -101,7 +101,8 @@ impl PoolState {
             };
             self.attempted = plan.required.difference(&plan.present).cloned().collect();
             if let Err(error) = client.patch(edit).await {
-                // Only a missing answer or a server fault leaves open whether the PATCH took effect.
+                // Only a missing answer or a server fault leaves open whether the PATCH took
+                // effect.
                 use PrefectError::{ServerFault, Transport};
                 if !matches!(error, Transport { .. } | ServerFault { .. }) {
                     self.attempted.clear();
@@ -199,8 +200,8 @@ impl PoolState {
                 .any(|secret| self.verified.contains(secret) && !plan.present.contains(secret))
     }
 
-    /// Whether a binding wants something new: an entry that the pool never had, or a removal. Such a
-    /// write does not wait for the repair backoff of other entries.
+    /// Whether a binding wants something new: an entry that the pool never had, or a removal. Such
+    /// a write does not wait for the repair backoff of other entries.
     fn is_urgent(&self, plan: &Plan, snapshot: &PoolSnapshot) -> bool {
         let converged = self.converged.as_ref();
         if converged.is_some_and(|(version, _)| *version == snapshot.version) {

@@ -2,8 +2,8 @@
 //!
 //! Input: triggers, and the pool's interval.
 //! Output: reconciles of the pool, their observations, and the affected bindings in the work queue.
-//! Invariants: ends when the pool has no claims any more, and never during a reconcile, because a PATCH
-//! on its way would arrive after the end.
+//! Invariants: ends when the pool has no claims any more, and never during a reconcile, because a
+//! PATCH on its way would arrive after the end.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,8 +32,8 @@ const SUBSCRIPTION_WAIT: Duration = Duration::from_secs(2);
 pub(super) const DEBOUNCE: Duration = Duration::from_millis(75);
 /// A reconcile waits no longer than this for further claims.
 const DEBOUNCE_MAX: Duration = Duration::from_millis(500);
-/// The limit while bindings with an injectable entry keep claiming it, so that one PATCH serves all.
-/// A binding that has not claimed by then, such as a suspended one, is no longer expected.
+/// The limit while bindings with an injectable entry keep claiming it, so that one PATCH serves
+/// all. A binding that has not claimed by then, such as a suspended one, is no longer expected.
 const EXPECTED_CLAIMS_MAX: Duration = Duration::from_secs(20);
 /// A binding that claims later than this after the one before does not delay the others.
 const EXPECTED_CLAIM_GAP: Duration = Duration::from_secs(1);
