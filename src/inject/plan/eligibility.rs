@@ -6,6 +6,7 @@
 
 use super::view::{KUBERNETES, ParsedTemplate, PoolView};
 use crate::crd::WorkPoolState as State;
+use crate::failure::Failure;
 use crate::inject::claim::Claim;
 use crate::inject::job_environment::JobNamespace;
 use crate::inject::template::NotEditable;
@@ -14,8 +15,16 @@ use crate::reason::Reason;
 /// Why a pool cannot serve a claim.
 pub(super) struct Rejection {
     pub(super) state: State,
-    pub(super) reason: Reason,
-    pub(super) message: String,
+    pub(super) failure: Failure,
+}
+
+impl Rejection {
+    fn new(state: State, reason: Reason, message: String) -> Self {
+        Self {
+            state,
+            failure: Failure::new(reason, message),
+        }
+    }
 }
 
 pub(super) fn find_rejection(
@@ -32,13 +41,13 @@ pub(super) fn find_rejection(
         return Some(not_editable(pool, error));
     }
     if parsed.other_cluster {
-        return Some(Rejection {
-            state: State::OtherCluster,
-            reason: Reason::PoolOtherCluster,
-            message: format!(
+        return Some(Rejection::new(
+            State::OtherCluster,
+            Reason::PoolOtherCluster,
+            format!(
                 "work pool {pool} sends its jobs to another cluster (cluster_config): run the operator there, with a binding there"
             ),
-        });
+        ));
     }
     let namespace = &claim.namespace;
     match &parsed.namespace {
@@ -64,13 +73,13 @@ pub(super) fn find_rejection(
 fn reject_unserved_deployments(view: &PoolView<'_>, namespace: &String) -> Option<Rejection> {
     let pool = view.pool;
     let Some(deployments) = view.deployments else {
-        return Some(Rejection {
-            state: State::Forbidden,
-            reason: Reason::PoolForbidden,
-            message: format!(
+        return Some(Rejection::new(
+            State::Forbidden,
+            Reason::PoolForbidden,
+            format!(
                 "the credentials may not list the deployments of work pool {pool}, and with optional: false those with a namespace of their own would never start: give the API key's role \"View deployments\", or set optional: true"
             ),
-        });
+        ));
     };
     let mut namespaces = deployments.namespaces.iter();
     if let Some((jobs, names)) = namespaces.find(|(jobs, _)| *jobs != namespace) {
@@ -86,17 +95,13 @@ fn reject_unserved_deployments(view: &PoolView<'_>, namespace: &String) -> Optio
 }
 
 fn not_editable(pool: &str, error: &NotEditable) -> Rejection {
-    Rejection {
-        state: State::NotEditable,
-        reason: Reason::PoolNotEditable,
-        message: format!("work pool {pool} cannot take the entry: {error}"),
-    }
+    Rejection::new(
+        State::NotEditable,
+        Reason::PoolNotEditable,
+        format!("work pool {pool} cannot take the entry: {error}"),
+    )
 }
 
 fn other_namespace(message: String) -> Rejection {
-    Rejection {
-        state: State::OtherNamespace,
-        reason: Reason::PoolOtherNamespace,
-        message,
-    }
+    Rejection::new(State::OtherNamespace, Reason::PoolOtherNamespace, message)
 }

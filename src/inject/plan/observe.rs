@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::eligibility::Rejection;
 use super::view::{History, ParsedTemplate, PoolView};
 use crate::crd::{InjectMode, WorkPoolState as State};
+use crate::failure::Failure;
 use crate::inject::claim::{Claim, Observation, Phase, Want};
 use crate::inject::manual_patch::add_operation;
 use crate::inject::pool_owner;
@@ -49,12 +50,10 @@ pub(super) fn observe_claim(
             Observation::new(Phase::Removed, None, Reason::PoolReleased, message)
         };
     }
-    if let Some(Rejection {
-        state,
-        reason,
-        message,
-    }) = rejection
-    {
+    if let Some(Rejection { state, failure }) = rejection {
+        let Failure {
+            reason, message, ..
+        } = failure;
         return Observation::new(Phase::Skipped, Some(state), reason, message);
     }
     if entry == EntryState::Absent {

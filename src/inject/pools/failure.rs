@@ -10,6 +10,7 @@ use crate::crd::WorkPoolState as State;
 use crate::inject::claim::{Claim, Observation, Phase, Want};
 use crate::prefect::PrefectError;
 use crate::reason::{Class, Reason};
+use crate::upstream::backoff::Backoff;
 
 /// First delay after a failed reconcile.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -96,9 +97,7 @@ pub(super) fn retry_delay(
     failures: u32,
     interval: Duration,
 ) -> (Duration, bool) {
-    let backoff = FIRST_RETRY
-        .saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1).min(16)))
-        .min(interval.max(MAX_RETRY));
+    let backoff = Backoff::new(FIRST_RETRY, interval.max(MAX_RETRY)).delay(failures);
     if let PrefectError::CircuitOpen(shut) = error {
         // While the circuit is open, no request is sent.
         return (shut.retry_after, false);

@@ -6,6 +6,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::upstream::backoff::Backoff;
+
 /// After this many repairs in a row the pool is contested.
 const CONTESTED_AFTER: u32 = 3;
 /// The longest wait between two repairs.
@@ -21,9 +23,8 @@ pub(super) struct RepairBackoff {
 impl RepairBackoff {
     /// Counts a repair and doubles the wait for the next.
     pub(super) fn record_repair(&mut self, now: Instant, interval: Duration) {
-        let doublings = self.repairs.min(16);
         self.repairs = self.repairs.saturating_add(1);
-        let delay = interval.saturating_mul(1 << doublings).min(MAX_DELAY);
+        let delay = Backoff::new(interval, MAX_DELAY).delay(self.repairs);
         self.blocked_until = Some(now + delay);
     }
 
