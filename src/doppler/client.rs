@@ -1,4 +1,9 @@
-//! The HTTP client of Doppler's API: URL, headers, statuses and limits.
+//! The HTTP client of Doppler's downloads: URL, headers, statuses and limits.
+//!
+//! Input: a [`ConfigKey`], the last [`Snapshot`] of that key, and the priority of the request.
+//! Output: a [`Download`], or a [`DopplerError`].
+//! Invariants: each request holds a permit of the rate limiter and reports its outcome there. Time
+//! and body size are bounded. Redirects are not followed, and no body is quoted.
 
 use std::time::Duration;
 
@@ -11,35 +16,40 @@ use secrecy::ExposeSecret;
 use url::Url;
 
 use super::{
-    ConfigKey, DopplerError, Snapshot,
-    error::{ErrorMessages, MAX_ERROR_BODY_BYTES, error_for_status},
-    rate_headers::{parse_rate, retry_after},
+    config_key::ConfigKey,
+    error::DopplerError,
+    error_messages::{self, ErrorMessages, one_line},
     request::{bearer, endpoint, host_and_port},
-    snapshot,
+    snapshot::{self, Snapshot},
 };
 use crate::{
     outbound::{self, BodyError, ClientError, TransportError, read_bounded},
-    upstream::limiter::{Permit, RateLimiter, ReadRequest, RequestOutcome},
+    upstream::{
+        limiter::{Permit, RateLimiter, ReadRequest, RequestOutcome},
+        rate_headers::{parse_rate, retry_after_limit},
+    },
 };
 
-/// Doppler holds 500 KiB a config; JSON escapes can make six bytes of one.
+/// A Doppler config holds 500 KiB, and JSON can escape one byte with six.
 const MAX_BODY_BYTES: usize = 4 << 20;
-/// Doppler's tags have some 70 characters.
+/// Doppler's tags have about 70 characters.
 const MAX_ETAG_BYTES: usize = 512;
+/// Longest project or config name in an error message, in characters.
+const MAX_NAME_CHARS: usize = 100;
+/// The wait after a 429 that does not say how long to wait.
+const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// What a download gave.
+/// The result of a download.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Download {
-    /// The config is as it was in the snapshot that was given.
+    /// The config equals the snapshot that was passed in.
     Unchanged,
     /// The config as it is now.
     Changed(Snapshot),
 }
 
-/// Waits after a refusal that does not say for how long.
-const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(5);
-
-/// One client for all configs: it holds the connections, and asks when its turn comes.
+/// Downloads configs. One client serves all configs: it owns the connections, and each request
+/// waits for a permit of the rate limiter.
 pub struct Client {
     http: reqwest::Client,
     timeout: Duration,
@@ -47,72 +57,72 @@ pub struct Client {
 }
 
 impl Client {
-    /// Makes a client whose requests take at most `timeout` each, once `gate` lets them through.
+    /// Creates a client whose requests take at most `timeout` each, not counting the wait for a
+    /// permit of `limiter`.
     ///
     /// # Errors
     /// If the system has no certificate authorities.
-    pub fn new(timeout: Duration, gate: RateLimiter<DopplerError>) -> Result<Self, ClientError> {
-        Ok(Self::with_http(
-            outbound::client(timeout, None)?,
-            timeout,
-            gate,
-        ))
+    pub fn new(timeout: Duration, limiter: RateLimiter<DopplerError>) -> Result<Self, ClientError> {
+        let http = outbound::client(timeout, None)?;
+        Ok(Self::with_http(http, timeout, limiter))
     }
 
-    /// As [`Self::new`], over an HTTP client with that time limit.
+    /// As [`Self::new`], with an HTTP client that has this time limit.
     pub(super) fn with_http(
         http: reqwest::Client,
         timeout: Duration,
-        gate: RateLimiter<DopplerError>,
+        limiter: RateLimiter<DopplerError>,
     ) -> Self {
         Self {
             http,
             timeout,
-            limiter: gate,
+            limiter,
         }
     }
 
-    /// Reads the config at `at`, whose host must have been allowed before, when its turn comes. `last` must be a snapshot that the very same
-    /// coordinates gave: its tag is sent, so that an unchanged config costs neither a body nor a comparison.
+    /// Downloads the config `key`, whose host the caller has found allowed. `last` must be a
+    /// snapshot of the same key: its `ETag` is sent, so an unchanged config costs no body.
     ///
     /// # Errors
-    /// Whatever keeps the config from being read. Where the host is dead, nothing is sent, and the error is that of others before.
+    /// If the config cannot be read. While the circuit of the host is open, no request is sent and
+    /// the error is the one that opened it.
     pub async fn download(
         &self,
-        at: &ConfigKey,
+        key: &ConfigKey,
         last: Option<&Snapshot>,
-        wish: &ReadRequest,
+        request: &ReadRequest,
     ) -> Result<Download, DopplerError> {
-        let authorization = bearer(&at.token).ok_or(DopplerError::TokenInvalid)?;
-        let turn = self.limiter.acquire(&at.download_limit_key(), wish).await;
-        let mut turn = turn.map_err(|shut| DopplerError::CircuitOpen(Box::new(shut)))?;
-        let downloaded = self.send(at, last, authorization, &mut turn).await;
+        let authorization = bearer(&key.token).ok_or(DopplerError::TokenInvalid)?;
+        let limit_key = key.download_limit_key();
+        let permit = self.limiter.acquire(&limit_key, request).await;
+        let mut permit = permit.map_err(|open| DopplerError::CircuitOpen(Box::new(open)))?;
+        let downloaded = self.send(key, last, authorization, &mut permit).await;
         if let Err(error) = &downloaded
             && error.is_host_failure()
         {
-            turn.record(RequestOutcome::Failed(error.clone()));
+            permit.record(RequestOutcome::Failed(error.clone()));
         }
         downloaded
     }
 
-    /// One request and its answer.
+    /// Sends one request and reads its answer.
     async fn send(
         &self,
-        at: &ConfigKey,
+        key: &ConfigKey,
         last: Option<&Snapshot>,
         authorization: HeaderValue,
-        turn: &mut Permit<DopplerError>,
+        permit: &mut Permit<DopplerError>,
     ) -> Result<Download, DopplerError> {
         let tag = last.and_then(Snapshot::etag).and_then(header_value);
         let mut request = self
             .http
-            .get(download_url(at))
+            .get(download_url(key))
             .header(ACCEPT, "application/json")
             .header(AUTHORIZATION, authorization);
         if let Some(tag) = &tag {
             request = request.header(IF_NONE_MATCH, tag);
         }
-        let host = host_and_port(&at.host);
+        let host = host_and_port(&key.host);
         let response = request
             .send()
             .await
@@ -121,34 +131,28 @@ impl Client {
                 host: host.clone(),
             })?;
 
-        let status = response.status();
-        let (headers, now) = (response.headers(), Timestamp::now());
+        let (status, headers, now) = (response.status(), response.headers(), Timestamp::now());
         if status == StatusCode::TOO_MANY_REQUESTS {
-            let wait = retry_after(headers, now);
-            turn.record(RequestOutcome::RateLimited(
-                wait.unwrap_or(DEFAULT_RETRY_AFTER),
-            ));
-            return Err(DopplerError::RateLimited { retry_after: wait });
+            let retry_after = retry_after_limit(headers, now);
+            let wait = retry_after.unwrap_or(DEFAULT_RETRY_AFTER);
+            permit.record(RequestOutcome::RateLimited(wait));
+            return Err(DopplerError::RateLimited { retry_after });
         }
-        turn.record(RequestOutcome::Answered(parse_rate(headers, now)));
+        permit.record(RequestOutcome::Answered(parse_rate(headers, now)));
         match status {
-            StatusCode::OK => self
-                .read_snapshot(response, host)
-                .await
-                .map(Download::Changed),
+            StatusCode::OK => {
+                let snapshot = self.read_snapshot(response, host).await?;
+                Ok(Download::Changed(snapshot))
+            }
             StatusCode::NOT_MODIFIED if tag.is_some() => Ok(Download::Unchanged),
-            StatusCode::NOT_MODIFIED => Err(DopplerError::UnexpectedStatus {
-                host,
-                status: status.as_u16(),
-            }),
             _ => {
-                // The status says enough: if the body cannot be read, only Doppler's own words are missing.
-                let body = read_bounded(response, MAX_ERROR_BODY_BYTES, self.timeout).await;
-                let words = body
-                    .map(|body| ErrorMessages::parse(body.expose_secret(), &at.token))
+                // The status is enough. Without a body, only Doppler's messages are missing.
+                let max_bytes = error_messages::MAX_BODY_BYTES;
+                let body = read_bounded(response, max_bytes, self.timeout).await;
+                let messages = body
+                    .map(|body| ErrorMessages::parse(body.expose_secret(), &key.token))
                     .unwrap_or_default();
-                let names = (host.as_str(), at.project.as_str(), at.config.as_str());
-                Err(error_for_status(status.as_u16(), names, words))
+                Err(error_for_status(status.as_u16(), key, messages))
             }
         }
     }
@@ -179,10 +183,10 @@ impl Client {
     }
 }
 
-fn download_url(at: &ConfigKey) -> Url {
-    let mut url = endpoint(at, "download");
+fn download_url(key: &ConfigKey) -> Url {
+    let mut url = endpoint(key, "download");
     url.query_pairs_mut().append_pair("format", "json");
-    if let Some(transformer) = at.transformer {
+    if let Some(transformer) = key.transformer {
         url.query_pairs_mut()
             .append_pair("name_transformer", transformer.as_str());
     }
@@ -191,6 +195,39 @@ fn download_url(at: &ConfigKey) -> Url {
 
 fn header_value(tag: &str) -> Option<HeaderValue> {
     HeaderValue::from_str(tag).ok()
+}
+
+/// The error of a status other than 200 and 429, or of a 304 to a request without a tag.
+fn error_for_status(status: u16, key: &ConfigKey, messages: ErrorMessages) -> DopplerError {
+    let host = host_and_port(&key.host);
+    let project = one_line(&key.project, MAX_NAME_CHARS);
+    let config = one_line(&key.config, MAX_NAME_CHARS);
+    let denies_access = messages.denies_access();
+    let rejects_token = messages.rejects_token() && !denies_access;
+    let quote = messages.into_quote();
+    match status {
+        401 => DopplerError::Unauthorized { quote },
+        400 if rejects_token => DopplerError::Unauthorized { quote },
+        403 => DopplerError::Forbidden {
+            project,
+            config,
+            quote,
+        },
+        400 if denies_access => DopplerError::Forbidden {
+            project,
+            config,
+            quote,
+        },
+        400 | 404 => DopplerError::ConfigMissing {
+            project,
+            config,
+            quote,
+        },
+        304 => DopplerError::UnexpectedStatus { host, status },
+        300..=399 => DopplerError::Redirected { host, status },
+        408 | 500..=599 => DopplerError::ServerError { host, status },
+        _ => DopplerError::UnexpectedStatus { host, status },
+    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,8 @@
-//! All that makes one answer of Doppler differ from another.
+//! The key of one Doppler config: everything that can make one answer differ from another.
+//!
+//! Input: host, token, project, config and name transformer of a binding.
+//! Output: a [`ConfigKey`] to poll, subscribe and rate limit by.
+//! Invariants: two bindings with equal keys share one download. `Debug` never prints the token.
 
 use std::{
     fmt,
@@ -11,35 +15,35 @@ use url::Url;
 
 use crate::{crd::NameTransformer, upstream::limiter::LimitKey};
 
-/// Where a config is read, as what, and with which token. Two bindings with equal coordinates get the same answer, so they share one request.
+/// Host, token, project, config and name transformer of a download.
 #[derive(Clone)]
 pub struct ConfigKey {
     /// Base URL of the API, such as `https://api.doppler.com`.
     pub host: Url,
-    /// The token.
+    /// The Doppler token.
     pub token: SecretString,
-    /// Doppler project.
+    /// The Doppler project.
     pub project: String,
-    /// Doppler config.
+    /// The Doppler config.
     pub config: String,
-    /// Doppler's own change of the names.
+    /// How Doppler transforms the names of the secrets.
     pub transformer: Option<NameTransformer>,
 }
 
 impl ConfigKey {
-    /// By what Doppler counts downloads: the token.
+    /// The key by which Doppler limits downloads: the token.
     pub(super) fn download_limit_key(&self) -> LimitKey {
         self.limit_key("download")
     }
 
-    /// By what Doppler counts watch streams: the token, apart from its downloads.
+    /// The key by which Doppler limits watch streams: the token, counted apart from downloads.
     pub(super) fn stream_limit_key(&self) -> LimitKey {
         self.limit_key("watch")
     }
 
-    fn limit_key(&self, what: &str) -> LimitKey {
+    fn limit_key(&self, kind: &str) -> LimitKey {
         let digest = Sha256::new()
-            .chain_update(what)
+            .chain_update(kind)
             .chain_update(self.token.expose_secret());
         LimitKey {
             upstream: self.host.origin().ascii_serialization().into(),
@@ -47,8 +51,8 @@ impl ConfigKey {
         }
     }
 
-    /// The same config with the same token, whatever becomes of the names: coordinates for which this is equal share one watch stream, since a
-    /// stream says only that something changed.
+    /// The key of the watch stream: the same config and token without the transformer.
+    /// A stream only says that something changed, so keys with equal stream keys share a stream.
     #[must_use]
     pub fn stream_key(&self) -> Self {
         Self {
@@ -95,64 +99,4 @@ impl fmt::Debug for ConfigKey {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::HashSet;
-
-    fn key() -> ConfigKey {
-        ConfigKey {
-            host: Url::parse("https://api.doppler.com").unwrap(),
-            token: "canary".into(),
-            project: "p".to_owned(),
-            config: "dev".to_owned(),
-            transformer: None,
-        }
-    }
-
-    /// Coordinates that differ from the first in one part each; in the transformer the last.
-    fn variants() -> [ConfigKey; 6] {
-        [
-            key(),
-            ConfigKey {
-                host: Url::parse("https://other.example").unwrap(),
-                ..key()
-            },
-            ConfigKey {
-                token: "other".into(),
-                ..key()
-            },
-            ConfigKey {
-                project: "q".to_owned(),
-                ..key()
-            },
-            ConfigKey {
-                config: "prd".to_owned(),
-                ..key()
-            },
-            ConfigKey {
-                transformer: Some(NameTransformer::Camel),
-                ..key()
-            },
-        ]
-    }
-
-    #[test]
-    fn keys_that_differ_in_any_part_are_unequal() {
-        let variants = variants();
-        let distinct: HashSet<_> = variants.iter().cloned().chain(variants.clone()).collect();
-        assert_eq!(distinct.len(), variants.len());
-    }
-
-    #[test]
-    fn keys_share_a_stream_across_transformers_only() {
-        let streams = variants().map(|at| at.stream_key());
-        let distinct: HashSet<_> = streams.iter().cloned().collect();
-        assert_eq!(distinct.len(), streams.len() - 1);
-        assert_eq!(streams[5], streams[0]);
-    }
-
-    #[test]
-    fn debug_output_omits_the_token() {
-        assert!(!format!("{:?} {:#?}", key(), key()).contains("canary"));
-    }
-}
+mod tests;

@@ -1,18 +1,23 @@
-//! Doppler's API: one config, read whole, and the stream and the hooks that say when to read it again.
+//! Doppler's API: the download of one config, its watch stream, and its webhooks.
 //!
-//! In: [`ConfigKey`] (whose host [`crate::outbound::AllowedHosts`] has allowed) and, if there is one, the [`Snapshot`] they gave last. Out: a new
-//! snapshot, the word that nothing changed, or a [`DopplerError`] that says what to do; from a [`WatchClient`], a stream of [`StreamEvent`]s that name nothing,
-//! or a [`WatchError`] that says whether another attempt can help. This room writes nothing anywhere, keeps no values, and nobody outside it sees a
-//! status code. No answer of Doppler ever means "delete". [`webhook`] is pure: a signed request in, which configs to read again out.
+//! Input: a [`ConfigKey`], whose host [`crate::outbound::AllowedHosts`] has allowed, and the
+//! last [`Snapshot`] of that key, if there is one.
+//! Output: a new snapshot, "unchanged", or a [`DopplerError`] whose message tells the user what to
+//! do. [`WatchClient`] returns a stream of [`StreamEvent`]s, which carry no names and no values, or
+//! a [`WatchError`] that says whether a retry can help.
+//! Invariants: nothing here writes to Kubernetes or keeps values. Only `client` and `watch` see
+//! HTTP statuses. No answer of Doppler ever means "delete". [`webhook`] is pure: a signed request
+//! goes in, the configs to read again come out.
 
 mod client;
 mod config_key;
 mod error;
-mod rate_headers;
+mod error_messages;
 mod request;
 mod snapshot;
 mod sse;
 mod watch;
+mod watch_error;
 pub mod webhook;
 
 pub use client::{Client, Download};
@@ -20,4 +25,5 @@ pub use config_key::ConfigKey;
 pub use error::DopplerError;
 pub use snapshot::Snapshot;
 pub use sse::StreamEvent;
-pub use watch::{DisconnectCause, WatchClient, WatchError};
+pub use watch::WatchClient;
+pub use watch_error::{DisconnectCause, WatchError};

@@ -1,28 +1,30 @@
 //! What every request to Doppler has in common.
 //!
-//! In: [`ConfigKey`]. Out: the URL, the header with the token, and the host as errors name it. It sends nothing.
+//! Input: a [`ConfigKey`].
+//! Output: the URL, the `Authorization` header, and the host as error messages name it.
+//! Invariants: nothing is sent. The header is marked as sensitive.
 
-use reqwest::header::HeaderValue;
+use http::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use super::ConfigKey;
+use super::config_key::ConfigKey;
 
-/// The URL of what can be done with a config's secrets, with the names of project and config.
-pub(super) fn endpoint(at: &ConfigKey, action: &str) -> Url {
-    let mut url = at.host.clone();
+/// The URL of `action` on a config's secrets, with project and config in the query.
+pub(super) fn endpoint(key: &ConfigKey, action: &str) -> Url {
+    let mut url = key.host.clone();
     url.set_fragment(None);
-    // A base URL may carry a path, as that of a gateway does.
+    // A base URL may carry a path, for example that of a gateway.
     let base = url.path().trim_end_matches('/').to_owned();
     url.set_path(&format!("{base}/v3/configs/config/secrets/{action}"));
     url.query_pairs_mut()
         .clear()
-        .append_pair("project", &at.project)
-        .append_pair("config", &at.config);
+        .append_pair("project", &key.project)
+        .append_pair("config", &key.config);
     url
 }
 
-/// The value of `Authorization`; nothing if no token looks like that.
+/// The value of `Authorization`, or `None` if the token contains characters that no token has.
 pub(super) fn bearer(token: &SecretString) -> Option<HeaderValue> {
     let token = token.expose_secret();
     if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -33,7 +35,7 @@ pub(super) fn bearer(token: &SecretString) -> Option<HeaderValue> {
     Some(value)
 }
 
-/// `api.doppler.com`, or with a port that is not the scheme's own.
+/// `api.doppler.com`, followed by the port if it is not the scheme's default.
 pub(super) fn host_and_port(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     url.port()

@@ -1,6 +1,9 @@
-//! What one config held at one time.
+//! The content of one config at one time.
 //!
-//! In: the body of a 200. Out: names and values, or what is wrong with the body, never quoting it: the words of a JSON parser would.
+//! Input: the body of a 200.
+//! Output: names and values, or what is wrong with the body.
+//! Invariants: `Debug` and errors never show names or values. The messages of the JSON parser are
+//! not used, because they quote the body.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -10,7 +13,8 @@ use serde::{
     de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
-/// Names and values of one config, with the tag under which Doppler knows this state. Equal if names and values are.
+/// Names and values of one config, with Doppler's tag of this state. Two snapshots are equal if
+/// their names and values are.
 #[derive(Clone, Default)]
 pub struct Snapshot {
     values: BTreeMap<String, SecretString>,
@@ -18,7 +22,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Holds these values; `etag` is Doppler's tag, to be sent back as it is.
+    /// Creates a snapshot. `etag` is Doppler's tag, which is sent back unchanged.
     #[must_use]
     pub const fn new(values: BTreeMap<String, SecretString>, etag: Option<String>) -> Self {
         Self { values, etag }
@@ -35,7 +39,7 @@ impl Snapshot {
         self.values.keys().map(String::as_str)
     }
 
-    /// Whether the config holds nothing at all.
+    /// Whether the config has no secrets.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.values.is_empty()
@@ -70,10 +74,13 @@ impl fmt::Debug for Snapshot {
     }
 }
 
-/// Reads the body of a 200: a flat JSON object of strings.
+/// Parses the body of a 200: a flat JSON object of strings.
 ///
-/// A number, a boolean or a null is refused rather than turned into text: Doppler never sends one, so whoever answered is not Doppler, or what it
-/// sends has changed, and a guess would end up in a Secret.
+/// A number, a boolean or a null is an error: Doppler never sends one, so either another server
+/// answered or Doppler's format has changed. A guess would end up in a Secret.
+///
+/// # Errors
+/// What is wrong with the body, as the rest of a sentence about the answer.
 pub(super) fn parse(body: &[u8]) -> Result<BTreeMap<String, SecretString>, &'static str> {
     let text = std::str::from_utf8(body).map_err(|_| "is not UTF-8")?;
     let Pairs(pairs) = serde_json::from_str(text).map_err(|error| match error.classify() {
@@ -91,7 +98,7 @@ pub(super) fn parse(body: &[u8]) -> Result<BTreeMap<String, SecretString>, &'sta
     Ok(values)
 }
 
-/// An object's pairs as they come, `None` for a value that is not a string.
+/// The pairs of an object in their order, `None` for a value that is not a string.
 struct Pairs(Vec<(String, Option<SecretString>)>);
 
 impl<'de> Deserialize<'de> for Pairs {
@@ -167,80 +174,4 @@ impl<'de> Deserialize<'de> for Text {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn snapshot(pairs: &[(&str, &str)], etag: &str) -> Snapshot {
-        let values = pairs
-            .iter()
-            .map(|&(name, value)| (name.to_owned(), value.into()))
-            .collect();
-        Snapshot::new(values, Some(etag.to_owned()))
-    }
-
-    #[test]
-    fn reads_every_value_exactly() {
-        let body = r#"{"A":"","B":"a\nb\"c$d\\","C":"Grüße 🎉","D":"\u0000","E":"{\"x\":1}"}"#;
-        let values = parse(body.as_bytes()).unwrap();
-        let read: Vec<_> = values
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.expose_secret()))
-            .collect();
-        assert_eq!(
-            read,
-            [
-                ("A", ""),
-                ("B", "a\nb\"c$d\\"),
-                ("C", "Grüße 🎉"),
-                ("D", "\0"),
-                ("E", "{\"x\":1}")
-            ]
-        );
-        assert!(parse(b"{}").unwrap().is_empty());
-    }
-
-    #[test]
-    fn refuses_what_is_not_a_flat_object_of_strings_without_quoting_it() {
-        for (body, problem) in [
-            (r#"{"A":1}"#, "has a value that is not a string"),
-            (r#"{"A":-1.5}"#, "has a value that is not a string"),
-            (r#"{"A":true}"#, "has a value that is not a string"),
-            (r#"{"A":null}"#, "has a value that is not a string"),
-            (r#"{"A":["canary"]}"#, "has a value that is not a string"),
-            (
-                r#"{"A":{"raw":"canary"}}"#,
-                "has a value that is not a string",
-            ),
-            (
-                r#"{"messages":[],"success":false}"#,
-                "has a value that is not a string",
-            ),
-            (r#"{"A":"x","A":"canary"}"#, "has one name twice"),
-            (r#"{"A":"x","A":"x"}"#, "has one name twice"),
-            (r#"["canary"]"#, "is not a JSON object"),
-            (r#""canary""#, "is not a JSON object"),
-            ("null", "is not a JSON object"),
-            ("", "ends too early"),
-            (r#"{"A":"cana"#, "ends too early"),
-            (r#"{"A":"x"} canary"#, "is not JSON"),
-            ("<html>canary</html>", "is not JSON"),
-        ] {
-            assert_eq!(parse(body.as_bytes()).unwrap_err(), problem, "{body}");
-        }
-        assert_eq!(parse(b"{\"A\":\"\xff\"}").unwrap_err(), "is not UTF-8");
-    }
-
-    #[test]
-    fn is_equal_by_content_whatever_the_tag() {
-        assert_eq!(snapshot(&[("A", "1")], "x"), snapshot(&[("A", "1")], "y"));
-        assert_ne!(snapshot(&[("A", "1")], "x"), snapshot(&[("A", "2")], "x"));
-        assert_ne!(snapshot(&[("A", "1")], "x"), snapshot(&[("B", "1")], "x"));
-        assert_ne!(snapshot(&[("A", "1")], "x"), snapshot(&[], "x"));
-    }
-
-    #[test]
-    fn does_not_print_values() {
-        let snapshot = snapshot(&[("A", "canary")], "canary");
-        assert!(!format!("{snapshot:?} {snapshot:#?}").contains("canary"));
-    }
-}
+mod tests;

@@ -29,7 +29,7 @@ use crate::crd::{MANAGED_BY, MANAGED_BY_LABEL};
 use decide::{GIVE_UP, LASTS, LOOK_EVERY, Mine, Seen, Step, decide};
 
 /// Where the leader takes hooks: an annotation of the Lease.
-pub const WEBHOOK_ADDRESS: &str = "doppler-prefect.dev/hooks-address";
+pub const WEBHOOK_ADDRESS: &str = "doppler-prefect.dev/webhook-address";
 /// Time limit of a request about the lease, well below [`decide::RENEW_EVERY`].
 const LIMIT: Duration = Duration::from_secs(3);
 /// Wait after a renewal that failed.

@@ -3,5 +3,6 @@
 pub mod backoff;
 pub mod limiter;
 pub mod poller;
+pub mod rate_headers;
 pub mod subscription;
 pub mod trigger;

@@ -1,4 +1,5 @@
-//! Doppler's webhooks: a signed one is read at once, any other changes nothing. No operator here polls while its test lasts.
+//! Doppler's webhooks: a signed webhook triggers a read at once, any other changes nothing.
+//! No operator here polls during its test.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -10,36 +11,36 @@ use sha2::Sha256;
 
 use crate::world::{Setup, World, pairs, secret};
 
-/// A folder of hook secrets, as a Secret would be mounted.
-pub struct Folder(PathBuf);
+/// A directory of webhook secrets, as the kubelet mounts a Secret.
+pub struct SecretDir(PathBuf);
 
-impl Folder {
-    /// Empty, beside the control plane's own files.
+impl SecretDir {
+    /// Creates an empty directory beside the files of the control plane.
     pub fn new(name: &str) -> Result<Self> {
         let path = crate::world::plane()?
             .folder()
-            .join(format!("{name}.hooks"));
+            .join(format!("{name}.webhooks"));
         std::fs::create_dir(&path)?;
         Ok(Self(path))
     }
 
-    /// Writes a file; it is exchanged whole, as the kubelet does.
-    pub fn put(&self, name: &str, secret: &str) -> Result<()> {
+    /// Writes a file by replacing it, as the kubelet does.
+    pub fn write(&self, name: &str, secret: &str) -> Result<()> {
         let new = self.0.join("..new");
         std::fs::write(&new, format!("{secret}\n"))?;
         Ok(std::fs::rename(new, self.0.join(name))?)
     }
 
-    /// An operator that takes hooks and does not poll.
+    /// The setup of an operator that receives webhooks and does not poll.
     pub fn setup(&self) -> Setup {
-        let folder = self.0.display().to_string();
-        // Nor streams: what is read was told by a hook.
-        Setup::without_polls().args(&["--webhook-secrets", &folder, "--max-streams", "0"])
+        let path = self.0.display().to_string();
+        // Without streams either, so only a webhook can trigger a read.
+        Setup::without_polls().args(&["--webhook-secrets", &path, "--max-streams", "0"])
     }
 }
 
-/// Sends a hook to the door at `address`: the status.
-pub async fn post(address: &str, secret: &str, body: &str) -> Result<u16> {
+/// Sends a webhook to `address` and returns the status of the answer.
+pub async fn post_webhook(address: &str, secret: &str, body: &str) -> Result<u16> {
     let mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes())?;
     let signature = mac.chain_update(body).finalize().into_bytes();
     let mut header = "sha256=".to_owned();
@@ -49,7 +50,7 @@ pub async fn post(address: &str, secret: &str, body: &str) -> Result<u16> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let http = reqwest::Client::builder().no_proxy().build()?;
     let answer = http
-        .post(format!("http://{address}/hooks/doppler"))
+        .post(format!("http://{address}/webhooks/doppler"))
         .header("X-Doppler-Signature", header)
         .body(body.to_owned())
         .send()
@@ -57,8 +58,8 @@ pub async fn post(address: &str, secret: &str, body: &str) -> Result<u16> {
     Ok(answer.status().as_u16())
 }
 
-/// As Doppler writes it.
-pub fn update_of(project: &str, config: &str) -> String {
+/// The body of an update, as Doppler writes it.
+pub fn update_body(project: &str, config: &str) -> String {
     json!({
         "type": "config.secrets.update",
         "config": {"name": config, "project": project, "environment": config},
@@ -69,8 +70,8 @@ pub fn update_of(project: &str, config: &str) -> String {
 }
 
 impl World {
-    async fn hook(&self, secret: &str, body: &str) -> Result<u16> {
-        post(self.operator()?.webhook_address(), secret, body).await
+    async fn post_webhook(&self, secret: &str, body: &str) -> Result<u16> {
+        post_webhook(self.operator()?.webhook_address(), secret, body).await
     }
 
     async fn until_downloads(&self, count: usize) -> Result<()> {
@@ -82,7 +83,7 @@ impl World {
         .await
     }
 
-    /// A binding `name` of config `config` of the world's project, with an account's token.
+    /// Applies a binding of config `config` of the world's project, with a service token of its own.
     async fn bind_config(&self, name: &str, config: &str) -> Result<()> {
         let mut spec: Value = self.direct_spec().await?;
         let token = self.doppler.service_token(&self.name, config);
@@ -95,31 +96,39 @@ impl World {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_signed_hook_brings_a_change_at_once_and_any_other_changes_nothing() -> Result<()> {
-    let folder = Folder::new("hook-signed")?;
-    let mine = secret("the-hook-secret");
-    folder.put("hook-signed", &mine)?;
-    folder.put("elsewhere", &secret("another-project"))?;
-    let w = World::with("hook-signed", folder.setup()).await?;
+async fn a_signed_webhook_triggers_a_read_and_any_other_does_not() -> Result<()> {
+    let secrets = SecretDir::new("webhook-signed")?;
+    let mine = secret("the-webhook-secret");
+    secrets.write("webhook-signed", &mine)?;
+    secrets.write("elsewhere", &secret("another-project"))?;
+    let w = World::with("webhook-signed", secrets.setup()).await?;
     w.set_doppler_secret("A", &secret("a"));
     w.apply_binding("b", &w.direct_spec().await?).await?;
     w.until_ready("b").await?;
     w.set_doppler_secret("A", &secret("b"));
-    let body = update_of("hook-signed", "dev");
+    let body = update_body("webhook-signed", "dev");
     let before = w.downloads();
 
-    ensure!(w.hook(&secret("not-the-hook-secret"), &body).await? == 401);
-    ensure!(w.hook(&mine, &" ".repeat(65 * 1024)).await? == 413);
-    // Right, but of a project that this one's secrets are none of its business.
-    ensure!(w.hook(&secret("another-project"), &body).await? == 202);
-    ensure!(w.hook(&mine, &update_of("hook-signed", "prd")).await? == 202);
-    ensure!(w.downloads() == before, "something was read");
+    ensure!(
+        w.post_webhook(&secret("not-the-webhook-secret"), &body)
+            .await?
+            == 401
+    );
+    ensure!(w.post_webhook(&mine, &" ".repeat(65 * 1024)).await? == 413);
+    // Valid, but the secret of another project.
+    ensure!(w.post_webhook(&secret("another-project"), &body).await? == 202);
+    ensure!(
+        w.post_webhook(&mine, &update_body("webhook-signed", "prd"))
+            .await?
+            == 202
+    );
+    ensure!(w.downloads() == before, "a config was read");
 
-    ensure!(w.hook(&mine, &body).await? == 202);
+    ensure!(w.post_webhook(&mine, &body).await? == 202);
     w.until_values("b", &pairs(&[("A", secret("b"))])).await?;
     ensure!(w.downloads() == before + 1, "{}", w.downloads() - before);
     let metrics = w.operator()?.metrics().await?;
-    for (outcome, count) in [("accepted", 3), ("refused", 1), ("too-large", 1)] {
+    for (outcome, count) in [("accepted", 3), ("rejected", 1), ("too-large", 1)] {
         let line = format!("doppler_prefect_hooks_total{{outcome=\"{outcome}\"}} {count}\n");
         ensure!(metrics.contains(&line), "{line}{metrics}");
     }
@@ -127,24 +136,24 @@ async fn a_signed_hook_brings_a_change_at_once_and_any_other_changes_nothing() -
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_without_a_place_wakes_all_that_its_secret_speaks_for() -> Result<()> {
-    let folder = Folder::new("hook-whole")?;
-    folder.put("hook-whole", &secret("of-the-project"))?;
-    folder.put("_all", &secret("of-all-projects"))?;
-    let w = World::with("hook-whole", folder.setup()).await?;
+async fn a_body_without_target_triggers_reads_of_the_whole_scope() -> Result<()> {
+    let secrets = SecretDir::new("webhook-whole")?;
+    secrets.write("webhook-whole", &secret("of-the-project"))?;
+    secrets.write("_all", &secret("of-all-projects"))?;
+    let w = World::with("webhook-whole", secrets.setup()).await?;
     for config in ["dev", "prd"] {
-        w.doppler.set("hook-whole", config, "A", &secret("a"));
+        w.doppler.set("webhook-whole", config, "A", &secret("a"));
         w.bind_config(config, config).await?;
         w.until_ready(config).await?;
     }
-    for (hook, body, value) in [
-        ("of-the-project", "my own words", "b"),
+    for (signer, body, value) in [
+        ("of-the-project", "a body of my own", "b"),
         ("of-all-projects", "{}", "c"),
     ] {
         for config in ["dev", "prd"] {
-            w.doppler.set("hook-whole", config, "A", &secret(value));
+            w.doppler.set("webhook-whole", config, "A", &secret(value));
         }
-        ensure!(w.hook(&secret(hook), body).await? == 202);
+        ensure!(w.post_webhook(&secret(signer), body).await? == 202);
         for config in ["dev", "prd"] {
             w.until_values(config, &pairs(&[("A", secret(value))]))
                 .await?;
@@ -154,27 +163,27 @@ async fn a_body_without_a_place_wakes_all_that_its_secret_speaks_for() -> Result
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn secrets_are_rotated_without_a_restart() -> Result<()> {
-    let folder = Folder::new("hook-rotated")?;
+async fn webhook_secrets_rotate_without_a_restart() -> Result<()> {
+    let secrets = SecretDir::new("webhook-rotated")?;
     let (old, new) = (secret("the-old-one"), secret("the-new-one"));
-    folder.put("hook-rotated", &old)?;
-    folder.put("hook-rotated.new", &new)?;
-    let w = World::with("hook-rotated", folder.setup()).await?;
+    secrets.write("webhook-rotated", &old)?;
+    secrets.write("webhook-rotated.new", &new)?;
+    let w = World::with("webhook-rotated", secrets.setup()).await?;
     w.set_doppler_secret("A", &secret("a"));
     w.apply_binding("b", &w.direct_spec().await?).await?;
     w.until_ready("b").await?;
     let before = w.downloads();
-    let dev = update_of("hook-rotated", "dev");
-    ensure!(w.hook(&old, &dev).await? == 202);
+    let dev = update_body("webhook-rotated", "dev");
+    ensure!(w.post_webhook(&old, &dev).await? == 202);
     w.until_downloads(before + 1).await?;
-    ensure!(w.hook(&new, &dev).await? == 202);
+    ensure!(w.post_webhook(&new, &dev).await? == 202);
     w.until_downloads(before + 2).await?;
 
     let newest = secret("the-newest-one");
-    folder.put("hook-rotated", &newest)?;
+    secrets.write("webhook-rotated", &newest)?;
     let status = async |secret: &str, expected: u16| {
         w.until(&format!("status {expected}"), async || {
-            let found = w.hook(secret, &dev).await?;
+            let found = w.post_webhook(secret, &dev).await?;
             ensure!(found == expected, "{found}");
             Ok(())
         })
@@ -187,15 +196,15 @@ async fn secrets_are_rotated_without_a_restart() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_secrets_there_is_no_door() -> Result<()> {
-    let w = World::with("hook-none", Setup::without_polls()).await?;
-    let closed = w.hook(&secret("any"), "{}").await;
+async fn without_secrets_the_webhook_address_is_closed() -> Result<()> {
+    let w = World::with("webhook-none", Setup::without_polls()).await?;
+    let closed = w.post_webhook(&secret("any"), "{}").await;
     ensure!(closed.is_err(), "{closed:?}");
     for address in [
         w.operator()?.metrics_address(),
         w.operator()?.health_address(),
     ] {
-        ensure!(post(address, &secret("any"), "{}").await? == 404);
+        ensure!(post_webhook(address, &secret("any"), "{}").await? == 404);
     }
     w.finish().await
 }

@@ -10,7 +10,7 @@ use serde_json::json;
 use testkit::operator::Operator;
 
 use crate::cleanup::run_detach;
-use crate::doppler_webhook::{Folder, post, update_of};
+use crate::doppler_webhook::{SecretDir, post_webhook, update_body};
 use crate::world::{Setup, World, pairs, secret};
 
 /// As the Lease says.
@@ -194,20 +194,20 @@ async fn no_replica_works_while_and_shortly_after_everything_is_released() -> Re
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hook_that_lands_on_the_replica_that_stands_by_reaches_the_leader() -> Result<()> {
-    let folder = Folder::new("replica-hook")?;
+    let secrets = SecretDir::new("replica-hook")?;
     let mine = secret("the-hook-secret");
-    folder.put("_all", &mine)?;
-    let w = World::with("replica-hook", folder.setup().replicated()).await?;
+    secrets.write("_all", &mine)?;
+    let w = World::with("replica-hook", secrets.setup().replicated()).await?;
     let second = w.start_replica().await?;
     w.set_doppler_secret("A", &secret("a"));
     w.apply_binding("b", &w.direct_spec().await?).await?;
     w.until_ready("b").await?;
     w.set_doppler_secret("A", &secret("b"));
-    let (door, body) = (second.webhook_address(), update_of("replica-hook", "dev"));
+    let (door, body) = (second.webhook_address(), update_body("replica-hook", "dev"));
     let before = w.downloads();
-    ensure!(post(door, &secret("not-the-hook-secret"), &body).await? == 401);
+    ensure!(post_webhook(door, &secret("not-the-hook-secret"), &body).await? == 401);
     ensure!(w.downloads() == before);
-    ensure!(post(door, &mine, &body).await? == 202);
+    ensure!(post_webhook(door, &mine, &body).await? == 202);
     w.until_values("b", &pairs(&[("A", secret("b"))])).await?;
     ensure!(w.downloads() == before + 1);
     is_idle(&second).await?;
@@ -216,7 +216,7 @@ async fn a_hook_that_lands_on_the_replica_that_stands_by_reaches_the_leader() ->
 
     // Nobody takes it: its sender hears so.
     w.operator()?.process().pause();
-    ensure!(post(door, &mine, &body).await? == 503);
+    ensure!(post_webhook(door, &mine, &body).await? == 503);
     w.operator()?.process().resume();
     ensure!(second.terminate(Duration::from_secs(20)).await? == 0);
     w.finish().await

@@ -11,6 +11,8 @@ use wiremock::{
     matchers::{any, header, method, path, query_param, query_param_is_missing},
 };
 
+mod status;
+
 const LIMIT: Duration = Duration::from_secs(10);
 const TOKEN: &str = "dp.st.dev.canary-token";
 const VALUE: &str = "canary-value";
@@ -21,7 +23,7 @@ fn client(timeout: Duration) -> Client {
     Client::new(timeout, RateLimiter::small()).unwrap()
 }
 
-fn at(host: &str) -> ConfigKey {
+fn key(host: &str) -> ConfigKey {
     ConfigKey {
         host: Url::parse(host).unwrap(),
         token: TOKEN.into(),
@@ -53,7 +55,7 @@ async fn answering(template: ResponseTemplate) -> MockServer {
     server
 }
 
-/// The error that an answer gives, after looking that it shows neither token nor value.
+/// The error of an answer, which must show neither token nor value.
 async fn error_of(template: ResponseTemplate) -> DopplerError {
     let server = answering(template).await;
     error_at(&server.uri()).await
@@ -62,7 +64,7 @@ async fn error_of(template: ResponseTemplate) -> DopplerError {
 async fn error_at(host: &str) -> DopplerError {
     let error = client(LIMIT)
         .download(
-            &at(host),
+            &key(host),
             Some(&snapshot(None)),
             &ReadRequest::interactive(),
         )
@@ -72,7 +74,8 @@ async fn error_at(host: &str) -> DopplerError {
     error
 }
 
-/// A server for answers that an HTTP library refuses to give: it writes these bytes to the first connection and closes it.
+/// A server for answers that HTTP libraries cannot produce: it writes these bytes to the first
+/// connection and closes it.
 async fn writing(bytes: &'static [u8]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let host = format!("http://{}", listener.local_addr().unwrap());
@@ -87,7 +90,7 @@ async fn writing(bytes: &'static [u8]) -> String {
 }
 
 #[tokio::test]
-async fn reads_a_config_with_bearer_token_and_keeps_the_tag() {
+async fn downloads_with_a_bearer_token_and_keeps_the_etag() {
     let server = MockServer::start().await;
     Mock::given(method("GET"))
         .and(path("/v3/configs/config/secrets/download"))
@@ -102,7 +105,7 @@ async fn reads_a_config_with_bearer_token_and_keeps_the_tag() {
         .mount(&server)
         .await;
     let Download::Changed(new) = client(LIMIT)
-        .download(&at(&server.uri()), None, &ReadRequest::interactive())
+        .download(&key(&server.uri()), None, &ReadRequest::interactive())
         .await
         .unwrap()
     else {
@@ -118,7 +121,7 @@ async fn reads_a_config_with_bearer_token_and_keeps_the_tag() {
 }
 
 #[tokio::test]
-async fn asks_for_the_transformed_names_below_a_gateways_path() {
+async fn requests_transformed_names_below_a_gateways_path() {
     let server = MockServer::start().await;
     Mock::given(path("/doppler/v3/configs/config/secrets/download"))
         .and(query_param("project", "a&b=c d"))
@@ -127,19 +130,19 @@ async fn asks_for_the_transformed_names_below_a_gateways_path() {
         .expect(1)
         .mount(&server)
         .await;
-    let at = ConfigKey {
+    let key = ConfigKey {
         project: "a&b=c d".to_owned(),
         transformer: Some(NameTransformer::DotnetEnv),
-        ..at(&format!("{}/doppler/?x=1#y", server.uri()))
+        ..key(&format!("{}/doppler/?x=1#y", server.uri()))
     };
     client(LIMIT)
-        .download(&at, None, &ReadRequest::interactive())
+        .download(&key, None, &ReadRequest::interactive())
         .await
         .unwrap();
 }
 
 #[tokio::test]
-async fn sends_the_last_tag_back_and_takes_304_for_unchanged() {
+async fn sends_the_last_etag_and_reads_304_as_unchanged() {
     let server = MockServer::start().await;
     Mock::given(header("if-none-match", TAG))
         .respond_with(empty(304))
@@ -147,7 +150,7 @@ async fn sends_the_last_tag_back_and_takes_304_for_unchanged() {
         .await;
     let answer = client(LIMIT)
         .download(
-            &at(&server.uri()),
+            &key(&server.uri()),
             Some(&snapshot(Some(TAG))),
             &ReadRequest::interactive(),
         )
@@ -156,12 +159,12 @@ async fn sends_the_last_tag_back_and_takes_304_for_unchanged() {
 }
 
 #[tokio::test]
-async fn refuses_a_304_that_nobody_asked_for() {
+async fn a_304_to_an_unconditional_request_is_an_error() {
     assert_eq!(error_of(empty(304)).await.reason(), Reason::DopplerError);
 }
 
 #[tokio::test]
-async fn reads_a_gzip_answer() {
+async fn decompresses_a_gzip_body() {
     let gzip = "H4sIAAAAAAACA6tWclSyUlAqyEnMzFM4vFKpFgB+fLqqEQAAAA==";
     let server = answering(
         empty(200)
@@ -170,7 +173,7 @@ async fn reads_a_gzip_answer() {
     )
     .await;
     let Ok(Download::Changed(new)) = client(LIMIT)
-        .download(&at(&server.uri()), None, &ReadRequest::interactive())
+        .download(&key(&server.uri()), None, &ReadRequest::interactive())
         .await
     else {
         panic!("not read")
@@ -182,7 +185,7 @@ async fn reads_a_gzip_answer() {
 async fn an_empty_config_is_an_empty_snapshot() {
     let server = answering(empty(200).set_body_string("{}")).await;
     let Ok(Download::Changed(new)) = client(LIMIT)
-        .download(&at(&server.uri()), None, &ReadRequest::interactive())
+        .download(&key(&server.uri()), None, &ReadRequest::interactive())
         .await
     else {
         panic!("not read")
@@ -191,7 +194,7 @@ async fn an_empty_config_is_an_empty_snapshot() {
 }
 
 #[tokio::test]
-async fn each_refusal_of_doppler_has_its_reason() {
+async fn each_doppler_error_has_its_reason() {
     for (status, message, reason) in [
         (401, "Invalid Auth token", Reason::DopplerUnauthorized),
         (
@@ -220,20 +223,20 @@ async fn each_refusal_of_doppler_has_its_reason() {
 }
 
 #[tokio::test]
-async fn a_fault_of_the_server_shows_nothing_of_its_body() {
+async fn a_server_error_does_not_quote_the_body() {
     let error = error_of(empty(502).set_body_string(VALUE)).await;
     assert_eq!(error.reason(), Reason::DopplerUnreachable);
 }
 
 #[tokio::test]
-async fn an_endless_error_body_does_not_hide_the_status() {
-    let body = vec![b' '; MAX_ERROR_BODY_BYTES + 1];
+async fn an_oversized_error_body_does_not_hide_the_status() {
+    let body = vec![b' '; error_messages::MAX_BODY_BYTES + 1];
     let error = error_of(empty(401).set_body_bytes(body)).await;
     assert_eq!(error, DopplerError::Unauthorized { quote: None });
 }
 
 #[tokio::test]
-async fn an_answer_that_is_not_a_config_is_refused_without_quoting_it() {
+async fn an_invalid_body_is_an_error_that_does_not_quote_it() {
     for body in [
         &b"<html>canary</html>"[..],
         br#"{"A": 1, "B": "canary"}"#,
@@ -261,11 +264,11 @@ async fn never_follows_a_redirect() {
 }
 
 #[tokio::test]
-async fn gives_up_on_a_server_that_does_not_answer() {
+async fn times_out_if_the_server_does_not_answer() {
     let server = answering(values().set_delay(Duration::from_mins(1))).await;
     let limit = Duration::from_millis(300);
     let error = client(limit)
-        .download(&at(&server.uri()), None, &ReadRequest::interactive())
+        .download(&key(&server.uri()), None, &ReadRequest::interactive())
         .await
         .unwrap_err();
     assert_eq!(error.reason(), Reason::DopplerUnreachable);
@@ -276,7 +279,7 @@ async fn gives_up_on_a_server_that_does_not_answer() {
 }
 
 #[tokio::test]
-async fn gives_up_on_a_body_that_never_ends() {
+async fn times_out_if_the_body_does_not_end() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let host = format!("http://{}", listener.local_addr().unwrap());
     let server = tokio::spawn(async move {
@@ -289,7 +292,7 @@ async fn gives_up_on_a_body_that_never_ends() {
     });
     let limit = Duration::from_millis(300);
     let error = client(limit)
-        .download(&at(&host), None, &ReadRequest::interactive())
+        .download(&key(&host), None, &ReadRequest::interactive())
         .await
         .unwrap_err();
     server.abort();
@@ -306,8 +309,8 @@ async fn gives_up_on_a_body_that_never_ends() {
 }
 
 #[tokio::test]
-async fn a_truncated_body_is_not_taken_for_a_config() {
-    // The part that arrives is a whole JSON object.
+async fn a_truncated_body_is_an_error() {
+    // The part that arrives is a complete JSON object.
     for bytes in [
         &b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"A\": \"canary\"}"[..],
         b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nf\r\n{\"A\": \"canary\"}\r\n",
@@ -324,25 +327,25 @@ async fn a_truncated_body_is_not_taken_for_a_config() {
 }
 
 #[tokio::test]
-async fn broken_compression_is_not_taken_for_a_config() {
+async fn broken_compression_is_an_error() {
     let bytes = b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 6\r\n\r\ncanary";
     let error = error_at(&writing(bytes).await).await;
     assert_eq!(error.reason(), Reason::DopplerError, "{error:?}");
 }
 
 #[tokio::test]
-async fn stops_at_the_bound() {
+async fn a_body_beyond_the_size_limit_is_an_error() {
     let large = vec![b' '; MAX_BODY_BYTES + 1];
     let error = error_of(empty(200).set_body_bytes(large)).await;
     assert_eq!(error.reason(), Reason::AnswerTooLarge);
 }
 
 #[tokio::test]
-async fn waits_as_long_as_a_429_says_and_sends_nothing_before() {
+async fn waits_for_retry_after_on_429() {
     let server = answering(empty(429).insert_header("retry-after", "30")).await;
-    let (client, at) = (client(LIMIT), at(&server.uri()));
+    let (client, key) = (client(LIMIT), key(&server.uri()));
     let error = client
-        .download(&at, None, &ReadRequest::interactive())
+        .download(&key, None, &ReadRequest::interactive())
         .await
         .unwrap_err();
     assert_eq!(error.reason(), Reason::DopplerRateLimited);
@@ -350,14 +353,14 @@ async fn waits_as_long_as_a_429_says_and_sends_nothing_before() {
 
     let other_config = ConfigKey {
         config: "prd".to_owned(),
-        ..at.clone()
+        ..key.clone()
     };
-    assert!(is_held_back(&client, &other_config).await);
+    assert!(is_rate_limited(&client, &other_config).await);
     assert_eq!(server.received_requests().await.unwrap().len(), 1);
 
     let other_token = ConfigKey {
         token: "other".into(),
-        ..at
+        ..key
     };
     client
         .download(&other_token, None, &ReadRequest::interactive())
@@ -366,37 +369,37 @@ async fn waits_as_long_as_a_429_says_and_sends_nothing_before() {
     assert_eq!(server.received_requests().await.unwrap().len(), 2);
 }
 
-/// Whether the next request waits for its turn.
-async fn is_held_back(client: &Client, at: &ConfigKey) -> bool {
-    let wish = ReadRequest::interactive();
-    let download = client.download(at, None, &wish);
+/// Whether the next request waits for a permit.
+async fn is_rate_limited(client: &Client, key: &ConfigKey) -> bool {
+    let request = ReadRequest::interactive();
+    let download = client.download(key, None, &request);
     tokio::time::timeout(Duration::from_millis(300), download)
         .await
         .is_err()
 }
 
 #[tokio::test]
-async fn a_dead_host_is_not_asked_for_each_config() {
+async fn the_open_circuit_sends_no_requests() {
     let server = answering(empty(500)).await;
-    let (client, at) = (client(LIMIT), at(&server.uri()));
+    let (client, key) = (client(LIMIT), key(&server.uri()));
     for _ in 0..10 {
         let error = client
-            .download(&at, None, &ReadRequest::interactive())
+            .download(&key, None, &ReadRequest::interactive())
             .await
             .unwrap_err();
         assert_eq!(error.reason(), Reason::DopplerUnreachable);
-        assert!(error.to_string().contains("a fault of its own (500)"));
+        assert!(error.to_string().contains("a server error (500)"));
     }
     assert_eq!(server.received_requests().await.unwrap().len(), 3);
     let error = client
-        .download(&at, None, &ReadRequest::interactive())
+        .download(&key, None, &ReadRequest::interactive())
         .await
         .unwrap_err();
     assert!(error.retry_after().is_some());
 }
 
 #[tokio::test]
-async fn holds_back_once_nothing_remains_of_the_limit() {
+async fn waits_once_the_quota_is_used_up() {
     let reset = Timestamp::now().as_second() + 60;
     let server = answering(
         values()
@@ -405,31 +408,31 @@ async fn holds_back_once_nothing_remains_of_the_limit() {
             .insert_header("x-ratelimit-reset", reset.to_string().as_str()),
     )
     .await;
-    let (client, at) = (client(LIMIT), at(&server.uri()));
+    let (client, key) = (client(LIMIT), key(&server.uri()));
     client
-        .download(&at, None, &ReadRequest::interactive())
+        .download(&key, None, &ReadRequest::interactive())
         .await
         .unwrap();
-    assert!(is_held_back(&client, &at).await);
+    assert!(is_rate_limited(&client, &key).await);
     assert_eq!(server.received_requests().await.unwrap().len(), 1);
 }
 
 #[tokio::test]
-async fn a_429_that_says_nothing_gives_no_time() {
+async fn a_429_without_headers_has_no_retry_after() {
     let error = error_of(empty(429)).await;
     assert_eq!(error, DopplerError::RateLimited { retry_after: None });
 }
 
 #[tokio::test]
-async fn a_token_that_cannot_be_one_is_not_sent() {
+async fn an_invalid_token_is_not_sent() {
     let server = answering(values()).await;
     for token in ["", "canary\n", "can ary", "canär\u{fe}"] {
-        let at = ConfigKey {
+        let key = ConfigKey {
             token: token.into(),
-            ..at(&server.uri())
+            ..key(&server.uri())
         };
         let error = client(LIMIT)
-            .download(&at, None, &ReadRequest::interactive())
+            .download(&key, None, &ReadRequest::interactive())
             .await
             .unwrap_err();
         assert_eq!(error, DopplerError::TokenInvalid);
@@ -439,7 +442,7 @@ async fn a_token_that_cannot_be_one_is_not_sent() {
 }
 
 #[test]
-fn what_a_download_gave_does_not_print_values() {
+fn debug_output_omits_the_values() {
     let shown = format!("{:?}", Download::Changed(snapshot(Some(TAG))));
     assert!(!shown.contains("canary"), "{shown}");
 }

@@ -1,21 +1,24 @@
-//! A hook that came to a replica which does not lead.
+//! Forwards a webhook from a standby replica to the leader.
 //!
-//! In: a raw body and its signature, found right here. Out: whether the leader took it. The leader is found in the lease and verifies again; so
-//! nothing has to be trusted but the secrets. Each try has a time limit, and so has the whole.
+//! Input: a raw body and its signature, which this replica has verified.
+//! Output: whether the leader accepted it.
+//! Invariants: the leader's address comes from the Lease, and the leader verifies the signature
+//! again, so the secrets are all that is trusted. Each try has a time limit, and so has the whole.
 
 use std::{net::SocketAddr, time::Duration};
 
 use axum::{body::Bytes, http::HeaderValue};
 use tokio::time::{sleep, timeout};
 
-use super::PATH;
 use crate::{
     doppler::webhook::SIGNATURE_HEADER,
     outbound::{self, ClientError},
     process::leader_election::LeaseClient,
 };
 
-/// Says that a hook was forwarded once, and is not to be again.
+/// The path at which each replica receives webhooks.
+pub const PATH: &str = "/webhooks/doppler";
+/// Marks a webhook that was forwarded, so that it is not forwarded again.
 pub const FORWARDED_HEADER: &str = "x-doppler-prefect-forwarded";
 /// Time limit of one try.
 const TRY_TIMEOUT: Duration = Duration::from_secs(3);
@@ -24,17 +27,17 @@ const TOTAL_TIMEOUT: Duration = Duration::from_secs(8);
 const MAX_TRIES: usize = 3;
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 
-/// The way to the leader.
+/// Sends webhooks to the leader.
 pub struct Forwarder {
     leases: LeaseClient,
     http: reqwest::Client,
 }
 
 impl Forwarder {
-    /// To the holder of this lease.
+    /// Creates a forwarder to the holder of this Lease.
     ///
     /// # Errors
-    /// If no HTTP client can be made.
+    /// If no HTTP client can be created.
     pub fn new(leases: LeaseClient) -> Result<Self, ClientError> {
         Ok(Self {
             leases,
@@ -42,7 +45,8 @@ impl Forwarder {
         })
     }
 
-    /// Whether the leader took it. The first try goes where the leader was seen last; each further one follows a look at the lease.
+    /// Sends a webhook to the leader and returns whether the leader accepted it. The first try uses
+    /// the last known address of the leader. Each further try reads the Lease first.
     pub async fn forward(&self, signature: &HeaderValue, body: &Bytes) -> bool {
         let tries = async {
             for number in 0..MAX_TRIES {
@@ -64,7 +68,7 @@ impl Forwarder {
     }
 
     async fn post_to(&self, leader: SocketAddr, signature: &HeaderValue, body: &Bytes) -> bool {
-        let answer = self
+        let response = self
             .http
             .post(format!("http://{leader}{PATH}"))
             .header(SIGNATURE_HEADER, signature)
@@ -72,6 +76,6 @@ impl Forwarder {
             .body(body.clone())
             .send()
             .await;
-        answer.is_ok_and(|answer| answer.status() == reqwest::StatusCode::ACCEPTED)
+        response.is_ok_and(|response| response.status() == reqwest::StatusCode::ACCEPTED)
     }
 }

@@ -1,21 +1,39 @@
-//! The door, by HTTP.
+//! Receives webhooks over HTTP.
 
-use super::*;
-use crate::{
-    doppler::webhook::Scope, outbound::install_crypto_provider,
-    process::leader_election::LeaseClient, process::leader_election::WEBHOOK_ADDRESS,
-};
-use axum::Json;
-use hmac::{Hmac, KeyInit, Mac};
-use serde_json::json;
-use sha2::Sha256;
 use std::{
     fmt::Write,
     net::SocketAddr,
     path::PathBuf,
-    sync::atomic::{AtomicUsize, Ordering::SeqCst},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use axum::{
+    Json, Router,
+    body::Body,
+    http::{HeaderMap, StatusCode},
+};
+use hmac::{Hmac, KeyInit, Mac};
+use parking_lot::Mutex;
+use serde_json::json;
+use sha2::Sha256;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{coalesce::SCOPE_INTERVAL, outcome::WebhookOutcome, *};
+use crate::{
+    doppler::webhook::{SIGNATURE_HEADER, Scope, Webhook},
+    metrics::{Metrics, WebhookLabels},
+    outbound::install_crypto_provider,
+    process::leader_election::{LeaseClient, WEBHOOK_ADDRESS},
+};
 
 const SECRET: &str = "canary-canary-canary";
 
@@ -28,68 +46,72 @@ fn sign(secret: &str, body: &[u8]) -> String {
     })
 }
 
-/// A door that is open while this lives.
-struct Door {
-    hooks: Arc<WebhookReceiver>,
+/// A replica that serves the webhook address until it is dropped.
+struct Replica {
+    receiver: Arc<WebhookReceiver>,
+    metrics: Arc<Metrics>,
     address: SocketAddr,
-    woken: Arc<Mutex<Vec<Webhook>>>,
-    folder: PathBuf,
-    end: CancellationToken,
+    handled: Arc<Mutex<Vec<Webhook>>>,
+    dir: PathBuf,
+    shutdown: CancellationToken,
 }
 
-impl Drop for Door {
+impl Drop for Replica {
     fn drop(&mut self) {
-        self.end.cancel();
-        let _ = std::fs::remove_dir_all(&self.folder);
+        self.shutdown.cancel();
+        let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
 
-impl Door {
-    /// With one secret for all projects. It does not lead yet.
-    async fn open(name: &str, forward: Option<Forwarder>) -> Self {
-        let folder = std::env::temp_dir().join(format!("door-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&folder);
-        std::fs::create_dir(&folder).unwrap();
-        std::fs::write(folder.join("_all"), SECRET).unwrap();
-        let secrets = SecretDir::open(folder.clone()).unwrap();
-        let hooks = Arc::new(WebhookReceiver::new(
+impl Replica {
+    /// With one secret for all projects. It is a standby.
+    async fn start(name: &str, forwarder: Option<Forwarder>) -> Self {
+        let dir = std::env::temp_dir().join(format!("webhooks-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::write(dir.join("_all"), SECRET).unwrap();
+        let secrets = SecretDir::open(dir.clone()).unwrap();
+        let metrics = Arc::new(Metrics::new());
+        let receiver = Arc::new(WebhookReceiver::new(
             secrets,
-            forward,
-            Arc::new(Metrics::new()),
+            forwarder,
+            Arc::clone(&metrics),
         ));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let end = CancellationToken::new();
-        tokio::spawn(serve(listener, router(Arc::clone(&hooks)), end.clone()));
-        tokio::spawn(Arc::clone(&hooks).flush_coalesced(end.clone()));
+        let shutdown = CancellationToken::new();
+        tokio::spawn(serve(
+            listener,
+            router(Arc::clone(&receiver)),
+            shutdown.clone(),
+        ));
+        tokio::spawn(Arc::clone(&receiver).flush_coalesced(shutdown.clone()));
         Self {
-            hooks,
+            receiver,
+            metrics,
             address,
-            woken: Arc::default(),
-            folder,
-            end,
+            handled: Arc::default(),
+            dir,
+            shutdown,
         }
     }
 
-    fn leads(self) -> Self {
-        let woken = Arc::clone(&self.woken);
-        self.hooks.start_leading(Arc::new(move |hook: &Webhook| {
-            woken.lock().unwrap().push(hook.clone());
-        }));
+    fn lead(self) -> Self {
+        let handled = Arc::clone(&self.handled);
+        self.receiver
+            .start_leading(Arc::new(move |webhook: &Webhook| {
+                handled.lock().push(webhook.clone());
+            }));
         self
     }
 
-    fn woken(&self) -> Vec<Webhook> {
-        self.woken.lock().unwrap().clone()
+    fn handled(&self) -> Vec<Webhook> {
+        self.handled.lock().clone()
     }
 
     fn counted(&self, outcome: &'static str) -> u64 {
         let labels = WebhookLabels { outcome };
-        self.hooks
-            .metrics
-            .webhook_requests
-            .get_or_create(&labels)
-            .get()
+        self.metrics.webhook_requests.get_or_create(&labels).get()
     }
 
     async fn post(&self, body: &[u8], headers: &[(&str, &str)]) -> u16 {
@@ -107,7 +129,7 @@ impl Door {
             .await
     }
 
-    /// What comes back for these bytes, until the connection is closed.
+    /// The answer to these bytes, until the connection is closed.
     async fn raw(&self, bytes: &[u8]) -> String {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         stream.write_all(bytes).await.unwrap();
@@ -136,14 +158,14 @@ fn named(config: &str) -> Webhook {
     }
 }
 
-/// The way to the replica that a lease names.
+/// A forwarder to the replica that a Lease names.
 fn forward_to(leader: Option<SocketAddr>) -> Forwarder {
     forward_counting(leader, &Arc::default())
 }
 
-/// As [`forward_to`], and how often the lease was looked at.
-fn forward_counting(leader: Option<SocketAddr>, looks: &Arc<AtomicUsize>) -> Forwarder {
-    let looks = Arc::clone(looks);
+/// As [`forward_to`], counting the reads of the Lease.
+fn forward_counting(leader: Option<SocketAddr>, reads: &Arc<AtomicUsize>) -> Forwarder {
+    let reads = Arc::clone(reads);
     install_crypto_provider();
     let address = leader.map_or(String::new(), |address| address.to_string());
     let lease = json!({
@@ -152,7 +174,7 @@ fn forward_counting(leader: Option<SocketAddr>, looks: &Arc<AtomicUsize>) -> For
         "spec": {"holderIdentity": "other_1"},
     });
     let server = Router::new().fallback(async move || {
-        looks.fetch_add(1, SeqCst);
+        reads.fetch_add(1, SeqCst);
         Json(lease)
     });
     let client = kube::Client::new(server, "doppler");
@@ -160,20 +182,22 @@ fn forward_counting(leader: Option<SocketAddr>, looks: &Arc<AtomicUsize>) -> For
 }
 
 #[tokio::test]
-async fn a_signed_hook_wakes_what_it_names() {
-    let door = Door::open("signed", None).await.leads();
+async fn a_signed_webhook_calls_the_handler() {
+    let replica = Replica::start("signed", None).await.lead();
     assert_eq!(
-        door.post_signed(br#"{"project":"p","config":"dev"}"#).await,
+        replica
+            .post_signed(br#"{"project":"p","config":"dev"}"#)
+            .await,
         202
     );
-    assert_eq!(door.post_signed(b"").await, 202);
-    assert_eq!(door.woken(), [named("dev"), whole()]);
-    assert_eq!(door.counted("accepted"), 2);
+    assert_eq!(replica.post_signed(b"").await, 202);
+    assert_eq!(replica.handled(), [named("dev"), whole()]);
+    assert_eq!(replica.counted("accepted"), 2);
 }
 
 #[tokio::test]
-async fn a_wrong_or_missing_signature_is_refused_and_nothing_else_happens() {
-    let door = Door::open("refused", None).await.leads();
+async fn a_wrong_or_missing_signature_is_rejected() {
+    let replica = Replica::start("rejected", None).await.lead();
     let right = sign(SECRET, b"{}");
     let wrong = sign("another-secret-altogether", b"{}");
     for headers in [
@@ -183,20 +207,26 @@ async fn a_wrong_or_missing_signature_is_refused_and_nothing_else_happens() {
         &[(SIGNATURE_HEADER, &right), (SIGNATURE_HEADER, &right)],
         &[("authorization", &right)],
     ] {
-        assert_eq!(door.post(b"{}", headers).await, 401, "{headers:?}");
+        assert_eq!(replica.post(b"{}", headers).await, 401, "{headers:?}");
     }
-    assert_eq!(door.woken(), []);
-    assert_eq!(door.counted("refused"), 5);
+    assert_eq!(replica.handled(), []);
+    assert_eq!(replica.counted("rejected"), 5);
 }
 
 #[tokio::test]
-async fn only_post_and_only_one_path() {
-    let door = Door::open("path", None).await.leads();
-    let url = format!("http://{}", door.address);
+async fn serves_only_post_and_only_one_path() {
+    let replica = Replica::start("path", None).await.lead();
+    let url = format!("http://{}", replica.address);
     let status = async |request: reqwest::RequestBuilder| request.send().await.unwrap().status();
     assert_eq!(status(http().get(format!("{url}{PATH}"))).await, 405);
     assert_eq!(status(http().put(format!("{url}{PATH}"))).await, 405);
-    for path in ["/", "/hooks", "/metrics", "/healthz", "/hooks/doppler/x"] {
+    for path in [
+        "/",
+        "/webhooks",
+        "/metrics",
+        "/healthz",
+        "/webhooks/doppler/x",
+    ] {
         assert_eq!(
             status(http().post(format!("{url}{path}"))).await,
             404,
@@ -206,74 +236,76 @@ async fn only_post_and_only_one_path() {
 }
 
 #[tokio::test]
-async fn a_body_is_taken_up_to_64_kib() {
-    let door = Door::open("large", None).await.leads();
-    assert_eq!(door.post_signed(&vec![b' '; MAX_BODY_BYTES]).await, 202);
-    assert_eq!(door.post_signed(&vec![b' '; MAX_BODY_BYTES + 1]).await, 413);
+async fn accepts_a_body_of_64_kib_and_no_more() {
+    let replica = Replica::start("large", None).await.lead();
+    assert_eq!(replica.post_signed(&vec![b' '; MAX_BODY_BYTES]).await, 202);
     assert_eq!(
-        door.post_signed(&vec![b' '; 10 * MAX_BODY_BYTES]).await,
+        replica.post_signed(&vec![b' '; MAX_BODY_BYTES + 1]).await,
         413
     );
-    assert_eq!(door.woken(), [whole()]);
-    assert_eq!(door.counted("too-large"), 2);
+    assert_eq!(
+        replica.post_signed(&vec![b' '; 10 * MAX_BODY_BYTES]).await,
+        413
+    );
+    assert_eq!(replica.handled(), [whole()]);
+    assert_eq!(replica.counted("too-large"), 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_does_not_go_on_is_left() {
-    let door = Door::open("slow", None).await.leads();
-    // The clock runs on as soon as nobody has anything to do.
-    let head = door
-        .raw(b"POST /hooks/doppler HTTP/1.1\r\nhost: a\r\n")
+async fn a_stalled_client_is_disconnected() {
+    let replica = Replica::start("slow", None).await.lead();
+    // The paused clock advances whenever all tasks are idle.
+    let head = replica
+        .raw(b"POST /webhooks/doppler HTTP/1.1\r\nhost: a\r\n")
         .await;
     assert!(!head.contains("202"), "{head}");
     let signature = sign(SECRET, b"0123456789");
     let request = format!(
-        "POST /hooks/doppler HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n{SIGNATURE_HEADER}: {signature}\r\n\r\n01234"
+        "POST /webhooks/doppler HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n{SIGNATURE_HEADER}: {signature}\r\n\r\n01234"
     );
-    let body = door.raw(request.as_bytes()).await;
+    let body = replica.raw(request.as_bytes()).await;
     assert!(body.starts_with("HTTP/1.1 408"), "{body}");
-    assert_eq!(door.woken(), []);
-    assert_eq!(door.counted("broken"), 1);
+    assert_eq!(replica.handled(), []);
+    assert_eq!(replica.counted("incomplete"), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_burst_is_two_wakes_the_first_hook_and_the_last() {
-    let door = Door::open("burst", None).await.leads();
+async fn a_burst_calls_the_handler_twice() {
+    let replica = Replica::start("burst", None).await.lead();
     let headers = |body: &[u8]| {
         let signature = sign(SECRET, body).parse().unwrap();
         HeaderMap::from_iter([(SIGNATURE_HEADER.parse().unwrap(), signature)])
     };
     let start = Instant::now();
     for number in 0..20 {
-        let outcome = door.hooks.receive(&headers(b"[]"), Body::from("[]")).await;
+        let outcome = replica
+            .receiver
+            .receive(&headers(b"[]"), Body::from("[]"))
+            .await;
         let expected = if number == 0 {
             WebhookOutcome::Accepted
         } else {
-            WebhookOutcome::Limited
+            WebhookOutcome::RateLimited
         };
         assert_eq!(outcome, expected);
         assert_eq!(outcome.status(), StatusCode::ACCEPTED);
     }
-    assert_eq!(door.woken(), [whole()]);
-    while door.woken().len() < 2 {
+    assert_eq!(replica.handled(), [whole()]);
+    while replica.handled().len() < 2 {
         sleep(Duration::from_millis(100)).await;
     }
-    assert!(
-        start.elapsed() >= coalesce::SCOPE_INTERVAL,
-        "{:?}",
-        start.elapsed()
-    );
-    sleep(coalesce::SCOPE_INTERVAL * 3).await;
-    assert_eq!(door.woken().len(), 2);
+    assert!(start.elapsed() >= SCOPE_INTERVAL, "{:?}", start.elapsed());
+    sleep(SCOPE_INTERVAL * 3).await;
+    assert_eq!(replica.handled().len(), 2);
 }
 
 #[tokio::test]
-async fn a_hook_that_lands_elsewhere_reaches_the_leader() {
-    let leader = Door::open("leader", None).await.leads();
-    let standby = Door::open("standby", Some(forward_to(Some(leader.address)))).await;
+async fn a_standby_forwards_to_the_leader() {
+    let leader = Replica::start("leader", None).await.lead();
+    let standby = Replica::start("standby", Some(forward_to(Some(leader.address)))).await;
     let body = br#"{"project":"p","config":"dev"}"#;
     assert_eq!(standby.post_signed(body).await, 202);
-    assert_eq!(leader.woken(), [named("dev")]);
+    assert_eq!(leader.handled(), [named("dev")]);
     assert_eq!(standby.counted("forwarded"), 1);
     assert_eq!(
         standby
@@ -284,38 +316,44 @@ async fn a_hook_that_lands_elsewhere_reaches_the_leader() {
             .await,
         401
     );
-    assert_eq!(leader.counted("refused"), 0, "it is refused where it lands");
+    assert_eq!(
+        leader.counted("rejected"),
+        0,
+        "it is rejected by the standby"
+    );
 }
 
 #[tokio::test]
-async fn a_hook_is_forwarded_once_and_one_that_nobody_takes_is_an_error() {
-    let third = Door::open("third", None).await.leads();
-    let second = Door::open("second", Some(forward_to(Some(third.address)))).await;
-    let first = Door::open("first", Some(forward_to(Some(second.address)))).await;
+async fn a_webhook_is_forwarded_once_or_answered_with_503() {
+    let third = Replica::start("third", None).await.lead();
+    let second = Replica::start("second", Some(forward_to(Some(third.address)))).await;
+    let first = Replica::start("first", Some(forward_to(Some(second.address)))).await;
     assert_eq!(first.post_signed(b"{}").await, 503);
-    assert_eq!(third.woken(), [], "it went round");
-    assert_eq!(first.counted("unforwarded"), 1);
+    assert_eq!(third.handled(), [], "it was forwarded twice");
+    assert_eq!(first.counted("not-forwarded"), 1);
     for (name, forward) in [("none", Some(forward_to(None))), ("alone", None)] {
-        let door = Door::open(name, forward).await;
-        assert_eq!(door.post_signed(b"{}").await, 503);
+        let replica = Replica::start(name, forward).await;
+        assert_eq!(replica.post_signed(b"{}").await, 503);
     }
 }
 
 #[tokio::test]
-async fn one_that_comes_to_lead_while_it_looks_for_the_leader_acts_itself() {
-    let looks = Arc::default();
-    let standby = Door::open("becoming", Some(forward_counting(None, &looks))).await;
+async fn a_standby_that_becomes_leader_handles_the_webhook() {
+    let reads = Arc::default();
+    let standby = Replica::start("becoming", Some(forward_counting(None, &reads))).await;
     let post = standby.post_signed(b"{}");
-    let woken = Arc::clone(&standby.woken);
+    let handled = Arc::clone(&standby.handled);
     let lead = async {
-        while looks.load(SeqCst) == 0 {
+        while reads.load(SeqCst) == 0 {
             tokio::task::yield_now().await;
         }
-        standby.hooks.start_leading(Arc::new(move |hook: &Webhook| {
-            woken.lock().unwrap().push(hook.clone());
-        }));
+        standby
+            .receiver
+            .start_leading(Arc::new(move |webhook: &Webhook| {
+                handled.lock().push(webhook.clone());
+            }));
     };
     let (status, ()) = tokio::join!(post, lead);
     assert_eq!(status, 202);
-    assert_eq!(standby.woken(), [whole()]);
+    assert_eq!(standby.handled(), [whole()]);
 }

@@ -8,7 +8,7 @@ use super::{sample_name, values_with_a};
 use crate::world::{Setup, World, secret};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_is_told_by_one_stream_and_read_once_for_all_who_use_the_config() -> Result<()> {
+async fn one_stream_and_one_read_serve_all_bindings_of_a_config() -> Result<()> {
     let w = World::with_own_doppler("push-stream", Setup::without_polls()).await?;
     w.set_doppler_secret("A", &secret("0"));
     let names: Vec<_> = (0..20).map(|number| format!("b{number}")).collect();
@@ -20,7 +20,7 @@ async fn a_change_is_told_by_one_stream_and_read_once_for_all_who_use_the_config
     }
     w.until_subscriptions("doppler", 1).await?;
     ensure!(w.full_downloads() == 1, "{}", w.full_downloads());
-    // Cut where no frame ends, as well.
+    // One of them also cuts inside events.
     let framings = [
         Framing::Whole,
         Framing::Split(vec![1, 9, 20, 40]),
@@ -34,7 +34,7 @@ async fn a_change_is_told_by_one_stream_and_read_once_for_all_who_use_the_config
         }
     }
     ensure!(w.full_downloads() == 4, "{}", w.full_downloads());
-    // One more if the stream took longer than the first download.
+    // One more if the stream opened later than the first download ended.
     ensure!(w.downloads() <= 5, "{} downloads", w.downloads());
     ensure!(
         w.sample(&sample_name("pushes_total", "kind", "doppler"))
@@ -44,7 +44,7 @@ async fn a_change_is_told_by_one_stream_and_read_once_for_all_who_use_the_config
     let timed = w.sample("doppler_prefect_push_to_secret_seconds_count");
     ensure!(timed.await? == 3 * 20, "each Secret is timed");
 
-    // Two frames in one piece; and names in another style, which are another download but the same stream.
+    // Two events in one chunk. A name transformer is another download but the same stream.
     let mut spec = w.spec();
     for style in ["lower-snake", "lower-kebab"] {
         spec["doppler"]["nameTransformer"] = json!(style);
@@ -52,7 +52,7 @@ async fn a_change_is_told_by_one_stream_and_read_once_for_all_who_use_the_config
         w.until_ready(style).await?;
     }
     w.doppler.set_framing(Framing::Merge(2));
-    w.set_doppler_secret("A", &secret("held back"));
+    w.set_doppler_secret("A", &secret("superseded"));
     w.set_doppler_secret("A", &secret("4"));
     w.until_values("b0", &values_with_a("4")).await?;
     for style in ["lower-snake", "lower-kebab"] {
@@ -69,12 +69,15 @@ async fn a_change_is_told_by_one_stream_and_read_once_for_all_who_use_the_config
         "{} streams",
         w.doppler.open_streams()
     );
-    ensure!(w.doppler.counts().watches == 1, "it was opened again");
+    ensure!(
+        w.doppler.counts().watches == 1,
+        "the stream was opened again"
+    );
     w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_stream_is_opened_again_and_what_it_missed_is_read_once() -> Result<()> {
+async fn a_lost_stream_reconnects_and_reads_missed_changes_once() -> Result<()> {
     let w = World::with_own_doppler("push-lost", Setup::without_polls()).await?;
     w.set_doppler_secret("A", &secret("before"));
     w.apply_binding("b", &w.spec()).await?;
@@ -82,7 +85,7 @@ async fn a_lost_stream_is_opened_again_and_what_it_missed_is_read_once() -> Resu
     w.until_subscriptions("doppler", 1).await?;
     w.reconciles_at_rest().await?;
     let reconnects = sample_name("link_reconnects_total", "upstream", "doppler");
-    for (time, value, status) in [(1, "missed", 200), (2, "missed", 304)] {
+    for (reconnect, value, status) in [(1, "missed", 200), (2, "missed", 304)] {
         let before = w.downloads();
         let fault = w.doppler.fault(
             RecordedRequest::is_watch,
@@ -90,32 +93,32 @@ async fn a_lost_stream_is_opened_again_and_what_it_missed_is_read_once() -> Resu
         );
         let watches = w.doppler.counts().watches;
         w.doppler.close_streams();
-        w.until("an attempt in vain", async || {
+        w.until("a failed attempt", async || {
             ensure!(w.doppler.counts().watches > watches, "none");
             Ok(())
         })
         .await?;
         w.until_subscriptions("doppler", 0).await?;
-        // The second time nothing changes while it is down.
+        // The second time nothing changes while the stream is down.
         if status == 200 {
             w.set_doppler_secret("A", &secret(value));
         }
-        ensure!(w.downloads() == before, "nobody told of it");
+        ensure!(w.downloads() == before, "a download without a notification");
         w.doppler.remove_fault(fault);
         w.until_subscriptions("doppler", 1).await?;
         w.until_values("b", &values_with_a(value)).await?;
-        w.until_sample(&reconnects, time).await?;
+        w.until_sample(&reconnects, reconnect).await?;
         w.until("the read", async || {
-            let calls = w.doppler.downloads();
-            ensure!(calls.len() > before, "none");
-            let last = calls.last().context("no download")?;
+            let requests = w.doppler.downloads();
+            ensure!(requests.len() > before, "none");
+            let last = requests.last().context("no download")?;
             ensure!(last.status == Some(status), "{:?}", last.status);
             let conditional = last.headers.contains_key("if-none-match");
-            ensure!(conditional, "it was read without its tag");
+            ensure!(conditional, "it was read without its ETag");
             Ok(())
         })
         .await?;
-        // A change afterwards is told again, by the same stream.
+        // The reconnected stream reports a later change.
         w.set_doppler_secret("A", &secret("after"));
         w.until_values("b", &values_with_a("after")).await?;
         let read = w.downloads() - before;
@@ -127,26 +130,26 @@ async fn a_lost_stream_is_opened_again_and_what_it_missed_is_read_once() -> Resu
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_stream_is_said_once_and_the_config_is_polled() -> Result<()> {
-    let w = World::with_own_doppler("push-refused", Setup::default()).await?;
-    let words = "Upgrade your plan to watch secrets";
+async fn a_rejected_stream_is_reported_once_and_the_config_polled() -> Result<()> {
+    let w = World::with_own_doppler("push-rejected", Setup::default()).await?;
+    let reason = "Upgrade your plan to watch secrets";
     w.doppler
-        .set_watch_mode(WatchMode::Refused(403, words.to_owned()));
+        .set_watch_mode(WatchMode::Refused(403, reason.to_owned()));
     w.set_doppler_secret("A", &secret("before"));
     w.apply_binding("b", &w.spec()).await?;
     w.until_ready("b").await?;
-    let told = async || -> Result<String> {
+    let rejection = async || -> Result<String> {
         let synced = w.condition("b", "SecretSynced").await?;
         ensure!(synced.status == "True" && synced.reason == "Synced");
         let times = synced.message.matches("refuses to push").count();
         ensure!(times == 1, "{times} times in: {}", synced.message);
         Ok(synced.message)
     };
-    let message = w.until("the refusal to be told", told).await?;
-    ensure!(message.contains(words), "{message}");
+    let message = w.until("the rejection in the condition", rejection).await?;
+    ensure!(message.contains(reason), "{message}");
     ensure!(w.condition("b", "Ready").await?.status == "True");
-    let refusals = sample_name("link_refusals_total", "upstream", "doppler");
-    ensure!(w.sample(&refusals).await? == 1);
+    let rejections = sample_name("link_refusals_total", "upstream", "doppler");
+    ensure!(w.sample(&rejections).await? == 1);
 
     w.set_doppler_secret("A", &secret("after"));
     w.until_values("b", &values_with_a("after")).await?;
@@ -157,19 +160,19 @@ async fn a_refused_stream_is_said_once_and_the_config_is_polled() -> Result<()> 
         w.binding("b").await?.metadata.resource_version == before,
         "the status was written at a poll that found nothing new"
     );
-    ensure!(told().await? == message, "it is still said");
-    ensure!(w.sample(&refusals).await? == 1 && w.doppler.counts().watches == 1);
+    ensure!(rejection().await? == message, "another message");
+    ensure!(w.sample(&rejections).await? == 1 && w.doppler.counts().watches == 1);
     w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_config_beyond_the_bound_on_streams_is_polled_until_a_place_is_free() -> Result<()> {
+async fn a_config_beyond_max_streams_is_polled_until_one_is_free() -> Result<()> {
     let setup = Setup::default().args(&["--max-streams", "1"]);
-    let w = World::with_own_doppler("push-crowded", setup).await?;
+    let w = World::with_own_doppler("push-over-limit", setup).await?;
     for config in ["dev", "prd"] {
         w.doppler.set(&w.name, config, "A", &secret("before"));
     }
-    // Whatever changes here, no poll has seen.
+    // Too long for a poll: the stream reports changes of this config.
     let mut dev = w.own_spec("dev").await?;
     dev["refreshInterval"] = json!("1h");
     w.apply_binding("dev", &dev).await?;
@@ -185,12 +188,12 @@ async fn a_config_beyond_the_bound_on_streams_is_polled_until_a_place_is_free() 
     }
     ensure!(w.doppler.open_streams_of(&w.name, "dev") == 1);
     ensure!(w.doppler.counts().watches == 1, "a second one was opened");
-    let said = w.condition("prd", "SecretSynced").await?.message;
+    let message = w.condition("prd", "SecretSynced").await?.message;
     let plain = "Secret prd holds the 4 keys that Doppler last gave";
-    ensure!(said == plain, "a bound of ours is no news: {said}");
+    ensure!(message == plain, "our own limit is not reported: {message}");
 
     w.delete_binding("dev").await?;
-    w.until("the place to be given on", async || {
+    w.until("the stream of prd", async || {
         ensure!(w.doppler.open_streams_of(&w.name, "prd") == 1, "not yet");
         Ok(())
     })
@@ -204,7 +207,7 @@ async fn a_config_beyond_the_bound_on_streams_is_polled_until_a_place_is_free() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_streams_are_opened_where_the_flag_says_none() -> Result<()> {
+async fn max_streams_of_zero_opens_no_streams() -> Result<()> {
     let setup = Setup::default().args(&["--max-streams", "0"]);
     let w = World::with_own_doppler("push-none", setup).await?;
     w.set_doppler_secret("A", &secret("before"));

@@ -76,7 +76,7 @@ pub async fn hook(bench: &Bench<'_>) -> Result<Findings> {
     ));
     doppler.close_streams();
     let http = local_http()?;
-    let url = format!("http://127.0.0.1:{port}/hooks/doppler");
+    let url = format!("http://127.0.0.1:{port}/webhooks/doppler");
     let mut earliest = Instant::now();
     let times = samples(&synced.watching, bench.sizes.changes, async |number| {
         sleep_until(earliest.into()).await;

@@ -1,0 +1,95 @@
+//! Doppler's own messages in the body of an error.
+//!
+//! Input: the body of an error and the token that was sent.
+//! Output: the whole text, to decide by, and a quote that may be shown.
+//! Invariants: a quote is one short printable line and contains no token. A body of another shape
+//! yields neither text nor quote.
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+
+/// Larger bodies of errors are not read.
+pub(super) const MAX_BODY_BYTES: usize = 64 << 10;
+/// Longest quote, in characters.
+pub(super) const MAX_QUOTE_CHARS: usize = 200;
+/// The prefixes of Doppler's tokens.
+const TOKEN_PREFIXES: [&str; 7] = [
+    "dp.st.",
+    "dp.sa.",
+    "dp.pt.",
+    "dp.ct.",
+    "dp.said.",
+    "dp.scim.",
+    "dp.audit.",
+];
+
+/// The messages of one error.
+#[derive(Default)]
+pub(super) struct ErrorMessages {
+    /// The whole text. Never show it.
+    text: String,
+    quote: Option<String>,
+}
+
+impl ErrorMessages {
+    /// Parses a body. The result is empty unless the body has the shape of Doppler's errors.
+    pub(super) fn parse(body: &[u8], token: &SecretString) -> Self {
+        #[derive(Deserialize)]
+        struct ErrorBody {
+            messages: Vec<String>,
+            success: bool,
+        }
+        let text = match serde_json::from_slice(body) {
+            Ok(ErrorBody {
+                messages,
+                success: false,
+            }) => one_line(&messages.join(" "), usize::MAX),
+            _ => String::new(),
+        };
+        // A token that is broken over several lines is still a token.
+        let joined: String = text.split(' ').collect();
+        let contains_token = joined.contains(token.expose_secret())
+            || TOKEN_PREFIXES.iter().any(|prefix| joined.contains(prefix));
+        let quote = (!text.is_empty() && !contains_token).then(|| one_line(&text, MAX_QUOTE_CHARS));
+        Self { text, quote }
+    }
+
+    /// Whether Doppler says that the token lacks access to the project or the config.
+    pub(super) fn denies_access(&self) -> bool {
+        self.text
+            .to_ascii_lowercase()
+            .contains("does not have access")
+    }
+
+    /// Whether Doppler says that the token is invalid. Some clients saw this with a 400.
+    pub(super) fn rejects_token(&self) -> bool {
+        let text = self.text.to_ascii_lowercase();
+        text.starts_with("invalid ") && text.contains("token")
+    }
+
+    /// The quote that may be shown.
+    pub(super) fn into_quote(self) -> Option<String> {
+        self.quote
+    }
+}
+
+/// One line of at most `max_chars`, without control characters or marks that reorder text.
+pub(super) fn one_line(text: &str, max_chars: usize) -> String {
+    let mut printable = text
+        .chars()
+        .map(|c| if c.is_whitespace() { ' ' } else { c })
+        .filter(|&c| !is_unprintable(c));
+    let mut line: String = printable.by_ref().take(max_chars).collect();
+    if printable.next().is_some() {
+        line.push('…');
+    }
+    line.trim().to_owned()
+}
+
+fn is_unprintable(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,198 @@
+//! Receives a webhook: reads it, verifies it, and passes it on.
+//!
+//! Input: a request.
+//! Output: a [`WebhookOutcome`]. On the leader the handler is called, now or after the coalescing
+//! interval. On a standby the webhook is forwarded.
+//! Invariants: without a signature header the body is not read. A webhook is forwarded once.
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode},
+    routing::post,
+};
+use futures::StreamExt;
+use parking_lot::Mutex;
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::{
+    coalesce::Coalescer,
+    forward::{FORWARDED_HEADER, Forwarder, PATH},
+    outcome::WebhookOutcome,
+    secret_dir::SecretDir,
+};
+use crate::{
+    doppler::webhook::{SIGNATURE_HEADER, Webhook, parse_signature},
+    metrics::{Metrics, WebhookLabels},
+};
+
+/// The largest body that is accepted.
+pub const MAX_BODY_BYTES: usize = 64 * 1024;
+/// The part of a larger body that is read and discarded, so that its sender receives the 413.
+const MAX_DISCARDED_BYTES: usize = 1024 * 1024;
+/// Time limit for the arrival of the body.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The handler of verified webhooks.
+pub type OnWebhook = Arc<dyn Fn(&Webhook) + Send + Sync>;
+
+/// Receives webhooks.
+pub struct WebhookReceiver {
+    secrets: SecretDir,
+    /// Set once this replica is the leader.
+    handler: OnceLock<OnWebhook>,
+    forwarder: Option<Forwarder>,
+    coalescer: Mutex<Coalescer>,
+    deferred: Notify,
+    metrics: Arc<Metrics>,
+}
+
+impl WebhookReceiver {
+    /// Creates a receiver of webhooks that a secret of the directory signed. It forwards them with
+    /// `forwarder` until [`Self::start_leading`].
+    #[must_use]
+    pub fn new(secrets: SecretDir, forwarder: Option<Forwarder>, metrics: Arc<Metrics>) -> Self {
+        Self {
+            secrets,
+            handler: OnceLock::new(),
+            forwarder,
+            coalescer: Mutex::default(),
+            deferred: Notify::new(),
+            metrics,
+        }
+    }
+
+    /// Makes this replica the leader: from now on `handler` is called here.
+    pub fn start_leading(&self, handler: OnWebhook) {
+        // A leader leads until its process ends, so the handler is set once.
+        let _ = self.handler.set(handler);
+    }
+
+    /// Calls the handler for deferred webhooks when their interval ends, until `shutdown`.
+    pub async fn flush_coalesced(self: Arc<Self>, shutdown: CancellationToken) {
+        loop {
+            let next_due = self.coalescer.lock().next_due();
+            let due = async {
+                match next_due {
+                    Some(time) => sleep_until(time).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = self.deferred.notified() => continue,
+                () = due => {}
+            }
+            let due = self.coalescer.lock().take_due(Instant::now());
+            if let Some(handler) = self.handler.get() {
+                for webhook in &due {
+                    handler(webhook);
+                }
+            }
+        }
+    }
+
+    pub(super) async fn receive(&self, headers: &HeaderMap, body: Body) -> WebhookOutcome {
+        let Some(signature) = signature(headers) else {
+            return WebhookOutcome::Rejected;
+        };
+        let body = match timeout(READ_TIMEOUT, read_body(body)).await {
+            Ok(Ok(body)) => body,
+            Ok(Err(outcome)) => return outcome,
+            Err(_) => return WebhookOutcome::Incomplete,
+        };
+        let secrets = self.secrets.current().await;
+        let Some(webhook) = secrets.verify(signature.as_bytes(), &body) else {
+            return WebhookOutcome::Rejected;
+        };
+        if let Some(handler) = self.handler.get() {
+            return self.dispatch(webhook, handler);
+        }
+        let was_forwarded = headers.contains_key(FORWARDED_HEADER);
+        if let Some(forwarder) = self.forwarder.as_ref().filter(|_| !was_forwarded)
+            && forwarder.forward(signature, &body).await
+        {
+            return WebhookOutcome::Forwarded;
+        }
+        // This replica may have become the leader in the meantime.
+        match self.handler.get() {
+            Some(handler) => self.dispatch(webhook, handler),
+            None => WebhookOutcome::NotForwarded,
+        }
+    }
+
+    fn dispatch(&self, webhook: Webhook, handler: &OnWebhook) -> WebhookOutcome {
+        let admitted = self.coalescer.lock().offer(webhook, Instant::now());
+        if let Some(webhook) = admitted {
+            handler(&webhook);
+            WebhookOutcome::Accepted
+        } else {
+            self.deferred.notify_one();
+            WebhookOutcome::RateLimited
+        }
+    }
+}
+
+/// The signature header, if there is exactly one and it has the form of a signature.
+fn signature(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let mut all = headers.get_all(SIGNATURE_HEADER).iter();
+    let first = all.next()?;
+    let valid = all.next().is_none() && parse_signature(first.as_bytes()).is_some();
+    valid.then_some(first)
+}
+
+/// The whole body, unless it is too large.
+async fn read_body(body: Body) -> Result<Bytes, WebhookOutcome> {
+    let (mut chunks, mut whole, mut size) = (body.into_data_stream(), Vec::new(), 0_usize);
+    while size <= MAX_DISCARDED_BYTES
+        && let Some(chunk) = chunks.next().await
+    {
+        let chunk = chunk.map_err(|_| WebhookOutcome::Incomplete)?;
+        size = size.saturating_add(chunk.len());
+        if size <= MAX_BODY_BYTES {
+            whole.extend_from_slice(&chunk);
+        } else {
+            whole = Vec::new();
+        }
+    }
+    if size > MAX_BODY_BYTES {
+        return Err(WebhookOutcome::TooLarge);
+    }
+    Ok(whole.into())
+}
+
+/// Routes `POST /webhooks/doppler`, and nothing else.
+pub fn router(receiver: Arc<WebhookReceiver>) -> Router {
+    Router::new()
+        .route(PATH, post(handle_request))
+        .with_state(receiver)
+}
+
+async fn handle_request(
+    State(receiver): State<Arc<WebhookReceiver>>,
+    request: Request,
+) -> StatusCode {
+    let (parts, body) = request.into_parts();
+    let outcome = receiver.receive(&parts.headers, body).await;
+    debug!(outcome = outcome.label(), "webhook received");
+    let labels = WebhookLabels {
+        outcome: outcome.label(),
+    };
+    receiver
+        .metrics
+        .webhook_requests
+        .get_or_create(&labels)
+        .inc();
+    outcome.status()
+}
