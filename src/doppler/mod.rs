@@ -2,8 +2,8 @@
 //!
 //! Input: a [`ConfigKey`], whose host [`crate::outbound::AllowedHosts`] has allowed, and the
 //! last [`Snapshot`] of that key, if there is one.
-//! Output: a new snapshot, "unchanged", or a [`DopplerError`] whose message tells the user what to
-//! do. [`WatchClient`] returns a stream of [`StreamEvent`]s, which carry no names and no values, or
+//! Output: a new snapshot, "unchanged", or a [`DopplerError`] whose message says what to do.
+//! [`WatchClient`] returns a stream of [`StreamEvent`]s, which carry no names and no values, or
 //! a [`WatchError`] that says whether a retry can help.
 //! Invariants: nothing here writes to Kubernetes or keeps values. Only `client` and `watch` see
 //! HTTP statuses. No answer of Doppler ever means "delete". [`webhook`] is pure: a signed request
