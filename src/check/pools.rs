@@ -1,170 +1,193 @@
-//! Which work pools would change, and how.
+//! Which work pools the operator would change, and how.
+//!
+//! Input: the desired Secret, and each work pool that the binding names.
+//! Output: findings, by the controller's own plan.
+//! Invariants: writes nothing; prints only `envFrom`, because the rest of a template may hold
+//! secrets.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use kube::{
-    Api,
+    Api, ResourceExt,
     api::{ApiResource, DynamicObject, GroupVersionKind, ListParams},
 };
 use serde_json::value::RawValue;
 use similar::TextDiff;
 use tokio::time::timeout;
 
-use super::{CheckContext, TIMEOUT, lines::Findings};
+use super::{
+    context::{CheckContext, TIMEOUT},
+    findings::Findings,
+};
 use crate::{
     controller::prefect_work_pools::owned_by,
     crd::{DopplerPrefectBinding, WorkPoolSpec},
     inject::{
-        claim::{Claim, Phase, Want},
+        claim::{Claim, Observation, Phase, Want},
         plan::{History, PoolView, plan},
         pool_owner::{ManagedPool, owner_of},
     },
-    prefect::Connection,
+    prefect::{Connection, DeploymentNamespaces, WorkPool},
     secret::Desired,
     upstream::limiter::Priority,
 };
 
-/// Where the entries are.
+/// The list of entries in a base job template.
 const ENV_FROM: &str = "/job_configuration/job_manifest/spec/template/spec/containers/0/envFrom";
 
-/// Looks at each named pool.
+/// What the checks of all pools of a binding share.
+struct PoolChecks<'a> {
+    context: &'a CheckContext,
+    connection: &'a Arc<Connection>,
+    namespace: String,
+    secret: &'a str,
+    keys: Arc<BTreeSet<String>>,
+    managed: Vec<ManagedPool>,
+}
+
+/// Checks each work pool that the binding names.
 pub(super) async fn check_pools(
-    world: &CheckContext,
+    context: &CheckContext,
     binding: &DopplerPrefectBinding,
-    namespace: &str,
     connection: &Arc<Connection>,
     desired: &Desired,
-    lines: &mut Findings,
+    findings: &mut Findings,
 ) {
     if binding.spec.inject.work_pools.is_empty() {
         return;
     }
-    let managed = list_managed_pools(world, lines).await;
-    let keys: Arc<BTreeSet<String>> = Arc::new(desired.data.keys().cloned().collect());
+    let checks = PoolChecks {
+        context,
+        connection,
+        namespace: binding.namespace().unwrap_or_default(),
+        secret: &desired.name,
+        keys: Arc::new(desired.data.keys().cloned().collect()),
+        managed: list_managed_pools(context, findings).await,
+    };
     for pool in &binding.spec.inject.work_pools {
-        if let Err(why) = check_pool(
-            world, pool, namespace, connection, desired, &keys, &managed, lines,
-        )
-        .await
-        {
-            lines.fail(&format!("work pool {}", pool.name), &why);
+        if let Err(why) = checks.check(pool, findings).await {
+            findings.fail(&format!("work pool {}", pool.name), &why);
         }
     }
 }
 
-#[expect(
-    clippy::too_many_arguments,
-    reason = "what a look at one pool depends on"
-)]
-async fn check_pool(
-    world: &CheckContext,
-    pool: &WorkPoolSpec,
-    namespace: &str,
-    connection: &Arc<Connection>,
-    desired: &Desired,
-    keys: &Arc<BTreeSet<String>>,
-    managed: &[ManagedPool],
-    lines: &mut Findings,
-) -> Result<(), String> {
-    let what = format!("work pool {}", pool.name);
-    let client = world
-        .clients
-        .get(connection)
-        .map_err(|error| error.to_string())?;
-    let found = client
-        .work_pool(&pool.name, Priority::Interactive)
-        .await
-        .map_err(|error| format!("{}: {error}", error.reason()))?;
-    let elsewhere = match client
-        .deployment_namespaces(&pool.name, Priority::Interactive)
-        .await
-    {
-        Ok(elsewhere) => Some(elsewhere),
-        Err(error) => {
-            lines.note(&what, &format!("its deployments cannot be listed: {error}"));
-            None
+impl PoolChecks<'_> {
+    async fn check(&self, pool: &WorkPoolSpec, findings: &mut Findings) -> Result<(), String> {
+        let topic = format!("work pool {}", pool.name);
+        let client = self
+            .context
+            .prefect
+            .get(self.connection)
+            .map_err(|error| error.to_string())?;
+        let work_pool = client
+            .work_pool(&pool.name, Priority::Interactive)
+            .await
+            .map_err(|error| format!("{}: {error}", error.reason()))?;
+        let deployments = client.deployment_namespaces(&pool.name, Priority::Interactive);
+        let deployments = match deployments.await {
+            Ok(deployments) => Some(deployments),
+            Err(error) => {
+                findings.note(&topic, &format!("cannot list its deployments: {error}"));
+                None
+            }
+        };
+        let observation = self.plan(pool, &work_pool, deployments.as_ref(), &topic, findings);
+        if let Some(observation) = observation {
+            note_details(&observation, deployments.as_ref(), &topic, findings);
         }
-    };
-    let claim = Claim {
-        namespace: namespace.to_owned(),
-        secret: desired.name.clone(),
-        optional: pool.optional,
-        mode: pool.mode,
-        keys: Arc::clone(keys),
-        want: Want::Present,
-        recorded: true,
-        reported_state: None,
-        interval: Duration::from_mins(1),
-    };
-    let view = PoolView {
-        pool: &pool.name,
-        pool_type: &found.pool_type,
-        template: &found.base_job_template,
-        deployments: elsewhere.as_ref(),
-        owner: owner_of(managed, &connection.api_url, &pool.name),
-    };
-    let as_it_is = plan(&view, &[&claim], &History::default());
-    let Some(mut finding) = as_it_is.observations.into_iter().next() else {
-        return Ok(());
-    };
-    if let Some(edited) = &as_it_is.edit {
-        // What overrides the entry is known once it is in its place.
+        Ok(())
+    }
+
+    /// Adds what the operator would do, and gives what it would then observe.
+    fn plan(
+        &self,
+        pool: &WorkPoolSpec,
+        work_pool: &WorkPool,
+        deployments: Option<&DeploymentNamespaces>,
+        topic: &str,
+        findings: &mut Findings,
+    ) -> Option<Observation> {
+        let claim = Claim {
+            namespace: self.namespace.clone(),
+            secret: self.secret.to_owned(),
+            optional: pool.optional(),
+            mode: pool.mode(),
+            keys: Arc::clone(&self.keys),
+            want: Want::Present,
+            recorded: true,
+            reported_state: None,
+            interval: Duration::from_mins(1),
+        };
+        let view = PoolView {
+            pool: &pool.name,
+            pool_type: &work_pool.pool_type,
+            template: &work_pool.base_job_template,
+            deployments,
+            owner: owner_of(&self.managed, &self.connection.api_url, &pool.name),
+        };
+        let current = plan(&view, &[&claim], &History::default());
+        let observation = current.observations.into_iter().next()?;
+        let Some(edited) = &current.edit else {
+            if observation.phase == Phase::Injected {
+                findings.ok(topic, &observation.message);
+            } else {
+                let text = format!("{}: {}", observation.reason, observation.message);
+                findings.fail(topic, &text);
+            }
+            return Some(observation);
+        };
+        findings.ok(
+            topic,
+            &format!(
+                "would change only this part of its template:\n{}",
+                env_from_diff(&work_pool.base_job_template, edited)
+            ),
+        );
+        // Only the edited template shows what overrides the entry.
         let view = PoolView {
             template: edited,
             ..view
         };
-        let as_it_would_be = plan(&view, &[&claim], &History::default());
-        if let Some(then) = as_it_would_be.observations.into_iter().next() {
-            finding = then;
-        }
-        lines.ok(
-            &what,
-            &format!(
-                "would change, and nothing else of its template:\n{}",
-                env_from_diff(&found.base_job_template, edited)
-            ),
-        );
-    } else if finding.phase == Phase::Injected {
-        lines.ok(&what, &finding.message);
-    } else {
-        lines.fail(&what, &format!("{}: {}", finding.reason, finding.message));
+        let after = plan(&view, &[&claim], &History::default());
+        Some(after.observations.into_iter().next().unwrap_or(observation))
     }
-    if !finding.shadowed_keys.is_empty() {
-        lines.note(
-            &what,
-            &format!(
-                "its own env or envFrom overrides: {}",
-                finding.shadowed_keys.join(", ")
-            ),
-        );
-    }
-    if !finding.later_sources.is_empty() {
-        lines.note(
-            &what,
-            &format!(
-                "later sources, whose keys win: {}",
-                finding.later_sources.join(", ")
-            ),
-        );
-    }
-    if let (Some(_), Some(overlooked)) = (&elsewhere, &finding.unchecked_deployments) {
-        lines.note(&what, overlooked);
-    }
-    for jobs in &finding.unserved_namespaces {
-        let names = elsewhere
-            .as_ref()
-            .and_then(|elsewhere| elsewhere.namespaces.get(jobs))
-            .map(|names| names.join(", "))
-            .unwrap_or_default();
-        lines.note(
-            &what,
-            &format!("deployments send jobs to namespace {jobs}, where the Secret is not: {names}"),
-        );
-    }
-    Ok(())
 }
 
-/// The change of `envFrom`; the rest of a template may hold what nobody should see.
+/// Adds what the user should know about the pool.
+fn note_details(
+    observation: &Observation,
+    deployments: Option<&DeploymentNamespaces>,
+    topic: &str,
+    findings: &mut Findings,
+) {
+    if !observation.shadowed_keys.is_empty() {
+        let keys = observation.shadowed_keys.join(", ");
+        findings.note(topic, &format!("its own env or envFrom overrides: {keys}"));
+    }
+    if !observation.later_sources.is_empty() {
+        let sources = observation.later_sources.join(", ");
+        findings.note(topic, &format!("later sources, whose keys win: {sources}"));
+    }
+    let Some(deployments) = deployments else {
+        return;
+    };
+    if let Some(text) = &observation.unchecked_deployments {
+        findings.note(topic, text);
+    }
+    for namespace in &observation.unserved_namespaces {
+        let names = deployments
+            .namespaces
+            .get(namespace)
+            .map(|names| names.join(", "))
+            .unwrap_or_default();
+        findings.note(
+            topic,
+            &format!("deployments send jobs to namespace {namespace}, which does not have the Secret: {names}"),
+        );
+    }
+}
+
+/// The change of `envFrom` as a diff.
 fn env_from_diff(before: &RawValue, after: &RawValue) -> String {
     let list = |template: &RawValue| {
         let template: serde_json::Value = serde_json::from_str(template.get()).unwrap_or_default();
@@ -176,22 +199,25 @@ fn env_from_diff(before: &RawValue, after: &RawValue) -> String {
     TextDiff::from_lines(&before, &after)
         .unified_diff()
         .context_radius(20)
-        .header("template as it is", "template as it would be")
+        .header("current template", "new template")
         .to_string()
 }
 
-/// The `PrefectWorkPool`s that the user may see.
-async fn list_managed_pools(world: &CheckContext, lines: &mut Findings) -> Vec<ManagedPool> {
+/// The `PrefectWorkPool`s that the user has permission to list.
+async fn list_managed_pools(context: &CheckContext, findings: &mut Findings) -> Vec<ManagedPool> {
     let kind = ApiResource::from_gvk_with_plural(
         &GroupVersionKind::gvk("prefect.io", "v1", "PrefectWorkPool"),
         "prefectworkpools",
     );
-    let api: Api<DynamicObject> = Api::all_with(world.client.clone(), &kind);
+    let api: Api<DynamicObject> = Api::all_with(context.client.clone(), &kind);
     match timeout(TIMEOUT, api.list(&ListParams::default().limit(1000))).await {
         Ok(Ok(list)) => list.items.iter().filter_map(owned_by).collect(),
         Ok(Err(kube::Error::Api(status))) if status.code == 404 => Vec::new(),
         _ => {
-            lines.note("prefect-operator", "PrefectWorkPools cannot be listed by you, so that it is not known whether one owns a pool");
+            findings.note(
+                "prefect-operator",
+                "you have no permission to list PrefectWorkPools, so the check does not know whether one owns a pool",
+            );
             Vec::new()
         }
     }

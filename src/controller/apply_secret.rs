@@ -239,7 +239,7 @@ fn contested(desired: &Desired, wait: Duration) -> ApplyError {
     }
 }
 
-fn foreign(desired: &Desired, owner: Option<&str>) -> ApplyError {
+pub(crate) fn foreign(desired: &Desired, owner: Option<&str>) -> ApplyError {
     let name = &desired.name;
     let message = match owner {
         Some(owner) => format!(
@@ -256,7 +256,7 @@ fn foreign(desired: &Desired, owner: Option<&str>) -> ApplyError {
     }
 }
 
-fn claimed(desired: &Desired, by: &str) -> ApplyError {
+pub(crate) fn claimed(desired: &Desired, by: &str) -> ApplyError {
     let name = &desired.name;
     ApplyError {
         reason: Reason::SecretClaimed,

@@ -1,7 +1,9 @@
-//! The note on a binding of the pool entries that the operator may have written, beside its finalizer.
+//! Writes the finalizer of a binding together with the annotation that records its pool entries.
 //!
-//! In: the binding's metadata. Out: the entries that are noted, and the one patch that changes annotation and finalizer together. It is written
-//! before a pool is patched and cleared after the entry is out, so that a crash, a rename or a changed server leaves nothing behind.
+//! Input: a binding and the entries to record.
+//! Output: one patch that changes annotation and finalizer together.
+//! Invariants: the operator records an entry before it patches the pool, and removes the record after it
+//! has removed the entry, so that a crash, a rename or another server leaves nothing behind.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -9,44 +11,13 @@ use kube::{
     Api, Client, ResourceExt,
     api::{Patch, PatchParams},
 };
-use serde::{Deserialize, Serialize};
-use serde_json::json;
 use tokio::time::timeout;
 
+pub use crate::crd::injected::{InjectedEntry, has_finalizer, injected_entries};
 use crate::{
-    crd::{DopplerPrefectBinding, FINALIZER, INJECTED_ANNOTATION},
+    crd::{DopplerPrefectBinding, injected::finalizer_patch},
     reason::Reason,
 };
-
-/// A pool entry that the operator may have written.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct InjectedEntry {
-    /// URL of the Prefect server's API.
-    pub server: String,
-    /// Name of the work pool.
-    pub pool: String,
-    /// Name of the Secret in the entry.
-    pub secret: String,
-}
-
-/// What is noted on a binding. A note that does not parse counts as empty: it can only have been changed by hand.
-#[must_use]
-pub fn injected_entries(binding: &DopplerPrefectBinding) -> BTreeSet<InjectedEntry> {
-    binding
-        .annotations()
-        .get(INJECTED_ANNOTATION)
-        .and_then(|text| serde_json::from_str(text).ok())
-        .unwrap_or_default()
-}
-
-/// Whether the binding carries our finalizer.
-#[must_use]
-pub fn has_finalizer(binding: &DopplerPrefectBinding) -> bool {
-    binding
-        .finalizers()
-        .iter()
-        .any(|finalizer| finalizer == FINALIZER)
-}
 
 /// The binding could not be patched.
 #[derive(Debug, thiserror::Error)]
@@ -82,24 +53,7 @@ pub async fn patch_finalizer(
     entries: &BTreeSet<InjectedEntry>,
     limit: Duration,
 ) -> Result<(), FinalizerError> {
-    let finalizers: Vec<&str> = binding
-        .finalizers()
-        .iter()
-        .map(String::as_str)
-        .filter(|finalizer| *finalizer != FINALIZER)
-        .chain((!entries.is_empty()).then_some(FINALIZER))
-        .collect();
-    let text = if entries.is_empty() {
-        None
-    } else {
-        serde_json::to_string(entries).ok()
-    };
-    let patch = json!({"metadata": {
-        "resourceVersion": binding.resource_version(),
-        "uid": binding.uid(),
-        "finalizers": finalizers,
-        "annotations": {INJECTED_ANNOTATION: text},
-    }});
+    let patch = finalizer_patch(binding, entries);
     let api: Api<DopplerPrefectBinding> =
         Api::namespaced(client, &binding.namespace().unwrap_or_default());
     let name = binding.name_any();
@@ -116,31 +70,5 @@ pub async fn patch_finalizer(
         }
         Ok(Err(kube::Error::Api(status))) => Err(FinalizerError::Refused(status.code)),
         Ok(Err(_)) | Err(_) => Err(FinalizerError::Unreachable),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_note_is_read_back_as_it_was_written() {
-        let entry = InjectedEntry {
-            server: "http://s.p.svc:4200/api".to_owned(),
-            pool: "k8s".to_owned(),
-            secret: "a".to_owned(),
-        };
-        let mut binding =
-            DopplerPrefectBinding::new("b", crate::crd::DopplerPrefectBindingSpec::default());
-        assert!(injected_entries(&binding).is_empty());
-        let text = serde_json::to_string(&BTreeSet::from([entry.clone()])).unwrap();
-        binding
-            .annotations_mut()
-            .insert(INJECTED_ANNOTATION.to_owned(), text);
-        assert_eq!(injected_entries(&binding), BTreeSet::from([entry]));
-        binding
-            .annotations_mut()
-            .insert(INJECTED_ANNOTATION.to_owned(), "[broken".to_owned());
-        assert!(injected_entries(&binding).is_empty());
     }
 }

@@ -86,7 +86,7 @@ pub fn declare_claims(
             secret: secret.to_owned(),
         };
         let is_noted = noted.contains(&entry);
-        let want = if pool.mode == InjectMode::Patch && is_noted && in_place {
+        let want = if pool.mode() == InjectMode::Patch && is_noted && in_place {
             Want::Present
         } else {
             Want::Observe
@@ -94,8 +94,8 @@ pub fn declare_claims(
         let claim = Claim {
             namespace: who.namespace().to_owned(),
             secret: secret.to_owned(),
-            optional: pool.optional,
-            mode: pool.mode,
+            optional: pool.optional(),
+            mode: pool.mode(),
             keys: Arc::clone(keys),
             want,
             recorded: is_noted,
@@ -106,7 +106,7 @@ pub fn declare_claims(
         if finding
             .as_ref()
             .is_some_and(|finding| finding.phase == Phase::Injectable)
-            && pool.mode == InjectMode::Patch
+            && pool.mode() == InjectMode::Patch
             && !is_noted
         {
             looked.to_record.insert(entry);
@@ -148,7 +148,7 @@ pub fn stale_entries(
                 .inject
                 .work_pools
                 .iter()
-                .any(|pool| pool.name == entry.pool && pool.mode == InjectMode::Patch)
+                .any(|pool| pool.name == entry.pool && pool.mode() == InjectMode::Patch)
     };
     noted
         .iter()

@@ -329,7 +329,7 @@ fn awaits_first_read(
         .inject
         .work_pools
         .iter()
-        .any(|pool| pool.mode == InjectMode::Patch);
+        .any(|pool| pool.mode() == InjectMode::Patch);
     if !patches || !looked.awaits_first_read() {
         return false;
     }

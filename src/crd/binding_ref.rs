@@ -1,7 +1,9 @@
-//! A binding by namespace and name, small enough to be kept in many tables.
+//! A binding by namespace and name.
 //!
-//! In: a binding, or its names. Out: a [`BindingRef`], whose clones share one text: with thousands of bindings, each in half a dozen tables, names are
-//! most of what is remembered.
+//! Input: a binding, or its namespace and name.
+//! Output: a [`BindingRef`].
+//! Invariants: clones share one text. Names take most of the memory of the operator's maps, because
+//! each of thousands of bindings is a key in several of them.
 
 use std::{fmt, sync::Arc};
 
@@ -15,11 +17,11 @@ impl BindingRef {
     /// The binding of that name in that namespace.
     #[must_use]
     pub fn new(namespace: &str, name: &str) -> Self {
-        // No namespace has a slash.
+        // A namespace never contains a slash.
         Self(format!("{namespace}/{name}").into())
     }
 
-    /// That of an object.
+    /// The reference of an object.
     #[must_use]
     pub fn of(binding: &impl ResourceExt) -> Self {
         Self::new(

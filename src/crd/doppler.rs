@@ -1,4 +1,4 @@
-//! What is read from Doppler.
+//! The Doppler part of the spec.
 
 use kube::KubeSchema;
 use schemars::JsonSchema;
@@ -6,17 +6,19 @@ use serde::{Deserialize, Serialize};
 
 use super::references::SecretKeySource;
 
-/// What is read from Doppler. Each of `project`, `config` and `accessToken` overrides what the block says; with all three the block is not read.
+/// The Doppler config to read, and the names to include. Each of `project`, `config` and
+/// `accessToken` overrides the block's value. With all three, the operator does not read the block.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DopplerSpec {
-    /// Base URL of Doppler's API, one that the operator's `--allowed-doppler-host` allows. Default: `https://api.doppler.com`.
+    /// Base URL of Doppler's API. The operator's `--allowed-doppler-host` must allow its host.
+    /// Default: `https://api.doppler.com`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
     #[x_kube(validation = Rule::new("self.startsWith('https://') || self.startsWith('http://')")
-        .message("write a whole URL such as https://api.doppler.com"))]
+        .message("use a full URL such as https://api.doppler.com"))]
     pub host: Option<String>,
-    /// Doppler project. Default: the block's `project`.
+    /// Doppler project, such as `my-project`. Default: the block's `project`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
     pub project: Option<String>,
@@ -24,18 +26,20 @@ pub struct DopplerSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 60))]
     pub config: Option<String>,
-    /// Doppler token. Default: the block's `access_token`. A service token that can read one config is all that is needed.
+    /// Reference to the Doppler token. A service token with read access to the one config is
+    /// enough. Default: the block's `access_token`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access_token: Option<AccessToken>,
-    /// Globs (`*`, `?`, `[ab]`, `{a,b}`) on the names to pass on. Default: all.
+    /// Globs (`*`, `?`, `[ab]`, `{a,b}`) of the names to include, such as `DB_*`. Default: all
+    /// names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 200)))]
     pub include: Vec<String>,
-    /// Globs on the names not to pass on, applied after `include`. Default: none.
+    /// Globs of the names to exclude, applied after `include`, such as `*_TEST`. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 200)))]
     pub exclude: Vec<String>,
-    /// Doppler's own change of the names: `lower-snake` turns `SECRET_API_KEY` into `secret_api_key`. Default: the names as they are.
+    /// Doppler's name transformer. Default: the names stay as they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name_transformer: Option<NameTransformer>,
 }
@@ -44,11 +48,13 @@ pub struct DopplerSpec {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AccessToken {
-    /// A Secret key that holds the token.
+    /// The key of a Secret that holds the token.
     pub value_from: SecretKeySource,
 }
 
-/// Doppler's transformations of names, <https://docs.doppler.com/docs/name-transformers>.
+// The schema of an optional enum shows this description, and not that of the field.
+/// Doppler's name transformer: `lower-snake` turns `SECRET_API_KEY` into `secret_api_key`. See
+/// <https://docs.doppler.com/docs/name-transformers>. Default: the names stay as they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum NameTransformer {
@@ -69,7 +75,7 @@ pub enum NameTransformer {
 }
 
 impl NameTransformer {
-    /// The word that Doppler's API knows it by.
+    /// Its name in Doppler's API.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -1,14 +1,15 @@
-//! Where the Secret is made the environment of job pods.
+//! The work pools whose job pods get the Secret.
 
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Where the Secret is made the environment of job pods.
+/// The work pools whose job pods get the Secret as environment variables.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct InjectSpec {
-    /// Prefect work pools of type kubernetes whose jobs run in the binding's namespace. Default: none.
+    /// Prefect work pools of type kubernetes whose jobs run in the binding's namespace. Default:
+    /// none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_owned()]))]
@@ -16,34 +17,50 @@ pub struct InjectSpec {
 }
 
 /// A Prefect work pool.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+///
+/// The schema has no defaults in it: `kubectl apply` replaces a list as a whole, so that a default
+/// in a list item makes each apply a change. [`Self::mode`] and [`Self::optional`] fill the
+/// defaults in.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[schemars(description = "A Prefect work pool.")]
 #[serde(rename_all = "camelCase")]
 pub struct WorkPoolSpec {
-    /// Name of the work pool on the Prefect server.
+    /// Name of the work pool on the Prefect server, such as `k8s`.
     #[schemars(length(min = 1, max = 255))]
     pub name: String,
-    /// `Patch`: keep an `envFrom` entry in the pool's base job template. `Observe`: never write; the pool is looked at, and an entry that names
-    /// the Secret, whoever wrote it, counts (for pools that Terraform, CI or a chart owns). Default: `Patch`.
-    #[serde(default)]
-    pub mode: InjectMode,
-    /// The entry's `optional`: with true, a run without the Secret starts and fails loudly in `Settings()`; with false, its pod waits, unseen in
-    /// Prefect, until the Secret is there. Default: true.
-    #[serde(default = "WorkPoolSpec::default_optional")]
-    pub optional: bool,
+    /// Whether the operator writes the pool's template. Default: `Patch`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<InjectMode>,
+    /// The `optional` field of the entry. true: pods start even if the Secret is missing, and code
+    /// that requires a value fails at once. false: pods stay in CreateContainerConfigError, which
+    /// Prefect shows as Pending, until the Secret exists. Default: true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub optional: Option<bool>,
 }
 
 impl WorkPoolSpec {
-    const fn default_optional() -> bool {
-        true
+    /// The mode, by default [`InjectMode::Patch`].
+    #[must_use]
+    pub fn mode(&self) -> InjectMode {
+        self.mode.unwrap_or_default()
+    }
+
+    /// Whether pods start without the Secret, by default true.
+    #[must_use]
+    pub fn optional(&self) -> bool {
+        self.optional.unwrap_or(true)
     }
 }
 
-/// Whether a pool's template is written.
+// The schema of an optional enum shows this description, and not that of the field.
+/// `Patch`: the operator keeps an `envFrom` entry in the pool's base job template. `Observe`:
+/// the operator never writes; it reads the pool and accepts any entry that names the Secret.
+/// Use `Observe` for pools that Terraform, CI or a chart manages. Default: `Patch`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum InjectMode {
-    /// Keep our entry in the pool's template.
+    /// The operator keeps its entry in the pool's template.
     #[default]
     Patch,
-    /// Never write; look.
+    /// The operator only reads the template.
     Observe,
 }

@@ -6,87 +6,94 @@ use serde::{Deserialize, Serialize};
 
 use super::references::{InlineValue, KeyRefSource, SecretKeySource};
 
-/// The Prefect server and the block on it that names the Doppler project, config and token.
+/// The Prefect server, and the block on it that holds the Doppler project, config and token.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PrefectSpec {
-    /// The Prefect server: the same stanza as in the resources of prefect-operator, so that it can be pasted from there.
+    /// The Prefect server. The fields are those of `spec.server` in prefect-operator's resources,
+    /// so that you can copy them from there.
     pub server: ServerSpec,
-    /// The block document. Default: `doppler-config` of type `secret`.
+    /// The block document that holds project, config and token. Default: the block `doppler-config`
+    /// of type `secret`.
     #[serde(default)]
     pub block: BlockSpec,
 }
 
-/// A Prefect server in the cluster (`name`), one elsewhere (`remoteApiUrl`), or a workspace of Prefect Cloud (`accountId` and `workspaceId`).
+/// A Prefect server in this cluster (`name`), a server elsewhere (`remoteApiUrl`), or a workspace
+/// of Prefect Cloud (`accountId` and `workspaceId`).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(validation = Rule::new("!(has(self.name) && has(self.remoteApiUrl))")
-    .message("name and remoteApiUrl both say where the server is: give name for a server in this cluster, or remoteApiUrl for any other"))]
+    .message("name and remoteApiUrl exclude each other: set name for a server in this cluster, or remoteApiUrl for any other"))]
 #[x_kube(validation = Rule::new("has(self.name) || has(self.remoteApiUrl) || (has(self.accountId) && has(self.workspaceId))")
-    .message("say where the Prefect server is: name for a server in this cluster, remoteApiUrl for any other, or accountId and workspaceId for Prefect Cloud"))]
+    .message("the Prefect server is missing: set name for a server in this cluster, remoteApiUrl for any other, or accountId and workspaceId for Prefect Cloud"))]
 #[x_kube(validation = Rule::new("has(self.accountId) == has(self.workspaceId)")
-    .message("accountId and workspaceId belong together: give both or neither"))]
+    .message("accountId and workspaceId belong together: set both or neither"))]
 #[x_kube(validation = Rule::new("!has(self.name) || !has(self.accountId)")
-    .message("accountId and workspaceId are for Prefect Cloud: leave them out beside name"))]
+    .message("accountId and workspaceId are for Prefect Cloud: remove them, or remove name"))]
 #[x_kube(validation = Rule::new("!has(self.__namespace__) || has(self.name)")
-    .message("namespace says where the Service called name is: give name as well, or leave namespace out"))]
+    .message("namespace is the namespace of the Service in name: set name as well, or remove namespace"))]
 #[x_kube(validation = Rule::new("!(has(self.apiKey) && has(self.basicAuth))")
-    .message("apiKey and basicAuth are both sent as the Authorization header: give the one that the server asks for"))]
+    .message("apiKey and basicAuth both set the Authorization header: set only the one that the server requires"))]
 #[serde(rename_all = "camelCase")]
 pub struct ServerSpec {
-    /// Name of the server's Service in this cluster: `http://NAME.NAMESPACE.svc:4200/api`.
+    /// Name of the server's Service in this cluster, such as `prefect-server`. The URL is
+    /// `http://NAME.NAMESPACE.svc:4200/api`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 1, max = 63),
         regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
     )]
     pub name: Option<String>,
-    /// Namespace of that Service. Default: the binding's.
+    /// Namespace of that Service. Default: the binding's namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 1, max = 63),
         regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
     )]
     pub namespace: Option<String>,
-    /// URL of a server elsewhere, such as `https://prefect.example.com/api`; `/api` is appended if it is missing. Its host must be one that the
-    /// operator's `--allowed-prefect-host` allows. With `accountId` and `workspaceId` it defaults to Prefect Cloud's.
+    /// URL of a server elsewhere, such as `https://prefect.example.com/api`. The operator appends
+    /// `/api` if it is missing. The operator's `--allowed-prefect-host` must allow its host.
+    /// Default: Prefect Cloud's URL if `accountId` and `workspaceId` are set, otherwise none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     #[x_kube(validation = Rule::new("self.startsWith('https://') || self.startsWith('http://')")
-        .message("write a whole URL such as https://prefect.example.com/api"))]
+        .message("use a full URL such as https://prefect.example.com/api"))]
     pub remote_api_url: Option<String>,
-    /// Prefect Cloud's account id, a UUID, from the URL of the workspace.
+    /// Account ID of Prefect Cloud, a UUID in the URL of the workspace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64), regex(pattern = "^[0-9a-zA-Z-]+$"))]
     pub account_id: Option<String>,
-    /// Prefect Cloud's workspace id, a UUID, from the URL of the workspace.
+    /// Workspace ID of Prefect Cloud, a UUID in the URL of the workspace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64), regex(pattern = "^[0-9a-zA-Z-]+$"))]
     pub workspace_id: Option<String>,
-    /// API key, sent as a Bearer token. On Prefect Cloud its role needs "View secret block data", and "Edit work pools" for injection.
+    /// API key, sent as a bearer token. On Prefect Cloud, its role needs the permission "View
+    /// secret block data", and "Edit work pools" for injection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_key: Option<ApiKey>,
-    /// Basic authentication of a self-hosted server that runs with `PREFECT_SERVER_API_AUTH_STRING`.
+    /// Basic authentication, for a self-hosted server with `PREFECT_SERVER_API_AUTH_STRING`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub basic_auth: Option<BasicAuth>,
-    /// Extra headers for each request, for a proxy before the server.
+    /// Extra headers of each request, for a proxy in front of the server. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub headers: Vec<Header>,
-    /// Certificate authorities of the server, in PEM, added to the system's roots.
+    /// Certificate authorities of the server in PEM, in addition to the system's root certificates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_bundle: Option<CaBundle>,
 }
 
-/// An API key, in place or in a Secret.
+/// An API key, inline or in a Secret.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(validation = Rule::new("has(self.value) != has(self.valueFrom)")
-    .message("give exactly one of value and valueFrom; valueFrom.secretKeyRef keeps the key out of this resource"))]
+    .message("set exactly one of value and valueFrom; valueFrom.secretKeyRef keeps the key out of this resource"))]
 #[serde(rename_all = "camelCase")]
 pub struct ApiKey {
-    /// The key itself. Everyone who can read the binding can read it: prefer `valueFrom`.
+    /// The key itself. Everyone who can read the binding can read it, so prefer `valueFrom`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<InlineValue>,
-    /// A Secret or ConfigMap key that holds it (the Prefect charts keep it in Secret `prefect-api-key`, key `key`).
+    /// The key of a Secret or ConfigMap that holds it. The Prefect charts use the Secret
+    /// `prefect-api-key` and the key `key`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value_from: Option<KeyRefSource>,
 }
@@ -95,24 +102,26 @@ pub struct ApiKey {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BasicAuth {
-    /// A Secret key that holds `user:password` (the Prefect charts use the key `auth-string`).
+    /// The key of a Secret that holds `user:password`. The Prefect charts use the key
+    /// `auth-string`.
     pub value_from: SecretKeySource,
 }
 
-/// A header of each request.
+/// An extra header of each request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[x_kube(validation = Rule::new("has(self.value) != has(self.valueFrom)").message("give exactly one of value and valueFrom"))]
+#[x_kube(validation = Rule::new("has(self.value) != has(self.valueFrom)").message("set exactly one of value and valueFrom"))]
 #[serde(rename_all = "camelCase")]
 pub struct Header {
-    /// Name of the header, such as `CF-Access-Client-Id`. `Authorization`, `Host` and headers of the connection itself are refused.
+    /// Name of the header, such as `CF-Access-Client-Id`. `Authorization`, `Host` and headers of
+    /// the connection itself are rejected.
     #[schemars(length(min = 1, max = 128), regex(pattern = "^[A-Za-z0-9-]+$"))]
     #[x_kube(validation = Rule::new("!(self.lowerAscii() in ['authorization', 'host', 'connection', 'content-length', 'transfer-encoding', 'upgrade', 'te', 'trailer'])")
-        .message("this header is the client's own: use apiKey or basicAuth for Authorization, remoteApiUrl for Host"))]
+        .message("the client itself sets this header: use apiKey or basicAuth for Authorization, remoteApiUrl for Host"))]
     pub name: String,
-    /// Its value, in place.
+    /// Its inline value. Everyone who can read the binding can read it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<InlineValue>,
-    /// A Secret key that holds its value.
+    /// The key of a Secret that holds its value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value_from: Option<SecretKeySource>,
 }
@@ -121,7 +130,7 @@ pub struct Header {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CaBundle {
-    /// A Secret or ConfigMap key that holds one or more certificates in PEM.
+    /// The key of a Secret or ConfigMap that holds one or more certificates in PEM.
     pub value_from: KeyRefSource,
 }
 
@@ -133,12 +142,14 @@ pub struct BlockSpec {
     #[serde(default = "BlockSpec::default_name")]
     #[schemars(length(min = 1, max = 255))]
     pub name: String,
-    /// Slug of its block type: `secret`, `json`, or that of a custom class (`DopplerConfig` has `dopplerconfig`). Default: `secret`.
+    /// Slug of its block type: `secret`, `json`, or the slug of a custom class, such as
+    /// `dopplerconfig` for `DopplerConfig`. Default: `secret`.
     #[serde(default = "BlockSpec::default_type_slug")]
     #[schemars(length(min = 1, max = 255), regex(pattern = "^[a-z0-9-]+$"))]
     pub type_slug: String,
-    /// JSON pointer (RFC 6901) to the object with `project`, `config` and `access_token` in the block's data, such as `/cfg/value`. Default: the
-    /// one such object that the data holds, found by its shape.
+    /// JSON pointer (RFC 6901) to the object with `project`, `config` and `access_token` in the
+    /// block's data, such as `/cfg/value`. Default: the operator finds the one object of this shape
+    /// in the data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512), regex(pattern = "^(/.*)?$"))]
     pub pointer: Option<String>,

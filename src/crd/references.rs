@@ -1,4 +1,4 @@
-//! References to keys of Secrets and ConfigMaps in the binding's own namespace, and values written in place.
+//! References to keys of Secrets and ConfigMaps in the namespace of the binding, and inline values.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Kinds of objects that bindings name.
+/// Kinds of objects that bindings refer to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ReferenceKind {
     /// A Secret.
@@ -15,21 +15,21 @@ pub enum ReferenceKind {
     ConfigMap,
 }
 
-/// A key of a Secret or ConfigMap in the binding's namespace.
+/// A key of a Secret or a ConfigMap in the binding's namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct KeyRef {
     /// Name of the object, in the binding's namespace.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// Key in its data.
+    /// Key in the data of the object.
     #[schemars(length(min = 1, max = 253))]
     pub key: String,
 }
 
-/// Where a value comes from: a key of a Secret or of a ConfigMap.
+/// The source of a value: a key of a Secret or of a ConfigMap.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
 #[x_kube(validation = Rule::new("has(self.secretKeyRef) != has(self.configMapKeyRef)")
-    .message("give exactly one of secretKeyRef and configMapKeyRef"))]
+    .message("set exactly one of secretKeyRef and configMapKeyRef"))]
 #[serde(rename_all = "camelCase")]
 pub struct KeyRefSource {
     /// A key of a Secret in the binding's namespace.
@@ -40,7 +40,7 @@ pub struct KeyRefSource {
     pub config_map_key_ref: Option<KeyRef>,
 }
 
-/// Where a secret value comes from: a key of a Secret.
+/// The source of a secret value: a key of a Secret.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretKeySource {
@@ -48,7 +48,7 @@ pub struct SecretKeySource {
     pub secret_key_ref: KeyRef,
 }
 
-/// A value written in the resource itself. It is as public as the resource, but is still not printed by the operator.
+/// A value in the resource itself. It is as public as the resource, but the operator never logs it.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct InlineValue(#[schemars(length(max = 4096))] pub String);

@@ -1,6 +1,8 @@
-//! The UID of an object, small enough to be kept for every object that is remembered.
+//! The UID of an object, small enough to be kept for every cached object.
 //!
-//! In: the text of a UID. Out: a [`Uid`] that says the same text. The API server makes UUIDs; whatever else one may be is kept as it is.
+//! Input: the text of a UID.
+//! Output: a [`Uid`] that displays as the same text.
+//! Invariants: a UUID takes no heap memory; any other text is kept as it is.
 
 use std::fmt;
 
@@ -15,8 +17,8 @@ enum Repr {
 }
 
 impl Uid {
-    /// The text, written into `space` unless it is kept.
-    fn write_text<'a>(&'a self, space: &'a mut [u8; 36]) -> &'a str {
+    /// The text; a UUID is formatted into `buffer`.
+    fn write_text<'a>(&'a self, buffer: &'a mut [u8; 36]) -> &'a str {
         let bytes = match &self.0 {
             Repr::Other(text) => return text,
             Repr::Uuid(bytes) => bytes,
@@ -26,11 +28,11 @@ impl Uid {
             .iter()
             .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]);
         let places = (0..36).filter(|at| !matches!(at, 8 | 13 | 18 | 23));
-        space.fill(b'-');
+        buffer.fill(b'-');
         for (at, digit) in places.zip(digits) {
-            space[at] = digit;
+            buffer[at] = digit;
         }
-        std::str::from_utf8(space).unwrap_or_default()
+        std::str::from_utf8(buffer).unwrap_or_default()
     }
 }
 
@@ -38,7 +40,7 @@ impl From<&str> for Uid {
     fn from(text: &str) -> Self {
         let number = u128::from_str_radix(&text.replace('-', ""), 16).ok();
         let uuid = number.map(|number| Self(Repr::Uuid(number.to_be_bytes())));
-        // Only the usual way to write one comes back as it was.
+        // Only the canonical form of a UUID can be restored from its bytes.
         uuid.filter(|uuid| uuid == text)
             .unwrap_or_else(|| Self(Repr::Other(text.into())))
     }

@@ -1,7 +1,9 @@
-//! The requests: create, guarded update, look, delete.
+//! The requests about Secrets: create, guarded update, get, delete.
 //!
-//! In: [`Desired`] and [`ObservedSecret`]. Out: the facts of what was written, from an answer that holds metadata only. Each request has a time limit.
-//! Never decides whether a write is due, and never hands an answer with values to a parser that logs what it cannot read.
+//! Input: a [`Desired`] and an [`ObservedSecret`].
+//! Output: the metadata of the written Secret, from a response without values.
+//! Invariants: each request has a time limit; never decides whether a write is due; never passes a
+//! response with values to a parser that logs what it cannot read.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -29,34 +31,34 @@ use crate::{
     kubernetes::{json_patch, metadata_only},
 };
 
-/// Requests about Secrets.
+/// Sends requests about Secrets.
 #[derive(Clone)]
 pub struct SecretClient {
     client: Client,
     timeout: Duration,
 }
 
-/// What was written.
+/// The result of a write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WrittenSecret {
-    /// The Secret's facts after the write: its version is the one whose content is known to be good.
+    /// The Secret's metadata after the write. Its version is known to have the desired data.
     pub observed: ObservedSecret,
 }
 
-/// A Secret as it was found, values and all.
+/// A Secret from a GET, with its values.
 pub struct FetchedSecret {
-    /// Its facts.
+    /// Its metadata.
     pub observed: ObservedSecret,
     /// Its type.
     pub type_: String,
     /// Whether it is immutable.
     pub immutable: bool,
-    /// Its values.
+    /// Its data.
     pub content: BTreeMap<String, SecretSlice<u8>>,
 }
 
 impl FetchedSecret {
-    /// Why it cannot be updated, if it cannot.
+    /// Why the API server would reject an update. `None` if it would not.
     #[must_use]
     pub fn update_blocker(&self) -> Option<WriteError> {
         if self.type_ != TYPE {
@@ -68,7 +70,7 @@ impl FetchedSecret {
         }
     }
 
-    /// Whether it holds exactly these values.
+    /// Whether its data equal these values byte for byte.
     #[must_use]
     pub fn data_equals(&self, data: &BTreeMap<String, SecretString>) -> bool {
         self.content.len() == data.len()
@@ -104,7 +106,7 @@ struct NewMetadata<'a> {
     owner_references: Option<[&'a OwnerReference; 1]>,
 }
 
-/// As much of a Secret as is looked at.
+/// The fields of a Secret that the operator reads.
 #[derive(Deserialize)]
 struct SecretResponse {
     metadata: ObjectMeta,
@@ -117,19 +119,17 @@ struct SecretResponse {
 }
 
 impl SecretClient {
-    /// Requests by `client`, each within `limit`.
+    /// Sends requests through `client`, each with the time limit `timeout`.
     #[must_use]
-    pub const fn new(client: Client, limit: Duration) -> Self {
-        Self {
-            client,
-            timeout: limit,
-        }
+    pub const fn new(client: Client, timeout: Duration) -> Self {
+        Self { client, timeout }
     }
 
     /// Creates the Secret.
     ///
     /// # Errors
-    /// [`WriteError::Exists`] if one of that name is there.
+    /// [`WriteError::Exists`] if a Secret of that name exists, or another [`WriteError`] if the
+    /// request fails.
     pub async fn create(&self, desired: &Desired) -> Result<WrittenSecret, WriteError> {
         let body = NewSecret {
             api_version: "v1",
@@ -150,57 +150,57 @@ impl SecretClient {
         self.write(request, "create", &desired.namespace).await
     }
 
-    /// Makes the Secret of `facts` the desired one, if it has not changed since.
+    /// Updates the `observed` Secret to `desired`, if it has not changed since.
     ///
     /// # Errors
-    /// [`WriteError::Conflict`] if it changed: look at it and judge again.
+    /// [`WriteError::Conflict`] if it changed: get it and decide again.
     pub async fn update(
         &self,
         desired: &Desired,
-        facts: &ObservedSecret,
+        observed: &ObservedSecret,
     ) -> Result<WrittenSecret, WriteError> {
         self.patch(
             &desired.namespace,
             &desired.name,
-            &patch::update(facts, desired),
+            &patch::update(observed, desired),
         )
         .await
     }
 
-    /// Lets the Secret stay behind without its binding.
+    /// Removes the ownership of a binding, so that the Secret remains after the binding is deleted.
     ///
     /// # Errors
-    /// [`WriteError::Conflict`] if it changed: look at it and judge again.
+    /// [`WriteError::Conflict`] if it changed: get it and decide again.
     pub async fn disown(
         &self,
         namespace: &str,
         name: &str,
-        facts: &ObservedSecret,
+        observed: &ObservedSecret,
         binding_uid: &str,
     ) -> Result<WrittenSecret, WriteError> {
-        self.patch(namespace, name, &patch::disown(facts, binding_uid))
+        self.patch(namespace, name, &patch::disown(observed, binding_uid))
             .await
     }
 
-    /// Has the Secret go with its binding.
+    /// Sets the owner reference, so that the garbage collector deletes the Secret with its binding.
     ///
     /// # Errors
-    /// [`WriteError::Conflict`] if it changed: look at it and judge again.
+    /// [`WriteError::Conflict`] if it changed: get it and decide again.
     pub async fn set_owner(
         &self,
         namespace: &str,
         name: &str,
-        facts: &ObservedSecret,
+        observed: &ObservedSecret,
         owner: &OwnerReference,
     ) -> Result<WrittenSecret, WriteError> {
-        self.patch(namespace, name, &patch::set_owner(facts, owner))
+        self.patch(namespace, name, &patch::set_owner(observed, owner))
             .await
     }
 
-    /// The Secret as it is, values and all.
+    /// Gets the Secret with its values. `None` if it does not exist.
     ///
     /// # Errors
-    /// If the API server does not give it; that there is none is not an error.
+    /// If the request fails, or the response cannot be parsed.
     pub async fn get(
         &self,
         namespace: &str,
@@ -219,7 +219,7 @@ impl SecretClient {
                 };
             }
         };
-        // Not the client's own parsing: it logs what it cannot read.
+        // The client's own parser logs what it cannot read.
         let whole: SecretResponse =
             serde_json::from_str(text.expose_secret()).map_err(unreachable)?;
         Ok(Some(FetchedSecret {
@@ -235,27 +235,27 @@ impl SecretClient {
         }))
     }
 
-    /// Deletes exactly this Secret at exactly this version. That it is gone already is a success.
+    /// Deletes this Secret at this version. Succeeds if it no longer exists.
     ///
     /// # Errors
-    /// [`WriteError::Conflict`] if it is another one by now, or changed.
+    /// [`WriteError::Conflict`] if it changed, or if another Secret has that name now.
     pub async fn delete(
         &self,
         namespace: &str,
         name: &str,
-        facts: &ObservedSecret,
+        observed: &ObservedSecret,
     ) -> Result<(), WriteError> {
         let params = DeleteParams {
             preconditions: Some(Preconditions {
-                uid: Some(facts.uid.to_string()),
-                resource_version: Some(facts.resource_version.to_string()),
+                uid: Some(observed.uid.to_string()),
+                resource_version: Some(observed.resource_version.to_string()),
             }),
             ..DeleteParams::default()
         };
         let request = secret_requests(namespace)
             .delete(name, &params)
             .map_err(|_| WriteError::NotFound)?;
-        // The answer is a Status, or the object itself if finalizers hold it.
+        // The response is a Status, or the object itself if it has finalizers.
         match self
             .with_timeout(self.client.request_text(metadata_only(request)))
             .await?
@@ -322,161 +322,4 @@ fn post_params() -> PostParams {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{reason::Reason, secret::hash_key};
-    use axum::{Json, Router, http::StatusCode, response::IntoResponse};
-    use serde_json::{Value, json};
-
-    /// An API server that gives the same answer to everything.
-    fn answering(code: u16, body: Value) -> SecretClient {
-        let code = StatusCode::from_u16(code).unwrap();
-        let router =
-            Router::new().fallback(move || async move { (code, Json(body)).into_response() });
-        SecretClient::new(Client::new(router, "default"), Duration::from_secs(5))
-    }
-
-    fn status(code: u16, word: &str, causes: &Value) -> Value {
-        json!({"kind": "Status", "status": "Failure", "code": code, "reason": word, "message": "canary", "details": {"causes": causes}})
-    }
-
-    fn facts() -> ObservedSecret {
-        ObservedSecret::from_metadata(&ObjectMeta {
-            uid: Some("s".into()),
-            resource_version: Some("7".into()),
-            ..ObjectMeta::default()
-        })
-    }
-
-    #[tokio::test]
-    async fn maps_api_errors_and_drops_the_server_message() {
-        for (code, word, causes, reason) in [
-            (409, "Conflict", json!([]), Reason::KubernetesError),
-            (
-                422,
-                "Invalid",
-                json!([{"reason": "FieldValueForbidden", "field": "data", "message": "m"}]),
-                Reason::SecretImmutable,
-            ),
-            (
-                422,
-                "Invalid",
-                json!([{"reason": "FieldValueTooLong", "field": "data", "message": "m"}]),
-                Reason::SecretTooLarge,
-            ),
-            (
-                413,
-                "RequestEntityTooLarge",
-                json!([]),
-                Reason::SecretTooLarge,
-            ),
-            (403, "Forbidden", json!([]), Reason::SecretForbidden),
-            (
-                403,
-                "Forbidden",
-                json!([{"reason": "NamespaceTerminating", "field": "x", "message": "m"}]),
-                Reason::NamespaceTerminating,
-            ),
-            (500, "InternalError", json!([]), Reason::KubernetesError),
-        ] {
-            let secrets = answering(code, status(code, word, &causes));
-            let error = secrets.disown("ns", "s", &facts(), "u").await.unwrap_err();
-            assert_eq!(error.reason(), reason, "{code} {causes}");
-            assert!(
-                !format!("{error} {error:?}").contains("canary"),
-                "{error:?}"
-            );
-        }
-        let patch = |causes| answering(422, status(422, "Invalid", &causes));
-        assert_eq!(
-            patch(json!([])).disown("ns", "s", &facts(), "u").await,
-            Err(WriteError::Conflict)
-        );
-    }
-
-    #[tokio::test]
-    async fn get_and_delete_accept_a_missing_secret() {
-        let secrets = answering(404, status(404, "NotFound", &json!([])));
-        assert!(secrets.get("ns", "s").await.unwrap().is_none());
-        assert_eq!(secrets.delete("ns", "s", &facts()).await, Ok(()));
-    }
-
-    #[tokio::test]
-    async fn times_out_when_the_api_server_does_not_answer() {
-        let router = Router::new().fallback(std::future::pending::<()>);
-        let secrets = SecretClient::new(Client::new(router, "default"), Duration::from_millis(20));
-        assert_eq!(
-            secrets.get("ns", "s").await.err(),
-            Some(WriteError::Timeout)
-        );
-    }
-
-    #[tokio::test]
-    async fn compares_data_by_bytes_and_reports_what_blocks_an_update() {
-        let body =
-            json!({"metadata": {"uid": "s"}, "type": "Opaque", "data": {"A": "YQ==", "B": ""}});
-        let found = answering(200, body).get("ns", "s").await.unwrap().unwrap();
-        let data = |a: &str| {
-            BTreeMap::from([
-                ("A".to_owned(), a.into()),
-                ("B".to_owned(), SecretString::from("")),
-            ])
-        };
-        assert!(found.data_equals(&data("a")));
-        assert!(!found.data_equals(&data("b")));
-        assert!(!found.data_equals(&BTreeMap::new()));
-        assert_eq!(found.update_blocker(), None);
-        let typed = answering(200, json!({"metadata": {}, "type": "kubernetes.io/tls"}))
-            .get("ns", "s")
-            .await;
-        assert_eq!(
-            typed.unwrap().unwrap().update_blocker(),
-            Some(WriteError::WrongType)
-        );
-        let immutable = answering(
-            200,
-            json!({"metadata": {}, "type": "Opaque", "immutable": true}),
-        )
-        .get("ns", "s")
-        .await;
-        assert_eq!(
-            immutable.unwrap().unwrap().update_blocker(),
-            Some(WriteError::Immutable)
-        );
-    }
-
-    #[tokio::test]
-    async fn reads_existing_hash_key_and_rejects_a_malformed_one() {
-        let there = |value: &'static str| {
-            let router = Router::new().fallback(move |method: axum::http::Method| async move {
-                if method == "POST" {
-                    (
-                        StatusCode::CONFLICT,
-                        Json(status(409, "AlreadyExists", &json!([]))),
-                    )
-                } else {
-                    (
-                        StatusCode::OK,
-                        Json(json!({"metadata": {}, "type": "Opaque", "data": {"key": value}})),
-                    )
-                }
-            });
-            SecretClient::new(Client::new(router, "default"), Duration::from_secs(5))
-        };
-        // base64 of base64 of 32 bytes of 'A'.
-        let good = there("UVVGQlFVRkJRVUZCUVVGQlFVRkJRVUZCUVVGQlFVRkJRVUZCUVVGQlFVRT0=");
-        let key = hash_key::load_or_create_hash_key(&good, "op")
-            .await
-            .unwrap();
-        assert_eq!(key.expose(), &[b'A'; 32]);
-        let error = hash_key::load_or_create_hash_key(&there("eA=="), "op")
-            .await
-            .unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .contains("delete it and restart the operator"),
-            "{error}"
-        );
-    }
-}
+mod tests;

@@ -1,7 +1,9 @@
 //! The keyed content hash.
 //!
-//! In: the installation's key, a binding's UID, names and values. Out: a text that says whether two contents are the same, and nothing else:
-//! without the key nobody can try out values. Never keeps a value.
+//! Input: the installation's hash key, a binding's UID, names and values.
+//! Output: a text that is equal for equal content.
+//! Invariants: keeps no value; without the key, the hash does not allow anyone to test guesses of
+//! values.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -14,7 +16,7 @@ use sha2::Sha256;
 /// Length of a key in bytes.
 pub const KEY_LENGTH: usize = 32;
 
-/// The random key of this installation.
+/// The random hash key of this installation.
 pub struct HashKey(SecretBox<[u8; KEY_LENGTH]>);
 
 impl fmt::Debug for HashKey {
@@ -24,7 +26,7 @@ impl fmt::Debug for HashKey {
 }
 
 impl HashKey {
-    /// A new random key.
+    /// Generates a random key.
     #[must_use]
     pub fn generate() -> Self {
         Self(SecretBox::init_with_mut(|key: &mut [u8; KEY_LENGTH]| {
@@ -32,7 +34,7 @@ impl HashKey {
         }))
     }
 
-    /// A key as it was stored; `None` if these bytes are not one.
+    /// A stored key. `None` if the bytes do not have the length of a key.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         (bytes.len() == KEY_LENGTH).then(|| {
@@ -46,10 +48,12 @@ impl HashKey {
         self.0.expose_secret()
     }
 
-    /// The hash of a binding's content. Every part is preceded by its length, so that no two contents run together to the same bytes.
+    /// The hash of a binding's content. The length precedes every part, so that no two different
+    /// contents give the same bytes.
     #[must_use]
     pub fn content_hash(&self, binding_uid: &str, data: &BTreeMap<String, SecretString>) -> String {
-        // HMAC pads a key that is shorter than a block (64 bytes) with zeros, so this is the key itself.
+        // HMAC pads a key that is shorter than a block (64 bytes) with zeros, so the result is the
+        // same.
         let mut block = Key::<Hmac<Sha256>>::default();
         block[..KEY_LENGTH].copy_from_slice(self.expose());
         let mut mac = <Hmac<Sha256> as KeyInit>::new(&block);
@@ -69,56 +73,4 @@ fn update_with_length(mac: &mut Hmac<Sha256>, bytes: &[u8]) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn key(byte: u8) -> HashKey {
-        HashKey::from_bytes(&[byte; KEY_LENGTH]).unwrap()
-    }
-
-    fn data(pairs: &[(&str, &str)]) -> BTreeMap<String, SecretString> {
-        pairs
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).into()))
-            .collect()
-    }
-
-    #[test]
-    fn equal_content_gives_equal_hash_and_any_change_another_one() {
-        let hash = key(1).content_hash("uid", &data(&[("A", "b"), ("C", "")]));
-        assert_eq!(
-            hash,
-            key(1).content_hash("uid", &data(&[("C", ""), ("A", "b")]))
-        );
-        assert_eq!(hash.len(), 43);
-        for other in [
-            key(2).content_hash("uid", &data(&[("A", "b"), ("C", "")])),
-            key(1).content_hash("uid2", &data(&[("A", "b"), ("C", "")])),
-            key(1).content_hash("uid", &data(&[("A", "b")])),
-            key(1).content_hash("uid", &data(&[("A", ""), ("C", "b")])),
-            key(1).content_hash("uid", &data(&[("Ab", ""), ("C", "")])),
-            key(1).content_hash("uidA", &data(&[("b", "C")])),
-            key(1).content_hash("uid", &data(&[])),
-        ] {
-            assert_ne!(hash, other);
-        }
-    }
-
-    #[test]
-    fn is_hmac_sha_256_of_the_length_prefixed_parts() {
-        let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(&[7; KEY_LENGTH]).unwrap();
-        mac.update(b"\0\0\0\0\0\0\0\x22doppler-prefect.dev/content-hash/1");
-        mac.update(b"\0\0\0\0\0\0\0\x01u\0\0\0\0\0\0\0\x01A\0\0\0\0\0\0\0\x02bc");
-        assert_eq!(
-            key(7).content_hash("u", &data(&[("A", "bc")])),
-            URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes())
-        );
-    }
-
-    #[test]
-    fn key_is_random_and_redacted_in_debug_output() {
-        assert_ne!(HashKey::generate().expose(), HashKey::generate().expose());
-        assert_eq!(format!("{:?}", key(65)), "HashKey([redacted])");
-        assert!(HashKey::from_bytes(&[1; 31]).is_none());
-    }
-}
+mod tests;

@@ -1,107 +1,112 @@
-//! What is to be done about a Secret.
+//! Decides what to do about a Secret.
 //!
-//! In: what is known of the one that is there, the one that should be, and who asks. Out: a [`Decision`]. Pure.
+//! Input: the observed Secret, the desired Secret, and the claimant (the binding that wants it).
+//! Output: a [`Decision`].
+//! Invariants: pure; never decides to change a Secret that another controller or another binding
+//! owns.
 
 use super::{
-    desired::{CONTENT_HASH, Desired},
-    observed::{DataOwnership, ObservedSecret, fingerprint_of_names},
+    desired::Desired,
+    metadata::CONTENT_HASH,
+    observed::{DataOwnership, MetadataKey, ObservedSecret, fingerprint_of_names},
 };
 
-/// What is known of the Secret's place.
+/// What is known about the Secret of the desired name.
 #[derive(Clone, Copy, Debug)]
 pub enum Target<'a> {
-    /// Nothing yet: the watch has not said.
+    /// The watch has not reported on it yet.
     Unknown,
-    /// There is none.
+    /// It does not exist.
     Absent,
-    /// This one is there.
+    /// It exists.
     Present(&'a ObservedSecret),
 }
 
-/// Who asks.
+/// The binding that wants the Secret.
 #[derive(Clone, Copy, Debug)]
 pub struct Claimant<'a> {
-    /// resourceVersion at which the content was written by us, or compared and found right.
+    /// The resourceVersion whose data the operator wrote, or compared and found equal.
     pub known_good: Option<&'a str>,
-    /// Whether a Secret that nobody controls may be taken.
+    /// Whether the binding may adopt a Secret that has no controller.
     pub adopt: bool,
-    /// Whether the binding that the Secret's annotation names (see [`ObservedSecret::binding_uid`]) is still there. Of no account if that is the asker.
+    /// Whether the binding in the Secret's annotation ([`ObservedSecret::binding_uid`]) still
+    /// exists. Ignored if that binding is the claimant itself.
     pub recorded_binding_exists: bool,
 }
 
-/// What is to be done.
+/// The next step for the Secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// POST it; if it is there after all, GET it and judge again.
+    /// POST it. If it exists after all, GET it and decide again.
     Create,
-    /// Nothing.
+    /// Nothing to do.
     UpToDate,
-    /// Patch it at this resourceVersion.
+    /// Patch it, guarded by its resourceVersion.
     Update {
-        /// The version that was judged.
+        /// The version that the decision is based on.
         resource_version: Box<str>,
-        /// Why.
+        /// Why it needs a patch.
         reason: UpdateReason,
     },
-    /// GET it and compare the content: the metadata alone does not tell.
+    /// GET it and compare the data: the metadata alone does not show whether they match.
     Verify,
-    /// It is not ours.
+    /// The operator does not manage it.
     Foreign {
         /// Its controller, such as `Certificate web`, if it has one.
         owner: Option<Box<str>>,
     },
-    /// It belongs to another binding.
+    /// Another binding owns it.
     Claimed {
-        /// That binding's name.
+        /// The name of that binding.
         by: Box<str>,
     },
-    /// It is being deleted: wait until it is gone.
+    /// It is being deleted. Wait until it no longer exists.
     Terminating,
 }
 
-/// Why a Secret is patched.
+/// Why a Secret needs a patch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UpdateReason {
-    /// It is taken over.
+    /// The binding adopts it.
     Adopt,
-    /// Doppler or the spec gives other content.
+    /// Doppler or the spec gives other data.
     Content,
     /// Labels, annotations or the owner reference differ.
     Metadata,
-    /// Somebody changed the content.
+    /// Another client changed the data.
     Drift,
 }
 
-/// What is to be done to bring `target` to `desired`.
+/// Decides what brings `target` to `desired`.
 #[must_use]
-pub fn decide(target: Target<'_>, desired: &Desired, asker: &Claimant<'_>) -> Decision {
-    let facts = match target {
+pub fn decide(target: Target<'_>, desired: &Desired, claimant: &Claimant<'_>) -> Decision {
+    let observed = match target {
         Target::Unknown => return Decision::Verify,
         Target::Absent => return Decision::Create,
-        Target::Present(facts) => facts,
+        Target::Present(observed) => observed,
     };
-    let update = |why| Decision::Update {
-        resource_version: facts.resource_version.clone(),
-        reason: why,
+    let update = |reason| Decision::Update {
+        resource_version: observed.resource_version.clone(),
+        reason,
     };
-    if let Some(verdict) = ownership_conflict(facts, desired, asker) {
-        return verdict;
+    if let Some(decision) = ownership_conflict(observed, desired, claimant) {
+        return decision;
     }
-    if facts.terminating {
+    if observed.terminating {
         return Decision::Terminating;
     }
-    if !facts.belongs_to(&desired.binding_uid) {
+    if !observed.belongs_to(&desired.binding_uid) {
         return update(UpdateReason::Adopt);
     }
-    if !facts.has_annotation(CONTENT_HASH, &desired.content_hash) {
+    if !observed.has_annotation(CONTENT_HASH, &desired.content_hash) {
         return update(UpdateReason::Content);
     }
-    if !metadata_matches(facts, desired) {
+    if !metadata_matches(observed, desired) {
         return update(UpdateReason::Metadata);
     }
     let names = fingerprint_of_names(desired.data.keys().map(String::as_str));
-    if facts.data == DataOwnership::Ours(names)
-        || asker.known_good == Some(&*facts.resource_version)
+    if observed.data == DataOwnership::Ours(names)
+        || claimant.known_good == Some(&*observed.resource_version)
     {
         Decision::UpToDate
     } else {
@@ -109,43 +114,46 @@ pub fn decide(target: Target<'_>, desired: &Desired, asker: &Claimant<'_>) -> De
     }
 }
 
-/// What is to be done once the content was looked at for [`Decision::Verify`]: `decide` said nothing else is wrong.
+/// Decides again after [`Decision::Verify`], once the data have been compared.
 #[must_use]
-pub fn decide_content(facts: &ObservedSecret, content_matches: bool) -> Decision {
+pub fn decide_content(observed: &ObservedSecret, content_matches: bool) -> Decision {
     if content_matches {
         Decision::UpToDate
     } else {
         Decision::Update {
-            resource_version: facts.resource_version.clone(),
+            resource_version: observed.resource_version.clone(),
             reason: UpdateReason::Drift,
         }
     }
 }
 
+/// The decision if the Secret belongs to another binding or another controller.
 fn ownership_conflict(
-    facts: &ObservedSecret,
+    observed: &ObservedSecret,
     desired: &Desired,
-    asker: &Claimant<'_>,
+    claimant: &Claimant<'_>,
 ) -> Option<Decision> {
-    let ours = facts.belongs_to(&desired.binding_uid);
-    if let (Some(claimant), false) = (&facts.binding_uid, ours) {
-        // A binding that is gone claims its Secret for as long as the garbage collector is about to take it; a retained one can be adopted.
-        if asker.recorded_binding_exists || facts.is_owned_by_recorded_binding() {
+    let belongs = observed.belongs_to(&desired.binding_uid);
+    if let (Some(recorded), false) = (&observed.binding_uid, belongs) {
+        // With an owner reference, the garbage collector is about to delete the Secret of a deleted
+        // binding. A retained Secret has none, and another binding can adopt it.
+        if claimant.recorded_binding_exists || observed.is_owned_by_recorded_binding() {
             return Some(Decision::Claimed {
-                by: facts
+                by: observed
                     .binding
                     .clone()
-                    .unwrap_or_else(|| claimant.to_string().into()),
+                    .unwrap_or_else(|| recorded.to_string().into()),
             });
         }
     }
-    let controller = facts
+    let controller = observed
         .controller
         .as_ref()
         .filter(|controller| controller.uid != *desired.binding_uid);
-    // An owner reference to the asker is as good as the annotation: only our own writes, or someone who may write the Secret anyway, set it.
-    let mine = ours || facts.is_owned_by(&desired.binding_uid);
-    if controller.is_some() || !(mine || asker.adopt) {
+    // An owner reference to the claimant counts like the annotation: only the operator sets it, or
+    // a client that may write the Secret anyway.
+    let is_ours = belongs || observed.is_owned_by(&desired.binding_uid);
+    if controller.is_some() || !(is_ours || claimant.adopt) {
         return Some(Decision::Foreign {
             owner: controller.map(|controller| controller.text.clone()),
         });
@@ -153,328 +161,30 @@ fn ownership_conflict(
     None
 }
 
-fn metadata_matches(facts: &ObservedSecret, desired: &Desired) -> bool {
-    let owned = facts.is_owned_by(&desired.binding_uid);
+fn metadata_matches(observed: &ObservedSecret, desired: &Desired) -> bool {
+    let owned = observed.is_owned_by(&desired.binding_uid);
     desired
         .labels
         .iter()
-        .all(|(key, value)| facts.has_label(key, value))
+        .all(|(key, value)| observed.has_label(key, value))
         && desired
             .annotations
             .iter()
-            .all(|(key, value)| facts.has_annotation(key, value))
+            .all(|(key, value)| observed.has_annotation(key, value))
         && owned == desired.owner.is_some()
-        && obsolete_metadata(facts, desired).next().is_none()
+        && obsolete_metadata(observed, desired).next().is_none()
 }
 
-/// Labels and annotations that we once set and the spec no longer has.
+/// The labels and annotations that the operator set and the spec no longer has.
 pub(super) fn obsolete_metadata<'a>(
-    facts: &'a ObservedSecret,
+    observed: &'a ObservedSecret,
     desired: &'a Desired,
-) -> impl Iterator<Item = &'a super::observed::MetadataKey> {
-    use super::observed::MetadataKey;
-    facts.managed_metadata().iter().filter(|entry| match entry {
+) -> impl Iterator<Item = &'a MetadataKey> {
+    observed.managed_metadata().iter().filter(|key| match key {
         MetadataKey::Label(key) => !desired.labels.contains_key(&**key),
         MetadataKey::Annotation(key) => !desired.annotations.contains_key(&**key),
     })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        crd::{DopplerSpec, ManagedSecretSpec},
-        secret::{
-            content_hash::HashKey,
-            desired::{DesiredInput, desired},
-        },
-    };
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-    use serde_json::{Value, json};
-
-    fn wanted(owned: bool, value: &str) -> Desired {
-        let key = HashKey::from_bytes(&[1; 32]).unwrap();
-        let input = DesiredInput {
-            binding: "b",
-            binding_uid: "u1",
-            namespace: "ns",
-            doppler: &DopplerSpec::default(),
-            managed: &ManagedSecretSpec {
-                labels: [("team".to_owned(), "x".to_owned())].into(),
-                ..Default::default()
-            },
-            project: "p",
-            config: "c",
-            key: &key,
-        };
-        let values = [("A".to_owned(), value.into()), ("B".to_owned(), "b".into())];
-        let desired = desired(&input, &values.into()).unwrap();
-        if owned {
-            desired.with_owner("b")
-        } else {
-            desired
-        }
-    }
-
-    /// The metadata that the API server shows after we wrote `desired`.
-    fn written(desired: &Desired) -> Value {
-        let fields = |map: &std::collections::BTreeMap<String, String>| -> Value {
-            map.keys()
-                .map(|key| (format!("f:{key}"), json!({})))
-                .collect::<serde_json::Map<_, _>>()
-                .into()
-        };
-        json!({
-            "name": "b", "namespace": "ns", "uid": "s1", "resourceVersion": "7",
-            "labels": desired.labels, "annotations": desired.annotations,
-            "ownerReferences": desired.owner.iter().collect::<Vec<_>>(),
-            "managedFields": [{
-                "manager": "doppler-prefect-operator", "operation": "Update", "apiVersion": "v1",
-                "fieldsV1": {
-                    "f:data": {".": {}, "f:A": {}, "f:B": {}}, "f:type": {},
-                    "f:metadata": {"f:labels": fields(&desired.labels), "f:annotations": fields(&desired.annotations)},
-                },
-            }],
-        })
-    }
-
-    fn facts(metadata: &Value) -> ObservedSecret {
-        ObservedSecret::from_metadata(
-            &serde_json::from_value::<ObjectMeta>(metadata.clone()).unwrap(),
-        )
-    }
-
-    const CLAIMANT: Claimant<'static> = Claimant {
-        known_good: None,
-        adopt: false,
-        recorded_binding_exists: true,
-    };
-
-    fn decision(change: impl FnOnce(&mut Value), asker: &Claimant<'_>) -> Decision {
-        let desired = wanted(true, "a");
-        let mut metadata = written(&desired);
-        change(&mut metadata);
-        decide(Target::Present(&facts(&metadata)), &desired, asker)
-    }
-
-    fn update(why: UpdateReason) -> Decision {
-        Decision::Update {
-            resource_version: "7".into(),
-            reason: why,
-        }
-    }
-
-    #[test]
-    fn creates_an_absent_secret_and_verifies_an_unknown_one() {
-        assert_eq!(
-            decide(Target::Absent, &wanted(true, "a"), &CLAIMANT),
-            Decision::Create
-        );
-        assert_eq!(
-            decide(Target::Unknown, &wanted(true, "a"), &CLAIMANT),
-            Decision::Verify
-        );
-    }
-
-    #[test]
-    fn matching_secret_is_up_to_date_without_a_read() {
-        assert_eq!(decision(|_| {}, &CLAIMANT), Decision::UpToDate);
-    }
-
-    #[test]
-    fn keeps_labels_annotations_and_owners_of_others() {
-        let others = |m: &mut Value| {
-            m["labels"]["theirs"] = json!("1");
-            m["annotations"]["kubectl.kubernetes.io/last-applied-configuration"] = json!("canary");
-            m["ownerReferences"]
-                .as_array_mut()
-                .unwrap()
-                .push(json!({"apiVersion": "v1", "kind": "X", "name": "x", "uid": "x"}));
-        };
-        assert_eq!(decision(others, &CLAIMANT), Decision::UpToDate);
-    }
-
-    #[test]
-    fn updates_on_new_content() {
-        let there = written(&wanted(true, "a"));
-        assert_eq!(
-            decide(
-                Target::Present(&facts(&there)),
-                &wanted(true, "new"),
-                &CLAIMANT
-            ),
-            update(UpdateReason::Content)
-        );
-    }
-
-    #[test]
-    fn verifies_data_of_other_managers_unless_version_is_known_good() {
-        let others_own_a_key = |m: &mut Value| {
-            m["managedFields"].as_array_mut().unwrap().push(json!({
-                "manager": "kubectl-patch", "operation": "Update", "fieldsV1": {"f:data": {"f:A": {}}}
-            }));
-        };
-        let key_removed = |m: &mut Value| {
-            m["managedFields"][0]["fieldsV1"]["f:data"] = json!({".": {}, "f:A": {}});
-        };
-        let applied_by_us = |m: &mut Value| m["managedFields"][0]["operation"] = json!("Apply");
-        let cleared = |m: &mut Value| m["managedFields"] = json!([]);
-        assert_eq!(decision(others_own_a_key, &CLAIMANT), Decision::Verify);
-        assert_eq!(decision(key_removed, &CLAIMANT), Decision::Verify);
-        assert_eq!(decision(applied_by_us, &CLAIMANT), Decision::Verify);
-        assert_eq!(decision(cleared, &CLAIMANT), Decision::Verify);
-        assert_eq!(
-            decision(
-                others_own_a_key,
-                &Claimant {
-                    known_good: Some("7"),
-                    ..CLAIMANT
-                }
-            ),
-            Decision::UpToDate
-        );
-        assert_eq!(
-            decision(
-                others_own_a_key,
-                &Claimant {
-                    known_good: Some("6"),
-                    ..CLAIMANT
-                }
-            ),
-            Decision::Verify
-        );
-        let there = facts(&written(&wanted(true, "a")));
-        assert_eq!(decide_content(&there, true), Decision::UpToDate);
-        assert_eq!(decide_content(&there, false), update(UpdateReason::Drift));
-    }
-
-    #[test]
-    fn repairs_managed_metadata_and_removes_obsolete_keys() {
-        for change in [
-            (|m| m["labels"]["team"] = json!("other")) as fn(&mut Value),
-            |m| m["annotations"]["doppler-prefect.dev/project"] = json!("other"),
-            |m| m["labels"]["app.kubernetes.io/managed-by"] = json!("Helm"),
-            |m| m["ownerReferences"] = json!([]),
-            |m| {
-                m["labels"]["old"] = json!("1");
-                m["managedFields"][0]["fieldsV1"]["f:metadata"]["f:labels"]["f:old"] = json!({});
-            },
-        ] {
-            assert_eq!(decision(change, &CLAIMANT), update(UpdateReason::Metadata));
-        }
-        let there = facts(&written(&wanted(true, "a")));
-        assert_eq!(
-            decide(Target::Present(&there), &wanted(false, "a"), &CLAIMANT),
-            update(UpdateReason::Metadata)
-        );
-    }
-
-    fn foreign(m: &mut Value) {
-        m["annotations"] = json!({});
-        m["ownerReferences"] = json!([]);
-    }
-
-    #[test]
-    fn adopts_foreign_secret_only_on_request_without_controller() {
-        let controlled = |m: &mut Value| {
-            foreign(m);
-            m["ownerReferences"] = json!([{"apiVersion": "v1", "kind": "Certificate", "name": "web", "uid": "c", "controller": true}]);
-        };
-        let adopt = Claimant {
-            adopt: true,
-            ..CLAIMANT
-        };
-        assert_eq!(
-            decision(foreign, &CLAIMANT),
-            Decision::Foreign { owner: None }
-        );
-        assert_eq!(decision(foreign, &adopt), update(UpdateReason::Adopt));
-        let owner = Some("Certificate web".into());
-        assert_eq!(
-            decision(controlled, &CLAIMANT),
-            Decision::Foreign {
-                owner: owner.clone()
-            }
-        );
-        assert_eq!(decision(controlled, &adopt), Decision::Foreign { owner });
-    }
-
-    #[test]
-    fn secret_of_another_binding_stays_claimed_while_that_exists() {
-        let claimed = |m: &mut Value| {
-            m["annotations"]["doppler-prefect.dev/binding-uid"] = json!("u2");
-            m["annotations"]["doppler-prefect.dev/binding"] = json!("first");
-            m["ownerReferences"] = json!([]);
-        };
-        let about_to_go = |m: &mut Value| {
-            claimed(m);
-            m["ownerReferences"] = json!([{"apiVersion": "v1", "kind": "B", "name": "first", "uid": "u2", "controller": true}]);
-        };
-        let adopt = Claimant {
-            adopt: true,
-            ..CLAIMANT
-        };
-        let gone = Claimant {
-            recorded_binding_exists: false,
-            ..CLAIMANT
-        };
-        let by_first = Decision::Claimed { by: "first".into() };
-        assert_eq!(decision(claimed, &CLAIMANT), by_first);
-        assert_eq!(decision(claimed, &adopt), by_first);
-        assert_eq!(decision(about_to_go, &gone), by_first);
-        assert_eq!(decision(claimed, &gone), Decision::Foreign { owner: None });
-        assert_eq!(
-            decision(
-                claimed,
-                &Claimant {
-                    adopt: true,
-                    ..gone
-                }
-            ),
-            update(UpdateReason::Adopt)
-        );
-    }
-
-    #[test]
-    fn waits_for_a_terminating_secret() {
-        let change = |m: &mut Value| m["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
-        assert_eq!(decision(change, &CLAIMANT), Decision::Terminating);
-    }
-
-    #[test]
-    fn patch_replaces_all_data_and_changes_only_managed_metadata() {
-        let desired = wanted(false, "new");
-        let mut there = written(&wanted(true, "a"));
-        there["labels"]["o/ld~"] = json!("1");
-        there["labels"]["theirs"] = json!("1");
-        there["managedFields"][0]["fieldsV1"]["f:metadata"]["f:labels"]["f:o/ld~"] = json!({});
-        let patch =
-            serde_json::to_value(crate::secret::patch::update(&facts(&there), &desired)).unwrap();
-        assert_eq!(
-            patch,
-            json!([
-                {"op": "replace", "path": "/metadata/resourceVersion", "value": "7"},
-                {"op": "add", "path": "/data", "value": {"A": "bmV3", "B": "Yg=="}},
-                {"op": "add", "path": "/metadata/annotations/doppler-prefect.dev~1content-hash", "value": desired.content_hash},
-                {"op": "remove", "path": "/metadata/labels/o~1ld~0"},
-                {"op": "remove", "path": "/metadata/ownerReferences/0"},
-            ])
-        );
-    }
-
-    #[test]
-    fn patch_of_a_bare_secret_adds_whole_maps() {
-        let desired = wanted(true, "a");
-        let bare = facts(&json!({"uid": "s", "resourceVersion": "7"}));
-        let patch = serde_json::to_value(crate::secret::patch::update(&bare, &desired)).unwrap();
-        assert_eq!(
-            patch[2],
-            json!({"op": "add", "path": "/metadata/labels", "value": desired.labels})
-        );
-        assert_eq!(patch[3]["path"], "/metadata/annotations");
-        assert_eq!(
-            patch[4],
-            json!({"op": "add", "path": "/metadata/ownerReferences", "value": [desired.owner]})
-        );
-    }
-}
+mod tests;

@@ -1,64 +1,68 @@
 //! How a request about a Secret can fail.
 //!
-//! In: the client's error. Out: a [`WriteError`] made of status code, reason and causes only: messages and bodies of an API server may carry what
-//! was sent, so that they are never kept.
+//! Input: the error of the Kubernetes client.
+//! Output: a [`WriteError`] with status code, reason and causes only.
+//! Invariants: never keeps a message or a body of the API server, because they may repeat values
+//! from the request.
 
 use crate::reason::Reason;
 
 /// A request about a Secret that failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WriteError {
-    /// POST: a Secret of that name is there.
-    #[error("a Secret of that name is there already")]
+    /// POST: a Secret of that name exists.
+    #[error("a Secret of that name already exists")]
     Exists,
-    /// It changed since it was looked at.
-    #[error("the Secret changed meanwhile")]
+    /// It changed since it was read.
+    #[error("the Secret changed in the meantime")]
     Conflict,
     /// It is immutable.
     #[error(
-        "the Secret is immutable, so that it cannot be updated; delete it, and it is written anew"
+        "the Secret is immutable and cannot be updated; delete it, and the operator creates it again"
     )]
     Immutable,
-    /// It is of another type.
+    /// It has another type.
     #[error(
         "the Secret has a type other than Opaque; choose another managedSecret.name, or delete it"
     )]
     WrongType,
-    /// It is more than the API server or etcd takes.
+    /// It exceeds the size limit of the API server or etcd.
     #[error(
-        "the API server does not take a Secret of that size; pass on fewer values with include or exclude"
+        "the API server rejects a Secret of this size; select fewer values with spec.doppler.include or exclude"
     )]
     TooLarge,
-    /// The operator may not.
-    #[error("the operator may not {verb} Secrets in namespace {namespace} (403)")]
+    /// The operator has no permission.
+    #[error(
+        "the operator has no permission to {verb} Secrets in namespace {namespace} (403); give its service account the chart's Role there"
+    )]
     Forbidden {
         /// `get`, `create`, `patch` or `delete`.
         verb: &'static str,
         /// Namespace.
         namespace: String,
     },
-    /// The namespace is going away.
-    #[error("the namespace is going away")]
+    /// The namespace is terminating.
+    #[error("the namespace is terminating")]
     NamespaceTerminating,
-    /// There is no such Secret, or no such namespace.
-    #[error("the Secret or its namespace is not there")]
+    /// The Secret or the namespace does not exist.
+    #[error("the Secret or its namespace does not exist")]
     NotFound,
-    /// No answer in time.
-    #[error("the API server did not answer in time")]
+    /// The API server did not respond in time.
+    #[error("the API server did not respond in time")]
     Timeout,
-    /// The API server refused it for another reason.
-    #[error("the API server answered {code} {reason} to {verb} of the Secret")]
+    /// The API server rejected it for another reason.
+    #[error("the API server rejected the request to {verb} the Secret ({code} {reason})")]
     Refused {
         /// `get`, `create`, `patch` or `delete`.
         verb: &'static str,
         /// Status code.
         code: u16,
-        /// Its word, such as `Invalid`.
+        /// The reason in the Status, such as `Invalid`.
         reason: String,
     },
-    /// The API server could not be reached, or its answer could not be read.
+    /// The API server could not be reached, or its response could not be parsed.
     #[error(
-        "the API server could not be reached, or its answer could not be read, at {verb} of the Secret"
+        "the request to {verb} the Secret failed: the API server could not be reached, or its response could not be parsed"
     )]
     Unreachable {
         /// `get`, `create`, `patch` or `delete`.
@@ -67,7 +71,7 @@ pub enum WriteError {
 }
 
 impl WriteError {
-    /// The word for condition, Event, metric and log.
+    /// The reason for condition, Event, metric and log.
     #[must_use]
     pub const fn reason(&self) -> Reason {
         match self {
@@ -85,7 +89,7 @@ impl WriteError {
         }
     }
 
-    /// What the client's error says.
+    /// Classifies the client's error.
     #[must_use]
     pub fn from_kube(error: &kube::Error, verb: &'static str, namespace: &str) -> Self {
         let kube::Error::Api(status) = error else {
@@ -96,12 +100,12 @@ impl WriteError {
             .as_ref()
             .map(|details| details.causes.as_slice())
             .unwrap_or_default();
-        let cause = |word: &str| causes.iter().any(|cause| cause.reason == word);
+        let has_cause = |reason: &str| causes.iter().any(|cause| cause.reason == reason);
         match status.code {
             409 if status.reason == "AlreadyExists" => Self::Exists,
             409 => Self::Conflict,
             404 => Self::NotFound,
-            403 if cause("NamespaceTerminating") => Self::NamespaceTerminating,
+            403 if has_cause("NamespaceTerminating") => Self::NamespaceTerminating,
             403 => Self::Forbidden {
                 verb,
                 namespace: namespace.to_owned(),
@@ -120,12 +124,13 @@ impl WriteError {
             {
                 Self::Immutable
             }
-            // An operation that does not fit the object, such as removing a label that is gone: the object is not the one that was looked at.
+            // An operation does not fit the object, such as the removal of a label that no longer
+            // exists: the object changed since it was read.
             422 if verb == "patch" && causes.is_empty() => Self::Conflict,
             code => Self::Refused {
                 verb,
                 code,
-                // A body that is no Status ends up in the client's message, and its word is a sentence.
+                // If the body is not a Status, the client puts a sentence here.
                 reason: status
                     .reason
                     .chars()

@@ -1,7 +1,8 @@
 //! The installation's hash key, in a Secret of the operator's own namespace.
 //!
-//! In: that namespace. Out: the key, made on the first start, read on every later one. Never replaces a key that is there: every content hash
-//! would change.
+//! Input: that namespace.
+//! Output: the key, generated at the first start and read at every later start.
+//! Invariants: never replaces an existing key, because every content hash would change.
 
 use std::collections::BTreeMap;
 
@@ -16,17 +17,17 @@ use super::{
 };
 use crate::crd::{MANAGED_BY, MANAGED_BY_LABEL};
 
-/// Name of the Secret that holds the key.
+/// Name of the Secret with the key.
 pub const SECRET_NAME: &str = "doppler-prefect-operator-hash-key";
 /// Its only key: base64 of 32 random bytes, so that the Secret holds text.
 const DATA_KEY: &str = "key";
 
-/// Why there is no hash key.
+/// Why the hash key is not available.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HashKeyError {
-    /// The Secret cannot be created or read.
+    /// A request about the Secret failed.
     #[error(
-        "the hash key, Secret {namespace}/{SECRET_NAME}, could not be created or read: {error}"
+        "the hash key in Secret {namespace}/{SECRET_NAME} could not be created or read: {error}"
     )]
     Request {
         /// The operator's namespace.
@@ -36,7 +37,7 @@ pub enum HashKeyError {
     },
     /// The Secret does not hold a key.
     #[error(
-        "Secret {namespace}/{SECRET_NAME} does not hold a hash key (`{DATA_KEY}`, 32 random bytes in base64): delete it and restart the operator, which then makes a new one and writes each managed Secret's hash once more"
+        "Secret {namespace}/{SECRET_NAME} does not hold a hash key (`{DATA_KEY}`, 32 random bytes in base64): delete it and restart the operator; the operator generates a new key and updates the hash of each managed Secret once"
     )]
     Malformed {
         /// The operator's namespace.
@@ -44,7 +45,7 @@ pub enum HashKeyError {
     },
 }
 
-/// The key in `namespace`: created if there is none.
+/// Reads the key in `namespace`, or creates it if it does not exist.
 ///
 /// # Errors
 /// If the Secret cannot be created or read, or does not hold a key.
@@ -56,27 +57,27 @@ pub async fn load_or_create_hash_key(
         namespace: namespace.to_owned(),
         error,
     };
-    // First a look: at each start but the first one there is nothing to write.
-    let mut found = secrets.get(namespace, SECRET_NAME).await.map_err(failed)?;
-    if found.is_none() {
+    // Read first: only the first start has something to write.
+    let mut fetched = secrets.get(namespace, SECRET_NAME).await.map_err(failed)?;
+    if fetched.is_none() {
         let key = HashKey::generate();
         match secrets.create(&key_secret(namespace, &key)).await {
             Ok(_) => return Ok(key),
-            // Somebody was first.
+            // Another replica created it first.
             Err(WriteError::Exists) => {
-                found = secrets.get(namespace, SECRET_NAME).await.map_err(failed)?;
+                fetched = secrets.get(namespace, SECRET_NAME).await.map_err(failed)?;
             }
             Err(error) => return Err(failed(error)),
         }
     }
-    let found = found.ok_or_else(|| failed(WriteError::NotFound))?;
-    parse_key(&found).ok_or_else(|| HashKeyError::Malformed {
+    let fetched = fetched.ok_or_else(|| failed(WriteError::NotFound))?;
+    parse_key(&fetched).ok_or_else(|| HashKeyError::Malformed {
         namespace: namespace.to_owned(),
     })
 }
 
-fn parse_key(found: &FetchedSecret) -> Option<HashKey> {
-    let text = found.content.get(DATA_KEY)?.expose_secret();
+fn parse_key(fetched: &FetchedSecret) -> Option<HashKey> {
+    let text = fetched.content.get(DATA_KEY)?.expose_secret();
     HashKey::from_bytes(&STANDARD.decode(text.trim_ascii()).ok()?)
 }
 
@@ -96,3 +97,6 @@ fn key_secret(namespace: &str, key: &HashKey) -> Desired {
         excluded_keys: Vec::new(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,15 +1,15 @@
-//! Which names are passed on.
+//! Decides which names of a Doppler config become keys of the Secret.
 //!
-//! In: names as Doppler gives them, after its name transformer, and the binding's filters. Out: pass, or why not and how to pass it on.
-//! Never sees a value.
-//!
-//! Names of environment variables are case-sensitive on Linux, so the guard compares exactly: `path` is an ordinary name, `PATH` is not.
+//! Input: names from Doppler, after its name transformer, and the binding's filters.
+//! Output: include the name, or why it is excluded and how to include it.
+//! Invariants: never sees a value; compares exactly, because names of environment variables are
+//! case-sensitive on Linux: `path` is an ordinary name, `PATH` is reserved.
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
 use crate::crd::{DopplerSpec, ManagedSecretSpec};
 
-/// Names that would break or take over the job pod. A `*` at the end stands for any rest.
+/// Names that could break or take over the job pod. A `*` at the end matches any suffix.
 pub const RESERVED: [&str; 14] = [
     "PATH",
     "HOME",
@@ -27,10 +27,10 @@ pub const RESERVED: [&str; 14] = [
     "KUBERNETES_*",
 ];
 
-/// Longest key that Kubernetes takes.
+/// The length limit of a key in Kubernetes.
 const MAX_KEY_LENGTH: usize = 253;
 
-/// A glob that cannot be read.
+/// A glob with a syntax error.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "`{glob}` in spec.doppler.{field} is not a glob: write one such as `DB_*` or `{{API,DB}}_KEY`"
@@ -38,11 +38,11 @@ const MAX_KEY_LENGTH: usize = 253;
 pub struct InvalidGlob {
     /// `include` or `exclude`.
     pub field: &'static str,
-    /// The text.
+    /// The text of the glob.
     pub glob: String,
 }
 
-/// What may pass.
+/// The filter of one binding.
 #[derive(Debug)]
 pub struct KeyFilter<'a> {
     include: Option<GlobSet>,
@@ -50,12 +50,12 @@ pub struct KeyFilter<'a> {
     allowed: &'a [String],
 }
 
-/// Why a name does not pass.
+/// Why a name is excluded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Exclusion {
-    /// Kubernetes cannot hold it as a key.
+    /// Kubernetes does not accept it as a key.
     InvalidKey,
-    /// Its value has a NUL byte.
+    /// Its value contains a NUL byte.
     NulByte,
     /// It is one of [`RESERVED`].
     Reserved,
@@ -66,23 +66,23 @@ pub enum Exclusion {
 }
 
 impl Exclusion {
-    /// The sentence for the status.
+    /// The sentence for the status: why `name` is excluded and how to include it.
     #[must_use]
     pub fn explanation(self, name: &str) -> String {
         match self {
             Self::InvalidKey => format!(
-                "Kubernetes cannot hold it as a key of a Secret (letters, digits, `-`, `_` and `.`, at most {MAX_KEY_LENGTH} of them); rename it in \
-                 Doppler, or set spec.doppler.nameTransformer, to pass it on"
+                "Kubernetes does not accept it as a key of a Secret (letters, digits, `-`, `_` and `.`, at most {MAX_KEY_LENGTH} of them); rename it in \
+                 Doppler, or set spec.doppler.nameTransformer, to include it"
             ),
-            Self::NulByte => "its value has a NUL byte, with which no container starts; store it encoded, for example as base64, to pass it on".to_owned(),
+            Self::NulByte => "its value contains a NUL byte, and no container starts with such a variable; encode the value, for example as base64, to include it".to_owned(),
             Self::Reserved => format!(
-                "it could break or take over the job pod; add `{name}` to spec.managedSecret.allowReservedNames to pass it on"
+                "it could break or take over the job pod; add `{name}` to spec.managedSecret.allowReservedNames to include it"
             ),
             Self::NotIncluded => {
-                "no glob of spec.doppler.include matches it; add one to pass it on".to_owned()
+                "no glob of spec.doppler.include matches it; add a glob to include it".to_owned()
             }
             Self::Excluded => {
-                "a glob of spec.doppler.exclude matches it; change that glob to pass it on"
+                "a glob of spec.doppler.exclude matches it; change that glob to include it"
                     .to_owned()
             }
         }
@@ -90,10 +90,10 @@ impl Exclusion {
 }
 
 impl<'a> KeyFilter<'a> {
-    /// The guard of a binding.
+    /// The filter of a binding.
     ///
     /// # Errors
-    /// If a glob cannot be read.
+    /// If a glob has a syntax error.
     pub fn new(doppler: &DopplerSpec, managed: &'a ManagedSecretSpec) -> Result<Self, InvalidGlob> {
         Ok(Self {
             include: if doppler.include.is_empty() {
@@ -106,7 +106,7 @@ impl<'a> KeyFilter<'a> {
         })
     }
 
-    /// Why `name` does not pass; `None` if it does.
+    /// Why `name` is excluded. `None` if it is included.
     #[must_use]
     pub fn exclusion(&self, name: &str) -> Option<Exclusion> {
         if self
@@ -149,7 +149,8 @@ fn is_reserved(name: &str) -> bool {
 }
 
 fn is_key(name: &str) -> bool {
-    // As the API server has it: `.` and `..` cannot be file names in a volume, nor may a key start with `..`.
+    // The rule of the API server: `.` and `..` cannot be file names in a volume, and a key must not
+    // start with `..`.
     !name.is_empty()
         && name.len() <= MAX_KEY_LENGTH
         && name != "."
@@ -160,154 +161,4 @@ fn is_key(name: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn exclusion_of(
-        doppler: &DopplerSpec,
-        managed: &ManagedSecretSpec,
-        name: &str,
-    ) -> Option<Exclusion> {
-        KeyFilter::new(doppler, managed).unwrap().exclusion(name)
-    }
-
-    #[test]
-    fn excludes_reserved_names_and_passes_ordinary_ones() {
-        let (doppler, managed) = (DopplerSpec::default(), ManagedSecretSpec::default());
-        for name in [
-            "PATH",
-            "HOME",
-            "PS1",
-            "HOSTNAME",
-            "BASH_ENV",
-            "LD_PRELOAD",
-            "LD_",
-            "PYTHONPATH",
-            "PYTHON",
-            "PIP_INDEX_URL",
-            "UV_INDEX",
-            "BROWSER",
-            "NODE_OPTIONS",
-            "EXTRA_PIP_PACKAGES",
-            "PREFECT_API_KEY",
-            "KUBERNETES_SERVICE_HOST",
-        ] {
-            assert_eq!(
-                exclusion_of(&doppler, &managed, name),
-                Some(Exclusion::Reserved),
-                "{name}"
-            );
-        }
-        for name in [
-            "SECRET_API_KEY",
-            "DOPPLER_PROJECT",
-            "DOPPLER_CONFIG",
-            "DOPPLER_ENVIRONMENT",
-            "path",
-            "MY_PATH",
-            "PATHS",
-            "OLD_LD_X",
-            "prefect_api_key",
-            "a-b.c",
-            "1",
-            "_",
-        ] {
-            assert_eq!(exclusion_of(&doppler, &managed, name), None, "{name}");
-        }
-    }
-
-    #[test]
-    fn passes_a_reserved_name_allowed_by_its_exact_name() {
-        let managed = ManagedSecretSpec {
-            allow_reserved_names: vec!["PYTHONPATH".into(), "PREFECT_*".into()],
-            ..Default::default()
-        };
-        let doppler = DopplerSpec::default();
-        assert_eq!(exclusion_of(&doppler, &managed, "PYTHONPATH"), None);
-        assert_eq!(
-            exclusion_of(&doppler, &managed, "PREFECT_API_KEY"),
-            Some(Exclusion::Reserved)
-        );
-    }
-
-    #[test]
-    fn excludes_invalid_keys_even_if_allowed() {
-        let long = "A".repeat(254);
-        let managed = ManagedSecretSpec {
-            allow_reserved_names: vec!["Api:Key".into()],
-            ..Default::default()
-        };
-        for name in [
-            "",
-            ".",
-            "..",
-            "..a",
-            "Api:Key",
-            "a b",
-            "a=b",
-            "é",
-            "a/b",
-            long.as_str(),
-        ] {
-            assert_eq!(
-                exclusion_of(&DopplerSpec::default(), &managed, name),
-                Some(Exclusion::InvalidKey),
-                "{name}"
-            );
-        }
-        assert_eq!(
-            exclusion_of(&DopplerSpec::default(), &managed, &long[1..]),
-            None
-        );
-    }
-
-    #[test]
-    fn applies_include_then_exclude() {
-        let doppler = DopplerSpec {
-            include: vec!["DB_*".into(), "{API,APP}_KEY".into()],
-            exclude: vec!["*_OLD".into()],
-            ..Default::default()
-        };
-        let managed = ManagedSecretSpec::default();
-        assert_eq!(exclusion_of(&doppler, &managed, "DB_URL"), None);
-        assert_eq!(exclusion_of(&doppler, &managed, "APP_KEY"), None);
-        assert_eq!(
-            exclusion_of(&doppler, &managed, "OTHER"),
-            Some(Exclusion::NotIncluded)
-        );
-        assert_eq!(
-            exclusion_of(&doppler, &managed, "DB_OLD"),
-            Some(Exclusion::Excluded)
-        );
-    }
-
-    #[test]
-    fn names_an_invalid_glob() {
-        let doppler = DopplerSpec {
-            exclude: vec!["A[".into()],
-            ..Default::default()
-        };
-        let error = KeyFilter::new(&doppler, &ManagedSecretSpec::default()).unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .starts_with("`A[` in spec.doppler.exclude"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn explanations_say_how_to_include_the_key() {
-        for held in [
-            Exclusion::InvalidKey,
-            Exclusion::Reserved,
-            Exclusion::NotIncluded,
-            Exclusion::Excluded,
-        ] {
-            assert!(
-                held.explanation("PATH").ends_with("to pass it on"),
-                "{held:?}"
-            );
-        }
-    }
-}
+mod tests;

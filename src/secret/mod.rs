@@ -1,9 +1,14 @@
-//! The Kubernetes Secret of a binding: what it should hold, whose it is, and the writes that bring it there.
+//! The Kubernetes Secret of a binding: its desired content, its ownership, and the requests that
+//! write it.
 //!
-//! In: a binding's spec and the values that Doppler gave. Out: a POST, a JSON Patch guarded by resourceVersion, or nothing. In reading order:
-//! [`key_filter`] (which names), [`content_hash`] (keyed content hash), [`desired`] (the whole Secret, pure), [`observed`] (what is known of the one that is
-//! there), [`decide`] (what to do, pure), [`patch`] (how, pure), [`error`], [`client`] (the requests), [`hash_key`] (the installation's hash key).
-//! This room never lists, never watches, and never speaks to Prefect or Doppler.
+//! Input: a binding's spec and the values from Doppler.
+//! Output: a POST, a JSON Patch guarded by resourceVersion, or nothing.
+//! Invariants: never lists or watches Secrets; never connects to Prefect or Doppler.
+//!
+//! Reading order: [`key_filter`] (which names are included), [`content_hash`] (keyed hash), [`metadata`],
+//! [`desired`](mod@desired) (the whole Secret, pure), [`observed`] (what the metadata of the
+//! existing one shows), [`decide`](mod@decide) (what to do, pure), [`patch`] (how, pure),
+//! [`error`], [`client`] (the requests), [`hash_key`] (the installation's hash key).
 
 pub mod client;
 pub mod content_hash;
@@ -12,6 +17,7 @@ pub mod desired;
 pub mod error;
 pub mod hash_key;
 pub mod key_filter;
+pub mod metadata;
 pub mod observed;
 pub mod patch;
 

@@ -1,18 +1,19 @@
-//! What is known of a Secret that is there, from its metadata alone.
+//! What the metadata of an existing Secret shows.
 //!
-//! In: `ObjectMeta`, as a metadata watch or the answer to a write gives it. Out: [`ObservedSecret`], small enough to be kept for every Secret of the operator.
-//! Everything else is dropped, above all `last-applied-configuration`, which carries values. Never sees `data`; whether somebody touched that is
-//! read from the managed fields.
+//! Input: `ObjectMeta`, from a metadata watch or from the response to a write.
+//! Output: an [`ObservedSecret`], small enough to be cached for every Secret of the operator.
+//! Invariants: never sees `data`; the managed fields show whether another client changed them.
+//! Drops everything else, above all `last-applied-configuration`, which carries values.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 use serde_json::Value;
 
-use super::desired::{BINDING, BINDING_UID};
+use super::metadata::{BINDING, BINDING_UID};
 use crate::crd::{MANAGED_BY, MANAGED_BY_LABEL, Uid};
 
-/// A Secret's metadata, reduced.
+/// The part of a Secret's metadata that decisions need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools)] // independent observations, not the states of a machine
 pub struct ObservedSecret {
@@ -20,15 +21,15 @@ pub struct ObservedSecret {
     pub uid: Uid,
     /// Its version.
     pub resource_version: Box<str>,
-    /// UID of the binding that it says it belongs to.
+    /// UID of the binding in its annotation.
     pub binding_uid: Option<Uid>,
     /// Name of that binding.
     pub binding: Option<Box<str>>,
-    /// Whether it carries our label.
+    /// Whether it has the operator's label.
     pub has_managed_by_label: bool,
-    /// Its controller, unless that is the binding that it says it belongs to.
+    /// Its controller, unless that is the binding in its annotation.
     pub controller: Option<Box<Controller>>,
-    /// UIDs of all owner references, in their order.
+    /// UIDs of all owner references, in order.
     pub owner_uids: Box<[Uid]>,
     /// Whether it is being deleted.
     pub terminating: bool,
@@ -36,11 +37,12 @@ pub struct ObservedSecret {
     pub has_labels: bool,
     /// Whether it has a map of annotations.
     pub has_annotations: bool,
-    /// What the managed fields say of `data`.
+    /// What the managed fields show about `data`.
     pub data: DataOwnership,
     /// Fingerprints of all labels and annotations, sorted.
     fingerprints: Box<[u64]>,
-    /// Labels and annotations that our field manager owns, apart from those of `doppler-prefect.dev` and our own label.
+    /// Labels and annotations that the operator's field manager owns, except those of
+    /// `doppler-prefect.dev` and the operator's own label.
     managed_metadata: Box<[MetadataKey]>,
 }
 
@@ -53,7 +55,7 @@ pub struct Controller {
     pub uid: Uid,
 }
 
-/// Key of a label or of an annotation.
+/// Key of a label or an annotation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MetadataKey {
     /// A label.
@@ -62,17 +64,17 @@ pub enum MetadataKey {
     Annotation(Box<str>),
 }
 
-/// What the managed fields say of `data`.
+/// Who owns `data`, by the managed fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DataOwnership {
-    /// Only our own updates own keys of it: these, by [`fingerprint_of_names`].
+    /// Only the operator's own updates own keys. The value is their [`fingerprint_of_names`].
     Ours(u64),
-    /// Somebody else owns a part of it, perhaps with the value that we would write: only a look at the content tells.
+    /// Another client owns a part, possibly with the desired value. Only the data itself shows it.
     Unknown,
 }
 
 impl ObservedSecret {
-    /// The facts in an object's metadata.
+    /// Extracts the observed state from an object's metadata.
     #[must_use]
     pub fn from_metadata(metadata: &ObjectMeta) -> Self {
         let annotation = |key: &str| {
@@ -119,7 +121,7 @@ impl ObservedSecret {
         }
     }
 
-    /// Whether it says that it belongs to the binding of this UID.
+    /// Whether its annotation names the binding of this UID.
     #[must_use]
     pub fn belongs_to(&self, binding_uid: &str) -> bool {
         self.binding_uid
@@ -127,14 +129,14 @@ impl ObservedSecret {
             .is_some_and(|uid| uid == binding_uid)
     }
 
-    /// Whether the object of this UID is one of its owners.
+    /// Whether it has an owner reference to the object of this UID.
     #[must_use]
     pub fn is_owned_by(&self, uid: &str) -> bool {
         let uid = Uid::from(uid);
         self.owner_uids.contains(&uid)
     }
 
-    /// Whether the binding that it says it belongs to is one of its owners.
+    /// Whether it has an owner reference to the binding in its annotation.
     #[must_use]
     pub fn is_owned_by_recorded_binding(&self) -> bool {
         let claimant = self.binding_uid.as_ref();
@@ -157,7 +159,7 @@ impl ObservedSecret {
             .is_ok()
     }
 
-    /// Labels and annotations that we once set from a spec.
+    /// The labels and annotations that the operator once set from a spec.
     #[must_use]
     pub fn managed_metadata(&self) -> &[MetadataKey] {
         &self.managed_metadata
@@ -184,7 +186,8 @@ fn is_ours(entry: &ManagedFieldsEntry) -> bool {
 }
 
 fn data_ownership(fields: &[ManagedFieldsEntry]) -> DataOwnership {
-    // Absent managed fields (a client may clear them) say nothing; an object that has some and none on `data` has no keys.
+    // A client may clear the managed fields; then they show nothing. An object that has managed
+    // fields but none on `data` has no keys.
     if fields.is_empty() {
         return DataOwnership::Unknown;
     }
@@ -232,19 +235,19 @@ fn managed_metadata(metadata: &ObjectMeta, fields: &[ManagedFieldsEntry]) -> Box
                 .map(Into::into)
                 .collect()
         };
-        let there = |all: &Option<std::collections::BTreeMap<String, String>>, key: &str| {
+        let exists = |all: &Option<std::collections::BTreeMap<String, String>>, key: &str| {
             all.as_ref().is_some_and(|all| all.contains_key(key))
         };
         own.extend(
             keys("f:labels")
                 .into_iter()
-                .filter(|key| there(&metadata.labels, key))
+                .filter(|key| exists(&metadata.labels, key))
                 .map(MetadataKey::Label),
         );
         own.extend(
             keys("f:annotations")
                 .into_iter()
-                .filter(|key| there(&metadata.annotations, key))
+                .filter(|key| exists(&metadata.annotations, key))
                 .map(MetadataKey::Annotation),
         );
     }
@@ -257,7 +260,7 @@ fn fingerprint(kind: char, key: &str, value: &str) -> u64 {
     hasher.finish()
 }
 
-/// Fingerprint of a sorted run of names, for comparison within this process.
+/// Fingerprint of sorted names, comparable only within this process.
 #[must_use]
 pub fn fingerprint_of_names<'a>(names: impl IntoIterator<Item = &'a str>) -> u64 {
     let mut hasher = DefaultHasher::new();

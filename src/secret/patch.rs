@@ -1,7 +1,9 @@
-//! The JSON Patch that brings a Secret to what it should be.
+//! Builds the JSON Patch that brings a Secret to its desired state.
 //!
-//! In: [`Desired`] and the [`ObservedSecret`] of the one that is there. Out: operations, guarded by resourceVersion, that replace `data` whole and touch
-//! nothing of others. Pure. Values are written straight into the request and never copied into a JSON tree.
+//! Input: a [`Desired`] Secret and the [`ObservedSecret`] that exists.
+//! Output: operations, guarded by resourceVersion, that replace `data` as a whole.
+//! Invariants: pure; changes no label, annotation or owner of others; writes values straight into
+//! the request and never copies them into a JSON tree.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +14,8 @@ use serde::{Serialize, Serializer};
 
 use super::{
     decide::obsolete_metadata,
-    desired::{BINDING, BINDING_UID, Desired},
+    desired::Desired,
+    metadata::{BINDING, BINDING_UID},
     observed::{MetadataKey, ObservedSecret},
 };
 
@@ -35,7 +38,7 @@ enum Operand<'a> {
     Data(Base64Values<'a>),
 }
 
-/// Values in base64, as Kubernetes takes them.
+/// Values in base64, as the Kubernetes API expects them.
 #[derive(Clone, Copy)]
 pub struct Base64Values<'a>(pub &'a BTreeMap<String, SecretString>);
 
@@ -65,91 +68,99 @@ fn remove<'a>(path: impl Into<String>) -> Operation<'a> {
     }
 }
 
-/// A mismatch is a 409 from the API server's own check; a `test` would be a 422 that looks like a bad patch.
-fn version_guard(facts: &ObservedSecret) -> Operation<'_> {
+/// A mismatch gives a 409 from the API server's own check. A `test` operation would give a 422,
+/// which looks like an invalid patch.
+fn version_guard(observed: &ObservedSecret) -> Operation<'_> {
     Operation {
         op: "replace",
         path: "/metadata/resourceVersion".to_owned(),
-        value: Some(Operand::Text(&facts.resource_version)),
+        value: Some(Operand::Text(&observed.resource_version)),
     }
 }
 
-/// The patch that makes the Secret of `facts` the `desired` one.
+/// The patch that brings the `observed` Secret to `desired`.
 #[must_use]
-pub fn update<'a>(facts: &'a ObservedSecret, desired: &'a Desired) -> Vec<Operation<'a>> {
+pub fn update<'a>(observed: &'a ObservedSecret, desired: &'a Desired) -> Vec<Operation<'a>> {
     let mut patch = vec![
-        version_guard(facts),
+        version_guard(observed),
         add("/data", Operand::Data(Base64Values(&desired.data))),
     ];
     push_metadata(
         &mut patch,
         "/metadata/labels",
-        facts.has_labels,
+        observed.has_labels,
         &desired.labels,
-        |key, value| facts.has_label(key, value),
+        |key, value| observed.has_label(key, value),
     );
     push_metadata(
         &mut patch,
         "/metadata/annotations",
-        facts.has_annotations,
+        observed.has_annotations,
         &desired.annotations,
-        |key, value| facts.has_annotation(key, value),
+        |key, value| observed.has_annotation(key, value),
     );
-    patch.extend(obsolete_metadata(facts, desired).map(|entry| match entry {
-        MetadataKey::Label(key) => remove(format!("/metadata/labels/{}", escape_pointer(key))),
-        MetadataKey::Annotation(key) => {
-            remove(format!("/metadata/annotations/{}", escape_pointer(key)))
-        }
-    }));
+    patch.extend(
+        obsolete_metadata(observed, desired).map(|entry| match entry {
+            MetadataKey::Label(key) => remove(format!("/metadata/labels/{}", escape_pointer(key))),
+            MetadataKey::Annotation(key) => {
+                remove(format!("/metadata/annotations/{}", escape_pointer(key)))
+            }
+        }),
+    );
     push_owner(
         &mut patch,
-        facts,
+        observed,
         &desired.binding_uid,
         desired.owner.as_ref(),
     );
     patch
 }
 
-/// The patch that lets the Secret of `facts` stay behind without its binding: no owner reference to it, and no claim.
+/// The patch that keeps the `observed` Secret after its binding is deleted: it removes the owner
+/// reference and the annotations that name the binding.
 #[must_use]
-pub fn disown<'a>(facts: &'a ObservedSecret, binding_uid: &str) -> Vec<Operation<'a>> {
-    let mut patch = vec![version_guard(facts)];
-    if facts.binding_uid.is_some() {
+pub fn disown<'a>(observed: &'a ObservedSecret, binding_uid: &str) -> Vec<Operation<'a>> {
+    let mut patch = vec![version_guard(observed)];
+    if observed.binding_uid.is_some() {
         patch.push(remove(format!(
             "/metadata/annotations/{}",
             escape_pointer(BINDING_UID)
         )));
     }
-    if facts.binding.is_some() {
+    if observed.binding.is_some() {
         patch.push(remove(format!(
             "/metadata/annotations/{}",
             escape_pointer(BINDING)
         )));
     }
-    push_owner(&mut patch, facts, binding_uid, None);
+    push_owner(&mut patch, observed, binding_uid, None);
     patch
 }
 
-/// The patch that has the Secret of `facts` go with its binding, by garbage collection.
+/// The patch that makes the garbage collector delete the `observed` Secret with its binding.
 #[must_use]
-pub fn set_owner<'a>(facts: &'a ObservedSecret, wanted: &'a OwnerReference) -> Vec<Operation<'a>> {
-    let mut patch = vec![version_guard(facts)];
-    push_owner(&mut patch, facts, &wanted.uid, Some(wanted));
+pub fn set_owner<'a>(
+    observed: &'a ObservedSecret,
+    owner: &'a OwnerReference,
+) -> Vec<Operation<'a>> {
+    let mut patch = vec![version_guard(observed)];
+    push_owner(&mut patch, observed, &owner.uid, Some(owner));
     patch
 }
 
+/// Adds what brings one map of the metadata to `desired`.
 fn push_metadata<'a>(
     patch: &mut Vec<Operation<'a>>,
     map: &str,
-    there: bool,
-    wanted: &'a BTreeMap<String, String>,
-    is_right: impl Fn(&str, &str) -> bool,
+    exists: bool,
+    desired: &'a BTreeMap<String, String>,
+    matches: impl Fn(&str, &str) -> bool,
 ) {
-    if there {
+    if exists {
         patch.extend(
-            wanted
+            desired
                 .iter()
-                .filter(|(key, value)| !is_right(key, value))
+                .filter(|(key, value)| !matches(key, value))
                 .map(|(key, value)| {
                     add(
                         format!("{map}/{}", escape_pointer(key)),
@@ -158,7 +169,7 @@ fn push_metadata<'a>(
                 }),
         );
     } else {
-        let all = wanted
+        let all = desired
             .iter()
             .map(|(key, value)| (key.as_str(), value.as_str()))
             .collect();
@@ -166,18 +177,19 @@ fn push_metadata<'a>(
     }
 }
 
+/// Adds what brings the owner reference to the binding to `desired`.
 fn push_owner<'a>(
     patch: &mut Vec<Operation<'a>>,
-    facts: &ObservedSecret,
+    observed: &ObservedSecret,
     binding_uid: &str,
-    wanted: Option<&'a OwnerReference>,
+    desired: Option<&'a OwnerReference>,
 ) {
-    let ours = facts
+    let position = observed
         .owner_uids
         .iter()
         .position(|owner| owner == binding_uid);
-    match (ours, wanted) {
-        (None, Some(owner)) if facts.owner_uids.is_empty() => {
+    match (position, desired) {
+        (None, Some(owner)) if observed.owner_uids.is_empty() => {
             patch.push(add(
                 "/metadata/ownerReferences",
                 Operand::Owners(vec![owner]),
@@ -191,7 +203,7 @@ fn push_owner<'a>(
     }
 }
 
-/// A key as a part of a JSON pointer (RFC 6901).
+/// Escapes a key for a JSON pointer (RFC 6901).
 fn escape_pointer(key: &str) -> String {
     key.replace('~', "~0").replace('/', "~1")
 }

@@ -11,6 +11,7 @@ pub mod folder;
 pub mod grant;
 pub mod guard;
 pub mod helm;
+pub mod kubectl;
 pub mod kubernetes;
 pub mod network;
 pub mod node;

@@ -1,8 +1,10 @@
-//! `check`, from a user's own kubeconfig: what it says, its exit status, that it writes nothing, and that no value is in what it prints.
+//! The subcommand `check` with a user's own kubeconfig: its findings and exit status, that it
+//! writes nothing, and that it prints no value.
 
 use std::{path::Path, process::Stdio, time::Duration};
 
 use anyhow::{Context, Result, ensure};
+use kube::api::DeleteParams;
 use serde_json::{Value, json};
 use testkit::prefect::{Deployment, flows};
 use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
@@ -12,7 +14,7 @@ use crate::world::{Setup, World, canary, plane, secret};
 
 const TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Runs `check` on a binding; gives whether all would work, and what it said.
+/// Runs `check` on the binding `checked`. Returns whether everything would work, and the output.
 async fn run_check(world: &World, spec: &Value, args: &[&str]) -> Result<(bool, String)> {
     let binding = json!({
         "apiVersion": "doppler-prefect.dev/v1alpha1", "kind": "DopplerPrefectBinding",
@@ -45,13 +47,13 @@ async fn run_with_input(kubeconfig: &Path, input: &str, args: &[&str]) -> Result
     stdin.write_all(input.as_bytes()).await?;
     drop(stdin);
     let done = timeout(TIMEOUT, child.wait_with_output()).await??;
-    let said = format!(
+    let output = format!(
         "{}{}",
         String::from_utf8_lossy(&done.stdout),
         String::from_utf8_lossy(&done.stderr)
     );
-    canary::ensure_absent("check", &said)?;
-    Ok((done.status.success(), said))
+    canary::ensure_absent("check", &output)?;
+    Ok((done.status.success(), output))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -82,20 +84,23 @@ async fn reports_planned_writes_and_writes_nothing() -> Result<()> {
     );
 
     let spec = world.pool_spec(&json!([{"name": "check-well"}]));
-    let (well, said) = run_check(&world, &spec, &[]).await?;
-    ensure!(well, "{said}");
+    let (all_ok, output) = run_check(&world, &spec, &[]).await?;
+    ensure!(all_ok, "{output}");
     for expected in [
         "project check-well, config dev",
         "SECRET_API_KEY",
-        "held back: PATH",
+        "excluded: PATH",
         "checked would be created",
         "+    \"secretRef\": {",
         "own env or envFrom overrides: SECRET_API_KEY",
         "\"name\": \"theirs\"",
         "later sources, whose keys win: Secret theirs",
-        "deployments send jobs to namespace afar, where the Secret is not: check-well-afar",
+        "deployments send jobs to namespace afar, which does not have the Secret: check-well-afar",
     ] {
-        ensure!(said.contains(expected), "{expected:?} is not in: {said}");
+        ensure!(
+            output.contains(expected),
+            "{expected:?} is missing in: {output}"
+        );
     }
     assert_eq!(world.template_text("check-well").await?, before);
     assert_eq!(world.last_write("check-well").await?, written);
@@ -120,7 +125,7 @@ async fn fails_with_the_fix_for_each_problem() -> Result<()> {
     let good = world.spec();
     let with = |pointer: &str, value: Value| -> Result<Value> {
         let mut spec = world.pool_spec(&json!([]));
-        *spec.pointer_mut(pointer).context("no such place")? = value;
+        *spec.pointer_mut(pointer).context("the pointer is wrong")? = value;
         Ok(spec)
     };
     let cases = [
@@ -149,16 +154,16 @@ async fn fails_with_the_fix_for_each_problem() -> Result<()> {
         ),
     ];
     for (spec, expected) in cases {
-        let (well, said) = run_check(&world, &spec, &[]).await?;
+        let (all_ok, output) = run_check(&world, &spec, &[]).await?;
         ensure!(
-            !well && said.contains(expected),
-            "{expected:?} is not in: {said}"
+            !all_ok && output.contains(expected),
+            "{expected:?} is missing in: {output}"
         );
     }
     let foreign = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "checked"}, "stringData": {"a": "b"}});
     world.apply(&foreign.to_string()).await?;
-    let (well, said) = run_check(&world, &good, &[]).await?;
-    ensure!(!well && said.contains("SecretForeign"), "{said}");
+    let (all_ok, output) = run_check(&world, &good, &[]).await?;
+    ensure!(!all_ok && output.contains("SecretForeign"), "{output}");
     world.finish().await
 }
 
@@ -168,30 +173,67 @@ async fn offline_needs_no_network_and_api_url_can_be_overridden() -> Result<()> 
     world.set_doppler_secret("SECRET_API_KEY", &secret("1234567890"));
     let nowhere = Path::new("/nonexistent");
     let smallest = include_str!("../../examples/smallest.yaml");
-    let (well, said) = run_with_input(nowhere, smallest, &["--offline"]).await?;
-    ensure!(well, "{said}");
+    let (all_ok, output) = run_with_input(nowhere, smallest, &["--offline"]).await?;
+    ensure!(all_ok, "{output}");
     for (form, expected) in [
         ("json", r#""op":"add""#),
         ("prefect-operator", "baseJobTemplate"),
         ("terraform", "prefect_work_pool"),
         ("helm", "worker.config.baseJobTemplate"),
     ] {
-        let (well, said) = run_with_input(nowhere, smallest, &["--print-patch", form]).await?;
+        let (all_ok, output) = run_with_input(nowhere, smallest, &["--print-patch", form]).await?;
         ensure!(
-            well && said.contains("my-project-dev") && said.contains(expected),
-            "{form}: {said}"
+            all_ok && output.contains("my-project-dev") && output.contains(expected),
+            "{form}: {output}"
         );
     }
 
-    // The cluster's address cannot be reached from here; the given one can.
+    // The address in the cluster is not reachable from here. The overriding one is.
     let mut spec = world.spec();
     spec["prefect"]["server"] = json!({"name": "prefect-server", "namespace": "prefect"});
-    let (well, said) = run_check(
+    let (all_ok, output) = run_check(
         &world,
         &spec,
         &["--prefect-api-url", &world.prefect.api_url()],
     )
     .await?;
-    ensure!(well, "{said}");
+    ensure!(all_ok, "{output}");
+    world.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agrees_with_the_controller_about_an_orphaned_secret() -> Result<()> {
+    let world = World::start("check-orphan").await?;
+    world.set_doppler_secret("A", &secret("a"));
+    let spec = world.spec();
+    world.apply_binding("checked", &spec).await?;
+    world.until_ready("checked").await?;
+    let (all_ok, output) = run_check(&world, &spec, &[]).await?;
+    ensure!(
+        all_ok && output.contains("checked is up to date"),
+        "{output}"
+    );
+
+    // The Secret remains, and its annotations name a binding of this name with another UID.
+    world
+        .bindings()
+        .delete("checked", &DeleteParams::orphan())
+        .await?;
+    world.until_binding_deleted("checked").await?;
+    let (all_ok, output) = run_check(&world, &spec, &[]).await?;
+    ensure!(!all_ok && output.contains("SecretForeign"), "{output}");
+
+    world.apply_binding("checked", &spec).await?;
+    world.until_not_ready("checked", "SecretForeign").await?;
+    let (all_ok, output) = run_check(&world, &spec, &[]).await?;
+    ensure!(!all_ok && output.contains("SecretForeign"), "{output}");
+
+    let mut adopting = spec.clone();
+    adopting["managedSecret"] = json!({"adopt": true});
+    let (all_ok, output) = run_check(&world, &adopting, &[]).await?;
+    ensure!(
+        all_ok && output.contains("checked exists and would be adopted"),
+        "{output}"
+    );
     world.finish().await
 }

@@ -1,4 +1,5 @@
-//! What the Secret holds: values byte for byte, names that are held back, and when nothing is written.
+//! The content of the Secret: values byte for byte, excluded keys, and when the operator writes
+//! nothing.
 
 use std::collections::BTreeMap;
 
@@ -77,7 +78,7 @@ async fn creates_secret_from_block_and_updates_on_doppler_change() -> Result<()>
         "{status}"
     );
     ensure!(
-        status["keys"] == 5 && status["contentHash"] == json!(hash),
+        status["keyCount"] == 5 && status["contentHash"] == json!(hash),
         "{status}"
     );
     w.until_event("SecretCreated").await?;
@@ -96,7 +97,7 @@ async fn creates_secret_from_block_and_updates_on_doppler_change() -> Result<()>
     w.until("the status of the new content", async || {
         let status = w.status("story").await?;
         ensure!(
-            status["keys"] == 4 && status["contentHash"] != json!(hash),
+            status["keyCount"] == 4 && status["contentHash"] != json!(hash),
             "{status}"
         );
         Ok(())
@@ -133,11 +134,11 @@ async fn copies_values_byte_for_byte() -> Result<()> {
     w.until_ready("bytes").await?;
     w.until_values("bytes", &values).await?;
 
-    // No container starts with a NUL byte in its environment: that value alone is held back, and named.
+    // No container starts with a NUL byte in its environment. The operator excludes only that key.
     w.set_doppler_secret("NUL", &secret("a\u{0}b"));
-    w.until("the value with a NUL byte to be held back", async || {
-        let held = w.status("bytes").await?["heldBack"].clone();
-        ensure!(held[0]["name"] == "NUL", "{held}");
+    w.until("the key with a NUL byte to be excluded", async || {
+        let excluded = w.status("bytes").await?["excludedKeys"].clone();
+        ensure!(excluded[0]["name"] == "NUL", "{excluded}");
         Ok(())
     })
     .await?;
@@ -148,7 +149,7 @@ async fn copies_values_byte_for_byte() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn excludes_reserved_names_and_lists_them_in_status() -> Result<()> {
     let w = World::start("secret-guard").await?;
-    let held = [
+    let excluded = [
         "PATH",
         "HOME",
         "LD_PRELOAD",
@@ -159,8 +160,8 @@ async fn excludes_reserved_names_and_lists_them_in_status() -> Result<()> {
         "HAS SPACE",
         "\u{e9}t\u{e9}",
     ];
-    for name in held {
-        w.set_doppler_secret(name, &secret("held"));
+    for name in excluded {
+        w.set_doppler_secret(name, &secret("excluded"));
     }
     w.set_doppler_secret("path", &secret("lower"));
     w.set_doppler_secret("GOOD", &secret("good"));
@@ -172,22 +173,22 @@ async fn excludes_reserved_names_and_lists_them_in_status() -> Result<()> {
     )
     .await?;
     let status = w.status("b").await?;
-    let listed: BTreeMap<&str, &str> = status["heldBack"]
+    let listed: BTreeMap<&str, &str> = status["excludedKeys"]
         .as_array()
-        .context("nothing held back")?
+        .context("no excludedKeys")?
         .iter()
-        .filter_map(|held| Some((held["name"].as_str()?, held["why"].as_str()?)))
+        .filter_map(|excluded| Some((excluded["name"].as_str()?, excluded["reason"].as_str()?)))
         .collect();
-    for name in held {
+    for name in excluded {
         ensure!(
             listed.get(name).is_some_and(|why| !why.is_empty()),
-            "{name} is not in {listed:?}"
+            "{name} is missing in {listed:?}"
         );
     }
-    ensure!(listed.len() == held.len(), "{listed:?}");
+    ensure!(listed.len() == excluded.len(), "{listed:?}");
     ensure!(
         listed["PATH"].contains("allowReservedNames")
-            && listed["HAS SPACE"].contains("Kubernetes cannot hold it"),
+            && listed["HAS SPACE"].contains("Kubernetes does not accept it"),
         "{listed:?}"
     );
 
@@ -199,7 +200,7 @@ async fn excludes_reserved_names_and_lists_them_in_status() -> Result<()> {
     let values = [
         ("GOOD", secret("good")),
         ("path", secret("lower")),
-        ("PYTHONPATH", secret("held")),
+        ("PYTHONPATH", secret("excluded")),
     ];
     w.until_values("b", &pairs(&values)).await?;
     w.finish().await
@@ -240,7 +241,8 @@ async fn keeps_last_good_values_when_the_config_is_too_large() -> Result<()> {
     w.set_doppler_secret("A", &secret("a"));
     w.apply_binding("b", &w.spec()).await?;
     w.until_ready("b").await?;
-    // All at once: what is in between is told of as well, and fits for a while.
+    // Replaced at once, because each change in between would also cause a notification and would
+    // fit for a while.
     let large = |numbers: std::ops::Range<usize>| {
         let value = format!("{}{}", secret("large"), "x".repeat(50_000));
         let large = numbers.map(|number| (format!("LARGE_{number}"), value.clone()));
@@ -248,14 +250,14 @@ async fn keeps_last_good_values_when_the_config_is_too_large() -> Result<()> {
         w.doppler.replace(&w.name, "dev", values);
     };
     large(0..22);
-    let said = w.until_not_ready("b", "SecretTooLarge").await?;
+    let condition = w.until_not_ready("b", "SecretTooLarge").await?;
     ensure!(
-        said.message.contains("include") || said.message.contains("exclude"),
+        condition.message.contains("include") || condition.message.contains("exclude"),
         "{}",
-        said.message
+        condition.message
     );
     w.until_values("b", &pairs(&[("A", secret("a"))])).await?;
-    // Just below the limit it fits.
+    // Content just below the limit fits.
     large(0..20);
     w.until_ready("b").await?;
     ensure!(w.values("b").await?.len() == 21);

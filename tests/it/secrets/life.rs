@@ -1,4 +1,4 @@
-//! How long the Secret lives: ownership, retention, renames, suspension.
+//! The life cycle of the Secret: ownership, retention, renames, suspension.
 
 use anyhow::{Result, ensure};
 use kube::ResourceExt;
@@ -27,7 +27,7 @@ async fn garbage_collector_deletes_secret_with_its_binding() -> Result<()> {
         "{:?}",
         binding.finalizers()
     );
-    // Kubernetes itself cleans up, even without the operator.
+    // The garbage collector cleans up, even without the operator.
     w.kill_operator();
     w.delete_binding("owned").await?;
     w.until_binding_deleted("owned").await?;
@@ -98,7 +98,7 @@ async fn rename_writes_new_secret_and_deletes_old_one() -> Result<()> {
     w.apply_binding("b", &spec_with_secret(&w, json!({"name": "old"})))
         .await?;
     w.until_ready("b").await?;
-    // Whoever owns the binding by its labels, as Argo CD does, does not own the Secret by them.
+    // A tool that tracks the binding by labels, such as Argo CD, must not track the Secret by them.
     let theirs = json!({"metadata": {
         "labels": {"app.kubernetes.io/instance": "their-app"}, "annotations": {"example.com/tracking": "their-app"},
     }});
@@ -135,7 +135,7 @@ async fn suspended_binding_changes_nothing() -> Result<()> {
     w.set_doppler_secret("A", &secret("b"));
     w.edit_secret("sleeper", &json!({"stringData": {"B": secret("edited")}}))
         .await?;
-    // The other one has it, so the operator knows of it.
+    // The other binding has the new value, so the operator has read it.
     w.until_values("waker", &pairs(&[("A", secret("b"))]))
         .await?;
     w.until_polls("same", 2).await?;

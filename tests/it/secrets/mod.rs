@@ -1,4 +1,4 @@
-//! The Secret: what it holds, whose it is, and what becomes of it when others touch it.
+//! The Secret: its content, its ownership, and its repair.
 
 mod content;
 mod life;
@@ -10,14 +10,14 @@ use serde_json::{Value, json};
 
 use crate::world::{World, secret};
 
-/// A spec with this stanza for the Secret.
+/// A spec with this `managedSecret`.
 fn spec_with_secret(world: &World, stanza: Value) -> Value {
     let mut spec = world.spec();
     spec["managedSecret"] = stanza;
     spec
 }
 
-/// Makes a Secret that is not the operator's.
+/// Creates a Secret that the operator does not manage.
 async fn create_foreign_secret(world: &World, name: &str, more: Value) -> Result<()> {
     let mut object = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "labels": {"owner": "me"}}});
     object["stringData"] = json!({"MINE": secret("mine")});

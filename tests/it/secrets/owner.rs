@@ -1,4 +1,5 @@
-//! Whose the Secret is: foreign, claimed, adopted, of another type, and what the operator may do at all.
+//! The ownership of the Secret: foreign, claimed, adopted, of another type; and the operator's
+//! permissions.
 
 use anyhow::{Context, Result, ensure};
 use kube::ResourceExt;
@@ -16,8 +17,8 @@ async fn never_changes_a_foreign_secret_and_replaces_it_once_deleted() -> Result
     let before = w.secrets().get("taken").await?;
     w.apply_binding("b", &spec_with_secret(&w, json!({"name": "taken"})))
         .await?;
-    let said = w.until_not_ready("b", "SecretForeign").await?;
-    ensure!(said.message.contains("taken"), "{}", said.message);
+    let condition = w.until_not_ready("b", "SecretForeign").await?;
+    ensure!(condition.message.contains("taken"), "{}", condition.message);
     let synced = w.condition("b", "SecretSynced").await?;
     ensure!(
         synced.status == "False" && synced.reason == "SecretForeign",
@@ -25,7 +26,7 @@ async fn never_changes_a_foreign_secret_and_replaces_it_once_deleted() -> Result
     );
     w.until_event("SecretForeign").await?;
 
-    // Nor after it was touched by its owner, nor when the binding goes through another look.
+    // It also stays unchanged after its owner edits it, and after a restart of the operator.
     w.edit_secret(
         "taken",
         &json!({"metadata": {"labels": {"touched": "yes"}}}),
@@ -37,9 +38,12 @@ async fn never_changes_a_foreign_secret_and_replaces_it_once_deleted() -> Result
     let after = w.secrets().get("taken").await?;
     ensure!(
         after.data == before.data && after.annotations() == before.annotations(),
-        "it was touched"
+        "the operator changed it"
     );
-    ensure!(after.owner_references().is_empty(), "it was given an owner");
+    ensure!(
+        after.owner_references().is_empty(),
+        "the operator set an owner"
+    );
 
     w.delete_secret("taken").await?;
     w.until_values("taken", &pairs(&[("A", secret("b"))]))
@@ -121,11 +125,11 @@ async fn second_binding_takes_claimed_secret_after_first_is_deleted() -> Result<
     spec["doppler"]["accessToken"] =
         json!({"valueFrom": {"secretKeyRef": {"name": "prd-token", "key": "token"}}});
     w.apply_binding("second", &spec).await?;
-    let said = w.until_not_ready("second", "SecretClaimed").await?;
+    let condition = w.until_not_ready("second", "SecretClaimed").await?;
     ensure!(
-        said.message.contains("first"),
+        condition.message.contains("first"),
         "it does not say whose it is: {}",
-        said.message
+        condition.message
     );
     w.until_values("shared", &pairs(&[("A", secret("a"))]))
         .await?;
@@ -154,7 +158,7 @@ async fn never_adopts_a_secret_of_another_type() -> Result<()> {
     let after = w.secrets().get("typed").await?;
     ensure!(
         after.resource_version() == before.resource_version(),
-        "it was touched"
+        "the operator changed it"
     );
     w.delete_secret("typed").await?;
     w.until_ready("b").await?;
@@ -229,11 +233,11 @@ async fn reports_missing_permission_and_recovers_once_granted() -> Result<()> {
     w.start_operator().await?;
     w.set_doppler_secret("A", &secret("a"));
     w.apply_binding("b", &w.spec()).await?;
-    let said = w.until_not_ready("b", "SecretForbidden").await?;
+    let condition = w.until_not_ready("b", "SecretForbidden").await?;
     ensure!(
-        said.message.contains("create") && said.message.contains(&w.name),
+        condition.message.contains("create") && condition.message.contains(&w.name),
         "{}",
-        said.message
+        condition.message
     );
     let mut all = role;
     all.metadata.resource_version = less.resource_version();

@@ -1,4 +1,5 @@
-//! What becomes of the Secret when somebody edits, deletes or seals it, and when the operator was away.
+//! The repair of a Secret that another client edits, deletes or makes immutable, also while the
+//! operator is stopped.
 
 use anyhow::{Result, ensure};
 use kube::ResourceExt;
@@ -16,7 +17,7 @@ async fn repairs_edited_or_deleted_secret_without_upstream_request() -> Result<(
     w.until_ready("repair").await?;
     let (downloads, blocks) = (w.downloads(), w.all_reads("prefect").await?);
 
-    // A value changed, a key removed, a key added; a label and an annotation of somebody else's.
+    // A changed value, a removed key and an added key; a label and an annotation of another client.
     w.edit_secret(
         "repair",
         &json!({
@@ -66,7 +67,7 @@ async fn repairs_removed_labels_and_annotations() -> Result<()> {
     let before = w.secrets().get("marks").await?;
     ensure!(before.labels()["tier"] == "gold" && before.annotations()["example.com/by"] == "us");
     w.edit_secret("marks", &json!({"metadata": {"labels": {"tier": "lead"}, "annotations": {hash: null, "example.com/by": null}}})).await?;
-    w.until("the marks to be put back", async || {
+    w.until("the labels and annotations to be restored", async || {
         let now = w.secrets().get("marks").await?;
         ensure!(now.labels()["tier"] == "gold", "{:?}", now.labels());
         ensure!(
@@ -134,11 +135,11 @@ async fn reports_immutable_secret_and_recreates_it_once_deleted() -> Result<()> 
     w.until_ready("b").await?;
     w.edit_secret("b", &json!({"immutable": true})).await?;
     w.set_doppler_secret("A", &secret("b"));
-    let said = w.until_not_ready("b", "SecretImmutable").await?;
+    let condition = w.until_not_ready("b", "SecretImmutable").await?;
     ensure!(
-        said.message.contains("delete"),
+        condition.message.contains("delete"),
         "it does not say what to do: {}",
-        said.message
+        condition.message
     );
     w.until_values("b", &pairs(&[("A", secret("a"))])).await?;
     w.delete_secret("b").await?;
@@ -202,7 +203,7 @@ async fn reports_contested_secret() -> Result<()> {
         Ok(())
     })
     .await?;
-    // Once they stop, it holds again what Doppler gave, and says so.
+    // Once the edits stop, the operator restores the values from Doppler.
     w.until_within(
         std::time::Duration::from_secs(90),
         "the last repair",

@@ -1,0 +1,80 @@
+//! Everything that a check with a cluster needs: the clients, the allowed hosts and the caches.
+
+use std::time::Duration;
+
+use kube::Client;
+use url::Url;
+
+use super::error::CheckError;
+use crate::{
+    controller::{key_refs::KeyRefs, object_cache::ObjectCache},
+    doppler,
+    outbound::AllowedHosts,
+    prefect::Clients,
+    process::run::kubernetes,
+    secret::{HashKey, SecretClient},
+    upstream::limiter::RateLimiter,
+};
+
+/// Time limit of one request to the API server.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The hosts that bindings may use.
+#[derive(Clone)]
+pub(super) struct Hosts {
+    /// `--allowed-prefect-host`
+    pub prefect: AllowedHosts,
+    /// `--allowed-doppler-host`
+    pub doppler: AllowedHosts,
+}
+
+/// The flags that a check with a cluster needs.
+pub(super) struct Settings {
+    /// `--prefect-api-url`
+    pub prefect_api_url: Option<Url>,
+    /// `--prefect-timeout`
+    pub prefect_timeout: Duration,
+    /// `--doppler-timeout`
+    pub doppler_timeout: Duration,
+}
+
+/// Everything that a check with a cluster needs.
+pub(super) struct CheckContext {
+    pub client: Client,
+    pub key_refs: KeyRefs,
+    pub objects: ObjectCache,
+    pub prefect: Clients,
+    pub doppler: doppler::Client,
+    pub secrets: SecretClient,
+    /// A random key: the check compares data, never hashes.
+    pub hash_key: HashKey,
+    pub hosts: Hosts,
+    pub prefect_api_url: Option<Url>,
+    /// Namespace of bindings that name none, from the kubeconfig.
+    pub namespace: String,
+}
+
+impl CheckContext {
+    /// Connects with the user's own kubeconfig.
+    ///
+    /// # Errors
+    /// If there is no kubeconfig, or a client cannot be created.
+    pub async fn new(settings: Settings, hosts: Hosts) -> Result<Self, CheckError> {
+        let namespace = kube::Config::infer()
+            .await
+            .map_or_else(|_| "default".to_owned(), |config| config.default_namespace);
+        let client = kubernetes().await?;
+        Ok(Self {
+            key_refs: KeyRefs::new(client.clone(), TIMEOUT),
+            objects: ObjectCache::new(Box::new(|_| {})),
+            prefect: Clients::new(settings.prefect_timeout, RateLimiter::small()),
+            doppler: doppler::Client::new(settings.doppler_timeout, RateLimiter::small())?,
+            secrets: SecretClient::new(client.clone(), TIMEOUT),
+            hash_key: HashKey::generate(),
+            hosts,
+            prefect_api_url: settings.prefect_api_url,
+            namespace,
+            client,
+        })
+    }
+}

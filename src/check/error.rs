@@ -1,0 +1,36 @@
+//! Why a check cannot run.
+
+use std::io;
+
+use crate::{
+    outbound::{ClientError, PatternError},
+    process::run::RunError,
+};
+
+/// The check cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// A file cannot be read.
+    #[error("cannot read {file}: {source}")]
+    File {
+        /// The file.
+        file: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A pattern of allowed hosts is invalid.
+    #[error(transparent)]
+    Hosts(#[from] PatternError),
+    /// The HTTP client cannot be created.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The API server cannot be reached.
+    #[error("{0}; use --offline to validate without a cluster")]
+    Kubernetes(#[from] RunError),
+    /// The address of the Prefect server is invalid.
+    #[error("--prefect-api-url is not a URL: use one such as http://127.0.0.1:4200/api")]
+    PrefectUrl,
+    /// The result cannot be printed.
+    #[error("cannot write to standard output: {0}")]
+    Output(#[from] io::Error),
+}

@@ -1,0 +1,39 @@
+//! Prints the pool entries for the tool that owns a pool's template.
+
+use crate::{
+    args::PatchForm,
+    crd::DopplerPrefectBinding,
+    inject::{patch_text, template::Entry},
+};
+
+/// The text to copy for each work pool that the binding names.
+pub(super) fn patches(form: PatchForm, binding: &DopplerPrefectBinding) -> String {
+    let entry = |optional| Entry {
+        secret: binding.secret_name().to_owned(),
+        optional,
+    };
+    let pools = &binding.spec.inject.work_pools;
+    pools
+        .iter()
+        .map(|pool| patch_text(form, &pool.name, &entry(pool.optional()), None))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::input::parse_bindings;
+
+    #[test]
+    fn patch_names_the_secret_and_keeps_optional() {
+        let smallest = include_str!("../../examples/smallest.yaml");
+        let binding = parse_bindings(smallest).remove(0).unwrap();
+        let patch: serde_json::Value =
+            serde_json::from_str(&patches(PatchForm::Json, &binding)).unwrap();
+        assert_eq!(
+            patch[0]["value"][0]["secretRef"]["name"],
+            binding.secret_name()
+        );
+        assert_eq!(patch[0]["value"][0]["secretRef"]["optional"], true);
+    }
+}

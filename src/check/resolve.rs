@@ -1,0 +1,238 @@
+//! Resolves a binding: the block, the config and the Secret that they give.
+//!
+//! Input: a binding.
+//! Output: the [`Resolved`] Secret, and findings on the way.
+//! Invariants: reads with the controller's own functions; findings name keys, never values.
+
+use std::sync::Arc;
+
+use kube::ResourceExt;
+
+use super::{context::CheckContext, findings::Findings};
+use crate::{
+    controller::{
+        connect::{build_connection, doppler_host, trimmed},
+        object_cache::{ObjectKey, ReferenceKind},
+    },
+    crd::DopplerPrefectBinding,
+    doppler::{ConfigKey, Download, Snapshot},
+    prefect::{Connection, block::BlockFields},
+    secret::{Desired, DesiredInput, desired},
+    upstream::limiter::ReadRequest,
+};
+
+/// The result of resolving a binding.
+pub(super) struct Resolved {
+    /// The connection to the Prefect server.
+    pub connection: Option<Arc<Connection>>,
+    /// The Secret that the operator would write.
+    pub desired: Desired,
+}
+
+/// Resolves block and config, and adds what the Secret would hold. `None` after a failure.
+pub(super) async fn resolve(
+    context: &CheckContext,
+    binding: &DopplerPrefectBinding,
+    findings: &mut Findings,
+) -> Option<Resolved> {
+    let connection = match &binding.spec.prefect {
+        Some(_) => Some(connect(context, binding, findings).await?),
+        None => None,
+    };
+    let overrides = overrides(context, binding, findings).await?;
+    let fields = match &connection {
+        Some(connection) if !overrides.missing().is_empty() => {
+            read_block(context, binding, connection, findings)
+                .await?
+                .overridden_by(overrides)
+        }
+        _ => overrides,
+    };
+    let config = config_key(context, binding, fields, findings)?;
+    let snapshot = match context
+        .doppler
+        .download(&config, None, &ReadRequest::interactive())
+        .await
+    {
+        Ok(Download::Changed(snapshot)) => snapshot,
+        Ok(Download::Unchanged) => return None,
+        Err(error) => {
+            findings.fail("Doppler", &format!("{}: {error}", error.reason()));
+            return None;
+        }
+    };
+    let desired = desired_secret(context, binding, &config, &snapshot, findings)?;
+    Some(Resolved {
+        connection,
+        desired,
+    })
+}
+
+async fn connect(
+    context: &CheckContext,
+    binding: &DopplerPrefectBinding,
+    findings: &mut Findings,
+) -> Option<Arc<Connection>> {
+    let namespace = binding.namespace().unwrap_or_default();
+    let prefect = binding.spec.prefect.as_ref()?;
+    let connection = build_connection(
+        &context.key_refs,
+        &context.objects,
+        &context.hosts.prefect,
+        &namespace,
+        prefect,
+    )
+    .await;
+    match connection {
+        Ok(connection) => Some(Arc::new(match &context.prefect_api_url {
+            // The address at which this machine reaches the server.
+            Some(url) => Connection {
+                api_url: url.clone(),
+                ..connection
+            },
+            None => connection,
+        })),
+        Err(failure) => {
+            findings.fail(
+                "Prefect",
+                &format!("{}: {}", failure.reason, failure.message),
+            );
+            None
+        }
+    }
+}
+
+/// The fields that the binding sets itself.
+async fn overrides(
+    context: &CheckContext,
+    binding: &DopplerPrefectBinding,
+    findings: &mut Findings,
+) -> Option<BlockFields> {
+    let spec = &binding.spec.doppler;
+    let mut overrides = BlockFields {
+        project: spec.project.clone(),
+        config: spec.config.clone(),
+        access_token: None,
+    };
+    if let Some(token) = &spec.access_token {
+        let key_ref = &token.value_from.secret_key_ref;
+        let object = ObjectKey {
+            kind: ReferenceKind::Secret,
+            namespace: binding.namespace().unwrap_or_default(),
+            name: key_ref.name.clone(),
+        };
+        let field = "spec.doppler.accessToken";
+        let text = context
+            .key_refs
+            .resolve(&context.objects, &object, &key_ref.key, field)
+            .await;
+        match text {
+            Ok(text) => overrides.access_token = Some(trimmed(&text)),
+            Err(error) => {
+                findings.fail("token", &format!("{}: {error}", error.reason()));
+                return None;
+            }
+        }
+    }
+    Some(overrides)
+}
+
+/// Reads the block once.
+async fn read_block(
+    context: &CheckContext,
+    binding: &DopplerPrefectBinding,
+    connection: &Arc<Connection>,
+    findings: &mut Findings,
+) -> Option<BlockFields> {
+    let block = &binding.spec.prefect.as_ref()?.block;
+    let document = match context.prefect.get(connection) {
+        Ok(client) => {
+            let request = ReadRequest::interactive();
+            client.block(&block.type_slug, &block.name, &request).await
+        }
+        Err(error) => Err(error),
+    };
+    let fields = document
+        .map_err(|error| format!("{}: {error}", error.reason()))
+        .and_then(|document| {
+            document
+                .fields(block.pointer.as_deref())
+                .map_err(|error| format!("{}: {error}", error.reason()))
+        });
+    match fields {
+        Ok(fields) => Some(fields),
+        Err(why) => {
+            findings.fail("block", &why);
+            None
+        }
+    }
+}
+
+fn config_key(
+    context: &CheckContext,
+    binding: &DopplerPrefectBinding,
+    fields: BlockFields,
+    findings: &mut Findings,
+) -> Option<ConfigKey> {
+    let spec = &binding.spec.doppler;
+    match fields.complete() {
+        Ok(complete) => {
+            findings.ok(
+                "block",
+                &format!("project {}, config {}", complete.project, complete.config),
+            );
+            Some(ConfigKey {
+                host: doppler_host(&context.hosts.doppler, spec.host.as_deref()).ok()?,
+                token: complete.access_token,
+                project: complete.project,
+                config: complete.config,
+                transformer: spec.name_transformer,
+            })
+        }
+        Err(error) => {
+            findings.fail("block", &format!("{}: {error}", error.reason()));
+            None
+        }
+    }
+}
+
+fn desired_secret(
+    context: &CheckContext,
+    binding: &DopplerPrefectBinding,
+    config: &ConfigKey,
+    snapshot: &Snapshot,
+    findings: &mut Findings,
+) -> Option<Desired> {
+    let input = DesiredInput {
+        binding: &binding.name_any(),
+        binding_uid: binding.metadata.uid.as_deref().unwrap_or_default(),
+        namespace: &binding.namespace().unwrap_or_default(),
+        doppler: &binding.spec.doppler,
+        managed: &binding.spec.managed_secret,
+        project: &config.project,
+        config: &config.config,
+        key: &context.hash_key,
+    };
+    let desired = match desired(&input, snapshot.values()) {
+        Ok(desired) => desired,
+        Err(error) => {
+            findings.fail("Secret", &format!("{}: {error}", error.reason()));
+            return None;
+        }
+    };
+    let names: Vec<&str> = desired.data.keys().map(String::as_str).collect();
+    findings.ok(
+        "Doppler",
+        &format!(
+            "project {}, config {} gives {} keys: {}",
+            config.project,
+            config.config,
+            names.len(),
+            names.join(", ")
+        ),
+    );
+    for key in &desired.excluded_keys {
+        findings.note("excluded", &format!("{}: {}", key.name, key.reason));
+    }
+    Some(desired)
+}

@@ -1,0 +1,101 @@
+//! Whether the operator could write the Secret.
+//!
+//! Input: the desired Secret, and the Secret that exists.
+//! Output: findings, by the controller's own decision ([`decide`]).
+//! Invariants: writes nothing; a Secret belongs to a binding by the UID of the binding, never by
+//! its name.
+
+use super::{api_server::binding_uid, context::CheckContext, findings::Findings};
+use crate::{
+    controller::apply_secret::{claimed, foreign},
+    crd::DopplerPrefectBinding,
+    secret::{Claimant, Decision, Desired, ObservedSecret, Target, UpdateReason, decide},
+};
+
+const TOPIC: &str = "Secret";
+
+/// Adds what the operator would do with the Secret.
+pub(super) async fn check_secret(
+    context: &CheckContext,
+    binding: &DopplerPrefectBinding,
+    desired: &Desired,
+    findings: &mut Findings,
+) {
+    let name = &desired.name;
+    let fetched = match context.secrets.get(&desired.namespace, name).await {
+        Ok(Some(fetched)) => fetched,
+        Ok(None) => {
+            let keys = desired.data.len();
+            findings.ok(TOPIC, &format!("{name} would be created with {keys} keys"));
+            return;
+        }
+        Err(error) => {
+            findings.fail(TOPIC, &format!("{}: {error}", error.reason()));
+            return;
+        }
+    };
+    let recorded_binding_exists =
+        match recorded_binding_exists(context, &fetched.observed, desired).await {
+            Ok(exists) => exists,
+            Err(why) => {
+                findings.note(
+                    TOPIC,
+                    &format!("{name} exists; whether this binding may write it is unknown: {why}"),
+                );
+                return;
+            }
+        };
+    let claimant = Claimant {
+        known_good: None,
+        adopt: binding.spec.managed_secret.adopt,
+        recorded_binding_exists,
+    };
+    let decision = decide(Target::Present(&fetched.observed), desired, &claimant);
+    match decision {
+        Decision::Foreign { owner } => {
+            let failure = foreign(desired, owner.as_deref());
+            findings.fail(TOPIC, &format!("{}: {}", failure.reason, failure.message));
+        }
+        Decision::Claimed { by } => {
+            let failure = claimed(desired, &by);
+            findings.fail(TOPIC, &format!("{}: {}", failure.reason, failure.message));
+        }
+        Decision::Terminating => findings.note(
+            TOPIC,
+            &format!("{name} is being deleted; the operator would create it again afterwards"),
+        ),
+        decision => {
+            if let Some(error) = fetched.update_blocker() {
+                findings.fail(TOPIC, &format!("{}: {name}: {error}", error.reason()));
+            } else if let Decision::Update {
+                reason: UpdateReason::Adopt,
+                ..
+            } = decision
+            {
+                findings.ok(TOPIC, &format!("{name} exists and would be adopted"));
+            } else if fetched.data_equals(&desired.data) {
+                findings.ok(TOPIC, &format!("{name} is up to date"));
+            } else {
+                let keys = desired.data.len();
+                findings.ok(TOPIC, &format!("{name} would be updated to {keys} keys"));
+            }
+        }
+    }
+}
+
+/// Whether the binding in the Secret's annotation still exists. A binding of the same name with
+/// another UID is another binding.
+async fn recorded_binding_exists(
+    context: &CheckContext,
+    observed: &ObservedSecret,
+    desired: &Desired,
+) -> Result<bool, String> {
+    let (Some(uid), Some(name)) = (&observed.binding_uid, &observed.binding) else {
+        return Ok(false);
+    };
+    if *uid == *desired.binding_uid {
+        return Ok(true);
+    }
+    let found = binding_uid(context, &desired.namespace, name).await?;
+    Ok(found.is_some_and(|found| *uid == *found))
+}

@@ -1,0 +1,129 @@
+//! Validates a binding without a network.
+
+use std::collections::BTreeMap;
+
+use kube::ResourceExt;
+
+use super::{context::Hosts, findings::Findings};
+use crate::{
+    controller::connect::doppler_host,
+    crd::DopplerPrefectBinding,
+    prefect::connection::api_url_of,
+    secret::{DesiredInput, HashKey, desired},
+};
+
+/// Adds what is wrong with the spec, or that it is valid.
+pub(super) fn validate(binding: &DopplerPrefectBinding, hosts: &Hosts, findings: &mut Findings) {
+    let namespace = binding.namespace().unwrap_or_else(|| "default".to_owned());
+    findings.title = format!("DopplerPrefectBinding {namespace}/{}", binding.name_any());
+    validate_rules(binding, findings);
+    validate_hosts(binding, &namespace, hosts, findings);
+    validate_secret(binding, &namespace, findings);
+    if !findings.has_failures() {
+        findings.ok("spec", "valid");
+    }
+}
+
+/// The validation rules of the CRD that no schema shows.
+fn validate_rules(binding: &DopplerPrefectBinding, findings: &mut Findings) {
+    let spec = &binding.spec;
+    let doppler = &spec.doppler;
+    let is_complete =
+        doppler.project.is_some() && doppler.config.is_some() && doppler.access_token.is_some();
+    if spec.prefect.is_none() && !is_complete {
+        findings.fail(
+            "spec",
+            "set spec.prefect.server (the operator reads the block there), or all three of \
+             spec.doppler.project, config and accessToken",
+        );
+    }
+    if spec.prefect.is_none() && !spec.inject.work_pools.is_empty() {
+        findings.fail(
+            "spec",
+            "spec.inject.workPools names work pools of a Prefect server: set spec.prefect.server as well",
+        );
+    }
+    if spec.refresh_interval.is_some() && spec.interval().is_none() {
+        findings.fail(
+            "spec",
+            "spec.refreshInterval: use a duration from 10s to 24h, such as 30s, 5m or 1h",
+        );
+    }
+}
+
+fn validate_hosts(
+    binding: &DopplerPrefectBinding,
+    namespace: &str,
+    hosts: &Hosts,
+    findings: &mut Findings,
+) {
+    if let Some(prefect) = &binding.spec.prefect {
+        match api_url_of(&prefect.server, namespace) {
+            Err(error) => findings.fail("Prefect", &error.to_string()),
+            Ok(url) if prefect.server.name.is_none() => {
+                if let Err(error) = hosts.prefect.check(&url) {
+                    findings.fail("Prefect", &format!("spec.prefect.server: {error}"));
+                }
+            }
+            Ok(_) => {}
+        }
+    }
+    if let Err(failure) = doppler_host(&hosts.doppler, binding.spec.doppler.host.as_deref()) {
+        findings.fail("Doppler", &failure.message);
+    }
+}
+
+/// Globs, labels and annotations, by building a Secret without values.
+fn validate_secret(binding: &DopplerPrefectBinding, namespace: &str, findings: &mut Findings) {
+    let input = DesiredInput {
+        binding: &binding.name_any(),
+        binding_uid: "",
+        namespace,
+        doppler: &binding.spec.doppler,
+        managed: &binding.spec.managed_secret,
+        project: "",
+        config: "",
+        key: &HashKey::generate(),
+    };
+    if let Err(error) = desired(&input, &BTreeMap::new()) {
+        findings.fail("spec", &error.to_string());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{check::input::parse_bindings, outbound::AllowedHosts};
+
+    const SMALLEST: &str = include_str!("../../examples/smallest.yaml");
+
+    fn validate_offline(text: &str) -> Findings {
+        let hosts = |flag, host: &str| AllowedHosts::parse(flag, &[host.to_owned()]).unwrap();
+        let hosts = Hosts {
+            prefect: hosts("--allowed-prefect-host", "api.prefect.cloud"),
+            doppler: hosts("--allowed-doppler-host", "api.doppler.com"),
+        };
+        let mut findings = Findings::default();
+        let binding = parse_bindings(text).remove(0).unwrap();
+        validate(&binding, &hosts, &mut findings);
+        findings
+    }
+
+    #[test]
+    fn smallest_example_is_valid() {
+        let findings = validate_offline(SMALLEST);
+        assert!(!findings.has_failures(), "{findings}");
+    }
+
+    #[test]
+    fn reports_a_disallowed_host_with_its_flag() {
+        let findings = validate_offline(&SMALLEST.replace(
+            "spec:",
+            "spec:\n  doppler: {host: \"https://evil.example.com\"}",
+        ));
+        assert!(
+            findings.has_failures() && findings.to_string().contains("--allowed-doppler-host"),
+            "{findings}"
+        );
+    }
+}

@@ -1,0 +1,160 @@
+//! The resource `DopplerPrefectBinding` and its spec.
+//!
+//! Input: YAML that users apply.
+//! Output: the typed resource, and the CRD ([`crd_yaml`]).
+//! Invariants: the API server checks the validation rules at apply; the operator still works with a
+//! spec that an older version of the rules has accepted.
+
+use std::time::Duration;
+
+use kube::{CustomResource, CustomResourceExt, KubeSchema};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    doppler::DopplerSpec, inject::InjectSpec, prefect::PrefectSpec, secret::ManagedSecretSpec,
+    status::DopplerPrefectBindingStatus,
+};
+
+/// Syncs one Doppler config to one Kubernetes Secret, and injects the Secret into the job pods of
+/// Prefect work pools.
+///
+/// A binding belongs in the namespace in which the job pods run. The operator writes the Secret
+/// there, and reads every Secret or ConfigMap that the binding refers to there.
+#[allow(
+    clippy::duplicated_attributes,
+    reason = "printer columns repeat their attributes"
+)]
+#[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "doppler-prefect.dev",
+    version = "v1alpha1",
+    kind = "DopplerPrefectBinding",
+    plural = "dopplerprefectbindings",
+    shortname = "dpb",
+    category = "doppler",
+    namespaced,
+    status = "DopplerPrefectBindingStatus",
+    derive = "PartialEq",
+    doc = "Syncs one Doppler config to one Kubernetes Secret, and injects the Secret into the job pods of Prefect work pools. Create it in the namespace in which the job pods run.",
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status"
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].reason"
+    ),
+    printcolumn(name = "Project", type_ = "string", json_path = ".status.project"),
+    printcolumn(name = "Config", type_ = "string", json_path = ".status.config"),
+    printcolumn(name = "Keys", type_ = "integer", json_path = ".status.keyCount"),
+    printcolumn(name = "Changed", type_ = "date", json_path = ".status.lastChangeTime"),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    ),
+    printcolumn(
+        name = "Secret",
+        type_ = "string",
+        json_path = ".status.secretName",
+        priority = "1"
+    ),
+    printcolumn(
+        name = "Pools",
+        type_ = "string",
+        json_path = ".status.workPools[*].name",
+        priority = "1"
+    ),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].message",
+        priority = "1"
+    )
+)]
+#[x_kube(validation = Rule::new(
+    "has(self.prefect) || (has(self.doppler) && has(self.doppler.project) && has(self.doppler.config) && has(self.doppler.accessToken))"
+).message(
+    "the source of the Doppler project, config and token is missing: set spec.prefect.server (the operator reads the block there), or all three of spec.doppler.project, spec.doppler.config and spec.doppler.accessToken"
+))]
+#[x_kube(validation = Rule::new(
+    "has(self.prefect) || !has(self.inject) || !has(self.inject.workPools) || size(self.inject.workPools) == 0"
+).message(
+    "spec.inject.workPools names work pools of a Prefect server: set spec.prefect.server as well"
+))]
+#[serde(rename_all = "camelCase")]
+pub struct DopplerPrefectBindingSpec {
+    /// Stops the sync: the operator reads and writes nothing, and the Secret and the pool entries
+    /// stay as they are. Deleting the binding still cleans up. Default: false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub suspend: bool,
+
+    /// The interval at which the operator polls the block and the config, with 10 % jitter: hours,
+    /// minutes and seconds, from `10s` to `24h`, such as `30s`, `5m` or `1h30m`. Default: the
+    /// operator's `--refresh-interval` (`60s` unless changed).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$') && size(self) > 0")
+        .message("use a duration of hours, minutes and seconds such as 30s, 5m or 1h"))]
+    #[x_kube(validation = Rule::new(
+        "!self.matches('^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$') || size(self) == 0 || (duration(self) >= duration('10s') && duration(self) <= duration('24h'))"
+    ).message("use a duration from 10s to 24h"))]
+    pub refresh_interval: Option<String>,
+
+    /// The Prefect server, and the block on it that holds the Doppler project, config and token.
+    /// Required unless `doppler` sets all three and `inject` names no work pool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefect: Option<PrefectSpec>,
+
+    /// The Doppler config to read, and the names to include. Each of `project`, `config` and
+    /// `accessToken` overrides the block's value.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub doppler: DopplerSpec,
+
+    /// The Kubernetes Secret that the operator writes.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub managed_secret: ManagedSecretSpec,
+
+    /// The work pools whose job pods get the Secret as environment variables. Default: none.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub inject: InjectSpec,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+impl DopplerPrefectBindingSpec {
+    /// The polling interval of the binding. `None` if it sets none, or if the text is not a valid
+    /// duration.
+    #[must_use]
+    pub fn interval(&self) -> Option<Duration> {
+        let span: jiff::SignedDuration = self.refresh_interval.as_deref()?.parse().ok()?;
+        Duration::try_from(span).ok().filter(|interval| {
+            (Duration::from_secs(10)..=Duration::from_hours(24)).contains(interval)
+        })
+    }
+}
+
+impl DopplerPrefectBinding {
+    /// Name of the Secret of this binding.
+    #[must_use]
+    pub fn secret_name(&self) -> &str {
+        self.spec
+            .managed_secret
+            .name
+            .as_deref()
+            .or(self.metadata.name.as_deref())
+            .unwrap_or_default()
+    }
+}
+
+/// The CRD as YAML: the output of `doppler-prefect-operator crd`, and the content of `crds/`.
+///
+/// # Errors
+/// If the CRD cannot be serialised as YAML, which only a bug in this module can cause.
+pub fn crd_yaml() -> Result<String, serde_saphyr::ser::Error> {
+    serde_saphyr::to_string(&DopplerPrefectBinding::crd())
+}

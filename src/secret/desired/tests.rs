@@ -1,0 +1,145 @@
+use super::*;
+use crate::crd::{MANAGED_BY, MANAGED_BY_LABEL};
+
+fn build(
+    doppler: &DopplerSpec,
+    managed: &ManagedSecretSpec,
+    values: &[(&str, &str)],
+) -> Result<Desired, SecretError> {
+    let key = HashKey::from_bytes(&[1; 32]).unwrap();
+    let input = DesiredInput {
+        binding: "my-project-dev",
+        binding_uid: "u1",
+        namespace: "flows",
+        doppler,
+        managed,
+        project: "my-project",
+        config: "dev",
+        key: &key,
+    };
+    let values = values
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).into()))
+        .collect();
+    desired(&input, &values)
+}
+
+fn build_default(values: &[(&str, &str)]) -> Result<Desired, SecretError> {
+    build(
+        &DopplerSpec::default(),
+        &ManagedSecretSpec::default(),
+        values,
+    )
+}
+
+#[test]
+fn copies_values_byte_for_byte() {
+    let values = [
+        ("A", ""),
+        ("B", "a\nb\r\n\n"),
+        ("C", "\"'$HOME`x`\\"),
+        ("D", "🦀\u{7f}"),
+        ("E", " x "),
+    ];
+    let desired = build_default(&values).unwrap();
+    for (name, value) in values {
+        assert_eq!(desired.data[name].expose_secret(), value);
+    }
+    assert!(!format!("{desired:?}").contains("🦀"));
+}
+
+#[test]
+fn excludes_a_value_with_a_nul_byte() {
+    let desired = build_default(&[("A", "x"), ("B", "a\u{0}b")]).unwrap();
+    assert!(desired.data.contains_key("A") && !desired.data.contains_key("B"));
+    assert!(desired.excluded_keys[0].reason.contains("NUL"));
+}
+
+#[test]
+fn carries_owner_and_source_annotations() {
+    let desired = build_default(&[("A", "b")]).unwrap();
+    assert_eq!(
+        (&*desired.name, &*desired.namespace),
+        ("my-project-dev", "flows")
+    );
+    assert_eq!(desired.labels[MANAGED_BY_LABEL], MANAGED_BY);
+    for (key, value) in [
+        (BINDING_UID, "u1"),
+        (BINDING, "my-project-dev"),
+        (PROJECT, "my-project"),
+        (CONFIG, "dev"),
+        (CONTENT_HASH, &desired.content_hash),
+    ] {
+        assert_eq!(desired.annotations[key], value);
+    }
+    assert_eq!(desired.owner, None);
+    let owner = desired.with_owner("my-project-dev").owner.unwrap();
+    assert_eq!(
+        (&*owner.kind, &*owner.uid, owner.controller),
+        ("DopplerPrefectBinding", "u1", Some(true))
+    );
+}
+
+#[test]
+fn lists_excluded_keys_and_leaves_them_out_of_the_hash() {
+    let desired = build_default(&[("A", "b"), ("PATH", "/x"), ("a:b", "c")]).unwrap();
+    assert_eq!(desired.data.len(), 1);
+    assert_eq!(
+        desired.content_hash,
+        build_default(&[("A", "b")]).unwrap().content_hash
+    );
+    let names: Vec<_> = desired
+        .excluded_keys
+        .iter()
+        .map(|excluded| excluded.name.as_str())
+        .collect();
+    assert_eq!(names, ["a:b", "PATH"]);
+}
+
+#[test]
+fn accepts_one_mebibyte_of_values_and_rejects_one_byte_more() {
+    let half = "x".repeat(MAX_VALUE_BYTES / 2);
+    assert!(build_default(&[("A", &half), ("B", &half)]).is_ok());
+    let error = build_default(&[("A", &half), ("B", &half), ("C", "x")]).unwrap_err();
+    assert_eq!(error.reason(), Reason::SecretTooLarge);
+    assert!(error.to_string().contains("1048577 bytes"), "{error}");
+}
+
+#[test]
+fn rejects_names_that_exceed_the_etcd_request_limit() {
+    let names: Vec<String> = (0..3000).map(|i| format!("{i:0>253}")).collect();
+    let values: Vec<_> = names.iter().map(|name| (name.as_str(), "")).collect();
+    assert_eq!(
+        build_default(&values).unwrap_err().reason(),
+        Reason::SecretTooLarge
+    );
+}
+
+#[test]
+fn names_labels_that_the_api_server_would_reject() {
+    for (key, value) in [
+        ("team", "a b"),
+        ("te am", "a"),
+        ("app.kubernetes.io/name", "a"),
+        ("A.b/c", "d"),
+        ("/c", "d"),
+        ("team", "-a"),
+    ] {
+        let managed = ManagedSecretSpec {
+            labels: [(key.to_owned(), value.to_owned())].into(),
+            ..Default::default()
+        };
+        let error = build(&DopplerSpec::default(), &managed, &[]).unwrap_err();
+        assert_eq!(error.reason(), Reason::InvalidSpec);
+        assert!(
+            error.to_string().contains(&format!("labels has `{key}`")),
+            "{error}"
+        );
+    }
+    let managed = ManagedSecretSpec {
+        labels: [("example.com/team".to_owned(), String::new())].into(),
+        annotations: [("note".to_owned(), "any text\n🦀".to_owned())].into(),
+        ..Default::default()
+    };
+    assert!(build(&DopplerSpec::default(), &managed, &[]).is_ok());
+}

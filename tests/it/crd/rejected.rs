@@ -1,0 +1,238 @@
+//! What the API server rejects, and the message that says what to write instead.
+
+use anyhow::{Context, Result, ensure};
+use kube::api::{Patch, PatchParams, PostParams};
+use serde_json::{Value, json};
+use testkit::kubernetes;
+
+use super::{binding, client, namespace, valid_spec};
+
+/// `valid_spec()` with `change` as a merge patch.
+fn spec_with(change: &Value) -> Value {
+    fn merge(into: &mut Value, change: &Value) {
+        let Value::Object(fields) = change else {
+            *into = change.clone();
+            return;
+        };
+        if !into.is_object() {
+            *into = json!({});
+        }
+        for (name, value) in fields {
+            if value.is_null() {
+                into.as_object_mut().unwrap().remove(name);
+            } else {
+                merge(&mut into[name.as_str()], value);
+            }
+        }
+    }
+    let mut spec = valid_spec();
+    merge(&mut spec, change);
+    spec
+}
+
+/// Each change of the valid spec, with a part of the message that rejects it.
+fn refusals() -> Vec<(Value, &'static str)> {
+    let server = |change: Value| json!({"prefect": {"server": change}});
+    let key = json!({"secretKeyRef": {"name": "a", "key": "b"}});
+    let map = json!({"name": "a", "key": "b"});
+    let many = |count: usize| {
+        (0..count)
+            .map(|n| json!({"name": format!("p{n}")}))
+            .collect::<Vec<_>>()
+    };
+    vec![
+        (
+            json!({"prefect": null, "inject": null}),
+            "the source of the Doppler project, config and token is missing: set spec.prefect.server",
+        ),
+        (
+            json!({"prefect": null, "doppler": {"config": "dev", "accessToken": {"valueFrom": key}}}),
+            "spec.inject.workPools names work pools of a Prefect server: set spec.prefect.server as well",
+        ),
+        (
+            json!({"refreshInterval": "soon"}),
+            "use a duration of hours, minutes and seconds such as 30s, 5m or 1h",
+        ),
+        (
+            json!({"refreshInterval": "1d"}),
+            "use a duration of hours, minutes and seconds such as 30s, 5m or 1h",
+        ),
+        (
+            json!({"refreshInterval": ""}),
+            "use a duration of hours, minutes and seconds such as 30s, 5m or 1h",
+        ),
+        (
+            json!({"refreshInterval": "9s"}),
+            "use a duration from 10s to 24h",
+        ),
+        (
+            json!({"refreshInterval": "25h"}),
+            "use a duration from 10s to 24h",
+        ),
+        (
+            server(json!({"name": null, "namespace": null})),
+            "the Prefect server is missing: set name for a server in this cluster, remoteApiUrl",
+        ),
+        (
+            server(json!({"remoteApiUrl": "https://p.example.com/api"})),
+            "name and remoteApiUrl exclude each other",
+        ),
+        (
+            server(json!({"name": null})),
+            "namespace is the namespace of the Service in name: set name as well",
+        ),
+        (
+            server(json!({"name": null, "namespace": null, "accountId": "a"})),
+            "accountId and workspaceId belong together: set both or neither",
+        ),
+        (
+            server(json!({"accountId": "a", "workspaceId": "b"})),
+            "accountId and workspaceId are for Prefect Cloud: remove them, or remove name",
+        ),
+        (
+            server(
+                json!({"name": null, "namespace": null, "remoteApiUrl": "prefect.example.com/api"}),
+            ),
+            "use a full URL such as https://prefect.example.com/api",
+        ),
+        (
+            server(json!({"name": "Prefect"})),
+            "spec.prefect.server.name",
+        ),
+        (
+            server(json!({"apiKey": {}})),
+            "set exactly one of value and valueFrom",
+        ),
+        (
+            server(json!({"apiKey": {"value": "k", "valueFrom": key}})),
+            "set exactly one of value and valueFrom",
+        ),
+        (
+            server(json!({"apiKey": {"valueFrom": {"secretKeyRef": map, "configMapKeyRef": map}}})),
+            "set exactly one of secretKeyRef and configMapKeyRef",
+        ),
+        (
+            server(json!({"apiKey": {"value": "k"}, "basicAuth": {"valueFrom": key}})),
+            "apiKey and basicAuth both set the Authorization header",
+        ),
+        (
+            server(json!({"headers": [{"name": "X-A"}]})),
+            "set exactly one of value and valueFrom",
+        ),
+        (
+            server(json!({"headers": [{"name": "authorization", "value": "x"}]})),
+            "the client itself sets this header: use apiKey or basicAuth",
+        ),
+        (
+            server(json!({"headers": [{"name": "X A", "value": "x"}]})),
+            "headers[0].name",
+        ),
+        (
+            server(json!({"caBundle": {"valueFrom": {}}})),
+            "set exactly one of secretKeyRef and configMapKeyRef",
+        ),
+        (
+            json!({"prefect": {"block": {"typeSlug": "Doppler Config"}}}),
+            "typeSlug",
+        ),
+        (
+            json!({"prefect": {"block": {"pointer": "cfg/value"}}}),
+            "pointer",
+        ),
+        (
+            json!({"doppler": {"host": "api.doppler.com"}}),
+            "use a full URL such as https://api.doppler.com",
+        ),
+        (json!({"doppler": {"project": ""}}), "spec.doppler.project"),
+        (
+            json!({"doppler": {"config": "x".repeat(61)}}),
+            "spec.doppler.config",
+        ),
+        (
+            json!({"doppler": {"nameTransformer": "shouting"}}),
+            "upper-camel",
+        ),
+        (
+            json!({"managedSecret": {"name": "My_Secret"}}),
+            "spec.managedSecret.name",
+        ),
+        (
+            json!({"managedSecret": {"labels": {"app.kubernetes.io/name": "x"}}}),
+            "use a prefix of your own",
+        ),
+        (
+            json!({"managedSecret": {"annotations": {"doppler-prefect.dev/content-hash": "x"}}}),
+            "use a prefix of your own",
+        ),
+        (
+            json!({"managedSecret": {"deletionPolicy": "Keep"}}),
+            "Retain",
+        ),
+        (
+            json!({"inject": {"workPools": [{"name": "a"}, {"name": "a"}]}}),
+            "Duplicate value",
+        ),
+        (
+            json!({"inject": {"workPools": [{"name": "a", "mode": "Watch"}]}}),
+            "Observe",
+        ),
+        (
+            json!({"inject": {"workPools": [{"name": ""}]}}),
+            "spec.inject.workPools[0].name",
+        ),
+        (
+            json!({"inject": {"workPools": many(17)}}),
+            "spec.inject.workPools",
+        ),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rejects_invalid_specs_with_a_correction() -> Result<()> {
+    let client = client().await?;
+    namespace(&client, "crd-refusals").await?;
+    let valid = binding("valid", &valid_spec())?;
+    let api = kubernetes::api(&client, "crd-refusals", &valid).await?;
+    let dry = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    api.create(&dry, &valid).await.context("the valid spec")?;
+    let mut failures = Vec::new();
+    for (change, sentence) in refusals() {
+        match api
+            .create(&dry, &binding("invalid", &spec_with(&change))?)
+            .await
+        {
+            Ok(_) => failures.push(format!("{change} was accepted")),
+            Err(kube::Error::Api(status))
+                if status.code == 422 && status.message.contains(sentence) => {}
+            Err(error) => failures.push(format!("{change}: expected `{sentence}`, got {error}")),
+        }
+    }
+    ensure!(failures.is_empty(), "{}", failures.join("\n"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rejects_an_unknown_field_under_strict_validation() -> Result<()> {
+    let client = client().await?;
+    namespace(&client, "crd-strict").await?;
+    let misspelt = binding(
+        "misspelt",
+        &spec_with(&json!({"managedSecret": {"naem": "x"}})),
+    )?;
+    let api = kubernetes::api(&client, "crd-strict", &misspelt).await?;
+    // The validation that kubectl requests.
+    let strict = PatchParams {
+        field_validation: Some(kube::api::ValidationDirective::Strict),
+        ..PatchParams::apply("kubectl")
+    };
+    let error = api
+        .patch("misspelt", &strict, &Patch::Apply(&misspelt))
+        .await
+        .unwrap_err()
+        .to_string();
+    ensure!(error.contains("naem"), "{error}");
+    Ok(())
+}
