@@ -1,6 +1,9 @@
-//! The registry and its families.
+//! The metrics registry and its families.
 //!
-//! In: counts from every room. Out: OpenMetrics text. Labels are words of closed lists: never a name that a user chose, never a value.
+//! Input: counts from all modules.
+//! Output: the metrics page as OpenMetrics text.
+//! Invariants: label values come from closed lists. A label never holds a name that a user chose, or
+//! a secret value.
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
@@ -14,44 +17,44 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-/// An upstream read.
+/// Labels of an upstream read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ReadLabels {
     /// `prefect` or `doppler`.
     pub upstream: &'static str,
-    /// `new`, `same`, or the reason of the failure.
+    /// `changed`, `unchanged`, or the reason of the failure.
     pub outcome: &'static str,
 }
 
-/// An upstream.
+/// Labels of a value per upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct UpstreamLabels {
     /// `prefect` or `doppler`.
     pub upstream: &'static str,
 }
 
-/// How somebody told of a change.
+/// Labels of a change notification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct NotificationLabels {
-    /// `doppler` (a watch stream), `prefect` (an event socket) or `hook`.
-    pub kind: &'static str,
+    /// `doppler` (a watch stream), `prefect` (an event socket) or `webhook`.
+    pub source: &'static str,
 }
 
-/// A kind of source.
+/// Labels of a value per kind of source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct SourceLabels {
     /// `block`, `config` or `pool`.
     pub kind: &'static str,
 }
 
-/// A word of the closed list of reasons.
+/// Labels of a value per documented reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ReasonLabels {
     /// The reason.
     pub reason: &'static str,
 }
 
-/// A write to the API server.
+/// Labels of a write to the API server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct WriteLabels {
     /// `secret`, `status`, `binding` or `event`.
@@ -60,55 +63,55 @@ pub struct WriteLabels {
     pub outcome: &'static str,
 }
 
-/// A request at the door for hooks.
+/// Labels of a request to the webhook endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct WebhookLabels {
-    /// What became of it.
+    /// How the request was handled.
     pub outcome: &'static str,
 }
 
-/// Everything that is counted.
+/// All metrics of the operator.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    /// Reconciles of bindings.
+    /// Completed reconciles of bindings.
     pub reconciles: Counter,
-    /// Bindings that wait for their reconcile.
+    /// Bindings in the work queues.
     pub workqueue_depth: Gauge,
-    /// How long a reconcile took.
+    /// Duration of a reconcile.
     pub reconcile_seconds: Histogram,
     /// Bindings by the reason of their `Ready` condition.
     pub bindings: Family<ReasonLabels, Gauge>,
-    /// From the word of a change to the Secret that holds it.
+    /// Time from a change notification to the Secret that holds the change.
     pub notification_to_secret_seconds: Histogram,
-    /// Links that are up.
+    /// Connected subscriptions.
     pub subscriptions_connected: Family<UpstreamLabels, Gauge>,
-    /// Links that were lost and opened again.
+    /// Subscriptions that were lost and connected again.
     pub subscription_reconnects: Family<UpstreamLabels, Counter>,
-    /// Links that the other side refused.
+    /// Subscriptions that the upstream rejected.
     pub subscription_rejections: Family<UpstreamLabels, Counter>,
-    /// Words of changes.
+    /// Change notifications received.
     pub change_notifications: Family<NotificationLabels, Counter>,
-    /// Requests that wait for their turn.
+    /// Requests that wait for a permit of the rate limiter.
     pub upstream_queue_depth: Family<UpstreamLabels, Gauge>,
-    /// How long ago the source that was read longest ago was read.
+    /// Age of the stalest source.
     pub source_max_age_seconds: Family<SourceLabels, Gauge>,
     /// Reads of blocks and configs.
     pub reads: Family<ReadLabels, Counter>,
     /// Writes to the API server.
     pub writes: Family<WriteLabels, Counter>,
-    /// Outcomes that were told: each change of a condition's reason, and each Event.
+    /// Reported outcomes: each change of a condition's reason, and each Event.
     pub reports: Family<ReasonLabels, Counter>,
-    /// Distinct blocks, configs and pools that are read.
+    /// Distinct blocks, configs and pools that the operator reads.
     pub sources: Family<SourceLabels, Gauge>,
-    /// Requests at the door for hooks.
+    /// Requests to the webhook endpoint.
     pub webhook_requests: Family<WebhookLabels, Counter>,
-    /// 1 while this replica leads.
+    /// 1 while this replica is the leader.
     pub leader: Gauge,
 }
 
 impl Metrics {
-    /// Fresh metrics, all at zero.
+    /// Creates the registry; all metrics start at zero.
     #[must_use]
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("doppler_prefect");
@@ -139,17 +142,17 @@ impl Metrics {
         );
         registry.register(
             "reconciles",
-            "Reconciles of bindings",
+            "Completed reconciles of bindings",
             metrics.reconciles.clone(),
         );
         registry.register(
-            "reconciles_waiting",
-            "Bindings that wait for their reconcile",
+            "workqueue_depth",
+            "Bindings that wait in the work queues",
             metrics.workqueue_depth.clone(),
         );
         registry.register_with_unit(
             "reconcile",
-            "How long a reconcile took",
+            "Duration of a reconcile",
             Unit::Seconds,
             metrics.reconcile_seconds.clone(),
         );
@@ -175,18 +178,18 @@ impl Metrics {
         );
         registry.register(
             "sources",
-            "Distinct blocks, configs and pools that are read",
+            "Distinct blocks, configs and pools that the operator reads",
             metrics.sources.clone(),
         );
-        metrics.register_push(&mut registry);
+        metrics.register_subscriptions(&mut registry);
         registry.register(
-            "hooks",
-            "Requests at the door for hooks by outcome",
+            "webhook_requests",
+            "Requests to the webhook endpoint by outcome",
             metrics.webhook_requests.clone(),
         );
         registry.register(
-            "leads",
-            "1 while this replica leads, 0 while it stands by",
+            "leader",
+            "1 while this replica is the leader, 0 while it is a standby",
             metrics.leader.clone(),
         );
         Self {
@@ -195,41 +198,41 @@ impl Metrics {
         }
     }
 
-    fn register_push(&self, registry: &mut Registry) {
+    fn register_subscriptions(&self, registry: &mut Registry) {
         registry.register_with_unit(
-            "push_to_secret",
-            "From the word of a change to the Secret that holds it",
+            "notification_to_secret",
+            "Time from a change notification to the Secret that holds the change",
             Unit::Seconds,
             self.notification_to_secret_seconds.clone(),
         );
         registry.register(
-            "links_up",
-            "Watch streams and event sockets that are up",
+            "subscriptions_connected",
+            "Connected watch streams and event sockets",
             self.subscriptions_connected.clone(),
         );
         registry.register(
-            "link_reconnects",
-            "Watch streams and event sockets that were lost and opened again",
+            "subscription_reconnects",
+            "Watch streams and event sockets that were lost and connected again",
             self.subscription_reconnects.clone(),
         );
         registry.register(
-            "link_refusals",
-            "Watch streams and event sockets that the other side refused",
+            "subscription_rejections",
+            "Watch streams and event sockets that the upstream rejected",
             self.subscription_rejections.clone(),
         );
         registry.register(
-            "pushes",
-            "Words of changes, by the way they came",
+            "change_notifications",
+            "Change notifications received, by source",
             self.change_notifications.clone(),
         );
         registry.register(
-            "upstream_waiting",
-            "Requests that wait for their turn",
+            "upstream_queue_depth",
+            "Requests that wait for a permit of the rate limiter",
             self.upstream_queue_depth.clone(),
         );
         registry.register_with_unit(
-            "source_oldest",
-            "How long ago the source that was read longest ago was read",
+            "source_max_age",
+            "Age of the stalest source",
             Unit::Seconds,
             self.source_max_age_seconds.clone(),
         );
@@ -243,11 +246,11 @@ impl Metrics {
             .inc();
     }
 
-    /// `OpenMetrics` text.
+    /// Returns the metrics page as `OpenMetrics` text.
     #[must_use]
     pub fn text(&self) -> String {
         let mut page = String::new();
-        // Writing into a String cannot fail.
+        // Writing to a String cannot fail.
         let _ = text::encode(&mut page, &self.registry);
         page
     }
@@ -264,14 +267,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_are_in_the_text() {
+    fn text_holds_the_counts() {
         let metrics = Metrics::new();
         metrics.count_write("secret", true);
         metrics
             .reads
             .get_or_create(&ReadLabels {
                 upstream: "doppler",
-                outcome: "same",
+                outcome: "unchanged",
             })
             .inc();
         let page = metrics.text();
@@ -283,7 +286,7 @@ mod tests {
         );
         assert!(
             page.contains(
-                "doppler_prefect_upstream_reads_total{upstream=\"doppler\",outcome=\"same\"} 1"
+                "doppler_prefect_upstream_reads_total{upstream=\"doppler\",outcome=\"unchanged\"} 1"
             ),
             "{page}"
         );

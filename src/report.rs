@@ -1,11 +1,13 @@
-//! The one place that logs, counts and emits an Event for an outcome.
+//! Reports outcomes: the one place that logs and counts them, and that emits Events.
 //!
-//! In: a binding, and what is to be told of it. Out: a log line, a count, and an Event that a task of its own posts at a bounded rate: an Event
-//! that cannot be posted never holds up or fails a reconcile. What is told is a reason and one sentence, never a value.
+//! Input: a binding, a reason and a message.
+//! Output: a log line, a count, and an Event. A separate task posts the Events at a bounded rate.
+//! Invariants: an Event that cannot be posted neither delays nor fails a reconcile. A report holds a
+//! reason and one sentence, never a secret value.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -14,6 +16,7 @@ use kube::{
     Client, Resource, ResourceExt,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
+use parking_lot::Mutex;
 use tokio::{sync::mpsc, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -24,25 +27,27 @@ use crate::{
     reason::{Class, Reason},
 };
 
-/// Events that may wait to be posted; more are counted and dropped.
-const WAITING: usize = 1024;
-/// Least time between two Events, so that a burst of them cannot crowd out the writes that matter.
-const BETWEEN: Duration = Duration::from_millis(50);
-/// Of so many Events in a row alike ones are counted together. The recorder keeps each whole, some two kilobytes, for minutes: it begins anew after them.
-const COUNTED: usize = 512;
-/// Time limit of posting one.
-const LIMIT: Duration = Duration::from_secs(10);
-/// Kubernetes takes notes of up to 1 kB.
-const NOTE: usize = 1000;
+/// Capacity of the queue of Events. Further Events are counted and dropped.
+const QUEUE_CAPACITY: usize = 1024;
+/// Minimum time between two Events, so that a burst of Events does not delay other writes.
+const POST_INTERVAL: Duration = Duration::from_millis(50);
+/// The recorder deduplicates Events, and for that keeps each one (about 2 kB) for minutes. A new
+/// recorder replaces it after this many Events, which bounds its memory.
+const EVENTS_PER_RECORDER: usize = 512;
+/// Time limit of one request that posts an Event.
+const POST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Maximum length of an Event's note. Kubernetes rejects notes above 1 kB.
+const MAX_NOTE_BYTES: usize = 1000;
 
-/// Tells what happened.
+/// Reports outcomes of reconciles.
 pub struct Report {
     metrics: Arc<Metrics>,
-    events: mpsc::Sender<Note>,
-    ready: Mutex<HashMap<BindingRef, &'static str>>,
+    events: mpsc::Sender<QueuedEvent>,
+    /// Reason of each binding's `Ready` condition, for the metric `bindings`.
+    ready_reasons: Mutex<HashMap<BindingRef, &'static str>>,
 }
 
-struct Note {
+struct QueuedEvent {
     about: ObjectReference,
     event: Event,
 }
@@ -54,25 +59,25 @@ impl std::fmt::Debug for Report {
 }
 
 impl Report {
-    /// A report, and the task that posts its Events until `shutdown`.
+    /// Creates a report, and the task that posts its Events until `shutdown`.
     pub fn new(
         client: Client,
         metrics: Arc<Metrics>,
         shutdown: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send) {
-        let (events, waiting) = mpsc::channel(WAITING);
-        let post = post(client, Arc::clone(&metrics), waiting, shutdown);
+        let (events, queue) = mpsc::channel(QUEUE_CAPACITY);
+        let post = post_events(client, Arc::clone(&metrics), queue, shutdown);
         (
             Self {
                 metrics,
                 events,
-                ready: Mutex::default(),
+                ready_reasons: Mutex::default(),
             },
             post,
         )
     }
 
-    /// Tells which conditions changed between two statuses; each change of `Ready` is an Event.
+    /// Reports the conditions that differ between two statuses. Each change of `Ready` emits an Event.
     pub fn status_changed(
         &self,
         binding: &DopplerPrefectBinding,
@@ -90,7 +95,7 @@ impl Report {
                 old.reason == condition.reason && old.status == condition.status
             });
             if condition.type_ == crate::status::READY {
-                self.remember(binding, condition);
+                self.count_ready(binding, condition);
                 if !same {
                     self.emit(binding, reason_of(condition), &condition.message);
                 }
@@ -108,10 +113,10 @@ impl Report {
         }
     }
 
-    /// Tells one thing: a log line, a count, an Event.
+    /// Reports an outcome: writes a log line, counts it, and emits an Event.
     pub fn emit(&self, binding: &DopplerPrefectBinding, reason: Reason, message: &str) {
         self.log(binding, reason, message);
-        let note = Note {
+        let event = QueuedEvent {
             about: binding.object_ref(&()),
             event: Event {
                 type_: if reason.class() == Class::Settled {
@@ -120,17 +125,17 @@ impl Report {
                     EventType::Warning
                 },
                 reason: reason.to_string(),
-                note: Some(message[..message.floor_char_boundary(NOTE)].to_owned()),
+                note: Some(message[..message.floor_char_boundary(MAX_NOTE_BYTES)].to_owned()),
                 action: "Reconcile".to_owned(),
                 secondary: None,
             },
         };
-        if self.events.try_send(note).is_err() {
+        if self.events.try_send(event).is_err() {
             self.metrics.count_write("event", false);
         }
     }
 
-    /// Tells one thing where no Event can be posted: a log line and a count.
+    /// Reports an outcome without an Event: writes a log line and counts it.
     pub fn log(&self, binding: &DopplerPrefectBinding, reason: Reason, message: &str) {
         let (namespace, name) = (binding.namespace(), binding.name_any());
         if reason.class() == Class::Settled {
@@ -156,14 +161,9 @@ impl Report {
             .inc();
     }
 
-    /// The binding is gone.
+    /// Removes a deleted binding from the metrics.
     pub fn forget(&self, binding: &BindingRef) {
-        let gone = self
-            .ready
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(binding);
-        if let Some(reason) = gone {
+        if let Some(reason) = self.ready_reasons.lock().remove(binding) {
             self.metrics
                 .bindings
                 .get_or_create(&ReasonLabels { reason })
@@ -171,10 +171,10 @@ impl Report {
         }
     }
 
-    fn remember(&self, binding: &DopplerPrefectBinding, ready: &Condition) {
+    fn count_ready(&self, binding: &DopplerPrefectBinding, ready: &Condition) {
         let reason = reason_of(ready).as_str();
-        let mut table = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = table.insert(BindingRef::of(binding), reason);
+        let mut ready_reasons = self.ready_reasons.lock();
+        let before = ready_reasons.insert(BindingRef::of(binding), reason);
         if before == Some(reason) {
             return;
         }
@@ -191,7 +191,8 @@ impl Report {
     }
 }
 
-/// The reason that a condition carries. One that an older version wrote is unknown here, and is as good as pending.
+/// The reason of a condition. A reason that only another version of the operator knows counts as
+/// `Pending`.
 fn reason_of(condition: &Condition) -> Reason {
     Reason::ALL
         .iter()
@@ -200,10 +201,10 @@ fn reason_of(condition: &Condition) -> Reason {
         .unwrap_or(Reason::Pending)
 }
 
-async fn post(
+async fn post_events(
     client: Client,
     metrics: Arc<Metrics>,
-    mut waiting: mpsc::Receiver<Note>,
+    mut queue: mpsc::Receiver<QueuedEvent>,
     shutdown: CancellationToken,
 ) {
     let reporter = Reporter {
@@ -212,15 +213,15 @@ async fn post(
     };
     let mut recorder = Recorder::new(client.clone(), reporter.clone());
     for number in 1_usize.. {
-        let note = tokio::select! {
+        let queued = tokio::select! {
             () = shutdown.cancelled() => return,
-            note = waiting.recv() => note,
+            queued = queue.recv() => queued,
         };
-        let Some(Note { about, event }) = note else {
+        let Some(QueuedEvent { about, event }) = queued else {
             return;
         };
         let posted = matches!(
-            timeout(LIMIT, recorder.publish(&event, &about)).await,
+            timeout(POST_TIMEOUT, recorder.publish(&event, &about)).await,
             Ok(Ok(()))
         );
         metrics.count_write("event", posted);
@@ -231,9 +232,9 @@ async fn post(
                 "an Event could not be posted"
             );
         }
-        if number.is_multiple_of(COUNTED) {
+        if number.is_multiple_of(EVENTS_PER_RECORDER) {
             recorder = Recorder::new(client.clone(), reporter.clone());
         }
-        tokio::time::sleep(BETWEEN).await;
+        tokio::time::sleep(POST_INTERVAL).await;
     }
 }

@@ -1,7 +1,8 @@
-//! Outcome → status, as a pure function.
+//! Computes a binding's status from the outcome of a reconcile. Pure.
 //!
-//! In: what a reconcile came to, the status as it was, and the time. Out: the status as it should be, equal to the old one if nothing changed.
-//! It never reads a clock and never writes.
+//! Input: the outcome, the previous status, and the current time.
+//! Output: the new status. It equals the previous one if nothing changed.
+//! Invariants: it reads no clock and sends no request.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
@@ -10,73 +11,75 @@ use crate::{
     reason::Reason,
 };
 
-/// Condition: the block gave project, config and token.
+/// Condition: the block provided project, config and token.
 pub const BLOCK_RESOLVED: &str = "BlockResolved";
-/// Condition: the Secret holds what Doppler last gave.
+/// Condition: the Secret holds the values that Doppler last returned.
 pub const SECRET_SYNCED: &str = "SecretSynced";
-/// Condition: every named pool carries the Secret.
+/// Condition: every work pool in the spec references the Secret.
 pub const INJECTED: &str = "Injected";
-/// Condition: all of the above for this generation.
+/// Condition: all of the above hold for this generation.
 pub const READY: &str = "Ready";
 
-/// At most this many names are listed in one field of the status.
+/// Maximum number of names in one list of the status.
 pub const MAX_LISTED: usize = 50;
+/// Maximum length of a condition's message in Kubernetes.
+const MAX_MESSAGE_BYTES: usize = 32_768;
 
-/// How far a step came.
+/// How a reconcile changes a condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConditionUpdate {
-    /// It is done.
+    /// The condition becomes True.
     True(Reason, String),
-    /// It failed, or works no longer.
+    /// The condition becomes False.
     False(Reason, String),
-    /// It cannot be told yet.
+    /// The condition becomes Unknown.
     Unknown(Reason, String),
-    /// What was said of it before still holds; where nothing was said, it is not known.
+    /// The condition stays as it is. A condition that does not exist yet becomes Unknown.
     Unchanged,
 }
 
-/// What is in the Secret.
+/// The content of the Secret, as the status describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretContent {
-    /// How many keys it holds.
+    /// Number of its keys.
     pub key_count: usize,
-    /// What was held back.
+    /// Doppler keys that are not in the Secret.
     pub excluded_keys: Vec<ExcludedKey>,
     /// Keyed hash of the content.
     pub hash: String,
 }
 
-/// What a reconcile came to.
+/// The outcome of a reconcile.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// Whether the block gave project, config and token.
+    /// The condition `BlockResolved`.
     pub block: ConditionUpdate,
-    /// Whether the Secret holds what Doppler last gave.
+    /// The condition `SecretSynced`.
     pub secret: ConditionUpdate,
-    /// Whether every named pool carries it; nothing if none is named.
+    /// The condition `Injected`. None if the spec names no work pool.
     pub injected: Option<ConditionUpdate>,
     /// Whether the binding is suspended.
     pub suspended: bool,
-    /// Project and config that were resolved, if they were.
+    /// The resolved project and config. None if they were not resolved.
     pub resolved: Option<(String, String)>,
     /// Name of the Secret.
     pub secret_name: String,
-    /// What is in the Secret, if it was looked at.
+    /// The content of the Secret. None if the Secret was not compared.
     pub content: Option<SecretContent>,
-    /// The named pools.
+    /// The work pools of the spec.
     pub pools: Vec<WorkPoolStatus>,
 }
 
-/// Whether a condition of `kind` is True.
+/// Whether the condition `type_` is True.
 #[must_use]
-pub fn is_true(status: &DopplerPrefectBindingStatus, kind: &str) -> bool {
+pub fn is_true(status: &DopplerPrefectBindingStatus, type_: &str) -> bool {
     status
         .conditions
         .iter()
-        .any(|condition| condition.type_ == kind && condition.status == "True")
+        .any(|condition| condition.type_ == type_ && condition.status == "True")
 }
 
-/// The status that says `outcome`.
+/// Computes the status for `outcome`.
 #[must_use]
 pub fn status(
     before: Option<&DopplerPrefectBindingStatus>,
@@ -87,18 +90,16 @@ pub fn status(
     let mut after = before.cloned().unwrap_or_default();
     after.observed_generation = generation;
     let mut conditions = Vec::with_capacity(4);
-    let mut put = |kind: &str, step: &ConditionUpdate| {
-        let old = before.and_then(|status| status.conditions.iter().find(|c| c.type_ == kind));
-        conditions.push(condition(kind, step, old, generation, now));
+    let updated = |type_: &str, update: &ConditionUpdate| {
+        let old = before.and_then(|status| status.conditions.iter().find(|c| c.type_ == type_));
+        condition(type_, update, old, generation, now)
     };
-    put(BLOCK_RESOLVED, &outcome.block);
-    put(SECRET_SYNCED, &outcome.secret);
+    conditions.push(updated(BLOCK_RESOLVED, &outcome.block));
+    conditions.push(updated(SECRET_SYNCED, &outcome.secret));
     if let Some(injected) = &outcome.injected {
-        put(INJECTED, injected);
+        conditions.push(updated(INJECTED, injected));
     }
-    let ready = ready(outcome, &conditions);
-    let old = before.and_then(|status| status.conditions.iter().find(|c| c.type_ == READY));
-    conditions.push(condition(READY, &ready, old, generation, now));
+    conditions.push(updated(READY, &ready(outcome, &conditions)));
     after.conditions = conditions;
     if let Some((project, config)) = &outcome.resolved {
         after.project = Some(project.clone());
@@ -122,22 +123,22 @@ pub fn status(
     after
 }
 
-/// All of the conditions together: the first that is not True says why.
+/// The condition `Ready`. The first condition that is not True gives its reason and message.
 fn ready(outcome: &Outcome, conditions: &[Condition]) -> ConditionUpdate {
     if outcome.suspended {
         return ConditionUpdate::Unknown(
             Reason::Suspended,
-            "the binding is suspended; set spec.suspend to false to go on".to_owned(),
+            "the binding is suspended; set spec.suspend to false to resume it".to_owned(),
         );
     }
-    let steps = [
+    let updates = [
         Some(&outcome.block),
         Some(&outcome.secret),
         outcome.injected.as_ref(),
     ];
-    for (step, condition) in steps.into_iter().flatten().zip(conditions) {
-        match step {
-            ConditionUpdate::False(..) | ConditionUpdate::Unknown(..) => return step.clone(),
+    for (update, condition) in updates.into_iter().flatten().zip(conditions) {
+        match update {
+            ConditionUpdate::False(..) | ConditionUpdate::Unknown(..) => return update.clone(),
             ConditionUpdate::Unchanged if condition.status != "True" => {
                 return ConditionUpdate::Unchanged;
             }
@@ -160,13 +161,13 @@ fn ready(outcome: &Outcome, conditions: &[Condition]) -> ConditionUpdate {
 }
 
 fn condition(
-    kind: &str,
-    step: &ConditionUpdate,
+    type_: &str,
+    update: &ConditionUpdate,
     old: Option<&Condition>,
     generation: Option<i64>,
     now: &Time,
 ) -> Condition {
-    let (status, reason, message) = match step {
+    let (status, reason, message) = match update {
         ConditionUpdate::True(reason, message) => ("True", reason.as_str(), message.as_str()),
         ConditionUpdate::False(reason, message) => ("False", reason.as_str(), message.as_str()),
         ConditionUpdate::Unknown(reason, message) => ("Unknown", reason.as_str(), message.as_str()),
@@ -179,7 +180,7 @@ fn condition(
             None => (
                 "Unknown",
                 Reason::Pending.as_str(),
-                "the first answer is awaited",
+                "waiting for the first answer",
             ),
         },
     };
@@ -187,19 +188,18 @@ fn condition(
         .filter(|old| old.status == status)
         .map_or_else(|| now.clone(), |old| old.last_transition_time.clone());
     Condition {
-        type_: kind.to_owned(),
+        type_: type_.to_owned(),
         status: status.to_owned(),
         reason: reason.to_owned(),
-        message: cut(message, 32_768),
+        message: truncate(message, MAX_MESSAGE_BYTES),
         observed_generation: generation,
         last_transition_time,
     }
 }
 
-/// `text` cut to at most `most` bytes, at a character.
-fn cut(text: &str, most: usize) -> String {
-    let end = text.floor_char_boundary(most);
-    text[..end].to_owned()
+/// The first `max_bytes` bytes of `text`, cut at a character boundary.
+fn truncate(text: &str, max_bytes: usize) -> String {
+    text[..text.floor_char_boundary(max_bytes)].to_owned()
 }
 
 #[cfg(test)]
@@ -233,14 +233,14 @@ mod tests {
     }
 
     #[test]
-    fn nothing_changes_while_nothing_changes() {
+    fn equal_outcome_leaves_the_status_unchanged() {
         let first = status(None, Some(1), &synced(), &at(1));
         let second = status(Some(&first), Some(1), &synced(), &at(1000));
         assert_eq!(first, second);
     }
 
     #[test]
-    fn ready_when_all_is_done_and_injected_is_absent_without_pools() {
+    fn ready_without_injected_when_no_pool_is_named() {
         let status = status(None, Some(3), &synced(), &at(1));
         assert_eq!(find(&status, READY).status, "True");
         assert_eq!(find(&status, READY).observed_generation, Some(3));
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_step_that_fails_says_why() {
+    fn ready_gives_the_first_failed_condition() {
         let mut outcome = synced();
         outcome.secret =
             ConditionUpdate::False(Reason::DopplerUnauthorized, "token refused".to_owned());
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_that_fails_leaves_the_secret_synced() {
+    fn failed_pool_leaves_secret_synced_true() {
         let mut outcome = synced();
         outcome.injected = Some(ConditionUpdate::False(
             Reason::PoolMissing,
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_passing_failure_changes_nothing_at_all() {
+    fn transient_failure_leaves_the_status_unchanged() {
         let first = status(None, Some(1), &synced(), &at(1));
         let mut outcome = synced();
         outcome.block = ConditionUpdate::Unchanged;
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn transition_times_move_only_with_the_status() {
+    fn transition_time_changes_only_with_the_status() {
         let first = status(None, Some(1), &synced(), &at(1));
         let mut outcome = synced();
         outcome.secret = ConditionUpdate::False(Reason::DopplerUnreachable, "down".to_owned());
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_suspended_binding_says_so_and_keeps_the_rest() {
+    fn suspended_binding_keeps_the_other_conditions() {
         let first = status(None, Some(1), &synced(), &at(1));
         let outcome = Outcome {
             block: ConditionUpdate::Unchanged,

@@ -187,7 +187,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         let configs = lead.start(key?, &mut tasks)?;
         if let Some(hooks) = hooks {
             hooks.start_leading(Arc::new(move |hook| {
-                let kind = NotificationLabels { kind: "webhook" };
+                let kind = NotificationLabels { source: "webhook" };
                 metrics.change_notifications.get_or_create(&kind).inc();
                 configs.refresh(Instant::now(), |of, _| {
                     hook.affects(&of.project, &of.config)

@@ -269,8 +269,8 @@ pub fn configs(
 
 fn count<V>(metrics: &Metrics, upstream: &'static str, answer: &Result<Poll<V>, Failure>) {
     let outcome = match answer {
-        Ok(Poll::Unchanged) => "same",
-        Ok(Poll::Changed(_)) => "new",
+        Ok(Poll::Unchanged) => "unchanged",
+        Ok(Poll::Changed(_)) => "changed",
         Err(fault) => fault.reason.as_str(),
     };
     metrics

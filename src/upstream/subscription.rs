@@ -294,7 +294,7 @@ impl<K: Clone + Eq + Hash, T> Shared<K, T> {
                 None => return Disconnect::transient(),
                 Some(Ok(message)) => {
                     let labels = NotificationLabels {
-                        kind: self.feed.upstream,
+                        source: self.feed.upstream,
                     };
                     self.metrics
                         .change_notifications

@@ -39,7 +39,7 @@ impl World {
 
 async fn leads(operator: &Operator) -> Result<bool> {
     let metrics = operator.metrics().await?;
-    Ok(metrics.contains("doppler_prefect_leads 1\n"))
+    Ok(metrics.contains("doppler_prefect_leader 1\n"))
 }
 
 /// It has neither read nor written anything for a binding.
@@ -66,7 +66,7 @@ async fn one_of_two_works_and_the_other_takes_over_when_it_is_killed() -> Result
     w.set_doppler_secret("A", &secret("a"));
     w.apply_binding("b", &w.direct_spec().await?).await?;
     w.until_ready("b").await?;
-    w.until_polls("same", 2).await?;
+    w.until_polls("unchanged", 2).await?;
     ensure!(!leads(&second).await?);
     is_idle(&second).await?;
     let holder = w.holder().await?.context("nobody holds the lease")?;
@@ -211,7 +211,7 @@ async fn a_hook_that_lands_on_the_replica_that_stands_by_reaches_the_leader() ->
     w.until_values("b", &pairs(&[("A", secret("b"))])).await?;
     ensure!(w.downloads() == before + 1);
     is_idle(&second).await?;
-    let forwarded = "doppler_prefect_hooks_total{outcome=\"forwarded\"} 1\n";
+    let forwarded = "doppler_prefect_webhook_requests_total{outcome=\"forwarded\"} 1\n";
     ensure!(second.metrics().await?.contains(forwarded));
 
     // Nobody takes it: its sender hears so.

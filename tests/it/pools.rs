@@ -61,7 +61,7 @@ async fn adds_the_entry_in_front_and_moves_nothing_else() -> Result<()> {
 
     // The operator writes the pool once.
     let written = world.last_write("pool-front").await?;
-    world.until_polls("same", 3).await?;
+    world.until_polls("unchanged", 3).await?;
     assert_eq!(world.last_write("pool-front").await?, written);
 
     // Removal restores the text.
@@ -90,7 +90,7 @@ async fn mode_observe_never_writes_and_sees_an_added_entry() -> Result<()> {
         "{}",
         condition.message
     );
-    world.until_polls("same", 2).await?;
+    world.until_polls("unchanged", 2).await?;
     assert_eq!(world.last_write("pool-observe").await?, written);
 
     let added_by_hand = r#"[{"configMapRef":{"name":"mine"}},{"secretRef":{"name":"seen"}}]"#;

@@ -213,7 +213,7 @@ async fn a_change_wakes_those_who_depend_on_it_and_nobody_else() -> Result<()> {
         w.until_ready(&format!("dev-{number}")).await?;
         w.until_ready(&format!("prd-{number}")).await?;
     }
-    w.until_polls("same", 4).await?;
+    w.until_polls("unchanged", 4).await?;
     let writes = w.writes(Some("secret")).await?;
     let untouched = w.secrets().get("prd-0").await?.metadata.resource_version;
     w.set_doppler_secret("A", &secret("new"));
@@ -221,7 +221,7 @@ async fn a_change_wakes_those_who_depend_on_it_and_nobody_else() -> Result<()> {
         w.until_values(&format!("dev-{number}"), &pairs(&[("A", secret("new"))]))
             .await?;
     }
-    w.until_polls("same", 4).await?;
+    w.until_polls("unchanged", 4).await?;
     ensure!(
         w.writes(Some("secret")).await? == writes + 3,
         "{} writes",
@@ -250,7 +250,7 @@ async fn a_change_wakes_those_who_depend_on_it_and_nobody_else() -> Result<()> {
     })
     .await?;
     let before = asked();
-    w.until_polls("same", 3).await?;
+    w.until_polls("unchanged", 3).await?;
     ensure!(
         asked() == before,
         "a config that nobody needs is still read"

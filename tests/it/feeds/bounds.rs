@@ -28,7 +28,7 @@ async fn unresponsive_prefect_server_delays_no_other_binding() -> Result<()> {
         spec["prefect"]["block"]["name"] = json!(format!("mute-{number}"));
         w.apply_binding(&format!("mute-{number}"), &spec).await?;
     }
-    let waiting = sample_name("upstream_waiting", "upstream", "prefect");
+    let waiting = sample_name("upstream_queue_depth", "upstream", "prefect");
     w.until_sample(&waiting, MUTE - 8).await?;
     for number in 0..5 {
         w.apply_binding(&format!("good-{number}"), &w.spec())

@@ -73,7 +73,7 @@ impl World {
     }
 
     async fn until_subscriptions(&self, upstream: &str, count: u64) -> Result<()> {
-        self.until_sample(&sample_name("links_up", "upstream", upstream), count)
+        self.until_sample(&sample_name("subscriptions_connected", "upstream", upstream), count)
             .await
     }
 

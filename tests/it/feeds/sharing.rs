@@ -90,8 +90,8 @@ async fn restart_reads_each_source_once_and_writes_only_drift() -> Result<()> {
     ensure!(w.sample(super::RECONCILES).await? >= 6, "not all were seen");
     // A link that takes longer than the first read has it read once more.
     let (new, same) = (
-        w.reads("prefect", "new").await?,
-        w.reads("prefect", "same").await?,
+        w.reads("prefect", "changed").await?,
+        w.reads("prefect", "unchanged").await?,
     );
     ensure!(new == 2 && same <= 2, "{new} + {same} reads of two blocks");
     let read = full_downloads(&w) - full;

@@ -32,7 +32,7 @@ impl World {
     /// Waits until the socket is heard on: the server does not say when it has understood what is wanted.
     async fn until_events_arrive(&self) -> Result<()> {
         self.until_subscriptions("prefect", 1).await?;
-        let received = sample_name("pushes_total", "kind", "prefect");
+        let received = sample_name("change_notifications_total", "source", "prefect");
         self.until("an event", async || {
             self.put_unrelated_block().await?;
             ensure!(self.sample(&received).await? > 0, "none is received");
@@ -140,9 +140,9 @@ async fn polls_blocks_less_often_while_subscribed() -> Result<()> {
     w.until_ready("b").await?;
     w.until_subscriptions("prefect", 1).await?;
     // What was on its way when the socket came up.
-    w.until_polls("same", 2).await?;
+    w.until_polls("unchanged", 2).await?;
     let before = w.all_reads("prefect").await?;
-    w.until_polls("same", 5).await?;
+    w.until_polls("unchanged", 5).await?;
     let more = w.all_reads("prefect").await? - before;
     ensure!(more == 0, "{more} reads of a block that would be told of");
     w.finish().await
@@ -185,7 +185,7 @@ async fn polls_a_server_without_a_socket_and_reports_it_once() -> Result<()> {
         Ok(())
     })
     .await?;
-    w.until_polls("same", 1).await?;
+    w.until_polls("unchanged", 1).await?;
     let before = w.binding("b").await?.metadata.resource_version;
     let polled = asked(&server, "/api/").await?;
     w.until("polls of the block", async || {
@@ -195,7 +195,7 @@ async fn polls_a_server_without_a_socket_and_reports_it_once() -> Result<()> {
     })
     .await?;
     ensure!(w.binding("b").await?.metadata.resource_version == before);
-    let refusals = sample_name("link_refusals_total", "upstream", "prefect");
+    let refusals = sample_name("subscription_rejections_total", "upstream", "prefect");
     ensure!(w.sample(&refusals).await? == 1, "it is tried rarely");
     w.finish().await
 }
@@ -222,7 +222,7 @@ async fn cloud_account_budget_does_not_delay_other_accounts() -> Result<()> {
         let name = format!("b{number}");
         w.apply_binding(&name, &spec(1, &name)).await?;
     }
-    let waiting = sample_name("upstream_waiting", "upstream", "prefect");
+    let waiting = sample_name("upstream_queue_depth", "upstream", "prefect");
     w.until_sample(&waiting, 3).await?;
     let sent = asked(&server, &account(1)).await?;
     ensure!(sent <= BUDGET, "{sent} requests");

@@ -37,11 +37,11 @@ async fn one_stream_and_one_read_serve_all_bindings_of_a_config() -> Result<()> 
     // One more if the stream opened later than the first download ended.
     ensure!(w.downloads() <= 5, "{} downloads", w.downloads());
     ensure!(
-        w.sample(&sample_name("pushes_total", "kind", "doppler"))
+        w.sample(&sample_name("change_notifications_total", "source", "doppler"))
             .await?
             == 3
     );
-    let timed = w.sample("doppler_prefect_push_to_secret_seconds_count");
+    let timed = w.sample("doppler_prefect_notification_to_secret_seconds_count");
     ensure!(timed.await? == 3 * 20, "each Secret is timed");
 
     // Two events in one chunk. A name transformer is another download but the same stream.
@@ -84,7 +84,7 @@ async fn a_lost_stream_reconnects_and_reads_missed_changes_once() -> Result<()> 
     w.until_ready("b").await?;
     w.until_subscriptions("doppler", 1).await?;
     w.reconciles_at_rest().await?;
-    let reconnects = sample_name("link_reconnects_total", "upstream", "doppler");
+    let reconnects = sample_name("subscription_reconnects_total", "upstream", "doppler");
     for (reconnect, value, status) in [(1, "missed", 200), (2, "missed", 304)] {
         let before = w.downloads();
         let fault = w.doppler.fault(
@@ -148,14 +148,14 @@ async fn a_rejected_stream_is_reported_once_and_the_config_polled() -> Result<()
     let message = w.until("the rejection in the condition", rejection).await?;
     ensure!(message.contains(reason), "{message}");
     ensure!(w.condition("b", "Ready").await?.status == "True");
-    let rejections = sample_name("link_refusals_total", "upstream", "doppler");
+    let rejections = sample_name("subscription_rejections_total", "upstream", "doppler");
     ensure!(w.sample(&rejections).await? == 1);
 
     w.set_doppler_secret("A", &secret("after"));
     w.until_values("b", &values_with_a("after")).await?;
-    w.until_polls("same", 1).await?;
+    w.until_polls("unchanged", 1).await?;
     let before = w.binding("b").await?.metadata.resource_version;
-    w.until_polls("same", 4).await?;
+    w.until_polls("unchanged", 4).await?;
     ensure!(
         w.binding("b").await?.metadata.resource_version == before,
         "the status was written at a poll that found nothing new"

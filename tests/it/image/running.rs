@@ -158,7 +158,7 @@ fn starter(folder: &Path, root: &Path, config: &Value) -> Result<PathBuf> {
 async fn settled_kib(w: &World) -> Result<u64> {
     let mut before = 0;
     w.until("a memory that no longer grows", async || {
-        w.until_polls("same", 3).await?;
+        w.until_polls("unchanged", 3).await?;
         let now = w.operator()?.rss_kib()?;
         let grew = now > before;
         before = now;
@@ -291,7 +291,7 @@ async fn operator_runs_in_the_image() -> Result<()> {
     let many = settled_kib(&w).await?;
     let peak = w.operator()?.peak_kib()?;
     let (cpu_before, started) = (cpu_ms(&w)?, Instant::now());
-    w.until_polls("same", 10).await?;
+    w.until_polls("unchanged", 10).await?;
     let cpu = u128::from(cpu_ms(&w)? - cpu_before) * 1000 / started.elapsed().as_millis().max(1);
     report(&format!(
         "processor: {cpu} ms a second at rest, with {BINDINGS} bindings that poll each second and a log at trace level"

@@ -270,13 +270,13 @@ async fn writes_nothing_while_doppler_answers_not_modified() -> Result<()> {
     w.set_doppler_secret("A", &secret("a"));
     w.apply_binding("rest", &w.spec()).await?;
     w.until_ready("rest").await?;
-    w.until_polls("same", 2).await?;
+    w.until_polls("unchanged", 2).await?;
     let before = (
         w.binding("rest").await?.resource_version(),
         w.secrets().get("rest").await?.resource_version(),
         w.writes(None).await?,
     );
-    w.until_polls("same", 4).await?;
+    w.until_polls("unchanged", 4).await?;
     let after = (
         w.binding("rest").await?.resource_version(),
         w.secrets().get("rest").await?.resource_version(),

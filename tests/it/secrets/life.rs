@@ -138,7 +138,7 @@ async fn suspended_binding_changes_nothing() -> Result<()> {
     // The other binding has the new value, so the operator has read it.
     w.until_values("waker", &pairs(&[("A", secret("b"))]))
         .await?;
-    w.until_polls("same", 2).await?;
+    w.until_polls("unchanged", 2).await?;
     w.until_values(
         "sleeper",
         &pairs(&[("A", secret("a")), ("B", secret("edited"))]),

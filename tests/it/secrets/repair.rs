@@ -175,7 +175,7 @@ async fn restart_rewrites_nothing_that_is_up_to_date() -> Result<()> {
     w.start_operator().await?;
     w.until_values("changed", &pairs(&[("A", secret("new"))]))
         .await?;
-    w.until_polls("same", 3).await?;
+    w.until_polls("unchanged", 3).await?;
     let after = (
         w.binding("same").await?.resource_version(),
         w.secrets().get("same").await?.resource_version(),

@@ -15,7 +15,7 @@ async fn transient_failure_writes_nothing_and_recovers() -> Result<()> {
     w.set_doppler_secret("A", &secret("good"));
     w.apply_binding("b", &w.spec()).await?;
     w.until_ready("b").await?;
-    w.until_polls("same", 1).await?;
+    w.until_polls("unchanged", 1).await?;
     let before = w.binding("b").await?.metadata.resource_version;
     let writes = w.writes(None).await?;
     let fault = w.doppler.fault(

@@ -97,7 +97,7 @@ async fn empty_response_is_rejected_until_the_next_poll_confirms_it() -> Result<
     w.doppler
         .fault_times(1, with(&w.token), Fault::empty_object());
     w.until_event("EmptyAnswer").await?;
-    w.until_polls("same", 1).await?;
+    w.until_polls("unchanged", 1).await?;
     w.until_values("b", &good()).await?;
     w.until_ready("b").await?;
     // Twice in a row: it is meant.

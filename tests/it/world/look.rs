@@ -322,7 +322,7 @@ impl World {
         wait::until(limit, what, look).await
     }
 
-    /// Reads of the upstreams that ended as `outcome` (`new`, `same`, or a reason), by the operator's own count.
+    /// Reads of the upstreams that ended as `outcome` (`changed`, `unchanged`, or a reason), by the operator's own count.
     pub async fn reads(&self, upstream: &str, outcome: &str) -> Result<u64> {
         let label = format!(
             "doppler_prefect_upstream_reads_total{{upstream=\"{upstream}\",outcome=\"{outcome}\"}} "
