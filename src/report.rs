@@ -5,11 +5,7 @@
 //! Invariants: an Event that cannot be posted neither delays nor fails a reconcile. A report holds a
 //! reason and one sentence, never a secret value.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use k8s_openapi::{api::core::v1::ObjectReference, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::{

@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use crate::{
     crd::{DopplerPrefectBindingStatus, ExcludedKey, WorkPoolStatus},
+    failure::Failure,
     reason::Reason,
 };
 
@@ -36,6 +37,18 @@ pub enum ConditionUpdate {
     Unknown(Reason, String),
     /// The condition stays as it is. A condition that does not exist yet becomes Unknown.
     Unchanged,
+}
+
+impl ConditionUpdate {
+    /// Maps a failure to a condition, the only place that does so. `persistent` says whether the
+    /// failure needs a change or has lasted too long, `was_true` what the condition's status was.
+    #[must_use]
+    pub fn of_failure(failure: &Failure, persistent: bool, was_true: bool) -> Self {
+        match (persistent, was_true) {
+            (false, true) => Self::Unchanged,
+            (true, _) | (false, false) => Self::False(failure.reason, failure.message.clone()),
+        }
+    }
 }
 
 /// The content of the Secret, as the status describes it.

@@ -10,10 +10,7 @@ use kube::ResourceExt;
 
 use super::{context::CheckContext, findings::Findings};
 use crate::{
-    controller::{
-        connect::{build_connection, doppler_host, trimmed},
-        object_cache::{ObjectKey, ReferenceKind},
-    },
+    controller::connect::{build_connection, doppler_host, resolve_overrides},
     crd::DopplerPrefectBinding,
     doppler::{ConfigKey, Download, Snapshot},
     prefect::{Connection, block::BlockFields},
@@ -108,33 +105,20 @@ async fn overrides(
     binding: &DopplerPrefectBinding,
     findings: &mut Findings,
 ) -> Option<BlockFields> {
-    let spec = &binding.spec.doppler;
-    let mut overrides = BlockFields {
-        project: spec.project.clone(),
-        config: spec.config.clone(),
-        access_token: None,
-    };
-    if let Some(token) = &spec.access_token {
-        let key_ref = &token.value_from.secret_key_ref;
-        let object = ObjectKey {
-            kind: ReferenceKind::Secret,
-            namespace: binding.namespace().unwrap_or_default(),
-            name: key_ref.name.clone(),
-        };
-        let field = "spec.doppler.accessToken";
-        let text = context
-            .key_refs
-            .resolve(&context.objects, &object, &key_ref.key, field)
-            .await;
-        match text {
-            Ok(text) => overrides.access_token = Some(trimmed(&text)),
-            Err(error) => {
-                findings.fail("token", &format!("{}: {error}", error.reason()));
-                return None;
-            }
+    let namespace = binding.namespace().unwrap_or_default();
+    let overrides = resolve_overrides(
+        &context.key_refs,
+        &context.objects,
+        &namespace,
+        &binding.spec.doppler,
+    );
+    match overrides.await {
+        Ok(overrides) => Some(overrides),
+        Err(failure) => {
+            findings.fail("token", &format!("{}: {}", failure.reason, failure.message));
+            None
         }
     }
-    Some(overrides)
 }
 
 /// Reads the block once.

@@ -1,296 +1,304 @@
-//! The Secret is brought to what it should be.
+//! Brings a Secret to its desired state: decides, writes, and decides again after a lost race.
 //!
-//! In: the desired Secret. Out: what was done, or what is in the way. At most a few requests, and none when the watch shows that all is as it
-//! should be. A write that lost a race is judged again from what is there now.
+//! Input: the desired Secret, and the observed one in the object cache.
+//! Output: what was written, or the failure.
+//! Invariants: no request while the cache shows the desired state, at most a few otherwise. The
+//! operator never overwrites a Secret that is not its own, unless the binding adopts it.
 
 use std::time::Duration;
 
-use kube::{Resource, ResourceExt};
 use tokio::time::Instant;
 
 use super::{
-    context::Context,
-    object_cache::{ObjectKey, ReferenceKind},
-    work_queue::BindingRef,
+    object_cache::{CachedObject, ObjectKey, ReferenceKind},
+    pass::Pass,
 };
 use crate::{
-    crd::DopplerPrefectBinding,
+    failure::Failure,
     reason::Reason,
     secret::{
-        Claimant, Decision, Desired, Target, UpdateReason, WriteError, decide,
+        Claimant, Decision, Desired, Target, UpdateReason, WriteError, WrittenSecret, decide,
         decide::decide_content,
     },
 };
 
-/// Rounds of looking and writing before a race is left to a later reconcile.
-const ROUNDS: usize = 4;
+/// Attempts in one reconcile, before a later one goes on.
+const MAX_ATTEMPTS: usize = 4;
+/// Wait after the last attempt.
+const RACE_WAIT: Duration = Duration::from_secs(2);
+/// Wait while the API server deletes a Secret of that name. Its deletion is an event, too.
+const TERMINATING_WAIT: Duration = Duration::from_secs(30);
 
-/// What was done.
+/// What was done to the Secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applied {
-    /// Nothing had to be done.
+    /// Nothing: it is as desired.
     Unchanged,
-    /// It was written for the first time, or taken over.
+    /// The operator created or adopted it.
     Created,
-    /// It was given new content.
+    /// The operator wrote new content.
     Updated,
-    /// Labels, annotations or owner were set right.
+    /// The operator corrected labels, annotations or the owner.
     MetadataUpdated,
-    /// It was put back after somebody changed or deleted it.
+    /// The operator restored it after another client changed or deleted it.
     Repaired,
 }
 
-/// What is in the way.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ApplyError {
-    /// Its reason.
-    pub reason: Reason,
-    /// One sentence: what is, and what to do.
-    pub message: String,
-    /// When to look again, if nothing happens before.
-    pub requeue_after: Option<Duration>,
-}
-
-/// Whether a binding of this UID is still there.
-pub type BindingExists<'a> = &'a (dyn Fn(&str) -> bool + Send + Sync);
-
-/// Brings the Secret to `desired`. `had` says that this binding has written it before; `lives` tells whether the binding that a Secret names is there.
+/// Brings the Secret to `desired`. `written_before` says that the operator has written this content
+/// for the binding: then a missing Secret was deleted by another client.
 ///
 /// # Errors
-/// If something is in the way.
+/// If the Secret is not the binding's, is contested, or cannot be written.
 pub async fn apply_secret(
-    context: &Context,
-    who: &BindingRef,
+    pass: &Pass<'_>,
     desired: &Desired,
-    adopt: bool,
-    had: bool,
-    lives: BindingExists<'_>,
-) -> Result<Applied, ApplyError> {
-    let key = ObjectKey {
-        kind: ReferenceKind::Secret,
-        namespace: desired.namespace.clone(),
-        name: desired.name.clone(),
+    written_before: bool,
+) -> Result<Applied, Failure> {
+    let apply = Apply {
+        pass,
+        desired,
+        written_before,
+        object: ObjectKey {
+            kind: ReferenceKind::Secret,
+            namespace: desired.namespace.clone(),
+            name: desired.name.clone(),
+        },
     };
-    for _ in 0..ROUNDS {
-        let known = context.objects.get(&key);
-        let facts = known.as_ref().map(|known| &*known.observed);
-        let asker = Claimant {
-            known_good: known
-                .as_ref()
-                .filter(|known| known.verified)
-                .map(|known| &*known.observed.resource_version),
-            adopt,
-            // Looked up only for somebody else's: it costs a walk over all bindings.
-            recorded_binding_exists: facts
-                .and_then(|facts| facts.binding_uid.as_ref())
-                .filter(|uid| **uid != *desired.binding_uid)
-                .is_some_and(|uid| lives(&uid.to_string())),
+    for _ in 0..MAX_ATTEMPTS {
+        if let Some(applied) = apply.attempt().await? {
+            return Ok(applied);
+        }
+    }
+    let message = format!(
+        "Secret {} kept changing while the operator wrote it; the operator tries again",
+        desired.name
+    );
+    Err(after(RACE_WAIT, Reason::KubernetesError, message))
+}
+
+struct Apply<'a> {
+    pass: &'a Pass<'a>,
+    desired: &'a Desired,
+    written_before: bool,
+    object: ObjectKey,
+}
+
+impl Apply<'_> {
+    /// Decides and writes once. None if the Secret changed meanwhile: then the cache holds the newer
+    /// one.
+    async fn attempt(&self) -> Result<Option<Applied>, Failure> {
+        let (context, desired) = (self.pass.context, self.desired);
+        let cached = context.objects.get(&self.object);
+        let decision = self.decide(cached.as_ref());
+        let Some(decision) = self.verify(decision, cached.as_ref()).await? else {
+            return Ok(None);
         };
-        let mut verdict = decide(
-            facts.map_or(Target::Absent, Target::Present),
-            desired,
-            &asker,
-        );
+        let (written, applied) = match decision {
+            Decision::UpToDate | Decision::Verify => return Ok(Some(Applied::Unchanged)),
+            Decision::Create => {
+                let applied = if self.written_before {
+                    self.check_repair_backoff()?;
+                    Applied::Repaired
+                } else {
+                    Applied::Created
+                };
+                (context.secrets.create(desired).await, applied)
+            }
+            Decision::Update { reason, .. } => {
+                let applied = match reason {
+                    UpdateReason::Adopt => Applied::Created,
+                    UpdateReason::Content => Applied::Updated,
+                    UpdateReason::Metadata => Applied::MetadataUpdated,
+                    UpdateReason::Drift => {
+                        self.check_repair_backoff()?;
+                        Applied::Repaired
+                    }
+                };
+                // `verify` may have observed a newer version.
+                let Some(current) = context.objects.get(&self.object).or(cached.clone()) else {
+                    return Ok(None);
+                };
+                let written = context.secrets.update(desired, &current.observed).await;
+                (written, applied)
+            }
+            Decision::Foreign { owner } => return Err(foreign(desired, owner.as_deref())),
+            Decision::Claimed { by } => return Err(claimed(desired, &by)),
+            Decision::Terminating => return Err(terminating(desired)),
+        };
+        self.after_write(written, applied, cached.is_some()).await
+    }
+
+    fn decide(&self, cached: Option<&CachedObject>) -> Decision {
+        let (pass, desired) = (self.pass, self.desired);
+        let observed = cached.map(|cached| &*cached.observed);
+        let claimant = Claimant {
+            known_good: cached
+                .filter(|cached| cached.verified)
+                .map(|cached| &*cached.observed.resource_version),
+            adopt: pass.binding.spec.managed_secret.adopt,
+            // Only for the Secret of another binding, because it searches all bindings.
+            recorded_binding_exists: observed
+                .and_then(|observed| observed.binding_uid.as_ref())
+                .filter(|uid| **uid != *desired.binding_uid)
+                .is_some_and(|uid| pass.context.binding_exists(&uid.to_string())),
+        };
+        let target = observed.map_or(Target::Absent, Target::Present);
+        decide(target, desired, &claimant)
+    }
+
+    /// Reads the Secret where its metadata does not suffice. None if the cache was stale.
+    async fn verify(
+        &self,
+        decision: Decision,
+        cached: Option<&CachedObject>,
+    ) -> Result<Option<Decision>, Failure> {
         let adopting = matches!(
-            verdict,
+            decision,
             Decision::Update {
                 reason: UpdateReason::Adopt,
                 ..
             }
         );
-        if verdict == Decision::Verify || adopting {
-            let Some(found) = context
-                .secrets
-                .get(&desired.namespace, &desired.name)
-                .await
-                .map_err(|error| apply_error(&error))?
-            else {
-                context.objects.evict(&key);
-                continue;
-            };
-            let moved =
-                facts.is_none_or(|facts| facts.resource_version != found.observed.resource_version);
-            let right = found.data_equals(&desired.data);
-            if let Some(error) = found.update_blocker() {
-                return Err(apply_error(&error));
-            }
-            let version = found.observed.resource_version.to_string();
-            let looked_at = decide_content(&found.observed, right);
-            context
-                .objects
-                .observe(&key, found.observed, right && !adopting);
-            if moved {
-                continue;
-            }
-            if !adopting {
-                if right {
-                    context.objects.mark_verified(&key, &version);
-                }
-                verdict = looked_at;
-            }
+        if decision != Decision::Verify && !adopting {
+            return Ok(Some(decision));
         }
-        let outcome = match verdict {
-            Decision::UpToDate | Decision::Verify => return Ok(Applied::Unchanged),
-            Decision::Create => {
-                if had && let Some(wait) = repair_delay(context, who) {
-                    return Err(contested(desired, wait));
-                }
-                let applied = if had {
-                    Applied::Repaired
-                } else {
-                    Applied::Created
-                };
-                context
-                    .secrets
-                    .create(desired)
-                    .await
-                    .map(|written| (written, applied))
-            }
-            Decision::Update { reason: why, .. } => {
-                let Some(known) = &known else { continue };
-                if why == UpdateReason::Drift
-                    && let Some(wait) = repair_delay(context, who)
-                {
-                    return Err(contested(desired, wait));
-                }
-                let applied = match why {
-                    UpdateReason::Adopt => Applied::Created,
-                    UpdateReason::Content => Applied::Updated,
-                    UpdateReason::Metadata => Applied::MetadataUpdated,
-                    UpdateReason::Drift => Applied::Repaired,
-                };
-                let current = context.objects.get(&key).unwrap_or_else(|| known.clone());
-                context
-                    .secrets
-                    .update(desired, &current.observed)
-                    .await
-                    .map(|written| (written, applied))
-            }
-            Decision::Foreign { owner } => return Err(foreign(desired, owner.as_deref())),
-            Decision::Claimed { by } => return Err(claimed(desired, &by)),
-            Decision::Terminating => {
-                let message = format!(
-                    "Secret {} is being deleted; it is written again once it is gone",
-                    desired.name
-                );
-                return Err(ApplyError {
-                    reason: Reason::KubernetesError,
-                    message,
-                    requeue_after: Some(Duration::from_secs(30)),
-                });
-            }
+        let (context, desired) = (self.pass.context, self.desired);
+        let fetched = context.secrets.get(&desired.namespace, &desired.name).await;
+        let Some(fetched) = fetched.map_err(|error| write_failure(&error))? else {
+            context.objects.evict(&self.object);
+            return Ok(None);
         };
-        context.metrics.count_write("secret", outcome.is_ok());
-        match outcome {
-            Ok((written, applied)) => {
-                context.objects.observe(&key, written.observed, true);
-                if applied == Applied::Repaired {
-                    context.states.update(who, |remembered| {
-                        remembered.repair_backoff.record_repair(Instant::now());
-                    });
-                }
-                return Ok(applied);
-            }
-            Err(WriteError::Exists | WriteError::Conflict) => {
-                match context.secrets.get(&desired.namespace, &desired.name).await {
-                    Ok(Some(found)) => {
-                        if found.observed.belongs_to(&desired.binding_uid)
-                            && let Some(error) = found.update_blocker()
-                        {
-                            return Err(apply_error(&error));
-                        }
-                        context.objects.observe(&key, found.observed, false);
-                    }
-                    Ok(None) => context.objects.evict(&key),
-                    Err(error) => return Err(apply_error(&error)),
-                }
-            }
-            Err(WriteError::NotFound) if known.is_some() => context.objects.evict(&key),
-            Err(error) => return Err(apply_error(&error)),
+        if let Some(error) = fetched.update_blocker() {
+            return Err(write_failure(&error));
         }
+        let stale = cached.is_none_or(|cached| {
+            cached.observed.resource_version != fetched.observed.resource_version
+        });
+        let matches = fetched.data_equals(&desired.data);
+        let version = fetched.observed.resource_version.to_string();
+        let verified = decide_content(&fetched.observed, matches);
+        let objects = &context.objects;
+        objects.observe(&self.object, fetched.observed, matches && !adopting);
+        if stale {
+            return Ok(None);
+        }
+        if adopting {
+            return Ok(Some(decision));
+        }
+        if matches {
+            objects.mark_verified(&self.object, &version);
+        }
+        Ok(Some(verified))
     }
-    Err(ApplyError {
-        reason: Reason::KubernetesError,
-        message: format!(
-            "Secret {} kept changing while it was written; it is tried again",
-            desired.name
-        ),
-        requeue_after: Some(Duration::from_secs(2)),
-    })
-}
 
-/// How long a repair has to wait, since somebody keeps changing the Secret.
-fn repair_delay(context: &Context, who: &BindingRef) -> Option<Duration> {
-    let drift = context
-        .states
-        .read(who, |remembered| remembered.repair_backoff);
-    let wait = drift.delay(Instant::now());
-    (!wait.is_zero()).then_some(wait)
-}
+    /// Records a write. None if it lost a race.
+    async fn after_write(
+        &self,
+        written: Result<WrittenSecret, WriteError>,
+        applied: Applied,
+        was_cached: bool,
+    ) -> Result<Option<Applied>, Failure> {
+        let (pass, objects) = (self.pass, &self.pass.context.objects);
+        pass.context.metrics.count_write("secret", written.is_ok());
+        match written {
+            Ok(written) => {
+                objects.observe(&self.object, written.observed, true);
+                if applied == Applied::Repaired {
+                    pass.update_state(|state| state.repair_backoff.record_repair(Instant::now()));
+                }
+                return Ok(Some(applied));
+            }
+            Err(WriteError::Exists | WriteError::Conflict) => self.observe_again().await?,
+            Err(WriteError::NotFound) if was_cached => objects.evict(&self.object),
+            Err(error) => return Err(write_failure(&error)),
+        }
+        Ok(None)
+    }
 
-fn contested(desired: &Desired, wait: Duration) -> ApplyError {
-    ApplyError {
-        reason: Reason::SecretContested,
-        message: format!(
-            "somebody keeps changing Secret {}; it is put back with growing waits; find who writes it with kubectl get secret {0} --show-managed-fields -o yaml",
-            desired.name
-        ),
-        requeue_after: Some(wait),
+    async fn observe_again(&self) -> Result<(), Failure> {
+        let (context, desired) = (self.pass.context, self.desired);
+        match context.secrets.get(&desired.namespace, &desired.name).await {
+            Ok(Some(fetched)) => {
+                if fetched.observed.belongs_to(&desired.binding_uid)
+                    && let Some(error) = fetched.update_blocker()
+                {
+                    return Err(write_failure(&error));
+                }
+                let objects = &context.objects;
+                objects.observe(&self.object, fetched.observed, false);
+            }
+            Ok(None) => context.objects.evict(&self.object),
+            Err(error) => return Err(write_failure(&error)),
+        }
+        Ok(())
+    }
+
+    /// Delays a repair while another client keeps changing the Secret.
+    fn check_repair_backoff(&self) -> Result<(), Failure> {
+        let backoff = self.pass.read_state(|state| state.repair_backoff);
+        let delay = backoff.delay(Instant::now());
+        if delay.is_zero() {
+            return Ok(());
+        }
+        let message = format!(
+            "another client keeps changing Secret {0}; the operator restores it with a growing backoff; find the client with kubectl get secret {0} --show-managed-fields -o yaml",
+            self.desired.name
+        );
+        Err(after(delay, Reason::SecretContested, message))
     }
 }
 
-pub(crate) fn foreign(desired: &Desired, owner: Option<&str>) -> ApplyError {
+/// The failure of a binding whose Secret belongs to another owner.
+#[must_use]
+pub fn foreign(desired: &Desired, owner: Option<&str>) -> Failure {
     let name = &desired.name;
     let message = match owner {
         Some(owner) => format!(
-            "Secret {name} is there and belongs to {owner}; it is left as it is: set spec.managedSecret.name to another name"
+            "Secret {name} belongs to {owner}; the operator leaves it as it is: set spec.managedSecret.name to another name"
         ),
         None => format!(
-            "Secret {name} is there and is not this operator's; it is left as it is: set spec.managedSecret.name to another name, delete that Secret, or set spec.managedSecret.adopt to true"
+            "Secret {name} exists and is not this operator's; the operator leaves it as it is: set spec.managedSecret.name to another name, delete that Secret, or set spec.managedSecret.adopt to true"
         ),
     };
-    ApplyError {
-        reason: Reason::SecretForeign,
+    Failure::new(Reason::SecretForeign, message)
+}
+
+/// The failure of a binding whose Secret another binding writes.
+#[must_use]
+pub fn claimed(desired: &Desired, by: &str) -> Failure {
+    let message = format!(
+        "binding {by} writes Secret {}: set spec.managedSecret.name to another name, or delete that binding, and this one takes over the Secret",
+        desired.name
+    );
+    Failure::new(Reason::SecretClaimed, message)
+}
+
+fn terminating(desired: &Desired) -> Failure {
+    let message = format!(
+        "the API server is deleting Secret {}; the operator writes it again after that",
+        desired.name
+    );
+    after(TERMINATING_WAIT, Reason::KubernetesError, message)
+}
+
+fn after(wait: Duration, reason: Reason, message: String) -> Failure {
+    Failure {
+        reason,
         message,
-        requeue_after: None,
+        retry_after: Some(wait),
     }
 }
 
-pub(crate) fn claimed(desired: &Desired, by: &str) -> ApplyError {
-    let name = &desired.name;
-    ApplyError {
-        reason: Reason::SecretClaimed,
-        message: format!(
-            "Secret {name} is written by binding {by}: set spec.managedSecret.name to another name, or delete that binding, and this one takes it"
-        ),
-        requeue_after: None,
-    }
-}
-
-fn apply_error(error: &WriteError) -> ApplyError {
-    let again = match error.reason() {
+fn write_failure(error: &WriteError) -> Failure {
+    let retry_after = match error.reason() {
         Reason::KubernetesError => Some(Duration::from_secs(5)),
         Reason::SecretForbidden => Some(Duration::from_mins(1)),
         Reason::NamespaceTerminating | Reason::SecretTooLarge => Some(Duration::from_mins(5)),
         _ => None,
     };
-    ApplyError {
+    Failure {
         reason: error.reason(),
         message: error.to_string(),
-        requeue_after: again,
+        retry_after,
     }
-}
-
-/// Whether the binding's own Secret is there.
-#[must_use]
-pub fn secret_exists(context: &Context, binding: &DopplerPrefectBinding) -> bool {
-    let key = ObjectKey {
-        kind: ReferenceKind::Secret,
-        namespace: binding.namespace().unwrap_or_default(),
-        name: binding.secret_name().to_owned(),
-    };
-    context.objects.get(&key).is_some_and(|known| {
-        let uid = binding.meta().uid.as_deref();
-        !known.observed.terminating && uid.is_some_and(|uid| known.observed.belongs_to(uid))
-    })
 }

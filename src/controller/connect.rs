@@ -1,95 +1,76 @@
-//! How the two upstreams of a binding are reached, with what it refers to.
+//! How to reach the two upstreams of a binding: from its spec, and the keys that it references, to a
+//! [`Connection`] and a [`ConfigKey`]. The controller, `check` and `detach` use these functions.
 //!
-//! In: the stanzas of a binding, and the Secrets and ConfigMaps that they name. Out: a [`Connection`] to its Prefect server, the URL of Doppler's API,
-//! or the fault that says what to correct. Neither upstream is asked anything here, and no host is given that the flags do not allow.
-
-use std::sync::Arc;
+//! Input: the spec, and the Secrets and ConfigMaps that it references.
+//! Output: a connection to the Prefect server, the key of the Doppler config, or the failure that says
+//! what to correct.
+//! Invariants: no request to an upstream. No host that the flags do not allow.
 
 use kube::ResourceExt;
+use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::{
-    context::Context,
-    key_refs::KeyRefs,
+    key_refs::{KeyReference, KeyRefs},
     object_cache::{ObjectCache, ObjectKey, ReferenceKind},
 };
 use crate::{
-    crd::{DopplerPrefectBinding, PrefectSpec},
+    crd::{DopplerPrefectBinding, DopplerSpec, PrefectSpec},
+    doppler::ConfigKey,
     failure::Failure,
     outbound::AllowedHosts,
     prefect::{
         Connection,
+        block::{BlockFields, CompleteFields},
         connection::{ReferenceValues, connection, references},
     },
     reason::Reason,
 };
 
-/// Doppler's API, unless a binding names another.
+/// Doppler's API, unless the spec names another.
 const DOPPLER: &str = "https://api.doppler.com";
+/// The field of the spec that references a Doppler token.
+const ACCESS_TOKEN_FIELD: &str = "spec.doppler.accessToken";
 
-/// The keys of objects that a binding names, each with the field that names it.
+/// All keys that the binding references.
 #[must_use]
-pub fn referenced_keys(binding: &DopplerPrefectBinding) -> Vec<(ObjectKey, String, String)> {
+pub fn key_references(binding: &DopplerPrefectBinding) -> Vec<KeyReference> {
     let namespace = binding.namespace().unwrap_or_default();
-    let mut referenced_keys = Vec::new();
-    if let Some(prefect) = &binding.spec.prefect {
-        for reference in references(&prefect.server) {
-            let object = ObjectKey {
+    let prefect = binding.spec.prefect.iter();
+    prefect
+        .flat_map(|prefect| references(&prefect.server))
+        .map(|reference| KeyReference {
+            object: ObjectKey {
                 kind: reference.kind,
                 namespace: namespace.clone(),
                 name: reference.name,
-            };
-            referenced_keys.push((object, reference.key, reference.purpose.to_string()));
-        }
-    }
-    if let Some(token) = &binding.spec.doppler.access_token {
-        let at = &token.value_from.secret_key_ref;
-        let object = ObjectKey {
+            },
+            key: reference.key,
+            field: reference.purpose.to_string(),
+        })
+        .chain(access_token_reference(&namespace, &binding.spec.doppler))
+        .collect()
+}
+
+fn access_token_reference(namespace: &str, doppler: &DopplerSpec) -> Option<KeyReference> {
+    let key_ref = &doppler.access_token.as_ref()?.value_from.secret_key_ref;
+    Some(KeyReference {
+        object: ObjectKey {
             kind: ReferenceKind::Secret,
-            namespace,
-            name: at.name.clone(),
-        };
-        referenced_keys.push((
-            object,
-            at.key.clone(),
-            "spec.doppler.accessToken".to_owned(),
-        ));
-    }
-    referenced_keys
+            namespace: namespace.to_owned(),
+            name: key_ref.name.clone(),
+        },
+        key: key_ref.key.clone(),
+        field: ACCESS_TOKEN_FIELD.to_owned(),
+    })
 }
 
-/// Tokens often end with the line break of the file they were made from.
-pub(crate) fn trimmed(text: &secrecy::SecretString) -> secrecy::SecretString {
-    use secrecy::ExposeSecret;
-    text.expose_secret().trim().into()
-}
-
-/// How the binding's Prefect server is reached, with what the context knows.
+/// Resolves how to reach the Prefect server of a binding in `namespace`.
 ///
 /// # Errors
-/// As [`build_connection`].
-pub async fn connect(
-    context: &Context,
-    binding: &DopplerPrefectBinding,
-    prefect: &PrefectSpec,
-) -> Result<Arc<Connection>, Failure> {
-    let connection = build_connection(
-        &context.key_refs,
-        &context.objects,
-        &context.prefect_hosts,
-        &binding.namespace().unwrap_or_default(),
-        prefect,
-    )
-    .await?;
-    Ok(context.connections.intern(connection))
-}
-
-/// How the Prefect server of a binding in `namespace` is reached.
-///
-/// # Errors
-/// If something that its stanza refers to is not there, or it is not allowed.
+/// If a referenced key cannot be resolved, or the flags do not allow the host.
 pub async fn build_connection(
-    references_read: &KeyRefs,
+    resolver: &KeyRefs,
     objects: &ObjectCache,
     hosts: &AllowedHosts,
     namespace: &str,
@@ -97,48 +78,87 @@ pub async fn build_connection(
 ) -> Result<Connection, Failure> {
     let mut values = ReferenceValues::default();
     for reference in references(&prefect.server) {
-        let object = ObjectKey {
-            kind: reference.kind,
-            namespace: namespace.to_owned(),
-            name: reference.name,
+        let key_reference = KeyReference {
+            object: ObjectKey {
+                kind: reference.kind,
+                namespace: namespace.to_owned(),
+                name: reference.name,
+            },
+            key: reference.key,
+            field: reference.purpose.to_string(),
         };
-        let field = reference.purpose.to_string();
-        let text = references_read
-            .resolve(objects, &object, &reference.key, &field)
-            .await;
+        let value = resolver.resolve(objects, &key_reference).await;
         values.insert(
             reference.purpose,
-            text.map_err(|error| failure(error.reason(), &error))?,
+            value.map_err(|error| Failure::new(error.reason(), error.to_string()))?,
         );
     }
     connection(&prefect.server, namespace, &values, hosts)
-        .map_err(|error| failure(error.reason(), &error))
+        .map_err(|error| Failure::new(error.reason(), error.to_string()))
 }
 
-/// Doppler's API, as a binding names it.
+/// The fields that the binding sets itself, with the value of its token reference.
 ///
 /// # Errors
-/// If it is not allowed.
-pub fn doppler_host(hosts: &AllowedHosts, host: Option<&str>) -> Result<Url, Failure> {
-    let url = Url::parse(host.unwrap_or(DOPPLER)).map_err(|_| Failure {
-        reason: Reason::InvalidSpec,
-        message: "spec.doppler.host is not a URL: write one such as https://api.doppler.com"
-            .to_owned(),
-        retry_after: None,
-    })?;
-    hosts.check(&url).map_err(|error| Failure {
-        reason: error.reason(),
-        message: format!("spec.doppler.host: {error}"),
-        retry_after: None,
-    })?;
-    Ok(url)
+/// If the token reference cannot be resolved.
+pub async fn resolve_overrides(
+    resolver: &KeyRefs,
+    objects: &ObjectCache,
+    namespace: &str,
+    doppler: &DopplerSpec,
+) -> Result<BlockFields, Failure> {
+    let access_token = match access_token_reference(namespace, doppler) {
+        Some(reference) => {
+            let token = resolver.resolve(objects, &reference).await;
+            let token = token.map_err(|error| Failure::new(error.reason(), error.to_string()))?;
+            Some(trimmed(&token))
+        }
+        None => None,
+    };
+    Ok(BlockFields {
+        project: doppler.project.clone(),
+        config: doppler.config.clone(),
+        access_token,
+    })
 }
 
-/// A fault from an error whose text may be shown.
-pub fn failure(reason: Reason, error: &impl std::fmt::Display) -> Failure {
-    Failure {
-        reason,
-        message: error.to_string(),
-        retry_after: None,
+/// A token without the line break that often ends the file it comes from.
+fn trimmed(token: &SecretString) -> SecretString {
+    token.expose_secret().trim().into()
+}
+
+/// The key of the Doppler config.
+///
+/// # Errors
+/// If the spec names a host of Doppler's API that is no URL, or that the flags do not allow.
+pub fn config_key(
+    hosts: &AllowedHosts,
+    doppler: &DopplerSpec,
+    fields: CompleteFields,
+) -> Result<ConfigKey, Failure> {
+    Ok(ConfigKey {
+        host: doppler_host(hosts, doppler.host.as_deref())?,
+        token: fields.access_token,
+        project: fields.project,
+        config: fields.config,
+        transformer: doppler.name_transformer,
+    })
+}
+
+/// The URL of Doppler's API.
+///
+/// # Errors
+/// If `host` is no URL, or the flags do not allow it.
+pub fn doppler_host(hosts: &AllowedHosts, host: Option<&str>) -> Result<Url, Failure> {
+    let url = Url::parse(host.unwrap_or(DOPPLER)).map_err(|_| {
+        let message = "spec.doppler.host is not a URL: use a URL such as https://api.doppler.com";
+        Failure::new(Reason::InvalidSpec, message)
+    })?;
+    match hosts.check(&url) {
+        Ok(()) => Ok(url),
+        Err(error) => Err(Failure::new(
+            error.reason(),
+            format!("spec.doppler.host: {error}"),
+        )),
     }
 }

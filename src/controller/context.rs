@@ -1,4 +1,8 @@
-//! Everything that a reconcile needs.
+//! What all reconciles share.
+//!
+//! Input: the parts that `process` builds from the flags.
+//! Output: one [`Context`], the whole dependency injection of the controller.
+//! Invariants: it holds no state of a single reconcile; that is the pass's.
 
 use std::{sync::Arc, time::Duration};
 
@@ -69,48 +73,48 @@ pub type Blocks = Pollers<BindingRef, BlockKey, BlockDocument>;
 /// Configs that are read.
 pub type Configs = Pollers<BindingRef, ConfigKey, Snapshot>;
 
-/// Everything that a reconcile needs.
+/// What all reconciles share.
 pub struct Context {
-    /// The API server.
+    /// Client of the API server.
     pub client: Client,
-    /// Waits and limits.
+    /// The limits that the flags set.
     pub settings: ControllerSettings,
-    /// Hosts that bindings may name as Prefect servers.
+    /// Allowed hosts of Prefect servers.
     pub prefect_hosts: AllowedHosts,
-    /// Hosts that bindings may name as Doppler's API.
+    /// Allowed hosts of Doppler's API.
     pub doppler_hosts: AllowedHosts,
-    /// Connections to Prefect servers that bindings share.
+    /// Interned connections to Prefect servers.
     pub connections: Arc<ConnectionInterner>,
-    /// Blocks that are read.
+    /// Pollers of blocks.
     pub blocks: Blocks,
-    /// Configs that are read.
+    /// Pollers of configs.
     pub configs: Configs,
-    /// Work pools that are looked at and edited.
+    /// Workers of the work pools.
     pub pools: Pools,
-    /// Secrets and ConfigMaps, as the watches show them.
+    /// Cache of Secrets and ConfigMaps.
     pub objects: Arc<ObjectCache>,
-    /// Values behind the keys that bindings name.
+    /// Cache of the values of referenced keys.
     pub key_refs: KeyRefs,
-    /// Requests about Secrets.
+    /// Client for Secrets.
     pub secrets: SecretClient,
-    /// The installation's key of content hashes.
+    /// The installation's key for content hashes.
     pub hash_key: HashKey,
-    /// What is remembered between reconciles.
+    /// State of the bindings between reconciles.
     pub states: Arc<BindingStates>,
-    /// The one place that tells.
+    /// Reports outcomes.
     pub report: Report,
-    /// Everything that is counted.
+    /// Metrics.
     pub metrics: Arc<Metrics>,
     /// Keys of bindings that wait for a reconcile.
     pub queue: Arc<WorkQueue>,
-    /// Namespace of the operator itself.
+    /// Namespace of the operator.
     pub operator_namespace: String,
-    /// The bindings of each scope.
+    /// The bindings, one store per scope.
     pub bindings: Vec<Store<StoredBinding>>,
 }
 
 impl Context {
-    /// The binding is gone: nothing is read, remembered or counted for it any more.
+    /// Drops everything that the operator holds for a deleted binding.
     pub fn forget(&self, binding: &BindingRef) {
         self.blocks.unsubscribe(binding);
         self.configs.unsubscribe(binding);
@@ -122,14 +126,14 @@ impl Context {
             .retain(|object| self.objects.is_tracked(object));
     }
 
-    /// The binding of this name, as its scope's store has it.
+    /// The binding in the store of its scope.
     #[must_use]
     pub fn stored(&self, binding: &BindingRef) -> Option<Arc<StoredBinding>> {
         let key = ObjectRef::new(binding.name()).within(binding.namespace());
         self.bindings.iter().find_map(|store| store.get(&key))
     }
 
-    /// Whether a binding of this UID is there.
+    /// Whether a binding with this UID exists.
     #[must_use]
     pub fn binding_exists(&self, uid: &str) -> bool {
         self.bindings.iter().any(|store| {

@@ -1,381 +1,186 @@
-//! What a binding asks of work pools, and what it is told.
+//! How a Secret gets into job pods: the seam behind which work pools live. No other module of the
+//! controller knows what a work pool is.
 //!
-//! In: the binding, its note, and whether its Secret is in place. Out: claims on pools, the note as it should be, and the part of the outcome that
-//! speaks of pools. The order is kept here: first a look, then the note, then the Secret, then the entry; and back: first the entry, then the
-//! wait, then the Secret and the note.
+//! Input: a pass, its resolution, and the desired Secret.
+//! Output: claims on the pools of the spec, the entries to record, the condition `Injected`, and
+//! `status.workPools`.
+//! Invariants: an entry is observed, recorded, and injected after the Secret exists. In reverse, the
+//! entry is removed, the workers reload the template, the Secret is deleted, and then the record.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+mod injected_condition;
+mod pool_claims;
+mod withdrawal;
 
-use super::{context::Context, finalizer::InjectedEntry, work_queue::BindingRef};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{pass::Pass, resolution::Resolution};
 use crate::{
-    crd::{DopplerPrefectBinding, InjectMode, WorkPoolState, WorkPoolStatus},
-    inject::claim::{Claim, Observation, Phase, Want},
+    crd::{InjectMode, WorkPoolStatus, injected::InjectedEntry},
     prefect::Connection,
-    reason::{Class, Reason},
-    status::{ConditionUpdate, MAX_LISTED},
+    reason::Reason,
+    secret::Desired,
+    status::{ConditionUpdate, INJECTED},
 };
+use injected_condition::injected_condition;
+use pool_claims::{PoolClaims, declare_claims, prune_claims};
+use withdrawal::withdraw_stale_entries;
 
-/// What the pools that a binding names are known to be.
-#[derive(Default)]
-pub struct PoolClaims {
-    /// For each named pool, in the order of the spec, what was found.
-    pub observations: Vec<(String, Option<Observation>)>,
-    /// Entries that are to be noted before they are written.
-    pub to_record: BTreeSet<InjectedEntry>,
+pub use withdrawal::{PendingRemoval, Withdrawal, remaining_wait, report_removed, withdraw_all};
+
+/// How long a new Secret waits for the first read of its pools, so that it is written once, with the
+/// right owner.
+pub const FIRST_READ_WAIT: Duration = Duration::from_secs(3);
+/// How long the status waits for an injection in progress. A pool waits for the Secrets of all
+/// bindings that arrive together.
+pub const PROGRESS_WAIT: Duration = Duration::from_secs(30);
+
+/// The injection of a binding's Secret, in one pass.
+pub struct Injection {
+    connection: Option<Arc<Connection>>,
+    key_names: Arc<BTreeSet<String>>,
+    claims: PoolClaims,
 }
 
-impl PoolClaims {
-    /// Whether a pool was not looked at yet.
+impl Injection {
+    /// Claims the pools that the spec names, as far as the recorded entries and the Secret allow it.
+    /// Marks the entries that are to be injected as required.
     #[must_use]
-    pub fn awaits_first_read(&self) -> bool {
-        self.observations
-            .iter()
-            .any(|(_, finding)| finding.is_none())
-    }
-
-    /// Whether an entry is about to be written: the outcome follows at once.
-    #[must_use]
-    pub fn in_progress(&self) -> bool {
-        self.observations.iter().any(|(_, finding)| {
-            finding.as_ref().is_some_and(|finding| {
-                matches!(finding.phase, Phase::Injectable | Phase::InProgress)
-                    && finding.failing_since.is_none()
-                    && finding.reason == Reason::Pending
-            })
-        })
-    }
-}
-
-/// Claims the pools that the spec names. An entry is claimed as present only if it is noted and the Secret is `in_place`.
-#[must_use]
-pub fn declare_claims(
-    context: &Context,
-    binding: &DopplerPrefectBinding,
-    who: &BindingRef,
-    connection: Option<&Arc<Connection>>,
-    noted: &BTreeSet<InjectedEntry>,
-    in_place: bool,
-    keys: &Arc<BTreeSet<String>>,
-) -> PoolClaims {
-    let mut looked = PoolClaims::default();
-    let Some(connection) = connection else {
-        looked.observations = binding
-            .spec
-            .inject
-            .work_pools
-            .iter()
-            .map(|pool| (pool.name.clone(), None))
-            .collect();
-        return looked;
-    };
-    let before: BTreeMap<&str, WorkPoolState> = binding
-        .status
-        .iter()
-        .flat_map(|status| &status.work_pools)
-        .filter_map(|pool| Some((pool.name.as_str(), pool.state?)))
-        .collect();
-    let secret = binding.secret_name();
-    for pool in &binding.spec.inject.work_pools {
-        let entry = InjectedEntry {
-            server: connection.api_url.to_string(),
-            pool: pool.name.clone(),
-            secret: secret.to_owned(),
-        };
-        let is_noted = noted.contains(&entry);
-        let want = if pool.mode() == InjectMode::Patch && is_noted && in_place {
-            Want::Present
-        } else {
-            Want::Observe
-        };
-        let claim = Claim {
-            namespace: who.namespace().to_owned(),
-            secret: secret.to_owned(),
-            optional: pool.optional(),
-            mode: pool.mode(),
-            keys: Arc::clone(keys),
-            want,
-            recorded: is_noted,
-            reported_state: before.get(pool.name.as_str()).copied(),
-            interval: interval(context, binding),
-        };
-        let finding = context.pools.declare(who, connection, &pool.name, claim);
-        if finding
-            .as_ref()
-            .is_some_and(|finding| finding.phase == Phase::Injectable)
-            && pool.mode() == InjectMode::Patch
-            && !is_noted
-        {
-            looked.to_record.insert(entry);
+    pub fn observe(
+        pass: &mut Pass<'_>,
+        resolution: &Resolution,
+        desired: Option<&Desired>,
+    ) -> Self {
+        let connection = resolution.connection.clone();
+        let key_names = key_names(pass, desired);
+        let claims = declare_claims(pass, connection.as_ref(), &key_names);
+        let recorded = pass.entries.recorded.iter();
+        pass.entries.required = recorded.chain(&claims.to_record).cloned().collect();
+        Self {
+            connection,
+            key_names,
+            claims,
         }
-        looked.observations.push((pool.name.clone(), finding));
     }
-    looked
-}
 
-/// Entries that are noted although the spec does not ask for them any more: they are taken out.
-#[must_use]
-pub fn stale_entries(
-    binding: &DopplerPrefectBinding,
-    connection: Option<&Arc<Connection>>,
-    noted: &BTreeSet<InjectedEntry>,
-) -> BTreeSet<InjectedEntry> {
-    let Some(connection) = connection else {
-        // Without a connection nothing tells which server the spec means: only what no pool name or Secret name matches any more is obsolete.
-        let names: BTreeSet<&str> = binding
-            .spec
-            .inject
-            .work_pools
-            .iter()
-            .map(|pool| pool.name.as_str())
-            .collect();
-        let gone = |entry: &&InjectedEntry| {
-            binding.spec.prefect.is_none()
-                || !names.contains(entry.pool.as_str())
-                || entry.secret != binding.secret_name()
-        };
-        return noted.iter().filter(gone).cloned().collect();
-    };
-    let server = connection.api_url.to_string();
-    let asked = |entry: &InjectedEntry| {
-        entry.server == server
-            && entry.secret == binding.secret_name()
-            && binding
-                .spec
-                .inject
-                .work_pools
-                .iter()
-                .any(|pool| pool.name == entry.pool && pool.mode() == InjectMode::Patch)
-    };
-    noted
-        .iter()
-        .filter(|entry| !asked(entry))
-        .cloned()
-        .collect()
-}
+    /// The entries to record before they are injected.
+    #[must_use]
+    pub const fn to_record(&self) -> &BTreeSet<InjectedEntry> {
+        &self.claims.to_record
+    }
 
-/// How far the way back of an entry is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Withdrawal {
-    /// It is out of its pool.
-    Done,
-    /// It is not yet, and why.
-    Pending(String),
-}
+    /// Whether a new Secret should wait for the first read of its pools.
+    #[must_use]
+    pub fn awaits_first_read(&self, pass: &Pass<'_>) -> bool {
+        let pools = &pass.binding.spec.inject.work_pools;
+        if !pools.iter().any(|pool| pool.mode() == InjectMode::Patch)
+            || !self.claims.awaits_first_read()
+        {
+            return false;
+        }
+        let since =
+            pass.update_state(|state| *state.waiting_since.get_or_insert_with(Instant::now));
+        since.elapsed() < FIRST_READ_WAIT
+    }
 
-/// Has an entry taken out, with the credentials that its server was last reached with.
-#[must_use]
-pub fn withdraw(
-    context: &Context,
-    binding: &DopplerPrefectBinding,
-    who: &BindingRef,
-    current: Option<&Arc<Connection>>,
-    entry: &InjectedEntry,
-) -> Withdrawal {
-    let remembered = context
-        .states
-        .read(who, |remembered| remembered.connections.clone());
-    let connection = current
-        .filter(|connection| connection.api_url.as_str() == entry.server)
-        .or_else(|| {
-            let mut known = remembered.iter();
-            known.find(|connection| connection.api_url.as_str() == entry.server)
+    /// Removes the entries that the spec no longer asks for, and unmarks those that are gone.
+    pub fn withdraw_stale(&self, pass: &mut Pass<'_>) {
+        withdraw_stale_entries(pass, self.connection.as_ref(), &self.claims);
+    }
+
+    /// Claims the recorded entries once the Secret exists, drops other claims, and reports what the
+    /// pools did.
+    pub fn ensure(&mut self, pass: &Pass<'_>) {
+        if pass.secret_exists() {
+            self.claims = declare_claims(pass, self.connection.as_ref(), &self.key_names);
+        }
+        prune_claims(pass, self.connection.as_ref());
+        self.report_events(pass);
+    }
+
+    /// Whether a pool will answer soon. Then its answer enqueues the binding, and the status waits
+    /// for it, up to [`PROGRESS_WAIT`].
+    #[must_use]
+    pub fn is_in_progress(&self, pass: &Pass<'_>) -> bool {
+        let in_progress = self.claims.awaits_first_read() || self.claims.in_progress();
+        pass.update_state(|state| {
+            if !in_progress {
+                state.waiting_since = None;
+                return false;
+            }
+            let since = state.waiting_since.get_or_insert_with(Instant::now);
+            since.elapsed() < PROGRESS_WAIT
         })
-        .cloned()
-        .or_else(|| anonymous(context, entry));
-    let Some(connection) = connection else {
-        return Withdrawal::Pending(format!(
-            "the credentials for {} are not known any more",
-            entry.server
-        ));
-    };
-    let known = binding
-        .status
-        .iter()
-        .flat_map(|status| &status.work_pools)
-        .find(|pool| pool.name == entry.pool)
-        .and_then(|pool| pool.state);
-    let claim = Claim {
-        namespace: who.namespace().to_owned(),
-        secret: entry.secret.clone(),
-        optional: true,
-        mode: InjectMode::Patch,
-        keys: Arc::default(),
-        want: Want::Absent,
-        recorded: true,
-        reported_state: known,
-        interval: interval(context, binding),
-    };
-    match context.pools.declare(who, &connection, &entry.pool, claim) {
-        Some(finding) if finding.phase == Phase::Removed => Withdrawal::Done,
-        Some(finding) => Withdrawal::Pending(finding.message),
-        None => Withdrawal::Pending("the pool is being looked at".to_owned()),
+    }
+
+    /// The condition `Injected`, and the pools of the status.
+    #[must_use]
+    pub fn condition(&self, pass: &Pass<'_>) -> (Option<ConditionUpdate>, Vec<WorkPoolStatus>) {
+        let pools = pass.last_status().map(|status| &*status.work_pools);
+        injected_condition(
+            &self.claims,
+            pools.unwrap_or_default(),
+            pass.was_true(INJECTED),
+            pass.grace_period(),
+        )
+    }
+
+    /// Reports what the workers of the pools did since the last pass.
+    fn report_events(&self, pass: &Pass<'_>) {
+        for (pool, observation) in &self.claims.observations {
+            let event = observation
+                .as_ref()
+                .and_then(|observation| observation.event);
+            let Some((number, reason)) = event else {
+                continue;
+            };
+            let is_new = pass.update_state(|state| {
+                state.pool_events.insert(pool.clone(), number) != Some(number)
+            });
+            if is_new {
+                let secret = pass.binding.secret_name();
+                let message = match reason {
+                    Reason::PoolPatched => format!(
+                        "the operator added the entry for Secret {secret} to the template of work pool {pool}"
+                    ),
+                    _ => withdrawal::removed_message(secret, pool),
+                };
+                pass.emit(reason, &message);
+            }
+        }
     }
 }
 
-/// After a restart, a server that the spec no longer names is tried without credentials, which is how most self-hosted servers run. Credentials of
-/// one server are never sent to another.
-fn anonymous(context: &Context, entry: &InjectedEntry) -> Option<Arc<Connection>> {
-    let api_url: url::Url = entry.server.parse().ok()?;
-    let in_cluster = api_url.scheme() == "http"
-        && api_url
-            .host_str()
-            .is_some_and(|host| host.rsplit('.').next() == Some("svc"));
-    if !in_cluster && context.prefect_hosts.check(&api_url).is_err() {
-        return None;
-    }
-    Some(Arc::new(Connection {
-        api_url,
-        auth: crate::prefect::connection::Auth::None,
-        headers: Vec::new(),
-        ca: None,
-    }))
-}
-
-fn interval(context: &Context, binding: &DopplerPrefectBinding) -> Duration {
-    binding
-        .spec
-        .interval()
-        .unwrap_or(context.settings.refresh_interval)
-}
-
-/// The condition `Injected`, and the pools of the status. `patience` is for how long a pool that cannot be looked at stays as it was.
+/// Drops all claims of a suspended binding. Returns the condition and the pools, which stay as they
+/// are.
 #[must_use]
-pub fn injected_condition(
-    looked: &PoolClaims,
-    before: &[WorkPoolStatus],
-    was_true: bool,
-    patience: Duration,
-) -> (Option<ConditionUpdate>, Vec<WorkPoolStatus>) {
-    if looked.observations.is_empty() {
+pub fn suspend(pass: &Pass<'_>) -> (Option<ConditionUpdate>, Vec<WorkPoolStatus>) {
+    pass.context.pools.remove_binding(pass.key);
+    let Some(status) = pass.last_status() else {
         return (None, Vec::new());
-    }
-    let now = std::time::Instant::now();
-    let mut failed: Option<(Reason, String)> = None;
-    let mut unknown = false;
-    let mut overlooked: Vec<&str> = Vec::new();
-    let mut pools = Vec::with_capacity(looked.observations.len());
-    for (name, finding) in &looked.observations {
-        let old = before.iter().find(|pool| pool.name == *name);
-        let Some(finding) = finding else {
-            unknown = true;
-            pools.push(old.cloned().unwrap_or_else(|| WorkPoolStatus {
-                name: name.clone(),
-                state: None,
-                shadowed_keys: vec![],
-                unserved_namespaces: vec![],
-            }));
-            continue;
-        };
-        overlooked.extend(finding.unchecked_deployments.as_deref());
-        let failing_for = finding
-            .failing_since
-            .map(|since| now.saturating_duration_since(since));
-        let passing = failing_for.is_some_and(|span| span < patience)
-            && finding.reason.class() != Class::WaitForChange;
-        let state = finding.state.or_else(|| old.and_then(|old| old.state));
-        pools.push(WorkPoolStatus {
-            name: name.clone(),
-            state,
-            shadowed_keys: finding
-                .shadowed_keys
-                .iter()
-                .take(MAX_LISTED)
-                .cloned()
-                .collect(),
-            unserved_namespaces: finding
-                .unserved_namespaces
-                .iter()
-                .take(MAX_LISTED)
-                .cloned()
-                .collect(),
-        });
-        if finding.phase == Phase::Injected
-            && (failing_for.is_none() || passing)
-            && finding.reason == Reason::Injected
-        {
-            continue;
-        }
-        if passing && was_true {
-            continue;
-        }
-        if matches!(
-            finding.phase,
-            Phase::Unknown | Phase::Injectable | Phase::InProgress
-        ) && finding.reason == Reason::Pending
-        {
-            unknown = true;
-        } else if failing_for.is_some() || finding.reason.class() != Class::Settled {
-            failed.get_or_insert((finding.reason, finding.message.clone()));
-        } else if finding.phase != Phase::Injected {
-            unknown = true;
-        }
-    }
-    let step = match failed {
-        Some((reason, message)) => ConditionUpdate::False(reason, message),
-        None if unknown && was_true => ConditionUpdate::Unchanged,
-        None if unknown => ConditionUpdate::Unknown(
-            Reason::Pending,
-            "the work pools are being looked at".to_owned(),
-        ),
-        None => ConditionUpdate::True(Reason::Injected, injected(&pools, &overlooked)),
     };
-    (Some(step), pools)
+    let has_condition = status.conditions.iter().any(|c| c.type_ == INJECTED);
+    let condition = has_condition.then_some(ConditionUpdate::Unchanged);
+    (condition, status.work_pools.clone())
 }
 
-fn injected(pools: &[WorkPoolStatus], overlooked: &[&str]) -> String {
-    let names: Vec<&str> = pools.iter().map(|pool| pool.name.as_str()).collect();
-    let elsewhere: BTreeSet<&str> = pools
-        .iter()
-        .flat_map(|pool| &pool.unserved_namespaces)
-        .map(String::as_str)
-        .collect();
-    let mut message = format!("work pools {} carry the Secret", names.join(", "));
-    if !elsewhere.is_empty() {
-        let names: Vec<&str> = elsewhere.into_iter().take(10).collect();
-        message
-            .push_str("; deployments send jobs to namespaces without it (add a binding there): ");
-        message.push_str(&names.join(", "));
+/// The names of the Secret's keys, as a set that all passes share. Without a desired Secret, those
+/// of the last one.
+fn key_names(pass: &Pass<'_>, desired: Option<&Desired>) -> Arc<BTreeSet<String>> {
+    if pass.binding.spec.inject.work_pools.is_empty() {
+        // Only pools compare the names.
+        return Arc::default();
     }
-    for clause in overlooked {
-        message.push_str("; ");
-        message.push_str(clause);
+    let last = pass.read_state(|state| state.key_names.clone());
+    let last = last.unwrap_or_default();
+    let Some(desired) = desired else {
+        return last;
+    };
+    if desired.data.keys().eq(last.iter()) {
+        return last;
     }
-    message
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_not_known_of_a_pools_deployments_is_told_where_all_is_well() {
-        let finding = Observation {
-            phase: Phase::Injected,
-            state: Some(WorkPoolState::Patched),
-            reason: Reason::Injected,
-            message: "it is in".to_owned(),
-            shadowed_keys: Vec::new(),
-            later_sources: Vec::new(),
-            unserved_namespaces: vec!["team".to_owned()],
-            unchecked_deployments: Some("only the first 5000 were looked at".to_owned()),
-            failing_since: None,
-            event: None,
-        };
-        let looked = PoolClaims {
-            observations: vec![("k8s".to_owned(), Some(finding))],
-            to_record: BTreeSet::new(),
-        };
-        let (step, _) = injected_condition(&looked, &[], false, Duration::ZERO);
-        let Some(ConditionUpdate::True(Reason::Injected, message)) = step else {
-            panic!("{step:?}")
-        };
-        assert_eq!(
-            message,
-            "work pools k8s carry the Secret; deployments send jobs to namespaces without it (add a binding there): team; only the first 5000 were looked at"
-        );
-    }
+    let names: Arc<BTreeSet<String>> = Arc::new(desired.data.keys().cloned().collect());
+    pass.update_state(|state| state.key_names = Some(Arc::clone(&names)));
+    names
 }

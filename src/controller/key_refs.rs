@@ -1,30 +1,42 @@
-//! The values behind the keys that bindings name.
+//! Resolves the keys that bindings reference, to their values.
 //!
-//! In: a key of a Secret or ConfigMap in the binding's namespace. Out: its text. Each object is read once for each of its versions that the watch
-//! shows, and only the keys that were asked for are kept, so that nothing is read at rest.
+//! Input: a key of a Secret or ConfigMap in the binding's namespace.
+//! Output: its value as text.
+//! Invariants: each version of an object that the watch shows is read once, so that nothing is read
+//! at rest. Only the values of referenced keys are kept.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use k8s_openapi::{
     ByteString,
     api::core::v1::{ConfigMap, Secret},
 };
 use kube::{Api, Client};
+use parking_lot::Mutex;
 use secrecy::SecretString;
 use tokio::time::timeout;
 
 use super::object_cache::{ObjectCache, ObjectKey, ReferenceKind};
-use crate::reason::Reason;
+use crate::{reason::Reason, secret::ObservedSecret};
 
-/// Why a value behind a key cannot be had.
+/// A key of a Secret or ConfigMap that a binding references.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyReference {
+    /// The Secret or ConfigMap.
+    pub object: ObjectKey,
+    /// The key in it.
+    pub key: String,
+    /// The field of the spec that references it.
+    pub field: String,
+}
+
+/// Why a referenced key cannot be resolved.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyRefError {
-    /// There is no such object.
-    #[error("{kind:?} {name} is not there: create it in namespace {namespace}, or correct {field}")]
+    /// The object does not exist.
+    #[error(
+        "{kind:?} {name} does not exist: create it in namespace {namespace}, or correct {field}"
+    )]
     NoObject {
         /// Kind of the object.
         kind: ReferenceKind,
@@ -32,10 +44,10 @@ pub enum KeyRefError {
         namespace: String,
         /// Its name.
         name: String,
-        /// The field of the binding that names it.
+        /// The field of the spec that references it.
         field: String,
     },
-    /// It has no such key.
+    /// The object lacks the key.
     #[error("{kind:?} {name} has no key {key}: add it, or correct {field}")]
     NoKey {
         /// Kind of the object.
@@ -44,13 +56,11 @@ pub enum KeyRefError {
         name: String,
         /// The key.
         key: String,
-        /// The field of the binding that names it.
+        /// The field of the spec that references it.
         field: String,
     },
     /// The value is not text.
-    #[error(
-        "the value of key {key} of {kind:?} {name} is not UTF-8 text, so that it cannot be used as {field}"
-    )]
+    #[error("the value of key {key} of {kind:?} {name} is not UTF-8 text: {field} needs text")]
     NotText {
         /// Kind of the object.
         kind: ReferenceKind,
@@ -58,12 +68,12 @@ pub enum KeyRefError {
         name: String,
         /// The key.
         key: String,
-        /// The field of the binding that names it.
+        /// The field of the spec that references it.
         field: String,
     },
-    /// The operator may not read it.
+    /// The operator may not read the object.
     #[error(
-        "the operator may not read {kind:?} {name} in namespace {namespace}: give its service account the chart's Role there"
+        "the operator may not read {kind:?} {name} in namespace {namespace}: grant its service account the chart's Role there"
     )]
     Forbidden {
         /// Kind of the object.
@@ -74,7 +84,7 @@ pub enum KeyRefError {
         name: String,
     },
     /// The API server did not answer.
-    #[error("{kind:?} {name} could not be read from the API server; it is tried again")]
+    #[error("the operator could not read {kind:?} {name} from the API server; it tries again")]
     Unreachable {
         /// Kind of the object.
         kind: ReferenceKind,
@@ -96,15 +106,22 @@ impl KeyRefError {
     }
 }
 
+/// A value, or that it is not text.
+type Value = Result<SecretString, NotText>;
+
+#[derive(Clone, Copy)]
+struct NotText;
+
+/// The values of an object at one of its versions. None for a key that the object lacks.
 #[derive(Default)]
-struct Cached {
+struct CachedValues {
     version: String,
-    keys: HashMap<String, Option<Result<SecretString, ()>>>,
+    values: HashMap<String, Option<Value>>,
 }
 
-type Slot = Arc<tokio::sync::Mutex<Option<Cached>>>;
+type Slot = Arc<tokio::sync::Mutex<Option<CachedValues>>>;
 
-/// Values that were read, by object and version.
+/// The cached values of referenced keys, by object and version.
 pub struct KeyRefs {
     client: Client,
     limit: Duration,
@@ -113,12 +130,12 @@ pub struct KeyRefs {
 
 impl std::fmt::Debug for KeyRefs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("References").finish_non_exhaustive()
+        f.debug_struct("KeyRefs").finish_non_exhaustive()
     }
 }
 
 impl KeyRefs {
-    /// Nothing was read yet; each read may take `limit`.
+    /// Creates an empty cache. Each read may take `limit`.
     #[must_use]
     pub fn new(client: Client, limit: Duration) -> Self {
         Self {
@@ -128,45 +145,37 @@ impl KeyRefs {
         }
     }
 
-    /// The text under `key` of an object; `field` is the binding's field that names it. Many who ask at once cost one read.
+    /// Resolves a reference to its value. Concurrent callers share one read.
     ///
     /// # Errors
-    /// If it is not there, is not text, or cannot be read.
+    /// If the object or the key does not exist, the value is not text, or it cannot be read.
     pub async fn resolve(
         &self,
         objects: &ObjectCache,
-        object: &ObjectKey,
-        key: &str,
-        field: &str,
+        reference: &KeyReference,
     ) -> Result<SecretString, KeyRefError> {
-        let slot = Arc::clone(
-            self.slots
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .entry(object.clone())
-                .or_default(),
-        );
+        let slot = {
+            let mut slots = self.slots.lock();
+            Arc::clone(slots.entry(reference.object.clone()).or_default())
+        };
         let mut cached = slot.lock().await;
         let current = objects
-            .get(object)
-            .map(|known| known.observed.resource_version.to_string());
-        let held = cached
+            .get(&reference.object)
+            .map(|object| object.observed.resource_version.to_string());
+        let hit = cached
             .as_ref()
             .filter(|cached| current.as_ref() == Some(&cached.version))
-            .and_then(|cached| cached.keys.get(key));
-        let value = match held {
+            .and_then(|cached| cached.values.get(&reference.key));
+        let value = match hit {
             Some(value) => value.clone(),
-            None => self.read(objects, object, key, field, &mut cached).await?,
+            None => self.read(objects, reference, &mut cached).await?,
         };
-        let (kind, name, key, field) = (
-            object.kind,
-            object.name.clone(),
-            key.to_owned(),
-            field.to_owned(),
-        );
+        let kind = reference.object.kind;
+        let name = reference.object.name.clone();
+        let (key, field) = (reference.key.clone(), reference.field.clone());
         match value {
             Some(Ok(text)) => Ok(text),
-            Some(Err(())) => Err(KeyRefError::NotText {
+            Some(Err(NotText)) => Err(KeyRefError::NotText {
                 kind,
                 name,
                 key,
@@ -181,25 +190,21 @@ impl KeyRefs {
         }
     }
 
-    /// Drops the values of objects that `is_named` says no binding names any more.
-    pub fn retain(&self, is_named: impl Fn(&ObjectKey) -> bool) {
-        self.slots
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|object, _| is_named(object));
+    /// Drops the values of all objects that are not tracked.
+    pub fn retain(&self, is_tracked: impl Fn(&ObjectKey) -> bool) {
+        self.slots.lock().retain(|object, _| is_tracked(object));
     }
 
     async fn read(
         &self,
         objects: &ObjectCache,
-        object: &ObjectKey,
-        key: &str,
-        field: &str,
-        cached: &mut Option<Cached>,
-    ) -> Result<Option<Result<SecretString, ()>>, KeyRefError> {
+        reference: &KeyReference,
+        cached: &mut Option<CachedValues>,
+    ) -> Result<Option<Value>, KeyRefError> {
+        let object = &reference.object;
         let (kind, namespace, name) = (object.kind, object.namespace.clone(), object.name.clone());
-        let read = timeout(self.limit, self.get(object, key)).await;
-        let (facts, value) = match read {
+        let read = timeout(self.limit, self.fetch(object, &reference.key)).await;
+        let (observed, value) = match read {
             Ok(Ok(Some(found))) => found,
             Ok(Ok(None)) => {
                 *cached = None;
@@ -207,7 +212,7 @@ impl KeyRefs {
                     kind,
                     namespace,
                     name,
-                    field: field.to_owned(),
+                    field: reference.field.clone(),
                 });
             }
             Ok(Err(kube::Error::Api(status))) if status.code == 403 => {
@@ -219,35 +224,27 @@ impl KeyRefs {
             }
             Ok(Err(_)) | Err(_) => return Err(KeyRefError::Unreachable { kind, name }),
         };
-        let version = facts.resource_version.to_string();
-        objects.observe(object, facts, false);
-        let slot = cached.get_or_insert_with(Cached::default);
-        if slot.version != version {
-            *slot = Cached {
+        let version = observed.resource_version.to_string();
+        objects.observe(object, observed, false);
+        let current = cached.get_or_insert_with(CachedValues::default);
+        if current.version != version {
+            *current = CachedValues {
                 version,
-                keys: HashMap::new(),
+                values: HashMap::new(),
             };
         }
-        slot.keys.insert(key.to_owned(), value.clone());
+        current.values.insert(reference.key.clone(), value.clone());
         Ok(value)
     }
 
-    async fn get(
+    async fn fetch(
         &self,
         object: &ObjectKey,
         key: &str,
-    ) -> Result<
-        Option<(
-            crate::secret::ObservedSecret,
-            Option<Result<SecretString, ()>>,
-        )>,
-        kube::Error,
-    > {
-        use crate::secret::ObservedSecret;
-        let text = |bytes: Vec<u8>| {
-            String::from_utf8(bytes)
-                .map(SecretString::from)
-                .map_err(|_| ())
+    ) -> Result<Option<(ObservedSecret, Option<Value>)>, kube::Error> {
+        let text = |bytes| {
+            let text = String::from_utf8(bytes).map_err(|_| NotText)?;
+            Ok(SecretString::from(text))
         };
         Ok(match object.kind {
             ReferenceKind::Secret => {

@@ -1,22 +1,30 @@
-//! The controller: what wakes a binding, and what is done then.
+//! The controller. Watches and pollers enqueue binding keys in one work queue per scope; workers
+//! reconcile them. Start at [`reconcile`].
 //!
-//! In: watches, and wakes from sources and pools. Out: reconciles. In reading order: [`wake`] and [`watch`] (what wakes a binding), [`kept`] (as what it waits), [`reconcile`]
-//! (the line), which reads as [`follow`] (block and config; [`reach`] is how, [`followed`] how far), [`put`] (the Secret), [`claims`] (the pools), `sync` (the Secret and its condition), `obsolete` (what is no longer asked for), [`record`] (the status); [`back`] (the
-//! way back); and what they need: [`context`], [`objects`], [`references`], [`note`], [`memory`], [`managed`].
+//! Input: keys from the work queues.
+//! Output: reconciles, up to `--concurrency` at a time.
+//! Invariants: data runs one way, binding → block → config → Secret → injection → status, and so do
+//! the modules: [`resolve`] and [`resolution`], [`secret`] and [`apply_secret`], [`injection`],
+//! [`finalizer`], [`prune`], [`patch_status`]; [`cleanup`] runs in reverse order. Each takes a
+//! [`pass`]. [`work_queue`] and [`watches`] say what enqueues a binding. [`context`],
+//! [`binding_state`], [`object_cache`], [`key_refs`] and [`stored_binding`] hold what a pass reads.
 
 pub mod apply_secret;
 pub mod binding_state;
 pub mod cleanup;
 pub mod connect;
 pub mod context;
+mod delete_secret;
 pub mod finalizer;
 pub mod injection;
 pub mod key_refs;
 pub mod object_cache;
+pub mod pass;
 pub mod patch_status;
 pub mod prefect_work_pools;
 mod prune;
 pub mod reconcile;
+pub mod repair_backoff;
 pub mod requeue;
 pub mod resolution;
 pub mod resolve;

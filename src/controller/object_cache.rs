@@ -1,15 +1,18 @@
-//! What is known of Secrets and ConfigMaps, from one metadata watch for each scope and kind.
+//! Caches the metadata of Secrets and ConfigMaps, from one watch per scope and kind.
 //!
-//! In: watch events, our own writes, and which binding cares about which object. Out: the reduced facts of an object, and wakes for those that care
-//! when it changed. Only objects that somebody cares about, or that are labelled as ours, are kept. It never holds a value, and events no newer
-//! than what it already knows (our own writes among them) wake nobody.
+//! Input: watch events, the operator's own writes, and which binding tracks which object.
+//! Output: the observed metadata of an object. A change enqueues the bindings that track it.
+//! Invariants: it holds no secret value, and only objects that a binding tracks or that carry the
+//! operator's label. An event no newer than the cached version, such as that of an own write,
+//! enqueues nothing.
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use parking_lot::Mutex;
 
 use super::work_queue::BindingRef;
 pub use crate::crd::ReferenceKind;
@@ -26,298 +29,290 @@ pub struct ObjectKey {
     pub name: String,
 }
 
-/// What is known of an object.
+impl ObjectKey {
+    fn of(kind: ReferenceKind, metadata: &ObjectMeta) -> Option<Self> {
+        Some(Self {
+            kind,
+            namespace: metadata.namespace.clone()?,
+            name: metadata.name.clone()?,
+        })
+    }
+}
+
+/// An object as the cache holds it.
 #[derive(Clone, Debug)]
 pub struct CachedObject {
     /// Its reduced metadata.
     pub observed: Arc<ObservedSecret>,
-    /// Whether its content at this version was written, or compared, by us.
+    /// Whether the operator wrote or compared the content of this version.
     pub verified: bool,
 }
 
-/// Wakes a binding.
+/// Enqueues a binding.
 pub type Enqueue = Box<dyn Fn(&BindingRef) + Send + Sync>;
 
-/// The objects that bindings name.
+/// The objects that bindings track.
 pub struct ObjectCache {
-    table: Mutex<Table>,
-    wake: Enqueue,
+    index: Mutex<Index>,
+    enqueue: Enqueue,
 }
 
+/// Objects by key, and tracked keys by binding.
 #[derive(Default)]
-struct Table {
-    objects: HashMap<Arc<ObjectKey>, Slot>,
-    of: HashMap<BindingRef, Box<[Arc<ObjectKey>]>>,
+struct Index {
+    objects: HashMap<Arc<ObjectKey>, Entry>,
+    tracked_by: HashMap<BindingRef, Box<[Arc<ObjectKey>]>>,
 }
 
-/// An object that is known, or that somebody cares about.
+/// An object that exists, or that a binding tracks.
 #[derive(Default)]
-struct Slot {
-    known: Option<CachedObject>,
-    /// Sorted; seldom more than one.
-    interested: Vec<BindingRef>,
+struct Entry {
+    cached: Option<CachedObject>,
+    /// The bindings that track it, sorted. Rarely more than one.
+    trackers: Vec<BindingRef>,
 }
 
 impl std::fmt::Debug for ObjectCache {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Objects").finish_non_exhaustive()
+        f.debug_struct("ObjectCache").finish_non_exhaustive()
     }
 }
 
 impl ObjectCache {
-    /// Nothing is known yet; `wake` is called for bindings whose objects change.
+    /// Creates an empty cache. It calls `enqueue` for the bindings whose objects change.
     #[must_use]
-    pub fn new(wake: Enqueue) -> Self {
+    pub fn new(enqueue: Enqueue) -> Self {
         Self {
-            table: Mutex::default(),
-            wake,
+            index: Mutex::default(),
+            enqueue,
         }
     }
 
-    /// `who` cares about exactly these objects from now on.
-    pub fn track(&self, who: &BindingRef, keys: HashSet<ObjectKey>) {
-        let mut table = self.table();
-        let before = table.of.get(who);
+    /// Makes a binding track exactly these objects.
+    pub fn track(&self, binding: &BindingRef, objects: HashSet<ObjectKey>) {
+        let mut index = self.index.lock();
+        let before = index.tracked_by.get(binding);
         let same = before.is_some_and(|before| {
-            before.len() == keys.len() && before.iter().all(|key| keys.contains(&**key))
+            before.len() == objects.len() && before.iter().all(|object| objects.contains(&**object))
         });
         if same {
             return;
         }
-        for key in table.of.remove(who).unwrap_or_default() {
-            if !keys.contains(&*key) {
-                table.lose_interest(who, &key);
+        for object in index.tracked_by.remove(binding).unwrap_or_default() {
+            if !objects.contains(&*object) {
+                index.remove_tracker(binding, &object);
             }
         }
-        let keys: Box<[Arc<ObjectKey>]> = keys
+        let objects: Box<[Arc<ObjectKey>]> = objects
             .into_iter()
-            .map(|key| table.gain_interest(who, key))
+            .map(|object| index.add_tracker(binding, object))
             .collect();
-        table.of.insert(who.clone(), keys);
+        index.tracked_by.insert(binding.clone(), objects);
     }
 
-    /// `who` cares about nothing any more.
-    pub fn untrack(&self, who: &BindingRef) {
-        let mut table = self.table();
-        for key in table.of.remove(who).unwrap_or_default() {
-            table.lose_interest(who, &key);
+    /// Makes a binding track nothing.
+    pub fn untrack(&self, binding: &BindingRef) {
+        let mut index = self.index.lock();
+        for object in index.tracked_by.remove(binding).unwrap_or_default() {
+            index.remove_tracker(binding, &object);
         }
     }
 
-    /// Whether a binding cares about the object.
+    /// Whether a binding tracks the object.
     #[must_use]
-    pub fn is_tracked(&self, key: &ObjectKey) -> bool {
-        self.table().is_tracked(key)
+    pub fn is_tracked(&self, object: &ObjectKey) -> bool {
+        self.index.lock().is_tracked(object)
     }
 
-    /// What is known of an object. Nothing means that it is not there, or was never seen.
+    /// The cached object. None if it does not exist, or no watch has delivered it.
     #[must_use]
-    pub fn get(&self, key: &ObjectKey) -> Option<CachedObject> {
-        self.table().objects.get(key)?.known.clone()
+    pub fn get(&self, object: &ObjectKey) -> Option<CachedObject> {
+        self.index.lock().objects.get(object)?.cached.clone()
     }
 
-    /// We wrote or read the object: its content at this version is as `verified` says.
-    pub fn observe(&self, key: &ObjectKey, facts: ObservedSecret, verified: bool) {
-        let mut table = self.table();
-        let known = table.known(key);
-        let older = known.is_some_and(|known| {
-            is_newer(&known.observed.resource_version, &facts.resource_version)
+    /// Caches an object that the operator wrote or read itself, unless the cache has a newer version.
+    pub fn observe(&self, object: &ObjectKey, observed: ObservedSecret, verified: bool) {
+        let mut index = self.index.lock();
+        let is_newer = index.cached(object).is_some_and(|cached| {
+            is_newer(
+                &cached.observed.resource_version,
+                &observed.resource_version,
+            )
         });
-        if !older {
-            let facts = Arc::new(facts);
-            table.know(
-                key,
-                CachedObject {
-                    observed: facts,
-                    verified,
-                },
-            );
+        if !is_newer {
+            let observed = Arc::new(observed);
+            index.insert(object, CachedObject { observed, verified });
         }
     }
 
-    /// The content of the object at this version was compared and is as it should be.
-    pub fn mark_verified(&self, key: &ObjectKey, resource_version: &str) {
-        if let Some(slot) = self.table().objects.get_mut(key)
-            && let Some(known) = &mut slot.known
-            && *known.observed.resource_version == *resource_version
+    /// Marks the content of the object at this version as verified.
+    pub fn mark_verified(&self, object: &ObjectKey, resource_version: &str) {
+        if let Some(entry) = self.index.lock().objects.get_mut(object)
+            && let Some(cached) = &mut entry.cached
+            && *cached.observed.resource_version == *resource_version
         {
-            known.verified = true;
+            cached.verified = true;
         }
     }
 
-    /// The object is gone, as we were told by the API server.
-    pub fn evict(&self, key: &ObjectKey) {
-        self.table().evict(key);
+    /// Evicts an object that does not exist any more, as the API server answered.
+    pub fn evict(&self, object: &ObjectKey) {
+        self.index.lock().evict(object);
     }
 
-    /// A watch says that the object is there.
+    /// Handles a watch event: the object exists.
     pub fn on_apply(&self, kind: ReferenceKind, metadata: &ObjectMeta) {
-        let Some(key) = key_of(kind, metadata) else {
+        let Some(object) = ObjectKey::of(kind, metadata) else {
             return;
         };
-        let facts = ObservedSecret::from_metadata(metadata);
-        let woken = {
-            let mut table = self.table();
-            let wanted = table.is_tracked(&key)
-                || (kind == ReferenceKind::Secret && facts.has_managed_by_label);
-            if !wanted {
-                table.evict(&key);
+        let observed = ObservedSecret::from_metadata(metadata);
+        let trackers = {
+            let mut index = self.index.lock();
+            let is_ours = kind == ReferenceKind::Secret && observed.has_managed_by_label;
+            if !is_ours && !index.is_tracked(&object) {
+                index.evict(&object);
                 return;
             }
-            if let Some(known) = table.known(&key)
-                && !is_newer(&facts.resource_version, &known.observed.resource_version)
+            if let Some(cached) = index.cached(&object)
+                && !is_newer(
+                    &observed.resource_version,
+                    &cached.observed.resource_version,
+                )
             {
                 return;
             }
-            let facts = Arc::new(facts);
+            let observed = Arc::new(observed);
             let verified = false;
-            table.know(
-                &key,
-                CachedObject {
-                    observed: facts,
-                    verified,
-                },
-            );
-            table.interested(&key).to_vec()
+            index.insert(&object, CachedObject { observed, verified });
+            index.trackers(&object).to_vec()
         };
-        for who in &woken {
-            (self.wake)(who);
-        }
+        self.enqueue_all(&trackers);
     }
 
-    /// A watch says that the object is gone.
+    /// Handles a watch event: the object is deleted.
     pub fn on_delete(&self, kind: ReferenceKind, metadata: &ObjectMeta) {
-        let Some(key) = key_of(kind, metadata) else {
+        let Some(object) = ObjectKey::of(kind, metadata) else {
             return;
         };
-        let woken = {
-            let mut table = self.table();
-            // A late word of an object that we have written again since is no news.
-            let again = table.known(&key).is_some_and(|known| {
+        let trackers = {
+            let mut index = self.index.lock();
+            // Ignore the deletion of an earlier incarnation (different UID).
+            let is_earlier = index.cached(&object).is_some_and(|cached| {
                 let uid = metadata.uid.as_deref();
-                uid.is_some_and(|uid| known.observed.uid != *uid)
+                uid.is_some_and(|uid| cached.observed.uid != *uid)
             });
-            if again {
+            if is_earlier {
                 return;
             }
-            let woken = table.interested(&key).to_vec();
-            table.evict(&key);
-            woken
+            let trackers = index.trackers(&object).to_vec();
+            index.evict(&object);
+            trackers
         };
-        for who in &woken {
-            (self.wake)(who);
-        }
+        self.enqueue_all(&trackers);
     }
 
-    /// A watch listed everything of `kind` in `namespace` (or everywhere): what is not in `seen` is gone.
+    /// Handles the end of a list of `kind` in `namespace` (or in all): objects that are not in
+    /// `listed` are deleted.
     pub fn on_relist(
         &self,
         kind: ReferenceKind,
         namespace: Option<&str>,
-        seen: &HashSet<(String, String)>,
+        listed: &HashSet<(String, String)>,
     ) {
-        let woken: HashSet<BindingRef> = {
-            let mut table = self.table();
-            let gone = table.objects.iter().filter(|(key, slot)| {
-                slot.known.is_some()
-                    && key.kind == kind
-                    && namespace.is_none_or(|namespace| key.namespace == namespace)
-                    && !seen.contains(&(key.namespace.clone(), key.name.clone()))
+        let trackers: HashSet<BindingRef> = {
+            let mut index = self.index.lock();
+            let deleted = index.objects.iter().filter(|(object, entry)| {
+                entry.cached.is_some()
+                    && object.kind == kind
+                    && namespace.is_none_or(|namespace| object.namespace == namespace)
+                    && !listed.contains(&(object.namespace.clone(), object.name.clone()))
             });
-            let gone: Vec<Arc<ObjectKey>> = gone.map(|(key, _)| Arc::clone(key)).collect();
-            let mut woken = HashSet::new();
-            for key in &gone {
-                woken.extend(table.interested(key).iter().cloned());
-                table.evict(key);
+            let deleted: Vec<Arc<ObjectKey>> =
+                deleted.map(|(object, _)| Arc::clone(object)).collect();
+            let mut trackers = HashSet::new();
+            for object in &deleted {
+                trackers.extend(index.trackers(object).iter().cloned());
+                index.evict(object);
             }
-            woken
+            trackers
         };
-        for who in &woken {
-            (self.wake)(who);
-        }
+        self.enqueue_all(&trackers);
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Enqueues bindings. The caller holds no lock.
+    fn enqueue_all<'a>(&self, bindings: impl IntoIterator<Item = &'a BindingRef>) {
+        for binding in bindings {
+            (self.enqueue)(binding);
+        }
     }
 }
 
-impl Table {
-    fn known(&self, key: &ObjectKey) -> Option<&CachedObject> {
-        self.objects.get(key)?.known.as_ref()
+impl Index {
+    fn cached(&self, object: &ObjectKey) -> Option<&CachedObject> {
+        self.objects.get(object)?.cached.as_ref()
     }
 
-    fn interested(&self, key: &ObjectKey) -> &[BindingRef] {
-        let slot = self.objects.get(key);
-        slot.map_or(&[], |slot| &slot.interested)
+    fn trackers(&self, object: &ObjectKey) -> &[BindingRef] {
+        let entry = self.objects.get(object);
+        entry.map_or(&[], |entry| &entry.trackers)
     }
 
-    fn is_tracked(&self, key: &ObjectKey) -> bool {
-        !self.interested(key).is_empty()
+    fn is_tracked(&self, object: &ObjectKey) -> bool {
+        !self.trackers(object).is_empty()
     }
 
-    fn know(&mut self, key: &ObjectKey, known: CachedObject) {
-        if let Some(slot) = self.objects.get_mut(key) {
-            slot.known = Some(known);
+    fn insert(&mut self, object: &ObjectKey, cached: CachedObject) {
+        if let Some(entry) = self.objects.get_mut(object) {
+            entry.cached = Some(cached);
         } else {
-            let slot = Slot {
-                known: Some(known),
-                interested: Vec::new(),
+            let entry = Entry {
+                cached: Some(cached),
+                trackers: Vec::new(),
             };
-            self.objects.insert(Arc::new(key.clone()), slot);
+            self.objects.insert(Arc::new(object.clone()), entry);
         }
     }
 
-    /// Nothing is known of the object any more.
-    fn evict(&mut self, key: &ObjectKey) {
-        if let Some(slot) = self.objects.get_mut(key) {
-            slot.known = None;
-            if slot.interested.is_empty() {
-                self.objects.remove(key);
+    fn evict(&mut self, object: &ObjectKey) {
+        if let Some(entry) = self.objects.get_mut(object) {
+            entry.cached = None;
+            if entry.trackers.is_empty() {
+                self.objects.remove(object);
             }
         }
     }
 
-    /// `who` cares about the object. Gives its key, which all who do share.
-    fn gain_interest(&mut self, who: &BindingRef, key: ObjectKey) -> Arc<ObjectKey> {
-        let known = self.objects.get_key_value(&key);
-        let key = known.map_or_else(|| Arc::new(key), |(known, _)| Arc::clone(known));
-        let slot = self.objects.entry(Arc::clone(&key)).or_default();
-        if let Err(at) = slot.interested.binary_search(who) {
-            if slot.interested.is_empty() {
-                slot.interested.reserve_exact(1);
+    /// Adds a tracker, and returns the key that all trackers share.
+    fn add_tracker(&mut self, binding: &BindingRef, object: ObjectKey) -> Arc<ObjectKey> {
+        let shared = self.objects.get_key_value(&object);
+        let object = shared.map_or_else(|| Arc::new(object), |(shared, _)| Arc::clone(shared));
+        let entry = self.objects.entry(Arc::clone(&object)).or_default();
+        if let Err(at) = entry.trackers.binary_search(binding) {
+            if entry.trackers.is_empty() {
+                entry.trackers.reserve_exact(1);
             }
-            slot.interested.insert(at, who.clone());
+            entry.trackers.insert(at, binding.clone());
         }
-        key
+        object
     }
 
-    fn lose_interest(&mut self, who: &BindingRef, key: &ObjectKey) {
-        let Some(slot) = self.objects.get_mut(key) else {
+    fn remove_tracker(&mut self, binding: &BindingRef, object: &ObjectKey) {
+        let Some(entry) = self.objects.get_mut(object) else {
             return;
         };
-        if let Ok(at) = slot.interested.binary_search(who) {
-            slot.interested.remove(at);
+        if let Ok(at) = entry.trackers.binary_search(binding) {
+            entry.trackers.remove(at);
         }
-        let kept = slot
-            .known
-            .as_ref()
-            .is_some_and(|known| known.observed.has_managed_by_label);
-        if slot.interested.is_empty() && !kept {
-            self.objects.remove(key);
+        let cached = entry.cached.as_ref();
+        let is_ours = cached.is_some_and(|cached| cached.observed.has_managed_by_label);
+        if entry.trackers.is_empty() && !is_ours {
+            self.objects.remove(object);
         }
     }
 }
 
-fn key_of(kind: ReferenceKind, metadata: &ObjectMeta) -> Option<ObjectKey> {
-    Some(ObjectKey {
-        kind,
-        namespace: metadata.namespace.clone()?,
-        name: metadata.name.clone()?,
-    })
-}
-
-/// Whether version `a` is newer than `b`. Versions are numbers in every API server there is; where they are not, another one counts as newer.
+/// Whether version `a` is newer than `b`. Every API server counts versions as numbers. If one does
+/// not, a different version counts as newer.
 pub(super) fn is_newer(a: &str, b: &str) -> bool {
     match (a.parse::<u64>(), b.parse::<u64>()) {
         (Ok(a), Ok(b)) => a > b,
@@ -326,127 +321,4 @@ pub(super) fn is_newer(a: &str, b: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::BTreeMap;
-
-    fn objects() -> (ObjectCache, Arc<Mutex<Vec<String>>>) {
-        let woken = Arc::new(Mutex::new(vec![]));
-        let list = Arc::clone(&woken);
-        (
-            ObjectCache::new(Box::new(move |who| {
-                list.lock().unwrap().push(who.name().to_owned());
-            })),
-            woken,
-        )
-    }
-
-    fn secret(name: &str, version: &str) -> ObjectMeta {
-        ObjectMeta {
-            name: Some(name.to_owned()),
-            namespace: Some("flows".to_owned()),
-            uid: Some(format!("uid-{name}")),
-            resource_version: Some(version.to_owned()),
-            ..ObjectMeta::default()
-        }
-    }
-
-    fn key(name: &str) -> ObjectKey {
-        ObjectKey {
-            kind: ReferenceKind::Secret,
-            namespace: "flows".to_owned(),
-            name: name.to_owned(),
-        }
-    }
-
-    fn binding(name: &str) -> BindingRef {
-        BindingRef::new("flows", name)
-    }
-
-    #[test]
-    fn our_own_write_is_not_drift() {
-        let (objects, woken) = objects();
-        objects.track(&binding("b"), HashSet::from([key("s")]));
-        objects.observe(
-            &key("s"),
-            ObservedSecret::from_metadata(&secret("s", "10")),
-            true,
-        );
-        objects.on_apply(ReferenceKind::Secret, &secret("s", "9"));
-        objects.on_apply(ReferenceKind::Secret, &secret("s", "10"));
-        assert!(woken.lock().unwrap().is_empty());
-        assert!(objects.get(&key("s")).unwrap().verified);
-        objects.on_apply(ReferenceKind::Secret, &secret("s", "11"));
-        assert_eq!(*woken.lock().unwrap(), ["b"]);
-        assert!(!objects.get(&key("s")).unwrap().verified);
-    }
-
-    #[test]
-    fn a_deleted_object_wakes_all_who_care_and_nobody_else() {
-        let (objects, woken) = objects();
-        objects.track(&binding("a"), HashSet::from([key("s")]));
-        objects.track(&binding("b"), HashSet::from([key("s")]));
-        objects.track(&binding("c"), HashSet::from([key("t")]));
-        objects.observe(
-            &key("s"),
-            ObservedSecret::from_metadata(&secret("s", "10")),
-            true,
-        );
-        objects.on_delete(ReferenceKind::Secret, &secret("s", "12"));
-        let mut names = woken.lock().unwrap().clone();
-        names.sort();
-        assert_eq!(names, ["a", "b"]);
-        assert!(objects.get(&key("s")).is_none());
-    }
-
-    #[test]
-    fn a_late_word_of_an_object_that_was_written_again_is_no_news() {
-        let (objects, woken) = objects();
-        objects.track(&binding("a"), HashSet::from([key("s")]));
-        let again = ObjectMeta {
-            uid: Some("another".to_owned()),
-            ..secret("s", "20")
-        };
-        objects.observe(&key("s"), ObservedSecret::from_metadata(&again), true);
-        objects.on_delete(ReferenceKind::Secret, &secret("s", "15"));
-        assert!(woken.lock().unwrap().is_empty());
-        assert!(objects.get(&key("s")).is_some());
-    }
-
-    #[test]
-    fn what_nobody_cares_about_is_not_kept() {
-        let (objects, _) = objects();
-        objects.on_apply(ReferenceKind::Secret, &secret("s", "1"));
-        assert!(objects.get(&key("s")).is_none());
-        objects.track(&binding("a"), HashSet::from([key("s")]));
-        objects.on_apply(ReferenceKind::Secret, &secret("s", "1"));
-        objects.track(&binding("a"), HashSet::new());
-        assert!(objects.get(&key("s")).is_none());
-        let ours = ObjectMeta {
-            labels: Some(BTreeMap::from([(
-                crate::crd::MANAGED_BY_LABEL.to_owned(),
-                crate::crd::MANAGED_BY.to_owned(),
-            )])),
-            ..secret("ours", "1")
-        };
-        objects.on_apply(ReferenceKind::Secret, &ours);
-        assert!(objects.get(&key("ours")).is_some());
-    }
-
-    #[test]
-    fn what_a_list_does_not_hold_any_more_is_gone() {
-        let (objects, woken) = objects();
-        objects.track(&binding("a"), HashSet::from([key("s"), key("t")]));
-        objects.on_apply(ReferenceKind::Secret, &secret("s", "1"));
-        objects.on_apply(ReferenceKind::Secret, &secret("t", "2"));
-        woken.lock().unwrap().clear();
-        objects.on_relist(
-            ReferenceKind::Secret,
-            None,
-            &HashSet::from([("flows".to_owned(), "t".to_owned())]),
-        );
-        assert!(objects.get(&key("s")).is_none());
-        assert!(objects.get(&key("t")).is_some());
-        assert_eq!(*woken.lock().unwrap(), ["a"]);
-    }
-}
+mod tests;

@@ -1,8 +1,16 @@
-//! The outcome is written into the status, if it says anything new, and told.
+//! Writes the status of a binding if it differs from the last one, and reports the change.
+//!
+//! Input: the outcome of a reconcile.
+//! Output: at most one request, and a report of the changed conditions.
+//! Invariants: at rest it sends nothing. A status is never written to another binding of the same
+//! name.
 
 use std::{sync::Arc, time::Duration};
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+    jiff::Timestamp,
+};
 use kube::{
     Resource, ResourceExt,
     api::{ObjectMeta, Patch, PatchParams},
@@ -12,7 +20,7 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::{binding_state::WrittenStatus, context::Context, requeue::now, work_queue::BindingRef};
+use super::{binding_state::WrittenStatus, context::Context, pass::Pass};
 use crate::{
     crd::{DopplerPrefectBinding, DopplerPrefectBindingSpec},
     kubernetes::{json_patch, metadata_only},
@@ -20,44 +28,55 @@ use crate::{
     status::{Outcome, READY, status},
 };
 
-/// Wait before a status that was not taken is written again.
-const AGAIN: Duration = Duration::from_secs(5);
+/// Wait before a failed write of a status is tried again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Writes the status that says `outcome`, if it differs from the one that was written last. Gives when to try again, if it was not taken.
-pub async fn patch(
-    context: &Context,
-    binding: &DopplerPrefectBinding,
-    who: &BindingRef,
-    outcome: &Outcome,
-) -> Option<Duration> {
-    let remembered = context
-        .states
-        .read(who, |remembered| remembered.status.clone());
-    let before = remembered.as_ref().map(|said| &*said.status);
-    let before = before.or(binding.status.as_ref());
+/// Writes the status for `outcome` if it differs from the last one. A failed write is tried again.
+pub async fn patch(pass: &mut Pass<'_>, outcome: &Outcome) {
+    let (context, binding) = (pass.context, pass.binding);
+    let before = pass.last_status();
     let after = status(before, binding.meta().generation, outcome, &now());
     if before == Some(&after) {
         context.report.status_changed(binding, before, &after);
-        return None;
+        return;
     }
     let written = write(context, binding, &after).await;
     context.metrics.count_write("status", written.is_ok());
     match written {
         Ok(version) => {
             context.report.status_changed(binding, before, &after);
-            let said = WrittenStatus {
+            let written = WrittenStatus {
                 status: Arc::new(after),
                 version: version.into(),
             };
-            context
-                .states
-                .update(who, |remembered| remembered.status = Some(said));
-            None
+            pass.update_state(|state| state.status = Some(written));
         }
-        // It is gone, or another one by now: its own event follows.
-        Err(Some(404 | 422)) => None,
-        Err(_) => Some(AGAIN),
+        // The binding was deleted, or replaced by another one: its own event follows.
+        Err(Some(404 | 422)) => {}
+        Err(_) => pass.requeue.after(RETRY_INTERVAL),
     }
+}
+
+/// Writes a condition that says that the binding is invalid, which an older CRD may have admitted.
+/// Everything else of the binding stays as it is.
+pub async fn report_invalid(context: &Context, metadata: &ObjectMeta) {
+    let mut binding = DopplerPrefectBinding::new(
+        metadata.name.as_deref().unwrap_or_default(),
+        DopplerPrefectBindingSpec::default(),
+    );
+    binding.metadata = metadata.clone();
+    let message = "the operator cannot parse this binding: apply the CRD of this version, then correct the fields that kubectl apply rejects";
+    let condition = Condition {
+        type_: READY.to_owned(),
+        status: "False".to_owned(),
+        reason: Reason::InvalidSpec.to_string(),
+        message: message.to_owned(),
+        observed_generation: metadata.generation,
+        last_transition_time: now(),
+    };
+    context.report.emit(&binding, Reason::InvalidSpec, message);
+    let written = write(context, &binding, &json!({"conditions": [condition]})).await;
+    context.metrics.count_write("status", written.is_ok());
 }
 
 #[derive(Serialize)]
@@ -67,8 +86,8 @@ struct Operation<'a, T> {
     value: T,
 }
 
-/// Replaces the status whole; the status of another binding of the same name is not touched. Gives the binding's version with it. The answer holds
-/// metadata only, which is all that is looked at.
+/// Replaces the whole status, and returns the binding's new version. The response holds metadata
+/// only. An error holds the status code, if there is one.
 async fn write(
     context: &Context,
     binding: &DopplerPrefectBinding,
@@ -96,33 +115,18 @@ async fn write(
         )
         .map_err(|_| None)?;
     let request = json_patch(metadata_only(request));
-    let answer = context
+    let response = context
         .client
         .request::<PartialObjectMeta<DopplerPrefectBinding>>(request);
-    match timeout(context.settings.kubernetes_timeout, answer).await {
+    match timeout(context.settings.kubernetes_timeout, response).await {
         Ok(Ok(written)) => Ok(written.metadata.resource_version.unwrap_or_default()),
         Ok(Err(kube::Error::Api(status))) => Err(Some(status.code)),
         Ok(Err(_)) | Err(_) => Err(None),
     }
 }
 
-/// A binding that cannot be read, which an older CRD may have let in, is told so. It is left as it is.
-pub async fn report_invalid(context: &Context, metadata: &ObjectMeta) {
-    let mut binding = DopplerPrefectBinding::new(
-        metadata.name.as_deref().unwrap_or_default(),
-        DopplerPrefectBindingSpec::default(),
-    );
-    binding.metadata = metadata.clone();
-    let message = "the operator cannot read this binding: apply the CRD of this version, and correct the fields that kubectl apply then refuses";
-    let condition = Condition {
-        type_: READY.to_owned(),
-        status: "False".to_owned(),
-        reason: Reason::InvalidSpec.to_string(),
-        message: message.to_owned(),
-        observed_generation: metadata.generation,
-        last_transition_time: now(),
-    };
-    context.report.emit(&binding, Reason::InvalidSpec, message);
-    let written = write(context, &binding, &json!({"conditions": [condition]})).await;
-    context.metrics.count_write("status", written.is_ok());
+/// The current time in whole seconds, as Kubernetes writes it.
+fn now() -> Time {
+    let now = Timestamp::now();
+    Time(Timestamp::from_second(now.as_second()).unwrap_or(now))
 }

@@ -1,13 +1,11 @@
-//! The `PrefectWorkPool` objects of prefect-operator, where it is installed.
+//! Watches the `PrefectWorkPool` objects of prefect-operator, where it is installed.
 //!
-//! In: a watch of `workpools.prefect.io`, if there is such a kind. Out: which pools of which servers they own. Where the kind is not there, or may
-//! not be read, no pool is owned, and that is looked at again rarely.
+//! Input: a watch of `workpools.prefect.io`, if the API server has the kind.
+//! Output: the pools that these objects own.
+//! Invariants: without the kind, or without the right to watch it, no pool is owned. The watch is
+//! tried again at a long interval.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::{StreamExt, future::join_all};
 use kube::{
@@ -18,6 +16,7 @@ use kube::{
         watcher::{self, Event, watcher},
     },
 };
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -28,12 +27,14 @@ use crate::{
     prefect::connection::api_url_of,
 };
 
-/// How often it is looked again whether the kind is there.
-const AGAIN: Duration = Duration::from_mins(10);
+/// Wait before a watch of a kind that does not exist is tried again.
+const RETRY_INTERVAL: Duration = Duration::from_mins(10);
 
-type Known = Arc<Mutex<BTreeMap<(String, String), ManagedPool>>>;
+/// The managed pools by namespace and name of their object.
+type ManagedPools = BTreeMap<(String, String), ManagedPool>;
+type SharedPools = Arc<Mutex<ManagedPools>>;
 
-/// The scopes in which such objects are looked for.
+/// The scopes to watch.
 #[must_use]
 pub fn scopes(watched: &[String], further: &[String]) -> Vec<Scope> {
     if watched.is_empty() {
@@ -42,24 +43,24 @@ pub fn scopes(watched: &[String], further: &[String]) -> Vec<Scope> {
     Scope::of(&[watched, further].concat())
 }
 
-/// Tells `pools` which pools are owned, until `shutdown`.
+/// Keeps the managed pools of `pools` up to date, until `shutdown`.
 pub async fn watch_work_pools(
     client: Client,
     scopes: Vec<Scope>,
     pools: Pools,
     shutdown: CancellationToken,
 ) {
-    let known = Known::default();
+    let managed = SharedPools::default();
     let watches = scopes
         .into_iter()
-        .map(|scope| keep_watching(client.clone(), scope, Arc::clone(&known), pools.clone()));
+        .map(|scope| keep_watching(client.clone(), scope, Arc::clone(&managed), pools.clone()));
     tokio::select! {
         () = shutdown.cancelled() => {}
         _ = join_all(watches) => {}
     }
 }
 
-async fn keep_watching(client: Client, scope: Scope, known: Known, pools: Pools) {
+async fn keep_watching(client: Client, scope: Scope, managed: SharedPools, pools: Pools) {
     let kind = ApiResource::from_gvk_with_plural(
         &GroupVersionKind::gvk("prefect.io", "v1", "PrefectWorkPool"),
         "prefectworkpools",
@@ -73,53 +74,53 @@ async fn keep_watching(client: Client, scope: Scope, known: Known, pools: Pools)
         let mut events = std::pin::pin!(events);
         while let Some(event) = events.next().await {
             match event {
-                Ok(event) => take(&known, &scope, event, &pools),
+                Ok(event) => handle_event(&managed, &scope, event, &pools),
                 Err(error) => {
                     debug!(
                         reason = error_text(&error),
                         "the watch of PrefectWorkPools was interrupted"
                     );
-                    if is_not_there(&error) {
+                    if is_unavailable(&error) {
                         break;
                     }
                 }
             }
         }
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(RETRY_INTERVAL).await;
     }
 }
 
-/// Whether the kind is not there, or may not be read: then looking again soon is of no use.
-fn is_not_there(error: &watcher::Error) -> bool {
+/// Whether the kind does not exist, or may not be watched: then an early retry is of no use.
+fn is_unavailable(error: &watcher::Error) -> bool {
     matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if matches!(status.code, 403 | 404))
 }
 
-fn take(known: &Known, scope: &Scope, event: Event<DynamicObject>, pools: &Pools) {
-    let mut table = known.lock().unwrap_or_else(PoisonError::into_inner);
-    let before = table.clone();
-    let settled = match event {
+fn handle_event(managed: &SharedPools, scope: &Scope, event: Event<DynamicObject>, pools: &Pools) {
+    let mut managed = managed.lock();
+    let before = managed.clone();
+    let complete = match event {
         Event::Init => {
-            table.retain(
+            managed.retain(
                 |(namespace, _), _| matches!(scope, Scope::Namespace(own) if own != namespace),
             );
             false
         }
         Event::InitApply(object) => {
-            put(&mut table, &object);
+            insert(&mut managed, &object);
             false
         }
         Event::InitDone => true,
         Event::Apply(object) => {
-            put(&mut table, &object);
+            insert(&mut managed, &object);
             true
         }
         Event::Delete(object) => {
-            table.remove(&key(&object));
+            managed.remove(&key(&object));
             true
         }
     };
-    if settled && (before != *table || !table.is_empty()) {
-        pools.set_managed(table.values().cloned().collect());
+    if complete && (before != *managed || !managed.is_empty()) {
+        pools.set_managed(managed.values().cloned().collect());
     }
 }
 
@@ -127,7 +128,7 @@ fn key(object: &DynamicObject) -> (String, String) {
     (object.namespace().unwrap_or_default(), object.name_any())
 }
 
-/// What an object owns. One whose server stanza cannot be read owns nothing that could be told.
+/// The pool that an object owns. None if its server stanza cannot be parsed.
 #[must_use]
 pub fn owned_by(object: &DynamicObject) -> Option<ManagedPool> {
     let (namespace, name) = key(object);
@@ -142,10 +143,10 @@ pub fn owned_by(object: &DynamicObject) -> Option<ManagedPool> {
     })
 }
 
-fn put(table: &mut BTreeMap<(String, String), ManagedPool>, object: &DynamicObject) {
+fn insert(managed: &mut ManagedPools, object: &DynamicObject) {
     match owned_by(object) {
-        Some(pool) => table.insert(key(object), pool),
-        None => table.remove(&key(object)),
+        Some(pool) => managed.insert(key(object), pool),
+        None => managed.remove(&key(object)),
     };
 }
 
@@ -164,16 +165,16 @@ mod tests {
     }
 
     #[test]
-    fn an_object_owns_the_pool_of_its_name_on_its_server() {
-        let mut table = BTreeMap::new();
-        put(&mut table, &object(&json!({"name": "prefect-server"})));
-        let pool = table.values().next().unwrap();
+    fn object_owns_the_pool_of_its_name_on_its_server() {
+        let mut managed = BTreeMap::new();
+        insert(&mut managed, &object(&json!({"name": "prefect-server"})));
+        let pool = managed.values().next().unwrap();
         assert_eq!(pool.pool, "k8s");
         assert_eq!(
             pool.api_url.as_str().trim_end_matches('/'),
             "http://prefect-server.prefect.svc:4200/api"
         );
-        put(&mut table, &object(&json!({"nonsense": true})));
-        assert!(table.is_empty());
+        insert(&mut managed, &object(&json!({"nonsense": true})));
+        assert!(managed.is_empty());
     }
 }

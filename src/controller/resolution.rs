@@ -1,20 +1,22 @@
-//! Pure: how far the way of a value was followed, and what the conditions are to say of that.
+//! What was resolved for a binding, and the two conditions that follow from it. Pure.
 //!
-//! In: readings of the sources, and what stopped the way. Out: [`Resolution`], and the steps of `BlockResolved` and `SecretSynced`. It asks nobody
-//! anything: a failure that may pass is told apart here from one that has lasted.
+//! Input: the poll states of block and config, and the failures on the way.
+//! Output: [`Resolution`], and the conditions `BlockResolved` and `SecretSynced`.
+//! Invariants: the first failure counts. A transient failure becomes a condition only after the
+//! grace period.
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
+use super::requeue::Requeue;
 use crate::{
     doppler::Snapshot,
     failure::Failure,
     prefect::Connection,
     reason::{Class, Reason},
     status::ConditionUpdate,
-    upstream::poller::PollState,
-    upstream::subscription::FeedState,
+    upstream::{poller::PollState, subscription::FeedState},
 };
 
 /// The last good values of a binding.
@@ -28,297 +30,188 @@ pub struct LastGood {
     pub snapshot: Arc<Snapshot>,
 }
 
-/// The step at which newer values are stopped.
+/// The stage at which the resolution of newer values fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// On the way to project, config and token.
+    /// From the spec to project, config and token.
     Block,
-    /// On the way to the values.
+    /// From project, config and token to the values.
     Config,
 }
 
-/// What stands in the way of newer values.
+/// Why there are no newer values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamFailure {
-    /// Where.
+    /// Where the resolution failed.
     pub stage: Stage,
-    /// What.
+    /// Why it failed.
     pub failure: Failure,
-    /// Whether it has lasted for so long, or is of a kind, that the binding is to be told not Ready.
+    /// Whether it waits for a change, or has lasted for the grace period.
     pub persistent: bool,
 }
 
-/// How far the way was followed.
-#[derive(Default)]
+impl UpstreamFailure {
+    fn condition(&self, was_true: bool) -> ConditionUpdate {
+        ConditionUpdate::of_failure(&self.failure, self.persistent, was_true)
+    }
+}
+
+/// What was resolved for a binding.
 pub struct Resolution {
-    /// How the Prefect server is reached, if the binding names one and all it refers to is there.
+    /// How to reach the Prefect server. None if the spec names none, or a key reference failed.
     pub connection: Option<Arc<Connection>>,
-    /// The first answer of an upstream is awaited: the binding is woken when it comes, and when it is overdue.
+    /// Whether the first answer of an upstream is pending. The answer enqueues the binding, and so
+    /// does the poller if the answer is overdue.
     pub pending: bool,
-    /// It is overdue.
+    /// Whether the pending answer is overdue.
     pub overdue: bool,
-    /// What was resolved just now, and from where.
+    /// What was resolved, and from where.
     pub resolved_from: Option<String>,
     /// The last good values.
     pub last_good: Option<LastGood>,
-    /// How many reads in a row gave them.
+    /// How many consecutive reads returned them.
     pub consecutive_reads: u32,
-    /// What stands in the way of newer ones.
+    /// Why there are no newer values.
     pub failure: Option<UpstreamFailure>,
-    /// What is to be said of the block beside that all is well.
+    /// An addition to the message of a True condition `BlockResolved`.
     pub block_note: Option<String>,
-    /// What is to be said of the values beside that all is well.
+    /// An addition to the message of a True condition `SecretSynced`.
     pub values_note: Option<String>,
-    /// When somebody told of the change that led to these values.
+    /// When the change notification arrived that led to these values.
     pub notified_at: Option<Instant>,
-    /// When to look again, if nothing happens before.
-    pub requeue_after: Option<Duration>,
+    /// When to reconcile again.
+    pub requeue: Requeue,
+    grace_period: Duration,
 }
 
 impl Resolution {
-    /// Takes what a source knows: its value, if there is one; and its trouble.
-    pub(super) fn record_poll<V>(
-        &mut self,
-        stage: Stage,
-        reading: &PollState<V>,
-        patience: Duration,
-    ) -> Option<Arc<V>> {
-        match &reading.failure {
-            Some(fault) => self.record_failure(
-                stage,
-                fault.clone(),
-                reading.failing_for(Instant::now()),
-                patience,
-            ),
-            None if reading.value.is_none() => {
+    /// Nothing is resolved yet. Transient failures become conditions after `grace_period`.
+    #[must_use]
+    pub fn new(grace_period: Duration) -> Self {
+        Self {
+            connection: None,
+            pending: false,
+            overdue: false,
+            resolved_from: None,
+            last_good: None,
+            consecutive_reads: 0,
+            failure: None,
+            block_note: None,
+            values_note: None,
+            notified_at: None,
+            requeue: Requeue::default(),
+            grace_period,
+        }
+    }
+
+    /// Whether the reconcile can do nothing before the first answer of an upstream.
+    #[must_use]
+    pub const fn waits_for_first_answer(&self) -> bool {
+        self.pending && self.failure.is_none() && !self.overdue
+    }
+
+    /// Records the poll state of a source, and returns its value.
+    pub fn record_poll<V>(&mut self, stage: Stage, poll_state: &PollState<V>) -> Option<Arc<V>> {
+        match &poll_state.failure {
+            Some(failure) => {
+                let failing_for = poll_state.failing_for(Instant::now());
+                self.record_failure(stage, failure.clone(), failing_for);
+            }
+            None if poll_state.value.is_none() => {
                 self.pending = true;
-                self.overdue |= reading.overdue;
+                self.overdue |= poll_state.overdue;
             }
             None => {}
         }
-        let aside = match stage {
+        let note = match stage {
             Stage::Block => &mut self.block_note,
             Stage::Config => &mut self.values_note,
         };
-        *aside = note_of(reading);
-        if reading.unchanged_reads <= 1 {
-            self.notified_at = reading.notified_at.or(self.notified_at);
+        *note = note_of(poll_state);
+        if poll_state.unchanged_reads <= 1 {
+            self.notified_at = poll_state.notified_at.or(self.notified_at);
         }
-        reading.value.clone()
+        poll_state.value.clone()
     }
 
-    /// Notes trouble; the first one on the way counts.
-    pub(super) fn record_failure(
-        &mut self,
-        stage: Stage,
-        fault: Failure,
-        failing_for: Duration,
-        patience: Duration,
-    ) {
-        let lasting =
-            matches!(fault.reason.class(), Class::WaitForChange) || failing_for >= patience;
-        if !lasting {
-            let wait = patience.saturating_sub(failing_for);
-            self.requeue_after = Some(self.requeue_after.map_or(wait, |again| again.min(wait)));
+    /// Records a failure that has lasted for `failing_for`. The first one counts.
+    pub fn record_failure(&mut self, stage: Stage, failure: Failure, failing_for: Duration) {
+        let persistent = matches!(failure.reason.class(), Class::WaitForChange)
+            || failing_for >= self.grace_period;
+        if !persistent {
+            let remaining = self.grace_period.saturating_sub(failing_for);
+            self.requeue.after(remaining);
         }
-        if self.failure.is_none() {
-            self.failure = Some(UpstreamFailure {
-                stage,
-                failure: fault,
-                persistent: lasting,
-            });
-        }
+        self.failure.get_or_insert(UpstreamFailure {
+            stage,
+            failure,
+            persistent,
+        });
     }
 
-    /// What the condition `BlockResolved` is to say.
+    /// The condition `BlockResolved`. `was_true` is its last status.
     #[must_use]
     pub fn block_condition(&self, was_true: bool) -> ConditionUpdate {
         match (&self.failure, &self.resolved_from) {
-            (Some(trouble), _) if trouble.stage == Stage::Block && trouble.persistent => {
-                failed(&trouble.failure)
+            (Some(failed), _) if failed.stage == Stage::Block && failed.persistent => {
+                failed.condition(was_true)
             }
             (_, Some(resolved)) => ConditionUpdate::True(
                 Reason::Resolved,
                 with_note(resolved, self.block_note.as_deref()),
             ),
-            (Some(trouble), None) if trouble.stage == Stage::Config => failed(&trouble.failure),
-            (Some(_), None) if was_true => ConditionUpdate::Unchanged,
-            (Some(trouble), None) => failed(&trouble.failure),
+            (Some(failed), None) => failed.condition(was_true),
             (None, None) => ConditionUpdate::Unchanged,
         }
     }
 
-    /// What the condition `SecretSynced` is to say instead of that all is well, if anything.
+    /// The condition `SecretSynced`, as far as the upstreams decide it. `was_true` is its last
+    /// status. None if the Secret decides it.
     #[must_use]
-    pub fn upstream_condition(&self, was_true: bool) -> Option<ConditionUpdate> {
-        let trouble = self.failure.as_ref()?;
-        if trouble.persistent {
-            let kept = if self.last_good.is_some() || was_true {
-                "; the Secret keeps its last good values"
-            } else {
-                ""
-            };
-            return Some(ConditionUpdate::False(
-                trouble.failure.reason,
-                format!("{}{kept}", trouble.failure.message),
-            ));
+    pub fn upstream_condition(
+        &self,
+        was_true: bool,
+        secret_exists: bool,
+    ) -> Option<ConditionUpdate> {
+        let failed = self.failure.as_ref()?;
+        let update = failed.condition(was_true);
+        if !failed.persistent {
+            // Values that were read before keep the Secret in sync during the grace period.
+            return self.last_good.is_none().then_some(update);
         }
-        if self.last_good.is_some() {
-            return None;
-        }
-        Some(if was_true {
-            ConditionUpdate::Unchanged
-        } else {
-            failed(&trouble.failure)
+        Some(match update {
+            ConditionUpdate::False(reason, message)
+                if self.last_good.is_some() || secret_exists =>
+            {
+                let message = format!("{message}; the Secret keeps its last good values");
+                ConditionUpdate::False(reason, message)
+            }
+            update => update,
         })
     }
 }
 
-/// What a reading has to say beside its value: why nobody tells of changes, if that is not to pass, and how old it may be, if it is older than asked.
-fn note_of<V>(reading: &PollState<V>) -> Option<String> {
-    let refused = match &reading.feed_state {
+/// What to add to the message of a True condition: why there are no change notifications, and how
+/// stale the value may be.
+fn note_of<V>(state: &PollState<V>) -> Option<String> {
+    let rejected = match &state.feed_state {
         FeedState::Rejected(why) => Some(why.to_string()),
         _ => None,
     };
-    let lag = reading.staleness.map(|lag| {
+    let staleness_note = state.staleness.map(|staleness| {
         format!(
-            "they may be {} min old, since requests wait for the limit that others share: use fewer configs with one token, or ask for a higher limit",
-            lag.as_secs() / 60
+            "the values may be {} min old, because requests wait for a rate limit that other configs share: use fewer configs with one token, or ask for a higher limit",
+            staleness.as_secs() / 60
         )
     });
-    let asides: Vec<String> = refused.into_iter().chain(lag).collect();
-    (!asides.is_empty()).then(|| asides.join("; "))
+    let notes: Vec<String> = rejected.into_iter().chain(staleness_note).collect();
+    (!notes.is_empty()).then(|| notes.join("; "))
 }
 
-/// A message, and what is to be said beside it.
-pub(super) fn with_note(message: &str, aside: Option<&str>) -> String {
-    aside.map_or_else(|| message.to_owned(), |aside| format!("{message}; {aside}"))
-}
-
-fn failed(fault: &Failure) -> ConditionUpdate {
-    ConditionUpdate::False(fault.reason, fault.message.clone())
+/// A message with an addition.
+pub(super) fn with_note(message: &str, note: Option<&str>) -> String {
+    note.map_or_else(|| message.to_owned(), |note| format!("{message}; {note}"))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PATIENCE: Duration = Duration::from_mins(5);
-
-    fn unreachable() -> Failure {
-        Failure {
-            reason: Reason::DopplerUnreachable,
-            message: "down".to_owned(),
-            retry_after: None,
-        }
-    }
-
-    fn last() -> LastGood {
-        LastGood {
-            project: "p".to_owned(),
-            config: "c".to_owned(),
-            snapshot: Arc::new(Snapshot::new(std::collections::BTreeMap::default(), None)),
-        }
-    }
-
-    #[test]
-    fn a_failure_that_may_pass_changes_nothing_until_it_has_lasted() {
-        let mut followed = Resolution {
-            resolved_from: Some("block".to_owned()),
-            last_good: Some(last()),
-            ..Resolution::default()
-        };
-        followed.record_failure(
-            Stage::Config,
-            unreachable(),
-            Duration::from_mins(1),
-            PATIENCE,
-        );
-        assert_eq!(followed.upstream_condition(true), None);
-        assert_eq!(
-            followed.requeue_after,
-            Some(Duration::from_mins(4)),
-            "and is looked at again when it has lasted"
-        );
-        let mut followed = Resolution {
-            resolved_from: Some("block".to_owned()),
-            last_good: Some(last()),
-            ..Resolution::default()
-        };
-        followed.record_failure(Stage::Config, unreachable(), PATIENCE, PATIENCE);
-        let Some(ConditionUpdate::False(reason, message)) = followed.upstream_condition(true)
-        else {
-            panic!("not failed")
-        };
-        assert_eq!(reason, Reason::DopplerUnreachable);
-        assert!(message.contains("keeps its last good values"), "{message}");
-        assert!(matches!(
-            followed.block_condition(true),
-            ConditionUpdate::True(..)
-        ));
-    }
-
-    #[test]
-    fn a_refused_token_is_told_at_once() {
-        let mut followed = Resolution {
-            last_good: Some(last()),
-            ..Resolution::default()
-        };
-        followed.record_failure(
-            Stage::Config,
-            Failure {
-                reason: Reason::DopplerUnauthorized,
-                ..unreachable()
-            },
-            Duration::ZERO,
-            PATIENCE,
-        );
-        assert!(matches!(
-            followed.upstream_condition(true),
-            Some(ConditionUpdate::False(Reason::DopplerUnauthorized, _))
-        ));
-    }
-
-    #[test]
-    fn a_restart_while_doppler_is_down_leaves_the_conditions_as_they_are() {
-        let mut followed = Resolution {
-            resolved_from: Some("block".to_owned()),
-            ..Resolution::default()
-        };
-        followed.record_failure(Stage::Config, unreachable(), Duration::ZERO, PATIENCE);
-        assert_eq!(
-            followed.upstream_condition(true),
-            Some(ConditionUpdate::Unchanged)
-        );
-        assert!(
-            matches!(
-                followed.upstream_condition(false),
-                Some(ConditionUpdate::False(..))
-            ),
-            "a new binding is told at once"
-        );
-    }
-
-    #[test]
-    fn trouble_with_the_block_is_not_told_as_trouble_with_doppler() {
-        let mut followed = Resolution::default();
-        followed.record_failure(
-            Stage::Block,
-            Failure {
-                reason: Reason::BlockMissing,
-                ..unreachable()
-            },
-            Duration::ZERO,
-            PATIENCE,
-        );
-        followed.record_failure(Stage::Config, unreachable(), PATIENCE, PATIENCE);
-        assert!(matches!(
-            followed.block_condition(true),
-            ConditionUpdate::False(Reason::BlockMissing, _)
-        ));
-        assert!(matches!(
-            followed.upstream_condition(true),
-            Some(ConditionUpdate::False(Reason::BlockMissing, _))
-        ));
-    }
-}
+mod tests;

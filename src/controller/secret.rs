@@ -1,185 +1,204 @@
-//! From the last good values to the Secret, and what the condition `SecretSynced` says of it.
+//! Brings the Secret to the last good values, and computes the condition `SecretSynced`.
 //!
-//! In: a binding and its last good values. Out: the Secret as it should be, put, and told. An answer that would empty a Secret is refused until
-//! it has been seen twice.
+//! Input: a binding and its resolution.
+//! Output: the desired Secret, at most a few writes, the condition, and what the status says of the
+//! content.
+//! Invariants: an answer that would empty the Secret is refused until a second read confirms it.
 
-use std::time::Duration;
-
-use kube::{Resource, ResourceExt};
+use kube::ResourceExt;
 use tokio::time::Instant;
 
 use super::{
-    apply_secret::{Applied, ApplyError, apply_secret},
-    context::Context,
-    requeue::soonest,
+    apply_secret::{Applied, apply_secret},
+    pass::Pass,
     resolution::{LastGood, Resolution, with_note},
-    work_queue::BindingRef,
 };
 use crate::{
-    crd::{DopplerPrefectBinding, DopplerPrefectBindingStatus},
+    crd::{DeletionPolicy, DopplerPrefectBindingStatus},
+    failure::Failure,
     reason::{Class, Reason},
-    secret::{Desired, DesiredInput, desired},
-    status::{ConditionUpdate, SECRET_SYNCED, SecretContent, is_true},
+    secret::{Desired, DesiredInput, desired, hash_key},
+    status::{ConditionUpdate, SECRET_SYNCED, SecretContent},
 };
 
-/// The Secret that the last good values make, without its owner.
-pub(super) fn desired_secret(
-    context: &Context,
-    binding: &DopplerPrefectBinding,
-    last: &LastGood,
-) -> Result<Desired, (Reason, String)> {
-    let input = DesiredInput {
-        binding: &binding.name_any(),
-        binding_uid: binding.meta().uid.as_deref().unwrap_or_default(),
-        namespace: &binding.namespace().unwrap_or_default(),
-        doppler: &binding.spec.doppler,
-        managed: &binding.spec.managed_secret,
-        project: &last.project,
-        config: &last.config,
-        key: &context.hash_key,
-    };
-    desired(&input, last.snapshot.values()).map_err(|error| (error.reason(), error.to_string()))
+/// A second read confirms an empty answer after this part of the poll interval.
+const CONFIRMATION: f64 = 1.2;
+
+/// The outcome of a reconcile for the Secret.
+pub struct SecretOutcome {
+    /// The condition `SecretSynced`.
+    pub condition: ConditionUpdate,
+    /// The content of the Secret. None if the Secret was not compared.
+    pub content: Option<SecretContent>,
 }
 
-pub(super) async fn reconcile_secret(
-    context: &Context,
-    binding: &DopplerPrefectBinding,
-    who: &BindingRef,
-    followed: &Resolution,
-    desired: &Desired,
-    before: Option<&DopplerPrefectBindingStatus>,
-    again: &mut Option<Duration>,
-) -> (ConditionUpdate, Option<SecretContent>) {
-    let was_true = before.is_some_and(|status| is_true(status, SECRET_SYNCED));
-    let holds = SecretContent {
-        key_count: desired.data.len(),
-        excluded_keys: desired.excluded_keys.clone(),
-        hash: desired.content_hash.clone(),
-    };
-    let held_keys = before
-        .filter(|status| status.secret_name.as_deref() == Some(&desired.name))
-        .and_then(|status| status.key_count)
-        .unwrap_or(0);
-    if desired.data.is_empty() && held_keys > 0 && followed.consecutive_reads < 2 {
-        let interval = binding
-            .spec
-            .interval()
-            .unwrap_or(context.settings.refresh_interval);
-        *again = soonest(*again, Some(interval.mul_f64(1.2)));
-        let message = format!(
-            "the answer for project and config would leave Secret {} without any key; it is refused until the next poll says the same",
-            desired.name
-        );
-        context.report.emit(binding, Reason::EmptyAnswer, &message);
-        return (
-            if was_true {
-                ConditionUpdate::Unchanged
-            } else {
-                ConditionUpdate::False(Reason::EmptyAnswer, message)
-            },
-            None,
-        );
+impl From<ConditionUpdate> for SecretOutcome {
+    fn from(condition: ConditionUpdate) -> Self {
+        Self {
+            condition,
+            content: None,
+        }
     }
-    if desired.name == crate::secret::hash_key::SECRET_NAME
-        && desired.namespace == context.operator_namespace
+}
+
+/// The Secret for the last good values, without an owner.
+///
+/// # Errors
+/// If the values or their names do not fit into a Secret.
+pub fn desired_secret(pass: &Pass<'_>, values: &LastGood) -> Result<Desired, Failure> {
+    let input = DesiredInput {
+        binding: pass.key.name(),
+        binding_uid: pass.uid(),
+        namespace: pass.key.namespace(),
+        doppler: &pass.binding.spec.doppler,
+        managed: &pass.binding.spec.managed_secret,
+        project: &values.project,
+        config: &values.config,
+        key: &pass.context.hash_key,
+    };
+    desired(&input, values.snapshot.values())
+        .map_err(|error| Failure::new(error.reason(), error.to_string()))
+}
+
+/// Brings the Secret to `desired`. Without last good values, only the condition may change.
+pub async fn reconcile_secret(
+    pass: &mut Pass<'_>,
+    resolution: &Resolution,
+    desired: Option<Result<Desired, Failure>>,
+) -> SecretOutcome {
+    let was_true = pass.was_true(SECRET_SYNCED);
+    let desired = match desired {
+        Some(Ok(desired)) => desired,
+        Some(Err(failure)) => return ConditionUpdate::of_failure(&failure, true, was_true).into(),
+        None => {
+            let update = resolution.upstream_condition(was_true, pass.secret_exists());
+            return update.unwrap_or(ConditionUpdate::Unchanged).into();
+        }
+    };
+    // Garbage collection may delete the Secret with its binding only if no pool refers to it.
+    let deletes = pass.binding.spec.managed_secret.deletion_policy == DeletionPolicy::Delete;
+    let desired = if deletes && pass.entries.required.is_empty() {
+        desired.with_owner(&pass.binding.name_any())
+    } else {
+        desired
+    };
+    match write_secret(pass, resolution, &desired).await {
+        Ok(condition) => SecretOutcome {
+            condition,
+            content: Some(SecretContent {
+                key_count: desired.data.len(),
+                excluded_keys: desired.excluded_keys,
+                hash: desired.content_hash,
+            }),
+        },
+        Err(failure) => {
+            pass.requeue.after(failure.retry_after);
+            let transient = failure.reason.class() == Class::Retry
+                && failure.reason != Reason::SecretContested
+                && failure.reason != Reason::SecretForbidden;
+            ConditionUpdate::of_failure(&failure, !transient, was_true).into()
+        }
+    }
+}
+
+/// Applies the Secret, and returns the condition of a Secret that holds `desired`.
+async fn write_secret(
+    pass: &mut Pass<'_>,
+    resolution: &Resolution,
+    desired: &Desired,
+) -> Result<ConditionUpdate, Failure> {
+    refuse_empty_answer(pass, resolution, desired)?;
+    if desired.name == hash_key::SECRET_NAME && desired.namespace == pass.context.operator_namespace
     {
         let message = format!(
             "Secret {} holds the operator's own key: set spec.managedSecret.name to another name",
             desired.name
         );
-        return (ConditionUpdate::False(Reason::SecretForeign, message), None);
+        return Err(Failure::new(Reason::SecretForeign, message));
     }
-    let had = before.is_some_and(|status| {
+    let written_before = pass.last_status().is_some_and(|status| {
         status.secret_name.as_deref() == Some(&desired.name)
             && status.content_hash.as_deref() == Some(&desired.content_hash)
     });
-    let adopt = binding.spec.managed_secret.adopt;
-    let done = apply_secret(context, who, desired, adopt, had, &|uid| {
-        context.binding_exists(uid)
-    })
-    .await;
-    match done {
-        Ok(done) => {
-            report_applied(context, binding, desired, done, followed, before);
-            if done == Applied::Updated
-                && let Some(told_at) = followed.notified_at
+    match apply_secret(pass, desired, written_before).await {
+        Ok(applied) => {
+            report_applied(pass, resolution, desired, applied);
+            if applied == Applied::Updated
+                && let Some(notified_at) = resolution.notified_at
             {
-                let seconds = told_at.elapsed().as_secs_f64();
-                context
-                    .metrics
-                    .notification_to_secret_seconds
-                    .observe(seconds);
+                let seconds = notified_at.elapsed().as_secs_f64();
+                let metrics = &pass.context.metrics;
+                metrics.notification_to_secret_seconds.observe(seconds);
             }
-            let step = synced_condition(context, who, followed, desired, before, again);
-            (step, Some(holds))
+            Ok(synced_condition(pass, resolution, desired))
         }
-        Err(ApplyError {
-            reason,
-            message,
-            requeue_after: wait,
-        }) => {
-            // Nobody tells that a right was given: it is tried again at each poll, if that is sooner.
-            let poll = (reason == Reason::SecretForbidden).then(|| {
-                let own = binding.spec.interval();
-                own.unwrap_or(context.settings.refresh_interval)
-            });
-            *again = soonest(*again, soonest(wait, poll));
-            let passing = reason.class() == Class::Retry
-                && reason != Reason::SecretContested
-                && reason != Reason::SecretForbidden;
-            let step = if passing && was_true {
-                ConditionUpdate::Unchanged
-            } else {
-                ConditionUpdate::False(reason, message)
-            };
-            (step, None)
+        Err(failure) => {
+            // No event follows when an administrator grants the right: each poll tries again.
+            if failure.reason == Reason::SecretForbidden {
+                pass.requeue.after(pass.interval());
+            }
+            Err(failure)
         }
     }
 }
 
-/// The Secret is as it should be: is it as new as it should be, and left alone?
-fn synced_condition(
-    context: &Context,
-    who: &BindingRef,
-    followed: &Resolution,
+/// Refuses an answer without keys for a Secret that has keys, until a second read confirms it.
+fn refuse_empty_answer(
+    pass: &mut Pass<'_>,
+    resolution: &Resolution,
     desired: &Desired,
-    before: Option<&DopplerPrefectBindingStatus>,
-    again: &mut Option<Duration>,
+) -> Result<(), Failure> {
+    let key_count = pass
+        .last_status()
+        .filter(|status| status.secret_name.as_deref() == Some(&desired.name))
+        .and_then(|status| status.key_count)
+        .unwrap_or(0);
+    if !desired.data.is_empty() || key_count == 0 || resolution.consecutive_reads >= 2 {
+        return Ok(());
+    }
+    pass.requeue.after(pass.interval().mul_f64(CONFIRMATION));
+    let message = format!(
+        "the answer for project and config would leave Secret {} without any key; the operator refuses it until the next poll confirms it",
+        desired.name
+    );
+    pass.emit(Reason::EmptyAnswer, &message);
+    Err(Failure::new(Reason::EmptyAnswer, message))
+}
+
+/// The condition of a Secret that holds `desired`: whether its values are the newest, and whether
+/// other clients leave it alone.
+fn synced_condition(
+    pass: &mut Pass<'_>,
+    resolution: &Resolution,
+    desired: &Desired,
 ) -> ConditionUpdate {
-    let was_true = before.is_some_and(|status| is_true(status, SECRET_SYNCED));
-    let drift = context
-        .states
-        .read(who, |remembered| remembered.repair_backoff);
-    if let Some(quiet_in) = drift.contested_for(Instant::now()) {
-        *again = soonest(*again, Some(quiet_in));
+    let was_true = pass.was_true(SECRET_SYNCED);
+    let repair_backoff = pass.read_state(|state| state.repair_backoff);
+    if let Some(quiet_in) = repair_backoff.contested_for(Instant::now()) {
+        pass.requeue.after(quiet_in);
         let message = format!(
-            "somebody keeps changing Secret {0}; it was put back; find who writes it with kubectl get secret {0} --show-managed-fields -o yaml",
+            "another client keeps changing Secret {0}; the operator restored it; find the client with kubectl get secret {0} --show-managed-fields -o yaml",
             desired.name
         );
         return ConditionUpdate::False(Reason::SecretContested, message);
     }
-    if followed.failure.is_some() && before.is_some_and(was_upstream_failure) {
-        // What was refused is not taken back by a failure that may pass: only an answer does that.
-        return followed
-            .upstream_condition(was_true)
-            .unwrap_or(ConditionUpdate::Unchanged);
+    let upstream = resolution.upstream_condition(was_true, true);
+    if resolution.failure.is_some() && pass.last_status().is_some_and(was_upstream_failure) {
+        // A transient failure does not end a reported failure: only an answer does.
+        return upstream.unwrap_or(ConditionUpdate::Unchanged);
     }
-    followed.upstream_condition(was_true).unwrap_or_else(|| {
-        let keys = desired.data.len();
-        ConditionUpdate::True(
-            Reason::Synced,
-            with_note(
-                &format!(
-                    "Secret {} holds the {keys} keys that Doppler last gave",
-                    desired.name
-                ),
-                followed.values_note.as_deref(),
-            ),
-        )
+    upstream.unwrap_or_else(|| {
+        let message = format!(
+            "Secret {} holds the {} keys that Doppler last returned",
+            desired.name,
+            desired.data.len()
+        );
+        let message = with_note(&message, resolution.values_note.as_deref());
+        ConditionUpdate::True(Reason::Synced, message)
     })
 }
 
-/// Whether the condition says that an upstream gave nothing newer.
+/// Whether the condition `SecretSynced` is False because of an upstream.
 fn was_upstream_failure(status: &DopplerPrefectBindingStatus) -> bool {
     status.conditions.iter().any(|condition| {
         condition.type_ == SECRET_SYNCED
@@ -190,47 +209,33 @@ fn was_upstream_failure(status: &DopplerPrefectBindingStatus) -> bool {
     })
 }
 
-fn report_applied(
-    context: &Context,
-    binding: &DopplerPrefectBinding,
-    desired: &Desired,
-    done: Applied,
-    followed: &Resolution,
-    before: Option<&DopplerPrefectBindingStatus>,
-) {
-    let old =
-        before.and_then(|status| Some((status.project.as_deref()?, status.config.as_deref()?)));
-    if let (Some((project, config)), Some(last)) = (old, &followed.last_good)
-        && (project, config) != (&*last.project, &*last.config)
+fn report_applied(pass: &Pass<'_>, resolution: &Resolution, desired: &Desired, applied: Applied) {
+    let old = pass
+        .last_status()
+        .and_then(|status| Some((status.project.as_deref()?, status.config.as_deref()?)));
+    if let (Some((project, config)), Some(values)) = (old, &resolution.last_good)
+        && (project, config) != (&*values.project, &*values.config)
     {
         let message = format!(
             "project and config changed from {project}/{config} to {}/{}",
-            last.project, last.config
+            values.project, values.config
         );
-        context
-            .report
-            .emit(binding, Reason::SourceChanged, &message);
+        pass.emit(Reason::SourceChanged, &message);
     }
-    let name = &desired.name;
-    match done {
+    let (name, key_count) = (&desired.name, desired.data.len());
+    match applied {
         Applied::Unchanged | Applied::MetadataUpdated => {}
-        Applied::Created => context.report.emit(
-            binding,
+        Applied::Created => pass.emit(
             Reason::SecretCreated,
-            &format!("Secret {name} was written with {} keys", desired.data.len()),
+            &format!("the operator wrote Secret {name} with {key_count} keys"),
         ),
-        Applied::Updated => context.report.emit(
-            binding,
+        Applied::Updated => pass.emit(
             Reason::SecretUpdated,
-            &format!(
-                "Secret {name} was given new content, {} keys",
-                desired.data.len()
-            ),
+            &format!("the operator wrote new content to Secret {name}, {key_count} keys"),
         ),
-        Applied::Repaired => context.report.emit(
-            binding,
+        Applied::Repaired => pass.emit(
             Reason::SecretRepaired,
-            &format!("Secret {name} was changed or deleted by somebody, and was put back"),
+            &format!("another client changed or deleted Secret {name}; the operator restored it"),
         ),
     }
 }

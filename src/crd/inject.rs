@@ -32,7 +32,7 @@ pub struct WorkPoolSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<InjectMode>,
     /// The `optional` field of the entry. true: pods start even if the Secret is missing, and code
-    /// that requires a value fails at once. false: pods stay in CreateContainerConfigError, which
+    /// that requires a value fails at once. false: pods stay in `CreateContainerConfigError`, which
     /// Prefect shows as Pending, until the Secret exists. Default: true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub optional: Option<bool>,

@@ -157,7 +157,7 @@ pub fn desired(
             Some(why) => excluded.push((why, name)),
             // No container starts with such a variable.
             None if value.expose_secret().contains('\0') => {
-                excluded.push((Exclusion::NulByte, name))
+                excluded.push((Exclusion::NulByte, name));
             }
             None => {
                 data.insert(name.clone(), value.clone());

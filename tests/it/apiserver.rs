@@ -1,6 +1,6 @@
-//! The API server when it is not as it should be: it serves a binding that nobody can read, or it is gone for a while.
+//! An API server that serves an invalid binding, and one that is down for a while.
 //!
-//! These tests have a control plane of their own.
+//! These tests have their own control plane.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use testkit::kubernetes;
 
 use crate::world::{CRD, Setup, World, pairs, secret};
 
-/// The CRD without any check of the spec, as if an older or a newer one were installed.
+/// The CRD without validation of the spec, as if an older or a newer one were installed.
 fn lax_crd() -> Result<String> {
     let mut crd = serde_json::to_value(&kubernetes::documents(CRD)?[0])?;
     let spec = crd
@@ -39,7 +39,7 @@ async fn survives_an_invalid_binding_and_an_api_server_outage() -> Result<()> {
         ..Options::default()
     })
     .await?;
-    // It ends with this process: the clients of the test outlive its last line.
+    // The control plane ends with this process, because the clients outlive the test.
     let plane: &'static ControlPlane = Box::leak(Box::new(plane));
     let setup = Setup {
         plane: Some(plane),
@@ -48,7 +48,7 @@ async fn survives_an_invalid_binding_and_an_api_server_outage() -> Result<()> {
     let w = World::with("apiserver", setup).await?;
     w.set_doppler_secret("A", &secret("good"));
 
-    // Nothing of this can be decoded, or it is a spec that the API server would have refused.
+    // Specs that do not parse, or that the real CRD rejects.
     create(
         &w,
         "wrong-types",
@@ -62,22 +62,22 @@ async fn survives_an_invalid_binding_and_an_api_server_outage() -> Result<()> {
     w.until_event("InvalidSpec").await?;
     w.until_condition("no-server", "Ready", "False", "InvalidSpec")
         .await?;
-    let said = w.until_not_ready("empty", "InvalidSpec").await?;
+    let ready = w.until_not_ready("empty", "InvalidSpec").await?;
     ensure!(
-        said.message.contains("give spec.prefect.server"),
+        ready.message.contains("give spec.prefect.server"),
         "{}",
-        said.message
+        ready.message
     );
-    let nobody = w.secrets().get_opt("empty").await?;
-    ensure!(nobody.is_none(), "a Secret without a source");
+    let found = w.secrets().get_opt("empty").await?;
+    ensure!(found.is_none(), "a Secret without a source");
 
-    // A malformed binding that is corrected works.
+    // A corrected binding works.
     w.delete_binding("empty").await?;
     w.until_binding_deleted("empty").await?;
     create(&w, "empty", &w.spec()).await?;
     w.until_ready("empty").await?;
 
-    // The API server goes, Doppler changes, the API server comes back.
+    // The API server stops, Doppler changes, the API server starts again.
     plane.stop_apiserver();
     w.set_doppler_secret("A", &secret("while it was away"));
     w.until("the operator to notice", async || {
@@ -98,7 +98,7 @@ async fn survives_an_invalid_binding_and_an_api_server_outage() -> Result<()> {
         Ok(())
     })
     .await?;
-    // The watches are back as well.
+    // The watches work again as well.
     w.until_within(Duration::from_mins(1), "a repair", async || {
         w.edit_secret("good", &json!({"stringData": {"A": secret("edited")}}))
             .await?;

@@ -1,6 +1,8 @@
-//! No secret value is ever shown: errors are driven on every edge, and everything that the operator wrote is searched.
+//! No secret value is ever shown. This test drives errors on every edge, and searches everything that
+//! the operator wrote.
 //!
-//! Every other test searches its own operator's log, metrics, Events and statuses at its end too; here the edges are that those do not reach.
+//! Every other test searches its operator's log, metrics, Events and statuses at its end as well. This
+//! one covers the edges that they do not reach.
 
 use anyhow::{Context, Result, ensure};
 use kube::config::Kubeconfig;
@@ -18,7 +20,7 @@ async fn no_error_path_shows_a_secret_value() -> Result<()> {
     w.apply_binding("b", &w.spec()).await?;
     w.until_ready("b").await?;
 
-    // Doppler quotes the token and values in its errors, and breaks off in the middle of one.
+    // Doppler quotes the token and values in its errors, and truncates an answer.
     let token = w.token.clone();
     let json = |body: serde_json::Value| body.to_string().into_bytes();
     let refusal = |message: &str| {
@@ -82,7 +84,7 @@ async fn no_error_path_shows_a_secret_value() -> Result<()> {
         w.until_ready("b").await?;
     }
 
-    // Prefect's 422 echoes what was sent; its block is no JSON, or JSON with the value in the wrong place.
+    // Prefect's 422 echoes the request. Its block is no JSON, or has the value in the wrong place.
     let prefect = MockServer::start().await;
     let bodies = [
         (422, json!({"exception_detail": [{"input": secret("echo")}], "request_body": secret("echo")}).to_string()),
@@ -111,7 +113,7 @@ async fn no_error_path_shows_a_secret_value() -> Result<()> {
         .await?;
     }
 
-    // A certificate authority that is none, and credentials that no header can carry.
+    // An invalid certificate authority, and credentials that no header can hold.
     w.put_token("broken", &format!("{}\n\u{1}", secret("no header")))
         .await?;
     let reference = json!({"valueFrom": {"secretKeyRef": {"name": "broken", "key": "token"}}});
@@ -130,7 +132,7 @@ async fn no_error_path_shows_a_secret_value() -> Result<()> {
         .await?;
     }
 
-    // The API server refuses the write, and the operator dies and comes back.
+    // The API server rejects the write, and the operator is killed and starts again.
     for number in 0..22 {
         w.set_doppler_secret(
             &format!("LARGE_{number}"),
@@ -147,7 +149,7 @@ async fn no_error_path_shows_a_secret_value() -> Result<()> {
     w.until_values("b", &pairs(&[("A", secret("at last"))]))
         .await?;
 
-    // The search can find something: there is a log at trace level, and it speaks of these bindings.
+    // The search can find something: the log has trace level, and it mentions these bindings.
     let log = w.log();
     ensure!(
         log.contains(r#""level":"TRACE""#) && log.contains("DopplerUnauthorized"),
@@ -162,7 +164,7 @@ async fn no_error_path_shows_a_secret_value() -> Result<()> {
         !log.contains(&account),
         "the log shows the token of the service account"
     );
-    // Nor did it hand a value to a server that writes it down.
+    // The operator sent no value to a server that logs it.
     for name in ["kube-apiserver.log", "kube-controller-manager.log"] {
         let path = w.plane.folder().join(name);
         let text = String::from_utf8_lossy(

@@ -129,7 +129,8 @@ async fn a_signed_webhook_triggers_a_read_and_any_other_does_not() -> Result<()>
     ensure!(w.downloads() == before + 1, "{}", w.downloads() - before);
     let metrics = w.operator()?.metrics().await?;
     for (outcome, count) in [("accepted", 3), ("rejected", 1), ("too-large", 1)] {
-        let line = format!("doppler_prefect_webhook_requests_total{{outcome=\"{outcome}\"}} {count}\n");
+        let line =
+            format!("doppler_prefect_webhook_requests_total{{outcome=\"{outcome}\"}} {count}\n");
         ensure!(metrics.contains(&line), "{line}{metrics}");
     }
     w.finish().await

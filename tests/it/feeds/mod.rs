@@ -73,8 +73,11 @@ impl World {
     }
 
     async fn until_subscriptions(&self, upstream: &str, count: u64) -> Result<()> {
-        self.until_sample(&sample_name("subscriptions_connected", "upstream", upstream), count)
-            .await
+        self.until_sample(
+            &sample_name("subscriptions_connected", "upstream", upstream),
+            count,
+        )
+        .await
     }
 
     /// Reconciles so far, once no more follow.

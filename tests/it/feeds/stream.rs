@@ -37,8 +37,12 @@ async fn one_stream_and_one_read_serve_all_bindings_of_a_config() -> Result<()> 
     // One more if the stream opened later than the first download ended.
     ensure!(w.downloads() <= 5, "{} downloads", w.downloads());
     ensure!(
-        w.sample(&sample_name("change_notifications_total", "source", "doppler"))
-            .await?
+        w.sample(&sample_name(
+            "change_notifications_total",
+            "source",
+            "doppler"
+        ))
+        .await?
             == 3
     );
     let timed = w.sample("doppler_prefect_notification_to_secret_seconds_count");
@@ -189,7 +193,7 @@ async fn a_config_beyond_max_streams_is_polled_until_one_is_free() -> Result<()>
     ensure!(w.doppler.open_streams_of(&w.name, "dev") == 1);
     ensure!(w.doppler.counts().watches == 1, "a second one was opened");
     let message = w.condition("prd", "SecretSynced").await?.message;
-    let plain = "Secret prd holds the 4 keys that Doppler last gave";
+    let plain = "Secret prd holds the 4 keys that Doppler last returned";
     ensure!(message == plain, "our own limit is not reported: {message}");
 
     w.delete_binding("dev").await?;

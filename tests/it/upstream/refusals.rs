@@ -59,6 +59,28 @@ async fn keeps_last_good_secret_on_401() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn restart_with_a_refused_token_writes_no_status() -> Result<()> {
+    let mut w = World::start("up-refused-restart").await?;
+    w.set_doppler_secret("A", &secret("good"));
+    w.apply_binding("b", &w.spec()).await?;
+    w.until_ready("b").await?;
+    w.doppler.revoke(&w.token);
+    let before = w.until_not_ready("b", "DopplerUnauthorized").await?;
+    w.restart_operator().await?;
+    w.until_polls("DopplerUnauthorized", 3).await?;
+    let after = w.condition("b", "Ready").await?;
+    ensure!(
+        after.message == before.message,
+        "{} instead of {}",
+        after.message,
+        before.message
+    );
+    let writes = w.writes(None).await?;
+    ensure!(writes == 0, "{writes} writes after the restart");
+    w.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn missing_config_and_foreign_token_delete_nothing() -> Result<()> {
     let w = World::start("up-missing").await?;
     w.set_doppler_secret("A", &secret("good"));

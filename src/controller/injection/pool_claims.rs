@@ -1,0 +1,136 @@
+//! What a binding claims of work pools, and what the pools' workers observed.
+//!
+//! Input: the spec, the recorded entries, and whether the Secret exists.
+//! Output: claims, their observations, and the entries to record.
+//! Invariants: an entry is claimed as present only if it is recorded and the Secret exists.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use crate::{
+    controller::pass::Pass,
+    crd::{InjectMode, WorkPoolSpec, WorkPoolState, injected::InjectedEntry},
+    inject::claim::{Claim, Observation, Phase, Want},
+    prefect::Connection,
+    reason::Reason,
+};
+
+/// The claims of a binding on the pools that its spec names.
+#[derive(Default)]
+pub struct PoolClaims {
+    /// For each pool, in the order of the spec, what its worker observed.
+    pub observations: Vec<(String, Option<Observation>)>,
+    /// The entries to record before they are injected.
+    pub to_record: BTreeSet<InjectedEntry>,
+}
+
+impl PoolClaims {
+    /// Whether a pool was not read yet.
+    #[must_use]
+    pub fn awaits_first_read(&self) -> bool {
+        let mut observations = self.observations.iter();
+        observations.any(|(_, observation)| observation.is_none())
+    }
+
+    /// Whether a worker is about to write an entry. It enqueues the binding after that.
+    #[must_use]
+    pub fn in_progress(&self) -> bool {
+        let mut known = self
+            .observations
+            .iter()
+            .filter_map(|(_, known)| known.as_ref());
+        known.any(|observation| {
+            matches!(observation.phase, Phase::Injectable | Phase::InProgress)
+                && observation.failing_since.is_none()
+                && observation.reason == Reason::Pending
+        })
+    }
+}
+
+/// Claims the pools that the spec names. Without a connection, nothing is known of them.
+#[must_use]
+pub fn declare_claims(
+    pass: &Pass<'_>,
+    connection: Option<&Arc<Connection>>,
+    key_names: &Arc<BTreeSet<String>>,
+) -> PoolClaims {
+    let pools = &pass.binding.spec.inject.work_pools;
+    let mut claims = PoolClaims::default();
+    let Some(connection) = connection else {
+        claims.observations = pools.iter().map(|pool| (pool.name.clone(), None)).collect();
+        return claims;
+    };
+    let secret_exists = pass.secret_exists();
+    let reported: BTreeMap<&str, WorkPoolState> = pass
+        .last_status()
+        .iter()
+        .flat_map(|status| &status.work_pools)
+        .filter_map(|pool| Some((pool.name.as_str(), pool.state?)))
+        .collect();
+    for pool in pools {
+        let entry = entry_of(pass, connection, pool);
+        let recorded = pass.entries.recorded.contains(&entry);
+        let patches = pool.mode() == InjectMode::Patch;
+        let claim = Claim {
+            namespace: pass.key.namespace().to_owned(),
+            secret: entry.secret.clone(),
+            optional: pool.optional(),
+            mode: pool.mode(),
+            keys: Arc::clone(key_names),
+            want: if patches && recorded && secret_exists {
+                Want::Present
+            } else {
+                Want::Observe
+            },
+            recorded,
+            reported_state: reported.get(pool.name.as_str()).copied(),
+            interval: pass.interval(),
+        };
+        let pools = &pass.context.pools;
+        let observation = pools.declare(pass.key, connection, &pool.name, claim);
+        let injectable = observation
+            .as_ref()
+            .is_some_and(|observation| observation.phase == Phase::Injectable);
+        if injectable && patches && !recorded {
+            claims.to_record.insert(entry);
+        }
+        claims.observations.push((pool.name.clone(), observation));
+    }
+    claims
+}
+
+fn entry_of(pass: &Pass<'_>, connection: &Connection, pool: &WorkPoolSpec) -> InjectedEntry {
+    InjectedEntry {
+        server: connection.api_url.to_string(),
+        pool: pool.name.clone(),
+        secret: pass.binding.secret_name().to_owned(),
+    }
+}
+
+/// Drops the claims on pools that neither the spec nor a recorded entry names.
+pub fn prune_claims(pass: &Pass<'_>, connection: Option<&Arc<Connection>>) {
+    let current = connection.map(|connection| connection.api_url.as_str());
+    let (binding, recorded) = (pass.binding, &pass.entries.recorded);
+    pass.context
+        .pools
+        .retain(pass.key, &|server, pool, secret| {
+            let mut pools = binding.spec.inject.work_pools.iter();
+            let in_spec = current.is_none_or(|current| current == server)
+                && secret == binding.secret_name()
+                && pools.any(|named| named.name == pool);
+            in_spec || is_recorded(recorded, server, pool, secret)
+        });
+}
+
+/// Whether an entry of these names is recorded.
+pub fn is_recorded(
+    recorded: &BTreeSet<InjectedEntry>,
+    server: &str,
+    pool: &str,
+    secret: &str,
+) -> bool {
+    let mut recorded = recorded.iter();
+    recorded.any(|entry| entry.server == server && entry.pool == pool && entry.secret == secret)
+}
