@@ -6,17 +6,44 @@
 //!                                     outcome ─► conditions, Event, metric, log (status, report)
 //! ```
 //!
-//! In reading order:
-//! 1. [`crd`]: what users write and read;
-//! 2. [`reason`]: the closed list of reasons, from which condition, Event, metric, log and manual come;
-//! 3. [`controller`]: what wakes a binding, and the line above as a reconcile;
-//! 4. [`upstream::poller`]: one upstream read for all bindings that ask for the same; [`upstream::limiter`]: when it may be sent; [`upstream::subscription`]: who tells of changes;
-//! 5. [`outbound`], [`prefect`], [`doppler`]: the one way out, and the two upstreams;
-//! 6. [`secret`]: the Secret, from values to the guarded write;
-//! 7. [`inject`]: the entry in a work pool's template;
-//! 8. [`status`], [`report`], [`metrics`]: what is told of an outcome;
-//! 9. [`args`], [`process`]: arguments become tasks;
-//! 10. [`check`], [`detach`]: the same way from a laptop, and before uninstalling.
+//! # Reading order
+//! 1. [`crd`]: what users write and read.
+//! 2. [`reason`] and [`failure`]: the closed list of reasons, and what went wrong in these terms.
+//! 3. [`controller`]: the work queue, and the path above as a reconcile. Start at [`controller::reconcile`].
+//! 4. [`upstream`]: pollers, subscriptions, rate limiter and backoff, which both upstreams share.
+//! 5. [`outbound`], [`prefect`], [`doppler`]: guarded HTTP, and the two upstreams.
+//! 6. [`secret`]: the Secret, from values to the guarded write.
+//! 7. [`inject`]: the entry in the base job template of a work pool.
+//! 8. [`status`], [`report`], [`metrics`]: conditions, Events, logs and metrics of an outcome.
+//! 9. [`args`], [`process`]: flags become settings, and settings become tasks.
+//! 10. [`check`], [`detach`]: the same path from a laptop, and the removal before an uninstall.
+//!
+//! # Glossary
+//! - *binding*: a `DopplerPrefectBinding`; its *key* is its namespace and name.
+//! - *block*: a Prefect block document that holds project, config and token.
+//! - *config*: a Doppler config; a *config key* is everything that decides what a download returns.
+//! - *snapshot*: the values of a config, as one download returned them.
+//! - *managed Secret*: the Kubernetes Secret that the operator writes for a binding.
+//! - *foreign Secret*: a Secret without the binding's UID. The operator never changes it.
+//! - *content hash*: a keyed hash of a Secret's content, by which the operator finds drift.
+//! - *excluded key*: a name of the config that is not written, with the reason in the status.
+//! - *entry*: one item of `envFrom` in a *base job template*, which names the managed Secret.
+//! - *injection*: how job pods get the Secret. Today there is one way: entries in work pools.
+//! - *claim*: what one binding wants of one work pool.
+//! - *upstream*: Prefect or Doppler. A *source* is a typed poller of one of them.
+//! - *poller*: reads one block or config for all bindings that subscribe to it.
+//! - *subscription*: a long-lived stream that delivers *notifications*; a *feed* is a typed one.
+//! - *notification*: says that something changed. It only triggers a re-read.
+//! - *permit*: allows one request; the *rate limiter* hands permits out by *priority*.
+//! - *quota*: how many requests an account may still send.
+//! - *circuit breaker*: stops requests to a host that does not answer.
+//! - *backoff*: the growing delay after failures.
+//! - *failure*: a reason, a message, and when to retry.
+//! - *pass*: one reconcile of one binding, and everything that it carries along.
+//! - *resolution*: how far block and config of a binding were resolved.
+//! - *last good values*: the latest values that Doppler returned; they outlive every failure.
+//! - *outcome*: what a pass came to; the conditions follow from it.
+//! - *drift*: a difference that another client made, in a Secret or in a template.
 
 pub mod args;
 pub mod check;

@@ -1,4 +1,4 @@
-//! A binding as the store keeps it: what it is looked up and told apart by, and the rest as text.
+//! A binding as the store keeps it: its identity, and the rest as text.
 //!
 //! In: a binding as the API server sends it. Out: [`StoredBinding`], which is read for each reconcile, and only then. At rest a binding is only kept; as text it
 //! takes half of what its fields would, of which most are empty, and reading it costs less than a reconcile by far.
