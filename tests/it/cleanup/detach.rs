@@ -63,7 +63,7 @@ async fn detach_removes_all_entries_and_finalizers() -> Result<()> {
 pub(crate) async fn run_detach(world: &World, args: &[&str]) -> Result<()> {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_doppler-prefect-operator"));
     command
-        .arg("release")
+        .arg("detach")
         .args(args)
         .args([
             "--watch-namespace",

@@ -109,7 +109,7 @@ async fn assert_only_owner_writes(world: &World, pool: &str, namespace: &str) ->
             condition.message
         );
     }
-    world.until_polls("same", 2).await?;
+    world.until_polls("unchanged", 2).await?;
     assert_eq!(
         world.last_write(pool).await?,
         written,
