@@ -182,7 +182,7 @@ async fn no_replica_works_while_and_shortly_after_everything_is_released() -> Re
     released?;
     ensure!(code? == 0);
     let holder = w.holder().await?.context("the lease was given back")?;
-    ensure!(holder.starts_with("release_"), "{holder}");
+    ensure!(holder.starts_with("detach_"), "{holder}");
     w.operator = None;
     let late = w.start_replica().await?;
     ensure!(!leads(&late).await?);
