@@ -102,7 +102,7 @@ mod tests {
         let mut owner = Command::new(std::env::current_exe().unwrap())
             .args([
                 "--exact",
-                "folder::tests::is_gone_when_its_owner_was_killed",
+                "folder::tests::is_removed_when_its_owner_is_killed",
             ])
             .env(OWNER, &told)
             .stdout(Stdio::null())
