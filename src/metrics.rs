@@ -76,7 +76,7 @@ pub struct Metrics {
     registry: Registry,
     /// Completed reconciles of bindings.
     pub reconciles: Counter,
-    /// Bindings in the work queues.
+    /// Bindings in the work queue.
     pub workqueue_depth: Gauge,
     /// Duration of a reconcile.
     pub reconcile_seconds: Histogram,
@@ -147,7 +147,7 @@ impl Metrics {
         );
         registry.register(
             "workqueue_depth",
-            "Bindings that wait in the work queues",
+            "Bindings that wait in the work queue",
             metrics.workqueue_depth.clone(),
         );
         registry.register_with_unit(

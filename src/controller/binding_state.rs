@@ -17,10 +17,10 @@ use tokio::time::Instant;
 
 use super::{
     object_cache::is_newer, repair_backoff::RepairBackoff, resolution::LastGood,
-    stored_binding::StoredBinding, work_queue::BindingRef,
+    stored_binding::StoredBinding,
 };
 use crate::{
-    crd::{DopplerPrefectBindingStatus, Uid, injected::InjectedEntry},
+    crd::{BindingRef, DopplerPrefectBindingStatus, Uid, injected::InjectedEntry},
     prefect::Connection,
 };
 
@@ -132,12 +132,6 @@ impl BindingStates {
         {
             state.status = None;
         }
-    }
-
-    /// The keys of all bindings that have a state.
-    #[must_use]
-    pub fn keys(&self) -> Vec<BindingRef> {
-        self.0.lock().keys().cloned().collect()
     }
 
     /// Removes the state of a deleted binding.

@@ -12,14 +12,11 @@ use kube::{
 };
 
 use super::{
-    binding_state::BindingStates,
-    key_refs::KeyRefs,
-    object_cache::ObjectCache,
-    stored_binding::StoredBinding,
-    work_queue::{BindingRef, WorkQueue},
+    binding_state::BindingStates, key_refs::KeyRefs, object_cache::ObjectCache,
+    stored_binding::StoredBinding, work_queue::WorkQueue,
 };
 use crate::{
-    crd::BlockSpec,
+    crd::{BindingRef, BlockSpec},
     doppler::{ConfigKey, Snapshot},
     inject::Pools,
     metrics::Metrics,

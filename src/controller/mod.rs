@@ -1,7 +1,7 @@
-//! The controller. Watches and pollers enqueue binding keys in one work queue per scope; workers
-//! reconcile them. Start at [`reconcile`].
+//! The controller. Watches and pollers enqueue binding keys in one work queue for all scopes, and
+//! [`run`] reconciles them. Start at [`reconcile`].
 //!
-//! Input: keys from the work queues.
+//! Input: keys from the work queue.
 //! Output: reconciles, up to `--concurrency` at a time.
 //! Invariants: data runs one way, binding → block → config → Secret → injection → status, and so do
 //! the modules: [`resolve`] and [`resolution`], [`secret`] and [`apply_secret`], [`injection`],

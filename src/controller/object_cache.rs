@@ -14,9 +14,8 @@ use std::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use parking_lot::Mutex;
 
-use super::work_queue::BindingRef;
 pub use crate::crd::ReferenceKind;
-use crate::secret::ObservedSecret;
+use crate::{crd::BindingRef, secret::ObservedSecret};
 
 /// An object by kind, namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -13,11 +13,10 @@ use super::{
     context::Context,
     object_cache::{ObjectKey, ReferenceKind},
     requeue::Requeue,
-    work_queue::BindingRef,
 };
 use crate::{
     crd::{
-        DopplerPrefectBinding, DopplerPrefectBindingStatus,
+        BindingRef, DopplerPrefectBinding, DopplerPrefectBindingStatus,
         injected::{InjectedEntry, injected_entries},
     },
     reason::Reason,

@@ -20,24 +20,22 @@ use super::{
     prune::delete_renamed_secret,
     resolve::resolve,
     secret::{desired_secret, reconcile_secret},
-    work_queue::BindingRef,
 };
 use crate::{
-    crd::DopplerPrefectBinding,
+    crd::{BindingRef, DopplerPrefectBinding},
     status::{BLOCK_RESOLVED, ConditionUpdate, Outcome},
 };
 
 /// Brings everything of one binding to its desired state. Returns the wait before the next
 /// reconcile, unless an event enqueues the binding earlier.
 pub async fn reconcile(context: &Context, key: &BindingRef) -> Option<Duration> {
+    // Before the store is read: from here on, the status that was written last stays at hand.
+    context.states.begin(key);
     let Some(binding) = context.stored(key) else {
         context.forget(key);
         return None;
     };
     let started = Instant::now();
-    context.states.begin(key);
-    // The watch may have delivered our last status write before `begin`; read the store again.
-    let binding = context.stored(key).unwrap_or(binding);
     let requeue_after = if let Ok(binding) = binding.parse() {
         let uid = binding.meta().uid.as_deref().unwrap_or_default();
         context.states.retain_uid(key, uid);

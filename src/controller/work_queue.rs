@@ -16,7 +16,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio_util::time::{DelayQueue, delay_queue};
 
-pub use crate::crd::BindingRef;
+use crate::crd::BindingRef;
 
 /// Keys of bindings that wait for a reconcile, as in the work queue of client-go. It has one consumer.
 #[derive(Debug, Default)]

@@ -14,10 +14,8 @@ use super::{
     feeds,
 };
 use crate::{
-    controller::{
-        context::{BlockKey, Blocks, Configs},
-        work_queue::BindingRef,
-    },
+    controller::context::{BlockKey, Blocks, Configs},
+    crd::BindingRef,
     doppler::{self, ConfigKey, Download, Snapshot},
     failure::Failure,
     inject::pools::{ChangeFeed, Pools},
@@ -59,7 +57,7 @@ pub struct Upstreams {
     pub pools: Pools,
     /// Brings gauges up to date.
     pub update_gauges: Box<dyn Fn() + Send + Sync>,
-    /// Delivers what is told, until the shutdown.
+    /// Dispatches notifications, until the shutdown.
     pub deliver: BoxFuture<'static, ()>,
 }
 
@@ -90,14 +88,14 @@ pub fn upstreams(
         Box::new(move |name| back(ChangeEvent::DopplerRecovered(name.to_owned()))),
         shutdown.clone(),
     );
-    let told = Box::new(move |connection: &Arc<Connection>, told| {
+    let on_event = Box::new(move |connection: &Arc<Connection>, event| {
         say(ChangeEvent::Received(
             Arc::clone(connection),
-            told,
+            event,
             Instant::now(),
         ));
     });
-    let sockets = feeds::event_sockets(limits, metrics, told, shutdown);
+    let sockets = feeds::event_sockets(limits, metrics, on_event, shutdown);
     let streams = feeds::watch_streams(limits, metrics, shutdown)?;
     let clients = Arc::new(Clients::new(limits.prefect_timeout, prefect.clone()));
     let of_blocks = sockets.clone();
@@ -192,7 +190,7 @@ fn refresh(
     })
 }
 
-/// Blocks, read through `clients`; told of changes by what `hold` gives, and polled no more often than every `pushed_interval` while they are.
+/// Pollers of blocks, through `clients`. While a subscription is connected, they poll at most every `pushed_interval`.
 #[must_use]
 pub fn blocks(
     clients: Arc<Clients>,
@@ -229,7 +227,7 @@ pub fn blocks(
     Pollers::new(read, hold, pushed_interval, wake, shutdown)
 }
 
-/// Configs of Doppler, read through `client`; told of changes by what `hold` gives.
+/// Pollers of Doppler configs, through `client`, with subscriptions that notify them of changes.
 #[must_use]
 pub fn configs(
     client: Arc<doppler::Client>,
