@@ -22,7 +22,7 @@ use crate::reason::Reason;
 ///
 /// Servers in the cluster are free only when the operator makes the URL itself from `name` and `namespace` ([`super::in_cluster_url`]). A URL
 /// that a user wrote, such as `http://prefect-server.prefect.svc:4200`, is an ordinary URL: it needs an entry (`http://*.prefect.svc:4200`), since
-/// otherwise every Service of the cluster, on every port, could be asked with somebody's credentials.
+/// otherwise a binding could send credentials to every Service of the cluster, on every port.
 #[derive(Clone, Debug)]
 pub struct AllowedHosts {
     flag: &'static str,

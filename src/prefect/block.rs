@@ -343,7 +343,7 @@ impl Search {
         match &*fully_unwrapped(value) {
             Value::Object(object) => {
                 // A field under which there are more objects is a name that means something else there, and one that is null is an
-                // option of a custom class that nobody has filled in.
+                // option of a custom class that has no value.
                 let fields = Field::ALL
                     .into_iter()
                     .filter(|field| {

@@ -51,7 +51,7 @@ const MAX_PAGES: usize = 25;
 const MAX_NAMES: usize = 20;
 /// Wait after a 429 that does not say for how long.
 const DEFAULT_PAUSE: Duration = Duration::from_secs(5);
-/// Namespaces that are told apart: more than the status lists.
+/// Namespaces that are counted separately: more than the status lists.
 const MAX_NAMESPACES: usize = 64;
 /// The longest that a server may ask to be left alone.
 const MAX_PAUSE: Duration = Duration::from_hours(1);
@@ -338,7 +338,7 @@ impl Client {
             .map_err(|error| self.transport(TransportError::new(&error, self.timeout)))?;
         let status = response.status();
         let retry_after = retry_after(response.headers(), Timestamp::now());
-        // A refusal is told by its status: what is too large or broken in it must not hide that.
+        // The status alone identifies a rejection: a body that is too large or broken must not hide it.
         let body = if status.is_success() {
             let body = read_bounded(response, limit, self.timeout).await;
             body.map_err(|error| match error {
@@ -461,7 +461,7 @@ impl Client {
         let now = Instant::now();
         *csrf = match response.status.as_u16() {
             401 | 429 => return Err(self.error_for(Subject::CsrfToken, &response)),
-            // 422: CSRF protection is off. 404: a server that is older than it. What else is refused there is told by the request itself.
+            // 422: CSRF protection is off. 404: a server that is older than it. The request itself reports any other rejection.
             400..=499 => CsrfState::disabled(now),
             _ => {
                 let response: TokenResponse =
@@ -475,7 +475,7 @@ impl Client {
         })
     }
 
-    /// Forgets what was known of CSRF, unless somebody has learned better since.
+    /// Drops the CSRF state, unless another request has replaced it since.
     async fn invalidate_csrf_token(&self, rejected: Option<&SecretString>) {
         let mut csrf = self.csrf.lock().await;
         let current = match csrf.action(Instant::now()) {
@@ -508,7 +508,7 @@ impl Client {
         }
     }
 
-    /// What a success holds. JSON of another shape and no JSON at all are told apart: the latter is a page of somebody else's.
+    /// What a success holds. JSON of another shape and a body that is no JSON give different errors: the latter is a page of another server.
     fn parse<T: DeserializeOwned>(
         &self,
         subject: Subject<'_>,

@@ -1,7 +1,7 @@
 //! One client for each server and credentials, however many bindings use it.
 //!
-//! In: a [`Connection`]. Out: the [`Client`] that is kept for it, with its open connections and its CSRF token. A client that nobody has asked for in
-//! a while goes, and its credentials with it.
+//! In: a [`Connection`]. Out: the [`Client`] that is kept for it, with its open connections and its CSRF token. A client that is not used for
+//! a while is dropped, and its credentials with it.
 
 use std::{
     collections::HashMap,
@@ -12,7 +12,7 @@ use std::{
 use super::{client::Client, connection::Connection, error::PrefectError};
 use crate::upstream::limiter::RateLimiter;
 
-/// For how long a client is kept that nobody asks for.
+/// How long an unused client is kept.
 const KEPT_FOR: Duration = Duration::from_mins(10);
 /// How many clients are kept: with more servers than that, the one longest unused makes room.
 const KEPT: usize = 256;
@@ -48,7 +48,7 @@ impl Clients {
         self.get_at(connection, Instant::now())
     }
 
-    /// Lets go of the clients that nobody has asked for in a while. [`Clients::get`] does so too; this is for when nobody asks any more.
+    /// Drops clients that were not used for a while. [`Clients::get`] does so too; this serves the time without calls of it.
     pub fn forget_unused(&self) {
         forget_unused(&mut self.lock(), Instant::now());
     }

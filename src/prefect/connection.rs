@@ -156,7 +156,7 @@ pub fn references(spec: &ServerSpec) -> Vec<Reference> {
     api_key.chain(basic_auth).chain(headers).chain(ca).collect()
 }
 
-/// How a server is told who asks.
+/// How the operator authenticates to a server.
 #[derive(Clone)]
 pub enum Auth {
     /// Not at all.

@@ -1,6 +1,6 @@
 //! Equal connections as one: thousands of bindings reach a server in the same way, and a connection may hold a bundle of certificates.
 //!
-//! In: a [`Connection`]. Out: the one that all share who reach the same server in the same way. One that nobody has any more goes, and its credentials
+//! In: a [`Connection`]. Out: the one that all share who reach the same server in the same way. An unused connection is dropped, and its credentials
 //! with it.
 
 use std::{
@@ -27,7 +27,7 @@ impl ConnectionInterner {
         shared
     }
 
-    /// Lets go of those that nobody has any more. [`ConnectionInterner::intern`] does so too; this is for when there are no new ones.
+    /// Drops unused connections. [`ConnectionInterner::intern`] does so too; this serves the time without new connections.
     pub fn forget_unused(&self) {
         evict_unused(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }

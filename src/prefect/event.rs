@@ -69,7 +69,7 @@ pub(super) fn subscription_filter(now: Timestamp) -> String {
     let (since, until) = (at(-DAY, Timestamp::MIN), at(YEAR, Timestamp::MAX));
     let filter = json!({
         "type": "filter",
-        // What happened before is not told: whoever opens a socket reads everything once.
+        // Earlier events are not needed: after a socket opens, everything is read once.
         "backfill": false,
         "filter": {"event": {"name": EVENT_NAMES}, "occurred": {"since": since, "until": until}},
     });

@@ -1,11 +1,11 @@
-//! The event socket of one Prefect server: being told of changes instead of asking.
+//! The event socket of one Prefect server, which notifies the operator of changes.
 //!
 //! In: a [`Connection`] and [`SocketLimits`]. Out: a stream of what has changed ([`ServerEvent`]), whose first error is its end. The HTTP client opens the
 //! connection and hands it over once it is upgraded, so that TLS, certificate authorities, proxy, refused addresses, headers and credentials are those
 //! of every other request, and no redirect is followed.
 //!
 //! It opens no second socket by itself, reads no block, and neither keeps nor shows a message. What it says is a hint: an event comes before the change
-//! is committed, so read, and read again shortly after; and what happened before the socket was open is not told, so read everything once it is.
+//! is committed, so read, and read again shortly after; and the server does not report what happened before the socket was open, so read everything once it is.
 
 use std::time::Duration;
 
@@ -335,7 +335,7 @@ impl Socket {
             .await
     }
 
-    /// The next thing told.
+    /// The next event.
     async fn next_event(&mut self) -> Result<ServerEvent, SocketError> {
         loop {
             let message = match self.next_frame().await? {

@@ -29,7 +29,7 @@ pub(super) enum ChangeEvent {
     PrefectRecovered(String),
     /// A host of Doppler that was dead has answered.
     DopplerRecovered(String),
-    /// A Prefect server told of a change.
+    /// A Prefect server reported a change.
     Received(Arc<Connection>, ServerEvent, Instant),
 }
 
@@ -46,8 +46,8 @@ pub(super) async fn deliver(
         let word = tokio::select! {
             () = shutdown.cancelled() => return,
             word = heard.recv() => word,
-            Some((connection, told, at)) = echoes.next() => {
-                pass_on(&blocks, &pools, &connection, &told, at);
+            Some((connection, event, at)) = echoes.next() => {
+                pass_on(&blocks, &pools, &connection, &event, at);
                 continue;
             }
         };
@@ -61,13 +61,13 @@ pub(super) async fn deliver(
             Some(ChangeEvent::DopplerRecovered(name)) => {
                 configs.retry_failed(|key| key.host.origin().ascii_serialization() == name);
             }
-            Some(ChangeEvent::Received(connection, told, at)) => {
-                if pass_on(&blocks, &pools, &connection, &told, at) && echoes.len() < MOST_ECHOES {
+            Some(ChangeEvent::Received(connection, event, at)) => {
+                if pass_on(&blocks, &pools, &connection, &event, at) && echoes.len() < MOST_ECHOES {
                     for echo in ECHOES {
-                        let (connection, told) = (Arc::clone(&connection), told.clone());
+                        let (connection, event) = (Arc::clone(&connection), event.clone());
                         echoes.push(async move {
                             sleep(echo).await;
-                            (connection, told, at)
+                            (connection, event, at)
                         });
                     }
                 }
@@ -82,10 +82,10 @@ fn pass_on(
     blocks: &Blocks,
     pools: &Pools,
     connection: &Arc<Connection>,
-    told: &ServerEvent,
+    event: &ServerEvent,
     at: Instant,
 ) -> bool {
-    match told {
+    match event {
         ServerEvent::Block { id, name } => blocks.refresh(at, |key, document| {
             key.connection == *connection
                 && (name.as_ref() == Some(&key.name)

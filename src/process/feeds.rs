@@ -1,7 +1,9 @@
-//! The links that tell of changes: Doppler's watch streams, and the event sockets of Prefect servers.
+//! The feeds: Doppler's watch streams, and the event sockets of Prefect servers.
 //!
-//! In: limits. Out: [`Links`] of each kind, which say what a client of its room hears. What a socket is told goes to `told`; whoever holds a stream is
-//! poked by the link itself.
+//! Input: limits.
+//! Output: [`Subscriptions`] of each kind. Events of a socket go to its `on_message`; a stream
+//! triggers its subscribers itself.
+//! Invariants: a notification carries no value.
 
 use std::{sync::Arc, time::Duration};
 
@@ -43,7 +45,7 @@ pub(super) fn watch_streams(
         let watcher = Arc::clone(&watcher);
         Box::pin(async move {
             let mut frames = Box::pin(watcher.watch(&at).await.map_err(|error| lost(&error))?);
-            // Doppler says so when it listens: what changes from then on is told.
+            // Doppler confirms the subscription: it reports every later change.
             match timeout(first, frames.next()).await {
                 Ok(Some(Ok(_))) => {}
                 Ok(Some(Err(error))) => return Err(lost(&error)),
@@ -87,7 +89,7 @@ fn lost(error: &WatchError) -> Disconnect {
 pub(super) fn event_sockets(
     limits: &UpstreamSettings,
     metrics: &Arc<Metrics>,
-    told: subscription::OnMessage<Arc<Connection>, ServerEvent>,
+    on_message: subscription::OnMessage<Arc<Connection>, ServerEvent>,
     shutdown: &CancellationToken,
 ) -> Subscriptions<Arc<Connection>, ServerEvent> {
     let bounds = event_socket::SocketLimits {
@@ -104,12 +106,12 @@ pub(super) fn event_sockets(
                     retry_after: error.retry_after(),
                 }
             };
-            let told = event_socket::events(&connection, bounds).await;
-            let told = told.map_err(|error| closed(&error))?;
-            let changes = told.filter_map(move |told| {
-                ready(match told {
+            let events = event_socket::events(&connection, bounds).await;
+            let events = events.map_err(|error| closed(&error))?;
+            let changes = events.filter_map(move |event| {
+                ready(match event {
                     Ok(ServerEvent::Heartbeat) => None,
-                    told => Some(told.map_err(|error| closed(&error))),
+                    event => Some(event.map_err(|error| closed(&error))),
                 })
             });
             Ok(changes.boxed())
@@ -118,7 +120,7 @@ pub(super) fn event_sockets(
     let kind = FeedSpec {
         upstream: "prefect",
         connect: open,
-        on_message: Some(told),
+        on_message: Some(on_message),
         slows_polling: true,
         reread_after: Some(LISTENS),
         max_connections: SOCKETS,

@@ -1,9 +1,9 @@
 //! Which of several replicas leads.
 //!
-//! In: a Lease of coordination.k8s.io in the operator's namespace. Out: the lease, once it is had ([`Candidate::until_held`]); its renewals while
-//! work is done ([`Held::while_held`]), and its return; the address at which the leader takes hooks. Every write carries the resourceVersion that was seen last, so
-//! two replicas cannot both succeed. What to do when is decided in [`decide`]; here are the requests, each with a time limit. Nobody leads on
-//! without a lease: when it is lost, the work is dropped where it stands, and the process ends with an error, to start again clean.
+//! In: a Lease of coordination.k8s.io in the operator's namespace. Out: the lease, once it is had ([`LeaderElector::acquire`]); its renewals while
+//! work is done ([`LeaderLease::while_held`]), and its return; the address at which the leader takes hooks. Every write carries the resourceVersion that was seen last, so
+//! two replicas cannot both succeed. What to do when is decided in [`decide`]; here are the requests, each with a time limit. No replica leads
+//! without the lease: when it is lost, the work is dropped, and the process ends with an error, to start again clean.
 
 mod decide;
 
@@ -45,7 +45,7 @@ pub struct LeaseLost;
 /// Why a request about the lease failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LeaseError {
-    /// Somebody was faster.
+    /// Another client was faster.
     #[error("it has changed meanwhile")]
     Conflict,
     /// There is none.
@@ -172,12 +172,12 @@ impl LeaderElector {
     /// Waits until this replica holds the lease. `standing_by` is called at each look that shows that another one does.
     pub async fn acquire(self, standing_by: impl Fn()) -> LeaderLease {
         let mut last: Option<Seen> = None;
-        let mut told = None;
+        let mut logged = None;
         loop {
             let (now, lease) = match self.leases.look().await {
                 Ok(lease) => (Instant::now(), lease),
                 Err(error) => {
-                    if told.replace(error) != Some(error) {
+                    if logged.replace(error) != Some(error) {
                         warn!(lease = self.leases.name, %error, "the lease cannot be read; it is tried again");
                     }
                     sleep(LOOK_EVERY).await;
@@ -214,7 +214,7 @@ impl LeaderElector {
                     };
                 }
                 Err(LeaseError::Conflict) => debug!("another replica took the lease first"),
-                Err(error) if told.replace(error) != Some(error) => {
+                Err(error) if logged.replace(error) != Some(error) => {
                     warn!(lease = self.leases.name, %error, "the lease cannot be written; it is tried again");
                 }
                 Err(_) => {}
@@ -306,7 +306,7 @@ impl LeaderLease {
                     self.renewed = sent;
                     Some(Some(lease))
                 }
-                // Somebody changed it, or an answer to an earlier renewal was lost: its holder decides.
+                // Another client changed it, or an answer to an earlier renewal was lost: its holder decides.
                 Ok(Err(LeaseError::Conflict | LeaseError::NotFound)) => {
                     match timeout(rest, leases.look()).await {
                         Ok(Ok(looked)) => Some(looked),

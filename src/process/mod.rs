@@ -1,9 +1,13 @@
-//! Arguments become tasks.
+//! The process: arguments become tasks.
 //!
-//! In: the arguments. Out: a running process: telemetry, the HTTP servers, the controllers, and an end when it is told to, or when a task dies.
-//! In reading order: [`run`] (what every replica does), [`leader`] (which of them leads), [`lead`] (what the leader does), [`upstream`] (what reads, with `links` and `deliver`, by which it is told of changes), [`hooks`] (the door for
-//! Doppler's webhooks), and what they need.
-//! Nothing here knows what a reconcile does.
+//! Input: the arguments.
+//! Output: telemetry, the HTTP servers, and the tasks of the controller manager. The process ends on
+//! a signal, or when a task ends.
+//! Invariants: nothing here knows what a reconcile does.
+//!
+//! In reading order: [`run`] (what every replica does), [`leader_election`] (which replica leads),
+//! [`manager`] (what the leader runs), `upstreams` with `feeds` and `dispatch` (what reads, and what
+//! notifies it), [`doppler_webhook`] (Doppler's webhooks), and what they need.
 
 mod dispatch;
 pub mod doppler_webhook;

@@ -66,7 +66,7 @@ pub enum RunError {
     Lease(#[from] LeaseLost),
 }
 
-/// Runs until it is told to end.
+/// Runs until a signal ends it.
 ///
 /// # Errors
 /// If it cannot start, a task dies, or the lease is lost.

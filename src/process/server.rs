@@ -42,7 +42,7 @@ impl Readiness {
     }
 }
 
-/// What brings the gauges up to date that nobody counts as they change, once there is something to measure.
+/// Updates the gauges that are read at each scrape, once there is something to measure.
 #[derive(Clone, Default)]
 pub struct GaugeUpdater(Arc<OnceLock<Box<dyn Fn() + Send + Sync>>>);
 

@@ -15,7 +15,7 @@ use tracing::{error, info};
 /// How long tasks may take to end.
 const GRACE: Duration = Duration::from_secs(20);
 
-/// A task ended although the process was not told to end.
+/// A task ended before the process was asked to end.
 #[derive(Debug, thiserror::Error)]
 #[error("the task {name:?} ended: {why}")]
 pub struct TaskEnded {
@@ -34,7 +34,7 @@ pub struct Tasks {
 
 impl Default for Tasks {
     fn default() -> Self {
-        // One that comes while nobody waits is kept.
+        // A signal that arrives before the first wait is kept.
         Self {
             running: JoinSet::new(),
             shutdown: CancellationToken::new(),
@@ -75,7 +75,7 @@ impl Tasks {
     ) -> Result<Option<T>, TaskEnded> {
         tokio::select! {
             first = first => Ok(Some(first)),
-            ended = self.told_or_ended() => ended.map_or(Ok(None), Err),
+            ended = self.signal_or_ended() => ended.map_or(Ok(None), Err),
         }
     }
 
@@ -84,7 +84,7 @@ impl Tasks {
     /// # Errors
     /// If a task ended by itself.
     pub async fn run_to_end(mut self) -> Result<(), TaskEnded> {
-        let ended = self.told_or_ended().await;
+        let ended = self.signal_or_ended().await;
         self.stop().await;
         ended.map_or(Ok(()), Err)
     }
@@ -103,11 +103,11 @@ impl Tasks {
         }
     }
 
-    /// Waits for a signal, or for the end of a task, which it then tells.
-    async fn told_or_ended(&mut self) -> Option<TaskEnded> {
+    /// Waits for a signal, or for the end of a task, which it then returns.
+    async fn signal_or_ended(&mut self) -> Option<TaskEnded> {
         tokio::select! {
-            () = told(self.terminate.as_mut()) => None,
-            () = told(self.interrupt.as_mut()) => None,
+            () = received(self.terminate.as_mut()) => None,
+            () = received(self.interrupt.as_mut()) => None,
             Some(ended) = self.running.join_next() => Some(match ended {
                 Ok(name) => TaskEnded { name, why: "it should run for ever" },
                 // The panic's own message may hold anything: it is not shown.
@@ -117,7 +117,7 @@ impl Tasks {
     }
 }
 
-async fn told(signal: Option<&mut Signal>) {
+async fn received(signal: Option<&mut Signal>) {
     match signal {
         Some(signal) => drop(signal.recv().await),
         None => std::future::pending().await,
@@ -132,10 +132,10 @@ mod tests {
     async fn a_task_that_ends_ends_the_process_and_all_other_tasks() {
         let mut tasks = Tasks::new();
         let shutdown = tasks.shutdown();
-        let (told, hears) = tokio::sync::oneshot::channel();
+        let (ended, hears) = tokio::sync::oneshot::channel();
         tasks.spawn("long", async move {
             shutdown.cancelled().await;
-            let _ = told.send(());
+            let _ = ended.send(());
         });
         tasks.spawn("short", async {});
         let error = tasks.run_to_end().await.unwrap_err();

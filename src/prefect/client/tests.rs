@@ -107,7 +107,7 @@ async fn block_knows_the_ids_of_its_documents() {
     let again = block(&again).await.ok().unwrap();
     assert!(
         again != first,
-        "who comes from elsewhere is told of other changes"
+        "a connection by another route gets other notifications"
     );
     assert!(again.includes_document("new") && !again.includes_document("parent"));
     let odd = answering(status(

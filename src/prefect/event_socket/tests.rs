@@ -119,7 +119,7 @@ async fn first(connection: &Connection, limits: SocketLimits) -> Result<ServerEv
     first
 }
 
-/// The error of the first thing told, which shows neither credentials nor what came.
+/// The error of the first event, which shows neither credentials nor the message.
 async fn failure(connection: &Connection, limits: SocketLimits) -> SocketError {
     let error = first(connection, limits).await.unwrap_err();
     let shown = format!("{error} {error:?}");

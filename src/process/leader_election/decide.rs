@@ -48,7 +48,7 @@ impl Seen {
 /// The own claim.
 #[derive(Clone, Copy, Debug)]
 pub struct Mine<'a> {
-    /// Who this replica is. It is random in part, so nobody else has it.
+    /// Who this replica is. It is random in part, so no other replica has it.
     pub identity: &'a str,
     /// When the last renewal that succeeded was sent, if this replica leads.
     pub renewed: Option<Instant>,
@@ -75,7 +75,7 @@ pub fn decide(now: Instant, seen: Option<&Seen>, mine: &Mine<'_>) -> Step {
     let holder = seen.and_then(|seen| seen.holder.as_deref());
     match (mine.renewed, seen) {
         (Some(renewed), _) if now.saturating_duration_since(renewed) >= GIVE_UP => Step::Lose,
-        // There is none yet, or somebody deleted it.
+        // There is none yet, or a user deleted it.
         (_, None) => Step::Create,
         (Some(_), Some(_)) if holder != Some(mine.identity) => Step::Lose,
         (Some(renewed), Some(_)) => {

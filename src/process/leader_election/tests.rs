@@ -109,7 +109,7 @@ async fn the_first_leads_renews_and_gives_the_lease_back() {
         "10.0.0.7:8082"
     );
     let leases = LeaseClient::new(server.client(), "doppler", "op");
-    assert_eq!(leases.leader_address(), None, "nobody has looked");
+    assert_eq!(leases.leader_address(), None, "the lease was not read yet");
     assert_eq!(leases.fetch_leader_address().await.unwrap().port(), 8082);
 
     assert_eq!(

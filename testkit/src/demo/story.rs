@@ -158,7 +158,7 @@ async fn run_flow(
         "expected {name} to print {expected:?}, and it printed {line:?}"
     );
     tell.step(&format!(
-        "{name} ran in a pod for {:.0} s and printed:",
+        "{name} ran in a process that stands in for its pod, for {:.0} s and printed:",
         begun.elapsed().as_secs_f64()
     ));
     tell.quote(line);
