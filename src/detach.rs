@@ -25,7 +25,7 @@ use crate::{
     args::{DetachArgs, UpstreamArgs},
     controller::{key_refs::KeyRefs, object_cache::ObjectCache, scope::Scope},
     outbound::{AllowedHosts, PatternError},
-    prefect::Clients,
+    prefect::ConnectionInterner,
     process::{
         leader_election::{LeaderElector, LeaderLease, LeaseClient, LeaseLost},
         run::{RunError, kubernetes},
@@ -89,7 +89,7 @@ pub async fn detach(args: DetachArgs) -> Result<(), DetachError> {
     let client = kubernetes().await?;
     let detacher = Detacher {
         secrets: SecretClient::new(client.clone(), REQUEST_TIMEOUT),
-        clients: Clients::new(prefect_timeout, RateLimiter::small()),
+        connections: ConnectionInterner::new(prefect_timeout, RateLimiter::small()),
         references: KeyRefs::new(client.clone(), REQUEST_TIMEOUT),
         objects: ObjectCache::new(Box::new(|_| {})),
         hosts,

@@ -15,7 +15,7 @@
 //! 6. [`secret`]: the Secret, from values to the guarded write.
 //! 7. [`inject`]: the entry in the base job template of a work pool.
 //! 8. [`status`], [`report`], [`metrics`]: conditions, Events, logs and metrics of an outcome.
-//! 9. [`args`], [`process`]: flags become settings, and settings become tasks.
+//! 9. [`args`], [`settings`], [`process`]: flags become settings, and settings become tasks.
 //! 10. [`check`], [`detach`]: the same path from a laptop, and the removal before an uninstall.
 //!
 //! # Glossary
@@ -61,5 +61,6 @@ pub mod process;
 pub mod reason;
 pub mod report;
 pub mod secret;
+pub mod settings;
 pub mod status;
 pub mod upstream;

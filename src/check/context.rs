@@ -10,7 +10,7 @@ use crate::{
     controller::{key_refs::KeyRefs, object_cache::ObjectCache},
     doppler,
     outbound::AllowedHosts,
-    prefect::Clients,
+    prefect::ConnectionInterner,
     process::run::kubernetes,
     secret::{HashKey, SecretClient},
     upstream::limiter::RateLimiter,
@@ -43,7 +43,7 @@ pub(super) struct CheckContext {
     pub client: Client,
     pub key_refs: KeyRefs,
     pub objects: ObjectCache,
-    pub prefect: Clients,
+    pub connections: ConnectionInterner,
     pub doppler: doppler::Client,
     pub secrets: SecretClient,
     /// A random key: the check compares data, never hashes.
@@ -67,7 +67,7 @@ impl CheckContext {
         Ok(Self {
             key_refs: KeyRefs::new(client.clone(), TIMEOUT),
             objects: ObjectCache::new(Box::new(|_| {})),
-            prefect: Clients::new(settings.prefect_timeout, RateLimiter::small()),
+            connections: ConnectionInterner::new(settings.prefect_timeout, RateLimiter::small()),
             doppler: doppler::Client::new(settings.doppler_timeout, RateLimiter::small())?,
             secrets: SecretClient::new(client.clone(), TIMEOUT),
             hash_key: HashKey::generate(),

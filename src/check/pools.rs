@@ -27,7 +27,7 @@ use crate::{
         plan::{History, PoolView, plan},
         pool_owner::{ManagedPool, owner_of},
     },
-    prefect::{Connection, DeploymentNamespaces, WorkPool},
+    prefect::{Connection, DeploymentNamespaces},
     secret::Desired,
     upstream::limiter::Priority,
 };
@@ -76,8 +76,8 @@ impl PoolChecks<'_> {
         let topic = format!("work pool {}", pool.name);
         let client = self
             .context
-            .prefect
-            .get(self.connection)
+            .connections
+            .client(self.connection)
             .map_err(|error| error.to_string())?;
         let work_pool = client
             .work_pool(&pool.name, Priority::Interactive)
@@ -91,23 +91,22 @@ impl PoolChecks<'_> {
                 None
             }
         };
-        let observation = self.plan(pool, &work_pool, deployments.as_ref(), &topic, findings);
-        if let Some(observation) = observation {
+        let view = PoolView {
+            pool: &pool.name,
+            pool_type: &work_pool.pool_type,
+            template: &work_pool.base_job_template,
+            deployments: deployments.as_ref(),
+            owner: owner_of(&self.managed, &self.connection.api_url, &pool.name),
+        };
+        if let Some(observation) = report_plan(&view, &self.claim(pool), &topic, findings) {
             note_details(&observation, deployments.as_ref(), &topic, findings);
         }
         Ok(())
     }
 
-    /// Adds what the operator would do, and gives what it would then observe.
-    fn plan(
-        &self,
-        pool: &WorkPoolSpec,
-        work_pool: &WorkPool,
-        deployments: Option<&DeploymentNamespaces>,
-        topic: &str,
-        findings: &mut Findings,
-    ) -> Option<Observation> {
-        let claim = Claim {
+    /// The claim that the operator would declare for a pool of the binding.
+    fn claim(&self, pool: &WorkPoolSpec) -> Claim {
+        Claim {
             namespace: self.namespace.clone(),
             secret: self.secret.to_owned(),
             optional: pool.optional(),
@@ -117,40 +116,42 @@ impl PoolChecks<'_> {
             recorded: true,
             reported_state: None,
             interval: Duration::from_mins(1),
-        };
-        let view = PoolView {
-            pool: &pool.name,
-            pool_type: &work_pool.pool_type,
-            template: &work_pool.base_job_template,
-            deployments,
-            owner: owner_of(&self.managed, &self.connection.api_url, &pool.name),
-        };
-        let current = plan(&view, &[&claim], &History::default());
-        let observation = current.observations.into_iter().next()?;
-        let Some(edited) = &current.edit else {
-            if observation.phase == Phase::Injected {
-                findings.ok(topic, &observation.message);
-            } else {
-                let text = format!("{}: {}", observation.reason, observation.message);
-                findings.fail(topic, &text);
-            }
-            return Some(observation);
-        };
-        findings.ok(
-            topic,
-            &format!(
-                "would change only this part of its template:\n{}",
-                env_from_diff(&work_pool.base_job_template, edited)
-            ),
-        );
-        // Only the edited template shows what overrides the entry.
-        let view = PoolView {
-            template: edited,
-            ..view
-        };
-        let after = plan(&view, &[&claim], &History::default());
-        Some(after.observations.into_iter().next().unwrap_or(observation))
+        }
     }
+}
+
+/// Adds what the operator would do, and returns what it would then observe.
+fn report_plan(
+    view: &PoolView<'_>,
+    claim: &Claim,
+    topic: &str,
+    findings: &mut Findings,
+) -> Option<Observation> {
+    let current = plan(view, &[claim], &History::default());
+    let observation = current.observations.into_iter().next()?;
+    let Some(edited) = &current.edit else {
+        if observation.phase == Phase::Injected {
+            findings.ok(topic, &observation.message);
+        } else {
+            let text = format!("{}: {}", observation.reason, observation.message);
+            findings.fail(topic, &text);
+        }
+        return Some(observation);
+    };
+    findings.ok(
+        topic,
+        &format!(
+            "would change only this part of its template:\n{}",
+            env_from_diff(view.template, edited)
+        ),
+    );
+    // Only the edited template shows what overrides the entry.
+    let view = PoolView {
+        template: edited,
+        ..*view
+    };
+    let after = plan(&view, &[claim], &History::default());
+    Some(after.observations.into_iter().next().unwrap_or(observation))
 }
 
 /// Adds what the user should know about the pool.

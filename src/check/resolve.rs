@@ -10,7 +10,7 @@ use kube::ResourceExt;
 
 use super::{context::CheckContext, findings::Findings};
 use crate::{
-    controller::connect::{build_connection, doppler_host, resolve_overrides},
+    controller::connect::{self, build_connection, resolve_overrides},
     crd::DopplerPrefectBinding,
     doppler::{ConfigKey, Download, Snapshot},
     prefect::{Connection, block::BlockFields},
@@ -81,7 +81,7 @@ async fn connect(
     )
     .await;
     match connection {
-        Ok(connection) => Some(Arc::new(match &context.prefect_api_url {
+        Ok(connection) => Some(context.connections.intern(match &context.prefect_api_url {
             // The address at which this machine reaches the server.
             Some(url) => Connection {
                 api_url: url.clone(),
@@ -129,7 +129,7 @@ async fn read_block(
     findings: &mut Findings,
 ) -> Option<BlockFields> {
     let block = &binding.spec.prefect.as_ref()?.block;
-    let document = match context.prefect.get(connection) {
+    let document = match context.connections.client(connection) {
         Ok(client) => {
             let request = ReadRequest::interactive();
             client.block(&block.type_slug, &block.name, &request).await
@@ -158,26 +158,19 @@ fn config_key(
     fields: BlockFields,
     findings: &mut Findings,
 ) -> Option<ConfigKey> {
-    let spec = &binding.spec.doppler;
-    match fields.complete() {
-        Ok(complete) => {
-            findings.ok(
-                "block",
-                &format!("project {}, config {}", complete.project, complete.config),
-            );
-            Some(ConfigKey {
-                host: doppler_host(&context.hosts.doppler, spec.host.as_deref()).ok()?,
-                token: complete.access_token,
-                project: complete.project,
-                config: complete.config,
-                transformer: spec.name_transformer,
-            })
-        }
+    let complete = match fields.complete() {
+        Ok(complete) => complete,
         Err(error) => {
             findings.fail("block", &format!("{}: {error}", error.reason()));
-            None
+            return None;
         }
-    }
+    };
+    findings.ok(
+        "block",
+        &format!("project {}, config {}", complete.project, complete.config),
+    );
+    // `validate` reports a host that is not a URL or not allowed.
+    connect::config_key(&context.hosts.doppler, &binding.spec.doppler, complete).ok()
 }
 
 fn desired_secret(

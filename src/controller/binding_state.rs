@@ -31,8 +31,6 @@ pub struct BindingState {
     pub uid: Option<Uid>,
     /// The status as last written, until the watch delivers it.
     pub status: Option<WrittenStatus>,
-    /// Whether a reconcile is running.
-    pub busy: bool,
     /// The recorded entries as last written.
     pub injected_entries: Option<BTreeSet<InjectedEntry>>,
     /// Names of the Secret's keys, if a pool compares them.
@@ -60,6 +58,14 @@ pub struct WrittenStatus {
     pub status: Arc<DopplerPrefectBindingStatus>,
     /// The resource version of the binding with it.
     pub version: Box<str>,
+}
+
+impl WrittenStatus {
+    /// Whether a binding of the store has this status, or a newer one.
+    fn is_in(&self, binding: &StoredBinding) -> bool {
+        let version = binding.meta().resource_version.as_deref();
+        version.is_some_and(|version| !is_newer(&self.version, version))
+    }
 }
 
 /// The states of all bindings.
@@ -94,17 +100,20 @@ impl BindingStates {
         known.map_or(key, |(known, _)| known.clone())
     }
 
-    /// Marks the start of a reconcile. Until its end, the written status is kept.
-    pub fn begin(&self, key: &BindingRef) {
-        self.update(key, |state| state.busy = true);
-    }
-
-    /// Marks the end of a reconcile.
-    pub fn end(&self, key: &BindingRef) {
-        // The state of a deleted binding is removed already.
-        if let Some(state) = self.0.lock().get_mut(key) {
-            state.busy = false;
-        }
+    /// Reads a binding from the store, and the status that the operator wrote last if the store does
+    /// not have it yet.
+    ///
+    /// The written status is read before the store: [`Self::observe_stored`] drops it once the store
+    /// has it, so a read in the other order could find neither.
+    pub fn with_written_status(
+        &self,
+        key: &BindingRef,
+        read_store: impl FnOnce() -> Option<Arc<StoredBinding>>,
+    ) -> Option<(Arc<StoredBinding>, Option<Arc<DopplerPrefectBindingStatus>>)> {
+        let written = self.read(key, |state| state.status.clone());
+        let stored = read_store()?;
+        let written = written.filter(|written| !written.is_in(&stored));
+        Some((stored, written.map(|written| written.status)))
     }
 
     /// Resets the state if it is not that of the binding with this UID.
@@ -114,21 +123,17 @@ impl BindingStates {
             if state.uid != uid {
                 *state = BindingState {
                     uid,
-                    busy: state.busy,
                     ..BindingState::default()
                 };
             }
         });
     }
 
-    /// Drops the written status once the store has it. A running reconcile may hold an older
-    /// binding, so it keeps the status.
+    /// Drops the written status once the store has it.
     pub fn observe_stored(&self, binding: &StoredBinding) {
         if let Some(state) = self.0.lock().get_mut(&BindingRef::of(binding))
-            && !state.busy
             && let Some(written) = &state.status
-            && let Some(version) = &binding.meta().resource_version
-            && !is_newer(&written.version, version)
+            && written.is_in(binding)
         {
             state.status = None;
         }
@@ -144,29 +149,54 @@ impl BindingStates {
 mod tests {
     use super::*;
 
-    #[test]
-    fn written_status_is_kept_until_the_store_has_it() {
+    fn stored(version: &str) -> StoredBinding {
+        let metadata =
+            serde_json::json!({"name": "b", "namespace": "flows", "resourceVersion": version});
+        serde_json::from_value(serde_json::json!({"metadata": metadata, "spec": {}})).unwrap()
+    }
+
+    fn with_status_of_version(version: &str) -> (BindingStates, BindingRef) {
         let states = BindingStates::default();
         let key = BindingRef::new("flows", "b");
-        let stored = |version: &str| -> StoredBinding {
-            let metadata =
-                serde_json::json!({"name": "b", "namespace": "flows", "resourceVersion": version});
-            serde_json::from_value(serde_json::json!({"metadata": metadata, "spec": {}})).unwrap()
-        };
-        let is_kept = || states.read(&key, |state| state.status.is_some());
-        states.begin(&key);
         states.update(&key, |state| {
             state.status = Some(WrittenStatus {
                 status: Arc::default(),
-                version: "9".into(),
+                version: version.into(),
             });
         });
-        states.observe_stored(&stored("10"));
-        assert!(is_kept(), "a reconcile is running");
-        states.end(&key);
+        (states, key)
+    }
+
+    #[test]
+    fn written_status_is_kept_until_the_store_has_it() {
+        let (states, key) = with_status_of_version("9");
+        let is_kept = || states.read(&key, |state| state.status.is_some());
         states.observe_stored(&stored("8"));
         assert!(is_kept(), "the store has an older version");
         states.observe_stored(&stored("9"));
         assert!(!is_kept());
+    }
+
+    #[test]
+    fn the_newer_of_written_and_stored_status_counts() {
+        for (version, counts) in [("8", true), ("9", false), ("10", false)] {
+            let (states, key) = with_status_of_version("9");
+            let read = states.with_written_status(&key, || Some(Arc::new(stored(version))));
+            let (_, written) = read.unwrap();
+            assert_eq!(written.is_some(), counts, "the store has version {version}");
+        }
+    }
+
+    #[test]
+    fn finds_a_status_that_arrives_while_the_store_is_read() {
+        let (states, key) = with_status_of_version("9");
+        let read = states.with_written_status(&key, || {
+            let binding = Arc::new(stored("8"));
+            // The watch delivers the written status right after the store was read.
+            states.observe_stored(&stored("9"));
+            Some(binding)
+        });
+        let (_, written) = read.unwrap();
+        assert!(written.is_some(), "neither the state nor the store had it");
     }
 }

@@ -87,14 +87,10 @@ pub async fn build_connection(
             key: reference.key,
             field: reference.purpose.to_string(),
         };
-        let value = resolver.resolve(objects, &key_reference).await;
-        values.insert(
-            reference.purpose,
-            value.map_err(|error| Failure::new(error.reason(), error.to_string()))?,
-        );
+        let value = resolver.resolve(objects, &key_reference).await?;
+        values.insert(reference.purpose, value);
     }
-    connection(&prefect.server, namespace, &values, hosts)
-        .map_err(|error| Failure::new(error.reason(), error.to_string()))
+    Ok(connection(&prefect.server, namespace, &values, hosts)?)
 }
 
 /// The fields that the binding sets itself, with the value of its token reference.
@@ -109,8 +105,7 @@ pub async fn resolve_overrides(
 ) -> Result<BlockFields, Failure> {
     let access_token = match access_token_reference(namespace, doppler) {
         Some(reference) => {
-            let token = resolver.resolve(objects, &reference).await;
-            let token = token.map_err(|error| Failure::new(error.reason(), error.to_string()))?;
+            let token = resolver.resolve(objects, &reference).await?;
             Some(trimmed(&token))
         }
         None => None,

@@ -4,7 +4,7 @@
 //! Output: one [`Context`], the whole dependency injection of the controller.
 //! Invariants: it holds no state of a single reconcile; that is the pass's.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use kube::{
     Client, Resource,
@@ -16,59 +16,16 @@ use super::{
     stored_binding::StoredBinding, work_queue::WorkQueue,
 };
 use crate::{
-    crd::{BindingRef, BlockSpec},
-    doppler::{ConfigKey, Snapshot},
+    crd::BindingRef,
+    doppler::Configs,
     inject::Pools,
     metrics::Metrics,
     outbound::AllowedHosts,
-    prefect::{BlockDocument, Connection, ConnectionInterner},
+    prefect::{Blocks, ConnectionInterner},
     report::Report,
     secret::{HashKey, SecretClient},
-    upstream::poller::Pollers,
+    settings::ControllerSettings,
 };
-
-/// A block of a Prefect server, as it is read with these credentials.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct BlockKey {
-    /// The server, and how it is reached.
-    pub connection: Arc<Connection>,
-    /// Slug of the block type.
-    pub type_slug: String,
-    /// Name of the block document.
-    pub name: String,
-}
-
-impl BlockKey {
-    /// The block that a binding names.
-    #[must_use]
-    pub fn new(connection: Arc<Connection>, block: &BlockSpec) -> Self {
-        Self {
-            connection,
-            type_slug: block.type_slug.clone(),
-            name: block.name.clone(),
-        }
-    }
-}
-
-/// The waits and limits that the flags set.
-#[derive(Clone, Copy, Debug)]
-pub struct ControllerSettings {
-    /// Poll interval of bindings that set none.
-    pub refresh_interval: Duration,
-    /// For how long a failing upstream leaves a binding Ready.
-    pub stale_after: Duration,
-    /// How long a Secret outlives its pool entry.
-    pub release_wait: Duration,
-    /// How long a deleted binding waits for Prefect.
-    pub release_timeout: Duration,
-    /// Time limit of a step at the API server.
-    pub kubernetes_timeout: Duration,
-}
-
-/// Blocks that are read.
-pub type Blocks = Pollers<BindingRef, BlockKey, BlockDocument>;
-/// Configs that are read.
-pub type Configs = Pollers<BindingRef, ConfigKey, Snapshot>;
 
 /// What all reconciles share.
 pub struct Context {

@@ -17,7 +17,7 @@ use secrecy::SecretString;
 use tokio::time::timeout;
 
 use super::object_cache::{ObjectCache, ObjectKey, ReferenceKind};
-use crate::{reason::Reason, secret::ObservedSecret};
+use crate::{failure::Failure, reason::Reason, secret::ObservedSecret};
 
 /// A key of a Secret or ConfigMap that a binding references.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +91,12 @@ pub enum KeyRefError {
         /// Its name.
         name: String,
     },
+}
+
+impl From<KeyRefError> for Failure {
+    fn from(error: KeyRefError) -> Self {
+        Self::new(error.reason(), error.to_string())
+    }
 }
 
 impl KeyRefError {

@@ -35,7 +35,7 @@ pub struct Pass<'a> {
     pub entries: InjectedEntries,
     /// When to reconcile again.
     pub requeue: Requeue,
-    /// The status as last written, which the watch may not have delivered yet.
+    /// The status as last written, if the store does not have it yet.
     written_status: Option<Arc<DopplerPrefectBindingStatus>>,
 }
 
@@ -55,14 +55,10 @@ impl<'a> Pass<'a> {
         context: &'a Context,
         key: &'a BindingRef,
         binding: &'a DopplerPrefectBinding,
+        written_status: Option<Arc<DopplerPrefectBindingStatus>>,
     ) -> Self {
-        let (written_status, recorded) = context.states.read(key, |state| {
-            let status = state
-                .status
-                .as_ref()
-                .map(|written| Arc::clone(&written.status));
-            (status, state.injected_entries.clone())
-        });
+        let states = &context.states;
+        let recorded = states.read(key, |state| state.injected_entries.clone());
         let recorded = recorded.unwrap_or_else(|| injected_entries(binding));
         Self {
             context,

@@ -50,6 +50,10 @@ pub async fn patch(pass: &mut Pass<'_>, outcome: &Outcome) {
                 version: version.into(),
             };
             pass.update_state(|state| state.status = Some(written));
+            // The watch may have delivered the status before the response arrived.
+            if let Some(stored) = context.stored(pass.key) {
+                context.states.observe_stored(&stored);
+            }
         }
         // The binding was deleted, or replaced by another one: its own event follows.
         Err(Some(404 | 422)) => {}

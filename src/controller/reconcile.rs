@@ -22,16 +22,17 @@ use super::{
     secret::{desired_secret, reconcile_secret},
 };
 use crate::{
-    crd::{BindingRef, DopplerPrefectBinding},
+    crd::BindingRef,
     status::{BLOCK_RESOLVED, ConditionUpdate, Outcome},
 };
 
 /// Brings everything of one binding to its desired state. Returns the wait before the next
 /// reconcile, unless an event enqueues the binding earlier.
 pub async fn reconcile(context: &Context, key: &BindingRef) -> Option<Duration> {
-    // Before the store is read: from here on, the status that was written last stays at hand.
-    context.states.begin(key);
-    let Some(binding) = context.stored(key) else {
+    let read = context
+        .states
+        .with_written_status(key, || context.stored(key));
+    let Some((binding, written_status)) = read else {
         context.forget(key);
         return None;
     };
@@ -39,30 +40,22 @@ pub async fn reconcile(context: &Context, key: &BindingRef) -> Option<Duration> 
     let requeue_after = if let Ok(binding) = binding.parse() {
         let uid = binding.meta().uid.as_deref().unwrap_or_default();
         context.states.retain_uid(key, uid);
-        reconcile_binding(context, key, &binding).await
+        let pass = Pass::new(context, key, &binding, written_status);
+        reconcile_binding(pass).await
     } else {
         patch_status::report_invalid(context, binding.meta()).await;
         None
     };
-    context.states.end(key);
-    if let Some(stored) = context.stored(key) {
-        context.states.observe_stored(&stored);
-    }
     context.metrics.reconciles.inc();
     let seconds = started.elapsed().as_secs_f64();
     context.metrics.reconcile_seconds.observe(seconds);
     requeue_after
 }
 
-async fn reconcile_binding(
-    context: &Context,
-    key: &BindingRef,
-    binding: &DopplerPrefectBinding,
-) -> Option<Duration> {
-    let mut pass = Pass::new(context, key, binding);
-    if binding.meta().deletion_timestamp.is_some() {
+async fn reconcile_binding(mut pass: Pass<'_>) -> Option<Duration> {
+    if pass.binding.meta().deletion_timestamp.is_some() {
         cleanup(&mut pass).await;
-    } else if binding.spec.suspend {
+    } else if pass.binding.spec.suspend {
         suspend(&mut pass).await;
     } else {
         advance(&mut pass).await;

@@ -11,7 +11,6 @@ use tokio::time::Instant;
 
 use super::{
     connect::{build_connection, config_key, key_references, resolve_overrides},
-    context::BlockKey,
     object_cache::{ObjectKey, ReferenceKind},
     pass::Pass,
     resolution::{LastGood, Resolution, Stage},
@@ -21,7 +20,7 @@ use crate::{
     doppler::ConfigKey,
     failure::Failure,
     prefect::{
-        Connection,
+        BlockKey, Connection,
         block::{BlockFields, Field},
     },
     reason::Reason,
@@ -166,8 +165,7 @@ fn resolve_config_key(
     let fields = match fields.and_then(BlockFields::complete) {
         Ok(fields) => fields,
         Err(error) => {
-            let failure = Failure::new(error.reason(), error.to_string());
-            resolution.record_failure(Stage::Block, failure, Duration::ZERO);
+            resolution.record_failure(Stage::Block, error.into(), Duration::ZERO);
             return None;
         }
     };

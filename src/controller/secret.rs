@@ -56,8 +56,7 @@ pub fn desired_secret(pass: &Pass<'_>, values: &LastGood) -> Result<Desired, Fai
         config: &values.config,
         key: &pass.context.hash_key,
     };
-    desired(&input, values.snapshot.values())
-        .map_err(|error| Failure::new(error.reason(), error.to_string()))
+    Ok(desired(&input, values.snapshot.values())?)
 }
 
 /// Brings the Secret to `desired`. Without last good values, only the condition may change.

@@ -1,6 +1,7 @@
 //! What every step of `detach` needs.
 //!
-//! Input: flags. Output: the clients of the API server and of Prefect, and the deadline.
+//! Input: flags.
+//! Output: the clients of the API server and of Prefect, and the deadline.
 //! Invariants: the output contains no secret value.
 
 use std::{
@@ -14,7 +15,7 @@ use tokio::time::Instant;
 use crate::{
     controller::{key_refs::KeyRefs, object_cache::ObjectCache},
     outbound::AllowedHosts,
-    prefect::Clients,
+    prefect::ConnectionInterner,
     secret::SecretClient,
 };
 
@@ -27,7 +28,7 @@ pub(super) const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 pub(super) struct Detacher {
     pub(super) client: Client,
     pub(super) secrets: SecretClient,
-    pub(super) clients: Clients,
+    pub(super) connections: ConnectionInterner,
     pub(super) references: KeyRefs,
     pub(super) objects: ObjectCache,
     pub(super) hosts: AllowedHosts,

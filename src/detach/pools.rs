@@ -73,8 +73,8 @@ impl Detacher {
     ) -> Result<(), String> {
         let connection = self.connection_for(server, entries).await?;
         let client = self
-            .clients
-            .get(&connection)
+            .connections
+            .client(&connection)
             .map_err(|error| error.to_string())?;
         loop {
             let done = async {
@@ -124,7 +124,7 @@ impl Detacher {
             .await
             {
                 Ok(connection) if connection.api_url.as_str() == server => {
-                    return Ok(connection.into());
+                    return Ok(self.connections.intern(connection));
                 }
                 Ok(_) => {}
                 Err(failure) => error = failure.message,

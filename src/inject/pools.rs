@@ -30,9 +30,10 @@ use super::claim::{Claim, Observation};
 use super::pool_owner::{self, ManagedPool};
 use crate::crd::BindingRef;
 use crate::metrics::Metrics;
-use crate::prefect::{Clients, Connection};
+use crate::prefect::{Connection, ConnectionInterner};
+use crate::upstream::change_feed::ChangeFeed;
 
-pub use self::worker::{ChangeFeed, Enqueue, SubscribeChanges};
+pub use self::worker::Enqueue;
 
 /// All pools that bindings claim.
 #[derive(Clone)]
@@ -51,14 +52,14 @@ impl Pools {
     /// polled.
     #[must_use]
     pub fn new(
-        clients: Arc<Clients>,
-        feed: Option<ChangeFeed>,
+        connections: Arc<ConnectionInterner>,
+        feed: Option<ChangeFeed<Arc<Connection>>>,
         enqueue: Enqueue,
         metrics: Arc<Metrics>,
         shutdown: CancellationToken,
     ) -> Self {
         Self(Arc::new(Shared {
-            clients,
+            connections,
             feed,
             enqueue,
             metrics,

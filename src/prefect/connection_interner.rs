@@ -1,46 +1,121 @@
-//! Equal connections as one: thousands of bindings reach a server in the same way, and a connection may hold a bundle of certificates.
+//! One shared connection for equal connections, and one HTTP client for each.
 //!
-//! In: a [`Connection`]. Out: the one that all share who reach the same server in the same way. An unused connection is dropped, and its credentials
-//! with it.
+//! Input: a [`Connection`].
+//! Output: the shared connection that equals it, and its [`Client`], which keeps open TCP connections
+//! and a CSRF token. Thousands of bindings may reach a server in the same way.
+//! Invariants: a connection that no binding uses is dropped, and its client and credentials with it.
+//! The number of clients is bounded: the least recently used one makes room.
 
 use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
-use super::connection::Connection;
+use parking_lot::Mutex;
 
-/// The connections in use.
-#[derive(Default)]
-pub struct ConnectionInterner(Mutex<HashSet<Arc<Connection>>>);
+use super::{client::Client, connection::Connection, error::PrefectError};
+use crate::upstream::limiter::RateLimiter;
+
+/// The maximum number of clients.
+const MAX_CLIENTS: usize = 256;
+
+/// The connections in use, and their clients.
+pub struct ConnectionInterner {
+    timeout: Duration,
+    limiter: RateLimiter<PrefectError>,
+    interned: Mutex<HashMap<Arc<Connection>, Option<CachedClient>>>,
+}
+
+struct CachedClient {
+    client: Arc<Client>,
+    used_at: Instant,
+}
 
 impl ConnectionInterner {
-    /// The connection that equals this one.
+    /// No connections yet. `timeout` is that of each request once `limiter` permits it.
+    #[must_use]
+    pub fn new(timeout: Duration, limiter: RateLimiter<PrefectError>) -> Self {
+        Self {
+            timeout,
+            limiter,
+            interned: Mutex::default(),
+        }
+    }
+
+    /// The shared connection that equals this one.
     pub fn intern(&self, connection: Connection) -> Arc<Connection> {
-        let mut interned = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(shared) = interned.get(&connection) {
+        let mut interned = self.interned.lock();
+        if let Some((shared, _)) = interned.get_key_value(&connection) {
             return Arc::clone(shared);
         }
         evict_unused(&mut interned);
         let shared = Arc::new(connection);
-        interned.insert(Arc::clone(&shared));
+        interned.insert(Arc::clone(&shared), None);
         shared
     }
 
-    /// Drops unused connections. [`ConnectionInterner::intern`] does so too; this serves the time without new connections.
-    pub fn forget_unused(&self) {
-        evict_unused(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    /// The client of a connection.
+    ///
+    /// # Errors
+    /// If the certificate authorities of the connection cannot be used.
+    pub fn client(&self, connection: &Arc<Connection>) -> Result<Arc<Client>, PrefectError> {
+        self.client_at(connection, Instant::now())
+    }
+
+    /// Drops unused connections. [`Self::intern`] does this too; without new connections, a timer
+    /// has to.
+    pub fn evict_unused(&self) {
+        evict_unused(&mut self.interned.lock());
+    }
+
+    fn client_at(
+        &self,
+        connection: &Arc<Connection>,
+        now: Instant,
+    ) -> Result<Arc<Client>, PrefectError> {
+        let mut interned = self.interned.lock();
+        if let Some(Some(cached)) = interned.get_mut(connection) {
+            cached.used_at = now;
+            return Ok(Arc::clone(&cached.client));
+        }
+        let client = Arc::new(Client::new(connection, self.timeout, self.limiter.clone())?);
+        evict_least_recently_used(&mut interned);
+        let cached = CachedClient {
+            client: Arc::clone(&client),
+            used_at: now,
+        };
+        interned.insert(Arc::clone(connection), Some(cached));
+        Ok(client)
     }
 }
 
-fn evict_unused(interned: &mut HashSet<Arc<Connection>>) {
-    interned.retain(|connection| Arc::strong_count(connection) > 1);
+fn evict_unused(interned: &mut HashMap<Arc<Connection>, Option<CachedClient>>) {
+    interned.retain(|connection, _| Arc::strong_count(connection) > 1);
+}
+
+/// Drops a client if there are too many. Its connection stays.
+fn evict_least_recently_used(interned: &mut HashMap<Arc<Connection>, Option<CachedClient>>) {
+    let cached = interned.values().filter(|client| client.is_some());
+    if cached.count() < MAX_CLIENTS {
+        return;
+    }
+    let used_at = |client: &Option<CachedClient>| client.as_ref().map(|cached| cached.used_at);
+    let clients = interned.values_mut().filter(|client| client.is_some());
+    if let Some(oldest) = clients.min_by_key(|client| used_at(client)) {
+        *oldest = None;
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::prefect::connection::Auth;
+    use crate::{outbound::install_crypto_provider, prefect::connection::Auth};
+
+    fn interner() -> ConnectionInterner {
+        install_crypto_provider();
+        ConnectionInterner::new(Duration::from_secs(1), RateLimiter::small())
+    }
 
     fn connection(key: &str) -> Connection {
         Connection {
@@ -53,17 +128,48 @@ mod tests {
 
     #[test]
     fn interns_equal_connections_until_they_are_unused() {
-        let connections = ConnectionInterner::default();
-        let (one, same) = (
-            connections.intern(connection("a")),
-            connections.intern(connection("a")),
-        );
+        let connections = interner();
+        let one = connections.intern(connection("a"));
+        let same = connections.intern(connection("a"));
         assert!(Arc::ptr_eq(&one, &same));
         let other = connections.intern(connection("b"));
         assert!(!Arc::ptr_eq(&one, &other));
         drop((one, same));
-        connections.forget_unused();
-        let interned = connections.0.lock().unwrap();
-        assert_eq!(interned.iter().collect::<Vec<_>>(), [&other]);
+        connections.evict_unused();
+        let interned = connections.interned.lock();
+        assert_eq!(interned.keys().collect::<Vec<_>>(), [&other]);
+    }
+
+    #[test]
+    fn equal_connections_share_a_client_until_they_are_unused() {
+        let connections = interner();
+        let one = connections.intern(connection("a"));
+        let client = connections.client(&one).unwrap();
+        let same = connections.intern(connection("a"));
+        assert!(Arc::ptr_eq(&client, &connections.client(&same).unwrap()));
+        let other = connections.intern(connection("b"));
+        assert!(!Arc::ptr_eq(&client, &connections.client(&other).unwrap()));
+        drop((one, same));
+        connections.evict_unused();
+        assert_eq!(Arc::strong_count(&client), 1, "the client goes with it");
+        let again = connections.intern(connection("a"));
+        assert!(!Arc::ptr_eq(&client, &connections.client(&again).unwrap()));
+    }
+
+    #[test]
+    fn evicts_the_least_recently_used_client() {
+        let connections = interner();
+        let now = Instant::now();
+        let mut shared = Vec::new();
+        for index in 0..=MAX_CLIENTS {
+            let connection = connections.intern(connection(&index.to_string()));
+            let at = now + Duration::from_millis(index as u64);
+            connections.client_at(&connection, at).unwrap();
+            shared.push(connection);
+        }
+        let interned = connections.interned.lock();
+        let clients = interned.values().filter(|client| client.is_some());
+        assert_eq!(clients.count(), MAX_CLIENTS);
+        assert!(interned[&shared[0]].is_none());
     }
 }

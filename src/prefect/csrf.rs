@@ -1,6 +1,8 @@
-//! The token that a Prefect server with CSRF protection wants beside each request that is not a GET.
+//! The token that a Prefect server with CSRF protection requires with each request except GET.
 //!
-//! In: answers of `/csrf-token`. Out: what to send along, as long as it is good. It knows time and tokens, and never sends anything itself.
+//! Input: answers of `/csrf-token`, and the time.
+//! Output: whether to fetch a token, send it, or send none.
+//! Invariants: pure. It sends nothing itself.
 
 use std::time::{Duration, Instant};
 
@@ -8,15 +10,15 @@ use jiff::Timestamp;
 use secrecy::SecretString;
 use serde::Deserialize;
 
-/// For how long a server that has no CSRF protection is taken to have none: someone may turn it on.
+/// How long a server without CSRF protection is assumed to have none. An administrator may enable it.
 const DISABLED_FOR: Duration = Duration::from_mins(10);
-/// How long before its end a token is no longer used.
+/// A token is not used this shortly before it expires.
 const EXPIRY_MARGIN: Duration = Duration::from_mins(1);
-/// A token is used for at least so long, if clocks differ, and at most for so long, whatever the server says.
+/// Bounds on the lifetime of a token, because the clocks of operator and server may differ.
 const MIN_LIFETIME: Duration = Duration::from_secs(30);
 const MAX_LIFETIME: Duration = Duration::from_hours(1);
 
-/// A server's answer to the question for a token.
+/// The answer of `/csrf-token`.
 #[derive(Deserialize)]
 pub(super) struct TokenResponse {
     token: SecretString,
@@ -27,23 +29,33 @@ pub(super) struct TokenResponse {
 /// What is known of a server's CSRF protection.
 #[derive(Default)]
 pub(super) enum CsrfState {
-    /// Nothing, or nothing any more.
+    /// Nothing, or the last token was refused.
     #[default]
     Unknown,
-    /// It has none.
+    /// It is off.
     Disabled { until: Instant },
-    /// It gave this token.
+    /// It is on, and this is the token.
     Token { token: SecretString, until: Instant },
 }
 
 /// What to do before a request.
 pub(super) enum CsrfAction {
-    /// Ask the server for a token.
+    /// Fetch a token first.
     Fetch,
     /// Send no token.
     Omit,
-    /// Send this one.
+    /// Send this token.
     Send(SecretString),
+}
+
+impl CsrfAction {
+    /// The token to send, if there is one.
+    pub(super) fn token(self) -> Option<SecretString> {
+        match self {
+            Self::Send(token) => Some(token),
+            Self::Fetch | Self::Omit => None,
+        }
+    }
 }
 
 impl CsrfState {
@@ -63,7 +75,7 @@ impl CsrfState {
         }
     }
 
-    /// The server gave a token. `now` and `clock` are the same moment.
+    /// The server issued a token. `now` and `clock` are the same moment.
     pub(super) fn issued(response: TokenResponse, now: Instant, clock: Timestamp) -> Self {
         let lifetime = response
             .expiration
@@ -79,7 +91,7 @@ impl CsrfState {
     }
 }
 
-/// Whether a 403 speaks of CSRF rather than of permission.
+/// Whether a 403 is about CSRF and not about a permission.
 pub(super) fn is_csrf_refusal(detail: &str) -> bool {
     let detail = detail.to_ascii_lowercase();
     detail.contains("csrf") || detail.contains("client identifier")

@@ -1,7 +1,9 @@
-//! What a Prefect server refuses, and what to do about it.
+//! Why a request to a Prefect server failed, and what the user can do about it.
 //!
-//! In: a status and an answer that is not the one hoped for. Out: a [`PrefectError`] with its reason. An upstream body is looked at here to tell two
-//! refusals apart, and never kept: a 422 echoes what was sent.
+//! Input: the status and the body of an answer.
+//! Output: [`PrefectError`], with its reason, its message and the wait that the server asks for.
+//! Invariants: the body only distinguishes answers of equal status and is never kept, because a 422
+//! echoes the request.
 
 use std::time::Duration;
 
@@ -14,14 +16,14 @@ use crate::{
     upstream::limiter::CircuitOpen,
 };
 
-/// What was asked for.
+/// What a request is about.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Subject<'a> {
     /// A block document.
     Block { slug: &'a str, name: &'a str },
-    /// A work pool, to read it.
+    /// A read of a work pool.
     Pool(&'a str),
-    /// A work pool, to edit it.
+    /// A write of a work pool.
     PoolEdit(&'a str),
     /// The deployments of a work pool.
     Deployments(&'a str),
@@ -29,10 +31,10 @@ pub(super) enum Subject<'a> {
     CsrfToken,
 }
 
-/// Why there is no answer that can be used.
+/// Why a request failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PrefectError {
-    /// No HTTP client can be made.
+    /// The TLS backend cannot build an HTTP client.
     #[error(transparent)]
     Client(#[from] ClientError),
     /// No answer.
@@ -40,15 +42,15 @@ pub enum PrefectError {
     Transport {
         /// The server.
         host: String,
-        /// What went wrong.
+        /// What failed during the request.
         error: TransportError,
     },
-    /// Not asked, since the server gave no answer to others just now.
+    /// The request was not sent, because the server just failed to answer other requests.
     #[error("{}", .0.error)]
     CircuitOpen(Box<CircuitOpen<Self>>),
     /// 5xx.
     #[error(
-        "the Prefect server {host} answered with a fault of its own ({status}): look at its log, and at what is before it"
+        "the Prefect server {host} answered with a server error ({status}): check its log, and the proxies in front of it"
     )]
     ServerFault {
         /// The server.
@@ -58,7 +60,7 @@ pub enum PrefectError {
     },
     /// 401.
     #[error(
-        "the Prefect server {host} refused the credentials (401): self-hosted servers take spec.prefect.server.basicAuth, Prefect Cloud takes apiKey; look whether the value is still valid"
+        "the Prefect server {host} refused the credentials (401): self-hosted servers take spec.prefect.server.basicAuth, Prefect Cloud takes apiKey; check that the value is still valid"
     )]
     Unauthorized {
         /// The server.
@@ -83,12 +85,12 @@ pub enum PrefectError {
         pool: String,
         /// What was tried.
         action: &'static str,
-        /// What the role lacks.
+        /// The permission that the role lacks.
         permission: &'static str,
     },
-    /// 403 of CSRF protection, with a new token too.
+    /// 403 of CSRF protection, also with a new token.
     #[error(
-        "the Prefect server {host} refused its own CSRF token twice (403): look whether several servers without a common database answer under this name"
+        "the Prefect server {host} refused its own CSRF token twice (403): check whether several servers without a common database answer under this name"
     )]
     CsrfRejected {
         /// The server.
@@ -118,17 +120,17 @@ pub enum PrefectError {
     },
     /// 429.
     #[error(
-        "the Prefect server {host} asks for fewer requests (429): raise spec.refreshInterval, or the account's limit"
+        "the Prefect server {host} limits the request rate (429): raise spec.refreshInterval, or the limit of the account"
     )]
     RateLimited {
         /// The server.
         host: String,
-        /// When it may be asked again.
+        /// How long to wait before the next request.
         retry_after: Option<Duration>,
     },
     /// 3xx.
     #[error(
-        "the Prefect server {host} redirects ({status}), and credentials do not follow: write the URL that it redirects to (often https:// for http://) into spec.prefect.server.remoteApiUrl"
+        "the Prefect server {host} answered with a redirect ({status}), which is not followed with credentials: set spec.prefect.server.remoteApiUrl to the final URL (often https:// instead of http://)"
     )]
     Redirect {
         /// The server.
@@ -136,9 +138,9 @@ pub enum PrefectError {
         /// The status.
         status: u16,
     },
-    /// The answer is not that of a Prefect API.
+    /// The answer does not come from a Prefect API.
     #[error(
-        "what answers at {host} is not the Prefect API ({status}): correct spec.prefect.server, whose URL must be that of the API (it ends in /api on a server of your own), or look at the proxy before it"
+        "the answer of {host} does not come from the Prefect API ({status}): correct the URL in spec.prefect.server (that of a self-hosted server ends in /api), or check the proxy in front of it"
     )]
     NotPrefect {
         /// The server.
@@ -146,19 +148,19 @@ pub enum PrefectError {
         /// The status.
         status: u16,
     },
-    /// The answer is larger than what is read.
+    /// The body is larger than the limit.
     #[error(
-        "the Prefect server {host} gave an answer of more than {limit} bytes, which is not read"
+        "the answer of the Prefect server {host} is larger than {limit} bytes: make the block, the template or the deployments smaller"
     )]
     TooLarge {
         /// The server.
         host: String,
-        /// The bound, in bytes.
+        /// The limit, in bytes.
         limit: usize,
     },
-    /// Any other status: the request is one that this server does not take.
+    /// Any other status: the server does not accept the request.
     #[error(
-        "the Prefect server {host} did not accept the request ({status}): look at its log, and whether its version is supported"
+        "the Prefect server {host} did not accept the request ({status}): check its log, and that its version is supported"
     )]
     RequestRejected {
         /// The server.
@@ -166,20 +168,20 @@ pub enum PrefectError {
         /// The status.
         status: u16,
     },
-    /// A success without what it should hold.
+    /// A success without the expected content.
     #[error(
-        "the Prefect server {host} gave an answer without {missing}: look whether its version is supported"
+        "the Prefect server {host} sent an answer without {missing}: check that its version is supported"
     )]
     UnexpectedBody {
         /// The server.
         host: String,
-        /// What is not in it.
+        /// The missing content.
         missing: &'static str,
     },
 }
 
 impl PrefectError {
-    /// The word for condition, Event, metric and log.
+    /// The reason for condition, Event, metric and log.
     #[must_use]
     pub const fn reason(&self) -> Reason {
         match self {
@@ -196,27 +198,27 @@ impl PrefectError {
             Self::CsrfRejected { .. }
             | Self::RequestRejected { .. }
             | Self::UnexpectedBody { .. } => Reason::PrefectError,
-            Self::CircuitOpen(shut) => shut.error.reason(),
+            Self::CircuitOpen(open) => open.error.reason(),
         }
     }
 
-    /// Whether the server is to blame, so that other requests would meet the same.
+    /// Whether the server failed, so that other requests to it would fail in the same way.
     pub(super) const fn is_host_failure(&self) -> bool {
         matches!(self, Self::Transport { .. } | Self::ServerFault { .. })
     }
 
-    /// How long the server wants to be left alone, if it said so.
+    /// How long to wait before the next request, if the server or the circuit breaker says so.
     #[must_use]
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::RateLimited { retry_after, .. } => *retry_after,
-            Self::CircuitOpen(shut) => Some(shut.retry_after),
+            Self::CircuitOpen(open) => Some(open.retry_after),
             _ => None,
         }
     }
 }
 
-/// The error that a status other than success means for what was asked.
+/// The error of a status other than success.
 pub(super) fn error_for_status(
     host: &str,
     subject: Subject<'_>,
@@ -233,7 +235,7 @@ pub(super) fn error_for_status(
     match code {
         300..=399 => PrefectError::Redirect { host, status: code },
         401 => PrefectError::Unauthorized { host },
-        // A page of HTML is that of a proxy or of an access gateway, and no word about permissions.
+        // An HTML page comes from a proxy or an access gateway, and says nothing about permissions.
         403 if !is_json(body) => not_prefect,
         403 => error_for_403(host, subject),
         404 => error_for_404(&host, subject, body).unwrap_or(not_prefect),
@@ -263,7 +265,7 @@ fn error_for_403(host: String, subject: Subject<'_>) -> PrefectError {
     }
 }
 
-/// The 404 of Prefect itself about the thing asked for, as against that of a path that is not there.
+/// Prefect's own 404 about the object, unlike the 404 of a path that does not exist.
 fn error_for_404(host: &str, subject: Subject<'_>, body: &[u8]) -> Option<PrefectError> {
     let detail = detail(body)?.to_ascii_lowercase();
     match subject {
@@ -284,15 +286,15 @@ fn error_for_404(host: &str, subject: Subject<'_>, body: &[u8]) -> Option<Prefec
     }
 }
 
-/// The sentence in a refusal of Prefect's, to tell refusals apart; not to be shown.
+/// The `detail` of Prefect's error body. It distinguishes errors, and is never shown.
 pub(super) fn detail(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
-    struct Refusal {
+    struct ErrorBody {
         detail: String,
     }
     serde_json::from_slice(body)
         .ok()
-        .map(|refusal: Refusal| refusal.detail)
+        .map(|body: ErrorBody| body.detail)
 }
 
 pub(super) fn is_json(body: &[u8]) -> bool {

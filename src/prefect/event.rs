@@ -1,28 +1,31 @@
-//! What the server's event socket says.
+//! The messages of a Prefect server's event socket.
 //!
-//! In: the time, or the text of a message. Out: the filter that asks for the events wanted here, and of an event what it concerns. A payload is never
-//! kept: that of a block holds every text of it that its class does not call secret, that of a work pool the template.
+//! Input: the time, or the bytes of a message.
+//! Output: the filter that selects the events, and the object that an event is about.
+//! Invariants: pure. The payload of an event is never kept: that of a block contains every text that
+//! its class does not declare secret, that of a work pool contains the template.
 //!
-//! What a server of 3.8.8 sends, seen on a real one (`tests/it/upstream/socket.rs`):
+//! What a server of version 3.8.8 sends, observed on a real one (`tests/it/upstream/socket.rs`):
 //!
-//! | what is done | event | names |
+//! | change | event | names in it |
 //! | --- | --- | --- |
-//! | a block is made | `prefect.block-document.created` | id and name; type by id and display name, not by slug |
-//! | its data is replaced, also by the same | `prefect.block-document.updated` | the same |
+//! | a block is created | `prefect.block-document.created` | id and name; the type by id and display name, not by slug |
+//! | its data is replaced, even by equal data | `prefect.block-document.updated` | the same |
 //! | it is deleted | `prefect.block-document.deleted` | the same |
-//! | it is made again under its name | `prefect.block-document.created` | a new id, the old name |
-//! | a block that another refers to is changed | one `updated`, of the block referred to | that one's id and name; nothing of the parent |
-//! | a work pool is made, changed, deleted | `prefect.work-pool.{created,updated,deleted}` | id, name, type |
-//! | a work pool is replaced by the same | none | |
+//! | it is created again under its name | `prefect.block-document.created` | a new id, the old name |
+//! | a block that another one references is changed | one `updated` for the referenced block | its id and name; nothing of the parent |
+//! | a work pool is created, changed, deleted | `prefect.work-pool.{created,updated,deleted}` | id, name, type |
+//! | a work pool is replaced by an equal one | none | |
 //!
-//! Blocks and pools cannot be renamed: a name in the request is a 422. So a block of its own is found by its name, and one that is referred to by its
-//! id. Events are sent before the change is committed, and are dropped when many wait: they say when to read, never what.
+//! Blocks and pools cannot be renamed: a name in the request is a 422. So the operator finds a block
+//! by its name, and a referenced block by its id. The server sends an event before it commits the
+//! change, and drops events when many wait: an event says when to read, never what.
 
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::json;
 
-/// The events wanted.
+/// The events that the filter selects.
 const EVENT_NAMES: [&str; 6] = [
     "prefect.block-document.created",
     "prefect.block-document.updated",
@@ -33,26 +36,27 @@ const EVENT_NAMES: [&str; 6] = [
 ];
 const BLOCK_PREFIX: &str = "prefect.block-document.";
 const POOL_PREFIX: &str = "prefect.work-pool.";
-/// Nothing is sent that happened outside a span of time which both clocks must agree on: a day back and a year ahead is far from any clock's fault.
+/// The server only sends events within the filter's span. One day back and one year ahead exceed any
+/// difference of the clocks.
 const DAY: i64 = 24 * 60 * 60;
 const YEAR: i64 = 366 * DAY;
 
-/// What an event concerns.
+/// The object that an event is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ServerEvent {
-    /// A block document was made, changed or deleted.
+    /// A block document was created, changed or deleted.
     Block {
         /// Its id.
         id: String,
-        /// Its name, which blocks of other types may have as well.
+        /// Its name. Blocks of other types may have the same name.
         name: Option<String>,
     },
-    /// A work pool was made, changed or deleted.
+    /// A work pool was created, changed or deleted.
     Pool {
         /// Its name.
         name: String,
     },
-    /// Nothing happened, and the server is there: it answered a ping.
+    /// The server answered a ping.
     Heartbeat,
 }
 
@@ -60,7 +64,7 @@ pub enum ServerEvent {
 #[derive(Debug)]
 pub(super) struct NotJson;
 
-/// The message that asks for events. The year is the longest that one socket can be of use.
+/// The message with the event filter. No socket is useful for longer than its year.
 pub(super) fn subscription_filter(now: Timestamp) -> String {
     let at = |seconds: i64, otherwise| {
         let at = now.as_second().saturating_add(seconds);
@@ -69,14 +73,14 @@ pub(super) fn subscription_filter(now: Timestamp) -> String {
     let (since, until) = (at(-DAY, Timestamp::MIN), at(YEAR, Timestamp::MAX));
     let filter = json!({
         "type": "filter",
-        // Earlier events are not needed: after a socket opens, everything is read once.
+        // Earlier events are not needed: everything is read once after a socket opens.
         "backfill": false,
         "filter": {"event": {"name": EVENT_NAMES}, "occurred": {"since": since, "until": until}},
     });
     filter.to_string()
 }
 
-/// Whether a message says that the credentials are accepted.
+/// Whether a message confirms the credentials.
 pub(super) fn is_auth_success(message: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct Answer {
@@ -85,7 +89,7 @@ pub(super) fn is_auth_success(message: &[u8]) -> bool {
     serde_json::from_slice(message).is_ok_and(|answer: Answer| answer.r#type == "auth_success")
 }
 
-/// What a message concerns, if it is one of the events wanted.
+/// The object that a message is about, if it is an event of the filter.
 pub(super) fn parse_event(message: &[u8]) -> Result<Option<ServerEvent>, NotJson> {
     #[derive(Deserialize)]
     struct Message {
@@ -104,7 +108,7 @@ pub(super) fn parse_event(message: &[u8]) -> Result<Option<ServerEvent>, NotJson
     }
     let Resource { id, name } = match serde_json::from_slice(message) {
         Ok(Message { event }) => event.resource,
-        // JSON of another shape is a message that a newer server has.
+        // A newer server may send messages of other shapes.
         Err(error) if error.is_data() => return Ok(None),
         Err(_) => return Err(NotJson),
     };

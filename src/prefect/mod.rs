@@ -1,23 +1,32 @@
-//! The Prefect server: where it is, the block on it, and its work pools.
+//! Prefect's API: blocks, work pools, and the event socket of one server.
 //!
-//! In: the binding's `server` stanza and the values it refers to ([`connection`]). Out: a block's three fields ([`block`]), work pools and the namespaces
-//! of their deployments ([`client`]), by a client that is shared ([`clients`], [`connection_interner`]), and word of what has changed ([`event_socket`]). Only this room knows
-//! Prefect's paths, headers and statuses.
+//! Input: the `server` field of a binding, and the values that it references ([`connection`]).
+//! Output: [`source`] polls blocks; [`client`] reads and writes work pools; [`feed`] subscribes to the
+//! event socket. An error of a request becomes a `Failure` in [`source`].
+//! Invariants: only this module knows Prefect's paths, headers and statuses.
 
 pub mod block;
+mod block_document;
 pub mod client;
-pub mod clients;
 pub mod connection;
-pub mod connection_interner;
+mod connection_interner;
 mod csrf;
 mod error;
 mod event;
 pub mod event_socket;
+mod feed;
+mod http_client;
+mod request_headers;
+mod source;
+mod work_pool;
 
-pub use client::{BlockDocument, Client, DeploymentNamespaces, WorkPool};
-pub use clients::Clients;
+pub use block_document::BlockDocument;
+pub use client::Client;
 pub use connection::{Connection, ServerError};
 pub use connection_interner::ConnectionInterner;
 pub use error::PrefectError;
 pub use event::ServerEvent;
 pub use event_socket::{SocketError, events};
+pub use feed::{EventSockets, event_sockets};
+pub use source::{BlockKey, Blocks, blocks};
+pub use work_pool::{DeploymentNamespaces, WorkPool};

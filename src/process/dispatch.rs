@@ -1,7 +1,8 @@
-//! Words of changes, and the sources that they concern.
+//! Dispatches change events to the pollers and work pools that they affect.
 //!
-//! In: [`Word`]s, from links and from upstreams that are back. Out: pushes to the sources and pools that depend on what has changed, and to no other. It
-//! reads nothing itself.
+//! Input: [`ChangeEvent`]s of event sockets, and of hosts that answer again.
+//! Output: triggers of the affected blocks, configs and work pools, and of no other.
+//! Invariants: it reads nothing itself.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,87 +14,97 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    controller::context::{Blocks, Configs},
+    doppler::Configs,
     inject::Pools,
-    prefect::{Connection, ServerEvent},
+    prefect::{Blocks, Connection, ServerEvent},
 };
 
-/// A Prefect server tells of a change before it is committed: it is read at once, and again after these.
-const ECHOES: [Duration; 2] = [Duration::from_millis(60), Duration::from_secs(1)];
-/// Echoes that may wait; beyond that the poll has to do.
-const MOST_ECHOES: usize = 1024;
+/// A Prefect server reports a change before it commits it. After the first read, the affected
+/// objects are read again after each of these delays.
+const REREAD_DELAYS: [Duration; 2] = [Duration::from_millis(60), Duration::from_secs(1)];
+/// The maximum number of pending re-reads. Beyond it, polling has to suffice.
+const MAX_PENDING_REREADS: usize = 1024;
 
-/// What is to be delivered.
+/// Something that makes pollers read again.
 pub(super) enum ChangeEvent {
-    /// A Prefect server that was dead has answered.
+    /// A Prefect server answers again after failures.
     PrefectRecovered(String),
-    /// A host of Doppler that was dead has answered.
+    /// A host of Doppler answers again after failures.
     DopplerRecovered(String),
     /// A Prefect server reported a change.
     Received(Arc<Connection>, ServerEvent, Instant),
 }
 
-/// Delivers words to the sources that they concern.
-pub(super) async fn deliver(
-    mut heard: mpsc::UnboundedReceiver<ChangeEvent>,
-    blocks: Blocks,
-    configs: Configs,
-    pools: Pools,
-    shutdown: CancellationToken,
-) {
-    let mut echoes = FuturesUnordered::new();
-    loop {
-        let word = tokio::select! {
-            () = shutdown.cancelled() => return,
-            word = heard.recv() => word,
-            Some((connection, event, at)) = echoes.next() => {
-                pass_on(&blocks, &pools, &connection, &event, at);
-                continue;
-            }
-        };
-        match word {
-            Some(ChangeEvent::PrefectRecovered(name)) => {
-                blocks.retry_failed(|key| {
-                    key.connection.api_url.origin().ascii_serialization() == name
-                });
-                pools.trigger(&|server, _| server.starts_with(&name));
-            }
-            Some(ChangeEvent::DopplerRecovered(name)) => {
-                configs.retry_failed(|key| key.host.origin().ascii_serialization() == name);
-            }
-            Some(ChangeEvent::Received(connection, event, at)) => {
-                if pass_on(&blocks, &pools, &connection, &event, at) && echoes.len() < MOST_ECHOES {
-                    for echo in ECHOES {
-                        let (connection, event) = (Arc::clone(&connection), event.clone());
-                        echoes.push(async move {
-                            sleep(echo).await;
-                            (connection, event, at)
-                        });
-                    }
-                }
-            }
-            None => return,
-        }
-    }
+/// Receives change events and triggers what they affect.
+pub(super) struct Dispatcher {
+    pub(super) blocks: Blocks,
+    pub(super) configs: Configs,
+    pub(super) pools: Pools,
 }
 
-/// Has whatever a change concerns read again. True if it concerns anything.
-fn pass_on(
-    blocks: &Blocks,
-    pools: &Pools,
-    connection: &Arc<Connection>,
-    event: &ServerEvent,
-    at: Instant,
-) -> bool {
-    match event {
-        ServerEvent::Block { id, name } => blocks.refresh(at, |key, document| {
-            key.connection == *connection
-                && (name.as_ref() == Some(&key.name)
-                    || document.is_some_and(|document| document.includes_document(id)))
-        }),
-        ServerEvent::Pool { name } => {
-            pools.trigger(&|server, pool| server == connection.api_url.as_str() && pool == name)
+impl Dispatcher {
+    /// Dispatches events until `shutdown`.
+    pub(super) async fn run(
+        self,
+        mut events: mpsc::UnboundedReceiver<ChangeEvent>,
+        shutdown: CancellationToken,
+    ) {
+        let mut rereads = FuturesUnordered::new();
+        loop {
+            let event = tokio::select! {
+                () = shutdown.cancelled() => return,
+                event = events.recv() => event,
+                Some((connection, event, at)) = rereads.next() => {
+                    self.trigger_affected(&connection, &event, at);
+                    continue;
+                }
+            };
+            match event {
+                Some(ChangeEvent::PrefectRecovered(origin)) => {
+                    self.blocks.retry_failed(|key| {
+                        key.connection.api_url.origin().ascii_serialization() == origin
+                    });
+                    self.pools.trigger(&|server, _| server.starts_with(&origin));
+                }
+                Some(ChangeEvent::DopplerRecovered(origin)) => {
+                    self.configs
+                        .retry_failed(|key| key.host.origin().ascii_serialization() == origin);
+                }
+                Some(ChangeEvent::Received(connection, event, at)) => {
+                    if self.trigger_affected(&connection, &event, at)
+                        && rereads.len() < MAX_PENDING_REREADS
+                    {
+                        for delay in REREAD_DELAYS {
+                            let (connection, event) = (Arc::clone(&connection), event.clone());
+                            rereads.push(async move {
+                                sleep(delay).await;
+                                (connection, event, at)
+                            });
+                        }
+                    }
+                }
+                None => return,
+            }
         }
-        ServerEvent::Heartbeat => false,
+    }
+
+    /// Triggers a read of everything that a change affects. True if there is any.
+    fn trigger_affected(
+        &self,
+        connection: &Arc<Connection>,
+        event: &ServerEvent,
+        at: Instant,
+    ) -> bool {
+        match event {
+            ServerEvent::Block { id, name } => self.blocks.refresh(at, |key, document| {
+                key.connection == *connection
+                    && (name.as_ref() == Some(&key.name)
+                        || document.is_some_and(|document| document.includes_document(id)))
+            }),
+            ServerEvent::Pool { name } => self
+                .pools
+                .trigger(&|server, pool| server == connection.api_url.as_str() && pool == name),
+            ServerEvent::Heartbeat => false,
+        }
     }
 }

@@ -1,253 +1,144 @@
-//! Which of several replicas leads.
+//! Leader election: one of several replicas works, the others are on standby.
 //!
-//! In: a Lease of coordination.k8s.io in the operator's namespace. Out: the lease, once it is had ([`LeaderElector::acquire`]); its renewals while
-//! work is done ([`LeaderLease::while_held`]), and its return; the address at which the leader takes hooks. Every write carries the resourceVersion that was seen last, so
-//! two replicas cannot both succeed. What to do when is decided in [`decide`]; here are the requests, each with a time limit. No replica leads
-//! without the lease: when it is lost, the work is dropped, and the process ends with an error, to start again clean.
+//! Input: a Lease in the operator's namespace.
+//! Output: a [`LeaderLease`] once this replica holds it ([`LeaderElector::acquire`]); its renewals while
+//! the work runs ([`LeaderLease::run_while_held`]), and its release.
+//! Invariants: no replica works without the Lease. When a replica loses it, the work is dropped and
+//! the process ends with an error, so that it starts with an empty state. `decide` says what to do
+//! next; `lease_client` sends the requests.
 
 mod decide;
+mod lease_client;
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{net::SocketAddr, time::Duration};
 
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
     apimachinery::pkg::apis::meta::v1::MicroTime,
     jiff::Timestamp,
 };
-use kube::{
-    Api, Client, ResourceExt,
-    api::{ObjectMeta, PostParams},
-};
+use kube::{ResourceExt, api::ObjectMeta};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
-use crate::crd::{MANAGED_BY, MANAGED_BY_LABEL};
-use decide::{GIVE_UP, LASTS, LOOK_EVERY, Mine, Seen, Step, decide};
+pub use lease_client::{LeaseClient, LeaseError, WEBHOOK_ADDRESS};
 
-/// Where the leader takes hooks: an annotation of the Lease.
-pub const WEBHOOK_ADDRESS: &str = "doppler-prefect.dev/webhook-address";
-/// Time limit of a request about the lease, well below [`decide::RENEW_EVERY`].
-const LIMIT: Duration = Duration::from_secs(3);
-/// Wait after a renewal that failed.
-const AGAIN: Duration = Duration::from_secs(1);
+use crate::crd::{MANAGED_BY, MANAGED_BY_LABEL};
+use decide::{
+    Candidate, LEASE_DURATION, ObservedLease, RENEW_DEADLINE, RETRY_PERIOD, Step, decide,
+};
+use lease_client::holder;
+
+/// Delay after a write that failed.
+const WRITE_RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// The lease was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the lease was lost: another replica holds it, or the API server did not take a renewal in {} s; this one ends, to start again", GIVE_UP.as_secs()
+    "the lease was lost: another replica holds it, or no renewal succeeded within {} s; this replica ends, so that it starts again", RENEW_DEADLINE.as_secs()
 )]
 pub struct LeaseLost;
 
-/// Why a request about the lease failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LeaseError {
-    /// Another client was faster.
-    #[error("it has changed meanwhile")]
-    Conflict,
-    /// There is none.
-    #[error("there is none")]
-    NotFound,
-    /// Refused.
-    #[error("status {0}")]
-    Refused(u16),
-    /// No answer.
-    #[error("the API server could not be reached")]
-    Unreachable,
-}
-
-/// The Lease object. Clones share what was seen of it.
-#[derive(Clone)]
-pub struct LeaseClient {
-    api: Api<Lease>,
-    name: String,
-    leader: Arc<Mutex<Option<SocketAddr>>>,
-}
-
-impl LeaseClient {
-    /// The lease of this name.
-    #[must_use]
-    pub fn new(client: Client, namespace: &str, name: &str) -> Self {
-        Self {
-            api: Api::namespaced(client, namespace),
-            name: name.to_owned(),
-            leader: Arc::default(),
-        }
-    }
-
-    /// Where the leader takes hooks, as it was seen last.
-    #[must_use]
-    pub fn leader_address(&self) -> Option<SocketAddr> {
-        *self.leader.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Where the leader takes hooks, by a look made now.
-    pub async fn fetch_leader_address(&self) -> Option<SocketAddr> {
-        // Whatever failed, what was seen last is as good as anything.
-        let _ = self.look().await;
-        self.leader_address()
-    }
-
-    async fn look(&self) -> Result<Option<Lease>, LeaseError> {
-        let found = within(self.api.get(&self.name)).await;
-        match found {
-            Ok(lease) => Ok(Some(self.note(lease))),
-            Err(LeaseError::NotFound) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn create(&self, lease: &Lease) -> Result<Lease, LeaseError> {
-        within(self.api.create(&PostParams::default(), lease))
-            .await
-            .map(|lease| self.note(lease))
-    }
-
-    async fn replace(&self, lease: &Lease) -> Result<Lease, LeaseError> {
-        within(self.api.replace(&self.name, &PostParams::default(), lease))
-            .await
-            .map(|lease| self.note(lease))
-    }
-
-    fn note(&self, lease: Lease) -> Lease {
-        *self.leader.lock().unwrap_or_else(PoisonError::into_inner) = hooks_address(&lease);
-        lease
-    }
-}
-
-async fn within<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, LeaseError> {
-    match timeout(LIMIT, request).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(kube::Error::Api(status))) => Err(match status.code {
-            404 => LeaseError::NotFound,
-            409 => LeaseError::Conflict,
-            code => LeaseError::Refused(code),
-        }),
-        Ok(Err(_)) | Err(_) => Err(LeaseError::Unreachable),
-    }
-}
-
-fn holder(lease: &Lease) -> Option<&str> {
-    let holder = lease.spec.as_ref()?.holder_identity.as_deref()?;
-    (!holder.is_empty()).then_some(holder)
-}
-
-fn hooks_address(lease: &Lease) -> Option<SocketAddr> {
-    holder(lease)?;
-    lease.annotations().get(WEBHOOK_ADDRESS)?.parse().ok()
-}
-
-fn seen(before: Option<&Seen>, lease: &Lease) -> Seen {
-    let lasts = lease.spec.as_ref().and_then(|it| it.lease_duration_seconds);
-    let now = Seen {
-        holder: holder(lease).map(ToOwned::to_owned),
-        version: lease.resource_version().unwrap_or_default(),
-        lasts: Duration::from_secs(lasts.and_then(|it| it.try_into().ok()).unwrap_or(0)),
-        since: Instant::now(),
-    };
-    Seen::or_newer(before, now)
-}
-
-/// A replica that would lead.
+/// A replica that competes for the lease.
 pub struct LeaderElector {
     leases: LeaseClient,
     identity: String,
-    hooks: Option<SocketAddr>,
+    webhook_address: Option<SocketAddr>,
 }
 
 impl LeaderElector {
-    /// A replica under this name, made unique, and the address at which it would take hooks as the leader.
+    /// A replica of this name. Its identity has a random suffix, so that a restarted process is
+    /// another candidate. As the leader it receives webhooks at `webhook_address`.
     #[must_use]
-    pub fn new(leases: LeaseClient, name: &str, hooks: Option<SocketAddr>) -> Self {
+    pub fn new(leases: LeaseClient, name: &str, webhook_address: Option<SocketAddr>) -> Self {
         Self {
             leases,
             identity: format!("{name}_{:016x}", rand::random::<u64>()),
-            hooks,
+            webhook_address,
         }
     }
 
-    /// Waits until this replica holds the lease. `standing_by` is called at each look that shows that another one does.
-    pub async fn acquire(self, standing_by: impl Fn()) -> LeaderLease {
-        let mut last: Option<Seen> = None;
+    /// Waits until this replica holds the lease. `on_standby` is called after each read that shows
+    /// another holder.
+    pub async fn acquire(self, on_standby: impl Fn()) -> LeaderLease {
+        let mut observed: Option<ObservedLease> = None;
         let mut logged = None;
         loop {
-            let (now, lease) = match self.leases.look().await {
+            let (now, lease) = match self.leases.get().await {
                 Ok(lease) => (Instant::now(), lease),
                 Err(error) => {
                     if logged.replace(error) != Some(error) {
-                        warn!(lease = self.leases.name, %error, "the lease cannot be read; it is tried again");
+                        warn!(lease = self.leases.name(), %error, "cannot read the lease; retrying");
                     }
-                    sleep(LOOK_EVERY).await;
+                    sleep(RETRY_PERIOD).await;
                     continue;
                 }
             };
-            last = lease.as_ref().map(|lease| seen(last.as_ref(), lease));
-            let mine = Mine {
+            let last = observed.take();
+            observed = lease.as_ref().map(|lease| observe(last.as_ref(), lease));
+            let candidate = Candidate {
                 identity: &self.identity,
-                renewed: None,
+                renewed_at: None,
             };
-            let sent = Instant::now();
-            let taken = match decide(now, last.as_ref(), &mine) {
+            let sent_at = Instant::now();
+            let written = match decide(now, observed.as_ref(), &candidate) {
                 Step::Create => self.leases.create(&self.claim(None)).await,
-                Step::Take => self.leases.replace(&self.claim(lease.as_ref())).await,
-                Step::Wait(rest) => {
-                    standing_by();
-                    sleep(rest).await;
+                Step::Acquire => self.leases.replace(&self.claim(lease.as_ref())).await,
+                Step::Wait(delay) => {
+                    on_standby();
+                    sleep(delay).await;
                     continue;
                 }
-                Step::Renew | Step::Lose => continue,
+                Step::Renew | Step::Resign => continue,
             };
-            match taken {
+            match written {
                 Ok(lease) => {
                     info!(
-                        lease = self.leases.name,
+                        lease = self.leases.name(),
                         identity = self.identity,
                         "leading"
                     );
                     return LeaderLease {
-                        candidate: self,
+                        elector: self,
                         lease: Some(lease),
-                        renewed: sent,
+                        renewed_at: sent_at,
                     };
                 }
-                Err(LeaseError::Conflict) => debug!("another replica took the lease first"),
+                Err(LeaseError::Conflict) => debug!("another replica acquired the lease first"),
                 Err(error) if logged.replace(error) != Some(error) => {
-                    warn!(lease = self.leases.name, %error, "the lease cannot be written; it is tried again");
+                    warn!(lease = self.leases.name(), %error, "cannot write the lease; retrying");
                 }
                 Err(_) => {}
             }
-            sleep(AGAIN).await;
+            sleep(WRITE_RETRY_DELAY).await;
         }
     }
 
-    /// The lease with this replica as its holder. What others wrote into it stays.
-    fn claim(&self, before: Option<&Lease>) -> Lease {
-        let mut lease = before.cloned().unwrap_or_else(|| Lease {
+    /// The Lease with this replica as its holder. Labels and annotations of other clients stay.
+    fn claim(&self, current: Option<&Lease>) -> Lease {
+        let mut lease = current.cloned().unwrap_or_else(|| Lease {
             metadata: ObjectMeta {
-                name: Some(self.leases.name.clone()),
+                name: Some(self.leases.name().to_owned()),
                 ..ObjectMeta::default()
             },
             spec: None,
         });
-        let is_mine = holder(&lease) == Some(&self.identity);
+        let is_holder = holder(&lease) == Some(&self.identity);
         let now = MicroTime(Timestamp::now());
         let spec = lease.spec.get_or_insert_with(LeaseSpec::default);
-        if !is_mine {
+        if !is_holder {
             spec.acquire_time = Some(now.clone());
             let transitions = spec.lease_transitions.unwrap_or(0);
-            spec.lease_transitions = Some(transitions.saturating_add(i32::from(before.is_some())));
+            spec.lease_transitions = Some(transitions.saturating_add(i32::from(current.is_some())));
         }
         spec.holder_identity = Some(self.identity.clone());
-        spec.lease_duration_seconds = LASTS.as_secs().try_into().ok();
+        spec.lease_duration_seconds = LEASE_DURATION.as_secs().try_into().ok();
         spec.renew_time = Some(now);
         lease
             .labels_mut()
             .insert(MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned());
         let annotations = lease.annotations_mut();
-        match self.hooks {
+        match self.webhook_address {
             Some(address) => {
                 annotations.insert(WEBHOOK_ADDRESS.to_owned(), address.to_string());
             }
@@ -257,97 +148,114 @@ impl LeaderElector {
     }
 }
 
-/// The lease is this replica's.
+/// The lease while this replica holds it.
 pub struct LeaderLease {
-    candidate: LeaderElector,
+    elector: LeaderElector,
     lease: Option<Lease>,
-    renewed: Instant,
+    renewed_at: Instant,
 }
 
 impl LeaderLease {
-    /// Does `work` and renews the lease meanwhile.
+    /// Runs `work` and renews the lease meanwhile.
     ///
     /// # Errors
-    /// If the lease is lost: the work has then been dropped.
+    /// If the lease is lost. The work has then been dropped.
     pub async fn run_while_held<T>(
         &mut self,
         work: impl Future<Output = T>,
     ) -> Result<T, LeaseLost> {
         tokio::select! {
-            done = work => Ok(done),
+            output = work => Ok(output),
             lost = self.renew() => Err(lost),
         }
     }
 
-    /// Renews until the lease is lost.
+    /// Renews the lease until it is lost.
     async fn renew(&mut self) -> LeaseLost {
-        let mut last = self.lease.as_ref().map(|lease| seen(None, lease));
+        let mut observed = self.lease.as_ref().map(|lease| observe(None, lease));
         loop {
-            let mine = Mine {
-                identity: &self.candidate.identity,
-                renewed: Some(self.renewed),
+            let candidate = Candidate {
+                identity: &self.elector.identity,
+                renewed_at: Some(self.renewed_at),
             };
-            let sent = Instant::now();
-            let claim = self.candidate.claim(self.lease.as_ref());
-            let leases = &self.candidate.leases;
-            // A request that is still under way when it is time to give up does not count.
-            let rest = (self.renewed + GIVE_UP).saturating_duration_since(sent);
-            let renewal = match decide(sent, last.as_ref(), &mine) {
-                Step::Create => timeout(rest, leases.create(&claim)).await,
-                Step::Renew | Step::Take => timeout(rest, leases.replace(&claim)).await,
-                Step::Wait(rest) => {
-                    sleep(rest).await;
+            let sent_at = Instant::now();
+            let claim = self.elector.claim(self.lease.as_ref());
+            let leases = &self.elector.leases;
+            // A request that is still in flight at the deadline does not count.
+            let time_left = (self.renewed_at + RENEW_DEADLINE).saturating_duration_since(sent_at);
+            let renewal = match decide(sent_at, observed.as_ref(), &candidate) {
+                Step::Create => timeout(time_left, leases.create(&claim)).await,
+                Step::Renew | Step::Acquire => timeout(time_left, leases.replace(&claim)).await,
+                Step::Wait(delay) => {
+                    sleep(delay).await;
                     continue;
                 }
-                Step::Lose => return LeaseLost,
+                Step::Resign => return LeaseLost,
             };
-            let looked = match renewal {
+            let current = match renewal {
                 Ok(Ok(lease)) => {
-                    self.renewed = sent;
+                    self.renewed_at = sent_at;
                     Some(Some(lease))
                 }
-                // Another client changed it, or an answer to an earlier renewal was lost: its holder decides.
+                // Another client changed it, or the answer to an earlier renewal was lost: the
+                // holder in the Lease decides.
                 Ok(Err(LeaseError::Conflict | LeaseError::NotFound)) => {
-                    match timeout(rest, leases.look()).await {
-                        Ok(Ok(looked)) => Some(looked),
+                    match timeout(time_left, leases.get()).await {
+                        Ok(Ok(lease)) => Some(lease),
                         Ok(Err(_)) | Err(_) => None,
                     }
                 }
                 Ok(Err(error)) => {
-                    warn!(%error, "the lease could not be renewed");
+                    warn!(%error, "cannot renew the lease; retrying");
                     None
                 }
                 Err(_) => None,
             };
-            match looked {
+            match current {
                 Some(lease) => {
-                    last = lease.as_ref().map(|lease| seen(last.as_ref(), lease));
+                    let last = observed.take();
+                    observed = lease.as_ref().map(|lease| observe(last.as_ref(), lease));
                     self.lease = lease;
                 }
-                None => sleep(AGAIN.min(rest)).await,
+                None => sleep(WRITE_RETRY_DELAY.min(time_left)).await,
             }
         }
     }
 
-    /// Gives the lease back: the next takes over at once and need not wait until it is over.
+    /// Releases the lease, so that another replica acquires it at once instead of waiting until it
+    /// expires.
     pub async fn release(self) {
-        let leases = &self.candidate.leases;
+        let leases = &self.elector.leases;
         let Some(lease) = self.lease else { return };
-        let mut given = leases.replace(&without_holder(lease)).await;
-        // A renewal was under way when the work ended.
-        if given == Err(LeaseError::Conflict)
-            && let Ok(Some(lease)) = leases.look().await
-            && holder(&lease) == Some(&self.candidate.identity)
+        let mut released = leases.replace(&without_holder(lease)).await;
+        // A renewal was in flight when the work ended.
+        if released == Err(LeaseError::Conflict)
+            && let Ok(Some(lease)) = leases.get().await
+            && holder(&lease) == Some(&self.elector.identity)
         {
-            given = leases.replace(&without_holder(lease)).await;
+            released = leases.replace(&without_holder(lease)).await;
         }
-        match given {
-            Ok(_) => info!("the lease is given back"),
+        match released {
+            Ok(_) => info!("released the lease"),
             Err(error) => {
-                warn!(%error, "the lease could not be given back; the next takes over when it is over");
+                warn!(%error, "cannot release the lease; another replica acquires it when it expires");
             }
         }
     }
+}
+
+/// The state of the Lease, as `decide` needs it.
+fn observe(last: Option<&ObservedLease>, lease: &Lease) -> ObservedLease {
+    let duration = lease.spec.as_ref();
+    let duration = duration.and_then(|spec| spec.lease_duration_seconds);
+    let duration = duration.and_then(|seconds| seconds.try_into().ok());
+    let observed = ObservedLease {
+        holder: holder(lease).map(ToOwned::to_owned),
+        version: lease.resource_version().unwrap_or_default(),
+        duration: Duration::from_secs(duration.unwrap_or(0)),
+        observed_at: Instant::now(),
+    };
+    observed.or_first_seen(last)
 }
 
 fn without_holder(mut lease: Lease) -> Lease {

@@ -1,7 +1,8 @@
 //! The controller manager: builds everything that the working replica runs.
 //!
 //! Input: settings, clients, and the key of the content hashes.
-//! Output: the tasks of watches, pollers, pool workers and controller, and the configs, so that webhooks can refresh them.
+//! Output: the tasks of watches, pollers, pool workers and controller, and the pollers of configs, so
+//! that webhooks can refresh them.
 //! Invariants: nothing of this runs on a standby replica.
 
 use std::{sync::Arc, time::Duration};
@@ -14,52 +15,37 @@ use super::{
     scope_watch::ScopeWatch,
     server::{GaugeUpdater, Readiness},
     tasks::Tasks,
-    upstreams::{self, UpstreamSettings, Upstreams},
+    upstreams::{Upstreams, upstreams},
 };
 use crate::{
     controller::{
-        self,
-        binding_state::BindingStates,
-        context::{Configs, Context, ControllerSettings},
-        key_refs::KeyRefs,
-        object_cache::ObjectCache,
-        prefect_work_pools,
-        scope::Scope,
-        work_queue::WorkQueue,
+        self, binding_state::BindingStates, context::Context, key_refs::KeyRefs,
+        object_cache::ObjectCache, prefect_work_pools, scope::Scope, work_queue::WorkQueue,
     },
     crd::BindingRef,
+    doppler::Configs,
     metrics::Metrics,
-    outbound::{AllowedHosts, ClientError},
-    prefect::{Clients, ConnectionInterner},
+    outbound::ClientError,
+    prefect::ConnectionInterner,
     report::Report,
     secret::{HashKey, SecretClient},
+    settings::ManagerSettings,
+    upstream::poller::Enqueue,
 };
 
-/// How often unused clients and connections are dropped.
-const TIDY: Duration = Duration::from_mins(5);
+/// How often unused connections are dropped.
+const EVICTION_INTERVAL: Duration = Duration::from_mins(5);
 
-/// Everything that the working replica is built from.
+/// Builds and starts everything that the leader runs.
 pub struct ControllerManager {
-    /// The API server.
+    /// The client of the API server.
     pub client: Client,
-    /// Requests about Secrets.
+    /// The client for Secrets.
     pub secrets: SecretClient,
-    /// Waits and limits.
-    pub settings: ControllerSettings,
-    /// Namespaces whose bindings the operator serves; none means all.
-    pub watch_namespaces: Vec<String>,
-    /// Further namespaces with `PrefectWorkPool`s.
-    pub prefect_namespaces: Vec<String>,
-    /// Namespace of the operator itself.
-    pub operator_namespace: String,
-    /// Bindings reconciled at the same time.
-    pub concurrency: u16,
-    /// Hosts that bindings may name as Prefect servers.
-    pub prefect_hosts: AllowedHosts,
-    /// Hosts that bindings may name as Doppler's API.
-    pub doppler_hosts: AllowedHosts,
-    /// Time limits and bounds of upstreams.
-    pub upstream_settings: UpstreamSettings,
+    /// The installation's key for content hashes.
+    pub hash_key: HashKey,
+    /// The settings that the flags set.
+    pub settings: ManagerSettings,
     /// All metrics.
     pub metrics: Arc<Metrics>,
     /// Set once all existing objects are listed.
@@ -73,25 +59,19 @@ impl ControllerManager {
     ///
     /// # Errors
     /// If the TLS backend cannot build an HTTP client.
-    pub fn start(self, hash_key: HashKey, tasks: &mut Tasks) -> Result<Configs, ClientError> {
+    pub fn start(self, tasks: &mut Tasks) -> Result<Configs, ClientError> {
         let Self {
             client,
             secrets,
+            hash_key,
             settings,
-            watch_namespaces,
-            prefect_namespaces,
-            operator_namespace,
-            concurrency,
-            prefect_hosts,
-            doppler_hosts,
-            upstream_settings,
             metrics,
             readiness,
             gauge_updater,
         } = self;
         let shutdown = tasks.shutdown();
         let queue = Arc::new(WorkQueue::default());
-        let enqueue: Arc<dyn Fn(&BindingRef) + Send + Sync> = {
+        let enqueue: Enqueue<BindingRef> = {
             let queue = Arc::clone(&queue);
             Arc::new(move |key: &BindingRef| queue.add(key))
         };
@@ -99,47 +79,41 @@ impl ControllerManager {
             let enqueue = Arc::clone(&enqueue);
             Arc::new(ObjectCache::new(Box::new(move |key| enqueue(key))))
         };
+        let upstreams = upstreams(&settings.upstream, &metrics, &enqueue, &shutdown)?;
         let Upstreams {
-            clients,
+            connections,
             blocks,
             configs,
             pools,
             update_gauges,
-            deliver,
-        } = upstreams::upstreams(&upstream_settings, &metrics, &enqueue, &shutdown)?;
-        let (depth, gauge) = (Arc::clone(&queue), metrics.workqueue_depth.clone());
-        gauge_updater.set(Box::new(move || {
-            update_gauges();
-            gauge.set(i64::try_from(depth.depth()).unwrap_or(i64::MAX));
-        }));
-        tasks.spawn("deliver", deliver);
+            dispatch,
+        } = upstreams;
+        update_at_scrape(&gauge_updater, update_gauges, &queue, &metrics);
+        tasks.spawn("dispatch", dispatch);
         let (report, events) = Report::new(client.clone(), Arc::clone(&metrics), shutdown.clone());
         tasks.spawn("events", events);
-        let connections = Arc::new(ConnectionInterner::default());
-        let tidied = tidy(clients, Arc::clone(&connections), shutdown.clone());
-        tasks.spawn("tidy", tidied);
+        let evictions = evict_unused(Arc::clone(&connections), shutdown.clone());
+        tasks.spawn("connections", evictions);
 
         let states = Arc::new(BindingStates::default());
         let mut listed = Vec::new();
         let mut stores = Vec::new();
-        for scope in Scope::of(&watch_namespaces) {
-            let (scope_watch, all_listed) = ScopeWatch::new(
-                client.clone(),
-                scope,
-                Arc::clone(&queue),
-                Arc::clone(&states),
-            );
+        for scope in Scope::of(&settings.watch_namespaces) {
+            let (queue, states) = (Arc::clone(&queue), Arc::clone(&states));
+            let (scope_watch, all_listed) = ScopeWatch::new(client.clone(), scope, queue, states);
             listed.push(all_listed);
             let (store, watch) = scope_watch.run(&objects, shutdown.clone());
             stores.push(store);
             tasks.spawn("watches", watch);
         }
+        let scopes =
+            prefect_work_pools::scopes(&settings.watch_namespaces, &settings.prefect_namespaces);
         let context = Arc::new(Context {
-            key_refs: KeyRefs::new(client.clone(), settings.kubernetes_timeout),
+            key_refs: KeyRefs::new(client.clone(), settings.controller.kubernetes_timeout),
             client: client.clone(),
-            settings,
-            prefect_hosts,
-            doppler_hosts,
+            settings: settings.controller,
+            prefect_hosts: settings.prefect_hosts,
+            doppler_hosts: settings.doppler_hosts,
             connections,
             blocks,
             configs: configs.clone(),
@@ -151,12 +125,11 @@ impl ControllerManager {
             report,
             metrics,
             queue,
-            operator_namespace,
+            operator_namespace: settings.operator_namespace,
             bindings: stores,
         });
-        let reconciles = controller::run(context, concurrency.into(), shutdown.clone());
+        let reconciles = controller::run(context, settings.concurrency.into(), shutdown.clone());
         tasks.spawn("controller", reconciles);
-        let scopes = prefect_work_pools::scopes(&watch_namespaces, &prefect_namespaces);
         tasks.spawn(
             "managed pools",
             prefect_work_pools::watch_work_pools(client, scopes, pools, shutdown.clone()),
@@ -166,22 +139,31 @@ impl ControllerManager {
     }
 }
 
-async fn tidy(
-    clients: Arc<Clients>,
-    connections: Arc<ConnectionInterner>,
-    shutdown: CancellationToken,
+/// Updates the gauges each time that the metrics are read.
+fn update_at_scrape(
+    gauge_updater: &GaugeUpdater,
+    update_upstreams: Box<dyn Fn() + Send + Sync>,
+    queue: &Arc<WorkQueue>,
+    metrics: &Metrics,
 ) {
+    let (queue, depth) = (Arc::clone(queue), metrics.workqueue_depth.clone());
+    gauge_updater.set(Box::new(move || {
+        update_upstreams();
+        depth.set(i64::try_from(queue.depth()).unwrap_or(i64::MAX));
+    }));
+}
+
+/// Drops unused connections at an interval.
+async fn evict_unused(connections: Arc<ConnectionInterner>, shutdown: CancellationToken) {
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(TIDY) => {
-                clients.forget_unused();
-                connections.forget_unused();
-            }
+            () = tokio::time::sleep(EVICTION_INTERVAL) => connections.evict_unused(),
         }
     }
 }
 
+/// Sets the replica ready once all scopes are listed.
 async fn become_ready(
     scopes: Vec<signal::Receiver<bool>>,
     readiness: Readiness,

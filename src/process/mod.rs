@@ -6,12 +6,11 @@
 //! Invariants: nothing here knows what a reconcile does.
 //!
 //! In reading order: [`run`] (what every replica does), [`leader_election`] (which replica leads),
-//! [`manager`] (what the leader runs), `upstreams` with `feeds` and `dispatch` (what reads, and what
-//! notifies it), [`doppler_webhook`] (Doppler's webhooks), and what they need.
+//! [`manager`] (what the leader runs), [`upstreams`] and `dispatch` (what reads the upstreams, and
+//! what triggers it), [`doppler_webhook`] (Doppler's webhooks), and what they need.
 
 mod dispatch;
 pub mod doppler_webhook;
-mod feeds;
 pub mod leader_election;
 pub mod manager;
 pub mod run;

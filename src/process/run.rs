@@ -1,63 +1,68 @@
-//! `run`: arguments become what every replica does, and then what the leader does.
+//! `run`: what every replica does, and then what the leader does.
 //!
-//! In: the arguments. Out: health, metrics and hooks on every replica; [`Lead`] on the one that holds the lease, or at once where there is no
-//! election. Ends on a signal, with a task that dies, or with the lease.
+//! Input: the arguments.
+//! Output: health, metrics and webhooks on every replica; the [`ControllerManager`] on the leader, or
+//! at once without leader election.
+//! Invariants: the process ends on a signal, when a task ends, or when the lease is lost.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use kube::{Client, Config, client::ClientBuilder};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tower::limit::ConcurrencyLimitLayer;
 use tracing::{error, info, warn};
 
 use super::{
     doppler_webhook::{self, Forwarder, SecretDir, SecretDirError, WebhookReceiver},
-    leader_election::{LeaderElector, LeaseClient, LeaseLost},
+    leader_election::{LeaderElector, LeaderLease, LeaseClient, LeaseLost},
     manager::ControllerManager,
     server::{self, GaugeUpdater, ListenError, Readiness},
     tasks::{TaskEnded, Tasks},
     telemetry::{self, FilterError},
-    upstreams::UpstreamSettings,
 };
 use crate::{
-    args::{ElectionArgs, RunArgs, UpstreamArgs, WebhookArgs},
-    controller::context::ControllerSettings,
+    args::{ElectionArgs, RunArgs, WebhookArgs},
+    doppler::Configs,
     metrics::{Metrics, NotificationLabels},
-    outbound::{AllowedHosts, ClientError, PatternError},
+    outbound::{ClientError, PatternError},
     secret::{HashKey, HashKeyError, SecretClient, load_or_create_hash_key},
+    settings::ManagerSettings,
 };
 
-/// Requests to the API server that may be in flight. A watch counts until it is answered.
-const TO_KUBERNETES: usize = 64;
-/// How long the API server may take to give the hash key before the process ends and is started again.
-const KEY_TRIES: usize = 5;
+/// The maximum number of requests in flight to the API server. A watch counts until its response
+/// begins.
+const KUBERNETES_CONCURRENCY: usize = 64;
+/// How often the hash key is requested before the process ends.
+const HASH_KEY_ATTEMPTS: usize = 5;
+/// Delay between these requests.
+const HASH_KEY_RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The process cannot run.
+/// Why the process cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The log filter is none.
+    /// Invalid `--log-filter`.
     #[error(transparent)]
     Filter(#[from] FilterError),
-    /// An allowed host is none.
+    /// Invalid `--allowed-prefect-host` or `--allowed-doppler-host` pattern.
     #[error(transparent)]
     Hosts(#[from] PatternError),
-    /// No HTTP client.
+    /// The TLS backend cannot build an HTTP client.
     #[error(transparent)]
     Client(#[from] ClientError),
-    /// No way to the API server.
+    /// No configuration of the API server.
     #[error(
-        "no way to the API server is configured: run in a cluster with a service account, or set KUBECONFIG"
+        "no access to the API server is configured: run in a cluster with a service account, or set KUBECONFIG"
     )]
     Kubernetes,
-    /// No hash key.
+    /// The hash key cannot be read or created.
     #[error(transparent)]
-    Key(#[from] HashKeyError),
-    /// An address is taken.
+    HashKey(#[from] HashKeyError),
+    /// An address cannot be bound.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// No hook secrets.
+    /// The directory of the webhook secrets cannot be read.
     #[error(transparent)]
-    HookSecrets(#[from] SecretDirError),
+    WebhookSecrets(#[from] SecretDirError),
     /// A task ended.
     #[error(transparent)]
     Task(#[from] TaskEnded),
@@ -66,210 +71,193 @@ pub enum RunError {
     Lease(#[from] LeaseLost),
 }
 
-/// Runs until a signal ends it.
+/// Runs until a signal ends the process.
 ///
 /// # Errors
-/// If it cannot start, a task dies, or the lease is lost.
+/// If it cannot start, a task ends, or the lease is lost.
 pub async fn run(args: RunArgs) -> Result<(), RunError> {
-    let RunArgs {
-        watch_namespaces,
-        prefect_namespaces,
-        operator_namespace,
-        concurrency,
-        refresh_interval,
-        stale_after,
-        release_wait,
-        release_timeout,
-        kubernetes_timeout,
-        upstream:
-            UpstreamArgs {
-                allowed_doppler_hosts,
-                allowed_prefect_hosts,
-                prefect_timeout,
-                doppler_timeout,
-            },
-        prefect_account_budget,
-        max_streams,
-        pushed_refresh_interval,
-        webhook: hook_args,
-        election,
-        metrics_address,
-        health_address,
-        log_format,
-        log_filter,
-    } = args;
-    telemetry::start(log_format, &log_filter)?;
-    let prefect_hosts = AllowedHosts::parse("--allowed-prefect-host", &allowed_prefect_hosts)?;
-    let doppler_hosts = AllowedHosts::parse("--allowed-doppler-host", &allowed_doppler_hosts)?;
-    let settings = ControllerSettings {
-        refresh_interval,
-        stale_after,
-        release_wait,
-        release_timeout,
-        kubernetes_timeout,
-    };
-
-    let mut tasks = Tasks::new();
-    let shutdown = tasks.shutdown();
-    let metrics = Arc::new(Metrics::new());
-    let readiness = Readiness::default();
-    let refreshed = GaugeUpdater::default();
-    let health = server::listen(health_address, "health").await?;
-    tasks.spawn(
-        "health",
-        server::serve(health, server::health(readiness.clone()), shutdown.clone()),
-    );
-    let listener = server::listen(metrics_address, "metrics").await?;
-    tasks.spawn(
-        "metrics",
-        server::serve(
-            listener,
-            server::metrics(Arc::clone(&metrics), refreshed.clone()),
-            shutdown.clone(),
-        ),
-    );
-
+    telemetry::start(args.log_format, &args.log_filter)?;
+    let settings = ManagerSettings::new(&args)?;
+    let mut replica = Replica::start(&args).await?;
     let client = kubernetes().await?;
-    let leases = election
-        .leader_election
-        .then(|| LeaseClient::new(client.clone(), &operator_namespace, &election.lease_name));
-    let hooks_at = reached_at(&hook_args, &election);
-    let hooks = take_hooks(hook_args, leases.clone(), &metrics, &mut tasks).await?;
+    let leases = args.election.leader_election.then(|| {
+        let namespace = &args.operator_namespace;
+        LeaseClient::new(client.clone(), namespace, &args.election.lease_name)
+    });
+    let webhooks = replica.receive_webhooks(&args, leases.clone()).await?;
     info!(version = env!("CARGO_PKG_VERSION"), "running");
 
-    let held = match leases {
-        None => None,
-        Some(leases) => {
-            let candidate = LeaderElector::new(leases, &election.pod_name, hooks_at);
-            let held = tasks
-                .until_ready(candidate.acquire(|| readiness.set()))
-                .await?;
-            if held.is_none() {
-                tasks.stop().await;
-                return Ok(());
-            }
-            held
-        }
-    };
-    // A replica that stood by was ready.
-    readiness.unset();
-    metrics.leader.set(1);
-    let secrets = SecretClient::new(client.clone(), kubernetes_timeout);
-    let lead = ControllerManager {
-        client,
-        secrets: secrets.clone(),
-        settings,
-        watch_namespaces,
-        prefect_namespaces,
-        operator_namespace: operator_namespace.clone(),
-        concurrency,
-        prefect_hosts,
-        doppler_hosts,
-        upstream_settings: UpstreamSettings {
-            prefect_timeout,
-            doppler_timeout,
-            prefect_account_budget,
-            max_streams,
-            pushed_refresh_interval,
-        },
-        metrics: Arc::clone(&metrics),
-        readiness,
-        gauge_updater: refreshed,
-    };
-    let work = async move {
-        let Some(key) = tasks
-            .until_ready(hash_key(&secrets, &operator_namespace))
-            .await?
-        else {
-            tasks.stop().await;
+    let mut lease = None;
+    if let Some(leases) = leases {
+        let address = webhook_address(&args.webhook, &args.election);
+        let elector = LeaderElector::new(leases, &args.election.pod_name, address);
+        lease = replica.acquire(elector).await?;
+        if lease.is_none() {
+            replica.tasks.stop().await;
             return Ok(());
-        };
-        let configs = lead.start(key?, &mut tasks)?;
-        if let Some(hooks) = hooks {
-            hooks.start_leading(Arc::new(move |hook| {
-                let kind = NotificationLabels { source: "webhook" };
-                metrics.change_notifications.get_or_create(&kind).inc();
-                configs.refresh(Instant::now(), |of, _| {
-                    hook.affects(&of.project, &of.config)
-                });
-            }));
         }
-        Ok(tasks.run_to_end().await?)
-    };
-    match held {
-        Some(mut held) => {
-            let ended = Box::pin(held.run_while_held(work)).await?;
-            held.release().await;
+    }
+    let lead = replica.lead(settings, client, webhooks);
+    match lease {
+        Some(mut lease) => {
+            let ended = Box::pin(lease.run_while_held(lead)).await?;
+            lease.release().await;
             ended
         }
-        None => work.await,
+        None => lead.await,
     }
 }
 
-/// Where the other replicas reach this one's door for hooks.
-fn reached_at(hooks: &WebhookArgs, election: &ElectionArgs) -> Option<SocketAddr> {
-    hooks.webhook_secrets.as_ref()?;
+/// What every replica runs.
+struct Replica {
+    tasks: Tasks,
+    metrics: Arc<Metrics>,
+    readiness: Readiness,
+    gauge_updater: GaugeUpdater,
+}
+
+impl Replica {
+    /// Serves health and metrics.
+    async fn start(args: &RunArgs) -> Result<Self, RunError> {
+        let mut tasks = Tasks::new();
+        let shutdown = tasks.shutdown();
+        let metrics = Arc::new(Metrics::new());
+        let readiness = Readiness::default();
+        let gauge_updater = GaugeUpdater::default();
+        let listener = server::listen(args.health_address, "health").await?;
+        let router = server::health(readiness.clone());
+        tasks.spawn("health", server::serve(listener, router, shutdown.clone()));
+        let listener = server::listen(args.metrics_address, "metrics").await?;
+        let router = server::metrics(Arc::clone(&metrics), gauge_updater.clone());
+        tasks.spawn("metrics", server::serve(listener, router, shutdown));
+        Ok(Self {
+            tasks,
+            metrics,
+            readiness,
+            gauge_updater,
+        })
+    }
+
+    /// Receives webhooks, if a directory with their secrets is configured.
+    async fn receive_webhooks(
+        &mut self,
+        args: &RunArgs,
+        leases: Option<LeaseClient>,
+    ) -> Result<Option<Arc<WebhookReceiver>>, RunError> {
+        let WebhookArgs {
+            webhook_secrets,
+            webhook_address,
+        } = &args.webhook;
+        let Some(dir) = webhook_secrets else {
+            return Ok(None);
+        };
+        let forwarder = leases.map(Forwarder::new).transpose()?;
+        let secrets = SecretDir::open(dir.clone())?;
+        let metrics = Arc::clone(&self.metrics);
+        let receiver = Arc::new(WebhookReceiver::new(secrets, forwarder, metrics));
+        let listener = server::listen(*webhook_address, "webhooks").await?;
+        let router = doppler_webhook::router(Arc::clone(&receiver));
+        let shutdown = self.tasks.shutdown();
+        let served = doppler_webhook::serve(listener, router, shutdown.clone());
+        self.tasks.spawn("webhooks", served);
+        let flushed = Arc::clone(&receiver).flush_coalesced(shutdown);
+        self.tasks.spawn("coalesced webhooks", flushed);
+        Ok(Some(receiver))
+    }
+
+    /// Waits for the lease. A standby replica is ready. `None` if the process ends first.
+    async fn acquire(&mut self, elector: LeaderElector) -> Result<Option<LeaderLease>, RunError> {
+        let readiness = self.readiness.clone();
+        let lease = elector.acquire(|| readiness.set());
+        let lease = self.tasks.until_ready(lease).await?;
+        self.readiness.unset();
+        Ok(lease)
+    }
+
+    /// Runs the controller manager until the process ends.
+    async fn lead(
+        self,
+        settings: ManagerSettings,
+        client: Client,
+        webhooks: Option<Arc<WebhookReceiver>>,
+    ) -> Result<(), RunError> {
+        let Self {
+            mut tasks,
+            metrics,
+            readiness,
+            gauge_updater,
+        } = self;
+        metrics.leader.set(1);
+        let secrets = SecretClient::new(client.clone(), settings.controller.kubernetes_timeout);
+        let hash_key = hash_key(&secrets, &settings.operator_namespace);
+        let Some(hash_key) = tasks.until_ready(hash_key).await? else {
+            tasks.stop().await;
+            return Ok(());
+        };
+        let manager = ControllerManager {
+            client,
+            secrets,
+            hash_key: hash_key?,
+            settings,
+            metrics: Arc::clone(&metrics),
+            readiness,
+            gauge_updater,
+        };
+        let configs = manager.start(&mut tasks)?;
+        if let Some(webhooks) = webhooks {
+            refresh_on_webhook(&webhooks, configs, metrics);
+        }
+        Ok(tasks.run_to_end().await?)
+    }
+}
+
+/// From now on a webhook triggers a read of the configs that it affects.
+fn refresh_on_webhook(webhooks: &WebhookReceiver, configs: Configs, metrics: Arc<Metrics>) {
+    webhooks.start_leading(Arc::new(move |webhook| {
+        let labels = NotificationLabels { source: "webhook" };
+        metrics.change_notifications.get_or_create(&labels).inc();
+        configs.refresh(Instant::now(), |key, _| {
+            webhook.affects(&key.project, &key.config)
+        });
+    }));
+}
+
+/// The address at which other replicas forward webhooks to this one.
+fn webhook_address(webhook: &WebhookArgs, election: &ElectionArgs) -> Option<SocketAddr> {
+    webhook.webhook_secrets.as_ref()?;
     let address = election
         .pod_ip
-        .map(|ip| SocketAddr::new(ip, hooks.webhook_address.port()));
-    if election.leader_election && address.is_none() {
+        .map(|ip| SocketAddr::new(ip, webhook.webhook_address.port()));
+    if address.is_none() {
         warn!(
-            "hooks that come to another replica cannot be forwarded to this one: POD_IP is not set"
+            "other replicas cannot forward webhooks to this one, because its IP address is unknown: set POD_IP"
         );
     }
     address
 }
 
-/// Opens the door for hooks, if there are secrets for them.
-async fn take_hooks(
-    args: WebhookArgs,
-    leases: Option<LeaseClient>,
-    metrics: &Arc<Metrics>,
-    tasks: &mut Tasks,
-) -> Result<Option<Arc<WebhookReceiver>>, RunError> {
-    let WebhookArgs {
-        webhook_secrets: hook_secrets,
-        webhook_address: hooks_address,
-    } = args;
-    let Some(folder) = hook_secrets else {
-        return Ok(None);
-    };
-    let forward = leases.map(Forwarder::new).transpose()?;
-    let secrets = SecretDir::open(folder)?;
-    let hooks = Arc::new(WebhookReceiver::new(secrets, forward, Arc::clone(metrics)));
-    let listener = server::listen(hooks_address, "hooks").await?;
-    let router = doppler_webhook::router(Arc::clone(&hooks));
-    tasks.spawn(
-        "hooks",
-        doppler_webhook::serve(listener, router, tasks.shutdown()),
-    );
-    tasks.spawn("pace", Arc::clone(&hooks).flush_coalesced(tasks.shutdown()));
-    Ok(Some(hooks))
-}
-
 /// The client of the API server, from the service account or the kubeconfig.
 ///
 /// # Errors
-/// If neither is there.
+/// If neither is configured.
 pub async fn kubernetes() -> Result<Client, RunError> {
     let config = Config::infer().await.map_err(|_| RunError::Kubernetes)?;
     let client = ClientBuilder::try_from(config).map_err(|_| RunError::Kubernetes)?;
-    let bound = ConcurrencyLimitLayer::new(TO_KUBERNETES);
-    Ok(client.with_layer(&bound).build())
+    let limit = ConcurrencyLimitLayer::new(KUBERNETES_CONCURRENCY);
+    Ok(client.with_layer(&limit).build())
 }
 
+/// Reads or creates the hash key, and retries while the API server fails.
 async fn hash_key(secrets: &SecretClient, namespace: &str) -> Result<HashKey, HashKeyError> {
-    let mut tries = 0;
+    let mut attempt = 1;
     loop {
         match load_or_create_hash_key(secrets, namespace).await {
             Ok(key) => return Ok(key),
+            Err(failure) if attempt == HASH_KEY_ATTEMPTS => return Err(failure),
             Err(failure) => {
-                tries += 1;
-                if tries >= KEY_TRIES {
-                    return Err(failure);
-                }
-                error!(%failure, "the key of the content hashes cannot be had; it is tried again");
-                tokio::time::sleep(Duration::from_secs(2)).await;
+                error!(%failure, "cannot read or create the key of the content hashes; retrying");
+                sleep(HASH_KEY_RETRY_INTERVAL).await;
+                attempt += 1;
             }
         }
     }

@@ -1,6 +1,8 @@
 //! The HTTP servers: health and metrics.
 //!
-//! In: an address each, and the state they tell. Out: `/healthz`, `/readyz`, `/metrics`. They change nothing and tell no names of users' things.
+//! Input: an address for each, the readiness and the metrics.
+//! Output: `/healthz`, `/readyz`, `/metrics`.
+//! Invariants: a request changes nothing. No response contains the name of a user's object.
 
 use std::{
     net::SocketAddr,
@@ -22,7 +24,7 @@ use tracing::error;
 
 use crate::metrics::Metrics;
 
-/// Set once everything that was there at the start has been seen, or while another replica leads.
+/// Set once all existing objects are listed, or while this replica is on standby.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness(Arc<AtomicBool>);
 
@@ -32,7 +34,7 @@ impl Readiness {
         self.0.store(true, Ordering::Release);
     }
 
-    /// No longer ready: it has come to lead, and has not seen everything yet.
+    /// Not ready: this replica became the leader, and has not listed all objects yet.
     pub fn unset(&self) {
         self.0.store(false, Ordering::Release);
     }
@@ -42,36 +44,39 @@ impl Readiness {
     }
 }
 
-/// Updates the gauges that are read at each scrape, once there is something to measure.
+/// Updates gauges at each scrape, once this replica leads.
 #[derive(Clone, Default)]
 pub struct GaugeUpdater(Arc<OnceLock<Box<dyn Fn() + Send + Sync>>>);
 
 impl GaugeUpdater {
-    /// From now on each page of metrics is preceded by `refresh`. Only the first one counts.
-    pub fn set(&self, refresh: Box<dyn Fn() + Send + Sync>) {
-        let _ = self.0.set(refresh);
+    /// From now on `update` runs before each response of `/metrics`. Later calls have no effect.
+    pub fn set(&self, update: Box<dyn Fn() + Send + Sync>) {
+        let _ = self.0.set(update);
     }
 }
 
-/// An address cannot be served.
+/// An address cannot be bound.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address} for {what}: {source}")]
+#[error("cannot listen on {address} for {purpose}: {source}")]
 pub struct ListenError {
     address: SocketAddr,
-    what: &'static str,
+    purpose: &'static str,
     source: std::io::Error,
 }
 
-/// Takes an address.
+/// Binds an address.
 ///
 /// # Errors
-/// If it is taken, or may not be taken.
-pub async fn listen(address: SocketAddr, what: &'static str) -> Result<TcpListener, ListenError> {
+/// If it is in use, or the process has no permission.
+pub async fn listen(
+    address: SocketAddr,
+    purpose: &'static str,
+) -> Result<TcpListener, ListenError> {
     TcpListener::bind(address)
         .await
         .map_err(|source| ListenError {
             address,
-            what,
+            purpose,
             source,
         })
 }
@@ -86,7 +91,7 @@ pub fn health(readiness: Readiness) -> Router {
             } else {
                 (
                     StatusCode::SERVICE_UNAVAILABLE,
-                    "not everything has been seen yet",
+                    "not all objects are listed yet",
                 )
             }
         }),
@@ -94,13 +99,13 @@ pub fn health(readiness: Readiness) -> Router {
 }
 
 /// `/metrics`.
-pub fn metrics(metrics: Arc<Metrics>, refreshed: GaugeUpdater) -> Router {
+pub fn metrics(metrics: Arc<Metrics>, gauge_updater: GaugeUpdater) -> Router {
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Router::new().route(
         "/metrics",
         get(async move || {
-            if let Some(refresh) = refreshed.0.get() {
-                refresh();
+            if let Some(update) = gauge_updater.0.get() {
+                update();
             }
             ([(CONTENT_TYPE, OPEN_METRICS)], metrics.text()).into_response()
         }),
@@ -113,7 +118,7 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
         .with_graceful_shutdown(shutdown.cancelled_owned())
         .await;
     if let Err(error) = served {
-        error!(%error, "a server ended");
+        error!(%error, "an HTTP server ended");
     }
 }
 
@@ -142,7 +147,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn ready_only_once_everything_has_been_seen() {
+    async fn ready_only_once_all_objects_are_listed() {
         let readiness = Readiness::default();
         assert_eq!(get(health(readiness.clone()), "/readyz").await.0, 503);
         assert_eq!(get(health(readiness.clone()), "/healthz").await.0, 200);

@@ -1,6 +1,9 @@
-//! Tasks: spawned under a name, ended together.
+//! The tasks of the process: each has a name, and all end together.
 //!
-//! In: futures. Out: an end: by signal, by a task that ended although it should not have, or by a panic. Nothing is spawned and forgotten.
+//! Input: futures.
+//! Output: the end of the process, on a signal or when a task ends or panics.
+//! Invariants: every task is awaited. The message of a panic is not logged, because it may contain
+//! anything.
 
 use std::time::Duration;
 
@@ -12,15 +15,15 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-/// How long tasks may take to end.
+/// How long the tasks may take to end after the shutdown.
 const GRACE: Duration = Duration::from_secs(20);
 
-/// A task ended before the process was asked to end.
+/// A task ended before the shutdown.
 #[derive(Debug, thiserror::Error)]
-#[error("the task {name:?} ended: {why}")]
+#[error("the task {name:?} ended: {cause}")]
 pub struct TaskEnded {
     name: &'static str,
-    why: &'static str,
+    cause: &'static str,
 }
 
 /// The tasks of the process.
@@ -34,7 +37,7 @@ pub struct Tasks {
 
 impl Default for Tasks {
     fn default() -> Self {
-        // A signal that arrives before the first wait is kept.
+        // A signal that arrives before the first wait is not lost.
         Self {
             running: JoinSet::new(),
             shutdown: CancellationToken::new(),
@@ -45,13 +48,13 @@ impl Default for Tasks {
 }
 
 impl Tasks {
-    /// No tasks yet. From now on SIGTERM and SIGINT are heard. Must be called within a runtime.
+    /// No tasks yet. From now on SIGTERM and SIGINT are handled. Must be called within a runtime.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Cancelled when the process is to end.
+    /// Cancelled when the process shuts down.
     #[must_use]
     pub fn shutdown(&self) -> CancellationToken {
         self.shutdown.clone()
@@ -65,7 +68,7 @@ impl Tasks {
         });
     }
 
-    /// Waits for `first`: something that has to be had before more tasks can be spawned. `None` if the process is to end before that.
+    /// Waits for `first`, which more tasks depend on. `None` if a signal ends the process before that.
     ///
     /// # Errors
     /// If a task ended by itself.
@@ -79,7 +82,7 @@ impl Tasks {
         }
     }
 
-    /// Waits for SIGTERM, SIGINT, or the end of a task; then ends all tasks.
+    /// Waits for SIGTERM, SIGINT or the end of a task, and then ends all tasks.
     ///
     /// # Errors
     /// If a task ended by itself.
@@ -91,7 +94,7 @@ impl Tasks {
 
     /// Ends all tasks.
     pub async fn stop(mut self) {
-        info!("ending");
+        info!("shutting down");
         self.shutdown.cancel();
         if timeout(GRACE, async {
             while self.running.join_next().await.is_some() {}
@@ -103,15 +106,15 @@ impl Tasks {
         }
     }
 
-    /// Waits for a signal, or for the end of a task, which it then returns.
+    /// Waits for a signal, or for the end of a task, which it returns.
     async fn signal_or_ended(&mut self) -> Option<TaskEnded> {
         tokio::select! {
             () = received(self.terminate.as_mut()) => None,
             () = received(self.interrupt.as_mut()) => None,
             Some(ended) = self.running.join_next() => Some(match ended {
-                Ok(name) => TaskEnded { name, why: "it should run for ever" },
-                // The panic's own message may hold anything: it is not shown.
-                Err(_) => TaskEnded { name: "unknown", why: "it panicked" },
+                Ok(name) => TaskEnded { name, cause: "it should run until the shutdown" },
+                // The message of a panic may contain anything.
+                Err(_) => TaskEnded { name: "unknown", cause: "it panicked" },
             }),
         }
     }
@@ -129,10 +132,10 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_task_that_ends_ends_the_process_and_all_other_tasks() {
+    async fn a_task_that_ends_ends_all_other_tasks() {
         let mut tasks = Tasks::new();
         let shutdown = tasks.shutdown();
-        let (ended, hears) = tokio::sync::oneshot::channel();
+        let (ended, received_end) = tokio::sync::oneshot::channel();
         tasks.spawn("long", async move {
             shutdown.cancelled().await;
             let _ = ended.send(());
@@ -141,13 +144,13 @@ mod tests {
         let error = tasks.run_to_end().await.unwrap_err();
         assert_eq!(
             error.to_string(),
-            "the task \"short\" ended: it should run for ever"
+            "the task \"short\" ended: it should run until the shutdown"
         );
-        hears.await.unwrap();
+        received_end.await.unwrap();
     }
 
     #[tokio::test]
-    async fn what_has_to_be_had_first_is_waited_for_unless_a_task_ends() {
+    async fn until_ready_waits_unless_a_task_ends() {
         let mut tasks = Tasks::new();
         assert_eq!(tasks.until_ready(async { 7 }).await.unwrap(), Some(7));
         tasks.spawn("short", async {});

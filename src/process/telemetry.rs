@@ -1,9 +1,11 @@
 //! The log.
 //!
-//! In: format and filter. Out: one subscriber on standard error. The Kubernetes client writes whole bodies that it cannot parse, those of Secrets
-//! included, HTTP libraries write headers, and the WebSocket library whole messages: these targets are silent whatever the filter says.
+//! Input: format and filter.
+//! Output: one subscriber, which writes to standard error.
+//! Invariants: libraries whose log lines may contain secrets are silent, whatever the filter says: the
+//! Kubernetes client logs bodies that it cannot parse, HTTP libraries log headers, and the WebSocket
+//! library logs messages.
 
-use tracing::Metadata;
 use tracing_subscriber::{
     EnvFilter, Layer,
     filter::{FilterExt, filter_fn},
@@ -13,8 +15,8 @@ use tracing_subscriber::{
 
 use crate::args::LogFormat;
 
-/// Targets that may write what a Secret or a header holds.
-const SILENT: [&str; 13] = [
+/// Targets whose log lines may contain the value of a Secret or a header.
+const SILENCED: [&str; 13] = [
     "kube_client",
     "kube_core",
     "kube_runtime::watcher",
@@ -33,7 +35,7 @@ const SILENT: [&str; 13] = [
 /// The filter does not parse.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "--log-filter {filter:?} is not a filter: write a level such as info, or warn,doppler_prefect_operator=debug"
+    "--log-filter {filter:?} is not a valid filter: use a level such as info, or warn,doppler_prefect_operator=debug"
 )]
 pub struct FilterError {
     filter: String,
@@ -42,14 +44,14 @@ pub struct FilterError {
 /// Starts the log.
 ///
 /// # Errors
-/// If the filter does not parse, or a log has been started before.
+/// If the filter does not parse.
 pub fn start(format: LogFormat, filter: &str) -> Result<(), FilterError> {
     let filter = EnvFilter::builder()
         .parse(filter)
         .map_err(|_| FilterError {
             filter: filter.to_owned(),
         })?
-        .and(filter_fn(may_be_written));
+        .and(filter_fn(|metadata| !is_silenced(metadata.target())));
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines = match format {
         LogFormat::Text => lines.with_ansi(false).boxed(),
@@ -60,21 +62,17 @@ pub fn start(format: LogFormat, filter: &str) -> Result<(), FilterError> {
             .with_span_list(false)
             .boxed(),
     };
-    // A second start can only come from a test that runs in this process.
+    // Only tests start it twice in one process.
     let _ = tracing_subscriber::registry()
         .with(lines.with_filter(filter))
         .try_init();
     Ok(())
 }
 
-fn may_be_written(metadata: &Metadata<'_>) -> bool {
-    !is_silent(metadata.target())
-}
-
-fn is_silent(target: &str) -> bool {
-    SILENT.iter().any(|silent| {
+fn is_silenced(target: &str) -> bool {
+    SILENCED.iter().any(|silenced| {
         target
-            .strip_prefix(silent)
+            .strip_prefix(silenced)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
     })
 }
@@ -84,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn libraries_that_write_bodies_and_headers_are_silent() {
+    fn silences_libraries_that_log_bodies_and_headers() {
         for target in [
             "kube_client::client",
             "kube_client",
@@ -93,22 +91,22 @@ mod tests {
             "reqwest::connect",
             "tungstenite::protocol",
         ] {
-            assert!(is_silent(target), "{target}");
+            assert!(is_silenced(target), "{target}");
         }
         for target in [
             "doppler_prefect_operator::controller",
             "kube_runtime::controller",
             "hyperion",
         ] {
-            assert!(!is_silent(target), "{target}");
+            assert!(!is_silenced(target), "{target}");
         }
     }
 
     #[test]
-    fn a_bad_filter_says_what_to_write() {
+    fn invalid_filter_says_what_to_use() {
         let error = start(LogFormat::Text, "a=b=c").unwrap_err();
         assert!(
-            error.to_string().contains("write a level such as info"),
+            error.to_string().contains("use a level such as info"),
             "{error}"
         );
     }

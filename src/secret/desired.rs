@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     crd::{DopplerPrefectBinding, DopplerSpec, ExcludedKey, ManagedSecretSpec},
+    failure::Failure,
     reason::Reason,
 };
 
@@ -114,6 +115,12 @@ pub enum SecretError {
         /// Bytes in all, see [`MAX_TOTAL_BYTES`].
         total: usize,
     },
+}
+
+impl From<SecretError> for Failure {
+    fn from(error: SecretError) -> Self {
+        Self::new(error.reason(), error.to_string())
+    }
 }
 
 impl SecretError {

@@ -26,11 +26,15 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     backoff::jittered,
+    change_feed::ChangeFeed,
     limiter::{Priority, ReadRequest},
     subscription::{FeedState, SubscriptionGuard},
     trigger::Trigger,
 };
-use crate::failure::Failure;
+use crate::{
+    failure::Failure,
+    metrics::{Metrics, ReadLabels},
+};
 use schedule::{next_wait, staleness};
 use state::ReadResult;
 pub use state::{Poll, PollState};
@@ -49,10 +53,18 @@ pub type ReadFn<K, V> = Box<
         + Send
         + Sync,
 >;
-/// Fires the trigger at each change of the key, until the guard is dropped.
-pub type SubscribeFn<K> = Box<dyn Fn(&K, Trigger) -> SubscriptionGuard + Send + Sync>;
 /// Enqueues a subscriber.
 pub type Enqueue<S> = Arc<dyn Fn(&S) + Send + Sync>;
+
+/// How the values of one kind are read.
+pub struct PollerSpec<K, V> {
+    /// The upstream's name in metrics: `doppler` or `prefect`.
+    pub upstream: &'static str,
+    /// Reads a key.
+    pub read: ReadFn<K, V>,
+    /// Reports changes. Without it, keys are only polled.
+    pub feed: Option<ChangeFeed<K>>,
+}
 
 struct Polled<S, V> {
     state: PollState<V>,
@@ -71,10 +83,8 @@ struct Active<S, K, V> {
 
 struct Shared<S, K, V> {
     active: Mutex<Active<S, K, V>>,
-    read: ReadFn<K, V>,
-    subscribe: Option<SubscribeFn<K>>,
-    /// Shortest poll interval while the feed is connected.
-    connected_interval: Duration,
+    spec: PollerSpec<K, V>,
+    metrics: Arc<Metrics>,
     enqueue: Enqueue<S>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
@@ -102,14 +112,12 @@ where
     K: Clone + Eq + Hash + Send + Sync + 'static,
     V: Send + Sync + 'static,
 {
-    /// Pollers that read with `read` and enqueue subscribers with `enqueue`, until `shutdown`.
-    /// `subscribe` connects a key to the feed of its upstream; while that is connected, polls are
-    /// at least `connected_interval` apart.
+    /// Pollers that read as `spec` says and enqueue subscribers with `enqueue`, until `shutdown`.
+    /// Each read is counted by its outcome.
     #[must_use]
     pub fn new(
-        read: ReadFn<K, V>,
-        subscribe: Option<SubscribeFn<K>>,
-        connected_interval: Duration,
+        spec: PollerSpec<K, V>,
+        metrics: Arc<Metrics>,
         enqueue: Enqueue<S>,
         shutdown: CancellationToken,
     ) -> Self {
@@ -118,9 +126,8 @@ where
                 by_key: HashMap::new(),
                 key_of: HashMap::new(),
             }),
-            read,
-            subscribe,
-            connected_interval,
+            spec,
+            metrics,
             enqueue,
             tasks: TaskTracker::new(),
             shutdown,
@@ -250,8 +257,8 @@ impl<S: Clone + Eq + Hash, K: Clone + Eq + Hash, V> Active<S, K, V> {
 impl<S: Clone + Eq + Hash, K: Clone + Eq + Hash, V> Shared<S, K, V> {
     /// Polls a key until it is stopped.
     async fn poll(&self, key: &Arc<K>, trigger: Trigger, stop: &CancellationToken) {
-        let subscribe = self.subscribe.as_ref();
-        let feed = subscribe.map(|subscribe| subscribe(key, trigger.clone()));
+        let feed = self.spec.feed.as_ref();
+        let feed = feed.map(|feed| (feed.subscribe)(key, trigger.clone()));
         if let Some(feed) = &feed {
             feed.settled(FEED_WAIT).await;
             // The first read comes after the connection, and therefore misses no change.
@@ -269,13 +276,14 @@ impl<S: Clone + Eq + Hash, K: Clone + Eq + Hash, V> Shared<S, K, V> {
                 trigger: trigger.clone(),
             };
             let began = Instant::now();
-            let mut read = (self.read)(K::clone(key), last, request);
+            let mut read = (self.spec.read)(K::clone(key), last, request);
             let result = if let Ok(result) = timeout(FIRST_RESULT, &mut read).await {
                 result
             } else {
                 self.enqueue_all(&self.mark_overdue(key));
                 read.await
             };
+            self.count(&result);
             let failure = result.as_ref().err().cloned();
             failures = if failure.is_some() { failures + 1 } else { 0 };
             let read = ReadResult {
@@ -296,6 +304,17 @@ impl<S: Clone + Eq + Hash, K: Clone + Eq + Hash, V> Shared<S, K, V> {
                 () = tokio::time::sleep(wait) => Priority::Poll,
             };
         }
+    }
+
+    fn count(&self, result: &Result<Poll<V>, Failure>) {
+        let outcome = match result {
+            Ok(Poll::Unchanged) => "unchanged",
+            Ok(Poll::Changed(_)) => "changed",
+            Err(failure) => failure.reason.as_str(),
+        };
+        let upstream = self.spec.upstream;
+        let labels = ReadLabels { upstream, outcome };
+        self.metrics.reads.get_or_create(&labels).inc();
     }
 
     fn enqueue_all(&self, subscribers: &HashSet<S>) {
@@ -332,8 +351,8 @@ impl<S: Clone + Eq + Hash, K: Clone + Eq + Hash, V> Shared<S, K, V> {
         let is_connected = read.feed_state == FeedState::Connected;
         let differs = polled.state.apply(read, Instant::now());
         let mut interval = polled.subscribers.values().min().copied()?;
-        if is_connected {
-            interval = interval.max(self.connected_interval);
+        if let Some(feed) = self.spec.feed.as_ref().filter(|_| is_connected) {
+            interval = interval.max(feed.poll_interval);
         }
         let affected = if differs {
             polled.subscribers.keys().cloned().collect()

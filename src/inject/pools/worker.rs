@@ -20,7 +20,9 @@ use super::registry::{PoolKey, Registry};
 use super::snapshot::PoolSnapshot;
 use crate::crd::BindingRef;
 use crate::metrics::Metrics;
-use crate::prefect::{Clients, Connection, PrefectError};
+use crate::prefect::{Connection, ConnectionInterner, PrefectError};
+use crate::upstream::backoff::jittered;
+use crate::upstream::change_feed::ChangeFeed;
 use crate::upstream::limiter::Priority;
 use crate::upstream::subscription::{FeedState, SubscriptionGuard};
 use crate::upstream::trigger::Trigger;
@@ -37,27 +39,18 @@ const DEBOUNCE_MAX: Duration = Duration::from_millis(500);
 const EXPECTED_CLAIMS_MAX: Duration = Duration::from_secs(20);
 /// A binding that claims later than this after the one before does not delay the others.
 const EXPECTED_CLAIM_GAP: Duration = Duration::from_secs(1);
+/// Random part of the waits, so that reconciles of many pools do not coincide.
+const JITTER: f64 = 0.1;
 /// A pool is polled no more often than this.
 const MIN_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Adds a binding to the work queue.
 pub type Enqueue = Arc<dyn Fn(&BindingRef) + Send + Sync>;
-/// Subscribes a pool's trigger to the changes on its server, until the guard is dropped.
-pub type SubscribeChanges =
-    Box<dyn Fn(&Arc<Connection>, Trigger) -> SubscriptionGuard + Send + Sync>;
-
-/// The notifications of changes on Prefect servers.
-pub struct ChangeFeed {
-    /// Subscribes to a server.
-    pub subscribe: SubscribeChanges,
-    /// While a subscription is connected, a pool is polled no more often than this.
-    pub interval: Duration,
-}
 
 /// What the workers of all pools share.
 pub(super) struct Shared {
-    pub(super) clients: Arc<Clients>,
-    pub(super) feed: Option<ChangeFeed>,
+    pub(super) connections: Arc<ConnectionInterner>,
+    pub(super) feed: Option<ChangeFeed<Arc<Connection>>>,
     pub(super) enqueue: Enqueue,
     pub(super) metrics: Arc<Metrics>,
     pub(super) shutdown: CancellationToken,
@@ -96,7 +89,7 @@ impl Shared {
             let Some(snapshot) = self.registry().snapshot(pool_key) else {
                 return;
             };
-            let feed_interval = feed.map(|feed| feed.interval).filter(|_| {
+            let feed_interval = feed.map(|feed| feed.poll_interval).filter(|_| {
                 let connected = |guard: &SubscriptionGuard| guard.state() == FeedState::Connected;
                 subscription.as_ref().is_some_and(connected)
             });
@@ -114,7 +107,7 @@ impl Shared {
             let (wait, delay_triggers) = match &result {
                 Ok(reconciled) => {
                     failures = 0;
-                    let interval = interval.mul_f64(jitter());
+                    let interval = jittered(interval, JITTER);
                     let repair = reconciled
                         .repair_at
                         .map(|at| at.saturating_duration_since(now));
@@ -131,7 +124,8 @@ impl Shared {
                     let (wait, delay_triggers) =
                         failure::retry_delay(&failed.error, failures, interval);
                     // Never earlier than the server asked for.
-                    (wait.mul_f64(jitter() + 0.1), delay_triggers)
+                    let wait = wait.mul_f64(1.0 + JITTER);
+                    (jittered(wait, JITTER / (1.0 + JITTER)), delay_triggers)
                 }
             };
             self.publish(pool_key, &snapshot, Outcome::of(&snapshot, result, now));
@@ -152,7 +146,7 @@ impl Shared {
         state: &mut PoolState,
     ) -> Result<Reconciled, ReconcileError> {
         let client = PoolClient {
-            client: self.clients.get(&pool_key.connection)?,
+            client: self.connections.client(&pool_key.connection)?,
             pool: &pool_key.pool,
             priority,
             metrics: &self.metrics,
@@ -219,9 +213,4 @@ impl Shared {
             }
         }
     }
-}
-
-/// Around 1, by at most a tenth, so that reconciles do not coincide.
-fn jitter() -> f64 {
-    rand::random_range(0.9..=1.1)
 }

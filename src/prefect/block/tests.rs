@@ -1,7 +1,9 @@
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::*;
+use super::{search::MAX_VALUES, *};
+use crate::reason::Reason;
+use secrecy::ExposeSecret;
 
 fn read(data: &Value, pointer: Option<&str>) -> Result<[Option<String>; 3], BlockError> {
     fields(data, pointer).map(|found| {
@@ -235,7 +237,7 @@ fn reports_an_empty_token_when_completing_fields() {
     assert_eq!(failure.reason(), Reason::BlockIncomplete);
     assert_eq!(
         failure.to_string(),
-        "config, access_token are missing or empty: fill in the block, or give spec.doppler.config, spec.doppler.accessToken in the binding"
+        "config, access_token are missing or empty: correct the block, or set spec.doppler.config, spec.doppler.accessToken in the binding"
     );
 }
 

@@ -1,5 +1,17 @@
 use super::*;
-use crate::{outbound::install_crypto_provider, reason::Reason};
+use crate::{
+    outbound::install_crypto_provider,
+    prefect::{
+        connection::Auth,
+        csrf::CsrfState,
+        http_client::{MAX_ATTEMPTS, MAX_RETRY_AFTER},
+        work_pool::MAX_NAMES,
+    },
+    reason::Reason,
+};
+use jiff::Timestamp;
+use serde_json::Value;
+use std::time::Instant;
 use wiremock::{
     Mock, MockServer, Request, ResponseTemplate,
     matchers::{any, body_json, header as has_header, header_exists, method, path, query_param},
@@ -139,8 +151,8 @@ async fn sends_credentials_and_headers_as_sensitive_values() {
         let request = requests(&server).await.pop().unwrap();
         assert_eq!(request.headers["authorization"], sent);
         assert_eq!(request.headers["cf-access-client-id"], "id");
-        assert!(client.headers["authorization"].is_sensitive());
-        assert!(client.headers["cf-access-client-id"].is_sensitive());
+        assert!(client.http.headers["authorization"].is_sensitive());
+        assert!(client.http.headers["cf-access-client-id"].is_sensitive());
     }
 }
 
@@ -249,25 +261,11 @@ async fn rate_limit_carries_retry_after() {
     assert_eq!(failure.reason(), Reason::PrefectRateLimited);
     assert_eq!(failure.retry_after(), Some(Duration::from_secs(17)));
     let failure = block_error(limited("999999999")).await;
-    assert_eq!(failure.retry_after(), Some(MAX_PAUSE));
+    assert_eq!(failure.retry_after(), Some(MAX_RETRY_AFTER));
     for unusable in ["-3", "NaN", "soon"] {
         let failure = block_error(limited(unusable)).await;
         assert_eq!(failure.retry_after(), None, "{unusable}");
     }
-}
-
-#[test]
-fn a_limit_may_name_a_date() {
-    let headers: HeaderMap = [(
-        header::RETRY_AFTER,
-        HeaderValue::from_static("Thu, 01 Jan 2026 00:01:30 GMT"),
-    )]
-    .into_iter()
-    .collect();
-    let at = |text: &str| retry_after(&headers, text.parse().unwrap());
-    let minute = Some(Duration::from_secs(90));
-    assert_eq!(at("2026-01-01T00:00:00Z"), minute);
-    assert_eq!(at("2026-01-02T00:00:00Z"), Some(Duration::ZERO));
 }
 
 #[tokio::test]
@@ -451,7 +449,7 @@ async fn remembers_that_a_server_has_no_csrf_protection() {
 async fn csrf_enabled_later_is_detected() {
     let server = csrf_protected("t1").await;
     let client = client(&server);
-    *client.csrf.lock().await = CsrfState::disabled(Instant::now());
+    *client.http.csrf.lock().await = CsrfState::disabled(Instant::now());
     client.patch_work_pool("k8s", &raw("{}")).await.unwrap();
     assert_eq!(request_count(&server, POOL).await, 2);
 }
@@ -514,7 +512,7 @@ async fn stops_after_the_maximum_of_pages_and_reports_it() {
     let page = vec![json!({"name": "d"}); PAGE_SIZE];
     let server = answering(ResponseTemplate::new(200).set_body_json(page)).await;
     let client = client(&server);
-    *client.csrf.lock().await = CsrfState::disabled(Instant::now());
+    *client.http.csrf.lock().await = CsrfState::disabled(Instant::now());
     let found = client
         .deployment_namespaces("k8s", Priority::Poll)
         .await

@@ -1,6 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::{crd::ReferenceKind, reason::Reason};
 
 fn spec(stanza: Value) -> ServerSpec {
     serde_json::from_value(stanza).unwrap()

@@ -1,7 +1,8 @@
 use std::{future::Future, sync::Arc};
 
-use super::*;
+use super::{handshake::SUBPROTOCOL, *};
 use crate::outbound::install_crypto_provider;
+use reqwest::header::{self, HeaderMap, HeaderValue};
 use serde_json::Value;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -12,7 +13,10 @@ use tokio_rustls::{TlsAcceptor, rustls::pki_types::PrivateKeyDer};
 use tokio_tungstenite::{
     accept_hdr_async,
     tungstenite::{
-        handshake::server::{Request, Response as Accepted},
+        handshake::{
+            derive_accept_key,
+            server::{Request, Response as Accepted},
+        },
         protocol::CloseFrame,
     },
 };
@@ -218,8 +222,8 @@ async fn error_reads_as_a_sentence_in_a_condition() {
     };
     assert_eq!(
         error.to_string(),
-        "the Prefect server prefect.example.com refuses its event socket (it closed the socket with 1008: it does not accept the credentials); \
-         blocks and pools are polled"
+        "the Prefect server prefect.example.com rejects the event socket (it closed the socket with 1008: it does not accept the credentials): \
+         blocks and work pools are polled"
     );
     let error = SocketError::Disconnected {
         host: "prefect.example.com".to_owned(),
@@ -227,8 +231,8 @@ async fn error_reads_as_a_sentence_in_a_condition() {
     };
     assert_eq!(
         error.to_string(),
-        "the event socket of the Prefect server prefect.example.com is lost (it did not answer within 15 s); blocks and pools are polled until it \
-         is back"
+        "the event socket of the Prefect server prefect.example.com is disconnected (it did not answer within 15 s): blocks and work pools are polled until it \
+         is connected again"
     );
 }
 

@@ -1,4 +1,6 @@
-//! Replicas against an API server with one lease, which takes only writes that name its version.
+//! Replicas against an API server with one Lease, which rejects writes without its current version.
+
+use std::sync::Arc;
 
 use super::*;
 use axum::{
@@ -6,6 +8,8 @@ use axum::{
     http::{Method, StatusCode},
     response::{IntoResponse, Response},
 };
+use kube::Client;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 #[derive(Clone, Default)]
@@ -17,10 +21,10 @@ struct State {
     version: u64,
     writes: usize,
     down: bool,
-    loses_answers: bool,
+    drops_responses: bool,
 }
 
-fn refused(code: StatusCode) -> Response {
+fn rejected(code: StatusCode) -> Response {
     let status = json!({"kind": "Status", "status": "Failure", "code": code.as_u16(), "reason": "", "message": "canary"});
     (code, Json(status)).into_response()
 }
@@ -36,38 +40,38 @@ impl Server {
     }
 
     fn answer(&self, method: &Method, body: &[u8]) -> Response {
-        let mut state = self.0.lock().unwrap();
+        let mut state = self.0.lock();
         if state.down {
-            return refused(StatusCode::SERVICE_UNAVAILABLE);
+            return rejected(StatusCode::SERVICE_UNAVAILABLE);
         }
         let version = |lease: &Value| lease["metadata"]["resourceVersion"].clone();
         let found = state.lease.clone();
         match (method.as_str(), &found) {
             ("GET", Some(lease)) => return Json(lease).into_response(),
-            ("POST", Some(_)) => return refused(StatusCode::CONFLICT),
-            ("GET" | "PUT", None) => return refused(StatusCode::NOT_FOUND),
+            ("POST", Some(_)) => return rejected(StatusCode::CONFLICT),
+            ("GET" | "PUT", None) => return rejected(StatusCode::NOT_FOUND),
             _ => {}
         }
         let mut lease: Value = serde_json::from_slice(body).unwrap();
         if found.is_some_and(|found| version(&found) != version(&lease)) {
-            return refused(StatusCode::CONFLICT);
+            return rejected(StatusCode::CONFLICT);
         }
         state.version += 1;
         state.writes += 1;
         lease["metadata"]["resourceVersion"] = json!(state.version.to_string());
         state.lease = Some(lease.clone());
-        if state.loses_answers {
-            return refused(StatusCode::GATEWAY_TIMEOUT);
+        if state.drops_responses {
+            return rejected(StatusCode::GATEWAY_TIMEOUT);
         }
         Json(lease).into_response()
     }
 
     fn set(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.0.lock().unwrap());
+        change(&mut self.0.lock());
     }
 
     fn lease(&self) -> Value {
-        self.0.lock().unwrap().lease.clone().unwrap_or_default()
+        self.0.lock().lease.clone().unwrap_or_default()
     }
 
     /// The name of the replica that holds the lease.
@@ -77,10 +81,10 @@ impl Server {
     }
 
     fn writes(&self) -> usize {
-        self.0.lock().unwrap().writes
+        self.0.lock().writes
     }
 
-    fn candidate(&self, name: &str) -> LeaderElector {
+    fn elector(&self, name: &str) -> LeaderElector {
         let address = Some("10.0.0.7:8082".parse().unwrap());
         LeaderElector::new(
             LeaseClient::new(self.client(), "doppler", "op"),
@@ -98,9 +102,9 @@ async fn timed<T>(future: impl Future<Output = T>) -> (Duration, T) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_leads_renews_and_gives_the_lease_back() {
+async fn first_replica_leads_renews_and_releases() {
     let server = Server::default();
-    let mut held = server.candidate("a").acquire(|| {}).await;
+    let mut held = server.elector("a").acquire(|| {}).await;
     assert_eq!(server.holder().as_deref(), Some("a"));
     let lease = server.lease();
     assert_eq!(lease["spec"]["leaseDurationSeconds"], 15);
@@ -119,54 +123,57 @@ async fn the_first_leads_renews_and_gives_the_lease_back() {
     held.release().await;
     assert_eq!(server.holder(), None);
     assert_eq!(leases.fetch_leader_address().await, None);
-    // One to take it, one each five seconds, one to give it back.
+    // One acquires it, one renews it each five seconds, one releases it.
     assert!((12..=14).contains(&server.writes()), "{}", server.writes());
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_other_stands_by_and_takes_over_at_once_when_the_lease_is_given_back() {
+async fn standby_acquires_a_released_lease_at_once() {
     let server = Server::default();
-    let mut first = server.candidate("a").acquire(|| {}).await;
-    let stands_by = Arc::new(Mutex::new(0));
+    let mut first = server.elector("a").acquire(|| {}).await;
+    let standby_reads = Arc::new(Mutex::new(0));
     let second = tokio::spawn({
-        let (candidate, stands_by) = (server.candidate("b"), Arc::clone(&stands_by));
-        async move { candidate.acquire(|| *stands_by.lock().unwrap() += 1).await }
+        let (elector, standby_reads) = (server.elector("b"), Arc::clone(&standby_reads));
+        async move { elector.acquire(|| *standby_reads.lock() += 1).await }
     });
     let work = sleep(Duration::from_mins(2));
     assert_eq!(first.run_while_held(work).await, Ok(()));
     first.release().await;
-    assert!(*stands_by.lock().unwrap() > 50);
+    assert!(*standby_reads.lock() > 50);
     let (waited, second) = timed(second).await;
-    assert!(waited <= LOOK_EVERY, "{waited:?}");
+    assert!(waited <= RETRY_PERIOD, "{waited:?}");
     assert_eq!(server.holder().as_deref(), Some("b"));
     assert_eq!(server.lease()["spec"]["leaseTransitions"], 1);
     drop(second);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_is_not_renewed_is_taken_when_it_is_over_and_not_before() {
+async fn standby_acquires_an_expired_lease_and_no_earlier() {
     let server = Server::default();
-    // It never renews, as if it had been killed. What it wrote says that it was renewed far in the future.
-    drop(server.candidate("a").acquire(|| {}).await);
+    // It never renews, as if the process were killed. Its renewal time is far in the future.
+    drop(server.elector("a").acquire(|| {}).await);
     server.set(|state| {
         state.lease.as_mut().unwrap()["spec"]["renewTime"] = json!("2999-01-01T00:00:00.000000Z");
     });
-    let (waited, held) = timed(server.candidate("b").acquire(|| {})).await;
-    assert!((LASTS..LASTS + LOOK_EVERY).contains(&waited), "{waited:?}");
+    let (waited, held) = timed(server.elector("b").acquire(|| {})).await;
+    assert!(
+        (LEASE_DURATION..LEASE_DURATION + RETRY_PERIOD).contains(&waited),
+        "{waited:?}"
+    );
     assert_eq!(server.holder().as_deref(), Some("b"));
     drop(held);
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_many_only_one_leads() {
+async fn only_one_of_many_replicas_leads() {
     let server = Server::default();
-    drop(server.candidate("dead").acquire(|| {}).await);
+    drop(server.elector("dead").acquire(|| {}).await);
     let racers: Vec<_> = (0..8)
-        .map(|number| tokio::spawn(server.candidate(&number.to_string()).acquire(|| {})))
+        .map(|number| tokio::spawn(server.elector(&number.to_string()).acquire(|| {})))
         .collect();
-    sleep(LASTS * 2).await;
+    sleep(LEASE_DURATION * 2).await;
     let finished = racers.iter().filter(|racer| racer.is_finished()).count();
-    // The winner does not renew in this test, so the next may follow when its lease is over.
+    // The leader does not renew in this test, so the next one may follow when the lease expires.
     assert_eq!(finished, 1);
     for racer in racers {
         racer.abort();
@@ -174,19 +181,22 @@ async fn of_many_only_one_leads() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn work_is_dropped_when_the_lease_cannot_be_renewed_in_time() {
+async fn drops_the_work_when_no_renewal_succeeds_in_time() {
     let server = Server::default();
-    let mut held = server.candidate("a").acquire(|| {}).await;
+    let mut held = server.elector("a").acquire(|| {}).await;
     server.set(|state| state.down = true);
     let (lasted, ended) = timed(held.run_while_held(std::future::pending::<()>())).await;
     assert_eq!(ended, Err(LeaseLost));
-    assert!((GIVE_UP..LASTS).contains(&lasted), "{lasted:?}");
+    assert!(
+        (RENEW_DEADLINE..LEASE_DURATION).contains(&lasted),
+        "{lasted:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_short_failure_of_the_api_server_changes_nothing() {
+async fn keeps_leading_through_a_short_api_server_failure() {
     let server = Server::default();
-    let mut held = server.candidate("a").acquire(|| {}).await;
+    let mut held = server.elector("a").acquire(|| {}).await;
     let work = async {
         for _ in 0..5 {
             sleep(Duration::from_secs(7)).await;
@@ -199,9 +209,9 @@ async fn a_short_failure_of_the_api_server_changes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn work_is_dropped_when_another_has_taken_the_lease() {
+async fn drops_the_work_when_another_replica_holds_the_lease() {
     let server = Server::default();
-    let mut held = server.candidate("a").acquire(|| {}).await;
+    let mut held = server.elector("a").acquire(|| {}).await;
     server.set(|state| {
         let lease = state.lease.as_mut().unwrap();
         lease["spec"]["holderIdentity"] = json!("b_1");
@@ -218,9 +228,9 @@ async fn work_is_dropped_when_another_has_taken_the_lease() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_somebody_else_writes_beside_the_holder_stays_and_does_no_harm() {
+async fn keeps_annotations_of_other_clients() {
     let server = Server::default();
-    let mut held = server.candidate("a").acquire(|| {}).await;
+    let mut held = server.elector("a").acquire(|| {}).await;
     server.set(|state| {
         let lease = state.lease.as_mut().unwrap();
         lease["metadata"]["annotations"]["note"] = json!("mine");
@@ -234,9 +244,9 @@ async fn what_somebody_else_writes_beside_the_holder_stays_and_does_no_harm() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_was_deleted_is_made_again() {
+async fn creates_a_deleted_lease_again() {
     let server = Server::default();
-    let mut held = server.candidate("a").acquire(|| {}).await;
+    let mut held = server.elector("a").acquire(|| {}).await;
     server.set(|state| state.lease = None);
     let work = async {
         sleep(Duration::from_secs(20)).await;
@@ -246,14 +256,14 @@ async fn a_lease_that_was_deleted_is_made_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_renewal_whose_answer_was_lost_is_ones_own() {
+async fn recovers_from_a_lost_response_to_a_renewal() {
     let server = Server::default();
-    let mut held = server.candidate("a").acquire(|| {}).await;
+    let mut held = server.elector("a").acquire(|| {}).await;
     let work = async {
         sleep(Duration::from_secs(4)).await;
-        server.set(|state| state.loses_answers = true);
+        server.set(|state| state.drops_responses = true);
         sleep(Duration::from_secs(3)).await;
-        server.set(|state| state.loses_answers = false);
+        server.set(|state| state.drops_responses = false);
         sleep(Duration::from_secs(30)).await;
     };
     assert_eq!(held.run_while_held(work).await, Ok(()));
@@ -262,9 +272,9 @@ async fn a_renewal_whose_answer_was_lost_is_ones_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_renewal_that_was_under_way_at_the_end_does_not_keep_the_lease() {
+async fn releases_although_a_renewal_was_in_flight() {
     let server = Server::default();
-    let held = server.candidate("a").acquire(|| {}).await;
+    let held = server.elector("a").acquire(|| {}).await;
     server.set(|state| {
         state.lease.as_mut().unwrap()["metadata"]["resourceVersion"] = json!("999");
     });
@@ -273,9 +283,9 @@ async fn a_renewal_that_was_under_way_at_the_end_does_not_keep_the_lease() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_another_holds_is_not_given_back() {
+async fn does_not_release_the_lease_of_another_replica() {
     let server = Server::default();
-    let held = server.candidate("a").acquire(|| {}).await;
+    let held = server.elector("a").acquire(|| {}).await;
     server.set(|state| {
         let lease = state.lease.as_mut().unwrap();
         lease["spec"]["holderIdentity"] = json!("b_1");
@@ -286,22 +296,22 @@ async fn what_another_holds_is_not_given_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_first_write_whose_answer_was_lost_is_ones_own() {
+async fn recovers_from_a_lost_response_to_the_first_write() {
     let server = Server::default();
-    server.set(|state| state.loses_answers = true);
-    let candidate = tokio::spawn(server.candidate("a").acquire(|| {}));
+    server.set(|state| state.drops_responses = true);
+    let elector = tokio::spawn(server.elector("a").acquire(|| {}));
     sleep(Duration::from_millis(500)).await;
-    server.set(|state| state.loses_answers = false);
-    let (waited, held) = timed(candidate).await;
+    server.set(|state| state.drops_responses = false);
+    let (waited, held) = timed(elector).await;
     assert!(waited < Duration::from_secs(2), "{waited:?}");
     drop(held);
 }
 
 #[tokio::test]
-async fn errors_do_not_repeat_what_the_server_said() {
+async fn errors_do_not_repeat_the_server_message() {
     let server = Server::default();
     server.set(|state| state.down = true);
     let leases = LeaseClient::new(server.client(), "doppler", "op");
-    let error = leases.look().await.unwrap_err();
+    let error = leases.get().await.unwrap_err();
     assert_eq!(error.to_string(), "status 503");
 }

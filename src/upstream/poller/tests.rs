@@ -13,6 +13,19 @@ struct Fixture {
     shutdown: CancellationToken,
 }
 
+fn pollers(
+    read: ReadFn<&'static str, &'static str>,
+    enqueue: Enqueue<&'static str>,
+    shutdown: CancellationToken,
+) -> Pollers<&'static str, &'static str, &'static str> {
+    let spec = PollerSpec {
+        upstream: "doppler",
+        read,
+        feed: None,
+    };
+    Pollers::new(spec, Arc::new(Metrics::new()), enqueue, shutdown)
+}
+
 /// Pollers whose reads return `replies` in turn, and the last of them for ever.
 fn fixture(replies: Vec<ReadReply>) -> Fixture {
     let (sender, enqueued) = mpsc::unbounded_channel();
@@ -39,7 +52,7 @@ fn fixture(replies: Vec<ReadReply>) -> Fixture {
         let _ = sender.send(*subscriber);
     });
     Fixture {
-        pollers: Pollers::new(read, None, Duration::ZERO, enqueue, shutdown.clone()),
+        pollers: pollers(read, enqueue, shutdown.clone()),
         reads,
         replies,
         enqueued,
@@ -189,13 +202,7 @@ async fn a_slow_first_result_enqueues_once_and_is_still_applied() {
     });
     let enqueue: Enqueue<&'static str> =
         Arc::new(move |subscriber| sender.send(*subscriber).unwrap());
-    let pollers = Pollers::new(
-        read,
-        None,
-        Duration::ZERO,
-        enqueue,
-        CancellationToken::new(),
-    );
+    let pollers = pollers(read, enqueue, CancellationToken::new());
     let begun = Instant::now();
     assert!(!pollers.subscribe(&"a", &"k", MINUTE).overdue);
     assert_eq!(enqueued.recv().await, Some("a"));

@@ -16,7 +16,7 @@ use crate::inject::template::{EntryState, entry_state};
 use crate::metrics::Metrics;
 use crate::outbound::install_crypto_provider;
 use crate::prefect::connection::Auth;
-use crate::prefect::{Clients, Connection};
+use crate::prefect::{Connection, ConnectionInterner};
 use crate::upstream::limiter::RateLimiter;
 
 pub(super) const TEMPLATE: &str = r#"{"job_configuration": {"namespace": "{{ namespace }}", "job_manifest": {"spec": {"template": {"spec": {"containers": [{"name": "prefect-job", "env": "{{ env }}"}]}}}}}, "variables": {"properties": {"namespace": {"default": "flows"}, "cpu": {"default": 1.50}}}}"#;
@@ -122,7 +122,10 @@ impl Fixture {
         let metrics = Arc::new(Metrics::new());
         let shutdown = CancellationToken::new();
         let pools = Pools::new(
-            Arc::new(Clients::new(Duration::from_secs(10), RateLimiter::small())),
+            Arc::new(ConnectionInterner::new(
+                Duration::from_secs(10),
+                RateLimiter::small(),
+            )),
             None,
             Arc::new(move |_| {
                 counting.fetch_add(1, SeqCst);
@@ -139,6 +142,11 @@ impl Fixture {
             shutdown,
             server,
         }
+    }
+
+    /// Whether only the fixture and the interner hold the connection.
+    pub(super) fn connection_is_unused(&self) -> bool {
+        Arc::strong_count(&self.connection) == 2
     }
 
     pub(super) fn declare(&self, name: &str, claim: Claim) -> Option<Observation> {

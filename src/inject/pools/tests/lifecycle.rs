@@ -1,5 +1,3 @@
-use std::sync::Arc;
-
 use super::fixture::{Fixture, claim, connection, eventually, key};
 use crate::crd::WorkPoolState as State;
 use crate::inject::claim::{Phase, Want};
@@ -21,7 +19,7 @@ async fn drops_a_pool_and_its_credentials_without_claims() {
     assert_eq!(fixture.pools.len(), 1);
     fixture.pools.remove_binding(&key("a"));
     eventually("the end of the task", || {
-        fixture.pools.is_empty() && Arc::strong_count(&fixture.connection) == 1
+        fixture.pools.is_empty() && fixture.connection_is_unused()
     })
     .await;
 }
@@ -35,7 +33,7 @@ async fn a_rotated_credential_keeps_the_claim() {
     let known = fixture.pools.declare(&key("s"), &rotated, "k8s", claim);
     assert_eq!(known.unwrap().phase, Phase::Injected);
     eventually("the end of the old task", || {
-        fixture.pools.len() == 1 && Arc::strong_count(&fixture.connection) == 1
+        fixture.pools.len() == 1 && fixture.connection_is_unused()
     })
     .await;
     assert_eq!(fixture.pool.count("PATCH"), 1);

@@ -1,0 +1,98 @@
+//! The URL of the Prefect API that a `server` field names.
+//!
+//! Input: the `server` field, and the namespace of its binding or object.
+//! Output: the URL of the API, or a [`ServerError`].
+//! Invariants: pure. It resolves no name and checks no allow list.
+
+use url::Url;
+
+use super::server_error::ServerError;
+use crate::{
+    crd::ServerSpec,
+    outbound::{HostRefused, in_cluster_url},
+};
+
+/// Prefect Cloud's API.
+const CLOUD_API_URL: &str = "https://api.prefect.cloud/api";
+/// The port of a server in the cluster, as prefect-operator and Prefect's charts set it.
+const DEFAULT_PORT: u16 = 4200;
+
+/// The URL of the API that a `server` field names, without a slash at its end.
+///
+/// # Errors
+/// If no field names the server, or if a field cannot be part of a URL.
+pub fn api_url_of(spec: &ServerSpec, namespace: &str) -> Result<Url, ServerError> {
+    if let Some(name) = &spec.name {
+        let namespace = spec.namespace.as_deref().unwrap_or(namespace);
+        let mut url = in_cluster_url(name, namespace, DEFAULT_PORT).map_err(|refused| {
+            let field = match refused {
+                HostRefused::InvalidLabel { field: what } => what,
+                _ => "name",
+            };
+            ServerError::InvalidUrlPart { field }
+        })?;
+        url.set_path("/api");
+        return Ok(url);
+    }
+    let workspace = match (&spec.account_id, &spec.workspace_id) {
+        (Some(account), Some(workspace)) => Some(format!(
+            "accounts/{}/workspaces/{}",
+            url_part("accountId", account)?,
+            url_part("workspaceId", workspace)?
+        )),
+        _ => None,
+    };
+    let base = match (&spec.remote_api_url, &workspace) {
+        (Some(url), _) => url,
+        (None, Some(_)) => CLOUD_API_URL,
+        (None, None) => return Err(ServerError::MissingAddress),
+    };
+    let mut url = Url::parse(base.trim()).map_err(|_| ServerError::InvalidUrl)?;
+    if url.cannot_be_a_base()
+        || !url.has_host()
+        || !matches!(url.scheme(), "http" | "https")
+        || url.query().is_some()
+    {
+        return Err(ServerError::InvalidUrl);
+    }
+    url.set_fragment(None);
+    let mut path = url.path().trim_end_matches('/').to_owned();
+    if !path.ends_with("/api") && !is_workspace(&path) {
+        path.push_str("/api");
+    }
+    if let Some(workspace) = workspace.filter(|_| !is_workspace(&path)) {
+        path = format!("{path}/{workspace}");
+    }
+    url.set_path(&path);
+    Ok(url)
+}
+
+/// Whether a path is already that of a Cloud workspace: `…/api/accounts/A/workspaces/W`.
+fn is_workspace(path: &str) -> bool {
+    let parts: Vec<&str> = path.rsplit('/').take(5).collect();
+    matches!(parts[..], [_, "workspaces", _, "accounts", "api"])
+}
+
+fn url_part<'a>(field: &'static str, text: &'a str) -> Result<&'a str, ServerError> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    if !text.is_empty() && text.bytes().all(plain) {
+        Ok(text)
+    } else {
+        Err(ServerError::InvalidUrlPart { field })
+    }
+}
+
+/// Whether two URLs name the same API. A Service may have its short or its full DNS name.
+#[must_use]
+pub fn same_api(one: &Url, other: &Url) -> bool {
+    fn canonical(url: &Url) -> (&str, Option<&str>, Option<u16>, &str) {
+        let host = url.host_str().map(|host| {
+            let host = host.trim_end_matches('.');
+            let host = host.strip_suffix(".cluster.local").unwrap_or(host);
+            host.strip_suffix(".svc").unwrap_or(host)
+        });
+        let path = url.path().trim_end_matches('/');
+        (url.scheme(), host, url.port_or_known_default(), path)
+    }
+    canonical(one) == canonical(other)
+}

@@ -1,0 +1,99 @@
+//! Why a `server` field cannot be used, and what the user can do about it.
+//!
+//! Input: the failures that the parser of the `server` field finds.
+//! Output: [`ServerError`], with its reason and its message.
+//! Invariants: the message names the field, and never contains its value.
+
+use super::references::Purpose;
+use crate::{failure::Failure, outbound::HostRefused, reason::Reason};
+
+/// Why a `server` field cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ServerError {
+    /// No field names the server.
+    #[error(
+        "spec.prefect.server names no server: set name for a server in this cluster, remoteApiUrl for any other server, or accountId and workspaceId for Prefect Cloud"
+    )]
+    MissingAddress,
+    /// `remoteApiUrl` is not the URL of an API.
+    #[error(
+        "spec.prefect.server.remoteApiUrl is not the URL of an API: use a URL such as https://prefect.example.com/api, without a query"
+    )]
+    InvalidUrl,
+    /// A name, a namespace or an id cannot be part of a URL.
+    #[error(
+        "spec.prefect.server.{field} cannot be part of a URL: use letters, digits and dashes only"
+    )]
+    InvalidUrlPart {
+        /// The name of the field.
+        field: &'static str,
+    },
+    /// The operator's flags do not allow the host.
+    #[error("spec.prefect.server.remoteApiUrl: {0}")]
+    HostNotAllowed(HostRefused),
+    /// The client cannot send a header of that name, or sets it itself.
+    #[error(
+        "spec.prefect.server.headers[{index}] has a name that cannot be used: name an extra header, such as CF-Access-Client-Id"
+    )]
+    InvalidHeaderName {
+        /// Its index in the list.
+        index: usize,
+    },
+    /// A field has neither a value nor a resolved reference.
+    #[error("{purpose} has no value: set value, or valueFrom with an object and a key that exist")]
+    MissingValue {
+        /// The field of the binding.
+        purpose: Purpose,
+    },
+    /// A value is empty.
+    #[error("{purpose} is empty: store a value under the key that it references")]
+    EmptyValue {
+        /// The field of the binding.
+        purpose: Purpose,
+    },
+    /// A value cannot be sent in a header.
+    #[error(
+        "{purpose} cannot be sent in a header: use a value of one line of printable characters"
+    )]
+    InvalidHeaderValue {
+        /// The field of the binding.
+        purpose: Purpose,
+    },
+    /// The value is not `user:password`.
+    #[error(
+        "{} has a value without a colon: use user:password, as in PREFECT_SERVER_API_AUTH_STRING, or set spec.prefect.server.apiKey for an API key",
+        Purpose::BasicAuth
+    )]
+    NotUserPassword,
+    /// The certificate authorities are not PEM.
+    #[error(
+        "{} contains no certificate in PEM: use a value with BEGIN CERTIFICATE and END CERTIFICATE lines",
+        Purpose::CaBundle
+    )]
+    NotPem,
+}
+
+impl ServerError {
+    /// The reason for condition, Event, metric and log.
+    #[must_use]
+    pub const fn reason(&self) -> Reason {
+        match self {
+            Self::MissingAddress
+            | Self::InvalidUrl
+            | Self::InvalidUrlPart { .. }
+            | Self::InvalidHeaderName { .. } => Reason::InvalidSpec,
+            Self::HostNotAllowed(refused) => refused.reason(),
+            Self::MissingValue { .. } => Reason::ReferenceMissing,
+            Self::EmptyValue { .. }
+            | Self::InvalidHeaderValue { .. }
+            | Self::NotUserPassword
+            | Self::NotPem => Reason::ReferenceInvalid,
+        }
+    }
+}
+
+impl From<ServerError> for Failure {
+    fn from(error: ServerError) -> Self {
+        Self::new(error.reason(), error.to_string())
+    }
+}

@@ -1,0 +1,78 @@
+//! The feed of a Prefect server: subscriptions to its event socket.
+//!
+//! Input: a [`Connection`].
+//! Output: one event socket for each connection. Its events go to `on_message`, and each triggers a
+//! re-read of everything that is subscribed to the connection.
+//! Invariants: an event carries no value. A Prefect server reports a change before it commits it, so
+//! a read that follows an event at once may still return the old value.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{StreamExt, future::ready};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::{
+    connection::Connection,
+    event::ServerEvent,
+    event_socket::{SocketError, SocketLimits, events},
+};
+use crate::{
+    metrics::Metrics,
+    settings::UpstreamSettings,
+    upstream::subscription::{Connect, Disconnect, FeedSpec, OnMessage, Subscriptions},
+};
+
+/// The maximum number of event sockets.
+const MAX_SOCKETS: usize = 256;
+/// A Prefect server does not confirm the event filter. After this time it is in force.
+const FILTER_DELAY: Duration = Duration::from_secs(1);
+
+/// Event sockets of Prefect servers.
+pub type EventSockets = Subscriptions<Arc<Connection>, ServerEvent>;
+
+/// Event sockets of Prefect servers: one for each server and credentials.
+#[must_use]
+pub fn event_sockets(
+    settings: &UpstreamSettings,
+    metrics: &Arc<Metrics>,
+    on_message: OnMessage<Arc<Connection>, ServerEvent>,
+    shutdown: &CancellationToken,
+) -> EventSockets {
+    let limits = SocketLimits {
+        open_timeout: settings.prefect_timeout,
+        ..SocketLimits::default()
+    };
+    let connect: Connect<Arc<Connection>, ServerEvent> = Box::new(move |connection| {
+        Box::pin(async move {
+            let events = events(&connection, limits).await.map_err(disconnect)?;
+            let changes = events.filter_map(|event| {
+                ready(match event {
+                    Ok(ServerEvent::Heartbeat) => None,
+                    Ok(event) => Some(Ok(event)),
+                    Err(error) => Some(Err(disconnect(error))),
+                })
+            });
+            Ok(changes.boxed())
+        })
+    });
+    let spec = FeedSpec {
+        upstream: "prefect",
+        connect,
+        on_message: Some(on_message),
+        slows_polling: true,
+        reread_after: Some(FILTER_DELAY),
+        max_connections: MAX_SOCKETS,
+    };
+    Subscriptions::new(spec, Arc::clone(metrics), shutdown.clone())
+}
+
+#[allow(clippy::needless_pass_by_value)] // the signature of map_err
+fn disconnect(error: SocketError) -> Disconnect {
+    debug!("{error}");
+    let is_rejection = matches!(error, SocketError::Rejected { .. });
+    Disconnect {
+        rejected: is_rejection.then(|| error.to_string()),
+        retry_after: error.retry_after(),
+    }
+}

@@ -1,0 +1,356 @@
+//! Sends requests to one Prefect server.
+//!
+//! Input: a [`Connection`], and what to request.
+//! Output: the parsed body of a success, or a [`PrefectError`].
+//! Invariants: each request has a time limit, a bound on the body, and a permit of the rate limiter.
+//! No redirect is followed. A busy database (503) is retried a few times. Requests other than GET
+//! carry the CSRF token that the server may require.
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use reqwest::{
+    Method, RequestBuilder, StatusCode,
+    header::{HeaderMap, HeaderName},
+};
+use secrecy::{ExposeSecret, SecretSlice, SecretString};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::{sync::Mutex, time::sleep};
+use url::Url;
+
+use super::{
+    connection::Connection,
+    csrf::{CsrfAction, CsrfState, TokenResponse, is_csrf_refusal},
+    error::{PrefectError, Subject, detail, error_for_status, is_json},
+    request_headers::{request_headers, sensitive},
+};
+use crate::{
+    outbound::{self, BodyError, TransportError, read_bounded},
+    upstream::{
+        backoff::{Backoff, jittered},
+        limiter::{LimitKey, Priority, RateLimiter, ReadRequest, RequestOutcome},
+        rate_headers::retry_after,
+    },
+};
+
+/// How often a request is sent while the server's database is busy (503).
+pub(super) const MAX_ATTEMPTS: u32 = 3;
+/// Delays between these attempts.
+const BUSY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_millis(200));
+/// Random part of these delays.
+const BUSY_JITTER: f64 = 0.5;
+/// The bound on a body without data, in bytes.
+const SMALL_LIMIT: usize = 64 << 10;
+/// Wait after a 429 without a usable `Retry-After`.
+const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(5);
+/// The longest `Retry-After` that is respected.
+pub(super) const MAX_RETRY_AFTER: Duration = Duration::from_hours(1);
+
+const CSRF_CLIENT: HeaderName = HeaderName::from_static("prefect-csrf-client");
+const CSRF_TOKEN: HeaderName = HeaderName::from_static("prefect-csrf-token");
+
+/// What a request is about.
+pub(super) struct Endpoint<'a> {
+    /// The object, for errors.
+    pub(super) subject: Subject<'a>,
+    /// The URL.
+    pub(super) url: Url,
+    /// What the body of a success contains, for errors.
+    pub(super) content: &'static str,
+    /// The bound on the body, in bytes.
+    pub(super) max_bytes: usize,
+}
+
+/// The answer to a request.
+pub(super) struct ApiResponse {
+    status: StatusCode,
+    body: SecretSlice<u8>,
+    retry_after: Option<Duration>,
+}
+
+/// Sends requests to one server. It keeps TCP connections and the CSRF token.
+pub(super) struct HttpClient {
+    http: reqwest::Client,
+    api_url: Url,
+    host: String,
+    pub(super) headers: HeaderMap,
+    timeout: Duration,
+    limiter: RateLimiter<PrefectError>,
+    limit_key: LimitKey,
+    pub(super) csrf: Mutex<CsrfState>,
+    csrf_client_id: String,
+}
+
+impl HttpClient {
+    /// A client whose requests take at most `timeout` each, once `limiter` permits them.
+    ///
+    /// # Errors
+    /// If the certificate authorities cannot be used.
+    pub(super) fn new(
+        connection: &Connection,
+        timeout: Duration,
+        limiter: RateLimiter<PrefectError>,
+    ) -> Result<Self, PrefectError> {
+        let ca = connection.ca.as_ref().map(String::as_bytes);
+        Ok(Self {
+            http: outbound::client(timeout, ca)?,
+            host: connection.host(),
+            headers: request_headers(connection),
+            api_url: connection.api_url.clone(),
+            timeout,
+            limiter,
+            limit_key: connection.limit_key(),
+            csrf: Mutex::default(),
+            csrf_client_id: format!("doppler-prefect-operator-{:016x}", rand::random::<u64>()),
+        })
+    }
+
+    /// The host, as errors name it.
+    pub(super) fn host(&self) -> String {
+        self.host.clone()
+    }
+
+    /// The URL of a path below the API.
+    pub(super) fn url(&self, segments: &[&str]) -> Result<Url, PrefectError> {
+        let mut url = self.api_url.clone();
+        url.path_segments_mut()
+            .map_err(|()| self.transport(TransportError::Request))?
+            .pop_if_empty()
+            .extend(segments);
+        Ok(url)
+    }
+
+    /// Sends a GET.
+    pub(super) async fn get<T: DeserializeOwned>(
+        &self,
+        endpoint: &Endpoint<'_>,
+        read_request: &ReadRequest,
+    ) -> Result<T, PrefectError> {
+        let request = || self.http.get(endpoint.url.clone());
+        let response = self
+            .request(request, endpoint.max_bytes, read_request)
+            .await?;
+        self.parse(endpoint, &response)
+    }
+
+    /// Sends a request with a JSON body and a CSRF token. A refused token is renewed once.
+    pub(super) async fn send_json(
+        &self,
+        method: Method,
+        endpoint: &Endpoint<'_>,
+        body: &impl Serialize,
+        priority: Priority,
+    ) -> Result<ApiResponse, PrefectError> {
+        let read_request = ReadRequest::with_priority(priority);
+        for _ in 0..2 {
+            let token = self.csrf_token(&read_request).await?;
+            let request = || {
+                let url = endpoint.url.clone();
+                let request = self.http.request(method.clone(), url).json(body);
+                match &token {
+                    Some(token) => request
+                        .header(CSRF_CLIENT, &self.csrf_client_id)
+                        .header(CSRF_TOKEN, sensitive(token.expose_secret())),
+                    None => request,
+                }
+            };
+            let response = self
+                .request(request, endpoint.max_bytes, &read_request)
+                .await?;
+            let is_rejected = response.status == StatusCode::FORBIDDEN
+                && detail(response.body.expose_secret())
+                    .is_some_and(|detail| is_csrf_refusal(&detail));
+            if !is_rejected {
+                return Ok(response);
+            }
+            self.invalidate_csrf_token(token.as_ref()).await;
+        }
+        Err(PrefectError::CsrfRejected { host: self.host() })
+    }
+
+    /// The error of a response, unless it is a success.
+    pub(super) fn check(
+        &self,
+        subject: Subject<'_>,
+        response: &ApiResponse,
+    ) -> Result<(), PrefectError> {
+        if response.status.is_success() {
+            Ok(())
+        } else {
+            Err(self.error_for(subject, response))
+        }
+    }
+
+    /// The content of a success. JSON of another shape and a body that is not JSON give different
+    /// errors, because the latter is a page of another server.
+    pub(super) fn parse<T: DeserializeOwned>(
+        &self,
+        endpoint: &Endpoint<'_>,
+        response: &ApiResponse,
+    ) -> Result<T, PrefectError> {
+        self.check(endpoint.subject, response)?;
+        let body = response.body.expose_secret();
+        serde_json::from_slice(body).map_err(|_| {
+            if is_json(body) {
+                PrefectError::UnexpectedBody {
+                    host: self.host(),
+                    missing: endpoint.content,
+                }
+            } else {
+                PrefectError::NotPrefect {
+                    host: self.host(),
+                    status: response.status.as_u16(),
+                }
+            }
+        })
+    }
+
+    /// Sends a request that may be repeated, and repeats it while the server's database is busy.
+    async fn request(
+        &self,
+        request: impl Fn() -> RequestBuilder,
+        max_bytes: usize,
+        read_request: &ReadRequest,
+    ) -> Result<ApiResponse, PrefectError> {
+        let mut attempt = 1;
+        loop {
+            let permit = self.limiter.acquire(&self.limit_key, read_request).await;
+            let mut permit =
+                permit.map_err(|circuit_open| PrefectError::CircuitOpen(Box::new(circuit_open)))?;
+            let response = self.send(request(), max_bytes).await;
+            permit.record(self.outcome(&response));
+            drop(permit);
+            let response = response?;
+            if response.status != StatusCode::SERVICE_UNAVAILABLE || attempt == MAX_ATTEMPTS {
+                return Ok(response);
+            }
+            sleep(jittered(BUSY.delay(attempt), BUSY_JITTER)).await;
+            attempt += 1;
+        }
+    }
+
+    /// Sends one request and reads its answer.
+    async fn send(
+        &self,
+        request: RequestBuilder,
+        max_bytes: usize,
+    ) -> Result<ApiResponse, PrefectError> {
+        let response = request
+            .headers(self.headers.clone())
+            .send()
+            .await
+            .map_err(|error| self.transport(TransportError::new(&error, self.timeout)))?;
+        let status = response.status();
+        let retry_after = retry_after(response.headers(), Timestamp::now());
+        // The status alone identifies a rejection: a body that is too large or broken must not hide it.
+        let body = if status.is_success() {
+            let body = read_bounded(response, max_bytes, self.timeout).await;
+            body.map_err(|error| match error {
+                BodyError::TooLarge { limit } => PrefectError::TooLarge {
+                    host: self.host(),
+                    limit,
+                },
+                BodyError::Transport(error) => self.transport(error),
+            })?
+        } else {
+            let body = read_bounded(response, SMALL_LIMIT, self.timeout).await;
+            body.unwrap_or_default()
+        };
+        Ok(ApiResponse {
+            status,
+            body,
+            retry_after: retry_after.map(|wait| wait.min(MAX_RETRY_AFTER)),
+        })
+    }
+
+    /// What the rate limiter learns from an answer.
+    fn outcome(
+        &self,
+        response: &Result<ApiResponse, PrefectError>,
+    ) -> RequestOutcome<PrefectError> {
+        match response {
+            Err(error) if error.is_host_failure() => RequestOutcome::Failed(error.clone()),
+            Err(_) => RequestOutcome::Answered(None),
+            Ok(response) => match response.status.as_u16() {
+                429 => {
+                    RequestOutcome::RateLimited(response.retry_after.unwrap_or(DEFAULT_RETRY_AFTER))
+                }
+                // Not 503: the server's database is only busy for a moment.
+                status @ (500..=502 | 504..) => RequestOutcome::Failed(PrefectError::ServerFault {
+                    host: self.host(),
+                    status,
+                }),
+                _ => RequestOutcome::Answered(None),
+            },
+        }
+    }
+
+    /// The CSRF token, if the server requires one. One request at a time fetches it, because a new
+    /// token invalidates the last one.
+    async fn csrf_token(
+        &self,
+        read_request: &ReadRequest,
+    ) -> Result<Option<SecretString>, PrefectError> {
+        let mut csrf = self.csrf.lock().await;
+        match csrf.action(Instant::now()) {
+            CsrfAction::Omit => return Ok(None),
+            CsrfAction::Send(token) => return Ok(Some(token)),
+            CsrfAction::Fetch => {}
+        }
+        let mut endpoint = Endpoint {
+            subject: Subject::CsrfToken,
+            url: self.url(&["csrf-token"])?,
+            content: "a CSRF token",
+            max_bytes: SMALL_LIMIT,
+        };
+        endpoint
+            .url
+            .query_pairs_mut()
+            .append_pair("client", &self.csrf_client_id);
+        let request = || self.http.get(endpoint.url.clone());
+        let response = self
+            .request(request, endpoint.max_bytes, read_request)
+            .await?;
+        let now = Instant::now();
+        *csrf = match response.status.as_u16() {
+            401 | 429 => return Err(self.error_for(endpoint.subject, &response)),
+            // 422: CSRF protection is off. 404: a server that is older than it. The request itself
+            // reports any other rejection.
+            400..=499 => CsrfState::disabled(now),
+            _ => {
+                let response: TokenResponse = self.parse(&endpoint, &response)?;
+                CsrfState::issued(response, now, Timestamp::now())
+            }
+        };
+        Ok(csrf.action(now).token())
+    }
+
+    /// Drops the CSRF state, unless another request has replaced it since.
+    async fn invalidate_csrf_token(&self, rejected: Option<&SecretString>) {
+        let mut csrf = self.csrf.lock().await;
+        let current = csrf.action(Instant::now()).token();
+        if current.as_ref().map(ExposeSecret::expose_secret)
+            == rejected.map(ExposeSecret::expose_secret)
+        {
+            *csrf = CsrfState::Unknown;
+        }
+    }
+
+    fn error_for(&self, subject: Subject<'_>, response: &ApiResponse) -> PrefectError {
+        let body = response.body.expose_secret();
+        error_for_status(
+            &self.host,
+            subject,
+            response.status,
+            body,
+            response.retry_after,
+        )
+    }
+
+    fn transport(&self, error: TransportError) -> PrefectError {
+        PrefectError::Transport {
+            host: self.host(),
+            error,
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! The settings that the flags set, grouped by the part that uses them.
+//!
+//! Input: the parsed flags.
+//! Output: plain values, with their units in the type.
+//! Invariants: pure. `args` has checked every range; only host patterns are parsed here.
+
+use std::time::Duration;
+
+use crate::{
+    args::RunArgs,
+    outbound::{AllowedHosts, PatternError},
+};
+
+/// The waits and limits of the controller.
+#[derive(Clone, Copy, Debug)]
+pub struct ControllerSettings {
+    /// Poll interval of bindings that set none.
+    pub refresh_interval: Duration,
+    /// For how long a failing upstream leaves a binding Ready.
+    pub stale_after: Duration,
+    /// How long a Secret outlives its pool entry.
+    pub release_wait: Duration,
+    /// How long a deleted binding waits for Prefect.
+    pub release_timeout: Duration,
+    /// Time limit of a step at the API server.
+    pub kubernetes_timeout: Duration,
+}
+
+/// The time limits and bounds of requests to Prefect and Doppler.
+#[derive(Clone, Copy, Debug)]
+pub struct UpstreamSettings {
+    /// Time limit of a request to Prefect.
+    pub prefect_timeout: Duration,
+    /// Time limit of a request to Doppler.
+    pub doppler_timeout: Duration,
+    /// Requests a minute for each account of Prefect Cloud.
+    pub prefect_account_budget: u32,
+    /// The maximum number of watch streams to Doppler.
+    pub max_streams: u16,
+    /// Shortest poll interval while an event socket is connected.
+    pub pushed_refresh_interval: Duration,
+}
+
+/// Everything that the flags set for the replica that leads.
+#[derive(Clone, Debug)]
+pub struct ManagerSettings {
+    /// Waits and limits of the controller.
+    pub controller: ControllerSettings,
+    /// Time limits and bounds of upstreams.
+    pub upstream: UpstreamSettings,
+    /// Namespaces whose bindings the operator serves. Empty: all.
+    pub watch_namespaces: Vec<String>,
+    /// Further namespaces with `PrefectWorkPool`s.
+    pub prefect_namespaces: Vec<String>,
+    /// Namespace of the operator itself.
+    pub operator_namespace: String,
+    /// The maximum number of reconciles at the same time.
+    pub concurrency: u16,
+    /// Hosts that bindings may name as Prefect servers.
+    pub prefect_hosts: AllowedHosts,
+    /// Hosts that bindings may name as Doppler's API.
+    pub doppler_hosts: AllowedHosts,
+}
+
+impl ManagerSettings {
+    /// The settings that the flags of `run` set.
+    ///
+    /// # Errors
+    /// If an `--allowed-prefect-host` or `--allowed-doppler-host` is not a valid pattern.
+    pub fn new(args: &RunArgs) -> Result<Self, PatternError> {
+        let upstream = &args.upstream;
+        let prefect_hosts = &upstream.allowed_prefect_hosts;
+        let doppler_hosts = &upstream.allowed_doppler_hosts;
+        Ok(Self {
+            controller: ControllerSettings {
+                refresh_interval: args.refresh_interval,
+                stale_after: args.stale_after,
+                release_wait: args.release_wait,
+                release_timeout: args.release_timeout,
+                kubernetes_timeout: args.kubernetes_timeout,
+            },
+            upstream: UpstreamSettings {
+                prefect_timeout: upstream.prefect_timeout,
+                doppler_timeout: upstream.doppler_timeout,
+                prefect_account_budget: args.prefect_account_budget,
+                max_streams: args.max_streams,
+                pushed_refresh_interval: args.pushed_refresh_interval,
+            },
+            watch_namespaces: args.watch_namespaces.clone(),
+            prefect_namespaces: args.prefect_namespaces.clone(),
+            operator_namespace: args.operator_namespace.clone(),
+            concurrency: args.concurrency,
+            prefect_hosts: AllowedHosts::parse("--allowed-prefect-host", prefect_hosts)?,
+            doppler_hosts: AllowedHosts::parse("--allowed-doppler-host", doppler_hosts)?,
+        })
+    }
+}
