@@ -1,7 +1,7 @@
 //! Install, upgrade, roll back and uninstall the chart with Helm 3 and Helm 4.
 //!
-//! Input: the chart and its older version. Output: the objects in the cluster, a served binding, and
-//! what is left after the removal.
+//! Input: the chart and its older version. Output: the objects in the cluster, a served binding,
+//! and what is left after the removal.
 //! Invariants: each test has its own control plane, because the CRD of the chart is cluster-wide.
 
 use std::path::{Path, PathBuf};
