@@ -1,8 +1,8 @@
 //! The chart with Helm 3 and Helm 4, and the manifest for users without Helm.
 //!
-//! Input: the chart and sets of values. Output: the rendered objects (here), missing and invalid
-//! values (`values`), the rights that the chart grants (`rights`), and what an installation leaves
-//! behind (`install`).
+//! Input: the chart and sets of values.
+//! Output: the rendered objects (here), missing and invalid values (`values`), the rights that the
+//! chart grants (`rights`), and what an installation leaves behind (`install`).
 
 mod install;
 mod rights;

@@ -1,7 +1,7 @@
 //! The rights of the chart's service account, as the API server reports them.
 //!
-//! Input: sets of values. Output: access reviews for what the operator needs and what it must not
-//! do.
+//! Input: sets of values.
+//! Output: access reviews for what the operator needs and what it must not do.
 
 use std::time::Duration;
 
