@@ -63,7 +63,7 @@ pub fn client(timeout: Duration, ca_bundle: Option<&[u8]>) -> Result<reqwest::Cl
     build(builder, ca_bundle)
 }
 
-/// Creates a client for event streams and WebSockets, which have no end of their own. Connecting
+/// Creates a client for event streams and `WebSockets`, which have no end of their own. Connecting
 /// takes at most `timeout`; the caller limits the wait for the head and between two chunks.
 ///
 /// Each stream has its own HTTP/1.1 connection: HTTP/2 limits the streams of a connection, often to
