@@ -26,6 +26,7 @@ mod doppler_webhook;
 mod feeds;
 mod image;
 mod leader_election;
+mod manual;
 mod pools;
 mod runs;
 mod scale;

@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn anothers_lease_is_taken_once_it_has_not_changed_here_for_as_long_as_it_lasts() {
+    fn anothers_lease_is_taken_once_unchanged_for_its_duration() {
         let since = Instant::now();
         let lease = seen(Some("other"), since);
         assert_eq!(
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn the_leader_renews_and_gives_up_before_anybody_else_can_take_over() {
+    fn the_leader_gives_up_before_a_standby_can_take_over() {
         let renewed = Instant::now();
         let lease = seen(Some("me"), renewed);
         let at = |after| decide(renewed + after, Some(&lease), &leading(renewed));

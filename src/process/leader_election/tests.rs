@@ -124,7 +124,7 @@ async fn the_first_leads_renews_and_gives_the_lease_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_other_stands_by_and_takes_over_at_once_when_the_lease_is_given_back() {
+async fn a_standby_takes_over_at_once_when_the_lease_is_released() {
     let server = Server::default();
     let mut first = server.candidate("a").acquire(|| {}).await;
     let stands_by = Arc::new(Mutex::new(0));
@@ -144,7 +144,7 @@ async fn the_other_stands_by_and_takes_over_at_once_when_the_lease_is_given_back
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_is_not_renewed_is_taken_when_it_is_over_and_not_before() {
+async fn an_unrenewed_lease_is_taken_when_it_expires() {
     let server = Server::default();
     // It never renews, as if it had been killed. What it wrote says that it was renewed far in the future.
     drop(server.candidate("a").acquire(|| {}).await);
@@ -218,7 +218,7 @@ async fn work_is_dropped_when_another_has_taken_the_lease() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_somebody_else_writes_beside_the_holder_stays_and_does_no_harm() {
+async fn edits_of_other_clients_stay_in_the_lease() {
     let server = Server::default();
     let mut held = server.candidate("a").acquire(|| {}).await;
     server.set(|state| {
@@ -262,7 +262,7 @@ async fn a_renewal_whose_answer_was_lost_is_ones_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_renewal_that_was_under_way_at_the_end_does_not_keep_the_lease() {
+async fn a_pending_renewal_does_not_prevent_the_release() {
     let server = Server::default();
     let held = server.candidate("a").acquire(|| {}).await;
     server.set(|state| {
