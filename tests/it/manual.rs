@@ -1,16 +1,11 @@
-//! docs/operations.md, compared with the command line and the metrics of the operator.
-//!
-//! Input: the manual, the arguments of `run`, and an empty metrics page.
-//! Output: whether the tables of flags and metrics are complete and current.
+//! The table of flags in docs/operations.md, compared with the arguments of `run`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use clap::CommandFactory as _;
 use doppler_prefect_operator::args::Cli;
-use doppler_prefect_operator::metrics::Metrics;
 
 const MANUAL: &str = include_str!("../../docs/operations.md");
-const PREFIX: &str = "doppler_prefect_";
 
 /// The rows of the table below a heading, without the head of the table.
 fn table(heading: &str) -> Vec<Vec<&'static str>> {
@@ -20,8 +15,8 @@ fn table(heading: &str) -> Vec<Vec<&'static str>> {
         .unwrap_or_else(|| panic!("docs/operations.md has no section {heading}"));
     let rows = section
         .lines()
-        .filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
-    let cells = rows.map(|row| row.split(" | ").map(str::trim).collect());
+        .filter_map(|line| line.strip_prefix('|')?.strip_suffix('|'));
+    let cells = rows.map(|row| row.split('|').map(str::trim).collect());
     cells.skip(2).collect()
 }
 
@@ -31,7 +26,7 @@ fn code(cell: &str) -> impl Iterator<Item = &str> {
 }
 
 #[test]
-fn operations_manual_lists_every_flag_with_variable_and_default() {
+fn manual_lists_every_flag_with_variable_and_default() {
     let mut documented = BTreeMap::new();
     for row in table("Flags") {
         for (flag, variable) in code(row[0]).zip(code(row[1])) {
@@ -68,46 +63,4 @@ fn operations_manual_lists_every_flag_with_variable_and_default() {
         flags.insert(flag, (variable, default));
     }
     assert_eq!(documented, flags);
-}
-
-/// The names of the metrics as their samples have them, without the suffixes of histograms.
-fn metrics() -> BTreeSet<String> {
-    let page = Metrics::new().text();
-    let families = page.lines().filter_map(|line| {
-        let (name, kind) = line.strip_prefix("# TYPE ")?.split_once(' ')?;
-        let suffix = match kind {
-            "counter" => "_total",
-            "info" => "_info",
-            _ => "",
-        };
-        Some(format!("{name}{suffix}"))
-    });
-    families.collect()
-}
-
-#[test]
-fn operations_manual_lists_every_metric() {
-    let table = table("Metrics");
-    let documented: BTreeSet<_> = table
-        .iter()
-        .flat_map(|row| code(row[0]))
-        .map(ToOwned::to_owned)
-        .collect();
-    assert_eq!(documented, metrics());
-}
-
-#[test]
-fn queries_and_alerts_in_the_manual_use_existing_metrics() {
-    let metrics = metrics();
-    for (at, _) in MANUAL.match_indices(PREFIX) {
-        let name = MANUAL[at..]
-            .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
-            .next()
-            .unwrap();
-        // `LOG_FILTER` names the crate.
-        if name == "doppler_prefect_operator" {
-            continue;
-        }
-        assert!(metrics.contains(name), "{name}");
-    }
 }

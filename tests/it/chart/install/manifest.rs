@@ -14,7 +14,8 @@ use super::cluster::{Cluster, FLOW_NAMESPACE};
 use crate::chart::{BINARY, MANIFEST};
 use crate::world::{CRD, TIMEOUT, canary, doppler, secret};
 
-/// Applies the CRD and the plain manifest, and waits until a binding of another namespace is served.
+/// Applies the CRD and the plain manifest, and waits until a binding of another namespace is
+/// served.
 pub(super) async fn install(cluster: &Cluster) -> Result<()> {
     let home = "doppler-prefect-operator";
     kubernetes::apply(&cluster.client, home, CRD).await?;
