@@ -263,36 +263,4 @@ impl Default for Metrics {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn text_holds_the_counts() {
-        let metrics = Metrics::new();
-        metrics.count_write("secret", true);
-        metrics
-            .reads
-            .get_or_create(&ReadLabels {
-                upstream: "doppler",
-                outcome: "unchanged",
-            })
-            .inc();
-        let page = metrics.text();
-        assert!(
-            page.contains(
-                "doppler_prefect_kubernetes_writes_total{object=\"secret\",outcome=\"ok\"} 1"
-            ),
-            "{page}"
-        );
-        assert!(
-            page.contains(
-                "doppler_prefect_upstream_reads_total{upstream=\"doppler\",outcome=\"unchanged\"} 1"
-            ),
-            "{page}"
-        );
-        assert!(
-            page.contains("doppler_prefect_build_info{version="),
-            "{page}"
-        );
-    }
-}
+mod tests;

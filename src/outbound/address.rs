@@ -1,17 +1,19 @@
-//! Addresses and names that are never asked, whatever the flags say.
+//! Addresses and names that are always refused, regardless of the flags.
 //!
-//! In: an address or a host name. Out: what it is, if it is refused. Addresses hidden in IPv6 (mapped, compatible, NAT64, 6to4) count as what they
-//! hide. Private and loopback addresses are not refused here: a list of hosts may name them.
+//! Input: an address or a host name.
+//! Output: its description, if it is refused.
+//! Invariants: an IPv4 address inside an IPv6 address (mapped, compatible, NAT64, 6to4) is judged
+//! as that IPv4 address. Private and loopback addresses pass: the allowed hosts may list them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Instance metadata services that do not live in the link-local range: Alibaba, Azure, Oracle.
+/// Instance metadata services outside the link-local range: Alibaba, Azure, Oracle.
 const METADATA_V4: [Ipv4Addr; 3] = [
     Ipv4Addr::new(100, 100, 100, 200),
     Ipv4Addr::new(168, 63, 129, 16),
     Ipv4Addr::new(192, 0, 0, 192),
 ];
-/// The same over IPv6: Amazon, Google.
+/// Instance metadata services over IPv6: Amazon, Google.
 const METADATA_V6: [Ipv6Addr; 2] = [
     Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
     Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
@@ -24,7 +26,7 @@ const METADATA_NAMES: [&str; 5] = [
     "instance-data.ec2.internal",
 ];
 
-/// What the address is, if it is always refused.
+/// Describes the address if it is always refused.
 pub(super) fn refused_address(address: IpAddr) -> Option<&'static str> {
     match address {
         IpAddr::V4(v4) => refused_v4(v4),
@@ -32,7 +34,7 @@ pub(super) fn refused_address(address: IpAddr) -> Option<&'static str> {
     }
 }
 
-/// What the name is, if it is always refused. `name` is in lower case.
+/// Describes the name if it is always refused. `name` is in lower case.
 pub(super) fn refused_name(name: &str) -> Option<&'static str> {
     METADATA_NAMES
         .contains(&name.trim_end_matches('.'))
@@ -73,7 +75,7 @@ fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
         Ipv4Addr::new(a, b, c, d)
     };
     match address.segments() {
-        // Loopback is written in the same range as compatible addresses and hides nothing.
+        // `::1` lies in the range of compatible addresses but embeds no IPv4 address.
         [0, 0, 0, 0, 0, 0, 0, 1] => None,
         [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
             Some(from(high, low))
@@ -88,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refuses_link_local_and_metadata_addresses_in_every_disguise() {
+    fn refuses_link_local_and_metadata_addresses_in_any_form() {
         for text in [
             "169.254.169.254",
             "169.254.0.1",

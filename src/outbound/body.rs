@@ -1,4 +1,8 @@
-//! Reading an answer, up to a bound.
+//! Reads the body of a response, up to a bound.
+//!
+//! Input: a response, a bound and the client's time limit.
+//! Output: the body as a secret, or a [`BodyError`].
+//! Invariants: memory is bounded after decompression.
 
 use std::time::Duration;
 
@@ -6,25 +10,25 @@ use secrecy::SecretSlice;
 
 use super::TransportError;
 
-/// Why there is no body.
+/// Why a body could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
     /// Larger than the bound.
-    #[error("gave an answer of more than {limit} bytes, which is not read")]
+    #[error("sent a response of more than {limit} bytes, which is not read")]
     TooLarge {
         /// The bound, in bytes.
         limit: usize,
     },
-    /// Something went wrong on the way.
+    /// The transfer failed.
     #[error(transparent)]
     Transport(#[from] TransportError),
 }
 
-/// Reads the body, and stops as soon as it is larger than `limit` bytes. They are counted after decompression, so that a small answer that unfolds
-/// to a large one is stopped as well. `timeout` is the client's, for the message. A body may hold secrets, so it does not print itself.
+/// Reads the body, and stops as soon as it is larger than `limit` bytes, counted after
+/// decompression. `timeout` is the client's time limit, for the message.
 ///
 /// # Errors
-/// If the body is too large, or does not arrive whole.
+/// If the body is too large, or does not arrive completely.
 pub async fn read_bounded(
     mut response: reqwest::Response,
     limit: usize,
@@ -68,7 +72,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn reads_up_to_the_bound_and_not_a_byte_more() {
+    async fn reads_a_body_up_to_the_bound() {
         let answer = || ResponseTemplate::new(200).set_body_bytes(*b"canary");
         let body = read(answer(), 6).await.unwrap();
         assert_eq!(body.expose_secret(), b"canary");
@@ -80,8 +84,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn stops_when_a_small_answer_unfolds_to_a_large_one() {
-        // 200,000 zeros in 229 bytes: mostly one repeated code.
+    async fn counts_the_bound_after_decompression() {
+        // 200,000 zeros compressed to 229 bytes.
         let bomb = [
             "H4sIAAAAAAACA+3BMQEAAADCoPVPbQZ/o",
             &"A".repeat(257),

@@ -1,9 +1,10 @@
-//! The HTTP clients, the same for both upstreams: one for requests, one for streams.
+//! The HTTP clients for both upstreams: one for requests, one for streams.
 //!
-//! In: a time limit and, if wanted, certificate authorities in PEM. Out: a client that follows no redirect, so that credentials go where they were
-//! meant to go and nowhere else. For requests HTTP/2 is agreed upon by TLS, and plain HTTP stays HTTP/1.1; each stream has a connection of its own. A
-//! proxy is taken from the environment (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`); it then resolves the names itself, so that the resolver's refusal
-//! holds only for direct connections.
+//! Input: a time limit and optional certificate authorities in PEM.
+//! Output: a client for requests (HTTP/2 over TLS, HTTP/1.1 otherwise) or for streams (one HTTP/1.1
+//! connection each). Proxies come from `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`.
+//! Invariants: no client follows a redirect, so credentials reach only the host that was checked.
+//! The resolver drops refused addresses; a proxy resolves names itself and bypasses this.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -16,28 +17,29 @@ use reqwest::{
 use super::address::refused_address;
 use crate::reason::Reason;
 
-/// A server that is there answers a connection long before this.
+/// A reachable server accepts a connection much faster than this.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longer than the usual interval between two polls, so that each finds its connection open.
+/// Longer than the default poll interval, so that a poll reuses its connection.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// Why there is no client.
+/// Why a client could not be created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClientError {
-    /// The certificate authorities cannot be read.
+    /// The certificate authorities cannot be parsed.
     #[error(
         "the CA bundle is not a list of certificates in PEM: give whole blocks from -----BEGIN CERTIFICATE----- to -----END CERTIFICATE-----"
     )]
     CaBundle,
-    /// The client cannot be made, which is a fault of the image: no certificate authorities, no crypto provider.
+    /// The client cannot be created: the image has no certificate authorities or no crypto
+    /// provider.
     #[error(
-        "no HTTP client can be made: look whether the image has certificate authorities under /etc/ssl, or set SSL_CERT_FILE"
+        "the HTTP client cannot be created: check that the image has certificate authorities under /etc/ssl, or set SSL_CERT_FILE"
     )]
     Build,
 }
 
 impl ClientError {
-    /// The word for condition, Event, metric and log.
+    /// The reason for the condition, the Event, the metric and the log.
     #[must_use]
     pub const fn reason(self) -> Reason {
         match self {
@@ -47,8 +49,9 @@ impl ClientError {
     }
 }
 
-/// Makes a client whose requests, from connecting to the last byte of the body, take at most `timeout`. `ca_bundle` is PEM, added to the system's
-/// roots. To be kept and used again: it holds the connections.
+/// Creates a client whose requests, from connecting to the last byte of the body, take at most
+/// `timeout`. `ca_bundle` is PEM and extends the system's roots. Keep the client: it owns the
+/// connection pool.
 ///
 /// # Errors
 /// If the CA bundle is not PEM, or the system has no certificate authorities at all.
@@ -60,10 +63,12 @@ pub fn client(timeout: Duration, ca_bundle: Option<&[u8]>) -> Result<reqwest::Cl
     build(builder, ca_bundle)
 }
 
-/// Makes a client for answers that go on for as long as both sides like, event streams and sockets. Connecting takes at most `timeout`; the time
-/// limits of the head and of the silence between two pieces are the caller's. Each has an HTTP/1.1 connection to itself: one of HTTP/2 carries a
-/// limited number of streams, often a hundred, and requests would wait for their turn; nor can it become a `WebSocket`. Nothing is compressed, since
-/// compression holds back what is short. A proxy passes on the upgrade of an https URL, which it cannot see; of an http URL most do not.
+/// Creates a client for event streams and `WebSockets`, which have no end of their own. Connecting
+/// takes at most `timeout`; the caller limits the wait for the head and between two chunks.
+///
+/// Each stream has its own HTTP/1.1 connection: HTTP/2 limits the streams of a connection, often to
+/// 100, and does not upgrade to a `WebSocket`. Responses are not compressed, since compression
+/// delays short events. Most proxies pass the upgrade of an https URL, but not of an http URL.
 ///
 /// # Errors
 /// As [`client`].
@@ -78,7 +83,8 @@ pub fn stream_client(
     build(builder, ca_bundle)
 }
 
-/// Makes a client for other replicas, by address and past any proxy. Like [`client`] it follows no redirect.
+/// Creates a client for other replicas, which connects to an address without a proxy. Like
+/// [`client`] it follows no redirect.
 ///
 /// # Errors
 /// If the system has no certificate authorities at all.
@@ -90,7 +96,7 @@ pub fn direct_client(timeout: Duration) -> Result<reqwest::Client, ClientError> 
     build(builder, None)
 }
 
-/// What no client goes without.
+/// Settings that all clients share.
 fn base_builder(timeout: Duration) -> ClientBuilder {
     reqwest::Client::builder()
         .user_agent(concat!(
@@ -115,18 +121,19 @@ fn build(
         builder = builder.tls_certs_merge(roots);
     }
     builder.build().map_err(|_| match ca_bundle {
-        // The PEM was well formed but what it holds is no certificate.
+        // The PEM is well formed, but its content is not a certificate.
         Some(_) => ClientError::CaBundle,
         None => ClientError::Build,
     })
 }
 
-/// Every address that the name resolves to is one that is never asked.
+/// The name resolves to refused addresses only.
 #[derive(Debug, thiserror::Error)]
 #[error("the name resolves to refused addresses only")]
 pub(super) struct AddressRefused;
 
-/// The system's resolver, less the addresses that are never asked: a name that anybody may register must not be a way around the list.
+/// The system's resolver without the refused addresses: anyone can register a name that points to a
+/// metadata service, so the allowed hosts alone do not protect it.
 struct GuardedResolver;
 
 impl Resolve for GuardedResolver {
@@ -149,7 +156,7 @@ fn permitted(found: impl Iterator<Item = SocketAddr>) -> Result<Addrs, AddressRe
 
 #[cfg(test)]
 pub(crate) fn install_crypto_provider() {
-    // A second call finds it installed already.
+    // A second call fails because the provider is already installed.
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
@@ -212,7 +219,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn distinguishes_a_slow_server_from_an_absent_one() {
+    async fn distinguishes_a_timeout_from_a_refused_connection() {
         install_crypto_provider();
         let limit = Duration::from_millis(200);
         let server = MockServer::start().await;
@@ -243,7 +250,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn reports_a_name_that_does_not_resolve() {
+    async fn reports_a_dns_failure() {
         let error = new()
             .get("http://no-such-host.invalid/")
             .send()
@@ -253,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn leaves_out_refused_addresses_and_fails_if_none_is_left() {
+    fn drops_refused_addresses_and_fails_if_none_remains() {
         let at = |text: &str| SocketAddr::new(text.parse().unwrap(), 0);
         let mixed = [at("169.254.169.254"), at("10.0.0.1")];
         let left: Vec<_> = permitted(mixed.into_iter()).unwrap().collect();

@@ -1,46 +1,52 @@
-//! Which hosts a binding may send the operator to.
+//! Which hosts a binding may make the operator call.
 //!
-//! In: the entries of a flag, then a URL that a user wrote. Out: leave to go there, or a sentence that says what to write instead. Nothing is
-//! resolved or sent here; names that resolve to refused addresses are stopped by the [`super::client`].
+//! Input: the entries of a flag, and a URL from a user.
+//! Output: `Ok`, or a message that states what to write instead.
+//! Invariants: this module resolves no name and sends nothing. The resolver of [`super::client`]
+//! stops names that resolve to refused addresses.
 
 use url::{Host, Url};
 
 use super::{PatternError, address, pattern::Pattern};
 use crate::reason::Reason;
 
-/// A list of hosts from the operator's flags.
+/// The allowed hosts from one flag of the operator.
 ///
-/// An entry is `HOST`, `HOST:PORT` or `HOST:*`, each with or without a scheme before it:
-/// - without a scheme it allows `https` only; `http://HOST` allows plain HTTP to that host (and only that: list both to allow both);
-/// - without a port it allows the scheme's own port only (443 or 80), `:8443` that one port, `:*` any;
-/// - in a name `*` stands for one label or a part of it, `?` for one character, and `**` for any number of labels (`**.example.com` is every name
-///   below `example.com`, and that name itself). `*` alone is every host;
-/// - an IPv6 address stands in brackets and has no wildcards.
+/// An entry is `HOST`, `HOST:PORT` or `HOST:*`, with or without a scheme in front:
+/// - without a scheme it allows `https` only; `http://HOST` allows plain HTTP only (list both to
+///   allow both);
+/// - without a port it allows the scheme's default port only (443 or 80), `:8443` only that port,
+///   and `:*` every port;
+/// - in a name `*` matches one label or a part of it, `?` one character, and `**` any number of
+///   labels (`**.example.com` matches `example.com` and every name below it). `*` alone matches
+///   every host;
+/// - an IPv6 address is written in brackets and has no wildcards.
 ///
-/// Whatever the entries say, link-local, unspecified and multicast addresses (also those hidden in IPv6), instance metadata services, and user names
-/// or passwords in a URL are refused.
+/// Link-local, unspecified and multicast addresses (also inside IPv6), instance metadata services,
+/// and URLs with a user name or password are always refused.
 ///
-/// Servers in the cluster are free only when the operator makes the URL itself from `name` and `namespace` ([`super::in_cluster_url`]). A URL
-/// that a user wrote, such as `http://prefect-server.prefect.svc:4200`, is an ordinary URL: it needs an entry (`http://*.prefect.svc:4200`), since
-/// otherwise a binding could send credentials to every Service of the cluster, on every port.
+/// A URL that the operator builds itself from `name` and `namespace` ([`super::in_cluster_url`])
+/// needs no entry. A user's URL of a Service, such as `http://prefect-server.prefect.svc:4200`,
+/// does (`http://*.prefect.svc:4200`): otherwise a binding could send credentials to any Service
+/// and port of the cluster.
 #[derive(Clone, Debug)]
 pub struct AllowedHosts {
     flag: &'static str,
     patterns: Vec<Pattern>,
 }
 
-/// Why a URL is not asked.
+/// Why a URL is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HostRefused {
-    /// Neither https nor http.
+    /// The scheme is neither https nor http.
     #[error("the URL begins with {scheme}: — write one that begins with https://")]
     Scheme {
         /// The scheme.
         scheme: String,
     },
-    /// A user name or password in the URL.
+    /// The URL contains a user name or password.
     #[error(
-        "the URL of {host} carries a user name or password: leave them out, and give credentials in the field that is made for them"
+        "the URL of {host} carries a user name or password: remove them, and put the credentials in the field for credentials"
     )]
     UserInfo {
         /// The host.
@@ -49,19 +55,19 @@ pub enum HostRefused {
     /// The URL names no host.
     #[error("the URL names no host: write one such as https://api.example.com")]
     NoHost,
-    /// An address or name that is refused whatever the flags say.
+    /// An address or name that is refused regardless of the flags.
     #[error(
         "{host} is {description}, which is always refused: write the name of the server itself"
     )]
     AlwaysRefused {
         /// The host.
         host: String,
-        /// What it is.
+        /// What the host is.
         description: &'static str,
     },
-    /// Plain HTTP to a host that no entry lists with its scheme.
+    /// Plain HTTP to a host that no entry allows with the scheme http.
     #[error(
-        "plain http to {host} is not allowed: write https://, or have {entry} added to the operator's {flag}"
+        "plain http to {host} is not allowed: write https://, or add {entry} to the operator's {flag}"
     )]
     PlainHttp {
         /// The host.
@@ -71,9 +77,9 @@ pub enum HostRefused {
         /// The flag.
         flag: &'static str,
     },
-    /// No entry lists it.
+    /// No entry allows the host.
     #[error(
-        "{host} is not one of the hosts that the operator may ask: correct the URL, or have {entry} added to the operator's {flag}"
+        "{host} is not an allowed host: correct the URL, or add {entry} to the operator's {flag}"
     )]
     NotListed {
         /// The host.
@@ -83,9 +89,9 @@ pub enum HostRefused {
         /// The flag.
         flag: &'static str,
     },
-    /// Name or namespace of a Service that is not a DNS label.
+    /// The name or namespace of a Service is not a DNS label.
     #[error(
-        "the server's {field} is not a name that a Service can have: write lower-case letters, digits and hyphens, at most 63"
+        "the server's {field} is not a valid name of a Service: write lower-case letters, digits and hyphens, at most 63 characters"
     )]
     InvalidLabel {
         /// `name` or `namespace`.
@@ -94,7 +100,7 @@ pub enum HostRefused {
 }
 
 impl HostRefused {
-    /// The word for condition, Event, metric and log.
+    /// The reason for the condition, the Event, the metric and the log.
     #[must_use]
     pub const fn reason(&self) -> Reason {
         Reason::HostNotAllowed
@@ -102,10 +108,10 @@ impl HostRefused {
 }
 
 impl AllowedHosts {
-    /// Reads the entries of `flag`, such as `--allowed-doppler-host`. The flag's name is kept for messages.
+    /// Parses the entries of `flag`, such as `--allowed-doppler-host`. Messages name the flag.
     ///
     /// # Errors
-    /// If an entry cannot be understood.
+    /// If an entry is invalid.
     pub fn parse(flag: &'static str, entries: &[String]) -> Result<Self, PatternError> {
         let patterns = entries
             .iter()
@@ -120,10 +126,10 @@ impl AllowedHosts {
         Ok(Self { flag, patterns })
     }
 
-    /// Whether a URL that a user wrote may be asked.
+    /// Checks a URL from a user.
     ///
     /// # Errors
-    /// If not, with what to write instead.
+    /// If the URL is not allowed, with what to write instead.
     pub fn check(&self, url: &Url) -> Result<(), HostRefused> {
         if !matches!(url.scheme(), "https" | "http") {
             return Err(HostRefused::Scheme {
@@ -180,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn allows_listed_hosts_and_names_the_flag_for_the_rest() {
+    fn allows_listed_hosts_and_names_the_flag_for_others() {
         let listed = ["api.prefect.cloud", "http://127.0.0.1:*"];
         assert_eq!(check(&listed, "https://api.prefect.cloud/api"), Ok(()));
         assert_eq!(check(&listed, "http://127.0.0.1:4200/api"), Ok(()));
@@ -189,14 +195,14 @@ mod tests {
         assert_eq!(refused.reason(), Reason::HostNotAllowed);
         assert_eq!(
             refused.to_string(),
-            "prefect.example.com is not one of the hosts that the operator may ask: correct the URL, or have prefect.example.com:8443 added to \
+            "prefect.example.com is not an allowed host: correct the URL, or add prefect.example.com:8443 to \
              the operator's --allowed-prefect-host"
         );
         assert_eq!(
             check(&listed, "http://api.prefect.cloud/")
                 .unwrap_err()
                 .to_string(),
-            "plain http to api.prefect.cloud is not allowed: write https://, or have http://api.prefect.cloud added to the operator's \
+            "plain http to api.prefect.cloud is not allowed: write https://, or add http://api.prefect.cloud to the operator's \
              --allowed-prefect-host"
         );
     }
@@ -220,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cluster_address_that_a_user_wrote_needs_an_entry() {
+    fn a_user_url_of_a_service_needs_an_entry() {
         let url = "http://prefect-server.prefect.svc:4200/api";
         assert!(check(&["api.prefect.cloud"], url).is_err());
         assert_eq!(check(&["http://*.prefect.svc:4200"], url), Ok(()));
@@ -276,10 +282,10 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_cannot_be_understood_says_what_to_write() {
+    fn an_invalid_entry_names_the_flag_and_the_fix() {
         let error = AllowedHosts::parse(FLAG, &["ftp://x".to_owned()]).unwrap_err();
         assert!(error.to_string().starts_with(
-            "--allowed-prefect-host has the entry \"ftp://x\": its scheme is neither https nor http; write HOST"
+            "invalid entry \"ftp://x\" of --allowed-prefect-host: its scheme is neither https nor http; write HOST"
         ), "{error}");
     }
 }

@@ -1,11 +1,15 @@
-//! URLs of servers in this cluster, made from the name and namespace of a Service.
+//! Builds URLs of Services in this cluster from a name and a namespace.
+//!
+//! Input: name, namespace and port of a Service.
+//! Output: its URL, or [`HostRefused::InvalidLabel`].
+//! Invariants: the URL always points into the cluster.
 
 use url::Url;
 
 use super::HostRefused;
 
-/// `http://NAME.NAMESPACE.svc:PORT/`: the URL of a Service in this cluster. It needs no leave from [`super::AllowedHosts`], since its parts are
-/// checked here: each is one DNS label, so that nothing else can be smuggled into the URL.
+/// Returns `http://NAME.NAMESPACE.svc:PORT/`. It bypasses [`super::AllowedHosts`]: name and
+/// namespace must be DNS labels, so they cannot contain another host, path or user name.
 ///
 /// # Errors
 /// [`HostRefused::InvalidLabel`] if name or namespace is not a DNS label.
@@ -32,13 +36,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn makes_the_url_of_a_service() {
+    fn builds_the_url_of_a_service() {
         let url = in_cluster_url("prefect-server", "prefect", 4200).unwrap();
         assert_eq!(url.as_str(), "http://prefect-server.prefect.svc:4200/");
     }
 
     #[test]
-    fn refuses_what_would_leave_the_cluster() {
+    fn refuses_names_that_would_leave_the_cluster() {
         for (name, namespace) in [
             ("evil.example.com/", "x"),
             ("a", "b.example.com#"),

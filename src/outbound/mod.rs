@@ -1,8 +1,10 @@
-//! The one way out: which hosts may be asked, with which HTTP client, and how much of an answer is read.
+//! HTTP to servers outside the API server: allowed hosts, HTTP clients, bounded bodies.
 //!
-//! In: a URL that a binding names, time limits, certificate authorities. Out: leave to go there ([`AllowedHosts`]), a [`client`] or a
-//! [`stream_client`] that follows no redirect, a body that is bounded ([`read_bounded`]), and errors that say what to do ([`TransportError`]). It
-//! knows nothing of Prefect or Doppler, and never puts a URL's path or query, a header or a body into an error.
+//! Input: a URL from a binding, time limits, certificate authorities.
+//! Output: a decision about the host ([`AllowedHosts`]), a [`client`] or a [`stream_client`], a
+//! body ([`read_bounded`]), and errors that state the fix ([`TransportError`]).
+//! Invariants: no client follows a redirect, and each body is bounded. No error contains a path, a
+//! query, a header or a body. This module knows neither Prefect nor Doppler.
 
 mod address;
 mod body;

@@ -5,13 +5,13 @@ use std::net::Ipv6Addr;
 use globset::{GlobBuilder, GlobMatcher};
 use url::{Host, Url};
 
-/// An entry of a list of hosts that cannot be understood.
+/// An invalid entry of a list of hosts.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{flag} has the entry {entry:?}: {problem}; write HOST, HOST:PORT, HOST:*, or one of these after https:// or http://, where * stands for one part of a name"
+    "invalid entry {entry:?} of {flag}: {problem}; write HOST, HOST:PORT or HOST:*, each with or without https:// or http://, where * matches one label of a name"
 )]
 pub struct PatternError {
-    /// The flag whose entry it is.
+    /// The flag that has the entry.
     pub flag: &'static str,
     /// The entry as given.
     pub entry: String,
@@ -72,7 +72,7 @@ impl Pattern {
             _ => return false,
         };
         let port = match self.port {
-            // The url crate leaves a scheme's own port out.
+            // The url crate omits the default port of the scheme.
             PortPattern::Default => url.port().is_none(),
             PortPattern::Any => true,
             PortPattern::Exactly(port) => url.port_or_known_default() == Some(port),
@@ -90,7 +90,7 @@ impl HostPattern {
             return inner
                 .parse()
                 .map(Self::V6)
-                .map_err(|_| "what stands in brackets is not an IPv6 address");
+                .map_err(|_| "the text in brackets is not an IPv6 address");
         }
         let host = host.strip_suffix('.').unwrap_or(host);
         if host.is_empty() {
@@ -109,7 +109,7 @@ impl HostPattern {
             .literal_separator(true)
             .build()
             .map(|glob| Self::Glob(glob.compile_matcher()))
-            .map_err(|_| "its wildcards cannot be understood")
+            .map_err(|_| "its wildcards are not valid")
     }
 
     fn matches(&self, host: &Host<&str>) -> bool {
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_host_allows_https_on_its_own_port_and_nothing_else() {
+    fn a_host_alone_allows_https_on_the_default_port_only() {
         assert!(allows("api.doppler.com", "https://api.doppler.com/v3"));
         assert!(allows("API.doppler.com", "https://api.Doppler.com:443/v3"));
         assert!(allows("api.doppler.com", "https://api.doppler.com./v3"));
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_is_exact_unless_it_is_a_star() {
+    fn a_port_matches_exactly_unless_it_is_a_wildcard() {
         assert!(allows("x.example:8443", "https://x.example:8443"));
         assert!(!allows("x.example:8443", "https://x.example"));
         assert!(allows("x.example:443", "https://x.example"));
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scheme_allows_that_scheme_only() {
+    fn an_entry_with_a_scheme_allows_that_scheme_only() {
         assert!(allows("http://x.example", "http://x.example/"));
         assert!(!allows("http://x.example", "https://x.example/"));
         assert!(allows("https://x.example/", "https://x.example/"));
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_star_stands_for_one_label_and_two_for_any_number() {
+    fn one_star_matches_one_label_and_two_match_any_number() {
         assert!(allows("*.example.com", "https://a.example.com"));
         assert!(!allows("*.example.com", "https://a.b.example.com"));
         assert!(!allows("*.example.com", "https://example.com"));
@@ -205,14 +205,14 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_address_stands_in_brackets() {
+    fn accepts_an_ipv6_address_in_brackets() {
         assert!(allows("http://[::1]:4200", "http://[::1]:4200/"));
         assert!(allows("[2001:db8::1]", "https://[2001:DB8:0::1]/"));
         assert!(!allows("[2001:db8::1]", "https://[2001:db8::2]/"));
     }
 
     #[test]
-    fn refuses_invalid_hosts() {
+    fn rejects_invalid_entries() {
         for entry in [
             "", "https://", "ftp://x", "x:port", "x:99999", "[x]", "x/path", "user@x", "a b",
             "{a}.x", "::1",

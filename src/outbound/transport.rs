@@ -1,48 +1,50 @@
-//! What went wrong on the way, in a few words.
+//! Describes a failed exchange with a server.
 //!
-//! In: an error of the HTTP client. Out: a [`TransportError`] that reads on after a host's name ("api.doppler.com did not answer within 15 s"). It
-//! keeps nothing of the original error, since that may hold the URL with its query.
+//! Input: an error of the HTTP client.
+//! Output: a [`TransportError`], whose message continues a host name ("api.doppler.com did not
+//! answer within 15 s").
+//! Invariants: it drops the original error, which may contain the URL with its query.
 
 use std::{error::Error, io, time::Duration};
 
 use super::client::AddressRefused;
 
-/// Why there is no answer.
+/// Why a request got no complete response.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TransportError {
     /// The whole exchange took longer than allowed.
     #[error("did not answer within {}", seconds(*.0))]
     Timeout(Duration),
-    /// The name is not known.
+    /// The name does not resolve.
     #[error("could not be found: its name does not resolve")]
     Dns,
-    /// The name resolves to addresses that are never asked.
+    /// The name resolves to refused addresses only.
     #[error(
         "is refused: its name resolves to link-local, multicast or instance metadata addresses only"
     )]
     AddressRefused,
-    /// No connection.
+    /// The connection was refused or failed.
     #[error("could not be reached: the connection was refused or failed")]
     Connect,
-    /// The server's certificate is not accepted.
+    /// The server's certificate is not valid for this client.
     #[error("could not be trusted: {0}")]
     Certificate(&'static str),
-    /// Something else of TLS.
-    #[error("could not be reached: TLS could not be agreed upon")]
+    /// Another TLS failure.
+    #[error("could not be reached: the TLS handshake failed")]
     Tls,
-    /// The answer ended early.
+    /// The response ended early.
     #[error("broke off in the middle of its answer")]
     Interrupted,
-    /// The answer's compression or framing is broken.
-    #[error("gave an answer that cannot be decoded")]
+    /// The compression or framing of the response is invalid.
+    #[error("sent a response that cannot be decoded")]
     Undecodable,
-    /// The request itself could not be made.
-    #[error("could not be asked: the request is not valid")]
+    /// The request could not be built.
+    #[error("did not receive the request: it is not valid")]
     Request,
 }
 
 impl TransportError {
-    /// Reads the error of a client whose time limit is `timeout`.
+    /// Classifies the error of a client whose time limit is `timeout`.
     #[must_use]
     pub fn new(error: &reqwest::Error, timeout: Duration) -> Self {
         if find_source::<AddressRefused>(error).is_some() {
@@ -57,7 +59,8 @@ impl TransportError {
             Self::Connect
         } else if error.is_builder() {
             Self::Request
-        } else if error.is_decode() && find_source::<io::Error>(error).is_some_and(is_garbled) {
+        } else if error.is_decode() && find_source::<io::Error>(error).is_some_and(is_invalid_data)
+        {
             Self::Undecodable
         } else {
             Self::Interrupted
@@ -65,10 +68,11 @@ impl TransportError {
     }
 }
 
-/// Looks for an error of one kind among the sources. An `io::Error` hides the error that it wraps from `source()`, hence the second look.
+/// Finds an error of type `E` in the chain of sources. `io::Error::source()` skips the error that
+/// it wraps, so wrapped errors are checked separately.
 fn find_source<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
     let mut next = Some(error);
-    // No chain of errors is that long; the bound keeps a faulty `source()` from looping.
+    // The bound stops a faulty `source()` from looping.
     for _ in 0..32 {
         let current = next?;
         if let Some(found) = current.downcast_ref::<E>() {
@@ -97,7 +101,7 @@ fn find_wrapped<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Opt
     })
 }
 
-fn is_garbled(error: &io::Error) -> bool {
+fn is_invalid_data(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput
@@ -113,14 +117,14 @@ fn certificate_problem(error: &rustls::Error) -> Option<&'static str> {
         C::Expired | C::ExpiredContext { .. } => "its certificate has expired",
         C::NotValidYet | C::NotValidYetContext { .. } => "its certificate is not valid yet",
         C::NotValidForName | C::NotValidForNameContext { .. } => {
-            "its certificate is for another name"
+            "its certificate is for a different name"
         }
-        C::UnknownIssuer => "no certificate authority that is known signed its certificate",
+        C::UnknownIssuer => "its certificate is signed by an unknown authority",
         _ => "its certificate is not valid",
     })
 }
 
-/// `15 s`, `0.25 s`.
+/// Formats a duration as `15 s` or `0.25 s`.
 fn seconds(span: Duration) -> String {
     format!("{} s", span.as_secs_f64())
 }
@@ -130,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_on_after_a_host_name() {
+    fn message_continues_a_host_name() {
         assert_eq!(
             TransportError::Timeout(Duration::from_secs(15)).to_string(),
             "did not answer within 15 s"
@@ -147,12 +151,12 @@ mod tests {
         let error = io::Error::other(io::Error::other(inner));
         assert_eq!(
             find_source::<rustls::Error>(&error).and_then(certificate_problem),
-            Some("no certificate authority that is known signed its certificate")
+            Some("its certificate is signed by an unknown authority")
         );
     }
 
     #[tokio::test]
-    async fn reports_a_name_that_resolves_to_a_refused_address() {
+    async fn reports_a_name_that_resolves_to_refused_addresses() {
         struct Refusing;
         impl reqwest::dns::Resolve for Refusing {
             fn resolve(&self, _: reqwest::dns::Name) -> reqwest::dns::Resolving {

@@ -1,4 +1,4 @@
-"""The flow of the article: it brings its secrets itself, from Doppler, with the token in a Prefect block."""
+"""The article's flow, before: it downloads its secrets from Doppler, with the token in a Prefect block."""
 
 from io import StringIO
 

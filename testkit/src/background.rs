@@ -1,5 +1,8 @@
-//! A server on a thread and runtime of its own. In: a future that serves until it is told to stop. Out: a handle whose
-//! drop stops it. It never shares the runtime of a test, since each test has its own and takes its tasks along.
+//! A server with its own thread and runtime.
+//!
+//! Input: a future that serves until it is stopped.
+//! Output: a handle whose drop stops the server.
+//! Invariants: the server does not use the runtime of a test, which ends with the test.
 
 use std::future::Future;
 use std::thread::JoinHandle;
@@ -7,14 +10,15 @@ use std::thread::JoinHandle;
 use anyhow::{Context, Result};
 use tokio::sync::oneshot;
 
-/// The running thread. Dropping it ends the server and everything that it spawned.
+/// A running thread. Dropping it stops the server and every task that it spawned.
 pub(crate) struct BackgroundServer {
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl BackgroundServer {
-    /// Runs what `make` gives on a new thread. `make` is called inside the runtime, so it may spawn and adopt sockets.
+    /// Runs the future that `make` returns on a new thread. `make` runs inside the runtime, so it
+    /// may spawn tasks and adopt sockets.
     pub(crate) fn start<F, S>(name: &str, make: F) -> Result<Self>
     where
         F: FnOnce() -> S + Send + 'static,
@@ -34,7 +38,8 @@ impl BackgroundServer {
                         _ = stopped => {}
                     }
                 });
-                // What still runs is dropped here, mid-await: requests that are never to be answered must not hold the thread.
+                // Dropping the runtime ends tasks in the middle of an await: requests that hang
+                // must not block the thread.
                 runtime.shutdown_background();
             })
             .context("a thread for the server")?;
@@ -49,7 +54,7 @@ impl Drop for BackgroundServer {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            // A panic over there has already been printed; a second one here would abort the test run.
+            // The thread has already printed its panic; a second one here would abort the test run.
             let _ = thread.join();
         }
     }

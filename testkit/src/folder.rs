@@ -1,15 +1,17 @@
-//! Temporary folders that are gone afterwards, also when this process is killed.
+//! Temporary folders that are removed even if this process is killed.
 //!
-//! In: a name. Out: an empty folder, removed when its value is dropped; when the process dies without dropping it, its
-//! guardian removes it a little later, once the servers in it have ended. With
-//! `DOPPLER_PREFECT_TESTKIT_KEEP` set, folders stay, so that their logs can be read.
+//! Input: a name.
+//! Output: an empty folder, removed when its value is dropped. If this process dies first, its
+//! guardian removes the folder once the servers in it have ended.
+//! Invariants: with `DOPPLER_PREFECT_TESTKIT_KEEP` set, folders stay, so that their logs can be
+//! read.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
 
-/// Servers that end with this process may write for some seconds more: remove it again and again.
+/// Servers that end with this process may still write for some seconds, so the guardian repeats.
 const GUARDIAN_SCRIPT: &str = r#"
 trap '' HUP INT TERM
 while read -r _; do :; done
@@ -20,15 +22,15 @@ for _ in 1 2 3 4 5 6 7 8; do rm -rf -- "$1"; sleep 1; done
 #[derive(Debug)]
 pub struct ScratchDir {
     path: PathBuf,
-    /// It holds the writing end of the guardian's pipe.
+    /// The writing end of the guardian's pipe.
     guardian: Option<Child>,
 }
 
 impl ScratchDir {
-    /// A new empty folder whose name starts with `name`.
+    /// Creates an empty folder whose name starts with `name`.
     ///
     /// # Errors
-    /// When the folder or its guardian cannot be made.
+    /// If the folder or its guardian cannot be created.
     pub fn new(name: &str) -> Result<Self> {
         let prefix = format!("doppler-prefect-{name}-");
         let path = tempfile::Builder::new().prefix(&prefix).tempdir()?.keep();
@@ -53,7 +55,7 @@ impl ScratchDir {
         Ok(Self { path, guardian })
     }
 
-    /// Where it is.
+    /// The path of the folder.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -63,7 +65,7 @@ impl ScratchDir {
 impl Drop for ScratchDir {
     fn drop(&mut self) {
         if let Some(guardian) = &mut self.guardian {
-            // Removed here and now; the guardian is not needed for it.
+            // The folder is removed here, so the guardian is not needed.
             let _ = guardian.kill();
             let _ = guardian.wait();
             let _ = std::fs::remove_dir_all(&self.path);
@@ -89,37 +91,37 @@ mod tests {
 
     #[test]
     fn is_removed_when_its_owner_is_killed() {
-        if let Some(told) = std::env::var_os(OWNER) {
+        if let Some(path_file) = std::env::var_os(OWNER) {
             let folder = ScratchDir::new("test").unwrap();
-            let part = Path::new(&told).with_extension("part");
+            let part = Path::new(&path_file).with_extension("part");
             std::fs::write(&part, folder.path().to_str().unwrap()).unwrap();
-            std::fs::rename(&part, &told).unwrap();
+            std::fs::rename(&part, &path_file).unwrap();
             std::thread::sleep(Duration::from_mins(10));
             return;
         }
-        let told = tempfile::tempdir().unwrap();
-        let told = told.path().join("path");
+        let path_file = tempfile::tempdir().unwrap();
+        let path_file = path_file.path().join("path");
         let mut owner = Command::new(std::env::current_exe().unwrap())
             .args([
                 "--exact",
                 "folder::tests::is_removed_when_its_owner_is_killed",
             ])
-            .env(OWNER, &told)
+            .env(OWNER, &path_file)
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
         let deadline = Instant::now() + Duration::from_secs(20);
         let wait = |what: &str, condition: &dyn Fn() -> bool| {
             while !condition() {
-                assert!(Instant::now() < deadline, "waited in vain for {what}");
+                assert!(Instant::now() < deadline, "{what} did not happen in time");
                 std::thread::sleep(Duration::from_millis(20));
             }
         };
-        wait("the owner's folder", &|| told.exists());
-        let path = PathBuf::from(std::fs::read_to_string(&told).unwrap());
+        wait("the owner's folder", &|| path_file.exists());
+        let path = PathBuf::from(std::fs::read_to_string(&path_file).unwrap());
         assert!(path.exists());
         owner.kill().unwrap();
         owner.wait().unwrap();
-        wait("its end", &|| !path.exists());
+        wait("the removal of the folder", &|| !path.exists());
     }
 }

@@ -1,9 +1,9 @@
-//! The rights of the chart, and nothing else, for an operator that runs outside a cluster.
+//! The permissions of the chart for an operator that runs outside the cluster.
 //!
-//! In: the manifests that helm rendered. Out: the service account's kubeconfig, after its account, roles and bindings were
-//! applied. The token is minted by the API server, so RBAC decides on every request as it would in a pod.
-//!
-//! Never: a right that the chart does not give, or an object of the chart's hooks.
+//! Input: the manifests that Helm rendered.
+//! Output: a kubeconfig of the service account, after its account, roles and bindings were applied.
+//! The API server issues the token, so RBAC decides on each request as it does for a pod.
+//! Invariants: grants nothing beyond the chart, and applies no objects of the chart's hooks.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ use kube::{Api, Client, ResourceExt};
 use crate::control_plane::ControlPlane;
 use crate::kubernetes;
 
-/// Longer than any test or demo lasts.
+/// Longer than any test or demo runs.
 const TOKEN_SECONDS: i64 = 24 * 60 * 60;
 
 const KINDS: [&str; 5] = [
@@ -28,19 +28,19 @@ const KINDS: [&str; 5] = [
     "ClusterRoleBinding",
 ];
 
-/// Who the operator is.
+/// The operator's account.
 #[derive(Debug, Clone)]
 pub struct Grant {
     /// The service account's namespace.
     pub namespace: String,
     /// The service account's name.
     pub service_account: String,
-    /// A kubeconfig with its token.
+    /// A kubeconfig with the account's token.
     pub kubeconfig: PathBuf,
 }
 
 impl Grant {
-    /// What the API server calls it.
+    /// The user name of the account in the API server.
     #[must_use]
     pub fn user(&self) -> String {
         format!(
@@ -50,10 +50,11 @@ impl Grant {
     }
 }
 
-/// Applies what the rendered chart grants, its namespaces first, and gives the account of its Deployment.
+/// Applies the permissions of the rendered chart, namespaces first, and returns the account of its
+/// Deployment.
 ///
 /// # Errors
-/// When the chart names no account, or the API server refuses something.
+/// If the chart names no account, or the API server rejects an object.
 pub async fn grant_from_chart(
     plane: &ControlPlane,
     rendered: &str,
@@ -80,10 +81,10 @@ pub async fn grant_from_chart(
     grant(plane, &home, &service_account).await
 }
 
-/// A kubeconfig for a service account that is there.
+/// Creates a kubeconfig for an existing service account.
 ///
 /// # Errors
-/// When the API server gives no token for it.
+/// If the API server issues no token.
 pub async fn grant(plane: &ControlPlane, namespace: &str, service_account: &str) -> Result<Grant> {
     let accounts: Api<ServiceAccount> = Api::namespaced(plane.admin_client()?, namespace);
     let request = TokenRequest {
@@ -100,7 +101,7 @@ pub async fn grant(plane: &ControlPlane, namespace: &str, service_account: &str)
         .with_context(|| format!("no token for service account {namespace}/{service_account}"))?;
     let token = answer
         .status
-        .context("a token request without an answer")?
+        .context("the token request has no status")?
         .token;
     Ok(Grant {
         kubeconfig: plane
@@ -114,7 +115,7 @@ fn is_rbac(object: &DynamicObject) -> bool {
     KINDS.contains(&kubernetes::kind(object)) && !object.annotations().contains_key("helm.sh/hook")
 }
 
-/// The account that the chart's Deployment runs as, or the only one that it makes.
+/// The account of the chart's Deployment, or the only account of the chart.
 fn service_account_of(objects: &[DynamicObject]) -> Result<String> {
     let of_deployment = objects
         .iter()
@@ -135,16 +136,16 @@ fn service_account_of(objects: &[DynamicObject]) -> Result<String> {
     match accounts[..] {
         [account] => Ok(account.name_any()),
         _ => bail!(
-            "{} service accounts and no Deployment that names one",
+            "{} service accounts, and no Deployment that names one",
             accounts.len()
         ),
     }
 }
 
-/// Makes the namespace if it is missing.
+/// Creates the namespace if it is missing.
 ///
 /// # Errors
-/// Those of the API server.
+/// Errors of the API server.
 pub async fn ensure_namespace(client: &Client, name: &str) -> Result<()> {
     let mut namespace = Namespace::default();
     namespace.metadata.name = Some(name.to_owned());
@@ -153,107 +154,9 @@ pub async fn ensure_namespace(client: &Client, name: &str) -> Result<()> {
         Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
         result => result
             .map(drop)
-            .with_context(|| format!("cannot make namespace {name}")),
+            .with_context(|| format!("cannot create namespace {name}")),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-    use kube::api::ListParams;
-    use kube::config::{KubeConfigOptions, Kubeconfig};
-
-    const CHART: &str = "
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: op}
----
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: hook, annotations: {helm.sh/hook: pre-delete}}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata: {name: op, namespace: granted-flows}
-rules: [{apiGroups: [''], resources: [secrets], verbs: [get, list]}]
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {name: op, namespace: granted-flows}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: op}
-subjects: [{kind: ServiceAccount, name: op, namespace: granted}]
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: op}
-spec: {template: {spec: {serviceAccountName: op}}}
-";
-
-    /// As the operator makes its client: from the file.
-    async fn client(grant: &Grant) -> Result<Client> {
-        let file = Kubeconfig::read_from(&grant.kubeconfig)?;
-        let mut config =
-            kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
-        config.proxy_url = None;
-        Ok(Client::try_from(config)?)
-    }
-
-    #[tokio::test]
-    async fn the_account_has_only_the_charts_permissions() -> Result<()> {
-        let plane = ControlPlane::shared()?;
-        let grant = grant_from_chart(plane, CHART, "granted").await?;
-        assert_eq!(grant.user(), "system:serviceaccount:granted:op");
-        let client = client(&grant).await?;
-
-        let granted: Api<Secret> = Api::namespaced(client.clone(), "granted-flows");
-        // The authorizer hears of new bindings by a watch.
-        crate::wait::until(
-            std::time::Duration::from_secs(20),
-            "the rights to count",
-            async || granted.list(&ListParams::default()).await.map(drop),
-        )
-        .await?;
-
-        let forbidden =
-            |error: kube::Error| matches!(error, kube::Error::Api(status) if status.code == 403);
-        let create = granted
-            .create(&PostParams::default(), &Secret::default())
-            .await;
-        assert!(create.is_err_and(forbidden));
-        let elsewhere: Api<Secret> = Api::namespaced(client.clone(), "default");
-        assert!(
-            elsewhere
-                .list(&ListParams::default())
-                .await
-                .is_err_and(forbidden)
-        );
-        let others: Api<ConfigMap> = Api::namespaced(client, "granted-flows");
-        assert!(
-            others
-                .list(&ListParams::default())
-                .await
-                .is_err_and(forbidden)
-        );
-
-        let accounts: Api<ServiceAccount> = Api::namespaced(plane.admin_client()?, "granted");
-        assert!(
-            accounts.get_opt("hook").await?.is_none(),
-            "a hook's account was applied"
-        );
-        Ok(())
-    }
-
-    #[test]
-    fn a_chart_without_deployment_needs_one_account() {
-        let account = "{apiVersion: v1, kind: ServiceAccount, metadata: {name: a}}";
-        let one = kubernetes::documents(account).unwrap();
-        assert_eq!(service_account_of(&one).unwrap(), "a");
-        assert!(
-            service_account_of(&[])
-                .unwrap_err()
-                .to_string()
-                .starts_with("0 service accounts")
-        );
-    }
-}
+mod tests;

@@ -1,11 +1,11 @@
-//! Server processes that never outlive the process that started them.
+//! Child processes that end with the process that started them.
 //!
-//! In: a command, a name for people, a log file. Out: a running child that is ended when its value is
-//! dropped, and also when this process dies in any way: libtest never drops statics, and SIGKILL runs no
-//! destructors. Each child therefore has a guardian, a few lines of `sh` that lead the process group in which the child
-//! runs, and read a pipe that only this process holds open. When the pipe closes, the guardian ends the group.
-//!
-//! Never: a child whose output is lost (it is in the log file), or one that is waited for without a bound.
+//! Input: a command, a name for messages, and a log file.
+//! Output: a running child, which ends when its value is dropped or when this process dies.
+//! Invariants: each child has a guardian, a small `sh` script that leads the child's process group
+//! and reads a pipe from this process. When the pipe closes, the guardian ends the group. This also
+//! works for statics, which libtest never drops, and after SIGKILL. All output of a child goes to
+//! its log file, and no wait is unbounded.
 
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -18,10 +18,10 @@ use anyhow::{Context, Result, bail};
 
 const GUARDIAN_SCRIPT: &str = include_str!("guardian.sh");
 
-/// How much of a log an error quotes.
+/// The part of a log that an error quotes.
 const LOG_TAIL_BYTES: u64 = 4096;
 
-/// A command that will be started under a guardian.
+/// A command to start under a guardian.
 #[derive(Debug)]
 pub struct GuardedCommand {
     name: String,
@@ -31,7 +31,7 @@ pub struct GuardedCommand {
 }
 
 impl GuardedCommand {
-    /// What to call it in messages, the command, and the file that its output is appended to.
+    /// Creates a command with a name for messages and a log file that the output is appended to.
     pub fn new(name: &str, command: Command, log: impl AsRef<Path>) -> Self {
         Self {
             name: name.to_owned(),
@@ -41,7 +41,8 @@ impl GuardedCommand {
         }
     }
 
-    /// How long the child may take to end after SIGTERM before it is killed; 5 s unless told. Zero kills at once.
+    /// Sets the time that the child may take after SIGTERM before it is killed. Default: 5 s. Zero
+    /// kills at once.
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
@@ -51,7 +52,7 @@ impl GuardedCommand {
     /// Starts the child.
     ///
     /// # Errors
-    /// When the guardian or the program cannot be started.
+    /// If the guardian or the program cannot be started.
     pub fn start(mut self) -> Result<GuardedChild> {
         let log = std::path::absolute(&self.log)?;
         let output = std::fs::File::options()
@@ -68,9 +69,9 @@ impl GuardedCommand {
             .process_group(0)
             .spawn()
             .with_context(|| format!("cannot start a guardian for {}", self.name))?;
-        let orders = guardian.stdin.take().context("the guardian has no stdin")?;
+        let commands = guardian.stdin.take().context("the guardian has no stdin")?;
 
-        // The group is the guardian's, so there is no moment in which the child is on its own.
+        // The child joins the guardian's group at its start, so it is never without a guardian.
         let started = self
             .command
             .stdin(Stdio::null())
@@ -81,7 +82,7 @@ impl GuardedCommand {
         let child = match started {
             Ok(child) => child,
             Err(error) => {
-                drop(orders);
+                drop(commands);
                 guardian.wait()?;
                 let program = self.command.get_program().display().to_string();
                 return Err(error)
@@ -93,18 +94,18 @@ impl GuardedCommand {
             name: self.name,
             log,
             grace: self.grace,
-            guardian_stdin: Arc::new(Mutex::new(Some(orders))),
+            guardian_stdin: Arc::new(Mutex::new(Some(commands))),
             exit: Arc::default(),
         };
-        guarded.send_order("guard");
+        guarded.send_command("guard");
         guarded.supervise(child, guardian)?;
         Ok(guarded)
     }
 
-    /// Runs a command that ends by itself.
+    /// Runs a command that exits by itself.
     ///
     /// # Errors
-    /// When it fails or takes longer than `limit`; the error ends with the tail of the log.
+    /// If it fails or takes longer than `limit`; the error ends with the tail of the log.
     pub fn run(self, limit: Duration) -> Result<()> {
         let child = self.start()?;
         match child.wait(limit) {
@@ -129,7 +130,7 @@ struct ExitState {
     changed: Condvar,
 }
 
-/// A running process that ends with its value, or with this process.
+/// A running process that ends with its value or with this process.
 #[derive(Debug)]
 pub struct GuardedChild {
     name: String,
@@ -141,52 +142,53 @@ pub struct GuardedChild {
 }
 
 impl GuardedChild {
-    /// What it is called in messages.
+    /// The name in messages.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The pid of the child itself, not of its guardian.
+    /// The pid of the child, not of its guardian.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// The file that its output goes to.
+    /// The log file.
     #[must_use]
     pub fn log_path(&self) -> &Path {
         &self.log
     }
 
-    /// Sends SIGKILL and waits until the child is gone.
+    /// Sends SIGKILL and waits until the child has exited.
     pub fn kill(&self) {
-        self.send_order("KILL");
+        self.send_command("KILL");
         self.wait(Duration::from_secs(10));
     }
 
-    /// Sends SIGTERM, and does not wait.
+    /// Sends SIGTERM without waiting.
     pub fn terminate(&self) {
-        self.send_order("TERM");
+        self.send_command("TERM");
     }
 
-    /// Stops the child in its tracks (SIGSTOP): its connections stay open and nothing answers.
+    /// Pauses the child (SIGSTOP): its connections stay open, and it does not respond.
     pub fn pause(&self) {
-        self.send_order("STOP");
+        self.send_command("STOP");
     }
 
-    /// Lets a paused child go on (SIGCONT).
+    /// Resumes a paused child (SIGCONT).
     pub fn resume(&self) {
-        self.send_order("CONT");
+        self.send_command("CONT");
     }
 
-    /// How it ended, as a shell has it (the exit code, or 128 and the signal's number), or nothing while it runs.
+    /// The exit code as in a shell (128 plus the signal's number after a signal), or `None` while
+    /// the child runs.
     #[must_use]
     pub fn exit_code(&self) -> Option<i32> {
         *lock(&self.exit.code)
     }
 
-    /// Blocks until it ends, at most for `limit`.
+    /// Blocks until the child exits, at most for `limit`.
     pub fn wait(&self, limit: Duration) -> Option<i32> {
         let code = lock(&self.exit.code);
         let waited = self
@@ -196,7 +198,7 @@ impl GuardedChild {
         *waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// Waits until it ends, at most for `limit`, without blocking the runtime.
+    /// Waits until the child exits, at most for `limit`, without blocking the runtime.
     pub async fn wait_async(&self, limit: Duration) -> Option<i32> {
         let deadline = Instant::now() + limit;
         while self.exit_code().is_none() && Instant::now() < deadline {
@@ -205,10 +207,10 @@ impl GuardedChild {
         self.exit_code()
     }
 
-    /// Says whether it runs.
+    /// Checks that the child is running.
     ///
     /// # Errors
-    /// When it has ended: its exit code and the tail of its log.
+    /// If it has exited: its exit code and the tail of its log.
     pub fn ensure_running(&self) -> Result<()> {
         match self.exit_code() {
             None => Ok(()),
@@ -220,24 +222,24 @@ impl GuardedChild {
         }
     }
 
-    /// The end of its log.
+    /// The end of the log.
     #[must_use]
     pub fn log_tail(&self) -> String {
         log_tail(&self.log)
     }
 
-    /// A signal goes through the guardian: sending one from here would take unsafe code.
-    fn send_order(&self, order: &str) {
+    /// The guardian sends the signal: sending one from here would need unsafe code.
+    fn send_command(&self, command: &str) {
         if self.exit_code().is_some() {
             return;
         }
-        if let Some(orders) = lock(&self.guardian_stdin).as_mut() {
-            // It fails only when the guardian is gone, and then so is the child.
-            let _ = writeln!(orders, "{order} {}", self.pid);
+        if let Some(commands) = lock(&self.guardian_stdin).as_mut() {
+            // A write fails only if the guardian has exited, and then the child has too.
+            let _ = writeln!(commands, "{command} {}", self.pid);
         }
     }
 
-    /// Waits for the child's end on a thread of its own, then ends what the child left behind.
+    /// Waits for the child on a separate thread, then ends the rest of its process group.
     fn supervise(&self, mut child: Child, mut guardian: Child) -> Result<()> {
         let guardian_stdin = Arc::clone(&self.guardian_stdin);
         let exit = Arc::clone(&self.exit);
@@ -245,8 +247,8 @@ impl GuardedChild {
             let status = child.wait().ok();
             let code = status
                 .and_then(|status| status.code().or(status.signal().map(|signal| 128 + signal)));
-            if let Some(mut orders) = lock(&guardian_stdin).take() {
-                let _ = writeln!(orders, "end 0");
+            if let Some(mut commands) = lock(&guardian_stdin).take() {
+                let _ = writeln!(commands, "end 0");
             }
             let _ = guardian.wait();
             *lock(&exit.code) = Some(code.unwrap_or(-1));
@@ -266,7 +268,7 @@ impl Drop for GuardedChild {
     }
 }
 
-/// The last kilobytes of a log file, or why there are none.
+/// The last kilobytes of a log file, or the reason why it cannot be read.
 #[must_use]
 pub fn log_tail(log: &Path) -> String {
     let read = || -> std::io::Result<String> {
@@ -283,184 +285,10 @@ pub fn log_tail(log: &Path) -> String {
     }
 }
 
-/// What these locks guard stays whole when a thread panics.
+/// The data behind these locks is consistent even after a panic.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn is_alive(pid: u32) -> bool {
-        let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
-            return false;
-        };
-        // A zombie is dead, whoever has yet to reap it.
-        !stat
-            .rsplit(')')
-            .next()
-            .unwrap_or_default()
-            .trim_start()
-            .starts_with('Z')
-    }
-
-    fn eventually(what: &str, condition: impl Fn() -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while !condition() {
-            assert!(Instant::now() < deadline, "waited in vain for {what}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    fn shell(script: &str, log: &Path) -> GuardedCommand {
-        let mut command = Command::new("/bin/sh");
-        command.args(["-c", script]);
-        GuardedCommand::new("a child", command, log)
-    }
-
-    #[test]
-    fn ends_the_child_when_the_value_is_dropped() {
-        let folder = tempfile::tempdir().unwrap();
-        let child = shell("exec sleep 600", &folder.path().join("log"))
-            .start()
-            .unwrap();
-        let pid = child.pid();
-        assert!(is_alive(pid));
-        drop(child);
-        assert!(!is_alive(pid));
-    }
-
-    #[test]
-    fn ends_the_grandchildren_too() {
-        let folder = tempfile::tempdir().unwrap();
-        let log = folder.path().join("log");
-        let child = shell("sleep 600 & echo $!; wait", &log).start().unwrap();
-        let read = || std::fs::read_to_string(&log).unwrap_or_default();
-        eventually("the grandchild's pid", || read().ends_with('\n'));
-        let grandchild: u32 = read().trim().parse().unwrap();
-        assert!(is_alive(grandchild));
-        child.kill();
-        assert_eq!(child.exit_code(), Some(128 + 9));
-        eventually("the grandchild's end", || !is_alive(grandchild));
-    }
-
-    #[test]
-    fn kills_a_child_that_ignores_sigterm_after_the_grace() {
-        let folder = tempfile::tempdir().unwrap();
-        let log = folder.path().join("log");
-        let child = shell("trap '' TERM; echo ready; while :; do sleep 1; done", &log)
-            .grace(Duration::from_millis(300))
-            .start()
-            .unwrap();
-        eventually("the trap", || {
-            std::fs::read_to_string(&log).is_ok_and(|log| log == "ready\n")
-        });
-        let pid = child.pid();
-        drop(child);
-        assert!(!is_alive(pid));
-    }
-
-    #[test]
-    fn reports_an_early_exit_with_the_log_tail() {
-        let folder = tempfile::tempdir().unwrap();
-        let child = shell("echo last words >&2; exit 7", &folder.path().join("log"))
-            .start()
-            .unwrap();
-        assert_eq!(child.wait(Duration::from_secs(20)), Some(7));
-        let error = child.ensure_running().unwrap_err().to_string();
-        assert!(
-            error.contains("exit code 7") && error.contains("last words"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn reports_a_missing_program() {
-        let folder = tempfile::tempdir().unwrap();
-        let command = GuardedCommand::new(
-            "nothing",
-            Command::new("/nowhere/nothing"),
-            folder.path().join("log"),
-        );
-        let error = format!("{:#}", command.run(Duration::from_secs(20)).unwrap_err());
-        assert!(error.contains("/nowhere/nothing: No such file"), "{error}");
-    }
-
-    #[test]
-    fn a_command_over_its_time_limit_is_killed() {
-        let folder = tempfile::tempdir().unwrap();
-        let command = shell("echo begun; sleep 600", &folder.path().join("log"));
-        let error = command.run(Duration::from_secs(1)).unwrap_err().to_string();
-        assert!(
-            error.contains("longer than 1s") && error.contains("begun"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn sigterm_reaches_the_child() {
-        let folder = tempfile::tempdir().unwrap();
-        let log = folder.path().join("log");
-        let child = shell(
-            "trap 'exit 3' TERM; echo ready; while :; do sleep 0.1; done",
-            &log,
-        )
-        .start()
-        .unwrap();
-        eventually("the trap", || {
-            std::fs::read_to_string(&log).is_ok_and(|log| log == "ready\n")
-        });
-        child.terminate();
-        assert_eq!(child.wait(Duration::from_secs(20)), Some(3));
-    }
-
-    #[test]
-    fn a_paused_child_continues_after_resume() {
-        let folder = tempfile::tempdir().unwrap();
-        let log = folder.path().join("log");
-        let child = shell("while :; do echo tick; sleep 0.05; done", &log)
-            .start()
-            .unwrap();
-        let state =
-            || std::fs::read_to_string(format!("/proc/{}/stat", child.pid())).unwrap_or_default();
-        child.pause();
-        eventually("the child to stop", || state().contains(") T "));
-        child.resume();
-        eventually("the child to go on", || !state().contains(") T "));
-    }
-
-    /// The test binary runs itself, with this variable set, as the parent that will be killed.
-    const PARENT: &str = "DOPPLER_PREFECT_TESTKIT_GUARD_PARENT";
-
-    #[test]
-    fn ends_the_grandchild_when_the_parent_is_killed() {
-        if let Some(folder) = std::env::var_os(PARENT) {
-            let folder = PathBuf::from(folder);
-            let child = shell("exec sleep 600", &folder.join("log"))
-                .start()
-                .unwrap();
-            std::fs::write(folder.join("pid.part"), child.pid().to_string()).unwrap();
-            std::fs::rename(folder.join("pid.part"), folder.join("pid")).unwrap();
-            std::thread::sleep(Duration::from_mins(10));
-            return;
-        }
-        let folder = tempfile::tempdir().unwrap();
-        let mut parent = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "guard::tests::ends_the_grandchild_when_the_parent_is_killed",
-            ])
-            .env(PARENT, folder.path())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let written = folder.path().join("pid");
-        eventually("the parent to start a child", || written.exists());
-        let grandchild: u32 = std::fs::read_to_string(&written).unwrap().parse().unwrap();
-        assert!(is_alive(grandchild));
-        parent.kill().unwrap();
-        parent.wait().unwrap();
-        eventually("the grandchild's end", || !is_alive(grandchild));
-    }
-}
+mod tests;

@@ -1,13 +1,13 @@
-# Leads a process group in which the child runs beside it. `$1`: tenths of a second between TERM and KILL.
-# Each line of standard input is an order: a word and a pid. Its end means that whoever gave orders is gone.
+# Leads the process group of one child. `$1`: tenths of a second between TERM and KILL.
+# Each line of standard input is a command: a word and a pid. End of input means that the parent died.
 tenths=$1
 child=
 trap '' HUP INT TERM
-while read -r order pid; do
-    case $order in
+while read -r command pid; do
+    case $command in
     guard) child=$pid ;;
     end) kill -s KILL -- -$$ ;;
-    *) kill -s "$order" "$pid" ;;
+    *) kill -s "$command" "$pid" ;;
     esac
 done
 if [ -n "$child" ] && [ "$tenths" -gt 0 ]; then

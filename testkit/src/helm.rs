@@ -1,7 +1,8 @@
 //! Helm 3 and Helm 4.
 //!
-//! Input: arguments and a kubeconfig. Output: what Helm printed. Helm is taken from `PATH` if it
-//! has the version; otherwise Go builds it into the cache.
+//! Input: arguments and a kubeconfig.
+//! Output: the output of Helm. Helm is taken from `PATH` if it has the version; otherwise Go builds
+//! it into the cache.
 //! Invariants: each call has its own temporary home; it never uses the user's Helm configuration,
 //! plugins or cache.
 
@@ -50,7 +51,7 @@ impl Output {
     pub fn success(self) -> Result<String> {
         if self.code != 0 {
             bail!(
-                "helm ended with exit code {}: {}{}",
+                "helm exited with code {}: {}{}",
                 self.code,
                 self.stdout,
                 self.stderr
@@ -139,7 +140,7 @@ impl Helm {
     /// Runs Helm from inside a runtime.
     ///
     /// # Errors
-    /// As `run`.
+    /// As for `run`.
     pub async fn run_async(self, args: &[&str], kubeconfig: Option<&Path>) -> Result<Output> {
         let args: Vec<String> = args.iter().map(|&argument| argument.to_owned()).collect();
         let kubeconfig = kubeconfig.map(Path::to_owned);
@@ -169,7 +170,7 @@ fn helm_in_path() -> Option<&'static (PathBuf, Helm)> {
 /// Runs Helm 3. See [`Helm::run`].
 ///
 /// # Errors
-/// As `Helm::run`.
+/// As for `Helm::run`.
 pub fn helm<A: AsRef<OsStr>>(args: &[A], kubeconfig: Option<&Path>) -> Result<Output> {
     Helm::V3.run(args, kubeconfig)
 }
@@ -177,69 +178,10 @@ pub fn helm<A: AsRef<OsStr>>(args: &[A], kubeconfig: Option<&Path>) -> Result<Ou
 /// Runs Helm 3 from inside a runtime. See [`Helm::run_async`].
 ///
 /// # Errors
-/// As `Helm::run`.
+/// As for `Helm::run`.
 pub async fn helm_async(args: &[&str], kubeconfig: Option<&Path>) -> Result<Output> {
     Helm::V3.run_async(args, kubeconfig).await
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::control_plane::ControlPlane;
-
-    #[test]
-    fn separates_stdout_and_stderr() {
-        for (helm, expected) in [(Helm::V3, "v3."), (Helm::V4, "v4.")] {
-            let version = helm
-                .run(&["version", "--template", "{{.Version}}"], None)
-                .unwrap();
-            assert!(
-                version.clone().success().unwrap().starts_with(expected),
-                "{version:?}"
-            );
-            assert_eq!(version.stderr, "");
-        }
-        let failed = helm(&["template", "/nowhere"], None).unwrap();
-        assert_ne!(failed.code, 0);
-        assert!(
-            failed
-                .success()
-                .unwrap_err()
-                .to_string()
-                .contains("/nowhere")
-        );
-    }
-
-    #[tokio::test]
-    async fn installs_and_uninstalls_on_the_control_plane() -> Result<()> {
-        let plane = ControlPlane::shared()?;
-        let chart = tempfile::tempdir()?;
-        std::fs::create_dir(chart.path().join("templates"))?;
-        std::fs::write(
-            chart.path().join("Chart.yaml"),
-            "{apiVersion: v2, name: tiny, version: 0.1.0}",
-        )?;
-        let map = "{apiVersion: v1, kind: ConfigMap, metadata: {name: from-helm, namespace: tiny}}";
-        std::fs::write(chart.path().join("templates/map.yaml"), map)?;
-        let chart = chart.path().to_str().context("a path that is not UTF-8")?;
-        let kubeconfig = plane.admin_kubeconfig_path();
-
-        let install = [
-            "install",
-            "tiny",
-            chart,
-            "--namespace",
-            "tiny",
-            "--create-namespace",
-        ];
-        helm_async(&install, Some(&kubeconfig)).await?.success()?;
-        let maps: kube::Api<k8s_openapi::api::core::v1::ConfigMap> =
-            kube::Api::namespaced(plane.admin_client()?, "tiny");
-        maps.get("from-helm").await?;
-
-        let uninstall = ["uninstall", "tiny", "--namespace", "tiny"];
-        helm_async(&uninstall, Some(&kubeconfig)).await?.success()?;
-        assert!(maps.get_opt("from-helm").await?.is_none());
-        Ok(())
-    }
-}
+mod tests;

@@ -2,8 +2,8 @@
 //!
 //! Input: arguments and a kubeconfig.
 //! Output: what kubectl printed.
-//! Invariants: taken from `KUBEBUILDER_ASSETS` or `PATH`, or else built with Go into the cache; never uses the
-//! user's kubeconfig.
+//! Invariants: taken from `KUBEBUILDER_ASSETS` or `PATH`, or else built with Go into the cache;
+//! never uses the user's kubeconfig.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,7 +20,7 @@ const MODULE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/kubectl");
 
 const BUILD_TIMEOUT: Duration = Duration::from_mins(30);
 
-/// Where kubectl is. Blocks while kubectl is built.
+/// The path of kubectl. Blocks while kubectl is built.
 ///
 /// # Errors
 /// If no folder has it and it cannot be built.
@@ -49,7 +49,7 @@ pub fn program() -> Result<PathBuf> {
     Ok(folder.join("kubectl"))
 }
 
-/// Runs kubectl and gives what it printed to standard output.
+/// Runs kubectl and returns its standard output.
 ///
 /// # Errors
 /// If kubectl is not available, or fails.
@@ -67,7 +67,7 @@ pub async fn kubectl_async(args: &[&str], kubeconfig: &Path) -> Result<String> {
         .context("kubectl did not end")??;
     if !output.status.success() {
         bail!(
-            "kubectl ended with {}: {}",
+            "kubectl exited with {}: {}",
             output.status,
             String::from_utf8_lossy(&output.stderr)
         );

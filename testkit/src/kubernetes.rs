@@ -1,9 +1,9 @@
 //! `kubectl apply` and `kubectl delete` without kubectl.
 //!
-//! In: a client and YAML of one or more documents. Out: the objects as the API server has them. Kinds are resolved by
-//! asking the server, so custom resources work as soon as their definition is established.
-//!
-//! Never: a kind that is guessed, or a document that is skipped silently (empty ones say nothing, and are).
+//! Input: a client, and YAML with one or more documents.
+//! Output: the objects as the API server returns them.
+//! Invariants: discovery resolves kinds, so custom resources work once their definition is
+//! established. Documents are never skipped, except empty ones.
 
 use std::time::Duration;
 
@@ -16,16 +16,16 @@ use kube::{Api, Client, ResourceExt};
 
 use crate::wait;
 
-/// The field manager of all that tests and demo apply.
+/// The field manager of everything that tests and demo apply.
 const FIELD_MANAGER: &str = "testkit";
 
-/// A definition that was just applied takes a moment to be served.
+/// A new definition is served after a moment.
 const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The documents of some YAML, with those of `List`s on their own, in the order in which they can be applied.
+/// The documents of a YAML text, with `List`s expanded, in an order in which they can be applied.
 ///
 /// # Errors
-/// When a document is not YAML or not a Kubernetes object.
+/// If a document is not YAML or not a Kubernetes object.
 pub fn documents(yaml: &str) -> Result<Vec<DynamicObject>> {
     let values: Vec<serde_json::Value> =
         serde_saphyr::from_multiple(yaml).map_err(|error| anyhow!("not YAML: {error}"))?;
@@ -39,7 +39,7 @@ pub fn documents(yaml: &str) -> Result<Vec<DynamicObject>> {
             objects.push(serde_json::from_value(item).context("not a Kubernetes object")?);
         }
     }
-    // What others live in, and what gives them their kind, comes first; otherwise the order stays.
+    // Namespaces and definitions come first; otherwise the order stays.
     objects.sort_by_key(|object: &DynamicObject| match kind(object) {
         "Namespace" => 0,
         "CustomResourceDefinition" => 1,
@@ -48,7 +48,7 @@ pub fn documents(yaml: &str) -> Result<Vec<DynamicObject>> {
     Ok(objects)
 }
 
-/// The kind, or nothing for what is no Kubernetes object.
+/// The kind, or an empty string for a value that is not a Kubernetes object.
 #[must_use]
 pub fn kind(object: &DynamicObject) -> &str {
     object
@@ -57,10 +57,10 @@ pub fn kind(object: &DynamicObject) -> &str {
         .map_or("", |types| types.kind.as_str())
 }
 
-/// Server-side applies every document, those without a namespace of their own in `namespace`.
+/// Server-side applies every document. Documents without a namespace go to `namespace`.
 ///
 /// # Errors
-/// Those of the API server, with the kind and name that it refused.
+/// Errors of the API server, with kind and name of the object.
 pub async fn apply(client: &Client, namespace: &str, yaml: &str) -> Result<Vec<DynamicObject>> {
     let mut applied = Vec::new();
     for object in documents(yaml)? {
@@ -80,10 +80,10 @@ pub async fn apply(client: &Client, namespace: &str, yaml: &str) -> Result<Vec<D
     Ok(applied)
 }
 
-/// Deletes every document, last one first; what is not there is well.
+/// Deletes every document, in reverse order. Missing objects are not an error.
 ///
 /// # Errors
-/// Those of the API server, with the kind and name.
+/// Errors of the API server, with kind and name of the object.
 pub async fn delete(client: &Client, namespace: &str, yaml: &str) -> Result<()> {
     for object in documents(yaml)?.iter().rev() {
         let what = format!("{} {}", kind(object), object.name_any());
@@ -101,10 +101,10 @@ pub async fn delete(client: &Client, namespace: &str, yaml: &str) -> Result<()> 
     Ok(())
 }
 
-/// The API that serves the object's kind, in the object's namespace or else in `namespace`.
+/// The API of the object's kind, in the object's namespace or else in `namespace`.
 ///
 /// # Errors
-/// When the server does not know the kind, also after a moment.
+/// If the server does not serve the kind in time.
 pub async fn api(
     client: &Client,
     namespace: &str,
@@ -113,7 +113,7 @@ pub async fn api(
     let types = object
         .types
         .as_ref()
-        .context("an object without apiVersion and kind")?;
+        .context("the object has no apiVersion and kind")?;
     let kind = GroupVersionKind::try_from(types)?;
     let what = format!("{} to be served", types.kind);
     let served = wait::until(DISCOVERY_TIMEOUT, &what, async || {

@@ -1,4 +1,5 @@
-//! What tests, demo and benchmarks share.
+//! Shared by tests, demo and benchmarks: a control plane, a stand-in for Doppler, a Prefect server,
+//! a node that runs pods as processes, and the operator as a process.
 
 mod background;
 pub mod bench;

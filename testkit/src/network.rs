@@ -1,7 +1,10 @@
-//! The network of the cluster, as a forward proxy. In: which `host:port` of the cluster or the internet stands for which
-//! address here. Out: requests in absolute form forwarded, `CONNECT` tunnelled, and 502 for any other host; so processes
-//! reach `http://prefect-server.prefect.svc:4200` and `https://api.doppler.com` under the names that users write. It never
-//! resolves a name and never reaches a host that was not registered.
+//! The network of the cluster, as a forward proxy.
+//!
+//! Input: the address on this machine for each `host:port` of the cluster or the internet.
+//! Output: requests in absolute form forwarded, `CONNECT` tunnelled, and 502 for other hosts.
+//! Processes reach `http://prefect-server.prefect.svc:4200` and `https://api.doppler.com` under
+//! these names.
+//! Invariants: never resolves a name, and never connects to a host without a route.
 
 use std::collections::BTreeMap;
 use std::future::{Future, pending};
@@ -26,15 +29,15 @@ use crate::background::BackgroundServer;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What becomes of connections to a host.
+/// How connections to a host are handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Route {
-    /// As if the host did not exist: 502.
+    /// The host does not exist: 502.
     Unknown,
     To(SocketAddr),
-    /// Connections are closed without an answer, those that are open too.
+    /// New and open connections are closed without a response.
     Cut,
-    /// Connections are accepted and carry nothing; those that are open freeze.
+    /// Connections are accepted and transfer nothing; open ones freeze.
     Hung,
 }
 
@@ -62,7 +65,7 @@ impl Hosts {
 
     fn set_route(&self, host: &str, route: Route) {
         self.with_host(host, |host| {
-            // An unchanged route must not end the tunnels through it.
+            // An unchanged route must not end its tunnels.
             host.route.send_if_modified(|now| {
                 let changed = *now != route;
                 *now = route;
@@ -79,7 +82,7 @@ impl Hosts {
     }
 }
 
-/// The running proxy. Every method may be called from any thread; dropping it stops the proxy and all tunnels.
+/// A running proxy. All methods are thread-safe. Dropping it stops the proxy and all tunnels.
 pub struct Network {
     addr: SocketAddr,
     hosts: Arc<Hosts>,
@@ -90,7 +93,7 @@ impl Network {
     /// Starts a network without hosts on a free port of 127.0.0.1.
     ///
     /// # Errors
-    /// When no port is free.
+    /// If no port is free.
     pub fn start() -> Result<Self> {
         let listener =
             TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("a port for the network")?;
@@ -106,27 +109,28 @@ impl Network {
         })
     }
 
-    /// Sends what is for `host` (`name:port`) to `addr` from now on. Tunnels to another address end.
+    /// Routes `host` (`name:port`) to `addr` from now on. Tunnels to another address end.
     pub fn route(&self, host: &str, addr: SocketAddr) {
         self.hosts.set_route(host, Route::To(addr));
     }
 
-    /// Makes `host` unknown again: 502, and open connections to it end.
+    /// Removes the route of `host`: 502, and open connections end.
     pub fn remove(&self, host: &str) {
         self.hosts.set_route(host, Route::Unknown);
     }
 
-    /// Closes all connections to `host`, open and new ones.
+    /// Closes all open and new connections to `host`.
     pub fn disconnect(&self, host: &str) {
         self.hosts.set_route(host, Route::Cut);
     }
 
-    /// Lets all connections to `host`, open and new ones, hang until another route is set. Then they end.
+    /// Makes all open and new connections to `host` hang until another route is set. Then they end.
     pub fn hang(&self, host: &str) {
         self.hosts.set_route(host, Route::Hung);
     }
 
-    /// Requests and tunnels asked for to `host` so far, whatever became of them. Requests inside a tunnel are not seen.
+    /// Requests and tunnels to `host` so far, with any outcome. Requests inside a tunnel are not
+    /// counted.
     #[must_use]
     pub fn requests(&self, host: &str) -> u64 {
         self.hosts
@@ -135,7 +139,7 @@ impl Network {
             .map_or(0, |host| host.requests)
     }
 
-    /// As [`Self::requests`], for every host that was asked for.
+    /// Like [`Self::requests`], for every host with a request.
     #[must_use]
     pub fn requests_by_host(&self) -> BTreeMap<String, u64> {
         let hosts = self.hosts.lock();
@@ -152,7 +156,7 @@ impl Network {
         format!("http://{}", self.addr)
     }
 
-    /// What a process is started with, so that it lives in this network.
+    /// The environment variables that make a process use this network.
     #[must_use]
     pub fn env(&self) -> Vec<(String, String)> {
         let proxy = ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"]
@@ -169,14 +173,14 @@ async fn accept(listener: TcpListener, hosts: Arc<Hosts>) {
     };
     loop {
         let Ok((stream, _)) = listener.accept().await else {
-            // Out of file descriptors, most likely: they come back when connections end.
+            // Probably no file descriptors are free: they are freed when connections end.
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
         let hosts = Arc::clone(&hosts);
         tokio::spawn(async move {
             let service = service_fn(move |request| handle(Arc::clone(&hosts), request));
-            // How a connection ends concerns only its two ends.
+            // The end of a connection concerns only its two peers.
             let _ = server::conn::http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), service)
                 .with_upgrades()
@@ -198,13 +202,13 @@ async fn handle(hosts: Arc<Hosts>, request: Request<Incoming>) -> Result<Respons
     match now {
         Route::Unknown => Ok(text_response(
             StatusCode::BAD_GATEWAY,
-            "No such host in this network",
+            "This network does not know the host",
         )),
-        Route::Cut => anyhow::bail!("cut off on demand"),
+        Route::Cut => anyhow::bail!("disconnected by the test"),
         Route::Hung => {
-            // Freed by the next route, as a peer that lost the connection would be.
+            // The next route ends the wait, as a lost connection would end.
             let _ = route.changed().await;
-            anyhow::bail!("hung on demand")
+            anyhow::bail!("hanging by request of the test")
         }
         Route::To(addr) => {
             let connected = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(addr)).await;
@@ -214,7 +218,7 @@ async fn handle(hosts: Arc<Hosts>, request: Request<Incoming>) -> Result<Respons
                     "The host refused the connection",
                 ));
             };
-            // What is small goes out at once; waiting for more is for slow links.
+            // Sends small packets at once.
             let _ = upstream.set_nodelay(true);
             if request.method() == Method::CONNECT {
                 tokio::spawn(async move {
@@ -226,7 +230,7 @@ async fn handle(hosts: Arc<Hosts>, request: Request<Incoming>) -> Result<Respons
             }
             tokio::select! {
                 answer = forward(request, upstream, route.clone()) => answer,
-                () = async { next_route(&mut route).await; until_disconnected(route.clone()).await } => anyhow::bail!("cut off on demand"),
+                () = async { next_route(&mut route).await; until_disconnected(route.clone()).await } => anyhow::bail!("disconnected by the test"),
             }
         }
     }
@@ -241,7 +245,7 @@ async fn forward(
     let (mut sender, connection) = client::conn::http1::handshake(TokioIo::new(upstream)).await?;
     let watched = route.clone();
     tokio::spawn(async move {
-        // The body of an answer that is still under way ends with the route.
+        // The body of a response ends with the route.
         while_routed(connection.with_upgrades(), watched).await;
     });
     let upgraded = hyper::upgrade::on(&mut request);
@@ -268,11 +272,12 @@ where
     while_routed(copy_bidirectional(&mut client, &mut upstream), route).await;
 }
 
-/// Does the work of a connection until its route is set anew. While the route hangs, the work is kept but not done.
+/// Runs a connection until its route changes. While the route hangs, the connection is kept without
+/// progress.
 async fn while_routed(work: impl Future, mut route: watch::Receiver<Route>) {
     let mut work = pin!(work);
     tokio::select! {
-        // The route first: what has arrived meanwhile must not slip through one that hangs.
+        // The route is checked first, so that no data passes a route that hangs.
         biased;
         () = next_route(&mut route) => {}
         _ = &mut work => return,
@@ -280,7 +285,8 @@ async fn while_routed(work: impl Future, mut route: watch::Receiver<Route>) {
     until_disconnected(route).await;
 }
 
-/// Returns when what goes over this route must end: when it is set to anything that does not hang.
+/// Returns when connections over this route must end: when it is set to any route that does not
+/// hang.
 async fn until_disconnected(mut route: watch::Receiver<Route>) {
     while *route.borrow_and_update() == Route::Hung {
         next_route(&mut route).await;
@@ -311,7 +317,7 @@ fn to_origin_form(mut request: Request<Incoming>) -> Result<Request<Incoming>> {
         remove_hop_by_hop_headers(request.headers_mut());
     }
     request.headers_mut().remove("proxy-authorization");
-    // The request's target wins over its Host header (RFC 9112, 3.2.2).
+    // The request's target overrides its Host header (RFC 9112, 3.2.2).
     if let Some(host) = host {
         let host = host.rsplit('@').next().unwrap_or_default().parse()?;
         request.headers_mut().insert(header::HOST, host);
@@ -319,7 +325,8 @@ fn to_origin_form(mut request: Request<Incoming>) -> Result<Request<Incoming>> {
     Ok(request)
 }
 
-/// What concerns only one of the two connections. The length and framing of the body are hyper's.
+/// Headers that concern only one of the two connections. Hyper handles length and framing of the
+/// body.
 fn remove_hop_by_hop_headers(headers: &mut HeaderMap) {
     for name in ["connection", "proxy-connection", "keep-alive"] {
         headers.remove(name);

@@ -1,10 +1,11 @@
-//! The operator under test, as a process of its own.
+//! The operator under test, as a separate process.
 //!
-//! In: the path of its binary, a kubeconfig (`grant` makes one with the chart's rights), arguments and environment. Out:
-//! a running operator that logs everything it can as JSON, on ports of its own, and ends with its value or with this
-//! process. It starts in an empty environment, so that nothing of the developer's leaks into a test.
-//!
-//! Never: an import of the operator's crate. Whoever calls knows where the binary is.
+//! Input: the path of its binary, a kubeconfig ([`crate::grant`] creates one with the chart's
+//! permissions), arguments and environment.
+//! Output: a running operator with its own ports, which logs at trace level as JSON and ends with
+//! its value or with this process.
+//! Invariants: the operator inherits no environment variables of the developer. This module does
+//! not depend on the operator's crate.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,18 +20,19 @@ use crate::{ports, wait};
 const START_TIMEOUT: Duration = Duration::from_mins(1);
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How an operator is started.
+/// How to start an operator.
 #[derive(Debug, Clone, Default)]
 pub struct OperatorOptions {
     /// The operator's binary.
     pub binary: PathBuf,
-    /// The kubeconfig it acts with.
+    /// The kubeconfig of the operator.
     pub kubeconfig: PathBuf,
-    /// Arguments after `run`; the addresses and the log format are given already, and the filter `trace` unless another one is here.
+    /// Additional arguments of `run`. Addresses and log format are set; the log filter is `trace`
+    /// unless an argument sets it.
     pub args: Vec<String>,
-    /// Environment beyond `PATH`, `HOME` and `KUBECONFIG`.
+    /// Environment variables besides `PATH`, `HOME` and `KUBECONFIG`.
     pub env: Vec<(String, String)>,
-    /// Where its log goes (it is appended to); unset means a file that is gone with the operator.
+    /// The file that the log is appended to. Without it, a temporary file.
     pub log: Option<PathBuf>,
 }
 
@@ -46,20 +48,20 @@ pub struct Operator {
 }
 
 impl Operator {
-    /// Starts an operator and waits until it says that it is ready.
+    /// Starts an operator and waits until it is ready.
     ///
     /// # Errors
-    /// When it cannot be started, ends early, or is not ready in time; the error quotes its log.
+    /// If it cannot be started, exits early, or is not ready in time; the error quotes its log.
     pub async fn start(options: OperatorOptions) -> Result<Self> {
         let operator = Self::spawn(options)?;
         operator.ready(START_TIMEOUT).await?;
         Ok(operator)
     }
 
-    /// Starts an operator and does not wait for it.
+    /// Starts an operator without waiting.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// If it cannot be started.
     pub fn spawn(options: OperatorOptions) -> Result<Self> {
         let OperatorOptions {
             binary,
@@ -73,7 +75,7 @@ impl Operator {
             ports::free()?.map(|port: u16| format!("127.0.0.1:{port}"));
         let mut command = Command::new(std::path::absolute(binary)?);
         command.args(["run", "--log-format", "json"]);
-        // A flag that is given replaces ours.
+        // An argument of the caller replaces the default.
         for (flag, value) in [
             ("--log-filter", "trace"),
             ("--webhook-address", &webhook_address),
@@ -100,7 +102,7 @@ impl Operator {
         let child = GuardedCommand::new("the operator", command, log)
             .grace(Duration::from_secs(30))
             .start()?;
-        // Each test has its own runtime, and an idle connection would belong to one of them.
+        // Each test has its own runtime, and an idle connection belongs to one of them.
         let http = local_http()?;
         Ok(Self {
             child,
@@ -112,10 +114,10 @@ impl Operator {
         })
     }
 
-    /// Waits until `/readyz` answers 200.
+    /// Waits until `/readyz` returns 200.
     ///
     /// # Errors
-    /// When it ends early or is not ready within `limit`; the error quotes its log.
+    /// If it exits early or is not ready within `limit`; the error quotes its log.
     pub async fn ready(&self, limit: Duration) -> Result<()> {
         let settled = wait::until(limit, "the operator to be ready", async || {
             match self.child.ensure_running() {
@@ -129,65 +131,65 @@ impl Operator {
         }
     }
 
-    /// Looks once whether `/readyz` answers 200.
+    /// Checks once whether `/readyz` returns 200.
     ///
     /// # Errors
-    /// When it does not.
+    /// If it does not.
     pub async fn is_ready(&self) -> Result<()> {
         self.get(&self.health_address, "/readyz").await.map(drop)
     }
 
-    /// All that it has logged, one JSON object a line.
+    /// The log, one JSON object per line.
     ///
     /// # Errors
-    /// When the log cannot be read.
+    /// If the log cannot be read.
     pub fn log(&self) -> Result<String> {
         let bytes = std::fs::read(self.child.log_path()).context("the operator's log")?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// Its metrics, as text.
+    /// The metrics, as text.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// If the operator does not respond.
     pub async fn metrics(&self) -> Result<String> {
         self.get(&self.metrics_address, "/metrics").await
     }
 
-    /// `host:port` of its metrics.
+    /// `host:port` of the metrics.
     #[must_use]
     pub fn metrics_address(&self) -> &str {
         &self.metrics_address
     }
 
-    /// `host:port` of its probes.
+    /// `host:port` of the probes.
     #[must_use]
     pub fn health_address(&self) -> &str {
         &self.health_address
     }
 
-    /// `host:port` of its door for hooks, where it was given secrets for them.
+    /// `host:port` of the webhook listener, which is open only with webhook secrets.
     #[must_use]
     pub fn webhook_address(&self) -> &str {
         &self.webhook_address
     }
 
-    /// Its process: to pause it, or to see whether it has ended.
+    /// The process, to pause it or to check its exit.
     #[must_use]
     pub fn process(&self) -> &GuardedChild {
         &self.child
     }
 
-    /// Sends SIGTERM and waits for its end: the exit code.
+    /// Sends SIGTERM, waits for the exit, and returns the exit code.
     ///
     /// # Errors
-    /// When it does not end within `limit`.
+    /// If it does not exit within `limit`.
     pub async fn terminate(&self, limit: Duration) -> Result<i32> {
         self.child.terminate();
         let code = self.child.wait_async(limit).await;
         code.with_context(|| {
             format!(
-                "the operator did not end within {limit:?}: {}",
+                "the operator did not exit within {limit:?}: {}",
                 self.child.log_tail()
             )
         })
@@ -198,18 +200,18 @@ impl Operator {
         self.child.kill();
     }
 
-    /// Its resident memory.
+    /// The resident memory.
     ///
     /// # Errors
-    /// When it has ended.
+    /// If the process has exited.
     pub fn rss_kib(&self) -> Result<u64> {
         status_kib(self.child.pid(), "VmRSS:")
     }
 
-    /// The most that its resident memory ever was.
+    /// The peak of the resident memory.
     ///
     /// # Errors
-    /// When it has ended.
+    /// If the process has exited.
     pub fn peak_kib(&self) -> Result<u64> {
         status_kib(self.child.pid(), "VmHWM:")
     }
@@ -228,9 +230,10 @@ impl Operator {
     }
 }
 
-/// A client for servers on this machine: no proxy, a limit on each answer, no connection kept.
+/// A client for servers on this machine: no proxy, a time limit for each response, no idle
+/// connections.
 pub(crate) fn local_http() -> Result<reqwest::Client> {
-    // Whoever was first is as good.
+    // A second call fails because the provider is already installed.
     let _ = rustls::crypto::ring::default_provider().install_default();
     Ok(reqwest::Client::builder()
         .no_proxy()
@@ -244,90 +247,9 @@ fn status_kib(pid: u32, field: &str) -> Result<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix(field));
     let kib = line
         .and_then(|line| line.trim().strip_suffix("kB"))
-        .context("a process without memory")?;
+        .context("the process has no memory statistics")?;
     Ok(kib.trim().parse()?)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What is asked of an operator's binary, in a few lines: flags, probes, metrics, SIGTERM.
-    const STAND_IN: &str = r#"#!/usr/bin/env python3
-import http.server, os, signal, sys, threading
-flags = dict(zip(sys.argv[2::2], sys.argv[3::2]))
-if "--die" in flags:
-    sys.exit("no such flag: --die")
-print({"arguments": sys.argv[1:], "environment": sorted(os.environ)}, flush=True)
-class Answers(http.server.BaseHTTPRequestHandler):
-    looks = 0
-    def do_GET(self):
-        Answers.looks += 1
-        ready = self.path != "/readyz" or Answers.looks > 3
-        self.send_response(200 if ready else 503)
-        self.end_headers()
-        self.wfile.write(b"bindings 3\n")
-for flag in ("--metrics-address", "--health-address"):
-    host, port = flags[flag].split(":")
-    server = http.server.ThreadingHTTPServer((host, int(port)), Answers)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-while True:
-    signal.pause()
-"#;
-
-    fn stand_in(folder: &Path, args: &[&str]) -> OperatorOptions {
-        use std::os::unix::fs::PermissionsExt;
-        let binary = folder.join("operator");
-        std::fs::write(&binary, STAND_IN).unwrap();
-        std::fs::set_permissions(&binary, std::fs::Permissions::from_mode(0o755)).unwrap();
-        OperatorOptions {
-            binary,
-            kubeconfig: folder.join("kubeconfig"),
-            args: args.iter().map(|&argument| argument.to_owned()).collect(),
-            env: vec![("MINE".to_owned(), "yes".to_owned())],
-            log: None,
-        }
-    }
-
-    #[tokio::test]
-    async fn starts_in_a_clean_environment_and_ends_on_sigterm() {
-        let folder = tempfile::tempdir().unwrap();
-        let operator = Operator::start(stand_in(folder.path(), &["--watch-namespace", "flows"]))
-            .await
-            .unwrap();
-        let log = operator.log().unwrap();
-        assert!(
-            log.contains("'run', '--log-format', 'json', '--log-filter', 'trace'"),
-            "{log}"
-        );
-        assert!(
-            log.contains("'--watch-namespace', 'flows'") && log.contains("'MINE'"),
-            "{log}"
-        );
-        assert!(
-            std::env::var_os("CARGO_MANIFEST_DIR").is_some() && !log.contains("CARGO"),
-            "{log}"
-        );
-        assert_eq!(operator.metrics().await.unwrap(), "bindings 3\n");
-        assert!(operator.rss_kib().unwrap() > 1000);
-        assert_eq!(
-            operator.terminate(Duration::from_secs(20)).await.unwrap(),
-            0
-        );
-        assert!(operator.rss_kib().is_err());
-    }
-
-    #[tokio::test]
-    async fn an_early_exit_is_an_error_with_the_log_tail() {
-        let folder = tempfile::tempdir().unwrap();
-        let error = Operator::start(stand_in(folder.path(), &["--die", "now"]))
-            .await
-            .unwrap_err();
-        let error = format!("{error:#}");
-        assert!(
-            error.contains("exit code 1") && error.contains("no such flag: --die"),
-            "{error}"
-        );
-    }
-}
+mod tests;

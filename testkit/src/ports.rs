@@ -1,18 +1,18 @@
-//! Ports on 127.0.0.1 that nobody listens on.
+//! Free ports on 127.0.0.1.
 //!
-//! Between the answer and its use another process can take a port, so who starts a server tries again when the
-//! server ends early.
+//! Another process may take a port before its use: a caller that starts a server retries if the
+//! server exits early.
 
 use std::net::TcpListener;
 
 use anyhow::Result;
 
-/// As many different free ports as are asked for.
+/// Returns `N` different free ports.
 ///
 /// # Errors
-/// When the system has no free port.
+/// If the system has no free port.
 pub fn free<const N: usize>() -> Result<[u16; N]> {
-    // All are held until all are known, so that no two are the same.
+    // All listeners stay open until all ports are known, so that the ports differ.
     let mut held = Vec::with_capacity(N);
     let mut ports = [0; N];
     for port in &mut ports {

@@ -1,6 +1,9 @@
-//! Python virtual environments, made on first use. In: the name of a pinned requirements file in `python/`. Out: the
-//! folder of an environment that has just that, kept in the cache under a hash of the file and of the interpreter. It
-//! never changes an environment that is complete.
+//! Python virtual environments.
+//!
+//! Input: the name of a pinned requirements file in `python/`.
+//! Output: the folder of an environment with exactly these packages, cached under a hash of the
+//! file and the interpreter.
+//! Invariants: a complete environment never changes.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,15 +12,15 @@ use anyhow::{Context, Result, bail};
 
 use crate::cache;
 
-/// The oldest Python that all requirements have releases for.
+/// The oldest Python that all requirements support.
 const MINIMUM_PYTHON: (u32, u32) = (3, 10);
 
-/// The folder of the virtual environment for `python/{name}.txt`; its interpreter is `bin/python` in there.
+/// The folder of the virtual environment for `python/{name}.txt`. Its interpreter is `bin/python`.
 ///
-/// It blocks, for minutes when the environment has to be made: call it from a thread that may.
+/// Blocks, for minutes if the environment must be created: call it from a blocking thread.
 ///
 /// # Errors
-/// When there is no such file, no `python3` of 3.10 or later, or pip fails.
+/// If the file is missing, there is no `python3` of 3.10 or later, or pip fails.
 pub fn venv(name: &str) -> Result<PathBuf> {
     let file = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("python")
@@ -29,7 +32,8 @@ pub fn venv(name: &str) -> Result<PathBuf> {
         &format!("venv-{name}"),
         &[&requirements, interpreter.as_bytes()],
     );
-    // An environment's scripts name its folder, so it is made where it stays, beside the entry that says it is complete.
+    // Scripts of an environment contain its path, so it is created in place, beside a marker of
+    // completeness.
     let place = cache::dir()?.join(format!("{key}.in-place"));
     let entry = cache::get_or_build(&key, &format!("the Python environment {name}"), |_| {
         create(&place, &file)
@@ -44,13 +48,13 @@ pub fn venv(name: &str) -> Result<PathBuf> {
     Ok(place)
 }
 
-/// Version and place of `python3`: an environment is bound to both.
+/// Version and path of `python3`: an environment depends on both.
 fn interpreter() -> Result<String> {
     let code = "import sys; print(*sys.version_info[:3], sys.base_prefix)";
     let found = run(Command::new("python3").args(["-c", code]))
         .context("tests need python3, with venv and pip, in PATH")?;
-    let mut words = found.split_whitespace().map(str::parse::<u32>);
-    match (words.next(), words.next()) {
+    let mut numbers = found.split_whitespace().map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
         (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= MINIMUM_PYTHON => Ok(found),
         _ => bail!(
             "tests need python3 of {}.{} or later, and this is {found}",
@@ -60,10 +64,10 @@ fn interpreter() -> Result<String> {
     }
 }
 
-/// Called under the cache's lock, so nobody else is at work in `place`.
+/// The caller holds the cache's lock, so no other process writes to `place`.
 fn create(place: &Path, requirements: &Path) -> Result<()> {
     if place.exists() {
-        // Left by a build that was killed.
+        // Removes the remains of a build that was killed.
         std::fs::remove_dir_all(place)?;
     }
     run(Command::new("python3").args(["-m", "venv"]).arg(place))?;
@@ -87,8 +91,12 @@ fn run(command: &mut Command) -> Result<String> {
         .output()
         .with_context(|| format!("cannot run {command:?}"))?;
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        bail!("{command:?} ended with {}: {}", output.status, said.trim());
+        let error = String::from_utf8_lossy(&output.stderr);
+        bail!(
+            "{command:?} exited with {}: {}",
+            output.status,
+            error.trim()
+        );
     }
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

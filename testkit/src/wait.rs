@@ -1,7 +1,9 @@
-//! Waiting for a condition, never for a time.
+//! Waits for a condition with a deadline.
 //!
-//! In: a limit, what is waited for, and a look at it. Out: what the look found, or an error that says what was
-//! waited for, how long, and what was seen last.
+//! Input: a time limit, the name of the condition, and an attempt to observe it.
+//! Output: the value of the first successful attempt, or an error with the condition, the time
+//! waited, and the last failure.
+//! Invariants: the wait ends at the deadline even if an attempt hangs.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -10,13 +12,13 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// What a look found: the thing, or what was there instead.
+/// The result of one attempt: the value, or what was observed instead.
 pub trait Attempt {
-    /// The thing that is waited for.
+    /// The value that the wait returns.
     type Value;
 
     /// # Errors
-    /// When it is not there yet: what was seen instead.
+    /// If the condition is not met yet: what was observed instead.
     fn into_result(self) -> Result<Self::Value, String>;
 }
 
@@ -36,10 +38,10 @@ impl<T, E: Display> Attempt for Result<T, E> {
     }
 }
 
-/// Looks again and again until the look gives `Some` or `Ok`; `None` and `Err` mean "not yet".
+/// Repeats the attempt until it returns `Some` or `Ok`; `None` and `Err` mean "not yet".
 ///
 /// # Errors
-/// After `limit`: what was waited for, and what the last look saw (an `Err` is what it saw).
+/// After `limit`: the condition, and the last error of an attempt.
 pub async fn until<L: Attempt>(
     limit: Duration,
     what: &str,
@@ -49,10 +51,10 @@ pub async fn until<L: Attempt>(
     poll(limit, pauses, what, attempt).await
 }
 
-/// As `until`, with the same pause between any two looks: for those who measure when it was.
+/// Like `until`, with a constant pause between attempts, for measurements.
 ///
 /// # Errors
-/// As `until`.
+/// As for `until`.
 pub async fn until_every<L: Attempt>(
     limit: Duration,
     pause: Duration,
@@ -69,7 +71,7 @@ async fn poll<L: Attempt>(
     mut attempt: impl AsyncFnMut() -> L,
 ) -> Result<L::Value> {
     let deadline = Instant::now() + limit;
-    let mut last_failure = "no look ended in time".to_owned();
+    let mut last_failure = "no attempt ended in time".to_owned();
     let mut pause = *pauses.start();
     loop {
         match timeout_at(deadline, attempt())
@@ -81,7 +83,7 @@ async fn poll<L: Attempt>(
             Err(_) => {}
         }
         if Instant::now() + pause >= deadline {
-            bail!("waited {limit:?} for {what}; seen last: {last_failure}");
+            bail!("waited {limit:?} for {what}; last attempt: {last_failure}");
         }
         sleep(pause).await;
         pause = (pause * 2).min(*pauses.end());
@@ -96,7 +98,7 @@ mod tests {
     #[tokio::test]
     async fn returns_the_value_once_the_attempt_succeeds() {
         let mut attempts = 0;
-        let found = until(Duration::from_secs(10), "the third look", async || {
+        let found = until(Duration::from_secs(10), "the third attempt", async || {
             attempts += 1;
             (attempts == 3).then_some("there")
         });
@@ -111,7 +113,7 @@ mod tests {
         let error = error.await.unwrap_err().to_string();
         assert_eq!(
             error,
-            "waited 100ms for a Ready binding; seen last: binding a: Ready is False"
+            "waited 100ms for a Ready binding; last attempt: binding a: Ready is False"
         );
     }
 
@@ -126,7 +128,7 @@ mod tests {
                 .await
                 .unwrap_err()
                 .to_string()
-                .contains("no look ended in time")
+                .contains("no attempt ended in time")
         );
     }
 }

@@ -1,5 +1,6 @@
-//! The stand-in against Doppler's own clients: the SDK for Python and the command line tool. What they cannot tell from
-//! Doppler, the operator need not. They run in the test's network, so nothing they do can reach the internet.
+//! The stand-in with Doppler's own clients: the SDK for Python and the command line tool.
+//!
+//! Invariants: the clients run in the network of the tests, so no request reaches the internet.
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -14,10 +15,10 @@ use testkit::{cache, venv, wait};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
-const LIMIT: Duration = Duration::from_mins(1);
-/// What `go install …@latest` gives.
+const TIMEOUT: Duration = Duration::from_mins(1);
+/// The version that `go install …@latest` installs.
 const CLI: &str = "github.com/DopplerHQ/cli@v0.5.11-0.20230908185655-7aef4713e1a4";
-/// Downloads as the SDK's users do: text to a file, the file to the environment.
+/// Downloads as users of the SDK do: text to a file, and the file to the environment.
 const SDK: &str = r#"
 import os
 from dopplersdk import DopplerSDK
@@ -56,7 +57,7 @@ impl World {
         let token = doppler.service_token("shop", "dev");
         let home = tempfile::tempdir()?;
         std::fs::write(home.path().join("ca.pem"), doppler.ca_pem())?;
-        // The command line tool sends statistics home otherwise.
+        // Otherwise the command line tool sends analytics.
         std::fs::create_dir(home.path().join(".doppler"))?;
         std::fs::write(
             home.path().join(".doppler/.doppler.yaml"),
@@ -70,7 +71,8 @@ impl World {
         })
     }
 
-    /// A process that has this world's network and authority, a home of its own, and nothing of the test's environment.
+    /// A process with this world's network and authority, its own home, and none of the test's
+    /// environment.
     fn command(&self, program: &Path) -> Command {
         let ca = self.home.path().join("ca.pem");
         let mut command = Command::new(program);
@@ -131,7 +133,7 @@ fn cli() -> Result<PathBuf> {
 
 async fn output(mut command: Command) -> Result<Output> {
     let output = command.stdin(Stdio::null()).output();
-    tokio::time::timeout(LIMIT, output)
+    tokio::time::timeout(TIMEOUT, output)
         .await
         .context("the client took too long")?
         .context("the client did not start")
@@ -151,7 +153,7 @@ async fn stdout(command: Command) -> Result<String> {
 
 async fn failure(command: Command) -> Result<String> {
     let output = output(command).await?;
-    ensure!(!output.status.success(), "it should have failed");
+    ensure!(!output.status.success(), "the client succeeded");
     Ok(String::from_utf8(output.stderr)?)
 }
 
@@ -185,23 +187,23 @@ async fn the_sdk_reaches_dopplers_own_address_through_the_network() -> Result<()
 }
 
 #[tokio::test]
-async fn the_sdk_understands_refusals() -> Result<()> {
+async fn the_sdk_understands_errors() -> Result<()> {
     let world = World::start()?;
     world.doppler.set_rate_limit(RateLimit {
         secret_reads: 0,
         ..RateLimit::TEAM
     });
-    let said = failure(world.sdk().await?).await?;
+    let error = failure(world.sdk().await?).await?;
     assert!(
-        said.contains("TooManyRequestsException") && said.contains("Exceeded rate limit"),
-        "{said}"
+        error.contains("TooManyRequestsException") && error.contains("Exceeded rate limit"),
+        "{error}"
     );
     world.doppler.set_rate_limit(RateLimit::TEAM);
     world.doppler.revoke(&world.token);
-    let said = failure(world.sdk().await?).await?;
+    let error = failure(world.sdk().await?).await?;
     assert!(
-        said.contains("UnauthorizedException") && said.contains("Invalid Auth token"),
-        "{said}"
+        error.contains("UnauthorizedException") && error.contains("Invalid Auth token"),
+        "{error}"
     );
     Ok(())
 }
@@ -218,7 +220,7 @@ async fn the_command_line_tool_downloads_secrets() -> Result<()> {
         });
         assert_eq!(printed, expected);
     }
-    // Once straight, once under Doppler's own address.
+    // Once directly, and once with Doppler's own address.
     assert_eq!(
         world.network.requests_by_host(),
         [("api.doppler.com:443".to_owned(), 1)].into()
@@ -243,27 +245,27 @@ async fn the_command_line_tool_downloads_secrets() -> Result<()> {
 }
 
 #[tokio::test]
-async fn the_command_line_tool_shows_why_it_was_refused() -> Result<()> {
+async fn the_command_line_tool_shows_the_error() -> Result<()> {
     let world = World::start()?;
     let download = ["secrets", "download", "--no-file", "--no-fallback"];
     let mut cli = world.plain_cli().await?;
     cli.args(download)
         .args(["--project", "shop", "--config", "prd"]);
-    let said = failure(cli).await?;
+    let error = failure(cli).await?;
     assert!(
-        said.contains("This token does not have access to requested config 'prd'"),
-        "{said}"
+        error.contains("This token does not have access to requested config 'prd'"),
+        "{error}"
     );
     world.doppler.revoke(&world.token);
     let mut cli = world.plain_cli().await?;
     cli.args(download);
-    let said = failure(cli).await?;
-    assert!(said.contains("Invalid Auth token"), "{said}");
+    let error = failure(cli).await?;
+    assert!(error.contains("Invalid Auth token"), "{error}");
     Ok(())
 }
 
 #[tokio::test]
-async fn the_command_line_tool_sends_the_tag_back_and_takes_304() -> Result<()> {
+async fn the_command_line_tool_sends_its_etag_and_accepts_304() -> Result<()> {
     let world = World::start()?;
     for _ in 0..2 {
         let mut cli = world.plain_cli().await?;
@@ -281,10 +283,10 @@ async fn the_command_line_tool_sends_the_tag_back_and_takes_304() -> Result<()> 
 }
 
 #[tokio::test]
-async fn the_command_line_tool_restarts_its_command_upon_a_push() -> Result<()> {
+async fn the_command_line_tool_restarts_its_command_on_a_change() -> Result<()> {
     let world = World::start()?;
     let mut cli = world.plain_cli().await?;
-    // It ends with its standard input, so also when this test does.
+    // It exits with its standard input, so it exits with this test.
     cli.args([
         "run",
         "--watch",
@@ -300,12 +302,12 @@ async fn the_command_line_tool_restarts_its_command_upon_a_push() -> Result<()> 
         .spawn()?;
     let mut lines = BufReader::new(cli.stdout.take().context("its output")?).lines();
     assert_eq!(
-        tokio::time::timeout(LIMIT, lines.next_line())
+        tokio::time::timeout(TIMEOUT, lines.next_line())
             .await??
             .as_deref(),
         Some("key=1234567890")
     );
-    wait::until(LIMIT, "the stream", async || {
+    wait::until(TIMEOUT, "the stream", async || {
         (world.doppler.open_streams_of("shop", "dev") == 1).then_some(())
     })
     .await?;
@@ -318,7 +320,7 @@ async fn the_command_line_tool_restarts_its_command_upon_a_push() -> Result<()> 
         }
         bail!("it ended")
     };
-    assert_eq!(tokio::time::timeout(LIMIT, restarted).await??, "key=2");
+    assert_eq!(tokio::time::timeout(TIMEOUT, restarted).await??, "key=2");
     let paths: Vec<_> = world
         .doppler
         .requests()

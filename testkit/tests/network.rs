@@ -1,4 +1,4 @@
-//! The network of the cluster: names as users write them, servers on this machine behind them.
+//! The network of the cluster: host names as users write them, routed to servers on this machine.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use testkit::wait;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-const LIMIT: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 const HOST: &str = "doppler.example.svc:4200";
 
 struct World {
@@ -39,7 +39,7 @@ impl World {
         let authority = reqwest::Certificate::from_pem(self.doppler.ca_pem().as_bytes())?;
         let builder = Client::builder()
             .proxy(Proxy::all(self.network.url())?)
-            .timeout(LIMIT);
+            .timeout(TIMEOUT);
         Ok(builder.tls_certs_only([authority]).build()?)
     }
 
@@ -55,11 +55,11 @@ impl World {
 }
 
 async fn until(what: &str, holds: impl Fn() -> bool) -> Result<()> {
-    wait::until(LIMIT, what, async || holds().then_some(())).await
+    wait::until(TIMEOUT, what, async || holds().then_some(())).await
 }
 
 #[tokio::test]
-async fn forwards_plain_requests_by_name_and_keeps_the_clients_connection() -> Result<()> {
+async fn forwards_requests_by_name_and_keeps_the_connection() -> Result<()> {
     let world = world()?;
     let client = world.client()?;
     for _ in 0..3 {
@@ -88,7 +88,7 @@ async fn serves_many_requests_over_one_connection() -> Result<()> {
         let mut answer = String::new();
         while !answer.ends_with(r#""success":false}"#) {
             let mut piece = [0; 1024];
-            let read = tokio::time::timeout(LIMIT, stream.read(&mut piece)).await??;
+            let read = tokio::time::timeout(TIMEOUT, stream.read(&mut piece)).await??;
             assert!(read > 0, "closed after {answer}");
             answer.push_str(std::str::from_utf8(&piece[..read])?);
         }
@@ -105,7 +105,7 @@ async fn serves_many_requests_over_one_connection() -> Result<()> {
 }
 
 #[tokio::test]
-async fn tunnels_to_dopplers_unchanged_address() -> Result<()> {
+async fn tunnels_to_dopplers_public_address() -> Result<()> {
     let world = world()?;
     assert_eq!(
         world
@@ -122,7 +122,7 @@ async fn tunnels_to_dopplers_unchanged_address() -> Result<()> {
 }
 
 #[tokio::test]
-async fn knows_no_host_that_was_not_registered() -> Result<()> {
+async fn returns_502_for_unknown_hosts() -> Result<()> {
     let world = world()?;
     let client = world.client()?;
     assert_eq!(
@@ -134,7 +134,7 @@ async fn knows_no_host_that_was_not_registered() -> Result<()> {
     assert!(world.status(&client, "https://example.com").await.is_err());
     world.network.remove(HOST);
     assert_eq!(world.status(&client, &format!("http://{HOST}")).await?, 502);
-    // Nobody listens there any more.
+    // The port has no listener any more.
     let gone: SocketAddr = TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
     world.network.route(HOST, gone);
     assert_eq!(world.status(&client, &format!("http://{HOST}")).await?, 502);
@@ -142,7 +142,7 @@ async fn knows_no_host_that_was_not_registered() -> Result<()> {
 }
 
 #[tokio::test]
-async fn cuts_a_host_off_and_takes_it_back() -> Result<()> {
+async fn disconnects_and_reconnects_a_host() -> Result<()> {
     let world = world()?;
     let client = world.client()?;
     for base in [
@@ -164,7 +164,7 @@ async fn cuts_a_host_off_and_takes_it_back() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_cut_ends_open_streams() -> Result<()> {
+async fn disconnect_ends_open_streams() -> Result<()> {
     let world = world()?;
     for (base, host) in [
         (format!("http://{HOST}"), HOST),
@@ -178,7 +178,7 @@ async fn a_cut_ends_open_streams() -> Result<()> {
         assert!(stream.chunk().await?.is_some());
         world.network.disconnect(host);
         assert!(stream.chunk().await.is_err());
-        until("the stream to be gone at the other end", || {
+        until("the stream to be closed at the server", || {
             world.doppler.open_streams() == 0
         })
         .await?;
@@ -187,17 +187,17 @@ async fn a_cut_ends_open_streams() -> Result<()> {
 }
 
 #[tokio::test]
-async fn hangs_without_an_answer_until_the_route_is_set_again() -> Result<()> {
+async fn hangs_until_the_route_is_set_again() -> Result<()> {
     let world = world()?;
     let client = world.client()?;
     world.network.hang(HOST);
     let url = format!("http://{HOST}{DOWNLOAD_PATH}");
-    let asked = client
+    let response = client
         .get(&url)
         .timeout(Duration::from_millis(200))
         .send()
         .await;
-    assert!(asked.unwrap_err().is_timeout());
+    assert!(response.unwrap_err().is_timeout());
     assert_eq!(world.doppler.counts().requests, 0);
     world.network.route(HOST, world.doppler.http_addr());
     assert_eq!(world.status(&client, &format!("http://{HOST}")).await?, 200);
@@ -205,7 +205,7 @@ async fn hangs_without_an_answer_until_the_route_is_set_again() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_hang_freezes_open_streams() -> Result<()> {
+async fn hang_freezes_open_streams() -> Result<()> {
     let world = world()?;
     for (base, host) in [
         (format!("http://{HOST}"), HOST),
@@ -225,7 +225,7 @@ async fn a_hang_freezes_open_streams() -> Result<()> {
         assert!(frozen.is_err(), "{frozen:?}");
         world.network.route(host, world.doppler.http_addr());
         assert!(stream.chunk().await.is_err());
-        until("the stream to be gone", || {
+        until("the stream to be closed", || {
             world.doppler.open_streams() == 0
         })
         .await?;
@@ -234,7 +234,7 @@ async fn a_hang_freezes_open_streams() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_is_gone_for_the_server_too() -> Result<()> {
+async fn closed_client_connection_closes_the_servers() -> Result<()> {
     let world = world()?;
     let request = world
         .client()?
@@ -244,7 +244,7 @@ async fn a_client_that_goes_away_is_gone_for_the_server_too() -> Result<()> {
     assert!(stream.chunk().await?.is_some());
     assert_eq!(world.doppler.open_streams(), 1);
     drop(stream);
-    until("the stream to be gone", || {
+    until("the stream to be closed", || {
         world.doppler.open_streams() == 0
     })
     .await?;
@@ -252,7 +252,7 @@ async fn a_client_that_goes_away_is_gone_for_the_server_too() -> Result<()> {
 }
 
 #[tokio::test]
-async fn passes_large_bodies_and_broken_answers_on() -> Result<()> {
+async fn forwards_large_bodies_and_truncated_responses() -> Result<()> {
     let world = world()?;
     let client = world.client()?;
     let once = |fault| world.doppler.fault_times(1, |_| true, fault);
@@ -275,9 +275,9 @@ async fn passes_large_bodies_and_broken_answers_on() -> Result<()> {
     Ok(())
 }
 
-/// A server that answers an upgrade and then echoes, as a socket server would.
+/// A server that accepts an upgrade and then echoes, as a WebSocket server would.
 #[tokio::test]
-async fn passes_upgrades_on() -> Result<()> {
+async fn forwards_upgrades() -> Result<()> {
     let world = world()?;
     let server = TcpListener::bind("127.0.0.1:0").await?;
     world
@@ -304,15 +304,15 @@ async fn passes_upgrades_on() -> Result<()> {
         .await?;
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
-        head.push(tokio::time::timeout(LIMIT, stream.read_u8()).await??);
+        head.push(tokio::time::timeout(TIMEOUT, stream.read_u8()).await??);
     }
     assert!(head.starts_with(b"HTTP/1.1 101 "));
     stream.write_all(b"hello").await?;
     let mut back = [0; 5];
-    tokio::time::timeout(LIMIT, stream.read_exact(&mut back)).await??;
+    tokio::time::timeout(TIMEOUT, stream.read_exact(&mut back)).await??;
     assert_eq!(&back, b"hello");
     drop(stream);
-    let asked = tokio::time::timeout(LIMIT, echo).await???;
-    assert!(asked.starts_with("GET /out HTTP/1.1\r\n"), "{asked}");
+    let received = tokio::time::timeout(TIMEOUT, echo).await???;
+    assert!(received.starts_with("GET /out HTTP/1.1\r\n"), "{received}");
     Ok(())
 }

@@ -1,6 +1,6 @@
-//! A real control plane, Prefect's real server and worker, and the node: flow runs that really run.
+//! Flow runs on a real control plane, Prefect's real server and worker, and the process node.
 
-// Clippy lets tests unwrap, and does not see that what tests call is a test as well.
+// Clippy's settings for tests cover test functions, but not their helpers.
 #![allow(clippy::unwrap_used)]
 
 use std::time::{Duration, Instant};
@@ -17,15 +17,15 @@ use testkit::prefect::{
 };
 use testkit::{kubernetes, progress, wait};
 
-const LIMIT: Duration = Duration::from_mins(2);
+const TIMEOUT: Duration = Duration::from_mins(2);
 
 async fn namespace(client: &Client, name: &str) {
     let yaml = format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}}}}}");
     kubernetes::apply(client, "default", &yaml).await.unwrap();
-    // Pods need the service account that the controllers make.
+    // Pods need the service account that the controller manager creates.
     let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> =
         Api::namespaced(client.clone(), name);
-    wait::until(LIMIT, "the default service account", async || {
+    wait::until(TIMEOUT, "the default service account", async || {
         accounts.get_opt("default").await.ok().flatten()
     })
     .await
@@ -53,11 +53,11 @@ async fn job(client: &Client, namespace: &str, name: &str, container: Value) {
         .unwrap();
 }
 
-/// Waits until the pod of `job` is as `wanted` wants it.
+/// Waits until `wanted` accepts the pod of `job`.
 async fn pod(client: &Client, namespace: &str, job: &str, wanted: impl Fn(&Value) -> bool) -> Pod {
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let params = ListParams::default().labels(&format!("job-name={job}"));
-    wait::until(LIMIT, "the pod's status", async || {
+    wait::until(TIMEOUT, "the pod's status", async || {
         let found = pods
             .list(&params)
             .await
@@ -87,7 +87,7 @@ fn has_phase(phase: &'static str) -> impl Fn(&Value) -> bool {
 }
 
 #[tokio::test]
-async fn a_missing_secret_holds_the_container_unless_it_is_optional() {
+async fn a_missing_secret_blocks_the_container_unless_optional() {
     let plane = ControlPlane::shared().unwrap();
     let client = plane.admin_client().unwrap();
     namespace(&client, "missing").await;
@@ -118,7 +118,7 @@ async fn a_missing_secret_holds_the_container_unless_it_is_optional() {
 }
 
 #[tokio::test]
-async fn exit_codes_start_errors_and_odd_names_are_as_on_a_real_node() {
+async fn exit_codes_and_start_errors_match_a_kubelet() {
     let plane = ControlPlane::shared().unwrap();
     let client = plane.admin_client().unwrap();
     namespace(&client, "exits").await;
@@ -173,12 +173,12 @@ async fn exit_codes_start_errors_and_odd_names_are_as_on_a_real_node() {
 }
 
 #[tokio::test]
-async fn a_deleted_pod_takes_its_process_with_it() {
+async fn deleting_a_pod_ends_its_process() {
     let plane = ControlPlane::shared().unwrap();
     let client = plane.admin_client().unwrap();
     namespace(&client, "deleted").await;
     let node = node(plane, "deleted").await;
-    // Four: the expansion of references makes two of them one.
+    // Four dollars, because the expansion of variables turns two into one.
     job(
         &client,
         "deleted",
@@ -188,7 +188,7 @@ async fn a_deleted_pod_takes_its_process_with_it() {
     .await;
     let found = pod(&client, "deleted", "long", has_phase("Running")).await;
     let name = found.name_any();
-    let pid = wait::until(LIMIT, "the pid", async || {
+    let pid = wait::until(TIMEOUT, "the pid", async || {
         node.log(&name).trim().parse::<u32>().ok()
     })
     .await
@@ -200,7 +200,7 @@ async fn a_deleted_pod_takes_its_process_with_it() {
         .await
         .unwrap();
     let pods: Api<Pod> = Api::namespaced(client.clone(), "deleted");
-    wait::until(LIMIT, "the pod's end", async || {
+    wait::until(TIMEOUT, "the pod's end", async || {
         pods.get_opt(&name)
             .await
             .is_ok_and(|p| p.is_none())
@@ -212,7 +212,7 @@ async fn a_deleted_pod_takes_its_process_with_it() {
 }
 
 #[tokio::test]
-async fn a_deployment_of_a_known_image_runs_and_is_started_again_when_it_ends() {
+async fn pods_of_known_deployments_run_and_restart() {
     let plane = ControlPlane::shared().unwrap();
     let client = plane.admin_client().unwrap();
     namespace(&client, "deployed").await;
@@ -248,7 +248,7 @@ async fn a_deployment_of_a_known_image_runs_and_is_started_again_when_it_ends() 
             .map(|pod| pod.log())
             .collect()
     };
-    wait::until(LIMIT, "three starts of one pod", async || {
+    wait::until(TIMEOUT, "three starts of one pod", async || {
         let logs = logs("ends");
         let started = logs.iter().any(|log| log.matches("start").count() >= 3);
         if started {
@@ -259,10 +259,10 @@ async fn a_deployment_of_a_known_image_runs_and_is_started_again_when_it_ends() 
     })
     .await
     .unwrap();
-    assert_eq!(logs("ends").len(), 1, "another pod took its place");
+    assert_eq!(logs("ends").len(), 1, "the pod was replaced");
 
     let deployments: Api<Deployed> = Api::namespaced(client.clone(), "deployed");
-    wait::until(LIMIT, "the deployment to be available", async || {
+    wait::until(TIMEOUT, "the deployment to be available", async || {
         let status = deployments.get("stays").await.ok()?.status?;
         (status.available_replicas == Some(1)).then_some(())
     })
@@ -273,7 +273,7 @@ async fn a_deployment_of_a_known_image_runs_and_is_started_again_when_it_ends() 
 }
 
 #[tokio::test]
-async fn a_flow_run_prints_what_a_secret_of_its_pool_says() {
+async fn a_flow_run_prints_a_secret_of_its_pool() {
     let plane = ControlPlane::shared().unwrap();
     let client = plane.admin_client().unwrap();
     namespace(&client, "flows").await;
@@ -335,8 +335,8 @@ async fn a_flow_run_prints_what_a_secret_of_its_pool_says() {
         node.logs_of_run(&run)
             .contains("secret_api_key = 1234567890")
     );
-    // The engine sends its last logs while it ends.
-    wait::until(LIMIT, "the run's log at Prefect", async || {
+    // The flow run sends its last log lines while it ends.
+    wait::until(TIMEOUT, "the run's log at Prefect", async || {
         let logs = api.run_logs(&run).await.ok()?;
         logs.contains("secret_api_key = 1234567890").then_some(())
     })

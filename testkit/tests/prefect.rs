@@ -1,6 +1,6 @@
-//! The real Prefect server: blocks in every shape, pools, credentials, and a restart.
+//! The real Prefect server: blocks in each format, pools, credentials, and a restart.
 
-// Clippy lets tests unwrap, and does not see that what tests call is a test as well.
+// Clippy's settings for tests cover test functions, but not their helpers.
 #![allow(clippy::unwrap_used)]
 
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ async fn data(api: &PrefectApi, name: &str, block: &Block) -> Value {
 }
 
 #[tokio::test]
-async fn blocks_come_back_in_the_shape_in_which_people_make_them() {
+async fn blocks_keep_the_format_in_which_users_save_them() {
     let api = shared().await;
     let fields = json!({"project": "p", "config": "dev", "access_token": "t"});
 
@@ -53,7 +53,7 @@ async fn blocks_come_back_in_the_shape_in_which_people_make_them() {
 }
 
 #[tokio::test]
-async fn a_block_is_replaced_under_its_id_and_deleted() {
+async fn a_replaced_block_keeps_its_id() {
     let api = shared().await;
     let first = api
         .put_block("changing", &Block::object("p", "dev", "one"))
@@ -71,7 +71,7 @@ async fn a_block_is_replaced_under_its_id_and_deleted() {
 }
 
 #[tokio::test]
-async fn pools_keep_the_template_that_they_are_given() {
+async fn pools_keep_their_template() {
     let api = shared().await;
     api.create_kubernetes_pool("full").await.unwrap();
     assert_eq!(
@@ -90,7 +90,7 @@ async fn pools_keep_the_template_that_they_are_given() {
 }
 
 #[tokio::test]
-async fn a_server_with_auth_and_csrf_refuses_others_and_survives_a_restart() {
+async fn auth_and_csrf_are_enforced_and_data_survives_a_restart() {
     let options = PrefectOptions {
         auth: Some("admin:pass".to_owned()),
         csrf: true,
@@ -107,20 +107,20 @@ async fn a_server_with_auth_and_csrf_refuses_others_and_survives_a_restart() {
         .await
         .unwrap();
 
-    let stranger = PrefectApi::new(&server.api_url(), None, true).unwrap();
-    let refused = stranger
+    let unauthenticated = PrefectApi::new(&server.api_url(), None, true).unwrap();
+    let error = unauthenticated
         .block("secret", "kept")
         .await
         .unwrap_err()
         .to_string();
-    assert!(refused.ends_with("401 Unauthorized"), "{refused}");
-    let careless = PrefectApi::new(&server.api_url(), server.auth(), false).unwrap();
-    let refused = careless
+    assert!(error.ends_with("401 Unauthorized"), "{error}");
+    let without_csrf = PrefectApi::new(&server.api_url(), server.auth(), false).unwrap();
+    let error = without_csrf
         .create_pool("p", "process", None)
         .await
         .unwrap_err()
         .to_string();
-    assert!(refused.ends_with("403 Forbidden"), "{refused}");
+    assert!(error.ends_with("403 Forbidden"), "{error}");
 
     server.stop().await;
     assert!(api.get("/health").await.is_err());
@@ -128,7 +128,7 @@ async fn a_server_with_auth_and_csrf_refuses_others_and_survives_a_restart() {
     assert!(api.block("secret", "kept").await.unwrap().is_some());
 }
 
-/// An answer: status, media type, and a body whose values are replaced by their types.
+/// A response: status, media type, and a body whose values are replaced by their types.
 async fn shape(
     http: &reqwest::Client,
     api: &str,
@@ -153,7 +153,7 @@ async fn shape(
     } else {
         serde_json::from_str(&text).unwrap()
     };
-    // What is refused is told in the same words.
+    // Error messages are compared literally.
     let body = if status < 400 { types(&body) } else { body };
     (status, media_type.unwrap_or_default(), body)
 }
@@ -173,7 +173,7 @@ fn types(value: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn the_stand_in_answers_what_the_operator_asks_in_the_shapes_of_the_server() {
+async fn stand_in_responses_have_the_format_of_the_server() {
     let server = PrefectServer::shared().await.unwrap();
     let api = server.api().unwrap();
     let stand_in = StandIn::start().unwrap();

@@ -1,8 +1,8 @@
-//! No secret value is ever shown. This test drives errors on every edge, and searches everything that
-//! the operator wrote.
+//! No secret value is ever shown. This test drives errors on every edge, and searches everything
+//! that the operator wrote.
 //!
-//! Every other test searches its operator's log, metrics, Events and statuses at its end as well. This
-//! one covers the edges that they do not reach.
+//! Every other test searches its operator's log, metrics, Events and statuses at its end as well.
+//! This one covers the edges that they do not reach.
 
 use anyhow::{Context, Result, ensure};
 use kube::config::Kubeconfig;

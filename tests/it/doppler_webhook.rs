@@ -83,7 +83,8 @@ impl World {
         .await
     }
 
-    /// Applies a binding of config `config` of the world's project, with a service token of its own.
+    /// Applies a binding of config `config` of the world's project, with a service token of its
+    /// own.
     async fn bind_config(&self, name: &str, config: &str) -> Result<()> {
         let mut spec: Value = self.direct_spec().await?;
         let token = self.doppler.service_token(&self.name, config);

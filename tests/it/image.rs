@@ -1,7 +1,8 @@
 //! The Dockerfile, checked without a container engine: the last stage is minimal, and the build
 //! context contains everything that the build needs. `running` builds and runs the last stage.
 //!
-//! Input: Dockerfile and .dockerignore. Output: their errors.
+//! Input: Dockerfile and .dockerignore.
+//! Output: their errors.
 //! Invariants: no test pulls an image from a registry.
 
 mod running;

@@ -1,4 +1,4 @@
-//! Several replicas: one works, the others stand by, take hooks, and take over.
+//! Several replicas: one leads, the others are standby, forward webhooks, and take over.
 
 use std::time::{Duration, Instant};
 
@@ -13,8 +13,8 @@ use crate::cleanup::run_detach;
 use crate::doppler_webhook::{SecretDir, post_webhook, update_body};
 use crate::world::{Setup, World, pairs, secret};
 
-/// As the Lease says.
-const LASTS: Duration = Duration::from_secs(15);
+/// The duration of the Lease.
+const LEASE_DURATION: Duration = Duration::from_secs(15);
 
 impl World {
     fn leases(&self) -> Api<Lease> {
@@ -26,24 +26,24 @@ impl World {
         Ok(lease.spec.and_then(|spec| spec.holder_identity))
     }
 
-    /// Waits until a replica leads and has seen everything.
-    async fn until_leads(&self, operator: &Operator) -> Result<()> {
-        self.until("the replica to lead", async || {
-            ensure!(leads(operator).await?, "it stands by");
+    /// Waits until the replica leads and its caches are in sync.
+    async fn until_leader(&self, operator: &Operator) -> Result<()> {
+        self.until("the replica to become leader", async || {
+            ensure!(is_leader(operator).await?, "it is standby");
             Ok(())
         })
         .await?;
-        operator.ready(LASTS * 2).await
+        operator.ready(LEASE_DURATION * 2).await
     }
 }
 
-async fn leads(operator: &Operator) -> Result<bool> {
+async fn is_leader(operator: &Operator) -> Result<bool> {
     let metrics = operator.metrics().await?;
     Ok(metrics.contains("doppler_prefect_leader 1\n"))
 }
 
-/// It has neither read nor written anything for a binding.
-async fn is_idle(operator: &Operator) -> Result<()> {
+/// Fails if the replica has read or written anything for a binding.
+async fn ensure_idle(operator: &Operator) -> Result<()> {
     let metrics = operator.metrics().await?;
     for family in ["kubernetes_writes_total{", "upstream_reads_total{"] {
         ensure!(
@@ -59,24 +59,24 @@ async fn is_idle(operator: &Operator) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_of_two_works_and_the_other_takes_over_when_it_is_killed() -> Result<()> {
+async fn standby_takes_over_when_the_leader_is_killed() -> Result<()> {
     let mut w = World::with("replica-killed", Setup::default().replicated()).await?;
-    ensure!(leads(w.operator()?).await?);
+    ensure!(is_leader(w.operator()?).await?);
     let second = w.start_replica().await?;
     w.set_doppler_secret("A", &secret("a"));
     w.apply_binding("b", &w.direct_spec().await?).await?;
     w.until_ready("b").await?;
     w.until_polls("unchanged", 2).await?;
-    ensure!(!leads(&second).await?);
-    is_idle(&second).await?;
-    let holder = w.holder().await?.context("nobody holds the lease")?;
+    ensure!(!is_leader(&second).await?);
+    ensure_idle(&second).await?;
+    let holder = w.holder().await?.context("the lease has no holder")?;
     ensure!(holder.starts_with("replica_"), "{holder}");
 
     w.kill_operator();
     let killed = Instant::now();
     w.set_doppler_secret("A", &secret("b"));
-    w.until_leads(&second).await?;
-    // A leader has given up ten seconds after its last renewal at the latest.
+    w.until_leader(&second).await?;
+    // The leader gives up ten seconds after its last renewal.
     ensure!(
         killed.elapsed() >= Duration::from_secs(5),
         "{:?}",
@@ -89,13 +89,13 @@ async fn one_of_two_works_and_the_other_takes_over_when_it_is_killed() -> Result
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn at_rest_the_renewal_of_the_lease_is_the_only_write() -> Result<()> {
+async fn idle_leader_only_renews_its_lease() -> Result<()> {
     let w = World::with("replica-rest", Setup::default().replicated()).await?;
     w.set_doppler_secret("A", &secret("a"));
     w.apply_binding("b", &w.direct_spec().await?).await?;
     w.until_ready("b").await?;
-    for told in ["SecretCreated", "Ready"] {
-        w.until_event(told).await?;
+    for reason in ["SecretCreated", "Ready"] {
+        w.until_event(reason).await?;
     }
     let state = async || -> Result<_> {
         let written = w.secrets().get("b").await?.metadata.resource_version;
@@ -109,8 +109,8 @@ async fn at_rest_the_renewal_of_the_lease_is_the_only_write() -> Result<()> {
     let before = state().await?;
     for _ in 0..2 {
         let last = renewed().await?;
-        w.until_within(LASTS * 2, "the lease to be renewed", async || {
-            ensure!(renewed().await? != last, "it was not");
+        w.until_within(LEASE_DURATION * 2, "the lease to be renewed", async || {
+            ensure!(renewed().await? != last, "it was not renewed");
             Ok(())
         })
         .await?;
@@ -121,7 +121,7 @@ async fn at_rest_the_renewal_of_the_lease_is_the_only_write() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_that_is_told_to_end_hands_over_at_once() -> Result<()> {
+async fn terminated_leader_hands_over_at_once() -> Result<()> {
     let mut w = World::with("replica-ended", Setup::default().replicated()).await?;
     let second = w.start_replica().await?;
     w.set_doppler_secret("A", &secret("a"));
@@ -130,9 +130,9 @@ async fn a_leader_that_is_told_to_end_hands_over_at_once() -> Result<()> {
     let before = w.holder().await?;
     w.stop_operator().await?;
     let ended = Instant::now();
-    ensure!(w.holder().await? != before, "it was not given back");
-    w.until_leads(&second).await?;
-    ensure!(ended.elapsed() < LASTS, "{:?}", ended.elapsed());
+    ensure!(w.holder().await? != before, "the lease was not released");
+    w.until_leader(&second).await?;
+    ensure!(ended.elapsed() < LEASE_DURATION, "{:?}", ended.elapsed());
     w.set_doppler_secret("A", &secret("b"));
     w.until_values("b", &pairs(&[("A", secret("b"))])).await?;
     w.operator = Some(second);
@@ -140,16 +140,16 @@ async fn a_leader_that_is_told_to_end_hands_over_at_once() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_that_stands_by_ends_when_it_is_told_to() -> Result<()> {
+async fn terminated_standby_exits_with_zero() -> Result<()> {
     let w = World::with("replica-standby", Setup::default().replicated()).await?;
     let second = w.start_replica().await?;
     ensure!(second.terminate(Duration::from_secs(20)).await? == 0);
-    ensure!(leads(w.operator()?).await?);
+    ensure!(is_leader(w.operator()?).await?);
     w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_whose_lease_another_has_taken_ends_with_an_error() -> Result<()> {
+async fn leader_exits_with_an_error_when_it_loses_the_lease() -> Result<()> {
     let mut w = World::with("replica-lost", Setup::default().replicated()).await?;
     let taken = Patch::Merge(json!({"spec": {"holderIdentity": "another"}}));
     let name = w.grant.service_account.clone();
@@ -157,66 +157,69 @@ async fn a_leader_whose_lease_another_has_taken_ends_with_an_error() -> Result<(
         .patch(&name, &PatchParams::default(), &taken)
         .await?;
     let operator = w.operator.take().context("no operator runs")?;
-    let code = operator.process().wait_async(LASTS * 2).await;
+    let code = operator.process().wait_async(LEASE_DURATION * 2).await;
     ensure!(code == Some(1), "{code:?}");
     ensure!(w.log().contains("the lease was lost"), "{}", w.log_tail());
     ensure!(
         w.holder().await?.as_deref() == Some("another"),
-        "it was overwritten"
+        "the lease was overwritten"
     );
     w.finish().await
 }
 
-/// Or a replica that is still ending would put back what is taken out.
+/// A replica that is still shutting down must not add the entries again.
 #[tokio::test(flavor = "multi_thread")]
-async fn no_replica_works_while_and_shortly_after_everything_is_released() -> Result<()> {
-    let mut w = World::with("replica-released", Setup::default().replicated()).await?;
+async fn no_replica_leads_during_and_shortly_after_detach() -> Result<()> {
+    let mut w = World::with("replica-detached", Setup::default().replicated()).await?;
     let second = w.start_replica().await?;
     let (home, name) = (w.grant.namespace.clone(), w.grant.service_account.clone());
     let args = ["--operator-namespace", &home, "--lease-name", &name];
-    let ends = async {
+    let shutdown = async {
         ensure!(second.terminate(Duration::from_secs(20)).await? == 0);
         w.operator()?.terminate(Duration::from_secs(20)).await
     };
-    let (released, code) = tokio::join!(run_detach(&w, &args), ends);
-    released?;
+    let (detached, code) = tokio::join!(run_detach(&w, &args), shutdown);
+    detached?;
     ensure!(code? == 0);
-    let holder = w.holder().await?.context("the lease was given back")?;
+    let holder = w.holder().await?.context("the lease has no holder")?;
     ensure!(holder.starts_with("detach_"), "{holder}");
     w.operator = None;
     let late = w.start_replica().await?;
-    ensure!(!leads(&late).await?);
-    // Whoever changes their mind waits for as long as a lease lasts.
-    w.until_leads(&late).await?;
+    ensure!(!is_leader(&late).await?);
+    // A replica that starts after `detach` waits until the lease has expired.
+    w.until_leader(&late).await?;
     w.operator = Some(late);
     w.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hook_that_lands_on_the_replica_that_stands_by_reaches_the_leader() -> Result<()> {
-    let secrets = SecretDir::new("replica-hook")?;
-    let mine = secret("the-hook-secret");
+async fn standby_forwards_webhooks_to_the_leader() -> Result<()> {
+    let secrets = SecretDir::new("replica-webhook")?;
+    let mine = secret("the-webhook-secret");
     secrets.write("_all", &mine)?;
-    let w = World::with("replica-hook", secrets.setup().replicated()).await?;
+    let w = World::with("replica-webhook", secrets.setup().replicated()).await?;
     let second = w.start_replica().await?;
     w.set_doppler_secret("A", &secret("a"));
     w.apply_binding("b", &w.direct_spec().await?).await?;
     w.until_ready("b").await?;
     w.set_doppler_secret("A", &secret("b"));
-    let (door, body) = (second.webhook_address(), update_body("replica-hook", "dev"));
+    let (address, body) = (
+        second.webhook_address(),
+        update_body("replica-webhook", "dev"),
+    );
     let before = w.downloads();
-    ensure!(post_webhook(door, &secret("not-the-hook-secret"), &body).await? == 401);
+    ensure!(post_webhook(address, &secret("not-the-webhook-secret"), &body).await? == 401);
     ensure!(w.downloads() == before);
-    ensure!(post_webhook(door, &mine, &body).await? == 202);
+    ensure!(post_webhook(address, &mine, &body).await? == 202);
     w.until_values("b", &pairs(&[("A", secret("b"))])).await?;
     ensure!(w.downloads() == before + 1);
-    is_idle(&second).await?;
+    ensure_idle(&second).await?;
     let forwarded = "doppler_prefect_webhook_requests_total{outcome=\"forwarded\"} 1\n";
     ensure!(second.metrics().await?.contains(forwarded));
 
-    // Nobody takes it: its sender hears so.
+    // The standby cannot reach the leader and reports it to the sender.
     w.operator()?.process().pause();
-    ensure!(post_webhook(door, &mine, &body).await? == 503);
+    ensure!(post_webhook(address, &mine, &body).await? == 503);
     w.operator()?.process().resume();
     ensure!(second.terminate(Duration::from_secs(20)).await? == 0);
     w.finish().await

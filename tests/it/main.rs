@@ -1,16 +1,18 @@
-//! The operator on real parts: etcd, kube-apiserver, kube-controller-manager and a Prefect server, with the stand-in for Doppler. One binary, so
-//! that the servers are started once.
+//! Integration tests: the operator with a real etcd, kube-apiserver, kube-controller-manager and
+//! Prefect server, and a stand-in for Doppler.
 //!
-//! `world` is what every test stands in; every other module is a chapter of what the operator promises.
+//! Input: the operator's binary.
+//! Output: one test binary, so that all tests share one start of the servers.
+//! Invariants: each test has its own [`world`]. Each other module tests one subject.
 
-// What a test would do in its own function, its helpers may do as well.
+// Clippy's settings for tests cover test functions, but not their helpers.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::print_stderr
 )]
-// A story is told in one piece.
+// A test is one sequence of steps.
 #![allow(clippy::too_many_lines)]
 
 mod apiserver;
@@ -24,6 +26,7 @@ mod doppler_webhook;
 mod feeds;
 mod image;
 mod leader_election;
+mod manual;
 mod pools;
 mod runs;
 mod scale;

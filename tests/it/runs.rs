@@ -1,5 +1,5 @@
-//! Flow runs that a real worker starts and the process node runs: what they find in their environment, and that nothing the operator does, or no
-//! longer does, keeps one from running.
+//! Flow runs that a real worker starts and the process node executes: their environment, and that
+//! they run regardless of the operator's state.
 
 use std::time::Duration;
 
@@ -35,23 +35,31 @@ async fn node(world: &World, name: &str, namespace: &str) -> Result<ProcessNode>
     ProcessNode::start(options).await
 }
 
-/// Waits for the run's end; it must have printed `expected`.
-async fn printed(world: &World, node: &ProcessNode, run: &str, expected: &str) -> Result<()> {
+/// Waits for the end of the run, and fails unless it has printed `expected`.
+async fn ensure_printed(
+    world: &World,
+    node: &ProcessNode,
+    run: &str,
+    expected: &str,
+) -> Result<()> {
     let state = world.api.wait_for_run(run, RUN).await?;
     let log = node.logs_of_run(run);
-    // Its log may hold values, which are only a test's.
+    // The log may contain values, but only values of this test.
     ensure!(
         state.kind == "COMPLETED",
         "{}: {}\n{log}",
         state.name,
         state.message
     );
-    ensure!(log.contains(expected), "it printed something else\n{log}");
+    ensure!(
+        log.contains(expected),
+        "{expected:?} is missing in the log\n{log}"
+    );
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn runs_print_what_doppler_says_and_go_on_whatever_becomes_of_the_operator() -> Result<()> {
+async fn runs_get_doppler_values_even_without_the_operator() -> Result<()> {
     let setup = Setup {
         release_wait: "3m",
         ..Setup::default()
@@ -80,26 +88,26 @@ async fn runs_print_what_doppler_says_and_go_on_whatever_becomes_of_the_operator
     let there = node(&world, "node-of-runs-elsewhere", elsewhere).await?;
     let ordinary = deployment(&world, "ordinary", json!({})).await?;
     let run = world.api.create_flow_run(&ordinary).await?;
-    printed(&world, &here, &run, &format!("secret_api_key = {first}")).await?;
+    ensure_printed(&world, &here, &run, &format!("secret_api_key = {first}")).await?;
 
     world.set_doppler_secret("SECRET_API_KEY", &second);
     world
         .until_values("story", &pairs(&[("SECRET_API_KEY", second.as_str())]))
         .await?;
-    // A deployment with a namespace of its own has no Secret there: its runs start all the same, and fail loudly in their own code.
+    // The other namespace has no Secret. The runs start anyway, and fail in their own code.
     let own = deployment(&world, "own-namespace", json!({"namespace": elsewhere})).await?;
     world
-        .until("the namespace to be named", async || {
+        .until("the namespace in the status", async || {
             let pool = world.pool_status("story", "runs").await?;
             ensure!(pool["unservedNamespaces"] == json!([elsewhere]), "{pool}");
             Ok(())
         })
         .await?;
-    // From here on nobody keeps anything up to date.
+    // Without the operator, runs keep the current Secret.
     world.kill_operator();
     let run = world.api.create_flow_run(&ordinary).await?;
     let other = world.api.create_flow_run(&own).await?;
-    printed(&world, &here, &run, &format!("secret_api_key = {second}")).await?;
+    ensure_printed(&world, &here, &run, &format!("secret_api_key = {second}")).await?;
     let state = world.api.wait_for_run(&other, RUN).await?;
     let log = there.logs_of_run(&other);
     ensure!(
@@ -114,14 +122,17 @@ async fn runs_print_what_doppler_says_and_go_on_whatever_becomes_of_the_operator
         state.message
     );
 
-    // A binding that is deleted while a Job waits for its node.
+    // A binding that is deleted while a Job waits for a node.
     drop(here);
     let run = world.api.create_flow_run(&ordinary).await?;
     let jobs: Api<Job> = Api::namespaced(world.client.clone(), "runs");
     let of_run = ListParams::default().labels(&format!("prefect.io/flow-run-id={run}"));
     world
         .until("the run's Job", async || {
-            ensure!(!jobs.list(&of_run).await?.items.is_empty(), "no Job");
+            ensure!(
+                !jobs.list(&of_run).await?.items.is_empty(),
+                "there is no Job"
+            );
             Ok(())
         })
         .await?;
@@ -129,7 +140,7 @@ async fn runs_print_what_doppler_says_and_go_on_whatever_becomes_of_the_operator
     world.delete_binding("story").await?;
     world.until_sources("runs", &[]).await?;
     let here = node(&world, "node-of-runs-again", "runs").await?;
-    printed(&world, &here, &run, &format!("secret_api_key = {second}")).await?;
+    ensure_printed(&world, &here, &run, &format!("secret_api_key = {second}")).await?;
     kubernetes::delete(
         &world.client,
         "default",

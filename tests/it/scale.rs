@@ -1,4 +1,5 @@
-//! Many bindings on one block and one config, and the quiet afterwards, by the API server's own count.
+//! Many bindings on one block and one config: requests at start and at rest, as the API server
+//! counts them.
 
 use anyhow::{Context, Result, ensure};
 use kube::api::{DynamicObject, ListParams, PostParams};
@@ -9,7 +10,8 @@ use crate::world::{Setup, World, pairs, secret};
 
 const BINDINGS: usize = 200;
 
-/// The API server counts the requests of each flow schema: with one for the operator's account alone, they are the operator's.
+/// Gives the operator's account a flow schema of its own, because the API server counts requests
+/// for each flow schema.
 async fn count_requests_of_the_operator(w: &World) -> Result<()> {
     let account = json!({"kind": "ServiceAccount", "serviceAccount": {"name": w.grant.service_account, "namespace": w.grant.namespace}});
     let all = json!([{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "clusterScope": true, "namespaces": ["*"]}]);
@@ -24,8 +26,8 @@ async fn count_requests_of_the_operator(w: &World) -> Result<()> {
     w.apply(&schema.to_string()).await
 }
 
-/// What the operator has asked of the API server so far. A watch counts when it begins.
-async fn requests(w: &World) -> Result<u64> {
+/// Requests of the operator to the API server so far. A watch counts once, when it starts.
+async fn requests_of_the_operator(w: &World) -> Result<u64> {
     let metrics = w.plane.apiserver_metrics().await?;
     let label = format!("flow_schema=\"{}\"", w.name);
     let lines = metrics.lines().filter(|line| {
@@ -39,7 +41,7 @@ async fn requests(w: &World) -> Result<u64> {
 }
 
 /// Waits for `polls` more polls of Doppler.
-async fn polls(w: &World, polls: usize) -> Result<()> {
+async fn until_downloads(w: &World, polls: usize) -> Result<()> {
     let before = w.downloads();
     w.until(&format!("{polls} more polls"), async || {
         let now = w.downloads();
@@ -49,9 +51,9 @@ async fn polls(w: &World, polls: usize) -> Result<()> {
     .await
 }
 
-/// How many bindings are Ready.
+/// Number of Ready bindings.
 async fn ready(w: &World) -> Result<usize> {
-    // From the API server's cache: a consistent list would cost it more than the operator does.
+    // From the API server's cache: a consistent list would cost more than the operator itself.
     let any = ListParams::default().match_any();
     let bindings = w.bindings().list(&any).await?.items;
     let is_ready = |binding: &&DynamicObject| {
@@ -65,7 +67,7 @@ async fn ready(w: &World) -> Result<usize> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_hundred_bindings_cost_one_block_read_one_download_and_at_rest_nothing() -> Result<()> {
+async fn bindings_share_reads_and_cost_nothing_at_rest() -> Result<()> {
     let network = Network::start()?;
     let mut w = World::without_operator(
         "scale",
@@ -90,8 +92,8 @@ async fn two_hundred_bindings_cost_one_block_read_one_download_and_at_rest_nothi
     w.until(
         "the API server to count the operator's requests",
         async || {
-            // The schema takes a moment to count; whatever comes after it is seen.
-            ensure!(requests(&w).await? > 0, "none yet");
+            // The schema applies after a moment, and counts every request from then on.
+            ensure!(requests_of_the_operator(&w).await? > 0, "none yet");
             Ok(())
         },
     )
@@ -112,7 +114,7 @@ async fn two_hundred_bindings_cost_one_block_read_one_download_and_at_rest_nothi
         Ok(())
     })
     .await?;
-    // The block, and the socket that tells of its changes.
+    // One request for the block, and one for the socket.
     ensure!(
         network.requests(&host) == 2,
         "{} requests to Prefect",
@@ -144,26 +146,26 @@ async fn two_hundred_bindings_cost_one_block_read_one_download_and_at_rest_nothi
     ensure!(secrets.len() == BINDINGS, "{} Secrets", secrets.len());
     ensure!(
         w.writes(Some("secret")).await? == BINDINGS as u64,
-        "each Secret is written once"
+        "the number of Secret writes differs from the number of bindings"
     );
     let statuses = w.writes(Some("status")).await?;
     ensure!(statuses <= 2 * BINDINGS as u64, "{statuses} status writes");
 
-    // Another operator, that polls each second, finds everything as it should be.
+    // A restarted operator that polls each second finds nothing to write.
     w.stop_operator().await?;
     w.set_refresh_interval("1s");
     w.start_operator().await?;
     let restarted = w.downloads();
-    polls(&w, 2).await?;
+    until_downloads(&w, 2).await?;
     ensure!(
         w.writes(None).await? == 0,
         "a restart wrote {} times",
         w.writes(None).await?
     );
-    let mut before = requests(&w).await?;
-    w.until("the start to be over", async || {
-        polls(&w, 1).await?;
-        let now = requests(&w).await?;
+    let mut before = requests_of_the_operator(&w).await?;
+    w.until("the start to end", async || {
+        until_downloads(&w, 1).await?;
+        let now = requests_of_the_operator(&w).await?;
         let still = now == before;
         before = now;
         ensure!(still, "{now} requests");
@@ -171,8 +173,8 @@ async fn two_hundred_bindings_cost_one_block_read_one_download_and_at_rest_nothi
     })
     .await?;
     let block_reads = network.requests(&host);
-    polls(&w, 5).await?;
-    let after = requests(&w).await?;
+    until_downloads(&w, 5).await?;
+    let after = requests_of_the_operator(&w).await?;
     ensure!(
         after == before,
         "five idle polls cost {} requests to the API server",
@@ -181,7 +183,7 @@ async fn two_hundred_bindings_cost_one_block_read_one_download_and_at_rest_nothi
     ensure!(w.writes(None).await? == 0);
     ensure!(
         network.requests(&host) > block_reads,
-        "the block is polled as well"
+        "the block was not polled"
     );
     let full = w
         .doppler
@@ -198,8 +200,8 @@ async fn two_hundred_bindings_cost_one_block_read_one_download_and_at_rest_nothi
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_wakes_those_who_depend_on_it_and_nobody_else() -> Result<()> {
-    let w = World::start("scale-wake").await?;
+async fn a_change_updates_only_bindings_of_that_config() -> Result<()> {
+    let w = World::start("scale-change").await?;
     w.doppler.add_account_token(&w.token);
     w.set_doppler_secret("A", &secret("dev"));
     w.doppler.set(&w.name, "prd", "A", &secret("prd"));
@@ -228,19 +230,19 @@ async fn a_change_wakes_those_who_depend_on_it_and_nobody_else() -> Result<()> {
         w.writes(Some("secret")).await? - writes
     );
     ensure!(w.secrets().get("prd-0").await?.metadata.resource_version == untouched);
-    // Nobody asks for a config that no binding names any more.
+    // The operator stops reading a config once no binding refers to it.
     for number in 0..3 {
         w.delete_binding(&format!("prd-{number}")).await?;
         w.until_binding_deleted(&format!("prd-{number}")).await?;
     }
-    let asked = || {
+    let reads_of_prd = || {
         w.doppler
             .downloads()
             .iter()
             .filter(|call| call.is_for(&w.name, "prd"))
             .count()
     };
-    w.until("the source of nobody to end", async || {
+    w.until("the config without bindings to be dropped", async || {
         let metrics = w.operator()?.metrics().await?;
         let configs = metrics
             .lines()
@@ -249,11 +251,11 @@ async fn a_change_wakes_those_who_depend_on_it_and_nobody_else() -> Result<()> {
         Ok(())
     })
     .await?;
-    let before = asked();
+    let before = reads_of_prd();
     w.until_polls("unchanged", 3).await?;
     ensure!(
-        asked() == before,
-        "a config that nobody needs is still read"
+        reads_of_prd() == before,
+        "a config without bindings is still read"
     );
     w.finish().await
 }

@@ -27,32 +27,30 @@ fn fixture(in_flight: usize, budget: Option<u32>) -> Fixture {
     }
 }
 
-/// Acquires a permit and records this outcome.
-async fn send(
-    limiter: &RateLimiter<&'static str>,
-    lane: &LimitKey,
-    request: &ReadRequest,
-    outcome: RequestOutcome<&'static str>,
-) {
-    limiter
-        .acquire(lane, request)
-        .await
-        .unwrap()
-        .record(outcome);
+impl Fixture {
+    /// Acquires a permit for an interactive request.
+    async fn acquire(&self, key: &LimitKey) -> Permit<&'static str> {
+        let request = ReadRequest::interactive();
+        self.limiter.acquire(key, &request).await.unwrap()
+    }
+
+    /// Acquires a permit and records this outcome.
+    async fn send(&self, key: &LimitKey, outcome: RequestOutcome<&'static str>) {
+        self.acquire(key).await.record(outcome);
+    }
+
+    /// Acquires a permit and records a response without rate headers.
+    async fn send_answered(&self, key: &LimitKey) {
+        self.send(key, RequestOutcome::Answered(None)).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_upstream_does_not_delay_others() {
     let f = fixture(2, None);
     let slow = [
-        f.limiter
-            .acquire(&key("slow", 1), &ReadRequest::interactive())
-            .await
-            .unwrap(),
-        f.limiter
-            .acquire(&key("slow", 2), &ReadRequest::interactive())
-            .await
-            .unwrap(),
+        f.acquire(&key("slow", 1)).await,
+        f.acquire(&key("slow", 2)).await,
     ];
     let (limiter, third) = (f.limiter.clone(), key("slow", 3));
     let third = tokio::spawn(async move {
@@ -63,13 +61,7 @@ async fn a_slow_upstream_does_not_delay_others() {
     });
     tokio::time::sleep(Duration::from_millis(1)).await;
     for _ in 0..10 {
-        send(
-            &f.limiter,
-            &key("quick", 1),
-            &ReadRequest::interactive(),
-            RequestOutcome::Answered(None),
-        )
-        .await;
+        f.send_answered(&key("quick", 1)).await;
     }
     assert_eq!(f.limiter.queue_depth(), 1);
     drop(slow);
@@ -77,12 +69,12 @@ async fn a_slow_upstream_does_not_delay_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_poller_is_served_under_a_limit_that_is_too_small() {
+async fn every_poller_is_served_under_a_small_limit() {
     let f = fixture(32, None);
     let start = Instant::now();
     let served = Arc::new(Mutex::new(HashMap::<u32, u32>::new()));
     let limit = 120;
-    // Counts requests in fixed windows and refuses those beyond the limit.
+    // Counts requests in fixed windows and rejects those beyond the limit.
     let counter = Arc::new(Mutex::new((start, 0_u32, 0_u32)));
     let pollers: Vec<_> = (0..500)
         .map(|poller| {
@@ -128,12 +120,12 @@ async fn every_poller_is_served_under_a_limit_that_is_too_small() {
             })
         })
         .collect();
-    // Four windows are full, and the fifth has begun.
+    // The fifth window has begun.
     tokio::time::sleep(MINUTE * 4 + Duration::from_secs(15)).await;
     assert_eq!(
         served.lock().len(),
         500,
-        "all are read as soon as the limit allows"
+        "some pollers are not read within the limit"
     );
     tokio::time::sleep(MINUTE * 9).await;
     let served = served.lock().clone();
@@ -142,7 +134,7 @@ async fn every_poller_is_served_under_a_limit_that_is_too_small() {
         fewest >= Some(&2) && most <= Some(&4),
         "{fewest:?} to {most:?}"
     );
-    assert_eq!(counter.lock().2, 0, "nothing was refused");
+    assert_eq!(counter.lock().2, 0, "a request exceeded the limit");
     for poller in pollers {
         poller.abort();
     }
@@ -151,11 +143,7 @@ async fn every_poller_is_served_under_a_limit_that_is_too_small() {
 #[tokio::test(start_paused = true)]
 async fn a_notified_request_passes_queued_polls() {
     let f = fixture(1, None);
-    let in_use = f
-        .limiter
-        .acquire(&key("d", 1), &ReadRequest::interactive())
-        .await
-        .unwrap();
+    let in_use = f.acquire(&key("d", 1)).await;
     let order = Arc::new(Mutex::new(Vec::new()));
     let requests: Vec<ReadRequest> = (0..6)
         .map(|_| ReadRequest::with_priority(Priority::Poll))
@@ -191,11 +179,7 @@ async fn a_notified_request_passes_queued_polls() {
 #[tokio::test(start_paused = true)]
 async fn polls_get_permits_among_interactive_requests() {
     let f = fixture(1, None);
-    let in_use = f
-        .limiter
-        .acquire(&key("d", 1), &ReadRequest::interactive())
-        .await
-        .unwrap();
+    let in_use = f.acquire(&key("d", 1)).await;
     let order = Arc::new(Mutex::new(Vec::new()));
     let priorities = [Priority::Interactive; 20]
         .into_iter()
@@ -228,16 +212,10 @@ async fn a_dead_upstream_is_probed_once_at_a_time_until_it_recovers() {
     let f = fixture(8, None);
     let at = key("dead", 1);
     for _ in 0..3 {
-        send(
-            &f.limiter,
-            &at,
-            &ReadRequest::interactive(),
-            RequestOutcome::Failed("down"),
-        )
-        .await;
+        f.send(&at, RequestOutcome::Failed("down")).await;
     }
     let mut probes = 0;
-    let mut refused = 0;
+    let mut rejected = 0;
     for _ in 0..120 {
         match f
             .limiter
@@ -257,7 +235,7 @@ async fn a_dead_upstream_is_probed_once_at_a_time_until_it_recovers() {
                 permit.record(RequestOutcome::Failed("down"));
             }
             Err(error) => {
-                refused += 1;
+                rejected += 1;
                 assert_eq!(error.error, "down");
                 assert!(error.retry_after <= MINUTE);
             }
@@ -265,54 +243,25 @@ async fn a_dead_upstream_is_probed_once_at_a_time_until_it_recovers() {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     assert!(
-        (6..=8).contains(&probes) && refused > 100,
-        "{probes}, {refused}"
+        (6..=8).contains(&probes) && rejected > 100,
+        "{probes}, {rejected}"
     );
-    send(
-        &f.limiter,
-        &key("other", 1),
-        &ReadRequest::interactive(),
-        RequestOutcome::Answered(None),
-    )
-    .await;
+    f.send_answered(&key("other", 1)).await;
     assert_eq!(f.recoveries.load(SeqCst), 0);
     tokio::time::sleep(MINUTE).await;
-    send(
-        &f.limiter,
-        &at,
-        &ReadRequest::interactive(),
-        RequestOutcome::Answered(None),
-    )
-    .await;
+    f.send_answered(&at).await;
     assert_eq!(f.recoveries.load(SeqCst), 1);
-    send(
-        &f.limiter,
-        &at,
-        &ReadRequest::interactive(),
-        RequestOutcome::Answered(None),
-    )
-    .await;
+    f.send_answered(&at).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn queued_requests_fail_when_the_circuit_opens() {
     let f = fixture(3, None);
     let at = key("dying", 1);
-    send(
-        &f.limiter,
-        &at,
-        &ReadRequest::interactive(),
-        RequestOutcome::Answered(None),
-    )
-    .await;
+    f.send_answered(&at).await;
     let mut permits = Vec::new();
     for _ in 0..3 {
-        permits.push(
-            f.limiter
-                .acquire(&at, &ReadRequest::interactive())
-                .await
-                .unwrap(),
-        );
+        permits.push(f.acquire(&at).await);
     }
     let (limiter, waits) = (f.limiter.clone(), at.clone());
     let waiting = tokio::spawn(async move {
@@ -324,7 +273,7 @@ async fn queued_requests_fail_when_the_circuit_opens() {
     for mut permit in permits {
         permit.record(RequestOutcome::Failed("down"));
     }
-    // The first failures freed a permit for it, or the last one refused it.
+    // The queued request got a permit of the first failures, or failed with the last one.
     let result = waiting.await.unwrap();
     assert!(result.is_ok() || result.unwrap_err().error == "down");
     assert_eq!(
@@ -340,11 +289,7 @@ async fn queued_requests_fail_when_the_circuit_opens() {
 #[tokio::test(start_paused = true)]
 async fn a_cancelled_request_leaves_the_queue() {
     let f = fixture(1, None);
-    let in_use = f
-        .limiter
-        .acquire(&key("d", 1), &ReadRequest::interactive())
-        .await
-        .unwrap();
+    let in_use = f.acquire(&key("d", 1)).await;
     for _ in 0..3 {
         let (at, request) = (key("d", 1), ReadRequest::interactive());
         let given_up =
@@ -352,13 +297,7 @@ async fn a_cancelled_request_leaves_the_queue() {
         assert!(given_up.await.is_err());
     }
     drop(in_use);
-    send(
-        &f.limiter,
-        &key("d", 1),
-        &ReadRequest::interactive(),
-        RequestOutcome::Answered(None),
-    )
-    .await;
+    f.send_answered(&key("d", 1)).await;
     assert_eq!(f.limiter.queue_depth(), 0);
 }
 
@@ -367,42 +306,18 @@ async fn the_budget_holds_per_account_and_only_for_limited_upstreams() {
     let f = fixture(8, Some(10));
     let start = Instant::now();
     for _ in 0..10 {
-        send(
-            &f.limiter,
-            &key("cloud", 1),
-            &ReadRequest::interactive(),
-            RequestOutcome::Answered(None),
-        )
-        .await;
-        send(
-            &f.limiter,
-            &key("cloud", 2),
-            &ReadRequest::interactive(),
-            RequestOutcome::Answered(None),
-        )
-        .await;
+        f.send_answered(&key("cloud", 1)).await;
+        f.send_answered(&key("cloud", 2)).await;
     }
     let unlimited = LimitKey {
         upstream: "own".into(),
         account: None,
     };
     for _ in 0..50 {
-        send(
-            &f.limiter,
-            &unlimited,
-            &ReadRequest::interactive(),
-            RequestOutcome::Answered(None),
-        )
-        .await;
+        f.send_answered(&unlimited).await;
     }
     assert_eq!(start.elapsed(), Duration::ZERO);
-    send(
-        &f.limiter,
-        &key("cloud", 1),
-        &ReadRequest::interactive(),
-        RequestOutcome::Answered(None),
-    )
-    .await;
+    f.send_answered(&key("cloud", 1)).await;
     assert!(start.elapsed() >= MINUTE);
 }
 
@@ -411,28 +326,10 @@ async fn a_rate_limit_pauses_only_its_account() {
     let f = fixture(8, None);
     let start = Instant::now();
     let limited = RequestOutcome::RateLimited(Duration::from_secs(9));
-    send(
-        &f.limiter,
-        &key("d", 1),
-        &ReadRequest::interactive(),
-        limited,
-    )
-    .await;
-    send(
-        &f.limiter,
-        &key("d", 2),
-        &ReadRequest::interactive(),
-        RequestOutcome::Answered(None),
-    )
-    .await;
+    f.send(&key("d", 1), limited).await;
+    f.send_answered(&key("d", 2)).await;
     assert_eq!(start.elapsed(), Duration::ZERO);
-    send(
-        &f.limiter,
-        &key("d", 1),
-        &ReadRequest::interactive(),
-        RequestOutcome::Answered(None),
-    )
-    .await;
+    f.send_answered(&key("d", 1)).await;
     assert_eq!(start.elapsed(), Duration::from_secs(9));
 }
 
@@ -444,7 +341,7 @@ async fn an_exhausted_limit_is_hit_only_once() {
     let callers = (0..100).map(|_| {
         let limiter = f.limiter.clone();
         tokio::spawn(async move {
-            let mut refused = 0;
+            let mut rejected = 0;
             loop {
                 let mut permit = limiter
                     .acquire(&key("d", 1), &ReadRequest::interactive())
@@ -453,15 +350,15 @@ async fn an_exhausted_limit_is_hit_only_once() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 if start.elapsed() >= window {
                     permit.record(RequestOutcome::Answered(None));
-                    return refused;
+                    return rejected;
                 }
-                refused += 1;
+                rejected += 1;
                 permit.record(RequestOutcome::RateLimited(
                     window.saturating_sub(start.elapsed()),
                 ));
             }
         })
     });
-    let refused: Vec<u32> = futures::future::try_join_all(callers).await.unwrap();
-    assert_eq!(refused.iter().sum::<u32>(), 1);
+    let rejected: Vec<u32> = futures::future::try_join_all(callers).await.unwrap();
+    assert_eq!(rejected.iter().sum::<u32>(), 1);
 }

@@ -1,6 +1,9 @@
-//! In: a container, its pod, and the Secrets and `ConfigMaps` it names. Out: its environment, in the
-//! kubelet's order (`envFrom` in its order, then `env`, each later entry winning), or why the
-//! container cannot be created. Never reads the API server, and cannot be printed.
+//! The environment of a container.
+//!
+//! Input: a container, its pod, and the Secrets and `ConfigMaps` that it refers to.
+//! Output: the environment in the kubelet's order (`envFrom`, then `env`; later entries win), or
+//! the error for which the container cannot be created.
+//! Invariants: never reads the API server; the environment cannot be printed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +11,7 @@ use k8s_openapi::api::core::v1::{Container, EnvVarSource, Pod};
 
 use super::expand::expand;
 
-/// What a container is given. It has no `Debug`: the values are secrets.
+/// The environment of a container. It has no `Debug`, because the values are secrets.
 #[derive(Clone, Default)]
 pub struct Environment(BTreeMap<String, String>);
 
@@ -25,13 +28,13 @@ impl Environment {
         self.0.get(name).map(String::as_str)
     }
 
-    /// Names and values, for the process that is started with them.
+    /// Names and values, for the process that gets them.
     pub fn iter(&self) -> impl Iterator<Item = (&String, &String)> {
         self.0.iter()
     }
 }
 
-/// The objects that a container names; `None` is one that is not there.
+/// The objects that a container refers to; `None` stands for a missing object.
 #[derive(Default)]
 pub struct Sources {
     /// Secrets of the pod's namespace, by name.
@@ -40,7 +43,7 @@ pub struct Sources {
     pub config_maps: BTreeMap<String, Option<BTreeMap<String, String>>>,
 }
 
-/// The names of the objects that a container needs.
+/// The names of the objects that a container refers to.
 #[derive(Default)]
 pub struct References {
     /// Secrets.
@@ -50,7 +53,7 @@ pub struct References {
 }
 
 impl References {
-    /// What `container` names.
+    /// The objects that `container` refers to.
     #[must_use]
     pub fn of(container: &Container) -> Self {
         let mut needed = Self::default();
@@ -82,7 +85,7 @@ impl References {
 /// The environment of `container`.
 ///
 /// # Errors
-/// The kubelet's message for `CreateContainerConfigError`.
+/// The kubelet's message of `CreateContainerConfigError`.
 pub fn resolve(container: &Container, pod: &Pod, sources: &Sources) -> Result<Environment, String> {
     let mut env = BTreeMap::new();
     for from in container.env_from.iter().flatten() {
@@ -123,7 +126,7 @@ pub fn resolve(container: &Container, pod: &Pod, sources: &Sources) -> Result<En
     Ok(Environment(env))
 }
 
-/// The command line of `container`, with references to its environment expanded.
+/// The command line of `container`, with variables expanded.
 #[must_use]
 pub fn command_line(container: &Container, env: &Environment) -> Vec<String> {
     let words = container.command.iter().chain(container.args.iter());
@@ -210,152 +213,10 @@ fn data_of<'a, D>(objects: &'a BTreeMap<String, Option<D>>, name: &str) -> Optio
     objects.get(name).and_then(Option::as_ref)
 }
 
-/// The container runtime is spoken to in UTF-8: anything else stops the container.
+/// The container runtime interface uses UTF-8: other values prevent the container.
 fn text(key: &str, value: &[u8]) -> Result<String, String> {
     String::from_utf8(value.to_vec()).map_err(|_| format!("the value of key {key} is not UTF-8"))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::{Value, json};
-
-    fn resolved(container: Value, sources: &Sources) -> Result<BTreeMap<String, String>, String> {
-        let mut container = container;
-        container["name"] = json!("c");
-        let container: Container = serde_json::from_value(container).unwrap();
-        let pod: Pod = serde_json::from_value(json!({"metadata": {
-            "name": "p", "namespace": "flows", "labels": {"team": "blue"}}}))
-        .unwrap();
-        resolve(&container, &pod, sources).map(|env| env.0)
-    }
-
-    fn sources() -> Sources {
-        let secret = |entries: &[(&str, &str)]| {
-            let pairs = entries.iter();
-            Some(
-                pairs
-                    .map(|(k, v)| ((*k).to_owned(), v.as_bytes().to_vec()))
-                    .collect(),
-            )
-        };
-        Sources {
-            secrets: [
-                (
-                    "first".to_owned(),
-                    secret(&[("A", "first"), ("B", "first")]),
-                ),
-                (
-                    "second".to_owned(),
-                    secret(&[("B", "second"), ("dotted.name", "$(A)")]),
-                ),
-                ("gone".to_owned(), None),
-            ]
-            .into(),
-            config_maps: [(
-                "settings".to_owned(),
-                Some([("C".to_owned(), "map".to_owned())].into()),
-            )]
-            .into(),
-        }
-    }
-
-    fn pairs(entries: &[(&str, &str)]) -> BTreeMap<String, String> {
-        let entries = entries.iter();
-        entries
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-            .collect()
-    }
-
-    #[test]
-    fn later_env_from_wins_and_is_not_expanded() {
-        let env = resolved(
-            json!({"envFrom": [{"secretRef": {"name": "first"}}, {"secretRef": {"name": "second"}}]}),
-            &sources(),
-        );
-        assert_eq!(
-            env,
-            Ok(pairs(&[
-                ("A", "first"),
-                ("B", "second"),
-                ("dotted.name", "$(A)")
-            ]))
-        );
-    }
-
-    #[test]
-    fn env_overrides_env_from_and_expands_earlier_names() {
-        let env = resolved(
-            json!({
-                "envFrom": [{"secretRef": {"name": "first"}}, {"configMapRef": {"name": "settings"}, "prefix": "P_"}],
-                "env": [{"name": "A", "value": "own"}, {"name": "D", "value": "$(A)-$(B)-$(P_C)-$(E)"}, {"name": "E", "value": ""}],
-            }),
-            &sources(),
-        );
-        assert_eq!(
-            env,
-            Ok(pairs(&[
-                ("A", "own"),
-                ("B", "first"),
-                ("D", "own-first-map-$(E)"),
-                ("E", ""),
-                ("P_C", "map")
-            ]))
-        );
-    }
-
-    #[test]
-    fn a_missing_secret_blocks_the_container_unless_optional() {
-        let with =
-            |optional| json!({"envFrom": [{"secretRef": {"name": "gone", "optional": optional}}]});
-        assert_eq!(
-            resolved(with(false), &sources()),
-            Err("secret \"gone\" not found".to_owned())
-        );
-        assert_eq!(resolved(with(true), &sources()), Ok(BTreeMap::new()));
-    }
-
-    #[test]
-    fn a_missing_key_blocks_the_container_unless_optional() {
-        let with = |optional| json!({"env": [{"name": "X", "valueFrom": {"secretKeyRef": {"name": "first", "key": "Z", "optional": optional}}}]});
-        assert_eq!(
-            resolved(with(false), &sources()),
-            Err("couldn't find key Z in Secret flows/first".to_owned())
-        );
-        assert_eq!(resolved(with(true), &sources()), Ok(BTreeMap::new()));
-    }
-
-    #[test]
-    fn pod_fields_are_resolved() {
-        let var = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
-        let env = resolved(
-            json!({"env": [var("NS", "metadata.namespace"), var("TEAM", "metadata.labels['team']")]}),
-            &sources(),
-        );
-        assert_eq!(env, Ok(pairs(&[("NS", "flows"), ("TEAM", "blue")])));
-    }
-
-    #[test]
-    fn command_line_is_command_then_args_expanded() {
-        let container: Container = serde_json::from_value(
-            json!({"name": "c", "command": ["sh", "-c"], "args": ["echo $(A) $(B)"]}),
-        )
-        .unwrap();
-        let env = Environment(pairs(&[("A", "1")]));
-        assert_eq!(command_line(&container, &env), ["sh", "-c", "echo 1 $(B)"]);
-    }
-
-    #[test]
-    fn collects_every_referenced_object() {
-        let container: Container = serde_json::from_value(json!({
-            "name": "c",
-            "envFrom": [{"secretRef": {"name": "a"}}, {"configMapRef": {"name": "b"}}],
-            "env": [{"name": "X", "valueFrom": {"secretKeyRef": {"name": "c", "key": "k"}}},
-                    {"name": "Y", "valueFrom": {"configMapKeyRef": {"name": "d", "key": "k"}}}],
-        }))
-        .unwrap();
-        let needed = References::of(&container);
-        assert_eq!(needed.secrets, ["a".to_owned(), "c".to_owned()].into());
-        assert_eq!(needed.config_maps, ["b".to_owned(), "d".to_owned()].into());
-    }
-}
+mod tests;

@@ -1,7 +1,11 @@
-//! In: a text with `$(NAME)` references and a way to look a name up. Out: the text as the kubelet
-//! expands it. Never fails: what it cannot resolve stays as written.
+//! Expands `$(NAME)` references.
+//!
+//! Input: a text, and a function that looks up names.
+//! Output: the text as the kubelet expands it.
+//! Invariants: never fails; an unknown reference stays as written.
 
-/// Expands `$(NAME)` as the kubelet does: `$$` is a `$`, an unknown or unclosed reference stays.
+/// Expands `$(NAME)` as the kubelet does: `$$` becomes `$`, and an unknown or unclosed reference
+/// stays.
 pub fn expand(text: &str, lookup: impl Fn(&str) -> Option<String>) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;

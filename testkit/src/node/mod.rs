@@ -1,10 +1,11 @@
-//! A node that runs the pods of Jobs, and of Deployments whose image it knows, as local processes.
+//! A node that runs pods as local processes: pods of Jobs, and of Deployments whose image it knows.
 //!
-//! In: a cluster, and where processes get what an image and a network would give. Out: a Node object, pods that are bound
-//! to it, run and report their status as a kubelet's would, and for each pod its log and the names of its environment.
-//!
-//! Only such pods that nobody has bound are taken, and of each only its first container: no volumes, no init containers, no
-//! probes, and a restart only where the pod's policy is `Always`, as a Deployment's is. Never: a value of an environment that a test did not ask for by name.
+//! Input: a cluster, and the substitutes for images and network.
+//! Output: a Node object; pods that are bound to it, run, and report their status as a kubelet
+//! does; for each pod its log and the names of its environment variables.
+//! Invariants: the node takes only pods without a node, and runs only the first container: no
+//! volumes, init containers or probes, and restarts only for policy `Always`. It shows a value of
+//! an environment only to a test that asks for it by name.
 
 mod environment;
 mod expand;
@@ -29,26 +30,29 @@ use crate::folder::ScratchDir;
 use crate::prefect::virtual_environment;
 use records::Records;
 
-/// How a node is set up.
+/// The options of a node.
 #[derive(Clone)]
 pub struct NodeOptions {
     /// The Node object's name.
     pub name: String,
-    /// The cluster, and who the node is in it.
+    /// The kubeconfig of the node.
     pub kubeconfig: PathBuf,
-    /// The one namespace whose pods it takes; all of them unless told. Two nodes must not want the same pods.
+    /// The namespace whose pods the node takes. Default: all namespaces. Two nodes must not serve
+    /// the same pods.
     pub namespace: Option<String>,
-    /// Where processes start; a new folder for each pod unless told.
+    /// The working directory of processes. Default: a new folder for each pod.
     pub working_dir: Option<PathBuf>,
-    /// What the node gives every process, such as `SSL_CERT_FILE`. A pod's own environment beats it.
+    /// Variables for every process, such as `SSL_CERT_FILE`. The pod's own environment overrides
+    /// them.
     pub extra_env: Vec<(String, String)>,
-    /// How often a container that cannot be created is tried again; a kubelet takes 10 to 15 s.
+    /// The interval at which a container that cannot be created is retried; a kubelet takes 10 to
+    /// 15 s.
     pub retry: Duration,
-    /// Images that have an entrypoint. All others run what `command` or `args` say.
+    /// Images with an entrypoint. Pods of other images run their `command` or `args`.
     pub images: Vec<Image>,
 }
 
-/// What stands for an image that is not Prefect's.
+/// The substitute for an image that is not Prefect's.
 #[derive(Clone)]
 pub struct Image {
     /// The image's name without its tag.
@@ -60,7 +64,7 @@ pub struct Image {
 }
 
 impl NodeOptions {
-    /// A node called `name` that takes the pods of all namespaces.
+    /// Options of a node `name` that takes the pods of all namespaces.
     #[must_use]
     pub fn new(name: &str, kubeconfig: impl Into<PathBuf>) -> Self {
         Self {
@@ -75,7 +79,7 @@ impl NodeOptions {
     }
 }
 
-/// What the tasks of a node share.
+/// Shared by the tasks of a node.
 pub(crate) struct NodeContext {
     options: NodeOptions,
     venv: PathBuf,
@@ -83,7 +87,7 @@ pub(crate) struct NodeContext {
     records: Records,
 }
 
-/// A node on a thread of its own. Its processes end with its value, or with this process.
+/// A node on a separate thread. Its processes end with its value, or with this process.
 pub struct ProcessNode {
     site: Arc<NodeContext>,
     stop: Option<oneshot::Sender<()>>,
@@ -94,7 +98,7 @@ impl ProcessNode {
     /// Registers the node and starts to take pods.
     ///
     /// # Errors
-    /// When the virtual environment cannot be made, or the cluster does not answer.
+    /// If the virtual environment cannot be created, or the cluster does not respond.
     pub async fn start(options: NodeOptions) -> Result<Self> {
         let site = Arc::new(NodeContext {
             venv: virtual_environment().await?,
@@ -103,27 +107,27 @@ impl ProcessNode {
             options,
         });
         let (stop, stopped) = oneshot::channel();
-        let (tell, told) = oneshot::channel();
-        let there = Arc::clone(&site);
+        let (register, registered) = oneshot::channel();
+        let context = Arc::clone(&site);
         let thread = std::thread::Builder::new()
             .name("node".to_owned())
-            .spawn(move || watch::run(&there, tell, stopped))?;
+            .spawn(move || watch::run(&context, register, stopped))?;
         let node = Self {
             site,
             stop: Some(stop),
             thread: Some(thread),
         };
-        told.await.context("the node's thread has ended")??;
+        registered.await.context("the node's thread has ended")??;
         Ok(node)
     }
 
-    /// The pods that it has taken, in the order in which it took them.
+    /// The pods that the node has taken, oldest first.
     #[must_use]
     pub fn pods(&self) -> Vec<PodRecord> {
         self.site.records.all()
     }
 
-    /// What the process of pod `name` has written so far.
+    /// The output of the process of pod `name` so far.
     #[must_use]
     pub fn log(&self, name: &str) -> String {
         let pods = self.pods().into_iter();
@@ -132,7 +136,7 @@ impl ProcessNode {
             .collect()
     }
 
-    /// What the processes of a flow run have written so far.
+    /// The output of the processes of a flow run so far.
     #[must_use]
     pub fn logs_of_run(&self, flow_run_id: &str) -> String {
         let pods = self.pods().into_iter();

@@ -1,5 +1,8 @@
-//! In: a pod that nobody has bound. Out: its life: bound, its environment resolved, its process run, its status reported,
-//! and its object deleted when that is asked for.
+//! The life cycle of one pod on this node.
+//!
+//! Input: a pod without a node.
+//! Output: the pod is bound, its environment resolved, its process run, its status reported, and
+//! its object deleted on request.
 
 use std::time::Duration;
 
@@ -19,20 +22,20 @@ use super::{NodeContext, process};
 use crate::guard::GuardedChild;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// Once ended by SIGTERM or SIGKILL, a process is gone within this time.
+/// A process exits within this time after SIGTERM or SIGKILL.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long one wait for a process lasts; it is repeated for as long as the pod lives.
+/// The length of one wait for a process; it is repeated as long as the pod exists.
 const RECHECK_INTERVAL: Duration = Duration::from_hours(1);
-/// A status that the API server does not take is sent again: half a minute is enough for its restart.
+/// A status that the API server does not accept is sent again: half a minute covers its restart.
 const MAX_REPORTS: u32 = 60;
 const REPORT_INTERVAL: Duration = Duration::from_millis(500);
-/// What container runtimes report for a process that did not start.
+/// The exit code that container runtimes report for a process that did not start.
 const START_ERROR: i32 = 128;
 
-/// How long a kubelet would wait at most before it starts a container again is five minutes; nobody here has those.
+/// A kubelet waits up to five minutes before it restarts a container, which is too long for tests.
 const MAX_BACKOFF: Duration = Duration::from_secs(15);
 
-/// One pod's life on this node.
+/// The life cycle of one pod.
 pub(super) struct PodLifecycle<'a> {
     site: &'a NodeContext,
     client: &'a Client,
@@ -42,12 +45,12 @@ pub(super) struct PodLifecycle<'a> {
     since: String,
 }
 
-/// Lives the life of `pod`. `gone` becomes true once the pod is to end.
+/// Runs `pod` until its end. `deleted` becomes true when the pod is deleted.
 pub(super) async fn run_pod(
     site: &NodeContext,
     client: &Client,
     pod: &Pod,
-    mut gone: watch::Receiver<bool>,
+    mut deleted: watch::Receiver<bool>,
 ) -> Result<()> {
     let containers = pod.spec.as_ref().map(|spec| spec.containers.as_slice());
     let container = containers
@@ -65,14 +68,14 @@ pub(super) async fn run_pod(
     if !life.bind().await? {
         return Ok(());
     }
-    life.run(&mut gone).await?;
-    if *gone.borrow() {
+    life.run(&mut deleted).await?;
+    if *deleted.borrow() {
         remove(client, pod).await?;
     }
     Ok(())
 }
 
-/// Deletes the pod's object for good, as a kubelet does once nothing of the pod runs.
+/// Deletes the pod's object, as a kubelet does once no process of the pod runs.
 pub(super) async fn remove(client: &Client, pod: &Pod) -> Result<()> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
     let params = DeleteParams {
@@ -85,14 +88,15 @@ pub(super) async fn remove(client: &Client, pod: &Pod) -> Result<()> {
     };
     let deleted = timeout(REQUEST_TIMEOUT, pods.delete(&pod.name_any(), &params)).await?;
     match deleted {
-        // Gone already, or another pod of that name.
+        // Deleted already, or another pod of the same name.
         Err(kube::Error::Api(answer)) if matches!(answer.code, 404 | 409) => Ok(()),
         other => other.map(drop).context("deleting a pod"),
     }
 }
 
 impl PodLifecycle<'_> {
-    /// Whether the pod is now this node's: somebody else may have been faster, or it is gone.
+    /// Binds the pod to this node. Returns false if another node has bound it, or the pod is
+    /// deleted.
     async fn bind(&self) -> Result<bool> {
         let name = self.pod.name_any();
         let binding = json!({
@@ -111,7 +115,7 @@ impl PodLifecycle<'_> {
         }
     }
 
-    async fn run(&self, gone: &mut watch::Receiver<bool>) -> Result<()> {
+    async fn run(&self, deleted: &mut watch::Receiver<bool>) -> Result<()> {
         let uid = self.pod.uid().unwrap_or_default();
         let folder = self.site.folder.path().join(&uid);
         std::fs::create_dir_all(&folder)?;
@@ -131,9 +135,9 @@ impl PodLifecycle<'_> {
             .and_then(|spec| spec.restart_policy.as_deref());
         let always = always == Some("Always");
         let mut back_off = self.site.options.retry;
-        // The pod's end is the bound.
-        while !*gone.borrow() {
-            let Some(env) = self.environment(gone).await? else {
+        // The loop ends with the pod.
+        while !*deleted.borrow() {
+            let Some(env) = self.environment(deleted).await? else {
                 return Ok(());
             };
             self.site.records.set_environment(&uid, &env);
@@ -141,14 +145,14 @@ impl PodLifecycle<'_> {
             let end = match process::start(self.site, self.container, &env, &folder, &log) {
                 Ok(child) => {
                     self.report(&State::Running { started: &started }).await?;
-                    let code = exit_code(&child, gone).await;
+                    let code = exit_code(&child, deleted).await;
                     let reason = if code == 0 { "Completed" } else { "Error" };
                     (reason, String::new(), code)
                 }
                 Err(message) => ("StartError", message, START_ERROR),
             };
             let (reason, message, code) = end;
-            if !always || *gone.borrow() {
+            if !always || *deleted.borrow() {
                 return self.until_exit(reason, &message, code, &started).await;
             }
             let message = format!("exit code {code}: {reason}{message}, back-off {back_off:?}");
@@ -158,17 +162,21 @@ impl PodLifecycle<'_> {
                 message: &message,
             })
             .await?;
-            let _ = timeout(back_off, until_deleted(gone)).await;
+            let _ = timeout(back_off, until_deleted(deleted)).await;
             back_off = (back_off * 2).min(MAX_BACKOFF);
         }
         Ok(())
     }
 
-    /// The container's environment, as soon as all it names is there; nothing when the pod goes before.
-    async fn environment(&self, gone: &mut watch::Receiver<bool>) -> Result<Option<Environment>> {
+    /// The container's environment, once all objects that it refers to exist; `None` if the pod is
+    /// deleted first.
+    async fn environment(
+        &self,
+        deleted: &mut watch::Receiver<bool>,
+    ) -> Result<Option<Environment>> {
         let mut reported = String::new();
-        while !*gone.borrow() {
-            // An API server that is away for a while is no reason to give a pod up.
+        while !*deleted.borrow() {
+            // An API server that is down for a while does not end the pod.
             let sources = self.sources().await;
             let resolved = sources.map(|sources| resolve(self.container, self.pod, &sources));
             match resolved {
@@ -182,8 +190,8 @@ impl PodLifecycle<'_> {
                     message.clone_into(&mut reported);
                 }
             }
-            // Either the pod goes or the time passes: both are looked at above.
-            let _ = timeout(self.site.options.retry, until_deleted(gone)).await;
+            // Wakes up on deletion or after the interval; the loop checks both.
+            let _ = timeout(self.site.options.retry, until_deleted(deleted)).await;
         }
         Ok(None)
     }
@@ -229,7 +237,7 @@ impl PodLifecycle<'_> {
         let status = status(self.container, state, &self.since);
         let params = PatchParams::default();
         let name = self.pod.name_any();
-        // Strategic would keep the fields of the state before beside those of the new one.
+        // A strategic merge would keep fields of the previous state.
         let patch = Patch::Merge(&status);
         let mut tries = 0;
         loop {
@@ -248,12 +256,12 @@ impl PodLifecycle<'_> {
     }
 }
 
-/// The exit code, sooner or later: a pod that is to end ends its process.
-async fn exit_code(child: &GuardedChild, gone: &mut watch::Receiver<bool>) -> i32 {
+/// Waits for the exit code. A pod that is deleted ends its process.
+async fn exit_code(child: &GuardedChild, deleted: &mut watch::Receiver<bool>) -> i32 {
     loop {
         tokio::select! {
             code = child.wait_async(RECHECK_INTERVAL) => if let Some(code) = code { return code },
-            () = until_deleted(gone) => {
+            () = until_deleted(deleted) => {
                 child.terminate();
                 let code = child.wait_async(STOP_TIMEOUT / 2).await;
                 if code.is_none() {
@@ -265,9 +273,9 @@ async fn exit_code(child: &GuardedChild, gone: &mut watch::Receiver<bool>) -> i3
     }
 }
 
-/// Returns once the pod is to end.
-async fn until_deleted(gone: &mut watch::Receiver<bool>) {
-    let _ = gone.wait_for(|gone| *gone).await;
+/// Returns once the pod is deleted.
+async fn until_deleted(deleted: &mut watch::Receiver<bool>) {
+    let _ = deleted.wait_for(|deleted| *deleted).await;
 }
 
 fn now() -> String {

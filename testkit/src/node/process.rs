@@ -1,5 +1,8 @@
-//! In: a container, its environment and the node's site. Out: its process under a guardian, or the runtime's message for
-//! a container that does not start.
+//! The process of a container.
+//!
+//! Input: a container, its environment, and the node's context.
+//! Output: the process under a guardian, or the runtime's message for a container that does not
+//! start.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -12,10 +15,10 @@ use super::environment::{Environment, command_line};
 use super::{Image, NodeContext};
 use crate::guard::{GuardedChild, GuardedCommand};
 
-/// How long a process may take to end after SIGTERM.
+/// The time that a process may take after SIGTERM.
 const GRACE_PERIOD: Duration = Duration::from_secs(5);
 
-/// Starts the container's process, whose output goes to `log`.
+/// Starts the container's process with its output in `log`.
 pub(super) fn start(
     site: &NodeContext,
     container: &Container,
@@ -48,14 +51,14 @@ pub(super) fn start(
         .envs(site.options.extra_env.iter().cloned())
         .envs(image.into_iter().flat_map(|image| image.env.clone()))
         .envs(env.iter());
-    // The error may say what it was given, so only its kind is kept.
+    // The error may contain arguments, so only its kind is kept.
     GuardedCommand::new(&container.name, command, log)
         .grace(GRACE_PERIOD)
         .start()
         .map_err(|_| "the process could not be started".to_owned())
 }
 
-/// What stands for the container's image.
+/// The substitute for the container's image.
 pub(super) fn image<'a>(site: &'a NodeContext, container: &Container) -> Option<&'a Image> {
     let wanted = container.image.as_deref().unwrap_or_default();
     let images = site.options.images.iter();
@@ -66,7 +69,8 @@ pub(super) fn image<'a>(site: &'a NodeContext, container: &Container) -> Option<
     fitting.next()
 }
 
-/// The program as a container runtime finds it: with a slash as it is, else in the container's own `PATH`.
+/// Finds the program as a container runtime does: a path with a slash as it is, else in the
+/// container's own `PATH`.
 fn find_in_path(program: &str, path: &str) -> Option<PathBuf> {
     if program.contains('/') {
         return is_executable(Path::new(program)).then(|| program.into());

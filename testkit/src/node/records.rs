@@ -1,18 +1,19 @@
-//! In: what the node did for each pod. Out: the same, for tests to ask. It is not printable: it holds environments.
+//! What the node did for each pod, for tests. It cannot be printed, because it contains
+//! environments.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::environment::Environment;
 
-/// What the node knows of a pod that it took.
+/// A pod that the node has taken.
 #[derive(Clone)]
 pub struct PodRecord {
     /// The pod's namespace.
     pub namespace: String,
     /// The pod's name.
     pub name: String,
-    /// The flow run that the pod's labels name.
+    /// The flow run in the pod's labels.
     pub flow_run_id: Option<String>,
     pub(super) uid: String,
     pub(super) log_path: PathBuf,
@@ -20,7 +21,7 @@ pub struct PodRecord {
 }
 
 impl PodRecord {
-    /// What its process has written so far.
+    /// The output of its process so far.
     #[must_use]
     pub fn log(&self) -> String {
         std::fs::read(&self.log_path)
@@ -28,7 +29,7 @@ impl PodRecord {
             .unwrap_or_default()
     }
 
-    /// The names that the pod's spec resolved to; none before the container was created.
+    /// The names of the variables in the pod's environment; none before the container is created.
     #[must_use]
     pub fn env_names(&self) -> Vec<String> {
         self.env
@@ -37,7 +38,7 @@ impl PodRecord {
             .unwrap_or_default()
     }
 
-    /// One value of the environment that the pod's spec resolved to.
+    /// One value of the pod's environment.
     #[must_use]
     pub fn env_value(&self, name: &str) -> Option<String> {
         self.env.as_ref()?.get(name).map(ToOwned::to_owned)

@@ -1,15 +1,15 @@
-//! In: what became of a container. Out: the pod's status as a kubelet writes it. Pure.
+//! The status of a pod as a kubelet writes it, from the state of its container.
 
 use k8s_openapi::api::core::v1::Container;
 use serde_json::{Value, json};
 
-/// What became of a container.
+/// The state of a container.
 pub(super) enum State<'a> {
-    /// It cannot be created for now.
+    /// It cannot be created at the moment.
     Waiting { reason: &'a str, message: &'a str },
-    /// Its process runs.
+    /// Its process is running.
     Running { started: &'a str },
-    /// Its process has ended, or never started.
+    /// Its process has exited, or never started.
     Terminated {
         reason: &'a str,
         message: &'a str,

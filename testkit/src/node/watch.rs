@@ -1,5 +1,8 @@
-//! In: the events of a cluster's pods. Out: one life for each pod that is for this node and that nobody has bound, told when
-//! the pod is to end.
+//! The watch of a cluster's pods.
+//!
+//! Input: pod events.
+//! Output: one life cycle for each pod without a node that this node takes, and a signal when the
+//! pod is deleted.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -23,7 +26,7 @@ use crate::progress;
 
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The node's thread: it ends when `stopped` does.
+/// The node's thread. It ends with `stopped`.
 pub(super) fn run(
     site: &Arc<NodeContext>,
     ready: oneshot::Sender<Result<()>>,
@@ -88,7 +91,7 @@ async fn client(kubeconfig: &Path) -> Result<Client> {
     let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
     let mut config =
         Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-    // The control plane is on this machine, whatever proxy its user has.
+    // The control plane runs on this machine, so a proxy of the user does not apply.
     config.proxy_url = None;
     Ok(Client::try_from(config)?)
 }
@@ -102,7 +105,7 @@ async fn run_pods(site: &Arc<NodeContext>, client: &Client) {
         .default_backoff()
         .boxed();
     let mut ends: HashMap<String, watch::Sender<bool>> = HashMap::new();
-    // Lives end with this future: dropping the set aborts them, and their processes with them.
+    // Dropping the set aborts the life cycles and their processes.
     let mut lives = JoinSet::new();
     loop {
         let event = tokio::select! {
@@ -114,16 +117,16 @@ async fn run_pods(site: &Arc<NodeContext>, client: &Client) {
             Ok(watcher::Event::Apply(pod) | watcher::Event::InitApply(pod)) => {
                 let uid = pod.uid().unwrap_or_default();
                 if pod.metadata.deletion_timestamp.is_some() {
-                    let told = ends.get(&uid).is_some_and(|end| end.send(true).is_ok());
-                    if !told && is_ours(site, &pod) {
+                    let notified = ends.get(&uid).is_some_and(|end| end.send(true).is_ok());
+                    if !notified && is_ours(site, &pod) {
                         log_failure(pod::remove(client, &pod).await);
                     }
                 } else if is_unstarted(site, &pod) && !ends.contains_key(&uid) {
-                    let (end, gone) = watch::channel(false);
+                    let (end, deleted) = watch::channel(false);
                     ends.insert(uid, end);
                     let (site, client) = (Arc::clone(site), client.clone());
                     lives.spawn(async move {
-                        log_failure(pod::run_pod(&site, &client, &pod, gone).await);
+                        log_failure(pod::run_pod(&site, &client, &pod, deleted).await);
                     });
                 }
             }
@@ -131,7 +134,7 @@ async fn run_pods(site: &Arc<NodeContext>, client: &Client) {
                 let end = ends.remove(&pod.uid().unwrap_or_default());
                 let _ = end.map(|end| end.send(true));
             }
-            // The watcher goes on by itself, after its backoff.
+            // The watcher retries by itself, with backoff.
             Ok(watcher::Event::Init | watcher::Event::InitDone) | Err(_) => {}
         }
     }
@@ -142,8 +145,8 @@ fn is_ours(site: &NodeContext, pod: &Pod) -> bool {
     node == Some(site.options.name.as_str())
 }
 
-/// Whether nobody has bound it, and it is a Job's, or a Deployment's whose image is known here: any other would fail, be
-/// replaced, and fail again without end.
+/// Whether the pod has no node and belongs to a Job, or to a Deployment whose image this node
+/// knows. Pods of other Deployments would fail and be replaced without end.
 fn is_unstarted(site: &NodeContext, pod: &Pod) -> bool {
     let Some(spec) = &pod.spec else { return false };
     let known = spec

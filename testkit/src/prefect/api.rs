@@ -1,5 +1,8 @@
-//! In: a server's API address and its credentials. Out: JSON answers, with the patience that `SQLite`
-//! asks for. Errors carry method, path and status, never a body: a 422 repeats what was sent.
+//! A client of Prefect's API for tests.
+//!
+//! Input: a server's API address and credentials.
+//! Output: JSON responses, after retries while `SQLite` is busy.
+//! Invariants: errors contain method, path and status, never a body: a 422 repeats the request.
 
 use std::time::Duration;
 
@@ -9,12 +12,12 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// `SQLite` answers 503 while another write holds it: 40 tries are about 20 s.
+/// `SQLite` answers 503 while another write holds its lock: 40 attempts take about 20 s.
 const MAX_ATTEMPTS: u32 = 40;
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 const CSRF_CLIENT: &str = "testkit";
 
-/// A client of one Prefect server. It belongs to the runtime that uses it: make one for each test.
+/// A client of one Prefect server. It belongs to one runtime: create one for each test.
 pub struct PrefectApi {
     url: String,
     http: reqwest::Client,
@@ -23,12 +26,12 @@ pub struct PrefectApi {
 }
 
 impl PrefectApi {
-    /// A client of the API at `url` (it ends in `/api`); `auth` is `user:password`.
+    /// Creates a client of the API at `url` (it ends in `/api`). `auth` is `user:password`.
     ///
     /// # Errors
-    /// When the HTTP client cannot be built, or `auth` has no colon.
+    /// If the HTTP client cannot be built, or `auth` has no colon.
     pub fn new(url: &str, auth: Option<&str>, csrf: bool) -> Result<Self> {
-        // Whoever comes second finds the provider installed, which is as good.
+        // A second call fails because the provider is already installed.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let auth = match auth {
             None => None,
@@ -53,23 +56,23 @@ impl PrefectApi {
     /// GET `path`, which starts with a slash.
     ///
     /// # Errors
-    /// When the answer is not a success.
+    /// If the status is not a success.
     pub async fn get(&self, path: &str) -> Result<Value> {
         json(&self.send(Method::GET, path, None).await?)
     }
 
-    /// GET `path` as it was sent: key order and number formats included.
+    /// GET `path`, as text: with the server's key order and number formats.
     ///
     /// # Errors
-    /// When the answer is not a success.
+    /// If the status is not a success.
     pub async fn get_text(&self, path: &str) -> Result<String> {
         self.send(Method::GET, path, None).await
     }
 
-    /// GET `path`, or nothing where it does not exist.
+    /// GET `path`, or `None` after a 404.
     ///
     /// # Errors
-    /// When the answer is neither a success nor 404.
+    /// If the status is neither a success nor 404.
     pub async fn find(&self, path: &str) -> Result<Option<Value>> {
         let (status, body) = self.send_with_retries(Method::GET, path, None).await?;
         if status == StatusCode::NOT_FOUND {
@@ -81,7 +84,7 @@ impl PrefectApi {
     /// POST `body` to `path`.
     ///
     /// # Errors
-    /// When the answer is not a success.
+    /// If the status is not a success.
     pub async fn post(&self, path: &str, body: &Value) -> Result<Value> {
         json(&self.send(Method::POST, path, Some(body)).await?)
     }
@@ -89,7 +92,7 @@ impl PrefectApi {
     /// PATCH `path` with `body`.
     ///
     /// # Errors
-    /// When the answer is not a success.
+    /// If the status is not a success.
     pub async fn patch(&self, path: &str, body: &Value) -> Result<Value> {
         json(&self.send(Method::PATCH, path, Some(body)).await?)
     }
@@ -97,7 +100,7 @@ impl PrefectApi {
     /// DELETE `path`.
     ///
     /// # Errors
-    /// When the answer is not a success.
+    /// If the status is not a success.
     pub async fn delete(&self, path: &str) -> Result<()> {
         self.send(Method::DELETE, path, None).await.map(drop)
     }
@@ -107,7 +110,7 @@ impl PrefectApi {
         success(&method, path, status, text)
     }
 
-    /// Asks again while the server is busy, and once more with a new CSRF token after a 403.
+    /// Retries while the server is busy, and once with a new CSRF token after a 403.
     async fn send_with_retries(
         &self,
         method: Method,
@@ -130,7 +133,7 @@ impl PrefectApi {
                 _ => return Ok((status, text)),
             }
         }
-        bail!("{method} {path}: still busy after {MAX_ATTEMPTS} tries")
+        bail!("{method} {path}: still busy after {MAX_ATTEMPTS} attempts")
     }
 
     async fn send_once(
@@ -180,10 +183,10 @@ impl PrefectApi {
     }
 }
 
-/// The string at `key` of an answer.
+/// The string at `key` of a response.
 pub(super) fn text(answer: &Value, key: &str) -> Result<String> {
     let value = answer[key].as_str().map(ToOwned::to_owned);
-    value.ok_or_else(|| anyhow!("the answer has no text {key:?}"))
+    value.ok_or_else(|| anyhow!("the response has no text {key:?}"))
 }
 
 fn success(method: &Method, path: &str, status: StatusCode, body: String) -> Result<String> {
@@ -197,5 +200,5 @@ fn json(body: &str) -> Result<Value> {
     if body.is_empty() {
         return Ok(Value::Null);
     }
-    serde_json::from_str(body).map_err(|_| anyhow!("the answer is not JSON"))
+    serde_json::from_str(body).map_err(|_| anyhow!("the response is not JSON"))
 }

@@ -1,16 +1,18 @@
-//! In: what a Doppler block says, in one of the shapes that people's blocks have. Out: block types,
-//! schemas and documents on the server, and the id of the document.
+//! Blocks with the Doppler config and token, in the formats that users have.
+//!
+//! Input: project, config and token, in one of the formats.
+//! Output: block types, schemas and documents on the server, and the document's id.
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::api::{PrefectApi, text};
 
-/// A block document to be written.
+/// A block document to write.
 pub enum Block {
-    /// A block of Prefect's own type `secret` with this value.
+    /// A block of Prefect's type `secret` with this value.
     Secret(Value),
-    /// A block of a class with the three fields, as `class DopplerConfig(Block)` registers it.
+    /// A block of a class with three fields, as `class DopplerConfig(Block)` registers it.
     Class {
         /// The slug of its type.
         slug: String,
@@ -39,14 +41,14 @@ impl Block {
         Self::Secret(fields(project, config, token).to_string().into())
     }
 
-    /// What the JSON tab of the newer web UI saves.
+    /// The value that the JSON tab of the newer web UI saves.
     #[must_use]
     pub fn ui_wrapper(project: &str, config: &str, token: &str) -> Self {
         let text = fields(project, config, token).to_string();
         Self::Secret(json!({"__prefect_kind": "json", "value": text}))
     }
 
-    /// A class of one's own.
+    /// A block of a user's class.
     #[must_use]
     pub fn class(slug: &str, project: &str, config: &str, token: &str) -> Self {
         let fields = fields(project, config, token);
@@ -54,7 +56,7 @@ impl Block {
         Self::Class { slug, fields }
     }
 
-    /// A class of one's own that refers to a `secret` block, which must exist.
+    /// A block of a user's class that refers to a `secret` block, which must exist.
     #[must_use]
     pub fn parent(slug: &str, secret: &str) -> Self {
         let (slug, secret) = (slug.to_owned(), secret.to_owned());
@@ -76,10 +78,10 @@ fn fields(project: &str, config: &str, token: &str) -> Value {
 }
 
 impl PrefectApi {
-    /// Creates the block document `name`, or replaces its data; the answer is its id.
+    /// Creates the block document `name` or replaces its data. Returns its id.
     ///
     /// # Errors
-    /// When the server refuses.
+    /// If the server rejects a request.
     pub async fn put_block(&self, name: &str, block: &Block) -> Result<String> {
         let (type_id, schema_id) = self.block_schema(block).await?;
         let data = match block {
@@ -87,7 +89,7 @@ impl PrefectApi {
             Block::Class { fields, .. } => fields.clone(),
             Block::Parent { secret, .. } => {
                 let document = self.block("secret", secret).await?;
-                let document = document.context("the secret block is not there")?;
+                let document = document.context("the secret block does not exist")?;
                 json!({"cfg": {"$ref": {"block_document_id": document["id"]}}})
             }
         };
@@ -102,20 +104,20 @@ impl PrefectApi {
         text(&self.post("/block_documents/", &body).await?, "id")
     }
 
-    /// The block document as the API answers it, secrets included.
+    /// The block document as the API returns it, including secrets.
     ///
     /// # Errors
-    /// When the server refuses.
+    /// If the server rejects a request.
     pub async fn block(&self, slug: &str, name: &str) -> Result<Option<Value>> {
         let path =
             format!("/block_types/slug/{slug}/block_documents/name/{name}?include_secrets=true");
         self.find(&path).await
     }
 
-    /// Deletes the block document; it is no error when it is not there.
+    /// Deletes the block document. A missing document is not an error.
     ///
     /// # Errors
-    /// When the server refuses.
+    /// If the server rejects a request.
     pub async fn delete_block(&self, slug: &str, name: &str) -> Result<()> {
         let Some(document) = self.block(slug, name).await? else {
             return Ok(());
@@ -124,7 +126,7 @@ impl PrefectApi {
         self.delete(&format!("/block_documents/{id}")).await
     }
 
-    /// The ids of the block's type and schema, both registered when they are new.
+    /// The ids of the block's type and schema. Both are registered if they are new.
     async fn block_schema(&self, block: &Block) -> Result<(String, String)> {
         let slug = block.slug();
         let path = format!("/block_types/slug/{slug}");
@@ -158,7 +160,7 @@ impl PrefectApi {
         Ok(found.get(0).cloned())
     }
 
-    /// The server answers a schema that it knows with the one that it has.
+    /// For a known schema, the server returns the existing one.
     async fn register(&self, type_id: &str, fields: Value) -> Result<Value> {
         let body = json!({"block_type_id": type_id, "fields": fields, "capabilities": []});
         self.post("/block_schemas/", &body).await

@@ -1,19 +1,21 @@
-//! In: a virtual environment and a folder. Out: Prefect's command line with an environment of its own, so that neither a
-//! developer's profile nor a proxy of theirs reaches it.
+//! Prefect's command line.
+//!
+//! Input: a virtual environment and a folder.
+//! Output: a command with a clean environment, without the developer's profile and proxy.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
-/// The virtual environment, made on first use. Making it blocks, so it runs on a thread that may.
+/// The virtual environment, created on first use on a blocking thread.
 pub(crate) async fn virtual_environment() -> Result<PathBuf> {
     tokio::task::spawn_blocking(|| crate::venv::venv("prefect"))
         .await
-        .context("making the virtual environment")?
+        .context("creating the virtual environment")?
 }
 
-/// `prefect` with `home` as its `PREFECT_HOME` and the rest of the environment clean.
+/// `prefect` with `home` as its `PREFECT_HOME` and an otherwise clean environment.
 pub(super) fn prefect(venv: &Path, home: &Path) -> Command {
     let bin = venv.join("bin");
     let mut command = Command::new(bin.join("prefect"));

@@ -1,7 +1,9 @@
-//! The real Prefect: server and Kubernetes worker from the virtual environment, and a client for tests. Beside it a stand-in, for benchmarks only.
+//! The real Prefect server and Kubernetes worker from a virtual environment, a client for tests,
+//! and a stand-in for benchmarks.
 //!
-//! In: which server is wanted, which pool is worked on. Out: running processes that end with their values, and what
-//! the server's API answers. Never: telemetry, and nothing in the home folder of whoever runs the tests.
+//! Input: the options of a server, or the work pool of a worker.
+//! Output: running processes that end with their values, and responses of the server's API.
+//! Invariants: no telemetry, and no files in the user's home.
 
 mod api;
 mod blocks;

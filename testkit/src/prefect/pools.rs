@@ -1,5 +1,7 @@
-//! In: names of work pools and what is done to their base job template. Out: pools on the server and
-//! their templates as they stand there.
+//! Work pools and their base job templates.
+//!
+//! Input: names of work pools, and templates.
+//! Output: pools on the server, and their templates as the server stores them.
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
@@ -8,21 +10,21 @@ use serde_json::{Value, json};
 
 use super::api::PrefectApi;
 
-/// The template that prefect-kubernetes gives a new pool.
+/// The template that prefect-kubernetes sets in a new pool.
 const KUBERNETES_TEMPLATE: &str = include_str!("../../fixtures/prefect-base-job-template.json");
 
 /// The default template of a pool of type kubernetes.
 ///
 /// # Errors
-/// Never, as long as the fixture is JSON.
+/// If the fixture is not JSON.
 pub fn kubernetes_template() -> Result<Value> {
     serde_json::from_str(KUBERNETES_TEMPLATE).context("the fixture of the template")
 }
 
-/// The `envFrom` of the job's container, made when it is not there.
+/// The `envFrom` of the job's container, created if it is missing.
 ///
 /// # Errors
-/// When the template has no container, or something else than a list there.
+/// If the template has no container, or `envFrom` is not a list.
 pub fn env_from(template: &mut Value) -> Result<&mut Vec<Value>> {
     let container = template
         .pointer_mut("/job_configuration/job_manifest/spec/template/spec/containers/0")
@@ -33,19 +35,19 @@ pub fn env_from(template: &mut Value) -> Result<&mut Vec<Value>> {
 }
 
 impl PrefectApi {
-    /// A pool of type kubernetes with the template that its worker would fill in.
+    /// Creates a pool of type kubernetes with the template that its worker would set.
     ///
     /// # Errors
-    /// When the server refuses.
+    /// If the server rejects a request.
     pub async fn create_kubernetes_pool(&self, name: &str) -> Result<()> {
         let template = kubernetes_template()?;
         self.create_pool(name, "kubernetes", Some(template)).await
     }
 
-    /// A pool of `pool_type`; without a template it is `{}` until a worker fills it.
+    /// Creates a pool of `pool_type`. Without a template it is `{}` until a worker sets it.
     ///
     /// # Errors
-    /// When the server refuses.
+    /// If the server rejects a request.
     pub async fn create_pool(
         &self,
         name: &str,
@@ -59,10 +61,10 @@ impl PrefectApi {
         self.post("/work_pools/", &body).await.map(drop)
     }
 
-    /// The pool as the API answers it, or nothing.
+    /// The pool as the API returns it, or `None`.
     ///
     /// # Errors
-    /// When the server refuses.
+    /// If the server rejects a request.
     pub async fn pool(&self, name: &str) -> Result<Option<Value>> {
         self.find(&format!("/work_pools/{name}")).await
     }
@@ -70,16 +72,16 @@ impl PrefectApi {
     /// The pool's template.
     ///
     /// # Errors
-    /// When there is no such pool.
+    /// If the pool does not exist.
     pub async fn template(&self, pool: &str) -> Result<Value> {
         let mut pool = self.get(&format!("/work_pools/{pool}")).await?;
         Ok(pool["base_job_template"].take())
     }
 
-    /// The pool's template, byte for byte as the API answers it.
+    /// The pool's template, byte for byte as the API returns it.
     ///
     /// # Errors
-    /// When there is no such pool.
+    /// If the pool does not exist.
     pub async fn template_text(&self, pool: &str) -> Result<String> {
         #[derive(Deserialize)]
         struct Pool<'a> {
@@ -87,14 +89,15 @@ impl PrefectApi {
             base_job_template: &'a RawValue,
         }
         let answer = self.get_text(&format!("/work_pools/{pool}")).await?;
-        let pool: Pool = serde_json::from_str(&answer).context("the answer is no work pool")?;
+        let pool: Pool =
+            serde_json::from_str(&answer).context("the response is not a work pool")?;
         Ok(pool.base_job_template.get().to_owned())
     }
 
-    /// Replaces the pool's template whole, as every PATCH does.
+    /// Replaces the whole template of the pool, as every PATCH does.
     ///
     /// # Errors
-    /// When the server refuses.
+    /// If the server rejects a request.
     pub async fn set_template(&self, pool: &str, template: &Value) -> Result<()> {
         let body = json!({"base_job_template": template});
         let path = format!("/work_pools/{pool}");
@@ -104,15 +107,15 @@ impl PrefectApi {
     /// Deletes the pool.
     ///
     /// # Errors
-    /// When there is no such pool.
+    /// If the pool does not exist.
     pub async fn delete_pool(&self, name: &str) -> Result<()> {
         self.delete(&format!("/work_pools/{name}")).await
     }
 
-    /// The names of the workers of `pool` that are online.
+    /// The names of the online workers of `pool`.
     ///
     /// # Errors
-    /// When there is no such pool.
+    /// If the pool does not exist.
     pub async fn online_workers(&self, pool: &str) -> Result<Vec<String>> {
         let path = format!("/work_pools/{pool}/workers/filter");
         let workers = self.post(&path, &json!({})).await?;

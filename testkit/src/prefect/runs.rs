@@ -1,4 +1,4 @@
-//! In: a flow's place in the file system. Out: deployments, flow runs, their states and their logs.
+//! Deployments, flow runs, their states and their logs.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,17 +11,17 @@ use super::api::{PrefectApi, text};
 
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// A deployment to be made.
+/// A deployment to create.
 pub struct Deployment<'a> {
-    /// Its name, and its flow's.
+    /// The name of the deployment and of its flow.
     pub name: &'a str,
-    /// The work pool that its runs go to.
+    /// The work pool of its runs.
     pub pool: &'a str,
     /// The folder of the flow's code.
     pub path: &'a Path,
     /// File and function in it, such as `flow.py:main`.
     pub entrypoint: &'a str,
-    /// What it overrides in the pool's template, such as `{"namespace": "flows"}`.
+    /// Overrides of the pool's template, such as `{"namespace": "flows"}`.
     pub job_variables: Value,
 }
 
@@ -32,12 +32,12 @@ pub struct RunState {
     pub kind: String,
     /// Such as `Completed` or `InfrastructurePending`.
     pub name: String,
-    /// What Prefect says about it.
+    /// Prefect's message about the state.
     pub message: String,
 }
 
 impl RunState {
-    /// Whether nothing comes after it.
+    /// Whether the state is final.
     #[must_use]
     pub fn is_final(&self) -> bool {
         matches!(
@@ -48,10 +48,10 @@ impl RunState {
 }
 
 impl PrefectApi {
-    /// Makes the flow and the deployment; the answer is the deployment's id.
+    /// Creates the flow and the deployment. Returns the deployment's id.
     ///
     /// # Errors
-    /// When the server refuses.
+    /// If the server rejects a request.
     pub async fn create_deployment(&self, deployment: &Deployment<'_>) -> Result<String> {
         let flow = self
             .post("/flows/", &json!({"name": deployment.name}))
@@ -67,10 +67,10 @@ impl PrefectApi {
         text(&self.post("/deployments/", &body).await?, "id")
     }
 
-    /// Asks for a run now; the answer is its id.
+    /// Creates a flow run. Returns its id.
     ///
     /// # Errors
-    /// When the server refuses.
+    /// If the server rejects a request.
     pub async fn create_flow_run(&self, deployment_id: &str) -> Result<String> {
         let path = format!("/deployments/{deployment_id}/create_flow_run");
         text(&self.post(&path, &json!({})).await?, "id")
@@ -79,7 +79,7 @@ impl PrefectApi {
     /// The state of a run.
     ///
     /// # Errors
-    /// When there is no such run.
+    /// If the run does not exist.
     pub async fn run_state(&self, run_id: &str) -> Result<RunState> {
         let run = self.get(&format!("/flow_runs/{run_id}")).await?;
         let of = |key: &str| run["state"][key].as_str().unwrap_or_default().to_owned();
@@ -90,18 +90,18 @@ impl PrefectApi {
         })
     }
 
-    /// Waits for the run's end, however it ends.
+    /// Waits until the run's state is final.
     ///
     /// # Errors
-    /// When it has not ended within `limit`.
+    /// If it is not final within `limit`.
     pub async fn wait_for_run(&self, run_id: &str, limit: Duration) -> Result<RunState> {
         self.wait_for_state(run_id, limit, RunState::is_final).await
     }
 
-    /// Waits until the run's state is one that `wanted` accepts.
+    /// Waits until `wanted` accepts the run's state.
     ///
     /// # Errors
-    /// When that has not come within `limit`.
+    /// If that does not happen within `limit`.
     pub async fn wait_for_state(
         &self,
         run_id: &str,
@@ -121,10 +121,10 @@ impl PrefectApi {
         }
     }
 
-    /// What the run has logged to Prefect so far, a message a line.
+    /// The log of the run in Prefect so far, one message per line.
     ///
     /// # Errors
-    /// When the server refuses.
+    /// If the server rejects a request.
     pub async fn run_logs(&self, run_id: &str) -> Result<String> {
         let mut lines = String::new();
         for page in 0..100 {

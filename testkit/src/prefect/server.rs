@@ -1,7 +1,10 @@
-//! In: how a server is to be set up. Out: a real Prefect server on a free port, with its own folder and database.
+//! A real Prefect server.
 //!
-//! A new database takes some 15 s of migrations on two cores, so it is made once, kept in the cache and copied.
-//! Off: what flow runs and events do not need (UI, scheduler, late runs, automations, clean-up).
+//! Input: its options.
+//! Output: a server on a free port, with its own folder and database.
+//! Invariants: migrating a new database takes 15 s on two cores, so one migrated database is cached
+//! and copied. Services that tests do not use are off (UI, scheduler, late runs, automations,
+//! clean-up).
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,12 +19,12 @@ use crate::folder::ScratchDir;
 use crate::guard::{GuardedChild, GuardedCommand, log_tail};
 use crate::{cache, ports, wait};
 
-/// Starting takes 6 to 12 s on two idle cores, and these cores are seldom idle.
+/// A start takes 6 to 12 s on two idle cores, and longer under load.
 const START_TIMEOUT: Duration = Duration::from_mins(3);
-/// How often another port is tried when a server ends before it answers.
+/// Attempts with another port if a server exits before it responds.
 const START_ATTEMPTS: u32 = 3;
 
-/// Services that no test looks at. Event streams and the event store stay on.
+/// Services that no test uses. Event streams and the event store stay on.
 const OFF: [&str; 10] = [
     "PREFECT_SERVER_UI_ENABLED",
     "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_ENABLED",
@@ -35,14 +38,14 @@ const OFF: [&str; 10] = [
     "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED",
 ];
 
-/// How a server is set up.
+/// The options of a server.
 #[derive(Clone, Default)]
 pub struct PrefectOptions {
-    /// `user:password`: the server then accepts nothing but this as basic auth.
+    /// `user:password`: the server then accepts only this as basic auth.
     pub auth: Option<String>,
     /// Whether writes need a CSRF token.
     pub csrf: bool,
-    /// More environment, such as `PREFECT_LOGGING_SERVER_LEVEL`.
+    /// Additional environment variables, such as `PREFECT_LOGGING_SERVER_LEVEL`.
     pub env: Vec<(String, String)>,
 }
 
@@ -56,10 +59,11 @@ pub struct PrefectServer {
 }
 
 impl PrefectServer {
-    /// Starts a server and waits until it answers.
+    /// Starts a server and waits until it responds.
     ///
     /// # Errors
-    /// When the virtual environment cannot be made, or the server does not come up; the error quotes its log.
+    /// If the virtual environment cannot be created, or the server does not start; the error quotes
+    /// its log.
     pub async fn start(options: PrefectOptions) -> Result<Self> {
         let venv = virtual_environment().await?;
         let seed = seed(venv.clone()).await?;
@@ -87,10 +91,10 @@ impl PrefectServer {
         }
     }
 
-    /// One server for all tests of this process that want neither auth nor CSRF.
+    /// The server that all tests of this process share, without auth and CSRF.
     ///
     /// # Errors
-    /// As [`PrefectServer::start`].
+    /// As for [`PrefectServer::start`].
     pub async fn shared() -> Result<&'static Self> {
         static SHARED: OnceCell<PrefectServer> = OnceCell::const_new();
         SHARED
@@ -110,31 +114,31 @@ impl PrefectServer {
         self.port
     }
 
-    /// The `user:password` that it wants.
+    /// The `user:password` that the server accepts.
     #[must_use]
     pub fn auth(&self) -> Option<&str> {
         self.options.auth.as_deref()
     }
 
-    /// A client with the right credentials, for the runtime that asks.
+    /// A client with the server's credentials, for the current runtime.
     ///
     /// # Errors
-    /// When the HTTP client cannot be built.
+    /// If the HTTP client cannot be built.
     pub fn api(&self) -> Result<PrefectApi> {
         PrefectApi::new(&self.api_url(), self.auth(), self.options.csrf)
     }
 
-    /// Ends the server; its data stays.
+    /// Stops the server and keeps its data.
     pub async fn stop(&self) {
         let process = self.process().take();
-        // Dropping waits for the end, which blocks.
+        // Dropping waits for the exit, which blocks.
         let _ = tokio::task::spawn_blocking(move || drop(process)).await;
     }
 
-    /// Starts the server again, on the same port and data, and waits until it answers.
+    /// Starts the server again with the same port and data, and waits until it responds.
     ///
     /// # Errors
-    /// When it does not come up; the error quotes its log.
+    /// If it does not start; the error quotes its log.
     pub async fn restart(&self) -> Result<()> {
         self.stop().await;
         let home = self.folder.path();
@@ -146,7 +150,7 @@ impl PrefectServer {
         Ok(())
     }
 
-    /// What the server has written so far.
+    /// The server's log so far.
     #[must_use]
     pub fn log(&self) -> String {
         std::fs::read(self.log_path())
@@ -154,7 +158,7 @@ impl PrefectServer {
             .unwrap_or_default()
     }
 
-    /// The file that it writes to.
+    /// The log file.
     #[must_use]
     pub fn log_path(&self) -> PathBuf {
         self.folder.path().join("server.log")
@@ -188,19 +192,19 @@ fn command(
 
 async fn wait_until_ready(url: &str, process: &GuardedChild) -> Result<()> {
     let api = PrefectApi::new(url, None, false)?;
-    let answers = async || {
+    let health = async || {
         if process.exit_code().is_some() {
             return Some(false);
         }
         api.get("/health").await.is_ok().then_some(true)
     };
-    let waited = wait::until(START_TIMEOUT, "Prefect's server", answers).await;
+    let waited = wait::until(START_TIMEOUT, "Prefect's server", health).await;
     process.ensure_running()?;
     waited.with_context(|| log_tail(process.log_path()))?;
     Ok(())
 }
 
-/// The home folder of a server that has started once: migrated database, registered blocks.
+/// The home folder of a server that was started once: a migrated database with registered blocks.
 async fn seed(venv: PathBuf) -> Result<PathBuf> {
     let runtime = tokio::runtime::Handle::current();
     let build = move || {

@@ -1,10 +1,11 @@
-//! A stand-in for Prefect's API, only for where the real server would be the limit: it takes some 10 ms a request, and a benchmark of an operator
-//! would then measure Prefect. Everything else is tried on the real server, against which the shapes of these answers are tested.
+//! A stand-in for Prefect's API, for benchmarks only: the real server takes 10 ms per request, so a
+//! benchmark would measure Prefect. Other tests use the real server, and one compares the
+//! responses.
 //!
-//! In: blocks and pools as they are set, and a wait before each answer. Out: the answers that a reader of blocks and an editor of pools gets, and a
-//! count of what was asked. There is no CSRF protection, no event socket, and nothing is refused but what is not there.
-//!
-//! Never: a record of a body, or of what a block holds.
+//! Input: blocks, pools, and a delay of each response.
+//! Output: responses to reads of blocks and edits of pools, and counts of requests.
+//! Invariants: no CSRF protection, no event socket, and only 404 as an error. No body and no value
+//! of a block is recorded.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -22,22 +23,22 @@ use serde_json::{Value, json};
 
 use crate::background::BackgroundServer;
 
-/// What the real server answers, for the parts that nobody sets.
+/// The real server's response, for the fields that are not set.
 const BLOCK: &str = include_str!("../../fixtures/prefect-block-document.json");
 const POOL: &str = include_str!("../../fixtures/prefect-work-pool.json");
 
 /// Requests since the start or the last reset.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StandInCounts {
-    /// GETs of blocks.
+    /// GET requests for blocks.
     pub blocks: u64,
-    /// GETs of work pools.
+    /// GET requests for work pools.
     pub pool_reads: u64,
-    /// Edits of work pools.
+    /// PATCH requests for work pools.
     pub pool_writes: u64,
     /// Lists of deployments.
     pub deployments: u64,
-    /// Everything else, such as the question for a CSRF token.
+    /// Other requests, such as for a CSRF token.
     pub others: u64,
 }
 
@@ -58,7 +59,7 @@ impl Shared {
     }
 }
 
-/// The running stand-in. Dropping it stops the server.
+/// A running stand-in. Dropping it stops the server.
 pub struct StandIn {
     shared: Arc<Shared>,
     address: SocketAddr,
@@ -66,10 +67,10 @@ pub struct StandIn {
 }
 
 impl StandIn {
-    /// Starts one without blocks and pools on a free port of 127.0.0.1.
+    /// Starts a stand-in without blocks and pools on a free port of 127.0.0.1.
     ///
     /// # Errors
-    /// When no port is free.
+    /// If no port is free.
     pub fn start() -> Result<Self> {
         let shared = Arc::new(Shared::default());
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("a port")?;
@@ -77,7 +78,7 @@ impl StandIn {
         let routes = routes(&shared);
         let background = BackgroundServer::start("prefect-stand-in", move || async move {
             if let Ok(server) = axum_server::from_tcp(listener) {
-                // It serves until it is dropped.
+                // Serves until it is dropped.
                 let _ = server.serve(routes.into_make_service()).await;
             }
         })?;
@@ -114,18 +115,18 @@ impl StandIn {
         self.shared.state().pools.get(pool).cloned()
     }
 
-    /// The wait before each answer from now on; none at the start.
+    /// Sets the delay of each response from now on. Default: none.
     pub fn set_delay(&self, delay: Duration) {
         self.shared.state().delay = delay;
     }
 
-    /// What was asked.
+    /// The counts of requests.
     #[must_use]
     pub fn counts(&self) -> StandInCounts {
         self.shared.state().counts
     }
 
-    /// Starts to count anew.
+    /// Resets the counts.
     pub fn reset_counts(&self) {
         self.shared.state().counts = StandInCounts::default();
     }
@@ -149,7 +150,7 @@ fn routes(shared: &Arc<Shared>) -> Router {
         .with_state(Arc::clone(shared))
 }
 
-/// Counts and waits.
+/// Counts the request and delays the response.
 async fn handle(Given(shared): Given<Arc<Shared>>, request: Request, next: Next) -> Response {
     let delay = {
         let mut state = shared.state();
@@ -221,7 +222,7 @@ fn pool_not_found(name: &str) -> Response {
     error_response(404, &format!("Work pool \"{name}\" not found."))
 }
 
-/// A fixture with these fields in the place of its own.
+/// A fixture with these fields replaced.
 fn merge_defaults(fixture: &str, fields: &[(&str, Value)]) -> Response {
     let Ok(mut whole) = serde_json::from_str::<Value>(fixture) else {
         return error_response(500, "the fixture is not JSON");

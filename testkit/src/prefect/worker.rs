@@ -1,4 +1,7 @@
-//! In: a server, a pool and a cluster. Out: Prefect's real Kubernetes worker, online in that pool.
+//! Prefect's real Kubernetes worker.
+//!
+//! Input: a server, a work pool and a cluster.
+//! Output: a worker that is online in that pool.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,16 +17,17 @@ use crate::wait;
 /// Python's imports alone take 6 to 13 s.
 const START_TIMEOUT: Duration = Duration::from_mins(3);
 
-/// Which worker is wanted.
+/// The options of a worker.
 #[derive(Clone)]
 pub struct WorkerOptions {
-    /// The pool that it works on. It must exist.
+    /// The work pool. It must exist.
     pub pool: String,
     /// Its name in the pool.
     pub name: String,
-    /// The cluster that it makes Jobs in.
+    /// The kubeconfig of the cluster in which it creates Jobs.
     pub kubeconfig: PathBuf,
-    /// More environment. What starts with `PREFECT_` also reaches the flow runs: the worker passes it on.
+    /// Additional environment variables. The worker passes those that start with `PREFECT_` to flow
+    /// runs.
     pub env: Vec<(String, String)>,
 }
 
@@ -34,10 +38,10 @@ pub struct PrefectWorker {
 }
 
 impl PrefectWorker {
-    /// Starts a worker and waits until its pool says that it is online.
+    /// Starts a worker and waits until it is online in its pool.
     ///
     /// # Errors
-    /// When it ends or does not come online in time; the error quotes its log.
+    /// If it exits or is not online in time; the error quotes its log.
     pub async fn start(server: &PrefectServer, options: &WorkerOptions) -> Result<Self> {
         let venv = virtual_environment().await?;
         let folder = ScratchDir::new("prefect-worker")?;
@@ -67,7 +71,7 @@ impl PrefectWorker {
             if api.online_workers(pool).await?.contains(name) {
                 return Ok(());
             }
-            bail!("not among the pool's workers")
+            bail!("the worker is not online")
         };
         let waited = wait::until(START_TIMEOUT, "Prefect's worker", online).await;
         process.ensure_running()?;
@@ -78,7 +82,7 @@ impl PrefectWorker {
         })
     }
 
-    /// What the worker has written so far.
+    /// The worker's log so far.
     #[must_use]
     pub fn log(&self) -> String {
         std::fs::read(self.process.log_path())

@@ -1,203 +1,33 @@
 //! Install, upgrade, roll back and uninstall the chart with Helm 3 and Helm 4.
 //!
-//! Input: the chart and its older version. Output: the objects in the cluster, a served binding, and
-//! what is left after the removal.
+//! Input: the chart and its older version.
+//! Output: the objects in the cluster, a served binding, and the remains of an uninstallation.
 //! Invariants: each test has its own control plane, because the CRD of the chart is cluster-wide.
 
-use std::path::{Path, PathBuf};
+mod cluster;
+mod manifest;
+
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{EnvVar, Pod, Secret};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
-use kube::{Api, Client, ResourceExt};
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::api::ListParams;
+use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
-use testkit::control_plane::{ControlPlane, Options};
-use testkit::grant::{Grant, grant};
+use testkit::grant::grant;
 use testkit::helm::Helm;
 use testkit::node::{Image, NodeOptions, ProcessNode};
-use testkit::operator::{Operator, OperatorOptions};
+use testkit::operator::Operator;
 use testkit::prefect::{Block, PrefectApi, PrefectServer};
 use testkit::{kubernetes, wait};
 
-use super::{BINARY, CHART, MANIFEST};
+use self::cluster::{Cluster, FLOW_NAMESPACE, FULL_NAME, OPERATOR_NAMESPACE, older_chart};
+use super::{BINARY, CHART};
 use crate::work_pools::template;
-use crate::world::{CRD, TIMEOUT, canary, doppler, secret};
-
-const OPERATOR_NAMESPACE: &str = "doppler";
-const FLOW_NAMESPACE: &str = "chart-flows";
-const FULL_NAME: &str = "op-doppler-prefect-operator";
-
-/// An older chart: its CRD has no `suspend`, and its values lack most of today's keys.
-fn older_chart(folder: &Path) -> Result<PathBuf> {
-    let chart = folder.join("older-chart");
-    copy(Path::new(CHART), &chart)?;
-    let mut crd: Value = serde_json::to_value(&kubernetes::documents(CRD)?[0])?;
-    let spec = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties";
-    let fields = crd.pointer_mut(spec).and_then(Value::as_object_mut);
-    fields
-        .and_then(|fields| fields.remove("suspend"))
-        .context("spec.suspend is missing in the CRD")?;
-    std::fs::write(chart.join("files/crd.yaml"), crd.to_string())?;
-    std::fs::write(chart.join("values.yaml"), "operator: {concurrency: 32}")?;
-    Ok(chart)
-}
-
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    std::fs::create_dir_all(to)?;
-    for entry in std::fs::read_dir(from)? {
-        let entry = entry?;
-        let (path, to) = (entry.path(), to.join(entry.file_name()));
-        if path.is_dir() {
-            copy(&path, &to)?;
-        } else {
-            std::fs::copy(path, to)?;
-        }
-    }
-    Ok(())
-}
-
-struct Cluster {
-    helm: Helm,
-    plane: ControlPlane,
-    client: Client,
-    /// Name of the work pool, the block and the Doppler project.
-    pool: &'static str,
-    /// `replicaCount=` and the number of replicas.
-    replicas: &'static str,
-}
-
-impl Cluster {
-    async fn start(helm: Helm, pool: &'static str, replicas: &'static str) -> Result<Self> {
-        let plane = ControlPlane::start(Options::default()).await?;
-        let client = plane.admin_client()?;
-        for (name, labels) in [
-            (
-                OPERATOR_NAMESPACE,
-                json!({"pod-security.kubernetes.io/enforce": "restricted"}),
-            ),
-            (
-                "doppler-prefect-operator",
-                json!({"pod-security.kubernetes.io/enforce": "restricted"}),
-            ),
-            (FLOW_NAMESPACE, json!({})),
-        ] {
-            let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
-            kubernetes::apply(&client, name, &namespace.to_string()).await?;
-        }
-        Ok(Self {
-            helm,
-            plane,
-            client,
-            pool,
-            replicas,
-        })
-    }
-
-    async fn helm(&self, args: &[&str]) -> Result<String> {
-        let mut all = args.to_vec();
-        all.extend(["--namespace", OPERATOR_NAMESPACE]);
-        self.helm
-            .run_async(&all, Some(&self.plane.admin_kubeconfig_path()))
-            .await?
-            .success()
-    }
-
-    /// Installs or upgrades. The values allow the operator to reach the servers of the tests.
-    async fn deploy(&self, command: &str, chart: &str) -> Result<String> {
-        self.deploy_with(&[command], chart, self.replicas).await
-    }
-
-    async fn deploy_with(&self, command: &[&str], chart: &str, set: &str) -> Result<String> {
-        let watched = format!("watchNamespaces={{{FLOW_NAMESPACE}}}");
-        let sets = [
-            set,
-            "image.repository=doppler-prefect-operator",
-            watched.as_str(),
-            "operator.allowedDopplerHosts={http://127.0.0.1:*}",
-            "operator.allowedPrefectHosts={http://127.0.0.1:*}",
-            "operator.releaseWait=1s",
-            "operator.refreshInterval=1s",
-        ];
-        let mut args = [command, &["op", chart]].concat();
-        for set in sets {
-            args.extend(["--set", set]);
-        }
-        self.helm(&args).await
-    }
-
-    /// Whether the CRD in the cluster has `spec.suspend`.
-    async fn crd_has_suspend(&self) -> Result<bool> {
-        let definitions: Api<CustomResourceDefinition> = Api::all(self.client.clone());
-        let crd = definitions
-            .get("dopplerprefectbindings.doppler-prefect.dev")
-            .await?;
-        let schema = serde_json::to_value(&crd.spec.versions[0].schema)?;
-        Ok(schema["openAPIV3Schema"]["properties"]["spec"]["properties"]["suspend"].is_object())
-    }
-
-    /// Waits until the pod of the operator exists, which means that it was admitted.
-    async fn until_pod(&self, namespace: &str) -> Result<()> {
-        let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
-        let deployments: Api<Deployment> = Api::namespaced(self.client.clone(), namespace);
-        let operator = ListParams::default().labels("app.kubernetes.io/component=operator");
-        wait::until(TIMEOUT, "the operator's pod to be admitted", async || {
-            if !pods.list(&operator).await?.items.is_empty() {
-                return Ok(());
-            }
-            let all = deployments.list(&ListParams::default()).await?.items;
-            Err(anyhow!(
-                "{}",
-                serde_json::to_string(&all.iter().map(|one| &one.status).collect::<Vec<_>>())?
-            ))
-        })
-        .await
-    }
-
-    fn bindings(&self) -> Api<DynamicObject> {
-        let kind =
-            GroupVersionKind::gvk("doppler-prefect.dev", "v1alpha1", "DopplerPrefectBinding");
-        let resource = ApiResource::from_gvk_with_plural(&kind, "dopplerprefectbindings");
-        Api::namespaced_with(self.client.clone(), FLOW_NAMESPACE, &resource)
-    }
-
-    /// Starts the operator with the arguments, environment and account of its Deployment.
-    async fn operator(&self, grant: &Grant) -> Result<Operator> {
-        let deployments: Api<Deployment> = Api::namespaced(self.client.clone(), OPERATOR_NAMESPACE);
-        let deployment = deployments.get(FULL_NAME).await?;
-        let pod = deployment
-            .spec
-            .and_then(|spec| spec.template.spec)
-            .context("a pod")?;
-        let env = pod.containers[0].env.clone().unwrap_or_default();
-        let env = env.into_iter().map(|variable: EnvVar| {
-            let field = variable
-                .value_from
-                .and_then(|from| from.field_ref)
-                .map(|field| field.field_path);
-            let value = match field.as_deref() {
-                None => variable.value.unwrap_or_default(),
-                Some("metadata.namespace") => OPERATOR_NAMESPACE.to_owned(),
-                Some("metadata.name") => "a-pod".to_owned(),
-                Some("status.podIP") => "127.0.0.1".to_owned(),
-                Some(other) => panic!("{other}"),
-            };
-            (variable.name, value)
-        });
-        let options = OperatorOptions {
-            binary: BINARY.into(),
-            kubeconfig: grant.kubeconfig.clone(),
-            args: Vec::new(),
-            env: env.collect(),
-            log: Some(self.plane.folder().join("operator.log")),
-        };
-        Operator::start(options).await
-    }
-}
+use crate::world::{TIMEOUT, canary, doppler, secret};
 
 /// Creates the block, work pool and binding of a user. Returns the template before the injection.
 async fn bind(cluster: &Cluster, prefect: &PrefectServer, api: &PrefectApi) -> Result<Value> {
@@ -243,7 +73,7 @@ async fn helm_3_installs_upgrades_and_uninstalls() -> Result<()> {
     let cluster = Cluster::start(Helm::V3, "chart-3", "replicaCount=1").await?;
     install_upgrade_uninstall(&cluster).await?;
     changes_replica_count(&cluster).await?;
-    installs_from_manifest(&cluster).await
+    manifest::install(&cluster).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -401,7 +231,7 @@ async fn terminate_with_its_pod(cluster: &Cluster, operator: &Operator) -> Resul
     })
     .await?;
     let code = operator.terminate(Duration::from_secs(30)).await?;
-    ensure!(code == 0, "the operator ended with {code}");
+    ensure!(code == 0, "the operator exited with {code}");
     Ok(())
 }
 
@@ -414,60 +244,5 @@ async fn rejects_unrestricted_pod(cluster: &Cluster) -> Result<()> {
         format!("{error:#}").contains("violates PodSecurity"),
         "{error:#}"
     );
-    Ok(())
-}
-
-/// Applies the CRD and the plain manifest.
-async fn installs_from_manifest(cluster: &Cluster) -> Result<()> {
-    let home = "doppler-prefect-operator";
-    kubernetes::apply(&cluster.client, home, CRD).await?;
-    kubernetes::apply(&cluster.client, home, MANIFEST).await?;
-    cluster.until_pod(home).await?;
-    let grant = grant(&cluster.plane, home, home).await?;
-    let options = OperatorOptions {
-        binary: BINARY.into(),
-        kubeconfig: grant.kubeconfig,
-        env: vec![
-            ("POD_NAMESPACE".to_owned(), home.to_owned()),
-            (
-                "ALLOWED_DOPPLER_HOST".to_owned(),
-                "http://127.0.0.1:*".to_owned(),
-            ),
-        ],
-        ..OperatorOptions::default()
-    };
-    // The operator becomes ready only if it may list and watch what it needs.
-    let operator = Operator::start(options).await?;
-    // With the rights of the manifest it serves every namespace.
-    let token = format!("dp.st.dev.{}", secret("plain"));
-    let doppler = doppler()?;
-    doppler.set("plain", "dev", "SECRET_API_KEY", &secret("plain"));
-    doppler.add_service_token(&token, "plain", "dev");
-    let objects = [
-        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "token"}, "stringData": {"token": token}}),
-        json!({
-            "apiVersion": "doppler-prefect.dev/v1alpha1", "kind": "DopplerPrefectBinding", "metadata": {"name": "plain"},
-            "spec": {"doppler": {
-                "host": doppler.url(), "project": "plain", "config": "dev",
-                "accessToken": {"valueFrom": {"secretKeyRef": {"name": "token", "key": "token"}}},
-            }},
-        }),
-    ];
-    for object in objects {
-        kubernetes::apply(&cluster.client, FLOW_NAMESPACE, &object.to_string()).await?;
-    }
-    let secrets: Api<Secret> = Api::namespaced(cluster.client.clone(), FLOW_NAMESPACE);
-    wait::until(TIMEOUT, "the Secret of a binding", async || {
-        let made = secrets.get("plain").await?.data.unwrap_or_default();
-        let value = made.get("SECRET_API_KEY").context("no such key")?;
-        ensure!(
-            value.0 == secret("plain").into_bytes(),
-            "it has another value"
-        );
-        Ok(())
-    })
-    .await?;
-    canary::ensure_absent("the operator's log", &operator.log()?)?;
-    operator.terminate(Duration::from_secs(30)).await?;
     Ok(())
 }

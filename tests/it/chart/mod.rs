@@ -1,11 +1,11 @@
 //! The chart with Helm 3 and Helm 4, and the manifest for users without Helm.
 //!
-//! Input: the chart and sets of values. Output: the rendered objects (here), missing and invalid
-//! values (`values`), the rights that the chart grants (`rights`), and what an installation leaves
-//! behind (`install`).
+//! Input: the chart and sets of values.
+//! Output: the rendered objects (here), missing and invalid values (`values`), the permissions that
+//! the chart grants (`permissions`), and what an installation leaves behind (`install`).
 
 mod install;
-mod rights;
+mod permissions;
 mod values;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,7 +39,7 @@ const VALUE_SETS: [(&str, &[&str]); 9] = [
     ),
     ("a CRD that the user applies", &["crds.enabled=false"]),
     (
-        "an account and rights that the user creates",
+        "an account and permissions that the user creates",
         &[
             "serviceAccount.create=false",
             "serviceAccount.name=theirs",

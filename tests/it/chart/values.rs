@@ -1,6 +1,7 @@
 //! Values that are missing, null or invalid.
 //!
-//! Input: values. Output: the error of Helm, or objects that are rendered with the defaults.
+//! Input: values.
+//! Output: the error of Helm, or objects that are rendered with the defaults.
 
 use serde_json::{Value, json};
 use testkit::folder::ScratchDir;

@@ -83,7 +83,7 @@ pub(crate) async fn run_detach(world: &World, args: &[&str]) -> Result<()> {
     crate::world::canary::ensure_absent("the output of detach", &output)?;
     ensure!(
         result.status.success(),
-        "detach ended with {}: {output}",
+        "detach exited with {}: {output}",
         result.status
     );
     Ok(())

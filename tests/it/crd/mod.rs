@@ -26,7 +26,7 @@ fn output(subcommand: &str) -> Result<String> {
         .output()?;
     ensure!(
         output.status.success(),
-        "{subcommand} ended with {}",
+        "{subcommand} exited with {}",
         output.status
     );
     Ok(String::from_utf8(output.stdout)?)

@@ -1,11 +1,11 @@
-//! How changes arrive without a poll, and that what is asked for them is shared and bounded.
+//! Changes that arrive without a poll, and limits of requests and subscriptions.
 //!
-//! Where streams are closed, limits set or faults planned for all requests, the world has a Doppler of its own.
+//! Tests that close streams, set limits or plan faults for all requests have their own Doppler.
 
 mod bounds;
+mod event_socket;
 mod sharing;
-mod socket;
-mod stream;
+mod watch_stream;
 
 use std::collections::BTreeMap;
 
@@ -17,18 +17,18 @@ use crate::world::{Setup, World, pairs, secret};
 
 const RECONCILES: &str = "doppler_prefect_reconciles_total";
 
-/// The only value of a config.
+/// The values of a config that only has the key `A`.
 fn values_with_a(value: &str) -> BTreeMap<String, String> {
     pairs(&[("A", secret(value))])
 }
 
-/// A sample of links or of pushes.
+/// The name of a sample with one label.
 fn sample_name(metric: &str, label: &str, value: &str) -> String {
     format!("doppler_prefect_{metric}{{{label}=\"{value}\"}}")
 }
 
 impl World {
-    /// As [`World::with`], with a Doppler that nobody else uses.
+    /// Like [`World::with`], with a Doppler for this test alone.
     async fn with_own_doppler(name: &str, setup: Setup) -> Result<Self> {
         let mut world = Self::with(name, setup).await?;
         // Like the shared one, it lives as long as the process.
@@ -37,7 +37,7 @@ impl World {
         Ok(world)
     }
 
-    /// The spec of a binding of this config, with the world's token, which may read every config from now on.
+    /// The spec of a binding of this config. The world's token may read every config from now on.
     async fn own_spec(&self, config: &str) -> Result<Value> {
         self.doppler.add_account_token(&self.token);
         let mut spec = self.direct_spec().await?;
@@ -45,7 +45,7 @@ impl World {
         Ok(spec)
     }
 
-    /// Binds these configs, each under its own name.
+    /// Creates a binding for each config, with the name of the config.
     async fn bind_own(&self, configs: &[String]) -> Result<()> {
         let mut spec = self.own_spec("dev").await?;
         for config in configs {
@@ -55,7 +55,7 @@ impl World {
         Ok(())
     }
 
-    /// A sample of the operator's metrics; 0 if there is none.
+    /// A sample of the operator's metrics, or 0 if it is missing.
     async fn sample(&self, metric: &str) -> Result<u64> {
         let metrics = self.operator()?.metrics().await?;
         let mut lines = metrics.lines();
@@ -80,7 +80,7 @@ impl World {
         .await
     }
 
-    /// Reconciles so far, once no more follow.
+    /// The number of reconciles, once it no longer grows.
     async fn reconciles_at_rest(&self) -> Result<u64> {
         let (mut last, mut unchanged) = (0, 0);
         self.until("the last reconcile", async || {
@@ -93,7 +93,7 @@ impl World {
         .await
     }
 
-    /// Downloads with the world's token that were answered in full: any other found nothing new.
+    /// Downloads with the world's token that returned a config. Other downloads found no change.
     fn full_downloads(&self) -> usize {
         let calls = self.doppler.downloads();
         let full = calls

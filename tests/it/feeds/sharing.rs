@@ -1,4 +1,4 @@
-//! What is shared, by whom, and when it ends.
+//! Sources and subscriptions that bindings share, and when they close.
 
 use anyhow::{Result, ensure};
 use kube::ResourceExt;
@@ -13,7 +13,7 @@ use crate::world::{Setup, World, secret};
 #[tokio::test(flavor = "multi_thread")]
 async fn config_change_reconciles_only_the_bindings_of_that_config() -> Result<()> {
     const MANY: u64 = 10;
-    let w = World::with("push-wake", Setup::without_polls()).await?;
+    let w = World::with("feed-change", Setup::without_polls()).await?;
     w.doppler.add_account_token(&w.token);
     for config in ["dev", "prd"] {
         w.doppler.set(&w.name, config, "A", &secret("before"));
@@ -57,8 +57,8 @@ async fn config_change_reconciles_only_the_bindings_of_that_config() -> Result<(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn restart_reads_each_source_once_and_writes_only_drift() -> Result<()> {
-    let mut w = World::with("push-restart", Setup::without_polls()).await?;
-    let token = format!("dp.st.prd.{}", secret("push-restart"));
+    let mut w = World::with("feed-restart", Setup::without_polls()).await?;
+    let token = format!("dp.st.prd.{}", secret("feed-restart"));
     w.doppler.add_service_token(&token, &w.name, "prd");
     let second = format!("{}-prd", w.name);
     w.api
@@ -87,8 +87,11 @@ async fn restart_reads_each_source_once_and_writes_only_drift() -> Result<()> {
     w.start_operator().await?;
     w.until_values("dev-1", &values_with_a("dev")).await?;
     w.reconciles_at_rest().await?;
-    ensure!(w.sample(super::RECONCILES).await? >= 6, "not all were seen");
-    // A link that takes longer than the first read has it read once more.
+    ensure!(
+        w.sample(super::RECONCILES).await? >= 6,
+        "some bindings were not reconciled"
+    );
+    // If the socket connects after the first read, the block is read once more.
     let (new, same) = (
         w.reads("prefect", "changed").await?,
         w.reads("prefect", "unchanged").await?,
@@ -108,7 +111,7 @@ async fn restart_reads_each_source_once_and_writes_only_drift() -> Result<()> {
     w.finish().await
 }
 
-/// The versions of all bindings, and of all Secrets but the one that was edited.
+/// The resource versions of all bindings, and of all Secrets except the edited one.
 async fn versions(w: &World, names: &[String]) -> Result<Vec<Option<String>>> {
     let mut found = Vec::new();
     for name in names {
@@ -120,7 +123,7 @@ async fn versions(w: &World, names: &[String]) -> Result<Vec<Option<String>>> {
     Ok(found)
 }
 
-/// Downloads of both configs that were answered in full.
+/// Downloads of both configs that returned the config.
 fn full_downloads(w: &World) -> usize {
     let calls = w.doppler.downloads();
     let ours = |call: &&RecordedRequest| {
@@ -131,7 +134,7 @@ fn full_downloads(w: &World) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn closes_sources_and_subscriptions_without_bindings() -> Result<()> {
-    let w = World::with_own_doppler("push-end", Setup::without_polls()).await?;
+    let w = World::with_own_doppler("feed-end", Setup::without_polls()).await?;
     w.set_doppler_secret("A", &secret("a"));
     w.create_pool(&w.name, &template(&w.name)).await?;
     let mut spec = w.pool_spec(&json!([{"name": w.name}]));
@@ -150,10 +153,11 @@ async fn closes_sources_and_subscriptions_without_bindings() -> Result<()> {
         })
         .await
     };
-    // Several, since a deleted one may be woken by its Secret's end just as it goes itself.
+    // Several, because the deletion of a Secret may enqueue its binding while that is being
+    // deleted.
     let names: Vec<_> = (0..8).map(|number| format!("b{number}")).collect();
     let entries: Vec<_> = names.iter().map(String::as_str).collect();
-    for (suspend, reason, links) in [
+    for (suspend, reason, subscriptions) in [
         (false, "Ready", 1),
         (true, "Suspended", 0),
         (false, "Ready", 1),
@@ -166,7 +170,7 @@ async fn closes_sources_and_subscriptions_without_bindings() -> Result<()> {
         for name in &names {
             w.until_condition(name, "Ready", status, reason).await?;
         }
-        until(links).await?;
+        until(subscriptions).await?;
         w.until_sources(&w.name, &entries).await?;
     }
     for name in &names {

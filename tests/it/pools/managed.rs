@@ -25,7 +25,7 @@ spec:
 
 /// prefect-operator's objects are in Prefect's namespace, seldom in that of its jobs: the chart's
 /// `prefectNamespaces`.
-const WORK_POOL_RIGHTS: &str = "
+const WORK_POOL_PERMISSIONS: &str = "
 apiVersion: rbac.authorization.k8s.io/v1
 kind: Role
 metadata: {name: work-pools}
@@ -45,10 +45,10 @@ async fn never_writes_a_pool_that_a_prefect_work_pool_owns() -> Result<()> {
     let mut world = World::without_operator("pool-managed", setup).await?;
     world.set_doppler_secret("SECRET_API_KEY", &secret("1234567890"));
     ensure_namespace(&world.client, prefect).await?;
-    let rights = WORK_POOL_RIGHTS
+    let permissions = WORK_POOL_PERMISSIONS
         .replace("ACCOUNT", &world.grant.service_account)
         .replace("HOME", &world.grant.namespace);
-    kubernetes::apply(&world.client, prefect, &rights).await?;
+    kubernetes::apply(&world.client, prefect, &permissions).await?;
     world.apply(WORK_POOL_KIND).await?;
     for (pool, namespace) in [("managed-here", "pool-managed"), ("managed-there", prefect)] {
         let server = json!({"remoteApiUrl": world.prefect.api_url()});

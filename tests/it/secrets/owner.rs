@@ -167,7 +167,7 @@ async fn never_adopts_a_secret_of_another_type() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn operator_has_only_the_permissions_of_the_chart() -> Result<()> {
-    let w = World::without_operator("secret-rights", Setup::default()).await?;
+    let w = World::without_operator("secret-permissions", Setup::default()).await?;
     let file = kube::config::Kubeconfig::read_from(&w.grant.kubeconfig)?;
     let mut config =
         kube::Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default())
@@ -187,7 +187,7 @@ async fn operator_has_only_the_permissions_of_the_chart() -> Result<()> {
             .status
             .is_some_and(|status| status.allowed))
     };
-    w.until("the rights to count", async || {
+    w.until("the permissions to apply", async || {
         ensure!(may("get", "secrets", &w.name).await?);
         Ok(())
     })
@@ -202,7 +202,7 @@ async fn operator_has_only_the_permissions_of_the_chart() -> Result<()> {
     );
     ensure!(
         !may("get", "pods", &w.name).await? && !may("create", "pods", &w.name).await?,
-        "it may do things with pods"
+        "it may access pods"
     );
     w.finish().await
 }

@@ -1,4 +1,4 @@
-//! The block: its shapes, its faults, its changes; and who may be asked for it.
+//! The block: its formats, errors and changes, and the hosts that it is read from.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
@@ -102,7 +102,7 @@ async fn reports_an_unusable_block_and_recovers_once_it_is_fixed() -> Result<()>
         .await?;
     w.until_ready("b").await?;
 
-    // Once there are good values, a block that breaks takes nothing away.
+    // The block fails after a successful read: the Secret keeps its values.
     w.api
         .put_block(&w.name, &Block::Secret(json!({"project": w.name})))
         .await?;
@@ -134,7 +134,7 @@ async fn changed_block_is_synced_and_emits_source_changed() -> Result<()> {
     w.until_values("b", &pairs(&[("A", secret("prd"))])).await?;
     let event = w.until_event("SourceChanged").await?;
     ensure!(event.contains("dev") && event.contains("prd"), "{event}");
-    w.until("the status to name the new config", async || {
+    w.until("the new config in the status", async || {
         let status = w.status("b").await?;
         ensure!(status["config"] == "prd", "{status}");
         Ok(())
@@ -155,9 +155,10 @@ async fn distinguishes_a_wrong_base_url_from_a_missing_block() -> Result<()> {
     ensure!(ready.message.contains("/api"), "{}", ready.message);
     let [port] = testkit::ports::free()?;
     spec["prefect"]["server"]["remoteApiUrl"] = json!(format!("http://127.0.0.1:{port}/api"));
-    w.apply_binding("nobody", &spec).await?;
-    w.until_not_ready("nobody", "PrefectUnreachable").await?;
-    // What the manual says of `/api`: it is appended if it is missing.
+    w.apply_binding("unreachable", &spec).await?;
+    w.until_not_ready("unreachable", "PrefectUnreachable")
+        .await?;
+    // The operator appends `/api` if it is missing.
     w.set_doppler_secret("A", &secret("good"));
     spec["prefect"]["server"]["remoteApiUrl"] = json!(w.prefect.api_url().trim_end_matches("/api"));
     w.apply_binding("short", &spec).await?;
@@ -210,10 +211,13 @@ async fn sends_nothing_to_a_host_that_is_not_allowed() -> Result<()> {
         "{}",
         ready.message
     );
-    let received = unlisted.received_requests().await.context("no record")?;
+    let received = unlisted
+        .received_requests()
+        .await
+        .context("the server does not record requests")?;
     ensure!(
         received.is_empty(),
-        "{} requests were sent there",
+        "{} requests to a host that is not allowed",
         received.len()
     );
     w.finish().await

@@ -1,10 +1,10 @@
-//! Prefect and Doppler when they are not as they should be: what is said, what stays in force, and that it heals by itself.
+//! Failures of Prefect and Doppler: what the status reports, which values remain, and recovery.
 
 mod block;
-mod faults;
+mod doppler_failures;
+mod doppler_rejections;
+mod event_socket;
 mod prefect;
-mod refusals;
-mod socket;
 
 use std::collections::BTreeMap;
 
@@ -12,12 +12,12 @@ use testkit::doppler::RecordedRequest;
 
 use crate::world::{pairs, secret};
 
-/// The value that every world of this chapter starts with.
+/// The values with which each test of this module starts.
 fn good() -> BTreeMap<String, String> {
     pairs(&[("A", secret("good"))])
 }
 
-/// Requests with this token.
+/// Selects requests with this token.
 fn with(token: &str) -> impl Fn(&RecordedRequest) -> bool + Send + Sync + 'static {
     let token = token.to_owned();
     move |call| call.uses_token(&token)

@@ -1,4 +1,4 @@
-//! Prefect servers: their odd answers, credentials that rotate, CSRF protection, and a server that dies.
+//! Prefect servers: unexpected responses, rotated credentials, CSRF protection, and an outage.
 
 use std::time::Duration;
 
@@ -13,8 +13,9 @@ use super::good;
 use crate::work_pools::template;
 use crate::world::{Setup, World, secret};
 
-/// A Prefect server that answers what a real one cannot be made to answer, by the name of the block.
-async fn odd_prefect(doppler_token: &str) -> MockServer {
+/// A Prefect server with responses that a real one does not send on request, selected by the name
+/// of the block.
+async fn unusual_prefect(doppler_token: &str) -> MockServer {
     let server = MockServer::start().await;
     let block = |name: &str| {
         path(format!(
@@ -100,10 +101,10 @@ async fn odd_prefect(doppler_token: &str) -> MockServer {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_unexpected_prefect_response_has_its_reason() -> Result<()> {
-    let w = World::start("up-odd").await?;
-    let server = odd_prefect(&w.token).await;
-    // A server that asks for fewer requests gets none for a while, whoever asks.
-    let limiting = odd_prefect(&w.token).await;
+    let w = World::start("up-unusual").await?;
+    let server = unusual_prefect(&w.token).await;
+    // The operator pauses all requests to a server after a 429, so this case has its own server.
+    let limiting = unusual_prefect(&w.token).await;
     let cases = [
         ("masked", "BlockMasked"),
         ("masked-whole", "BlockMasked"),
@@ -154,12 +155,12 @@ async fn every_unexpected_prefect_response_has_its_reason() -> Result<()> {
         }
         ensure!(
             w.secrets().get_opt(name).await?.is_none(),
-            "a Secret from {name}"
+            "{name} has a Secret"
         );
     }
     ensure!(faults.is_empty(), "{}", faults.join("\n"));
     ensure!(w.downloads() == 0, "a token was used");
-    // Nobody followed the redirect.
+    // The redirect was not followed.
     server.verify().await;
     w.finish().await
 }
@@ -170,7 +171,7 @@ async fn rotated_credentials_are_used_without_touching_the_binding() -> Result<(
     w.set_doppler_secret("A", &secret("good"));
     w.doppler.add_account_token(&w.token);
     w.doppler.set("p", "c", "A", &secret("good"));
-    let server = odd_prefect(&w.token).await;
+    let server = unusual_prefect(&w.token).await;
     let key = json!({"valueFrom": {"secretKeyRef": {"name": "api-key", "key": "token"}}});
     let tenant = json!({"name": "X-Tenant", "value": "t"});
     let prefect = json!({"server": {"remoteApiUrl": server.uri(), "apiKey": key, "headers": [tenant]}, "block": {"name": "guarded"}});
@@ -199,7 +200,7 @@ async fn rotated_credentials_are_used_without_touching_the_binding() -> Result<(
     ensure!(w.binding("by-token").await?.metadata.generation == generation);
     w.until_values("by-token", &good()).await?;
 
-    // A key in a ConfigMap is as good, and watched as well.
+    // A key from a ConfigMap is watched as well.
     let map = |value: &str| {
         json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "keys"}, "data": {"key": value}}).to_string()
     };
@@ -215,7 +216,7 @@ async fn rotated_credentials_are_used_without_touching_the_binding() -> Result<(
     w.apply(&map(&secret("pnu"))).await?;
     w.until_ready("by-map").await?;
 
-    // A Secret that goes takes nothing away.
+    // Deleting a referenced Secret keeps the last good values.
     w.delete_secret("token").await?;
     w.until_not_ready("by-token", "ReferenceMissing").await?;
     w.until_values("by-token", &good()).await?;
@@ -228,7 +229,7 @@ async fn reads_and_patches_server_with_basic_auth_and_csrf() -> Result<()> {
     let options = PrefectOptions {
         auth: Some(auth.clone()),
         csrf: true,
-        // Every token is refused soon, long before the operator would ask for another by itself.
+        // Tokens expire long before the operator renews them by itself.
         env: vec![(
             "PREFECT_SERVER_CSRF_TOKEN_EXPIRATION".to_owned(),
             "PT2S".to_owned(),
@@ -262,9 +263,10 @@ async fn reads_and_patches_server_with_basic_auth_and_csrf() -> Result<()> {
         entries == [json!({"secretRef": {"name": "b", "optional": true}})],
         "{entries:?}"
     );
-    // Deployments are listed by POST at each fifth look: the token of the PATCH is no longer good by then, and is renewed.
+    // Each fifth read of a pool lists its deployments by POST. By then the token has expired and
+    // must be renewed.
     let listed = w.reads("prefect", "deployments-read").await?;
-    w.until("deployments that are listed with a new token", async || {
+    w.until("deployments to be listed with a new token", async || {
         let now = w.reads("prefect", "deployments-read").await?;
         ensure!(now >= listed + 2, "{} so far", now - listed);
         Ok(())
@@ -272,14 +274,15 @@ async fn reads_and_patches_server_with_basic_auth_and_csrf() -> Result<()> {
     .await?;
     ensure!(
         w.reads("prefect", "PrefectError").await? == 0,
-        "a refused token was the end of it"
+        "the operator failed after an expired token"
     );
     w.delete_binding("b").await?;
     w.until_binding_deleted("b").await?;
     w.finish().await
 }
 
-/// The certificate is that of the stand-in for Doppler: what answers there is no Prefect, which only somebody who trusts it can find out.
+/// The Doppler stand-in answers here, with its certificate. A client that trusts it finds that the
+/// server is not Prefect.
 #[tokio::test(flavor = "multi_thread")]
 async fn ca_bundle_is_trusted_and_reloaded() -> Result<()> {
     let network = Network::start()?;
@@ -364,7 +367,7 @@ async fn each_403_has_its_reason_and_the_secret_is_still_synced() -> Result<()> 
             .await?;
         w.until_values(binding, &good()).await?;
         w.until_pool(binding, "k8s", "Forbidden").await?;
-        // Nothing of it is in the pool, so nothing holds it.
+        // The pool has no entry of the binding, so no cleanup is pending.
         w.delete_binding(binding).await?;
         w.until_binding_deleted(binding).await?;
     }
@@ -379,8 +382,9 @@ async fn keeps_values_when_the_prefect_server_is_down() -> Result<()> {
         ..Setup::default()
     }
     .args(&["--stale-after", "3s", "--prefect-timeout", "1s"]);
-    let w = World::with("up-dies", setup).await?;
-    // In the cluster, by name, as in the smallest binding; its traffic goes through the network's proxy.
+    let w = World::with("up-outage", setup).await?;
+    // A server in the cluster, by name, as in the smallest example. The network's proxy routes its
+    // traffic.
     let host = format!("prefect-server.{}.svc:4200", w.name);
     network.route(&host, ([127, 0, 0, 1], w.prefect.port()).into());
     w.set_doppler_secret("A", &secret("good"));

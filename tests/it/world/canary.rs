@@ -1,24 +1,26 @@
-//! The canary that every secret value of the tests carries.
+//! The canary that every secret value of the tests contains.
 //!
-//! In: some text that people or machines can read: logs, Events, statuses, metrics. Out: an error if the canary is in it, as it is, or in base64
-//! at any of the three places where base64 can cut it. The error never quotes the text.
+//! Input: a text that users or machines can read: logs, Events, statuses, metrics.
+//! Output: an error if it contains the canary in clear or in base64, at any of the three
+//! alignments.
+//! Invariants: the error never quotes the text.
 
 use anyhow::{Result, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-/// In every value, token, key and password that the tests use.
+/// Part of every value, token, key and password of the tests.
 pub const CANARY: &str = "cANaRy8w5Kq3vX1z";
 
-/// A secret value that can be told from others by `what`.
+/// A secret value, distinguished from others by `what`.
 pub fn secret(what: &str) -> String {
     format!("{what}-{CANARY}")
 }
 
-/// Looks for the canary in `text`; `place` says where the text is from.
+/// Searches `text` for the canary. `place` names the source of the text.
 ///
 /// # Errors
-/// When it is there.
+/// If the text contains the canary.
 pub fn ensure_absent(place: &str, text: &str) -> Result<()> {
     for form in forms() {
         if let Some(at) = text.find(&form) {
@@ -29,7 +31,8 @@ pub fn ensure_absent(place: &str, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// The canary in clear, and the part of its base64 that does not depend on its neighbours, for each alignment.
+/// The canary in clear, and for each alignment the part of its base64 that does not depend on the
+/// neighbouring bytes.
 fn forms() -> [String; 4] {
     let encoded = |before: usize| {
         let mut bytes = vec![b'-'; before];
@@ -42,7 +45,7 @@ fn forms() -> [String; 4] {
 }
 
 #[test]
-fn the_canary_is_found_in_clear_and_in_base64_wherever_it_stands() {
+fn finds_the_canary_in_clear_and_in_base64() {
     for before in 0..7 {
         let value = format!("{}{CANARY} and more", "x".repeat(before));
         assert!(ensure_absent("the value", &value).is_err());
@@ -52,5 +55,5 @@ fn the_canary_is_found_in_clear_and_in_base64_wherever_it_stands() {
             "after {before} bytes"
         );
     }
-    ensure_absent("an innocent text", "nothing here\n").unwrap();
+    ensure_absent("a text without canary", "nothing here\n").unwrap();
 }

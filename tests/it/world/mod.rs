@@ -1,13 +1,15 @@
-//! What a test stands in: a namespace of the shared control plane, a project of the shared Doppler stand-in, a block of the shared Prefect server,
-//! and an operator of its own.
+//! The environment of one test: a namespace of the shared control plane, a project of the shared
+//! Doppler stand-in, a block of the shared Prefect server, and its own operator.
 //!
-//! In: a name, which no other test has, and how the operator is to be started. Out: a [`World`] with everything under that name. The operator has
-//! the rights of the chart and nothing else. Never ends quietly: a test that is not [`World::end`]ed prints the operator's last words, and one that
-//! is ended has had every text that the operator wrote searched for the canary.
+//! Input: a unique name, and the [`Setup`] of the operator.
+//! Output: a [`World`] in which everything has that name.
+//! Invariants: the operator has exactly the permissions of the chart. A test that does not reach
+//! [`World::finish`] prints the end of the operator's log; one that does has all output of the
+//! operator searched for the canary.
 
 pub mod canary;
-mod look;
-pub mod rights;
+pub mod chart;
+mod observe;
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -25,29 +27,29 @@ use testkit::operator::{Operator, OperatorOptions};
 use testkit::prefect::{Block, PrefectApi, PrefectServer};
 
 pub use canary::secret;
-pub use look::pairs;
+pub use observe::pairs;
 
-/// How long a test waits for what should happen at once or at the next poll; these cores are seldom idle.
+/// Time limit for what happens at once or at the next poll, on machines with few cores.
 pub const TIMEOUT: Duration = Duration::from_secs(40);
 
-/// The only copy of the CRD.
+/// The CRD in the repository.
 pub const CRD: &str = include_str!("../../../crds/dopplerprefectbindings.yaml");
 
-/// How the operator of a test is started.
+/// How a test starts its operator.
 pub struct Setup {
     /// `--refresh-interval`.
     pub refresh_interval: &'static str,
     /// `--release-wait`.
     pub release_wait: &'static str,
-    /// More arguments of `run`.
+    /// Additional arguments of `run`.
     pub args: Vec<String>,
-    /// More environment.
+    /// Additional environment variables.
     pub env: Vec<(String, String)>,
-    /// A control plane of the test's own, which lives as long as the process.
+    /// A control plane for this test alone. It runs as long as the process.
     pub plane: Option<&'static ControlPlane>,
-    /// The chart is rendered for several replicas, and each operator stands for election.
+    /// Renders the chart for several replicas, and enables leader election.
     pub replicated: bool,
-    /// What is started instead of the binary that was built with the tests.
+    /// The binary to start instead of the one that was built with the tests.
     pub binary: Option<PathBuf>,
 }
 
@@ -66,7 +68,7 @@ impl Default for Setup {
 }
 
 impl Setup {
-    /// An operator that does not poll while the test lasts: what happens was caused by an event.
+    /// An operator that does not poll during the test, so that an event causes each change.
     pub fn without_polls() -> Self {
         Self {
             refresh_interval: "1h",
@@ -74,13 +76,13 @@ impl Setup {
         }
     }
 
-    /// One of several replicas.
+    /// Adds leader election.
     pub fn replicated(mut self) -> Self {
         self.replicated = true;
         self
     }
 
-    /// With more arguments.
+    /// Adds arguments.
     pub fn args(mut self, args: &[&str]) -> Self {
         self.args
             .extend(args.iter().map(|&argument| argument.to_owned()));
@@ -96,7 +98,7 @@ pub fn plane() -> Result<&'static ControlPlane> {
     })
 }
 
-/// The Doppler that all tests share; its limit is out of the way.
+/// The Doppler that all tests share, without an effective rate limit.
 pub fn doppler() -> Result<&'static Doppler> {
     static SHARED: OnceLock<Result<Doppler, String>> = OnceLock::new();
     let started = SHARED.get_or_init(|| {
@@ -113,11 +115,12 @@ pub fn doppler() -> Result<&'static Doppler> {
         .map_err(|error| anyhow::anyhow!("the shared Doppler: {error}"))
 }
 
-/// One test's world.
+/// The environment of one test.
 pub struct World {
-    /// Namespace of bindings and Secrets; Doppler project; Prefect block; Prefect work pool, where a test makes one.
+    /// Name of the namespace, the Doppler project, the Prefect block, and the work pool if the test
+    /// creates one.
     pub name: String,
-    /// The administrator.
+    /// A client with admin permissions.
     pub client: Client,
     /// The shared control plane.
     pub plane: &'static ControlPlane,
@@ -127,32 +130,33 @@ pub struct World {
     pub token: String,
     /// The shared Prefect server.
     pub prefect: &'static PrefectServer,
-    /// A client of it.
+    /// A client of the Prefect server.
     pub api: PrefectApi,
-    /// Who the operator is.
+    /// The operator's account.
     pub grant: Grant,
-    /// The operator, while one runs.
+    /// The running operator.
     pub operator: Option<Operator>,
     setup: Setup,
     log: PathBuf,
     finished: bool,
 }
 
-/// The start.
+/// Start and stop of the operator.
 impl World {
-    /// A world with an operator that polls each second, a token for config `dev`, and a block that names both.
+    /// Starts a world whose operator polls each second. Its token reads config `dev`, and its block
+    /// names both.
     pub async fn start(name: &str) -> Result<Self> {
         Self::with(name, Setup::default()).await
     }
 
-    /// As [`World::start`], with an operator as the test wants it.
+    /// Like [`World::start`], with this setup.
     pub async fn with(name: &str, setup: Setup) -> Result<Self> {
         let mut world = Self::without_operator(name, setup).await?;
         world.start_operator().await?;
         Ok(world)
     }
 
-    /// As [`World::with`], before the operator runs.
+    /// Like [`World::with`], without starting the operator.
     pub async fn without_operator(name: &str, setup: Setup) -> Result<Self> {
         let prefect = PrefectServer::shared().await?;
         let plane = match setup.plane {
@@ -165,7 +169,7 @@ impl World {
             json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         kubernetes::apply(&client, name, &namespace.to_string()).await?;
         let home = format!("{name}-operator");
-        let rendered = rights::rendered(&home, name, setup.replicated).await?;
+        let rendered = chart::render(&home, name, setup.replicated).await?;
         let grant = grant_from_chart(plane, &rendered, &home).await?;
         let token = format!("dp.st.dev.{}", secret(name));
         doppler.add_service_token(&token, name, "dev");
@@ -174,7 +178,6 @@ impl World {
             .await?;
         let log = plane.folder().join(format!("{name}.operator.log"));
         let name = name.to_owned();
-        let (operator, ended) = (None, false);
         Ok(Self {
             name,
             client,
@@ -184,52 +187,52 @@ impl World {
             prefect,
             api,
             grant,
-            operator,
+            operator: None,
             setup,
             log,
-            finished: ended,
+            finished: false,
         })
     }
 
-    /// Starts the operator (again) and waits until it is ready.
+    /// Starts the operator and waits until it is ready.
     pub async fn start_operator(&mut self) -> Result<()> {
         self.operator = Some(Operator::start(self.options()).await?);
         Ok(())
     }
 
-    /// Starts another replica of the operator and waits until it is ready, if only to stand by.
+    /// Starts another replica of the operator and waits until it is ready, as leader or standby.
     pub async fn start_replica(&self) -> Result<Operator> {
         Operator::start(self.options()).await
     }
 
-    /// Ends the operator as Kubernetes would; its exit code must be 0.
+    /// Terminates the operator as Kubernetes does. Its exit code must be 0.
     pub async fn stop_operator(&mut self) -> Result<()> {
-        let operator = self.operator.take().context("no operator runs")?;
+        let operator = self.operator.take().context("no operator is running")?;
         let code = operator.terminate(Duration::from_secs(25)).await?;
         ensure!(
             code == 0,
-            "the operator ended with {code}\n{}",
+            "the operator exited with {code}\n{}",
             self.log_tail()
         );
         Ok(())
     }
 
-    /// Operators that are started from now on have this in their environment as well.
+    /// Adds environment variables to later starts of the operator.
     pub fn add_operator_env(&mut self, env: impl IntoIterator<Item = (String, String)>) {
         self.setup.env.extend(env);
     }
 
-    /// Operators that are started from now on are started by this file.
+    /// Sets the binary for later starts of the operator.
     pub fn set_operator_binary(&mut self, binary: PathBuf) {
         self.setup.binary = Some(binary);
     }
 
-    /// Operators that are started from now on poll that often.
+    /// Sets the poll interval for later starts of the operator.
     pub fn set_refresh_interval(&mut self, interval: &'static str) {
         self.setup.refresh_interval = interval;
     }
 
-    /// Ends the operator and starts another.
+    /// Stops and starts the operator.
     pub async fn restart_operator(&mut self) -> Result<()> {
         self.stop_operator().await?;
         self.start_operator().await
@@ -242,9 +245,9 @@ impl World {
         }
     }
 
-    /// The operator that runs.
+    /// The running operator.
     pub fn operator(&self) -> Result<&Operator> {
-        self.operator.as_ref().context("no operator runs")
+        self.operator.as_ref().context("no operator is running")
     }
 
     fn options(&self) -> OperatorOptions {
@@ -253,17 +256,17 @@ impl World {
             ("--watch-namespace", self.name.as_str()),
             ("--operator-namespace", &self.grant.namespace),
             ("--refresh-interval", self.setup.refresh_interval),
-            // A test that is about polls is not to wait for those that a socket makes rare.
+            // Tests of polls must not wait for the longer interval of subscribed sources.
             ("--pushed-refresh-interval", self.setup.refresh_interval),
             ("--release-wait", self.setup.release_wait),
             ("--allowed-doppler-host", doppler),
             ("--allowed-prefect-host", doppler),
         ];
-        // A flag that the test gives replaces ours.
+        // An argument of the test replaces the default.
         let given = |flag: &str| self.setup.args.iter().any(|argument| argument == flag);
         let fixed = fixed.into_iter().filter(|(flag, _)| !given(flag));
         let args = fixed.flat_map(|(flag, value)| [flag.to_owned(), value.to_owned()]);
-        // As the chart's Deployment has it.
+        // The same as in the chart's Deployment.
         let election = [
             ("LEADER_ELECTION", "true"),
             ("LEASE_NAME", &self.grant.service_account),
@@ -285,14 +288,15 @@ impl World {
     }
 }
 
-/// What a test does.
+/// What a test sets up.
 impl World {
-    /// Sets a value in Doppler: the world's project, config `dev`. The value must carry the canary, unless it is too short for that.
+    /// Sets a value of config `dev` in the world's Doppler project. The value must contain the
+    /// canary, unless it is too short for that.
     pub fn set_doppler_secret(&self, key: &str, value: &str) {
         self.doppler.set(&self.name, "dev", key, value);
     }
 
-    /// The spec of a binding that names the world's block and the shared servers.
+    /// A spec with the world's block and the shared servers.
     pub fn spec(&self) -> Value {
         json!({
             "prefect": {"server": {"remoteApiUrl": self.prefect.api_url()}, "block": {"name": self.name}},
@@ -300,7 +304,7 @@ impl World {
         })
     }
 
-    /// The spec of a binding that needs no Prefect: the token is in Secret `token`, key `token`, which is made here.
+    /// A spec without Prefect. The token is in key `token` of Secret `token`, which this creates.
     pub async fn direct_spec(&self) -> Result<Value> {
         self.put_token("token", &self.token).await?;
         let token = json!({"valueFrom": {"secretKeyRef": {"name": "token", "key": "token"}}});
@@ -309,7 +313,7 @@ impl World {
         }}))
     }
 
-    /// Writes `value` into key `token` of a Secret.
+    /// Writes `value` to key `token` of a Secret.
     pub async fn put_token(&self, name: &str, value: &str) -> Result<()> {
         let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": {"token": value}});
         self.apply(&secret.to_string()).await
@@ -323,7 +327,7 @@ impl World {
         self.apply(&binding.to_string()).await
     }
 
-    /// Server-side applies YAML as the administrator, in the world's namespace.
+    /// Server-side applies YAML as the admin, in the world's namespace.
     pub async fn apply(&self, yaml: &str) -> Result<()> {
         kubernetes::apply(&self.client, &self.name, yaml)
             .await
@@ -331,9 +335,9 @@ impl World {
     }
 }
 
-/// The end.
+/// The end of a test.
 impl World {
-    /// Searches everything that the operator wrote for the canary, and ends it.
+    /// Searches everything that the operator wrote for the canary, and stops the operator.
     pub async fn finish(mut self) -> Result<()> {
         if let Some(operator) = &self.operator {
             canary::ensure_absent("/metrics", &operator.metrics().await?)?;
@@ -345,7 +349,7 @@ impl World {
             self.stop_operator().await?;
         }
         self.search_log()?;
-        // Nobody needs it any more, and nobody waits for it.
+        // Frees the API server from an unused namespace, without waiting.
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
         let _ = namespaces
             .delete(&self.grant.namespace, &kube::api::DeleteParams::default())
@@ -354,7 +358,7 @@ impl World {
         Ok(())
     }
 
-    /// The whole log so far, at trace level.
+    /// The complete log, at trace level.
     pub fn log(&self) -> String {
         std::fs::read(&self.log)
             .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
@@ -372,7 +376,7 @@ impl World {
         Ok(())
     }
 
-    /// The last lines of the log that the operator's own code wrote.
+    /// The last log lines from the operator's own code.
     pub fn log_tail(&self) -> String {
         let log = self.log();
         let own = log.lines().filter(|line| {
@@ -391,7 +395,7 @@ impl Drop for World {
             return;
         }
         eprintln!(
-            "the operator of {} said last:\n{}",
+            "the last log lines of the operator of {}:\n{}",
             self.name,
             self.log_tail()
         );

@@ -9,7 +9,7 @@ use crate::world::{Setup, World, secret};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_stream_and_one_read_serve_all_bindings_of_a_config() -> Result<()> {
-    let w = World::with_own_doppler("push-stream", Setup::without_polls()).await?;
+    let w = World::with_own_doppler("feed-stream", Setup::without_polls()).await?;
     w.set_doppler_secret("A", &secret("0"));
     let names: Vec<_> = (0..20).map(|number| format!("b{number}")).collect();
     for name in &names {
@@ -82,7 +82,7 @@ async fn one_stream_and_one_read_serve_all_bindings_of_a_config() -> Result<()> 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_stream_reconnects_and_reads_missed_changes_once() -> Result<()> {
-    let w = World::with_own_doppler("push-lost", Setup::without_polls()).await?;
+    let w = World::with_own_doppler("feed-lost", Setup::without_polls()).await?;
     w.set_doppler_secret("A", &secret("before"));
     w.apply_binding("b", &w.spec()).await?;
     w.until_ready("b").await?;
@@ -135,7 +135,7 @@ async fn a_lost_stream_reconnects_and_reads_missed_changes_once() -> Result<()> 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rejected_stream_is_reported_once_and_the_config_polled() -> Result<()> {
-    let w = World::with_own_doppler("push-rejected", Setup::default()).await?;
+    let w = World::with_own_doppler("feed-rejected", Setup::default()).await?;
     let reason = "Upgrade your plan to watch secrets";
     w.doppler
         .set_watch_mode(WatchMode::Refused(403, reason.to_owned()));
@@ -164,7 +164,7 @@ async fn a_rejected_stream_is_reported_once_and_the_config_polled() -> Result<()
         w.binding("b").await?.metadata.resource_version == before,
         "the status was written at a poll that found nothing new"
     );
-    ensure!(rejection().await? == message, "another message");
+    ensure!(rejection().await? == message, "the message changed");
     ensure!(w.sample(&rejections).await? == 1 && w.doppler.counts().watches == 1);
     w.finish().await
 }
@@ -172,7 +172,7 @@ async fn a_rejected_stream_is_reported_once_and_the_config_polled() -> Result<()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_config_beyond_max_streams_is_polled_until_one_is_free() -> Result<()> {
     let setup = Setup::default().args(&["--max-streams", "1"]);
-    let w = World::with_own_doppler("push-over-limit", setup).await?;
+    let w = World::with_own_doppler("feed-over-limit", setup).await?;
     for config in ["dev", "prd"] {
         w.doppler.set(&w.name, config, "A", &secret("before"));
     }
@@ -213,7 +213,7 @@ async fn a_config_beyond_max_streams_is_polled_until_one_is_free() -> Result<()>
 #[tokio::test(flavor = "multi_thread")]
 async fn max_streams_of_zero_opens_no_streams() -> Result<()> {
     let setup = Setup::default().args(&["--max-streams", "0"]);
-    let w = World::with_own_doppler("push-none", setup).await?;
+    let w = World::with_own_doppler("feed-none", setup).await?;
     w.set_doppler_secret("A", &secret("before"));
     w.apply_binding("b", &w.spec()).await?;
     w.until_ready("b").await?;

@@ -1,4 +1,4 @@
-//! Doppler in trouble: faults that pass and faults that last.
+//! Failures of Doppler, transient and persistent.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::world::{Setup, World, pairs, secret};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn transient_failure_writes_nothing_and_recovers() -> Result<()> {
-    let w = World::start("up-passing").await?;
+    let w = World::start("up-transient").await?;
     w.set_doppler_secret("A", &secret("good"));
     w.apply_binding("b", &w.spec()).await?;
     w.until_ready("b").await?;
@@ -39,7 +39,7 @@ async fn transient_failure_writes_nothing_and_recovers() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn reports_lasting_doppler_failure_and_keeps_last_good_values() -> Result<()> {
+async fn persistent_doppler_failure_keeps_last_good_values() -> Result<()> {
     let leak = Fault::Answer(
         500,
         "application/json".to_owned(),
@@ -58,7 +58,7 @@ async fn reports_lasting_doppler_failure_and_keeps_last_good_values() -> Result<
             "DopplerUnreachable",
         ),
     ];
-    lasts("up-lasting", &cases).await
+    reports_and_recovers("up-persistent", &cases).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -81,11 +81,11 @@ async fn reports_invalid_response_and_keeps_last_good_values() -> Result<()> {
         ),
         ("huge", Fault::Huge(20 << 20), "AnswerTooLarge"),
     ];
-    lasts("up-answers", &cases).await
+    reports_and_recovers("up-answers", &cases).await
 }
 
-/// Each config of a world meets its fault, is told so, keeps its values, and heals.
-async fn lasts(name: &str, cases: &[(&str, Fault, &str)]) -> Result<()> {
+/// Each config has its own fault: the binding reports it, keeps its values, and recovers.
+async fn reports_and_recovers(name: &str, cases: &[(&str, Fault, &str)]) -> Result<()> {
     let w = World::with(
         name,
         Setup::default().args(&["--stale-after", "3s", "--doppler-timeout", "1s"]),
@@ -108,7 +108,7 @@ async fn lasts(name: &str, cases: &[(&str, Fault, &str)]) -> Result<()> {
     }
     let mut planned = Vec::new();
     for (case, fault, _) in cases {
-        // A value that the answer would bring if the fault did not take it: without, 304 has no body to be cut.
+        // Changes the value, because a 304 has no body that the fault could truncate.
         w.doppler.set(&w.name, case, "A", &secret("after"));
         planned.push(w.doppler.fault(with(&token(case)), fault.clone()));
     }
@@ -118,10 +118,10 @@ async fn lasts(name: &str, cases: &[(&str, Fault, &str)]) -> Result<()> {
             faults.push(format!("{case}: {error:#}"));
         }
         let kept = w.values(case).await?;
-        // The fault came after the change, so one poll may have been between them.
+        // One poll may have read the new value before the fault applied.
         ensure!(
             kept == good() || kept == pairs(&[("A", secret("after"))]),
-            "{case} has lost its values"
+            "{case} lost its values"
         );
     }
     ensure!(faults.is_empty(), "{}", faults.join("\n"));
@@ -131,7 +131,7 @@ async fn lasts(name: &str, cases: &[(&str, Fault, &str)]) -> Result<()> {
     for (case, ..) in cases {
         w.until_within(
             Duration::from_secs(90),
-            &format!("{case} to heal"),
+            &format!("{case} to recover"),
             async || {
                 let ready = w.condition(case, "Ready").await?;
                 ensure!(ready.status == "True", "{ready:?}");

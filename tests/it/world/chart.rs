@@ -1,28 +1,29 @@
-//! What the chart grants to an operator of one namespace.
+//! The chart, rendered for an operator that watches one namespace.
 //!
-//! In: the operator's namespace and the one that it watches, and how many replicas there are. Out: the manifests as helm renders them for these.
-//! Helm is asked once for one replica, and once for several; the names are then put in, as helm would.
+//! Input: the operator's namespace, the watched namespace, and whether there are several replicas.
+//! Output: the manifests as Helm renders them.
+//! Invariants: Helm renders at most twice for each process; the names are inserted afterwards.
 
 use anyhow::{Context, Result};
 use testkit::helm::helm_async;
 use tokio::sync::OnceCell;
 
-const HOME: &str = "placeholder-of-the-operator";
-const WATCHED: &str = "placeholder-of-the-watched";
+const HOME: &str = "placeholder-operator";
+const WATCHED: &str = "placeholder-watched";
 
-/// Where the chart is.
-pub fn chart() -> String {
+/// The path of the chart.
+pub fn path() -> String {
     format!(
         "{}/charts/doppler-prefect-operator",
         env!("CARGO_MANIFEST_DIR")
     )
 }
 
-/// The chart for `watchNamespaces: [watched]`, released in `home`, for one replica or for several.
+/// Renders the chart for `watchNamespaces: [watched]` in the namespace `home`.
 ///
 /// # Errors
-/// When helm cannot be had or refuses.
-pub async fn rendered(home: &str, watched: &str, several: bool) -> Result<String> {
+/// If Helm cannot be downloaded, or fails.
+pub async fn render(home: &str, watched: &str, several: bool) -> Result<String> {
     static ONE: OnceCell<String> = OnceCell::const_new();
     static SEVERAL: OnceCell<String> = OnceCell::const_new();
     let (cell, replicas) = if several {
@@ -32,7 +33,7 @@ pub async fn rendered(home: &str, watched: &str, several: bool) -> Result<String
     };
     let template = cell.get_or_try_init(async || {
         let watch = format!("watchNamespaces={{{WATCHED}}}");
-        let chart = chart();
+        let chart = path();
         let args = [
             "template",
             "dpo",

@@ -1,4 +1,4 @@
-//! Doppler's refusals: a token, a config, a limit, an answer without values. Told at once, and nothing is lost.
+//! Rejections of Doppler: an invalid token, a missing config, a rate limit, an empty response.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ async fn keeps_last_good_secret_on_401() -> Result<()> {
     w.set_doppler_secret("A", &secret("good"));
     w.apply_binding("b", &w.spec()).await?;
     w.until_ready("b").await?;
-    // `--stale-after` is five minutes here: this does not wait for it.
+    // `--stale-after` is five minutes here: a persistent failure does not wait for it.
     w.doppler.revoke(&w.token);
     let ready = w.until_not_ready("b", "DopplerUnauthorized").await?;
     ensure!(
@@ -33,7 +33,7 @@ async fn keeps_last_good_secret_on_401() -> Result<()> {
     ensure!(resolved.status == "True", "{resolved:?}");
     w.until_event("DopplerUnauthorized").await?;
     w.until_values("b", &good()).await?;
-    // It is told once, not at each poll.
+    // The failure is written once, not at each poll.
     w.until_polls("DopplerUnauthorized", 1).await?;
     let writes = w.writes(None).await?;
     w.until_polls("DopplerUnauthorized", 3).await?;
@@ -42,7 +42,7 @@ async fn keeps_last_good_secret_on_401() -> Result<()> {
         "{} writes in three polls",
         w.writes(None).await? - writes
     );
-    // The Secret is still looked after.
+    // The operator still repairs the Secret.
     w.delete_secret("b").await?;
     w.until_values("b", &good()).await?;
 
@@ -70,7 +70,7 @@ async fn restart_with_a_refused_token_writes_no_status() -> Result<()> {
     w.until_polls("DopplerUnauthorized", 3).await?;
     let after = w.condition("b", "Ready").await?;
     ensure!(
-        after.message == before.message,
+        after.message == before.message && after.message.contains("last good values"),
         "{} instead of {}",
         after.message,
         before.message
@@ -97,7 +97,7 @@ async fn missing_config_and_foreign_token_delete_nothing() -> Result<()> {
     w.set_doppler_secret("A", &secret("good"));
     w.until_ready("b").await?;
 
-    // The block's token is one for `dev`.
+    // The block's token only reads `dev`.
     w.doppler.set(&w.name, "prd", "A", &secret("prd"));
     let mut spec = w.spec();
     spec["doppler"]["config"] = json!("prd");
@@ -115,14 +115,14 @@ async fn empty_response_is_rejected_until_the_next_poll_confirms_it() -> Result<
     w.set_doppler_secret("A", &secret("good"));
     w.apply_binding("b", &w.spec()).await?;
     w.until_ready("b").await?;
-    // Once: a slip of the other side.
+    // One empty response may be a mistake of the server.
     w.doppler
         .fault_times(1, with(&w.token), Fault::empty_object());
     w.until_event("EmptyAnswer").await?;
     w.until_polls("unchanged", 1).await?;
     w.until_values("b", &good()).await?;
     w.until_ready("b").await?;
-    // Twice in a row: it is meant.
+    // The second empty response in a row confirms it.
     let fault = w.doppler.fault(with(&w.token), Fault::empty_object());
     w.until("an empty Secret", async || {
         let data = w.secrets().get("b").await?.data.unwrap_or_default();
@@ -131,11 +131,14 @@ async fn empty_response_is_rejected_until_the_next_poll_confirms_it() -> Result<
     })
     .await?;
     let calls = w.doppler.downloads().into_iter().filter(with(&w.token));
-    let refused = calls
+    let empty = calls
         .rev()
         .take_while(|call| call.status == Some(200))
         .count();
-    ensure!(refused >= 2, "it was believed after {refused} answer");
+    ensure!(
+        empty >= 2,
+        "the empty config was accepted after {empty} response"
+    );
     w.until_ready("b").await?;
     w.doppler.remove_fault(fault);
     w.until_values("b", &good()).await?;
@@ -145,7 +148,7 @@ async fn empty_response_is_rejected_until_the_next_poll_confirms_it() -> Result<
 #[tokio::test(flavor = "multi_thread")]
 async fn rate_limit_is_respected_before_it_is_reached() -> Result<()> {
     let w = World::start("up-limit").await?;
-    // A Doppler of its own, since a limit is for all who use it.
+    // Its own Doppler, because all clients share the limit.
     let doppler = Doppler::start()?;
     let window = Duration::from_secs(5);
     doppler.set_rate_limit(RateLimit {
@@ -167,7 +170,7 @@ async fn rate_limit_is_respected_before_it_is_reached() -> Result<()> {
     .await?;
     ensure!(
         doppler.counts().status(429) == 0,
-        "it ran into the limit: {:?}",
+        "the operator exceeded the limit: {:?}",
         doppler.counts()
     );
     let calls = doppler.downloads();
@@ -178,10 +181,10 @@ async fn rate_limit_is_respected_before_it_is_reached() -> Result<()> {
     );
     ensure!(
         w.condition("b", "Ready").await?.status == "True",
-        "a limit is no failure of the binding"
+        "the rate limit changed the condition"
     );
 
-    // A refusal that comes without warning is respected as well.
+    // A 429 without earlier rate headers is respected as well.
     doppler.set_rate_limit(RateLimit {
         secret_reads: 1000,
         reads: 1000,

@@ -1,6 +1,7 @@
-//! What a real Prefect server says on its event socket, to which client, and when it is silent.
+//! The event socket of a real Prefect server: its events, and which clients it accepts.
 //!
-//! The operator's room for it is used directly here: what a server sends cannot be seen from outside.
+//! These tests use the operator's socket client directly, because metrics and status do not show
+//! single events.
 
 use std::time::Duration;
 
@@ -21,9 +22,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::world::secret;
 
-const PATIENCE: Duration = Duration::from_mins(1);
-/// Between the readings of a stream on which something else is waited for.
-const MOMENT: Duration = Duration::from_millis(250);
+const TIMEOUT: Duration = Duration::from_mins(1);
+/// Wait for one event before the next attempt.
+const ATTEMPT: Duration = Duration::from_millis(250);
 
 fn connection(url: &str, auth: Auth) -> Result<Connection> {
     Ok(Connection {
@@ -34,14 +35,15 @@ fn connection(url: &str, auth: Auth) -> Result<Connection> {
     })
 }
 
-/// A stream, and whose names count: other tests change things on the same server.
+/// A stream that only yields events of names with a prefix: other tests use the same server.
 struct Socket {
     events: BoxStream<'static, Result<ServerEvent, SocketError>>,
     prefix: &'static str,
 }
 
 impl Socket {
-    /// Opens a socket and waits until it is heard on, since the server does not say when it has understood what is wanted.
+    /// Opens a socket and waits for its first event, since the server does not confirm the
+    /// subscription.
     async fn open(
         server: &PrefectServer,
         api: &PrefectApi,
@@ -52,18 +54,18 @@ impl Socket {
         let events = events(&connection, SocketLimits::default()).await?;
         let mut socket = Self { events, prefix };
         let mark = format!("{prefix}-mark-open");
-        wait::until(PATIENCE, "the first event", async || {
+        wait::until(TIMEOUT, "the first event", async || {
             api.put_block(&mark, &Block::object("p", "c", "t")).await?;
-            timeout(MOMENT, socket.next()).await.context("no event")?
+            timeout(ATTEMPT, socket.next()).await.context("no event")?
         })
         .await?;
         socket.events_before(api, "ready").await?;
         Ok(socket)
     }
 
-    /// The next event of a block or pool of ours.
+    /// The next event of a block or pool with the prefix.
     async fn next(&mut self) -> Result<ServerEvent> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let event = timeout_at(deadline, self.events.next()).await;
             let event = event.context("no event")?.context("the stream ended")??;
@@ -78,8 +80,9 @@ impl Socket {
         }
     }
 
-    /// What is told until a block made for it is told of, less such blocks. A request that a busy database refuses is sent again, and its event has
-    /// come before: the same may be told twice, and a block that was not made after all with an id of its own.
+    /// The events before that of a block `mark`, which this creates, without the events of such
+    /// blocks. The API client repeats requests that a busy database rejects, so events may arrive
+    /// twice.
     async fn events_before(&mut self, api: &PrefectApi, mark: &str) -> Result<Vec<ServerEvent>> {
         let marks = format!("{}-mark-", self.prefix);
         let mark = format!("{marks}{mark}");
@@ -97,8 +100,8 @@ impl Socket {
         }
     }
 
-    /// Sees to it that this, and nothing of another name, is told before the mark.
-    async fn expects(
+    /// Ensures that `expected`, and no event of another name, arrives before the mark.
+    async fn expect_event(
         &mut self,
         api: &PrefectApi,
         mark: &str,
@@ -139,22 +142,28 @@ async fn every_block_change_sends_an_event_with_id_and_name() -> Result<()> {
     let (name, data) = ("event-b", Block::object("p", "c", "t"));
 
     let id = api.put_block(name, &data).await?;
-    socket.expects(&api, "made", &block(&id, name)).await?;
+    socket
+        .expect_event(&api, "created", &block(&id, name))
+        .await?;
     api.put_block(name, &data).await?;
-    socket.expects(&api, "replaced", &block(&id, name)).await?;
+    socket
+        .expect_event(&api, "replaced", &block(&id, name))
+        .await?;
 
     let path = format!("/block_documents/{id}");
     let another = json!({"name": "event-b-renamed", "data": {}});
     let renamed = api.patch(&path, &another);
-    let refused = renamed.await.unwrap_err().to_string();
-    ensure!(refused.contains("422"), "blocks keep their name: {refused}");
+    let rejected = renamed.await.unwrap_err().to_string();
+    ensure!(rejected.contains("422"), "a block was renamed: {rejected}");
 
     api.delete_block("secret", name).await?;
-    socket.expects(&api, "deleted", &block(&id, name)).await?;
-    let again = api.put_block(name, &data).await?;
-    ensure!(again != id, "a block made again has an id of its own");
     socket
-        .expects(&api, "made-again", &block(&again, name))
+        .expect_event(&api, "deleted", &block(&id, name))
+        .await?;
+    let recreated = api.put_block(name, &data).await?;
+    ensure!(recreated != id, "the recreated block has the old id");
+    socket
+        .expect_event(&api, "recreated", &block(&recreated, name))
         .await
 }
 
@@ -166,20 +175,20 @@ async fn event_of_a_referenced_block_matches_the_parent_document() -> Result<()>
     let child = Block::object("p", "c", "t");
     let child_id = api.put_block("event-r-child", &child).await?;
     let of_child = block(&child_id, "event-r-child");
-    socket.expects(&api, "child", &of_child).await?;
+    socket.expect_event(&api, "child", &of_child).await?;
     let parent = Block::parent("eventparent", "event-r-child");
     let parent_id = api.put_block("event-r-parent", &parent).await?;
     let of_parent = block(&parent_id, "event-r-parent");
-    socket.expects(&api, "parent", &of_parent).await?;
+    socket.expect_event(&api, "parent", &of_parent).await?;
 
     api.put_block("event-r-child", &Block::object("p", "c", "other"))
         .await?;
-    // Of the child, and nothing of the parent.
-    socket.expects(&api, "changed", &of_child).await?;
+    // The event names the child; no event names the parent.
+    socket.expect_event(&api, "changed", &of_child).await?;
 
     let client = Client::new(
         &connection(&server.api_url(), Auth::None)?,
-        PATIENCE,
+        TIMEOUT,
         RateLimiter::small(),
     )?;
     let document = client
@@ -196,19 +205,19 @@ async fn every_work_pool_change_sends_an_event_with_its_name() -> Result<()> {
     let mut socket = Socket::open(server, &api, Auth::None, "event-p").await?;
     let name = "event-p";
     api.create_kubernetes_pool(name).await?;
-    socket.expects(&api, "made", &pool(name)).await?;
+    socket.expect_event(&api, "created", &pool(name)).await?;
     let mut template = api.template(name).await?;
     template["variables"]["properties"]["namespace"]["default"] = json!("jobs");
     api.set_template(name, &template).await?;
-    socket.expects(&api, "changed", &pool(name)).await?;
+    socket.expect_event(&api, "changed", &pool(name)).await?;
     api.set_template(name, &template).await?;
     let events = socket.events_before(&api, "same").await?;
     ensure!(
         events.is_empty(),
-        "an identical write is no change: {events:?}"
+        "an identical write sent events: {events:?}"
     );
     api.delete_pool(name).await?;
-    socket.expects(&api, "deleted", &pool(name)).await
+    socket.expect_event(&api, "deleted", &pool(name)).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -228,7 +237,7 @@ async fn socket_needs_valid_credentials_and_closes_with_its_server() -> Result<(
     ] {
         let connection = connection(&server.api_url(), auth)?;
         let error = events(&connection, SocketLimits::default()).await.err();
-        let error = error.context("a refusal")?;
+        let error = error.context("the socket was accepted")?;
         let shown = format!("{error} {error:?}");
         ensure!(!shown.contains(&wrong), "{shown}");
         let SocketError::Rejected { cause, .. } = error else {

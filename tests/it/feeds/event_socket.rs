@@ -1,4 +1,4 @@
-//! The event socket of the real Prefect server, and servers without one.
+//! The event socket of the real Prefect server, and servers without an event socket.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
@@ -11,7 +11,8 @@ use crate::work_pools::template;
 use crate::world::{Setup, World, secret};
 
 impl World {
-    /// A world whose operator does not poll, with config `dev` of value `dev` and config `prd` of value `prd`, and the token of `prd`.
+    /// A world without polls, with configs `dev` and `prd`, whose values are their names, and the
+    /// token of `prd`.
     async fn with_dev_and_prd(name: &str) -> Result<(Self, String)> {
         let w = Self::with(name, Setup::without_polls()).await?;
         for config in ["dev", "prd"] {
@@ -22,20 +23,20 @@ impl World {
         Ok((w, prd))
     }
 
-    /// Writes a block that no binding names.
+    /// Writes a block that no binding refers to.
     async fn put_unrelated_block(&self) -> Result<()> {
         let block = Block::object("p", "c", "t");
         let name = format!("{}-another", self.name);
         self.api.put_block(&name, &block).await.map(drop)
     }
 
-    /// Waits until the socket is heard on: the server does not say when it has understood what is wanted.
+    /// Waits for the first event, since the server does not confirm the subscription.
     async fn until_events_arrive(&self) -> Result<()> {
         self.until_subscriptions("prefect", 1).await?;
         let received = sample_name("change_notifications_total", "source", "prefect");
         self.until("an event", async || {
             self.put_unrelated_block().await?;
-            ensure!(self.sample(&received).await? > 0, "none is received");
+            ensure!(self.sample(&received).await? > 0, "no event was received");
             Ok(())
         })
         .await
@@ -44,7 +45,7 @@ impl World {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn block_update_delete_and_recreate_arrive_without_a_poll() -> Result<()> {
-    let (w, prd) = World::with_dev_and_prd("push-block").await?;
+    let (w, prd) = World::with_dev_and_prd("feed-block").await?;
     w.apply_binding("b", &w.spec()).await?;
     w.until_ready("b").await?;
     w.until_values("b", &values_with_a("dev")).await?;
@@ -64,7 +65,7 @@ async fn block_update_delete_and_recreate_arrive_without_a_poll() -> Result<()> 
     w.api.delete_block("secret", &w.name).await?;
     w.until_not_ready("b", "BlockMissing").await?;
     w.until_values("b", &values_with_a("prd")).await?;
-    // Made again it has another id, and is known by its name.
+    // A recreated block has another id and the same name.
     w.api
         .put_block(&w.name, &Block::object(&w.name, "dev", &w.token))
         .await?;
@@ -75,7 +76,7 @@ async fn block_update_delete_and_recreate_arrive_without_a_poll() -> Result<()> 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn referenced_block_change_arrives_without_a_poll() -> Result<()> {
-    let (w, prd) = World::with_dev_and_prd("push-parent").await?;
+    let (w, prd) = World::with_dev_and_prd("feed-parent").await?;
     let parent = format!("{}-parent", w.name);
     w.api
         .put_block(&parent, &Block::parent(&parent, &w.name))
@@ -95,7 +96,7 @@ async fn referenced_block_change_arrives_without_a_poll() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn removed_pool_entry_is_restored_without_a_poll() -> Result<()> {
-    let (w, _) = World::with_dev_and_prd("push-pool").await?;
+    let (w, _) = World::with_dev_and_prd("feed-pool").await?;
     w.create_pool(&w.name, &template(&w.name)).await?;
     w.bind_to("b", &w.name).await?;
     w.until_ready("b").await?;
@@ -103,7 +104,7 @@ async fn removed_pool_entry_is_restored_without_a_poll() -> Result<()> {
     w.until_events_arrive().await?;
     w.write_template(&w.name, &template(&w.name)).await?;
     w.until_sources(&w.name, &["b"]).await?;
-    // One socket is enough for block and pool.
+    // Block and pool share one socket.
     w.until_subscriptions("prefect", 1).await?;
     w.finish().await
 }
@@ -111,7 +112,7 @@ async fn removed_pool_entry_is_restored_without_a_poll() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn unrelated_blocks_cause_no_reads() -> Result<()> {
     const OTHERS: u64 = 12;
-    let (w, prd) = World::with_dev_and_prd("push-others").await?;
+    let (w, prd) = World::with_dev_and_prd("feed-others").await?;
     w.apply_binding("b", &w.spec()).await?;
     w.until_ready("b").await?;
     w.until_events_arrive().await?;
@@ -120,13 +121,13 @@ async fn unrelated_blocks_cause_no_reads() -> Result<()> {
     for _ in 0..OTHERS {
         w.put_unrelated_block().await?;
     }
-    // By the time that ours is told of, all of those were.
+    // The server sends events in order, so the earlier ones have arrived by then.
     w.api
         .put_block(&w.name, &Block::object(&w.name, "prd", &prd))
         .await?;
     w.until_values("b", &values_with_a("prd")).await?;
     let reads = w.all_reads("prefect").await? - before;
-    // Ours is read at once and twice shortly after; the socket's own first read may still have been on its way.
+    // The block is read at once and twice more; the first read of the socket may still be pending.
     ensure!((1..=4).contains(&reads), "{reads} reads");
     w.finish().await
 }
@@ -134,21 +135,21 @@ async fn unrelated_blocks_cause_no_reads() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn polls_blocks_less_often_while_subscribed() -> Result<()> {
     let setup = Setup::default().args(&["--pushed-refresh-interval", "1h"]);
-    let w = World::with("push-rarely", setup).await?;
+    let w = World::with("feed-rarely", setup).await?;
     w.set_doppler_secret("A", &secret("a"));
     w.apply_binding("b", &w.spec()).await?;
     w.until_ready("b").await?;
     w.until_subscriptions("prefect", 1).await?;
-    // What was on its way when the socket came up.
+    // Reads that started before the socket connected.
     w.until_polls("unchanged", 2).await?;
     let before = w.all_reads("prefect").await?;
     w.until_polls("unchanged", 5).await?;
     let more = w.all_reads("prefect").await? - before;
-    ensure!(more == 0, "{more} reads of a block that would be told of");
+    ensure!(more == 0, "{more} reads of a subscribed block");
     w.finish().await
 }
 
-/// A server without a socket, for which every block names the world's config.
+/// A server without a socket. Each of its blocks names the world's config.
 async fn without_socket(w: &World) -> MockServer {
     let server = MockServer::start().await;
     let value = json!({"project": w.name, "config": "dev", "access_token": w.token});
@@ -160,9 +161,12 @@ async fn without_socket(w: &World) -> MockServer {
     server
 }
 
-/// How often blocks were asked for below `path`.
-async fn asked(server: &MockServer, path: &str) -> Result<usize> {
-    let requests = server.received_requests().await.context("no record")?;
+/// Number of requests for blocks below `path`.
+async fn block_requests(server: &MockServer, path: &str) -> Result<usize> {
+    let requests = server
+        .received_requests()
+        .await
+        .context("the server does not record requests")?;
     let of = requests.iter().map(|request| request.url.path());
     let blocks = of.filter(|of| of.contains(path) && of.contains("/block_documents/"));
     Ok(blocks.count())
@@ -170,14 +174,14 @@ async fn asked(server: &MockServer, path: &str) -> Result<usize> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn polls_a_server_without_a_socket_and_reports_it_once() -> Result<()> {
-    let w = World::start("push-old").await?;
+    let w = World::start("feed-old").await?;
     w.set_doppler_secret("A", &secret("a"));
     let server = without_socket(&w).await;
     let mut spec = w.spec();
     spec["prefect"]["server"]["remoteApiUrl"] = json!(server.uri());
     w.apply_binding("b", &spec).await?;
     w.until_ready("b").await?;
-    w.until("the refusal to be told", async || {
+    w.until("the rejection in the condition", async || {
         let resolved = w.condition("b", "BlockResolved").await?;
         ensure!(resolved.status == "True", "{resolved:?}");
         let times = resolved.message.matches("refuses its event socket");
@@ -187,16 +191,19 @@ async fn polls_a_server_without_a_socket_and_reports_it_once() -> Result<()> {
     .await?;
     w.until_polls("unchanged", 1).await?;
     let before = w.binding("b").await?.metadata.resource_version;
-    let polled = asked(&server, "/api/").await?;
+    let polled = block_requests(&server, "/api/").await?;
     w.until("polls of the block", async || {
-        let now = asked(&server, "/api/").await?;
+        let now = block_requests(&server, "/api/").await?;
         ensure!(now >= polled + 3, "{} so far", now - polled);
         Ok(())
     })
     .await?;
     ensure!(w.binding("b").await?.metadata.resource_version == before);
-    let refusals = sample_name("subscription_rejections_total", "upstream", "prefect");
-    ensure!(w.sample(&refusals).await? == 1, "it is tried rarely");
+    let rejections = sample_name("subscription_rejections_total", "upstream", "prefect");
+    ensure!(
+        w.sample(&rejections).await? == 1,
+        "the socket was tried again"
+    );
     w.finish().await
 }
 
@@ -204,7 +211,7 @@ async fn polls_a_server_without_a_socket_and_reports_it_once() -> Result<()> {
 async fn cloud_account_budget_does_not_delay_other_accounts() -> Result<()> {
     const BUDGET: usize = 5;
     let setup = Setup::without_polls().args(&["--prefect-account-budget", "5"]);
-    let w = World::with("push-budget", setup).await?;
+    let w = World::with("feed-budget", setup).await?;
     w.set_doppler_secret("A", &secret("a"));
     let server = without_socket(&w).await;
     let account = |number: u8| format!("{number:08}-0000-4000-8000-000000000000");
@@ -222,9 +229,9 @@ async fn cloud_account_budget_does_not_delay_other_accounts() -> Result<()> {
         let name = format!("b{number}");
         w.apply_binding(&name, &spec(1, &name)).await?;
     }
-    let waiting = sample_name("upstream_queue_depth", "upstream", "prefect");
-    w.until_sample(&waiting, 3).await?;
-    let sent = asked(&server, &account(1)).await?;
+    let queued = sample_name("upstream_queue_depth", "upstream", "prefect");
+    w.until_sample(&queued, 3).await?;
+    let sent = block_requests(&server, &account(1)).await?;
     ensure!(sent <= BUDGET, "{sent} requests");
     w.apply_binding("other", &spec(2, "other")).await?;
     w.until_ready("other").await?;

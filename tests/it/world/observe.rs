@@ -1,7 +1,8 @@
-//! Looking at what is there, and waiting until it is what it should be.
+//! Observes the cluster and the operator, and waits for expected states.
 //!
-//! In: names. Out: bindings, conditions, Secrets and Events as the API server has them. A wait that was in vain says what was there instead, with
-//! values left out.
+//! Input: names of objects.
+//! Output: bindings, conditions, Secrets and Events from the API server, and counts from metrics.
+//! Invariants: a wait that times out reports the last state, without secret values.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -30,7 +31,7 @@ pub struct Condition {
     pub observed_generation: Option<i64>,
 }
 
-/// Names and values.
+/// A map from names to values.
 pub fn pairs<K: Into<String> + Clone, V: Into<String> + Clone>(
     pairs: &[(K, V)],
 ) -> BTreeMap<String, String> {
@@ -51,7 +52,8 @@ impl World {
         Api::namespaced_with(self.client.clone(), &self.name, &resource)
     }
 
-    /// What `kubectl get -o wide` prints of a binding: columns and their cells, made by the API server.
+    /// The row that `kubectl get -o wide` prints for a binding: columns and cells from the API
+    /// server.
     pub async fn printed_row(&self, name: &str) -> Result<BTreeMap<String, Value>> {
         let path = format!(
             "/apis/doppler-prefect.dev/v1alpha1/namespaces/{}/dopplerprefectbindings/{name}",
@@ -72,7 +74,7 @@ impl World {
             .collect())
     }
 
-    /// A binding as it is.
+    /// A binding from the API server.
     pub async fn binding(&self, name: &str) -> Result<DynamicObject> {
         self.bindings()
             .get(name)
@@ -80,12 +82,12 @@ impl World {
             .with_context(|| format!("binding {name}"))
     }
 
-    /// Its status.
+    /// The status of a binding.
     pub async fn status(&self, name: &str) -> Result<Value> {
         Ok(self.binding(name).await?.data["status"].clone())
     }
 
-    /// One of its conditions, if it has that and it speaks of the spec as it is.
+    /// One condition of a binding. Fails if it is missing or belongs to an older generation.
     pub async fn condition(&self, name: &str, kind: &str) -> Result<Condition> {
         let binding = self.binding(name).await?;
         let conditions = binding.data["status"]["conditions"].clone();
@@ -97,7 +99,7 @@ impl World {
         let found = found.with_context(|| format!("no condition {kind}"))?;
         ensure!(
             found.observed_generation == binding.metadata.generation,
-            "{kind} is of an older generation"
+            "{kind} belongs to an older generation"
         );
         Ok(found)
     }
@@ -127,17 +129,17 @@ impl World {
         .await
     }
 
-    /// Waits until the binding is Ready for the spec as it is.
+    /// Waits until the binding is Ready for its current spec.
     pub async fn until_ready(&self, name: &str) -> Result<Condition> {
         self.until_condition(name, "Ready", "True", "Ready").await
     }
 
-    /// Waits until the binding says that it is not Ready, and why.
+    /// Waits until the binding reports that it is not Ready, with this reason.
     pub async fn until_not_ready(&self, name: &str, reason: &str) -> Result<Condition> {
         self.until_condition(name, "Ready", "False", reason).await
     }
 
-    /// Asks for a binding's deletion (in the background, as kubectl does).
+    /// Requests the deletion of a binding (in the background, as kubectl does).
     pub async fn delete_binding(&self, name: &str) -> Result<()> {
         self.bindings()
             .delete(name, &DeleteParams::default())
@@ -145,17 +147,18 @@ impl World {
         Ok(())
     }
 
-    /// Waits until the binding is gone.
+    /// Waits until the binding no longer exists.
     pub async fn until_binding_deleted(&self, name: &str) -> Result<()> {
-        self.until(&format!("binding {name} to go"), async || {
-            match self.bindings().get_opt(name).await? {
+        self.until(
+            &format!("the deletion of binding {name}"),
+            async || match self.bindings().get_opt(name).await? {
                 None => Ok(()),
                 Some(binding) => Err(anyhow!(
-                    "it is there, with finalizers {:?}",
+                    "it exists, with finalizers {:?}",
                     binding.finalizers()
                 )),
-            }
-        })
+            },
+        )
         .await
     }
 }
@@ -167,7 +170,7 @@ impl World {
         Api::namespaced(self.client.clone(), &self.name)
     }
 
-    /// What a Secret holds, but for the names that Doppler adds itself; an error if it is not there.
+    /// The values of a Secret without the names that Doppler adds. Fails if there is no Secret.
     pub async fn values(&self, name: &str) -> Result<BTreeMap<String, String>> {
         let secret = self.secrets().get_opt(name).await?;
         let data = secret
@@ -181,7 +184,7 @@ impl World {
             .collect()
     }
 
-    /// Waits until a Secret holds exactly this, but for the names that Doppler adds itself.
+    /// Waits until a Secret contains exactly these values, without the names that Doppler adds.
     pub async fn until_values(
         &self,
         name: &str,
@@ -204,21 +207,21 @@ impl World {
         .await
     }
 
-    /// Waits until there is no Secret of that name.
+    /// Waits until the Secret does not exist.
     pub async fn until_no_secret(&self, name: &str) -> Result<()> {
-        self.until(&format!("Secret {name} to go"), async || {
+        self.until(&format!("the deletion of Secret {name}"), async || {
             self.secrets()
                 .get_opt(name)
                 .await?
-                .map_or(Ok(()), |_| Err(anyhow!("it is there")))
+                .map_or(Ok(()), |_| Err(anyhow!("it exists")))
         })
         .await
     }
 
-    /// Changes a Secret as somebody else would, by a merge patch.
+    /// Edits a Secret as another client, by a merge patch.
     pub async fn edit_secret(&self, name: &str, patch: &Value) -> Result<Secret> {
         let params = PatchParams {
-            field_manager: Some("somebody-else".to_owned()),
+            field_manager: Some("another-client".to_owned()),
             ..PatchParams::default()
         };
         Ok(self
@@ -227,7 +230,7 @@ impl World {
             .await?)
     }
 
-    /// Deletes a Secret as somebody else would.
+    /// Deletes a Secret as another client.
     pub async fn delete_secret(&self, name: &str) -> Result<()> {
         self.secrets()
             .delete(name, &DeleteParams::default())
@@ -236,7 +239,7 @@ impl World {
     }
 }
 
-/// Events, and all that people can read.
+/// Events and other public texts.
 impl World {
     /// The Events of this reason in the namespace.
     pub async fn events(&self, reason: &str) -> Result<Vec<String>> {
@@ -249,7 +252,7 @@ impl World {
             .collect())
     }
 
-    /// Waits for an Event of this reason: its note.
+    /// Waits for an Event of this reason, and returns its note.
     pub async fn until_event(&self, reason: &str) -> Result<String> {
         self.until(&format!("an Event {reason}"), async || {
             let all = self.all_events().await?;
@@ -276,7 +279,8 @@ impl World {
             .collect())
     }
 
-    /// Every text of the namespace that is not meant to hold a secret: metadata and status of bindings, metadata of Secrets, Events.
+    /// All texts of the namespace that users can read: metadata and status of bindings, metadata of
+    /// Secrets, Events.
     pub(super) async fn public_texts(&self) -> Result<Vec<(String, String)>> {
         let mut texts = Vec::new();
         for binding in self.bindings().list(&ListParams::default()).await?.items {
@@ -307,22 +311,23 @@ impl World {
         Ok(texts)
     }
 
-    /// Waits for whatever should come soon; in vain, it says what was there, and what the operator said last.
-    pub async fn until<T>(&self, what: &str, look: impl AsyncFnMut() -> Result<T>) -> Result<T> {
-        self.until_within(TIMEOUT, what, look).await
+    /// Waits until `observe` succeeds. After [`TIMEOUT`] it fails with the last error of `observe`.
+    pub async fn until<T>(&self, what: &str, observe: impl AsyncFnMut() -> Result<T>) -> Result<T> {
+        self.until_within(TIMEOUT, what, observe).await
     }
 
-    /// As [`World::until`], with a limit of its own.
+    /// Like [`World::until`], with another time limit.
     pub async fn until_within<T>(
         &self,
         limit: Duration,
         what: &str,
-        look: impl AsyncFnMut() -> Result<T>,
+        observe: impl AsyncFnMut() -> Result<T>,
     ) -> Result<T> {
-        wait::until(limit, what, look).await
+        wait::until(limit, what, observe).await
     }
 
-    /// Reads of the upstreams that ended as `outcome` (`changed`, `unchanged`, or a reason), by the operator's own count.
+    /// Reads of an upstream with this outcome (`changed`, `unchanged`, or a reason), from the
+    /// operator's metrics.
     pub async fn reads(&self, upstream: &str, outcome: &str) -> Result<u64> {
         let label = format!(
             "doppler_prefect_upstream_reads_total{{upstream=\"{upstream}\",outcome=\"{outcome}\"}} "
@@ -332,7 +337,8 @@ impl World {
         Ok(line.map_or(Ok(0), str::parse)?)
     }
 
-    /// Waits for this many more polls of Doppler that ended as `outcome`: by then the operator has done what it does after the first of them.
+    /// Waits for this many more polls of Doppler with this outcome. Then the operator has handled
+    /// the first of them.
     pub async fn until_polls(&self, outcome: &str, more: u64) -> Result<()> {
         let before = self.reads("doppler", outcome).await?;
         self.until(
@@ -350,22 +356,23 @@ impl World {
     }
 }
 
-/// What the upstreams were asked.
+/// Counts of requests and writes.
 impl World {
-    /// Reads of `prefect` or `doppler` so far, however they ended, by the operator's own count.
+    /// All reads of `prefect` or `doppler`, from the operator's metrics.
     pub async fn all_reads(&self, upstream: &str) -> Result<u64> {
         let label = format!("doppler_prefect_upstream_reads_total{{upstream=\"{upstream}\",");
-        self.sum(&label).await
+        self.sum_of_samples(&label).await
     }
 
-    /// Writes of the operator to the API server so far, by its own count: of `secret`, `status`, `binding` or `event`, or of all.
+    /// Writes of the operator to the API server, from its metrics: of `secret`, `status`, `binding`
+    /// or `event`, or of all.
     pub async fn writes(&self, object: Option<&str>) -> Result<u64> {
         let label = object.map_or(String::new(), |object| format!("object=\"{object}\","));
-        self.sum(&format!("doppler_prefect_kubernetes_writes_total{{{label}"))
+        self.sum_of_samples(&format!("doppler_prefect_kubernetes_writes_total{{{label}"))
             .await
     }
 
-    async fn sum(&self, label: &str) -> Result<u64> {
+    async fn sum_of_samples(&self, label: &str) -> Result<u64> {
         let metrics = self.operator()?.metrics().await?;
         let lines = metrics.lines().filter(|line| line.starts_with(label));
         let counts = lines
@@ -374,7 +381,7 @@ impl World {
         Ok(counts.sum::<Result<u64, _>>()?)
     }
 
-    /// Downloads that Doppler was asked for with the world's token.
+    /// Downloads from Doppler with the world's token.
     pub fn downloads(&self) -> usize {
         self.doppler
             .downloads()

@@ -1,7 +1,7 @@
-//! The rights of the chart's service account, as the API server reports them.
+//! The permissions of the chart's service account, as the API server reports them.
 //!
-//! Input: sets of values. Output: access reviews for what the operator needs and what it must not
-//! do.
+//! Input: sets of values.
+//! Output: access reviews for what the operator needs and what it must not do.
 
 use std::time::Duration;
 
@@ -113,7 +113,7 @@ const NEVER: [(&str, &str); 28] = [
     ("get", "apiextensions.k8s.io/customresourcedefinitions"),
 ];
 
-async fn rights_of(release: &str, home: &str, sets: &[&str]) -> Client {
+async fn client_of(release: &str, home: &str, sets: &[&str]) -> Client {
     let plane = plane().unwrap();
     let rendered = template(release, home, sets).success().unwrap();
     let grant = grant_from_chart(plane, &rendered, home).await.unwrap();
@@ -123,12 +123,12 @@ async fn rights_of(release: &str, home: &str, sets: &[&str]) -> Client {
 #[tokio::test(flavor = "multi_thread")]
 async fn listed_namespaces_limit_the_account_to_those_namespaces() {
     let sets = [
-        "watchNamespaces={rights-flows}",
-        "prefectNamespaces={rights-prefect}",
+        "watchNamespaces={permissions-flows}",
+        "prefectNamespaces={permissions-prefect}",
     ];
-    let client = rights_of("listed", "rights-home", &sets).await;
-    let flows = Some("rights-flows");
-    wait::until(SOON, "the rights to apply", async || {
+    let client = client_of("listed", "permissions-home", &sets).await;
+    let flows = Some("permissions-flows");
+    wait::until(SOON, "the permissions to apply", async || {
         is_allowed(&client, "list", "secrets", flows)
             .await
             .then_some(())
@@ -141,17 +141,17 @@ async fn listed_namespaces_limit_the_account_to_those_namespaces() {
             "may not {verb} {what}"
         );
         // When a namespace is deleted, its Roles go before its bindings: a ClusterRole grants
-        // these rights.
+        // these permissions.
         let cluster_wide = what == BINDINGS;
         for namespace in [Some("default"), None] {
             let granted = is_allowed(&client, verb, what, namespace).await;
             assert_eq!(granted, cluster_wide, "{verb} {what} in {namespace:?}");
         }
     }
-    assert!(is_allowed(&client, "get", "namespaces:rights-flows", flows).await);
+    assert!(is_allowed(&client, "get", "namespaces:permissions-flows", flows).await);
     assert!(!is_allowed(&client, "get", "namespaces:default", Some("default")).await);
     for (verb, what) in NEVER {
-        for namespace in [flows, Some("rights-home"), Some("default"), None] {
+        for namespace in [flows, Some("permissions-home"), Some("default"), None] {
             assert!(
                 !is_allowed(&client, verb, what, namespace).await,
                 "may {verb} {what} in {namespace:?}"
@@ -159,7 +159,7 @@ async fn listed_namespaces_limit_the_account_to_those_namespaces() {
         }
     }
     // In its own namespace it reads the hash key and no other Secret.
-    let home = Some("rights-home");
+    let home = Some("permissions-home");
     assert!(is_allowed(&client, "create", "secrets", home).await);
     assert!(
         is_allowed(
@@ -194,7 +194,7 @@ async fn listed_namespaces_limit_the_account_to_those_namespaces() {
     );
     assert!(!is_allowed(&client, "patch", "apps/deployments.scale:other", home).await);
     assert!(!is_allowed(&client, "patch", &format!("apps/deployments:{own}"), home).await);
-    let prefect = Some("rights-prefect");
+    let prefect = Some("permissions-prefect");
     assert!(is_allowed(&client, "watch", "prefect.io/prefectworkpools", prefect).await);
     assert!(!is_allowed(&client, "get", "secrets", prefect).await);
 
@@ -207,10 +207,10 @@ async fn listed_namespaces_limit_the_account_to_those_namespaces() {
 #[tokio::test(flavor = "multi_thread")]
 async fn replicas_may_write_only_their_own_lease() {
     let sets = ["watchNamespaces={lease-flows}", "replicaCount=2"];
-    let client = rights_of("leasing", "rights-lease", &sets).await;
-    let home = Some("rights-lease");
+    let client = client_of("leasing", "permissions-lease", &sets).await;
+    let home = Some("permissions-lease");
     let own = "coordination.k8s.io/leases:leasing-doppler-prefect-operator";
-    wait::until(SOON, "the rights to apply", async || {
+    wait::until(SOON, "the permissions to apply", async || {
         is_allowed(&client, "update", own, home).await.then_some(())
     })
     .await
@@ -236,8 +236,8 @@ async fn replicas_may_write_only_their_own_lease() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_list_the_account_has_the_same_rights_everywhere() {
-    let client = rights_of("everywhere", "rights-everywhere", &[]).await;
-    wait::until(SOON, "the rights to apply", async || {
+    let client = client_of("everywhere", "permissions-everywhere", &[]).await;
+    wait::until(SOON, "the permissions to apply", async || {
         is_allowed(&client, "list", "secrets", None)
             .await
             .then_some(())
@@ -252,7 +252,7 @@ async fn without_a_list_the_account_has_the_same_rights_everywhere() {
     }
     assert!(is_allowed(&client, "get", "namespaces:default", Some("default")).await);
     for (verb, what) in NEVER {
-        for namespace in [Some("default"), Some("rights-everywhere"), None] {
+        for namespace in [Some("default"), Some("permissions-everywhere"), None] {
             assert!(
                 !is_allowed(&client, verb, what, namespace).await,
                 "may {verb} {what} in {namespace:?}"
