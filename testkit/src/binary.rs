@@ -16,7 +16,7 @@ const BUILD_TIMEOUT: Duration = Duration::from_mins(30);
 
 /// How it is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Profile {
+pub enum Profile {
     /// As `cargo build` does.
     Dev,
     /// As it ships.
@@ -24,13 +24,17 @@ pub(crate) enum Profile {
 }
 
 /// The folder of the workspace.
-pub(crate) fn workspace() -> &'static Path {
+#[must_use]
+pub fn workspace() -> &'static Path {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     package.parent().unwrap_or(package)
 }
 
 /// Builds the operator; cargo says itself how far it is.
-pub(crate) async fn build(profile: Profile) -> Result<PathBuf> {
+///
+/// # Errors
+/// When the build fails or takes too long.
+pub async fn build(profile: Profile) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
     // What `cargo run` tells about this package makes build scripts that look at it run again (ring's does), and all

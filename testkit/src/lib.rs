@@ -1,8 +1,7 @@
 //! What tests, demo and benchmarks share.
 
 mod background;
-pub mod bench;
-mod binary;
+pub mod binary;
 pub mod cache;
 pub mod control_plane;
 pub mod demo;

@@ -229,7 +229,10 @@ impl Operator {
 }
 
 /// A client for servers on this machine: no proxy, a limit on each answer, no connection kept.
-pub(crate) fn local_http() -> Result<reqwest::Client> {
+///
+/// # Errors
+/// When the client cannot be built.
+pub fn local_http() -> Result<reqwest::Client> {
     // Whoever was first is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     Ok(reqwest::Client::builder()

@@ -1,7 +1,7 @@
 //! The benchmark's short form: what the operator asks of the API server and upstream, by count. Times are the benchmark's own business.
 
 use anyhow::{Result, ensure};
-use testkit::bench::{Options, Row, measure, table};
+use bench::{Options, Row, measure, table};
 
 /// The one count that is not reached, and what it is instead: docs/benchmarks says why.
 const NOT_REACHED: (&str, f64) = ("GETs of one pool's template for 100 bindings", 3.0);

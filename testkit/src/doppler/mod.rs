@@ -24,8 +24,7 @@ use axum::middleware::from_fn_with_state;
 
 pub use faults::{Fault, FaultId};
 pub use limits::RateLimit;
-pub(crate) use requests::hex;
-pub use requests::{Counts, DOWNLOAD_PATH, RecordedRequest, WATCH_PATH, fingerprint};
+pub use requests::{Counts, DOWNLOAD_PATH, RecordedRequest, WATCH_PATH, fingerprint, hex};
 pub use state::Quirks;
 pub use watch::{Framing, WatchMode};
 

@@ -118,7 +118,8 @@ pub fn fingerprint(token: &str) -> String {
     hex(&Sha256::digest(token.as_bytes())[..6])
 }
 
-pub(crate) fn hex(bytes: &[u8]) -> String {
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text

@@ -19,8 +19,8 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::timeout_at;
 
-use crate::bench::scene::Scene;
-use crate::bench::subject::Subject;
+use crate::scene::Scene;
+use crate::subject::Subject;
 
 const START_LIMIT: Duration = Duration::from_mins(2);
 

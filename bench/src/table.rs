@@ -54,7 +54,7 @@ pub fn verdict(row: &Row) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::result::Goal;
+    use crate::result::Goal;
 
     #[test]
     fn columns_are_aligned_and_notes_below() {

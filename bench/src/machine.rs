@@ -5,8 +5,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::binary::workspace;
-use crate::control_plane::ControlPlane;
+use testkit::binary::workspace;
+use testkit::control_plane::ControlPlane;
 
 /// What the machine is, and how busy it was when the run began.
 #[must_use]

@@ -7,12 +7,12 @@ use tokio::time::sleep;
 
 use super::cold::as_f64;
 use super::sync;
-use crate::bench::Bench;
-use crate::bench::observe::process::Usage;
-use crate::bench::observe::rest::at_rest;
-use crate::bench::result::{Findings, Goal, Row, number};
-use crate::bench::scene::{Plan, Scene};
-use crate::bench::subject::How;
+use crate::Bench;
+use crate::observe::process::Usage;
+use crate::observe::rest::at_rest;
+use crate::result::{Findings, Goal, Row, number};
+use crate::scene::{Plan, Scene};
+use crate::subject::How;
 
 /// Polls are jittered by a tenth.
 const JITTER: f64 = 1.1;

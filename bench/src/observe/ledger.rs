@@ -14,9 +14,9 @@ use kube::{Api, Client, Config};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::control_plane::ControlPlane;
-use crate::grant::Grant;
-use crate::{kubernetes, wait};
+use testkit::control_plane::ControlPlane;
+use testkit::grant::Grant;
+use testkit::{kubernetes, wait};
 
 const COUNTS_LIMIT: Duration = Duration::from_mins(1);
 const WRITES: [&str; 5] = ["create", "update", "patch", "delete", "deletecollection"];

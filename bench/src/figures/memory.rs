@@ -4,12 +4,12 @@ use anyhow::{Context, Result};
 
 use super::cold::as_f64;
 use super::sync;
-use crate::bench::Bench;
-use crate::bench::observe::process::Usage;
-use crate::bench::observe::rest::at_rest;
-use crate::bench::result::{Findings, Goal, Row, number};
-use crate::bench::scene::Plan;
-use crate::bench::subject::How;
+use crate::Bench;
+use crate::observe::process::Usage;
+use crate::observe::rest::at_rest;
+use crate::result::{Findings, Goal, Row, number};
+use crate::scene::Plan;
+use crate::subject::How;
 
 const MIB: f64 = 1_048_576.0;
 

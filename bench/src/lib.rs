@@ -32,17 +32,17 @@ use tokio::sync::OnceCell;
 pub use options::Options;
 pub use result::{Findings, Goal, Results, Row};
 
-use crate::binary::{Profile, build, workspace};
-use crate::control_plane::{self, ControlPlane};
-use crate::progress::{self, Step};
 use figures::Figure;
 use options::Sizes;
 use ours::Ours;
 use scene::Plan;
 use subject::Subject;
+use testkit::binary::{Profile, build, workspace};
+use testkit::control_plane::{self, ControlPlane};
+use testkit::progress::{self, Step};
 
 /// What a figure is given.
-pub(crate) struct Bench<'a> {
+pub struct Bench<'a> {
     plane: &'a ControlPlane,
     subject: &'a dyn Subject,
     sizes: Sizes,

@@ -6,12 +6,12 @@ use anyhow::{Context, Result};
 
 use super::sync::{self, Cold};
 use super::times::median;
-use crate::bench::Bench;
-use crate::bench::floor::Floor;
-use crate::bench::observe::ledger::Requests;
-use crate::bench::result::{Chart, Findings, Goal, Row, number};
-use crate::bench::scene::{Plan, Scene};
-use crate::bench::subject::{How, Subject};
+use crate::Bench;
+use crate::floor::Floor;
+use crate::observe::ledger::Requests;
+use crate::result::{Chart, Findings, Goal, Row, number};
+use crate::scene::{Plan, Scene};
+use crate::subject::{How, Subject};
 
 const RATIO: Goal = Goal::AtMost(1.5);
 

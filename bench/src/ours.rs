@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 
 use super::scene::Scene;
 use super::subject::{How, Running, Subject};
-use crate::operator::{Operator, OperatorOptions};
-use crate::wait;
+use testkit::operator::{Operator, OperatorOptions};
+use testkit::wait;
 
 const STOP_LIMIT: Duration = Duration::from_secs(40);
 /// How often it is asked whether it is ready: as fine as the figure is read.

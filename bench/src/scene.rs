@@ -14,12 +14,12 @@ use kube::{Api, Client};
 
 use super::observe::ledger::Ledger;
 use super::subject::Subject;
-use crate::binary::workspace;
-use crate::control_plane::ControlPlane;
-use crate::doppler::{Doppler, Fault, RateLimit};
-use crate::grant::{Grant, ensure_namespace, grant_from_chart};
-use crate::helm::helm_async;
-use crate::prefect::{
+use testkit::binary::workspace;
+use testkit::control_plane::ControlPlane;
+use testkit::doppler::{Doppler, Fault, RateLimit};
+use testkit::grant::{Grant, ensure_namespace, grant_from_chart};
+use testkit::helm::helm_async;
+use testkit::prefect::{
     Block, PrefectApi, PrefectOptions, PrefectServer, StandIn, kubernetes_template,
 };
 

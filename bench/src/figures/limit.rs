@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 
 use super::cold::as_f64;
-use crate::bench::Bench;
-use crate::bench::observe::watch::Watching;
-use crate::bench::result::{Findings, Goal, Row, number};
-use crate::bench::scene::{Plan, Scene};
-use crate::bench::subject::How;
-use crate::doppler::{RateLimit, WatchMode};
-use crate::wait;
+use crate::Bench;
+use crate::observe::watch::Watching;
+use crate::result::{Findings, Goal, Row, number};
+use crate::scene::{Plan, Scene};
+use crate::subject::How;
+use testkit::doppler::{RateLimit, WatchMode};
+use testkit::wait;
 
 /// What a start and the last writes may take beside the windows.
 const SLACK: Duration = Duration::from_secs(10);

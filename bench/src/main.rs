@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
+use bench::Options;
 use clap::Parser;
-use testkit::bench::{self, Options};
 use testkit::progress;
 
 #[tokio::main]

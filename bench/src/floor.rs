@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use axum::http::{Request, header};
 use futures::future::LocalBoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use http::{Request, header};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::DynamicObject;
 use kube::core::ApiResource;
@@ -242,7 +242,7 @@ impl Paths {
     }
 }
 
-fn patch(path: &str, body: String) -> Result<Request<Vec<u8>>, axum::http::Error> {
+fn patch(path: &str, body: String) -> Result<Request<Vec<u8>>, http::Error> {
     Request::patch(path)
         .header(header::CONTENT_TYPE, JSON_PATCH)
         .header(header::ACCEPT, METADATA_ONLY)

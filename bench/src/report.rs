@@ -120,12 +120,12 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::bench::result::{Goal, Line};
+    use crate::result::{Goal, Line};
 
     /// Every file of the folder is what its results, and what people wrote into its notes, say.
     #[test]
     fn what_is_published_is_what_was_measured() {
-        let published = crate::binary::workspace().join("docs/benchmarks");
+        let published = testkit::binary::workspace().join("docs/benchmarks");
         let folder = tempfile::tempdir().unwrap();
         for name in [RESULTS, NOTES] {
             std::fs::copy(published.join(name), folder.path().join(name)).unwrap();

@@ -9,7 +9,7 @@ use anyhow::Result;
 use tokio::time::sleep;
 
 use super::process::Usage;
-use crate::bench::scene::Scene;
+use crate::scene::Scene;
 
 const SAMPLE: Duration = Duration::from_secs(1);
 /// A process that does this much of a core has nothing to do.

@@ -8,12 +8,12 @@ use anyhow::Result;
 use super::cold::as_f64;
 use super::sync::{self, LIMIT};
 use super::times::{median, worst};
-use crate::bench::Bench;
-use crate::bench::floor::Floor;
-use crate::bench::observe::watch::{Sight, Watching};
-use crate::bench::result::{Findings, Goal, Row, number};
-use crate::bench::scene::{PROJECT, config};
-use crate::bench::subject::How;
+use crate::Bench;
+use crate::floor::Floor;
+use crate::observe::watch::{Sight, Watching};
+use crate::result::{Findings, Goal, Row, number};
+use crate::scene::{PROJECT, config};
+use crate::subject::How;
 
 /// The run.
 pub async fn measure(bench: &Bench<'_>) -> Result<Findings> {

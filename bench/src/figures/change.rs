@@ -14,16 +14,16 @@ use tokio::time::sleep_until;
 use super::cold::as_f64;
 use super::sync::{self, Synced};
 use super::times::{median, worst};
-use crate::bench::Bench;
-use crate::bench::observe::watch::Watching;
-use crate::bench::result::{Chart, Findings, Goal, Line, Row, number};
-use crate::bench::scene::{PROJECT, Plan, Prefect, config};
-use crate::bench::subject::{Hooks, How};
-use crate::doppler::WatchMode;
-use crate::folder::ScratchDir;
-use crate::operator::local_http;
-use crate::prefect::PrefectApi;
-use crate::{ports, wait};
+use crate::Bench;
+use crate::observe::watch::Watching;
+use crate::result::{Chart, Findings, Goal, Line, Row, number};
+use crate::scene::{PROJECT, Plan, Prefect, config};
+use crate::subject::{Hooks, How};
+use testkit::doppler::WatchMode;
+use testkit::folder::ScratchDir;
+use testkit::operator::local_http;
+use testkit::prefect::PrefectApi;
+use testkit::{ports, wait};
 
 /// Whoever needs longer was not told.
 const TOLD: Duration = Duration::from_secs(5);
@@ -278,13 +278,13 @@ fn signature(body: &str) -> Result<String> {
     let mut mac = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes())?;
     mac.update(body.as_bytes());
     let digest = mac.finalize().into_bytes();
-    Ok(format!("sha256={}", crate::doppler::hex(&digest)))
+    Ok(format!("sha256={}", testkit::doppler::hex(&digest)))
 }
 
 fn two_configs(synced: &Synced<'_>) -> [(String, String); 2] {
     [1, 2].map(|number| {
         let (doppler, plan) = (&synced.scene.doppler, synced.scene.plan);
-        let secrets = crate::bench::scene::secrets(plan.keys, &format!("config-{number}"));
+        let secrets = crate::scene::secrets(plan.keys, &format!("config-{number}"));
         doppler.replace(PROJECT, &config(number), secrets);
         (
             config(number),

@@ -4,11 +4,11 @@ use anyhow::{Context, Result, ensure};
 
 use super::cold::{as_f64, writes};
 use super::sync;
-use crate::bench::Bench;
-use crate::bench::result::{Findings, Goal, Row, number};
-use crate::bench::scene::Plan;
-use crate::bench::subject::How;
-use crate::prefect::env_from;
+use crate::Bench;
+use crate::result::{Findings, Goal, Row, number};
+use crate::scene::Plan;
+use crate::subject::How;
+use testkit::prefect::env_from;
 
 /// The bindings of a small run, all in one pool.
 pub async fn measure(bench: &Bench<'_>) -> Result<Findings> {

@@ -214,7 +214,7 @@ impl Axis {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::result::Line;
+    use crate::result::Line;
 
     #[test]
     fn an_axis_ends_at_a_round_number_behind_the_last_point() {

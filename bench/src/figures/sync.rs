@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use tokio::time::{interval, timeout};
 
-use crate::bench::Bench;
-use crate::bench::observe::ledger::Requests;
-use crate::bench::observe::process::Usage;
-use crate::bench::observe::watch::Watching;
-use crate::bench::result::Line;
-use crate::bench::scene::{Plan, Scene};
-use crate::bench::subject::{How, Running, Subject};
+use crate::Bench;
+use crate::observe::ledger::Requests;
+use crate::observe::process::Usage;
+use crate::observe::watch::Watching;
+use crate::result::Line;
+use crate::scene::{Plan, Scene};
+use crate::subject::{How, Running, Subject};
 
 /// No run takes longer, unless something is stuck.
 pub const LIMIT: Duration = Duration::from_mins(10);
