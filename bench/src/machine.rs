@@ -1,6 +1,7 @@
-//! What it was measured on.
+//! The machine and the versions of a run.
 //!
-//! In: the machine and the control plane. Out: names and values for people. What cannot be had is left out.
+//! Input: /proc, git and the control plane. Output: names and values for readers.
+//! Invariants: a value that cannot be read is omitted.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,7 +9,7 @@ use std::process::Command;
 use testkit::binary::workspace;
 use testkit::control_plane::ControlPlane;
 
-/// What the machine is, and how busy it was when the run began.
+/// The machine, and its load when the run starts.
 #[must_use]
 pub fn describe() -> Vec<(String, String)> {
     let cpu =
@@ -35,7 +36,7 @@ pub fn describe() -> Vec<(String, String)> {
     known.collect()
 }
 
-/// What the control plane calls itself.
+/// The version that the control plane reports.
 pub async fn kubernetes(plane: &ControlPlane) -> Option<(String, String)> {
     let version = plane.admin_client().ok()?.apiserver_version().await.ok()?;
     Some(("Kubernetes".to_owned(), version.git_version))
@@ -45,7 +46,7 @@ fn read(path: &str) -> Option<String> {
     std::fs::read_to_string(Path::new(path)).ok()
 }
 
-/// The value behind the first colon of the first line with that name.
+/// The value after the colon of the first line with that name.
 fn field(path: &str, name: &str) -> Option<String> {
     let text = read(path)?;
     let line = text.lines().find(|line| line.starts_with(name))?;
@@ -57,7 +58,7 @@ fn gib(text: &str) -> Option<String> {
     Some(format!("{} GiB", (kib + (1 << 19)) >> 20))
 }
 
-/// The commit that is checked out, and whether anything differs from it.
+/// The commit that is checked out, and whether the work tree differs from it.
 fn commit() -> Option<String> {
     let git = |arguments: &[&str]| {
         let output = Command::new("git")
@@ -84,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_told_in_whole_gibibytes() {
+    fn memory_is_rounded_to_gibibytes() {
         assert_eq!(gib("16303468 kB").as_deref(), Some("16 GiB"));
         assert_eq!(gib("much"), None);
     }

@@ -1,4 +1,7 @@
-//! `cargo bench-operator`: the operator beside the floor. Exit code 0 when it could be measured and, in the short form, every count is right.
+//! `cargo bench-operator`: benchmarks the operator against the floor.
+//!
+//! Input: the command line. Output: the table, and the results in docs/benchmarks.
+//! Invariants: the exit code is 0 if the run succeeded and, in the short form, no count is wrong.
 
 use std::process::ExitCode;
 
@@ -11,7 +14,7 @@ async fn main() -> ExitCode {
     match bench::run(&Options::parse()).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => {
-            progress::line("counts of requests or writes are wrong");
+            progress::line("counts of requests or writes miss their goals; see the table");
             ExitCode::FAILURE
         }
         Err(error) => {

@@ -1,19 +1,22 @@
-//! What came of a measurement.
+//! The results of a run: rows of the table, and charts.
 //!
-//! In: numbers. Out: rows that know whether their goal was reached, and charts. All of it can be written as JSON and read again, so that the pages
-//! are made of what was measured and of nothing else.
+//! Input: measured values and goals. Output: `Row`, `Findings`, `Results`.
+//! Invariants: pure; results can be stored as JSON and read again without loss.
 
 use serde::{Deserialize, Serialize};
 
-/// What a number has to be.
+use crate::chart::Chart;
+use crate::number::with_unit;
+
+/// The goal of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Goal {
-    /// This or less.
+    /// This value or less.
     AtMost(f64),
-    /// Less than this.
+    /// Less than this value.
     Below(f64),
-    /// Exactly this.
+    /// Exactly this value.
     Exactly(f64),
 }
 
@@ -22,31 +25,31 @@ impl Goal {
         match self {
             Self::AtMost(goal) => measured <= goal,
             Self::Below(goal) => measured < goal,
-            // Counts are whole, so what differs, differs by one.
+            // Counts are integers, so that two different counts differ by at least one.
             Self::Exactly(goal) => (measured - goal).abs() < 0.5,
         }
     }
 }
 
-/// One figure's row in the table.
+/// A row of the table.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Row {
-    /// What was measured.
+    /// What is measured.
     pub what: String,
-    /// The result, or none if it could not be had.
+    /// The measured value; none if the measurement failed.
     pub measured: Option<f64>,
-    /// Its unit, such as `ms`; nothing for a plain number.
+    /// The unit, such as `ms`; empty for a plain number.
     pub unit: String,
-    /// What it has to be; none for a figure that could not be measured, whose rows are not known.
+    /// The goal; none if the measurement failed.
     pub goal: Option<Goal>,
-    /// Whether it is a count of requests or writes, which is the same on any machine.
+    /// True for a count of requests or writes, which does not depend on the machine.
     pub is_count: bool,
-    /// What belongs to it.
+    /// Details of the measurement.
     pub note: String,
 }
 
 impl Row {
-    /// A time, or what is made of one.
+    /// A value that depends on the machine, such as a time.
     #[must_use]
     pub fn new(what: impl Into<String>, measured: f64, unit: &str, goal: Goal) -> Self {
         Self {
@@ -68,34 +71,34 @@ impl Row {
         }
     }
 
-    /// What could not be measured, and why.
+    /// A failed measurement, with the reason.
     #[must_use]
-    pub fn failed(what: impl Into<String>, is_count: bool, why: &str) -> Self {
+    pub fn failed(what: impl Into<String>, is_count: bool, reason: &str) -> Self {
         Self {
             what: what.into(),
             measured: None,
             unit: String::new(),
             goal: None,
             is_count,
-            note: why.to_owned(),
+            note: reason.to_owned(),
         }
     }
 
-    /// With a note.
+    /// Adds a note.
     #[must_use]
     pub fn note(mut self, note: impl Into<String>) -> Self {
         self.note = note.into();
         self
     }
 
-    /// Whether its goal was reached.
+    /// Whether the value meets its goal.
     #[must_use]
     pub fn is_met(&self) -> bool {
         let both = self.goal.zip(self.measured);
         both.is_some_and(|(goal, measured)| goal.is_met(measured))
     }
 
-    /// The result with its unit.
+    /// The value with its unit.
     #[must_use]
     pub fn measured_text(&self) -> String {
         self.measured.map_or_else(
@@ -117,72 +120,7 @@ impl Row {
     }
 }
 
-fn with_unit(value: f64, unit: &str) -> String {
-    let text = number(value);
-    if unit.is_empty() {
-        text
-    } else {
-        format!("{text} {unit}")
-    }
-}
-
-/// A number as people read it: three digits that count, thousands apart.
-#[must_use]
-pub fn number(value: f64) -> String {
-    let size = value.abs();
-    let text = if size >= 100.0 || (value - value.round()).abs() < 1e-9 {
-        format!("{value:.0}")
-    } else if size >= 10.0 {
-        format!("{value:.1}")
-    } else {
-        format!("{value:.2}")
-    };
-    let (whole, rest) = text
-        .find('.')
-        .map_or((text.as_str(), ""), |dot| text.split_at(dot));
-    let mut grouped = String::new();
-    for (at, digit) in whole.chars().enumerate() {
-        if at > 0
-            && (whole.len() - at).is_multiple_of(3)
-            && digit.is_ascii_digit()
-            && !grouped.ends_with('-')
-        {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped + rest
-}
-
-/// One line of a chart.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Line {
-    /// What it shows.
-    pub name: String,
-    /// Its points, from left to right.
-    pub points: Vec<(f64, f64)>,
-}
-
-/// A chart.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Chart {
-    /// The name of its file, without an ending.
-    pub file: String,
-    /// What it shows.
-    pub title: String,
-    /// How it is to be read, in a sentence.
-    pub description: String,
-    /// What goes from left to right.
-    pub x: String,
-    /// What goes upwards.
-    pub y: String,
-    /// Its lines, five at most.
-    pub lines: Vec<Line>,
-    /// Goals, as marks on the horizontal axis.
-    pub marks: Vec<(String, f64)>,
-}
-
-/// What a figure found.
+/// The results of one figure.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Findings {
     /// Rows of the table.
@@ -191,31 +129,40 @@ pub struct Findings {
     pub charts: Vec<Chart>,
 }
 
-/// All that a run found.
+impl Findings {
+    /// Rows without a chart.
+    #[must_use]
+    pub fn rows(rows: Vec<Row>) -> Self {
+        let charts = Vec::new();
+        Self { rows, charts }
+    }
+}
+
+/// The results of a run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Results {
-    /// The subject.
+    /// The name of the subject.
     pub subject: String,
-    /// Where and how it was measured: name and value.
+    /// The machine and the configuration of the run: names and values.
     pub machine: Vec<(String, String)>,
     /// The figures, by name.
     pub figures: Vec<(String, Findings)>,
 }
 
 impl Results {
-    /// Every row.
+    /// All rows.
     pub fn rows(&self) -> impl Iterator<Item = &Row> {
         self.figures.iter().flat_map(|(_, findings)| &findings.rows)
     }
 
-    /// Every chart.
+    /// All charts.
     pub fn charts(&self) -> impl Iterator<Item = &Chart> {
         self.figures
             .iter()
             .flat_map(|(_, findings)| &findings.charts)
     }
 
-    /// Counts that are not what they have to be.
+    /// The counts that miss their goal.
     #[must_use]
     pub fn wrong_counts(&self) -> Vec<&Row> {
         self.rows()
@@ -229,22 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_have_three_digits_that_count() {
-        for (value, text) in [
-            (0.0, "0"),
-            (2.0, "2"),
-            (1.234, "1.23"),
-            (12.34, "12.3"),
-            (999.6, "1,000"),
-            (12_345.6, "12,346"),
-            (-1_000_000.0, "-1,000,000"),
-        ] {
-            assert_eq!(number(value), text);
-        }
-    }
-
-    #[test]
-    fn a_row_knows_its_goal() {
+    fn row_compares_value_and_goal() {
         let row = Row::new("x", 50.0, "ms", Goal::Below(50.0));
         assert!(!row.is_met());
         assert_eq!(

@@ -1,9 +1,8 @@
-//! What can be measured: an operator that makes a Secret for each of its resources.
+//! The interface of what is measured: a client that writes a Secret for each of its resources.
 //!
-//! In: a scene. Out: resources of its kind, the names of their Secrets, and a process that runs. This is all that a figure knows of an operator,
-//! so another one can be measured in the same run.
-//!
-//! Never: a measurement, or a wait for anything but the start and the end.
+//! Input: a testbed. Output: resources, the names of their Secrets, and a running subject.
+//! Invariants: figures know a subject only by this interface, so that the operator and the floor are
+//! measured in the same way. A subject measures nothing itself.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,87 +12,87 @@ use futures::future::LocalBoxFuture;
 use kube::core::ApiResource;
 use serde_json::Value;
 
-use super::scene::Scene;
+use crate::testbed::Testbed;
 
-/// An operator.
+/// What is measured.
 pub trait Subject: Send + Sync {
-    /// What it is called in tables.
+    /// The name in tables.
     fn name(&self) -> &str;
 
-    /// The kind of its resources.
-    fn kind(&self) -> ApiResource;
+    /// The kind of the resources.
+    fn resource_kind(&self) -> ApiResource;
 
-    /// Its resource number `index`, as the API server is to get it.
-    fn resource(&self, scene: &Scene<'_>, index: usize) -> Value;
+    /// The manifest of resource `index`.
+    fn resource(&self, testbed: &Testbed<'_>, index: usize) -> Value;
 
-    /// The name of the resource.
+    /// The name of resource `index`.
     fn resource_name(&self, index: usize) -> String;
 
-    /// The name of the Secret that it makes for the resource.
-    fn target(&self, index: usize) -> String;
+    /// The name of the Secret of resource `index`.
+    fn secret_name(&self, index: usize) -> String;
 
-    /// The condition of a resource that is True once all is done.
-    fn done(&self) -> &'static str {
+    /// The condition that is True once a resource is in sync.
+    fn ready_condition(&self) -> &'static str {
         "Ready"
     }
 
-    /// Starts it for the scene's namespace, and does not wait for it.
+    /// Starts the subject for the namespace of the testbed, and does not wait until it is ready.
     fn start<'a>(
         &'a self,
-        scene: &'a Scene<'_>,
-        how: &'a How,
-    ) -> LocalBoxFuture<'a, Result<Box<dyn Running>>>;
+        testbed: &'a Testbed<'_>,
+        options: &'a RunOptions,
+    ) -> LocalBoxFuture<'a, Result<Box<dyn RunningSubject>>>;
 }
 
-/// One that runs. It ends with its value at the latest.
-pub trait Running: Send + Sync {
-    /// Its process, if it is one.
+/// A running subject. It stops with its value at the latest.
+pub trait RunningSubject: Send + Sync {
+    /// The process ID, if the subject is a process.
     fn pid(&self) -> Option<u32>;
 
-    /// Looks whether it still runs.
+    /// Checks that the subject is running.
     ///
     /// # Errors
-    /// When it has ended: its last words.
-    fn still_runs(&self) -> Result<()>;
+    /// When it exited: the end of its log.
+    fn ensure_running(&self) -> Result<()>;
 
-    /// Waits until it says that it is ready.
-    fn ready(&self, limit: Duration) -> LocalBoxFuture<'_, Result<()>>;
+    /// Waits until the subject reports that it is ready.
+    fn wait_until_ready(&self, limit: Duration) -> LocalBoxFuture<'_, Result<()>>;
 
-    /// Ends it as Kubernetes would, and waits for its end.
+    /// Stops the subject as Kubernetes does, and waits until it exited.
     fn stop(self: Box<Self>) -> LocalBoxFuture<'static, Result<()>>;
 }
 
-/// How it is to run.
+/// The options of a run of a subject.
 #[derive(Clone, Debug)]
-pub struct How {
-    /// The interval between its polls.
+pub struct RunOptions {
+    /// The poll interval.
     pub refresh: Duration,
-    /// Where signed hooks of Doppler are taken, if they are.
-    pub hooks: Option<Hooks>,
+    /// The receiver of Doppler's webhooks, if it is enabled.
+    pub webhook: Option<Webhook>,
 }
 
-impl How {
-    /// With that interval.
+impl RunOptions {
+    /// Options with this poll interval.
     #[must_use]
     pub fn refresh(refresh: Duration) -> Self {
         Self {
             refresh,
-            hooks: None,
+            webhook: None,
         }
     }
 
-    /// With an interval that does not come round: what happens was caused by an event.
+    /// Options with a poll interval that is longer than any run, so that only notifications trigger reads.
     #[must_use]
     pub fn without_polls() -> Self {
         Self::refresh(Duration::from_hours(1))
     }
 }
 
-/// The receiver of hooks.
+/// The receiver of webhooks.
 #[derive(Clone, Debug)]
-pub struct Hooks {
+pub struct Webhook {
     /// `host:port`.
     pub address: String,
-    /// A folder with one secret a file; that of `_all` speaks for all projects.
+    /// A folder with one file for each secret; the file `_all` applies to all projects.
     pub secrets: PathBuf,
 }

@@ -1,16 +1,17 @@
-//! The table, for a terminal.
+//! The table for a terminal.
 //!
-//! In: results. Out: lines of text. A missed goal is seen at a glance, and what belongs to a row stands below it.
+//! Input: results. Output: lines of text, with the note of a row below it.
+//! Invariants: pure; the columns of all rows are aligned.
 
-use super::result::{Findings, Results, Row};
+use crate::result::{Findings, Results, Row};
 
 /// The lines of the table.
 #[must_use]
 pub fn lines(results: &Results) -> Vec<String> {
     let rows: Vec<_> = results.rows().collect();
-    let parts = results.figures.iter();
-    parts
-        .flat_map(|(figure, findings)| drawn(figure, findings, &rows))
+    let figures = results.figures.iter();
+    figures
+        .flat_map(|(figure, findings)| aligned(figure, findings, &rows))
         .collect()
 }
 
@@ -18,11 +19,11 @@ pub fn lines(results: &Results) -> Vec<String> {
 #[must_use]
 pub fn part(figure: &str, findings: &Findings) -> Vec<String> {
     let rows: Vec<_> = findings.rows.iter().collect();
-    drawn(figure, findings, &rows)
+    aligned(figure, findings, &rows)
 }
 
-/// One figure, in columns that are wide enough for all of these rows.
-fn drawn(figure: &str, findings: &Findings, rows: &[&Row]) -> Vec<String> {
+/// The lines of one figure, in columns that are wide enough for all of `rows`.
+fn aligned(figure: &str, findings: &Findings, rows: &[&Row]) -> Vec<String> {
     let width = |cell: fn(&Row) -> String| {
         let widths = rows.iter().map(|row| cell(row).chars().count());
         widths.max().unwrap_or_default()
@@ -45,7 +46,7 @@ fn drawn(figure: &str, findings: &Findings, rows: &[&Row]) -> Vec<String> {
     lines
 }
 
-/// In a word.
+/// Whether the goal was reached, as one word.
 #[must_use]
 pub fn verdict(row: &Row) -> &'static str {
     if row.is_met() { "reached" } else { "MISSED" }
@@ -62,11 +63,10 @@ mod tests {
             Row::count("short", 1.0, Goal::Exactly(1.0)).note("a note"),
             Row::new("longer", 12.5, "ms", Goal::Below(5.0)),
         ];
-        let charts = Vec::new();
         let results = Results {
             subject: "s".to_owned(),
             machine: Vec::new(),
-            figures: vec![("figure".to_owned(), Findings { rows, charts })],
+            figures: vec![("figure".to_owned(), Findings::rows(rows))],
         };
         assert_eq!(
             lines(&results),

@@ -1,80 +1,75 @@
-//! One change in Doppler with many bindings on the config: the time until the last Secret is written, beside the floor, which writes the same
-//! Secrets and statuses once each.
+//! A change in Doppler with many bindings on the config, compared with the floor.
+//!
+//! Input: the small run. Output: the ratio of the times until the last Secret is written.
+//! Invariants: the operator and the floor change in turn, and the median of each counts.
 
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::cold::as_f64;
-use super::sync::{self, LIMIT};
-use super::times::{median, worst};
-use crate::Bench;
-use crate::floor::Floor;
-use crate::observe::watch::{Sight, Watching};
-use crate::result::{Findings, Goal, Row, number};
-use crate::scene::{PROJECT, config};
-use crate::subject::How;
+use super::change_chart::change_config;
+use super::context::FigureContext;
+use super::statistics::{median, worst};
+use crate::cold_sync::{self, LIMIT};
+use crate::number::{as_f64, number};
+use crate::result::{Findings, Goal, Row};
+use crate::subject::RunOptions;
+use crate::write_watch::{SeenWrites, WriteWatch};
 
-/// The run.
-pub async fn measure(bench: &Bench<'_>) -> Result<Findings> {
-    let plan = bench.plan();
-    let how = How::without_polls();
-    let known = bench.floor().await?;
-    let floor = Floor::new(bench.subject, known);
-    let written = sync::cold(bench, &floor, "many-floor", plan, &how).await?;
-    let synced = sync::cold(bench, bench.subject, "many", plan, &how).await?;
+/// Measures the figure.
+pub async fn measure(context: &FigureContext<'_>) -> Result<Findings> {
+    let workload = context.small();
+    let bindings = workload.bindings;
+    let options = RunOptions::without_polls();
+    let calibration = context.calibration().await?;
+    let floor = calibration.floor(context.subject);
+    let written = cold_sync::run(context.plane, &floor, "many-floor", workload, &options).await?;
+    let synced = context.cold_sync("many", workload, &options).await?;
     let (mut floors, mut times) = (Vec::new(), Vec::new());
-    for number in 0..bench.sizes.many_changes {
-        written.watching.mark();
-        let begun = Instant::now();
-        floor.change(&written.scene, number).await?;
-        floors.push(last_secret(&written.watching, plan.bindings, begun, LIMIT).await?);
+    for number in 0..context.sizes.many_changes {
+        written.watch.mark();
+        let started_at = Instant::now();
+        floor.change(&written.testbed, number).await?;
+        floors.push(last_secret(&written.watch, bindings, started_at, LIMIT).await?);
 
-        // Without anything to hear of a change, nothing comes.
+        // A subject without a notification writes nothing, and must not wait for the long limit.
         let limit = Duration::from_secs(5) + worst(&floors) * 4;
-        synced.watching.mark();
-        let begun = Instant::now();
-        synced
-            .scene
-            .doppler
-            .set(PROJECT, &config(0), "KEY_00", &format!("{number:032}"));
-        times.push(last_secret(&synced.watching, plan.bindings, begun, limit).await?);
-        // The statuses as well, before the next change.
-        let all = |sight: &Sight| sight.resource_writes >= plan.bindings;
-        synced.watching.until(limit, "the statuses", all).await?;
+        synced.watch.mark();
+        let started_at = change_config(&synced.testbed, number);
+        times.push(last_secret(&synced.watch, bindings, started_at, limit).await?);
+        // All statuses must be written before the next change.
+        let all = |seen: &SeenWrites| seen.resource_writes >= bindings;
+        synced.watch.until(limit, "the statuses", all).await?;
     }
-    sync::end(synced).await?;
-    written.running.stop().await?;
+    synced.stop().await?;
+    written.stop().await?;
 
-    let (time, floor) = (median(&times), median(&floors));
+    let (time, floor) = (median(&times).as_secs_f64(), median(&floors).as_secs_f64());
     let note = format!(
-        "{:.2} s; floor {:.2} s, {} at a time (medians of {} changes each, in turn)",
-        time.as_secs_f64(),
-        floor.as_secs_f64(),
-        known.concurrency,
+        "{time:.2} s; floor {floor:.2} s with {} concurrent requests (medians of {} changes each, in turn)",
+        calibration.concurrency,
         times.len(),
     );
     let what = format!(
         "change in Doppler → last Secret written, {} bindings on the config: time ÷ floor",
-        number(as_f64(plan.bindings))
+        number(as_f64(bindings))
     );
-    let ratio = time.as_secs_f64() / floor.as_secs_f64();
-    Ok(Findings {
-        rows: vec![Row::new(what, ratio, "", Goal::AtMost(1.5)).note(note)],
-        charts: Vec::new(),
-    })
+    let row = Row::new(what, time / floor, "", Goal::AtMost(1.5)).note(note);
+    Ok(Findings::rows(vec![row]))
 }
 
 async fn last_secret(
-    watching: &Watching,
+    watch: &WriteWatch,
     count: usize,
-    begun: Instant,
+    started_at: Instant,
     limit: Duration,
 ) -> Result<Duration> {
-    let what = format!("{count} Secrets to be changed");
-    watching
-        .until(limit, &what, |sight| sight.secrets.len() >= count)
+    let what = format!("{count} changed Secrets");
+    watch
+        .until(limit, &what, |seen| seen.secrets.len() >= count)
         .await?;
-    let last = watching.sight().secrets.values().max().copied();
-    Ok(last.map_or(Duration::ZERO, |last| last.saturating_duration_since(begun)))
+    let last = watch.seen().secrets.values().max().copied();
+    Ok(last.map_or(Duration::ZERO, |last| {
+        last.saturating_duration_since(started_at)
+    }))
 }

@@ -1,96 +1,106 @@
 //! The figures: what is measured, one file for each kind.
 //!
-//! In: a bench. Out: rows of the table, and charts. A figure sets its own scenes and leaves nothing running.
+//! Input: `FigureContext`. Output: rows of the table, and charts.
+//! Invariants: a figure prepares its own testbeds, and leaves no process running.
 
-mod change;
+mod at_rest;
+mod block_change;
+mod change_chart;
 mod change_many;
+mod change_times;
 mod cold;
-mod limit;
+mod cold_counts;
+mod cold_runs;
+mod context;
 mod memory;
-mod rest;
+mod rate_limit;
 mod restart;
-pub(super) mod sync;
+mod statistics;
+mod stream;
 mod template;
-mod times;
+mod webhook;
 
 use anyhow::Result;
 use clap::builder::PossibleValuesParser;
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 
-use super::Bench;
-use super::result::Findings;
+use crate::result::Findings;
+pub use context::FigureContext;
 
-/// What a figure does.
-type Measure = for<'f> fn(&'f Bench<'_>) -> LocalBoxFuture<'f, Result<Findings>>;
+/// How a figure is measured.
+type Measure = for<'f> fn(&'f FigureContext<'_>) -> LocalBoxFuture<'f, Result<Findings>>;
 
 /// A figure.
 pub struct Figure {
-    /// Its name on the command line.
+    /// The name on the command line.
     pub name: &'static str,
-    /// What it is about.
+    /// The subject of the figure, as text.
     pub about: &'static str,
-    /// Whether it has counts, which the short form judges.
+    /// True if the figure has counts, which the short form checks.
     pub counts: bool,
-    /// Measures it.
+    /// Measures the figure.
     pub measure: Measure,
 }
 
 /// All figures, in the order in which they are measured.
 pub const ALL: [Figure; 12] = [
-    figure("cold", "cold sync, the small run", true, |bench| {
-        cold::small(bench).boxed_local()
+    figure("cold", "cold sync, the small run", true, |context| {
+        cold::small(context).boxed_local()
     }),
-    figure("cold-large", "cold sync, the large run", false, |bench| {
-        cold::large(bench).boxed_local()
+    figure("cold-large", "cold sync, the large run", false, |context| {
+        cold::large(context).boxed_local()
     }),
     figure(
         "cold-real",
         "cold sync with the real Prefect server",
         false,
-        |bench| cold::real(bench).boxed_local(),
+        |context| cold::real(context).boxed_local(),
     ),
     figure(
         "template",
         "one template for many bindings",
         true,
-        |bench| template::measure(bench).boxed_local(),
+        |context| template::measure(context).boxed_local(),
     ),
     figure(
         "limit",
-        "many configs of one token under a limit",
+        "many configs of one token under a rate limit",
         true,
-        |bench| limit::measure(bench).boxed_local(),
+        |context| rate_limit::measure(context).boxed_local(),
     ),
     figure(
         "stream",
         "a change in Doppler, by watch stream",
         false,
-        |bench| change::stream(bench).boxed_local(),
+        |context| stream::measure(context).boxed_local(),
     ),
-    figure("hook", "a change in Doppler, by hook", false, |bench| {
-        change::hook(bench).boxed_local()
-    }),
+    figure(
+        "webhook",
+        "a change in Doppler, by webhook",
+        false,
+        |context| webhook::measure(context).boxed_local(),
+    ),
     figure(
         "change-many",
         "a change in Doppler with many bindings",
         false,
-        |bench| change_many::measure(bench).boxed_local(),
+        |context| change_many::measure(context).boxed_local(),
     ),
     figure(
         "block",
-        "a change of the Prefect block, by socket",
+        "a change of the Prefect block, by event socket",
         false,
-        |bench| change::block(bench).boxed_local(),
+        |context| block_change::measure(context).boxed_local(),
     ),
-    figure("rest", "an operator at rest", true, |bench| {
-        rest::measure(bench).boxed_local()
+    figure("rest", "an operator at rest", true, |context| {
+        at_rest::measure(context).boxed_local()
     }),
-    figure("restart", "a restart in sync", true, |bench| {
-        restart::measure(bench).boxed_local()
+    figure("restart", "a restart in sync", true, |context| {
+        restart::measure(context).boxed_local()
     }),
-    figure("memory", "resident memory", false, |bench| {
-        memory::measure(bench).boxed_local()
+    figure("memory", "resident memory", false, |context| {
+        memory::measure(context).boxed_local()
     }),
 ];
 
@@ -103,7 +113,7 @@ const fn figure(name: &'static str, about: &'static str, counts: bool, measure: 
     }
 }
 
-/// The names, for the command line.
+/// The names of all figures, for the command line.
 #[must_use]
 pub fn names() -> PossibleValuesParser {
     PossibleValuesParser::new(ALL.iter().map(|figure| figure.name))

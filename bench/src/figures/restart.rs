@@ -1,79 +1,71 @@
-//! A restart in sync: how soon it is ready, and whether it writes what is there already.
+//! A restart in sync: when the operator is ready, and whether it writes anything.
+//!
+//! Input: the large run, in sync. Output: the time until ready, and the number of writes.
+//! Invariants: the first operator is idle before it stops, so that it leaves no work.
 
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use super::cold::as_f64;
-use super::sync::{self, LIMIT};
-use crate::Bench;
-use crate::observe::process::Usage;
-use crate::observe::rest::at_rest;
-use crate::result::{Findings, Goal, Row, number};
-use crate::scene::Plan;
-use crate::subject::How;
+use super::context::FigureContext;
+use crate::cold_sync::LIMIT;
+use crate::idle::wait_until_idle;
+use crate::number::{as_f64, number};
+use crate::process_usage::Usage;
+use crate::result::{Findings, Goal, Row};
+use crate::subject::RunOptions;
+use crate::workload::Workload;
 
-/// The run.
-pub async fn measure(bench: &Bench<'_>) -> Result<Findings> {
-    let plan = Plan {
-        bindings: bench.sizes.large,
-        ..bench.plan()
+/// Measures the figure.
+pub async fn measure(context: &FigureContext<'_>) -> Result<Findings> {
+    let workload = Workload {
+        bindings: context.sizes.large,
+        ..context.small()
     };
-    let how = How::without_polls();
-    let synced = sync::cold(bench, bench.subject, "restart", plan, &how).await?;
+    let options = RunOptions::without_polls();
+    let synced = context.cold_sync("restart", workload, &options).await?;
     if let Some(pid) = synced.running.pid() {
-        // What it still had to do is not the next one's.
-        at_rest(&synced.scene, pid).await?;
+        wait_until_idle(&synced.testbed, pid).await?;
     }
     synced.running.stop().await?;
-    let (scene, watching) = (synced.scene, synced.watching);
-    watching.mark();
-    let before = scene.ledger.read(scene.plane).await?;
-    scene.doppler.reset_requests();
+    let (testbed, watch) = (synced.testbed, synced.watch);
+    watch.mark();
+    let before = testbed.requests.read(testbed.plane).await?;
+    testbed.doppler.reset_requests();
 
-    let begun = Instant::now();
-    let running = bench.subject.start(&scene, &how).await?;
-    running.ready(LIMIT).await?;
-    let ready = begun.elapsed();
-    let pid = running.pid().context("no process")?;
-    // Ready says that it knows what is there; it has compared all of it once it has nothing to do.
-    let calm = at_rest(&scene, pid).await?;
-    let settled = begun.elapsed();
-    let requests = scene.ledger.read(scene.plane).await? - before;
+    let started_at = Instant::now();
+    let running = context.subject.start(&testbed, &options).await?;
+    running.wait_until_ready(LIMIT).await?;
+    let ready = started_at.elapsed();
+    let pid = running.pid().context("the subject is not a process")?;
+    // Ready means that the caches are filled. All bindings are reconciled when the operator is idle.
+    let is_idle = wait_until_idle(&testbed, pid).await?;
+    let settled = started_at.elapsed();
+    let requests = testbed.requests.read(testbed.plane).await? - before;
     let cpu = Usage::of(pid)?.cpu;
-    let downloads = scene.doppler.counts().downloads;
+    let downloads = testbed.doppler.counts().downloads;
     running.stop().await?;
 
-    let about = |what: &str| {
-        format!(
-            "restart in sync, {} bindings: {what}",
-            number(as_f64(plan.bindings))
-        )
-    };
+    let count = number(as_f64(workload.bindings));
+    let about = |what: &str| format!("restart in sync, {count} bindings: {what}");
     let note = format!(
         "{} after {:.1} s, {:.2} s of CPU, {downloads} requests for the config",
-        if calm {
-            "nothing left to do"
-        } else {
-            "still busy"
-        },
+        if is_idle { "idle" } else { "still busy" },
         settled.as_secs_f64(),
         cpu.as_secs_f64()
     );
-    Ok(Findings {
-        rows: vec![
-            Row::new(about("ready"), ready.as_secs_f64(), "s", Goal::Below(10.0)).note(note),
-            Row::count(
-                about("API server writes"),
-                as_f64(requests.writes() + requests.events),
-                Goal::Exactly(0.0),
-            )
-            .note(format!(
-                "{}; {} Secrets were seen written",
-                requests.in_words(),
-                watching.sight().secret_writes
-            )),
-        ],
-        charts: Vec::new(),
-    })
+    let writes = format!(
+        "{}; the watch showed {} writes of Secrets",
+        requests.writes_by_kind(),
+        watch.seen().secret_writes
+    );
+    Ok(Findings::rows(vec![
+        Row::new(about("ready"), ready.as_secs_f64(), "s", Goal::Below(10.0)).note(note),
+        Row::count(
+            about("API server writes"),
+            as_f64(requests.writes() + requests.events),
+            Goal::Exactly(0.0),
+        )
+        .note(writes),
+    ]))
 }

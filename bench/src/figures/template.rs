@@ -1,37 +1,42 @@
-//! One pool for many bindings: how often its template is read and written, and what that adds to the API server's writes.
+//! One work pool for many bindings: how often the operator reads and writes its template, and the writes to
+//! the API server.
+//!
+//! Input: the small run with a work pool. Output: counts.
+//! Invariants: the template has one entry for each binding, otherwise the figure fails.
 
 use anyhow::{Context, Result, ensure};
-
-use super::cold::{as_f64, writes};
-use super::sync;
-use crate::Bench;
-use crate::result::{Findings, Goal, Row, number};
-use crate::scene::Plan;
-use crate::subject::How;
 use testkit::prefect::env_from;
 
-/// The bindings of a small run, all in one pool.
-pub async fn measure(bench: &Bench<'_>) -> Result<Findings> {
-    let plan = Plan {
-        pool: true,
-        ..bench.plan()
+use super::cold_counts::writes;
+use super::context::FigureContext;
+use crate::number::{as_f64, number};
+use crate::result::{Findings, Goal, Row};
+use crate::subject::RunOptions;
+use crate::workload::Workload;
+
+/// Measures the figure.
+pub async fn measure(context: &FigureContext<'_>) -> Result<Findings> {
+    let workload = Workload {
+        has_pool: true,
+        ..context.small()
     };
-    let how = How::without_polls();
-    let synced = sync::cold(bench, bench.subject, "template", plan, &how).await?;
-    let stand_in = synced.scene.prefect.stand_in()?;
+    let options = RunOptions::without_polls();
+    let synced = context.cold_sync("template", workload, &options).await?;
+    let stand_in = synced.testbed.prefect.stand_in()?;
     let counts = stand_in.counts();
-    let pool = synced.scene.pool().context("no pool")?;
-    let mut template = stand_in.template(pool).context("no template")?;
+    let pool = workload.pool().context("the workload has no work pool")?;
+    let template = stand_in.template(pool);
+    let mut template = template.context("the work pool has no template")?;
     let entries = env_from(&mut template)?.len();
     ensure!(
-        entries == plan.bindings,
-        "the template has {entries} entries for {} bindings that say they are injected",
-        plan.bindings
+        entries == workload.bindings,
+        "the template has {entries} entries, and {} bindings report that they are injected",
+        workload.bindings
     );
-    let count = number(as_f64(plan.bindings));
+    let count = number(as_f64(workload.bindings));
     let note = format!(
-        "all done after {:.2} s; beside them {} lists of deployments, {} blocks, {} other requests",
-        synced.cold.whole.as_secs_f64(),
+        "all in sync after {:.2} s; {} lists of deployments, {} requests for blocks, {} other requests",
+        synced.cold.total.as_secs_f64(),
         counts.deployments,
         counts.blocks,
         counts.others
@@ -50,14 +55,11 @@ pub async fn measure(bench: &Bench<'_>) -> Result<Findings> {
         ),
         writes(
             format!("API server writes for each binding with a pool, {count} bindings, cold"),
-            plan.bindings,
+            workload.bindings,
             &synced.cold.requests,
             3.0,
         ),
     ];
-    sync::end(synced).await?;
-    Ok(Findings {
-        rows,
-        charts: Vec::new(),
-    })
+    synced.stop().await?;
+    Ok(Findings::rows(rows))
 }

@@ -118,6 +118,7 @@ pub fn fingerprint(token: &str) -> String {
     hex(&Sha256::digest(token.as_bytes())[..6])
 }
 
+/// Bytes as lower-case hexadecimal digits.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {

@@ -1,22 +1,24 @@
-//! Charts as SVG, once for light pages and once for dark ones, in the colours of the other images.
+//! Charts as SVG, for light and for dark pages.
 //!
-//! In: a chart. Out: the text of an SVG, which needs no script and no font of its own.
+//! Input: a chart and a palette. Output: the text of an SVG file.
+//! Invariants: pure; the file needs no script and no web font.
 
 use std::fmt::Write as _;
 
-use super::result::{Chart, number};
+use crate::chart::Chart;
+use crate::number::{as_f64, number};
 
 const WIDTH: f64 = 900.0;
 const HEIGHT: f64 = 390.0;
-/// The field in which lines are drawn: left, top, right, bottom.
+/// The area of the lines: left, top, right, bottom.
 const FIELD: (f64, f64, f64, f64) = (84.0, 56.0, 740.0, 330.0);
-/// Ticks on an axis, about.
+/// The number of ticks on an axis, about.
 const TICKS: f64 = 6.0;
 
 /// The colours of a page.
 #[derive(Clone, Copy, Debug)]
 pub struct Palette {
-    /// The name of the page's kind, which ends the file's name.
+    /// The suffix of the file name.
     pub name: &'static str,
     background: &'static str,
     grid: &'static str,
@@ -45,10 +47,9 @@ pub const DARK: Palette = Palette {
     lines: ["#9198a1", "#4493f8", "#db6d28", "#3fb950", "#ab7df8"],
 };
 
-/// The chart in these colours.
+/// The SVG text of a chart.
 #[must_use]
 pub fn svg(chart: &Chart, palette: &Palette) -> String {
-    let (left, top, right, bottom) = FIELD;
     let points = || chart.lines.iter().flat_map(|line| &line.points);
     let marks = chart.marks.iter().map(|mark| mark.1);
     let widest = points()
@@ -56,92 +57,70 @@ pub fn svg(chart: &Chart, palette: &Palette) -> String {
         .chain(marks)
         .fold(0.0, f64::max);
     let highest = points().map(|point| point.1).fold(0.0, f64::max);
-    let (x, y) = (Axis::to(widest), Axis::to(highest));
-    let at_x = |value: f64| left + (right - left) * value / x.end;
-    let at_y = |value: f64| bottom - (bottom - top) * value / y.end;
-
+    let scale = Scale {
+        x: Axis::to(widest),
+        y: Axis::to(highest),
+    };
     let mut svg = head(chart, palette);
-    for value in y.ticks() {
-        let at = at_y(value);
-        line(&mut svg, (left, at), (right, at), palette.grid, "");
-        text(
-            &mut svg,
-            (left - 8.0, at + 4.0),
-            "end",
-            palette.faint,
-            &number(value),
-        );
+    draw_axes(&mut svg, chart, &scale, palette);
+    draw_marks(&mut svg, chart, &scale, palette);
+    draw_lines(&mut svg, chart, &scale, palette);
+    svg.push_str("</svg>\n");
+    svg
+}
+
+/// The grid, the ticks and the labels of both axes.
+fn draw_axes(svg: &mut String, chart: &Chart, scale: &Scale, palette: &Palette) {
+    let (left, top, right, bottom) = FIELD;
+    let faint = palette.faint;
+    for value in scale.y.ticks() {
+        let at = scale.at_y(value);
+        line(svg, (left, at), (right, at), &stroke(palette.grid));
+        text(svg, (left - 8.0, at + 4.0), "end", faint, &number(value));
     }
-    for value in x.ticks() {
-        let at = at_x(value);
-        line(
-            &mut svg,
-            (at, bottom),
-            (at, bottom + 5.0),
-            palette.faint,
-            "",
-        );
-        text(
-            &mut svg,
-            (at, bottom + 21.0),
-            "middle",
-            palette.faint,
-            &number(value),
-        );
+    for value in scale.x.ticks() {
+        let at = scale.at_x(value);
+        line(svg, (at, bottom), (at, bottom + 5.0), &stroke(faint));
+        text(svg, (at, bottom + 21.0), "middle", faint, &number(value));
     }
-    text(
-        &mut svg,
-        (left, top - 12.0),
-        "start",
-        palette.faint,
-        &chart.y,
-    );
-    text(
-        &mut svg,
-        (right, bottom + 42.0),
-        "end",
-        palette.faint,
-        &chart.x,
-    );
+    text(svg, (left, top - 12.0), "start", faint, &chart.y);
+    text(svg, (right, bottom + 42.0), "end", faint, &chart.x);
+}
+
+/// The dashed vertical lines of the goals.
+fn draw_marks(svg: &mut String, chart: &Chart, scale: &Scale, palette: &Palette) {
+    let (_, top, _, bottom) = FIELD;
     for (name, value) in &chart.marks {
-        let at = at_x(*value);
-        line(
-            &mut svg,
-            (at, top),
-            (at, bottom),
-            palette.faint,
-            r#" stroke-dasharray="5 4""#,
-        );
-        text(&mut svg, (at, top - 12.0), "middle", palette.faint, name);
+        let at = scale.at_x(*value);
+        let dashed = format!(r#"{} stroke-dasharray="5 4""#, stroke(palette.faint));
+        line(svg, (at, top), (at, bottom), &dashed);
+        text(svg, (at, top - 12.0), "middle", palette.faint, name);
     }
+}
+
+/// The lines of the chart and their legend.
+fn draw_lines(svg: &mut String, chart: &Chart, scale: &Scale, palette: &Palette) {
+    let (_, top, right, _) = FIELD;
     for ((at, drawn), colour) in chart.lines.iter().enumerate().zip(palette.lines) {
-        let path = drawn
+        let points = drawn
             .points
             .iter()
-            .map(|point| format!("{:.1},{:.1}", at_x(point.0), at_y(point.1)));
-        let path: Vec<_> = path.collect();
+            .map(|point| format!("{:.1},{:.1}", scale.at_x(point.0), scale.at_y(point.1)));
+        let points = points.collect::<Vec<_>>().join(" ");
         let _ = writeln!(
             svg,
-            r#"  <polyline points="{}" fill="none" stroke="{colour}" stroke-width="2" stroke-linejoin="round"/>"#,
-            path.join(" ")
+            r#"  <polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2" stroke-linejoin="round"/>"#
         );
-        let row = top + 10.0 + 22.0 * f64::from(u32::try_from(at).unwrap_or_default());
+        let row = top + 10.0 + 22.0 * as_f64(at);
         let _ = writeln!(
             svg,
             r#"  <rect x="{:.0}" y="{:.0}" width="14" height="4" rx="2" fill="{colour}"/>"#,
             right + 20.0,
             row - 6.0
         );
-        text(
-            &mut svg,
-            (right + 42.0, row),
-            "start",
-            palette.text,
-            &drawn.name,
-        );
+        let anchor = (right + 42.0, row);
+        text(svg, anchor, "start", palette.text, &drawn.name);
     }
-    svg.push_str("</svg>\n");
-    svg
 }
 
 fn head(chart: &Chart, palette: &Palette) -> String {
@@ -157,10 +136,14 @@ fn head(chart: &Chart, palette: &Palette) -> String {
     )
 }
 
-fn line(svg: &mut String, from: (f64, f64), to: (f64, f64), colour: &str, more: &str) {
+fn stroke(colour: &str) -> String {
+    format!(r#"stroke="{colour}""#)
+}
+
+fn line(svg: &mut String, from: (f64, f64), to: (f64, f64), attributes: &str) {
     let _ = writeln!(
         svg,
-        r#"  <line x1="{:.1}" y1="{:.1}" x2="{:.1}" y2="{:.1}" stroke="{colour}"{more}/>"#,
+        r#"  <line x1="{:.1}" y1="{:.1}" x2="{:.1}" y2="{:.1}" {attributes}/>"#,
         from.0, from.1, to.0, to.1
     );
 }
@@ -179,6 +162,24 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")
+}
+
+/// The positions of values in the area of the lines.
+struct Scale {
+    x: Axis,
+    y: Axis,
+}
+
+impl Scale {
+    fn at_x(&self, value: f64) -> f64 {
+        let (left, _, right, _) = FIELD;
+        left + (right - left) * value / self.x.end
+    }
+
+    fn at_y(&self, value: f64) -> f64 {
+        let (_, top, _, bottom) = FIELD;
+        bottom - (bottom - top) * value / self.y.end
+    }
 }
 
 /// An axis from zero to a round number.
@@ -214,10 +215,10 @@ impl Axis {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::result::Line;
+    use crate::chart::Line;
 
     #[test]
-    fn an_axis_ends_at_a_round_number_behind_the_last_point() {
+    fn axis_ends_at_a_round_number_after_the_last_point() {
         let axis = Axis::to(47.0);
         assert_eq!((axis.end, axis.step), (50.0, 10.0));
         assert_eq!(axis.ticks().count(), 6);
@@ -225,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chart_is_well_formed_and_names_its_lines() {
+    fn chart_is_well_formed_and_names_its_lines() {
         let chart = Chart {
             file: "c".to_owned(),
             title: "a < b & c".to_owned(),

@@ -1,40 +1,40 @@
-//! What a run leaves behind: its numbers as JSON, its charts, and a page that says what they mean.
+//! The published files: the results as JSON, the charts, and a page.
 //!
-//! In: results and a folder. Out: `results.json`, two SVGs for each chart, `README.md`. Every number of the page is one of the results, so that it can
-//! be made anew from them. Why a goal is missed is for people to say: what they wrote into `notes.md` of the folder is put into the page.
+//! Input: results, and a folder. Output: `results.json`, two SVG files for each chart, and `README.md`.
+//! Invariants: page and charts contain only numbers of `results.json`, so that they can be written again
+//! from it. `notes.md`, which people write, explains missed goals and becomes a section of the page.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::plot::{DARK, LIGHT, svg};
-use super::result::{Chart, Findings, Results, Row};
-use super::table::verdict;
+use crate::chart::Chart;
+use crate::json;
+use crate::result::{Findings, Results, Row};
+use crate::svg::{DARK, LIGHT, svg};
+use crate::table::verdict;
 
 const RESULTS: &str = "results.json";
 const PAGE: &str = "README.md";
 const NOTES: &str = "notes.md";
-const INTRODUCTION: &str = include_str!("report.md");
+const INTRODUCTION: &str = include_str!("page.md");
 
-/// Writes all of it.
+/// Writes all files.
 ///
 /// # Errors
 /// When a file cannot be written.
 pub fn write(results: &Results, folder: &Path) -> Result<()> {
-    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    put(
-        folder,
-        RESULTS,
-        &(serde_json::to_string_pretty(results)? + "\n"),
-    )?;
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("cannot create {}", folder.display()))?;
+    write_file(folder, RESULTS, &json::to_text(results)?)?;
     draw(results, folder)
 }
 
-/// Makes page and charts anew from the results that are in the folder.
+/// Writes page and charts again from `results.json` in the folder.
 ///
 /// # Errors
-/// When there are none, or a file cannot be written.
+/// When `results.json` cannot be read, or a file cannot be written.
 pub fn redraw(folder: &Path) -> Result<()> {
     draw(&read(folder)?, folder)
 }
@@ -43,20 +43,21 @@ fn read(folder: &Path) -> Result<Results> {
     let path = folder.join(RESULTS);
     let text = std::fs::read_to_string(&path)
         .with_context(|| format!("cannot read {}", path.display()))?;
-    serde_json::from_str(&text).with_context(|| format!("no results are in {}", path.display()))
+    serde_json::from_str(&text)
+        .with_context(|| format!("{} does not contain results", path.display()))
 }
 
 fn draw(results: &Results, folder: &Path) -> Result<()> {
     for chart in results.charts() {
         for palette in [LIGHT, DARK] {
-            put(folder, &file(chart, palette.name), &svg(chart, &palette))?;
+            write_file(folder, &file(chart, palette.name), &svg(chart, &palette))?;
         }
     }
     let notes = std::fs::read_to_string(folder.join(NOTES)).ok();
-    put(folder, PAGE, &page(results, notes.as_deref()))
+    write_file(folder, PAGE, &page(results, notes.as_deref()))
 }
 
-fn put(folder: &Path, name: &str, text: &str) -> Result<()> {
+fn write_file(folder: &Path, name: &str, text: &str) -> Result<()> {
     let path = folder.join(name);
     std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
 }
@@ -65,7 +66,7 @@ fn file(chart: &Chart, palette: &str) -> String {
     format!("{}-{palette}.svg", chart.file)
 }
 
-/// The page.
+/// The text of the page.
 fn page(results: &Results, notes: Option<&str>) -> String {
     let mut page = INTRODUCTION.to_owned();
     page.push_str("\n## The machine\n\n| | |\n| --- | --- |\n");
@@ -96,13 +97,13 @@ fn page(results: &Results, notes: Option<&str>) -> String {
             chart.title
         );
     }
-    page.push_str("\n## What belongs to the results\n\n");
-    let remarks = results.figures.iter().filter_map(remarks);
-    page + &remarks.collect::<Vec<_>>().join("\n")
+    page.push_str("\n## Notes\n\n");
+    let notes = results.figures.iter().filter_map(figure_notes);
+    page + &notes.collect::<Vec<_>>().join("\n")
 }
 
-/// What there is to remark about a figure, if anything.
-fn remarks((name, findings): &(String, Findings)) -> Option<String> {
+/// The notes of a figure, if it has any.
+fn figure_notes((name, findings): &(String, Findings)) -> Option<String> {
     let noted = findings.rows.iter().filter(|row| !row.note.is_empty());
     let lines: Vec<_> = noted
         .map(|Row { what, note, .. }| format!("- {what}: {}", note.replace('\n', " ")))
@@ -110,7 +111,7 @@ fn remarks((name, findings): &(String, Findings)) -> Option<String> {
     (!lines.is_empty()).then(|| format!("`{name}`\n\n{}\n", lines.join("\n")))
 }
 
-/// A bar would end the cell.
+/// A bar would end the cell of the table.
 fn escaped(text: &str) -> String {
     text.replace('|', "\\|")
 }
@@ -120,11 +121,12 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::result::{Goal, Line};
+    use crate::chart::Line;
+    use crate::result::Goal;
 
-    /// Every file of the folder is what its results, and what people wrote into its notes, say.
+    /// Every published file equals what `results.json` and `notes.md` give.
     #[test]
-    fn what_is_published_is_what_was_measured() {
+    fn published_files_equal_the_results() {
         let published = testkit::binary::workspace().join("docs/benchmarks");
         let folder = tempfile::tempdir().unwrap();
         for name in [RESULTS, NOTES] {
@@ -144,20 +146,22 @@ mod tests {
         let (published, drawn) = (files(&published), files(folder.path()));
         assert!(published.keys().eq(drawn.keys()), "{:?}", drawn.keys());
         for (name, text) in &published {
-            assert!(drawn[name] == *text, "{name:?}: --redraw writes it anew");
+            assert!(
+                drawn[name] == *text,
+                "{name:?} is not current; run: cargo bench-operator --redraw"
+            );
         }
     }
 
     #[test]
-    fn a_figure_without_remarks_has_no_heading() {
+    fn figure_without_notes_has_no_heading() {
         let rows = vec![Row::new("fast", 1.0, "s", Goal::AtMost(1.0))];
-        let charts = Vec::new();
-        let quiet = ("quiet".to_owned(), Findings { rows, charts });
-        assert_eq!(remarks(&quiet), None);
+        let quiet = ("quiet".to_owned(), Findings::rows(rows));
+        assert_eq!(figure_notes(&quiet), None);
     }
 
     #[test]
-    fn leaves_numbers_charts_and_a_page_of_them() {
+    fn writes_results_charts_and_page() {
         let folder = tempfile::tempdir().unwrap();
         let chart = Chart {
             file: "cold".to_owned(),

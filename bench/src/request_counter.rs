@@ -1,7 +1,8 @@
-//! What an account asks of the API server, by the API server's own count.
+//! The requests of a service account to the API server, as the API server counts them.
 //!
-//! In: the account. Out: how many requests of each kind it made so far. The API server counts the requests of each flow schema, so the account
-//! gets one schema for each kind of request. A watch counts when it begins.
+//! Input: the service account. Output: `Requests`, by kind. The API server counts the requests of each flow
+//! schema, so that the account gets one flow schema for each kind of request.
+//! Invariants: a watch counts once, when it is opened.
 
 use std::ops::Sub;
 use std::time::Duration;
@@ -18,12 +19,12 @@ use testkit::control_plane::ControlPlane;
 use testkit::grant::Grant;
 use testkit::{kubernetes, wait};
 
-const COUNTS_LIMIT: Duration = Duration::from_mins(1);
+const START_TIMEOUT: Duration = Duration::from_mins(1);
 const WRITES: [&str; 5] = ["create", "update", "patch", "delete", "deletecollection"];
-/// The counts of one priority level are of no use; the schemas share the one that service accounts have anyway.
+/// All flow schemas use the priority level that service accounts have by default.
 const LEVEL: &str = "workload-low";
 
-/// Requests, by kind.
+/// The number of requests, by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Requests {
     /// Writes of Secrets in the namespace.
@@ -34,28 +35,28 @@ pub struct Requests {
     pub resources: u64,
     /// Writes of Events.
     pub events: u64,
-    /// Anything about Leases.
+    /// All requests for Leases.
     pub leases: u64,
     /// All other writes.
     pub others: u64,
-    /// Watches begun.
+    /// Opened watches.
     pub watches: u64,
-    /// Everything else: get, list, discovery.
+    /// All other requests: get, list, discovery.
     pub reads: u64,
 }
 
 impl Requests {
-    /// Writes, Events and Leases apart.
+    /// All writes except those of Events and Leases.
     #[must_use]
     pub fn writes(&self) -> u64 {
         self.secrets + self.statuses + self.resources + self.others
     }
 
-    /// The writes, by kind.
+    /// The writes by kind, as text.
     #[must_use]
-    pub fn in_words(&self) -> String {
+    pub fn writes_by_kind(&self) -> String {
         format!(
-            "writes of Secrets {}, of statuses {}, of the resources otherwise {}, of Events {}, of anything else {}",
+            "writes of Secrets {}, statuses {}, the rest of the resources {}, Events {}, other objects {}",
             self.secrets, self.statuses, self.resources, self.events, self.others
         )
     }
@@ -78,48 +79,51 @@ impl Sub for Requests {
     }
 }
 
-/// The count of one account.
-pub struct Ledger {
+/// Counts the requests of one service account.
+pub struct RequestCounter {
     name: String,
 }
 
-impl Ledger {
-    /// Begins to count what `grant` asks. Returns once the API server counts.
+impl RequestCounter {
+    /// Starts to count the requests of `grant`, and waits until the API server counts them.
     ///
     /// # Errors
-    /// When the API server takes no flow schema, or does not count.
-    pub async fn open(
+    /// When the API server rejects a flow schema or does not count.
+    pub async fn start(
         plane: &ControlPlane,
         grant: &Grant,
         namespace: &str,
         kind: &ApiResource,
     ) -> Result<Self> {
-        let ledger = Self {
+        let counter = Self {
             name: namespace.to_owned(),
         };
         let client = plane.admin_client()?;
         for (at, (part, rules)) in rules(namespace, kind).into_iter().enumerate() {
-            let schema = ledger.schema(part, at, grant, &rules);
+            let schema = counter.schema(part, at, grant, &rules);
             kubernetes::apply(&client, namespace, &schema.to_string()).await?;
         }
         let secrets: Api<Secret> = Api::namespaced(client_of(grant).await?, namespace);
-        // The rights take a moment as well. What comes after the last schema counts comes after all of them do.
-        wait::until(COUNTS_LIMIT, "the API server to count", async || {
+        // RBAC and flow schemas take effect with a delay. The last schema is the one of reads.
+        wait::until(START_TIMEOUT, "the API server to count", async || {
             secrets
                 .list_metadata(&ListParams::default().match_any().limit(1))
                 .await?;
-            ensure!(ledger.read(plane).await?.reads > 0, "none yet");
+            ensure!(
+                counter.read(plane).await?.reads > 0,
+                "no request is counted yet"
+            );
             Ok(())
         })
         .await
-        .context("the flow schemas do not match the account")?;
-        Ok(ledger)
+        .context("the API server does not count the requests of the service account")?;
+        Ok(counter)
     }
 
-    /// What was asked so far.
+    /// The requests so far.
     ///
     /// # Errors
-    /// When the API server does not tell.
+    /// When the API server does not return its metrics.
     pub async fn read(&self, plane: &ControlPlane) -> Result<Requests> {
         let metrics = plane.apiserver_metrics().await?;
         let count = |part: &str| count(&metrics, &self.schema_name(part));
@@ -144,17 +148,20 @@ impl Ledger {
         let mut rule = rules.clone();
         rule["subjects"] = json!([account]);
         json!({
-            "apiVersion": "flowcontrol.apiserver.k8s.io/v1", "kind": "FlowSchema", "metadata": {"name": self.schema_name(part)},
+            "apiVersion": "flowcontrol.apiserver.k8s.io/v1", "kind": "FlowSchema",
+            "metadata": {"name": self.schema_name(part)},
             "spec": {
-                "priorityLevelConfiguration": {"name": LEVEL}, "matchingPrecedence": 40 + at, "rules": [rule],
-                // What the account would have without us.
+                "priorityLevelConfiguration": {"name": LEVEL},
+                "matchingPrecedence": 40 + at,
+                "rules": [rule],
+                // The default of service accounts.
                 "distinguisherMethod": {"type": "ByUser"},
             },
         })
     }
 }
 
-/// The kinds of requests; of several that match, the first counts.
+/// The kinds of requests. A request counts as the first kind that matches.
 fn rules(namespace: &str, kind: &ApiResource) -> [(&'static str, Value); 8] {
     let rule = |verbs: &[&str], groups: &[&str], resources: &[&str], namespace: &str| {
         json!({"resourceRules": [{
@@ -183,7 +190,7 @@ fn rules(namespace: &str, kind: &ApiResource) -> [(&'static str, Value); 8] {
     ]
 }
 
-/// The requests that a schema let through.
+/// The requests that a flow schema dispatched.
 fn count(metrics: &str, schema: &str) -> Result<u64> {
     let label = format!("flow_schema=\"{schema}\"");
     let lines = metrics.lines().filter(|line| {
@@ -191,17 +198,17 @@ fn count(metrics: &str, schema: &str) -> Result<u64> {
             && line.contains(&label)
     });
     let counts = lines.filter_map(|line| line.rsplit(' ').next());
-    // A count of a million is written as 1e+06.
+    // The API server writes a million as 1e+06.
     let counts = counts.map(|text| text.parse::<f64>().map(whole));
     Ok(counts.sum::<Result<u64, _>>()?)
 }
 
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // Counts are whole and not negative.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // Counts are integers and not negative.
 fn whole(count: f64) -> u64 {
     count as u64
 }
 
-/// A client that acts as the account.
+/// A client with the credentials of the service account.
 ///
 /// # Errors
 /// When its kubeconfig cannot be read.
@@ -218,7 +225,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_one_schema_over_all_levels_and_no_other() {
+    fn sums_one_flow_schema_over_priority_levels() {
         let name = "apiserver_flowcontrol_dispatched_requests_total";
         let metrics = format!(
             "# HELP {name} x\n{name}{{flow_schema=\"a-reads\",priority_level=\"x\"}} 3\n\
