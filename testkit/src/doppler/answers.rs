@@ -14,12 +14,13 @@ use axum::routing::get;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::Shared;
 use super::formats::Format;
 use super::names::Transformer;
 use super::requests::{DOWNLOAD_PATH, WATCH_PATH, hex, token_of};
+use super::shared::Shared;
 use super::state::{ApiError, Scope};
-use super::watch::{self, WatchMode};
+use super::streams::WatchMode;
+use super::watch;
 
 type QueryParams = Query<BTreeMap<String, String>>;
 

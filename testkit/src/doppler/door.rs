@@ -15,11 +15,11 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures::{StreamExt as _, stream};
 
-use super::Shared;
 use super::answers::{empty_response, error_response};
 use super::faults::Fault;
 use super::limits::{Quota, RequestKind};
 use super::requests::RecordedRequest;
+use super::shared::Shared;
 
 /// The mark on an answer that must not be given: the connection is closed instead.
 #[derive(Clone, Copy)]
