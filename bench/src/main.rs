@@ -11,6 +11,7 @@ use testkit::progress;
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    progress::enable_bars();
     match bench::run(&Options::parse()).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => {

@@ -3,11 +3,11 @@
 //! Input: `Options`. Output: the table on standard output, and the files of `page`.
 //! Invariants: only a full run writes to docs/benchmarks without `--out`.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Result;
 use testkit::binary::{Profile, build, workspace};
+use testkit::progress::output;
 
 use crate::measure::measure;
 use crate::options::Options;
@@ -30,17 +30,17 @@ pub async fn run(options: &Options) -> Result<bool> {
     };
     let print_figure = |figure: &str, findings: &Findings| {
         for line in table::part(figure, findings) {
-            print(&line);
+            output(&line);
         }
     };
     let results = measure(options, binary, print_figure).await?;
-    print("");
+    output("");
     for line in table::lines(&results) {
-        print(&line);
+        output(&line);
     }
     if let Some(folder) = folder(options) {
         page::write(&results, &folder)?;
-        print(&format!("written: {}", folder.display()));
+        output(&format!("written: {}", folder.display()));
     }
     Ok(!options.short || results.wrong_counts().is_empty())
 }
@@ -54,12 +54,4 @@ fn folder(options: &Options) -> Option<PathBuf> {
 /// The output folder of a full run.
 fn published() -> PathBuf {
     workspace().join("docs/benchmarks")
-}
-
-/// Prints a line. A closed standard output is not an error.
-fn print(line: &str) {
-    let line = format!("{line}\n");
-    let mut out = std::io::stdout().lock();
-    let _ = out.write_all(line.as_bytes());
-    let _ = out.flush();
 }

@@ -17,6 +17,7 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Resource, ResourceExt};
 use serde::Deserialize;
+use testkit::progress::Step;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::timeout_at;
@@ -63,6 +64,7 @@ pub struct SeenWrites {
 
 /// The two watches.
 pub struct WriteWatch {
+    namespace: String,
     seen: Arc<Mutex<SeenWrites>>,
     changed: Arc<Notify>,
     _tasks: JoinSet<()>,
@@ -115,6 +117,7 @@ impl WriteWatch {
             },
         ));
         let watch = Self {
+            namespace: testbed.namespace.clone(),
             seen,
             changed,
             _tasks: tasks,
@@ -167,16 +170,21 @@ impl WriteWatch {
         }
     }
 
-    /// Waits until `count` Secrets are written and `count` resources are ready.
+    /// Waits until `count` Secrets are written and `count` resources are ready, and shows how many are.
     ///
     /// # Errors
     /// As `until`.
     pub async fn until_synced(&self, limit: Duration, count: usize) -> Result<()> {
         let what = format!("{count} Secrets and resources");
+        let step = Step::counted(&format!("bindings in sync in {}", self.namespace), count);
         self.until(limit, &what, |seen| {
-            seen.secrets.len() >= count && seen.ready.len() >= count
+            let synced = seen.secrets.len().min(seen.ready.len());
+            step.set(synced);
+            synced >= count
         })
-        .await
+        .await?;
+        step.finish();
+        Ok(())
     }
 }
 
