@@ -1,12 +1,14 @@
-//! How the demo speaks: on standard output, a line for each step with the time since the start, and what others said
-//! indented below it.
+//! The output of the demo, on standard output.
 //!
-//! Never: a panic when nobody reads any more.
+//! Input: steps, and lines of other programs. Output: a line for each step with the time since the start,
+//! and quoted lines indented below it.
+//! Invariants: a closed standard output is not an error.
 
-use std::io::Write;
 use std::time::Instant;
 
-/// Who tells the story.
+use crate::progress::output;
+
+/// The output of one demo.
 pub(super) struct Output {
     started_at: Instant,
 }
@@ -18,22 +20,15 @@ impl Output {
         }
     }
 
-    /// A step of the story.
+    /// Writes a step.
     pub(super) fn step(&self, text: &str) {
         let seconds = self.started_at.elapsed().as_secs_f64();
-        write(&format!("[{seconds:6.1} s] {text}"));
+        output(&format!("[{seconds:6.1} s] {text}"));
     }
 
-    /// What somebody else said.
-    #[allow(clippy::unused_self)] // Whoever quotes is telling.
+    /// Writes a line of another program.
+    #[allow(clippy::unused_self)] // A quote belongs to the steps of this output.
     pub(super) fn quote(&self, line: &str) {
-        write(&format!("             {line}"));
+        output(&format!("             {line}"));
     }
-}
-
-fn write(line: &str) {
-    let line = format!("{line}\n");
-    let mut out = std::io::stdout().lock();
-    let _ = out.write_all(line.as_bytes());
-    let _ = out.flush();
 }
