@@ -41,8 +41,8 @@ pub struct Line {
 }
 
 impl Line {
-    /// A cumulative line: for each of the sorted values, how many are not larger. `full` is the height of
-    /// the last one.
+    /// A cumulative line: for each of the sorted values, how many are not larger. `full` is the
+    /// height of the last one.
     #[must_use]
     pub fn cumulative(name: &str, sorted: &[f64], full: f64) -> Self {
         let step = (sorted.len() / POINTS).max(1);

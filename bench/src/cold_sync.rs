@@ -1,8 +1,8 @@
 //! A cold sync: the resources exist, their Secrets do not, and the subject starts.
 //!
 //! Input: a subject and a workload. Output: `Synced`: the times of all writes, and their cost.
-//! Invariants: the clock starts with the process of the subject, and stops when the watches have shown the
-//! last Secret and the last ready status.
+//! Invariants: the clock starts with the process of the subject, and stops when the watches have
+//! shown the last Secret and the last ready status.
 
 use std::time::{Duration, Instant};
 

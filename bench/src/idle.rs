@@ -16,7 +16,8 @@ const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 const IDLE_SHARE: f64 = 0.03;
 const LIMIT: Duration = Duration::from_mins(5);
 
-/// Waits until the process was idle for two samples in a row. False if it did not become idle in time.
+/// Waits until the process was idle for two samples in a row. False if it did not become idle in
+/// time.
 ///
 /// # Errors
 /// When the process exits, or the API server does not return its metrics.

@@ -1,4 +1,5 @@
-//! JSON that people can review: each value on one line if it fits, and each list of numbers on one line.
+//! JSON that people can review: each value on one line if it fits, and each list of numbers on one
+//! line.
 //!
 //! Input: a value. Output: JSON text that ends with a line break.
 //! Invariants: the text has the same content as `serde_json::to_string`.

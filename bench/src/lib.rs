@@ -1,13 +1,15 @@
-//! The benchmark: compares the operator with the floor, a minimal client that makes the same writes.
+//! The benchmark: compares the operator with the floor, a minimal client that makes the same
+//! writes.
 //!
-//! Input: `Options`. Output: a table on standard output, and the results as JSON, charts and a page.
+//! Input: `Options`. Output: a table on standard output, and the results as JSON, charts and a
+//! page.
 //! Invariants: every published number was measured in the published run.
 //!
-//! Reading order: `options` and `sizes` say what is measured. `workload`, `upstreams` and `testbed` are the
-//! environment of one run. `subject` is the interface of what is measured; `operator` and `floor` implement
-//! it. `request_counter`, `process_usage`, `write_watch` and `idle` observe a run. `cold_sync` is the run
-//! that all `figures` start with. `measure` measures figures into a `result`, and `run` shows it by `table`
-//! and `page`.
+//! Reading order: `options` and `sizes` say what is measured. `workload`, `upstreams` and `testbed`
+//! are the environment of one run. `subject` is the interface of what is measured; `operator` and
+//! `floor` implement it. `request_counter`, `process_usage`, `write_watch` and `idle` observe a
+//! run. `cold_sync` is the run that all `figures` start with. `measure` measures figures into a
+//! `result`, and `run` shows it by `table` and `page`.
 
 mod chart;
 mod cold_sync;

@@ -1,9 +1,10 @@
 //! Measures figures.
 //!
 //! Input: `Options`, and the binary of the operator. Output: `Results`.
-//! Invariants: in the full form each figure has its own control plane, so that the objects of one figure do
-//! not slow the next one down. The short form measures all figures at the same time on one control plane,
-//! because counts do not depend on the load. A failed figure is a row, and does not stop the others.
+//! Invariants: in the full form each figure has its own control plane, so that the objects of one
+//! figure do not slow the next one down. The short form measures all figures at the same time on
+//! one control plane, because counts do not depend on the load. A failed figure is a row, and does
+//! not stop the others.
 
 use std::path::PathBuf;
 
@@ -22,7 +23,8 @@ use crate::options::Options;
 use crate::result::{Findings, Results, Row};
 use crate::subject::Subject;
 
-/// Measures the figures that the options ask for. `on_figure` gets the findings of each figure at once.
+/// Measures the figures that the options ask for. `on_figure` gets the findings of each figure at
+/// once.
 ///
 /// # Errors
 /// When no control plane can be started.

@@ -1,8 +1,8 @@
 //! The operator as a subject.
 //!
 //! Input: the path of its binary. Output: bindings, and the operator as a process.
-//! Invariants: the process has the flags of the chart for one namespace, the default log filter, and the
-//! rights of the chart.
+//! Invariants: the process has the flags of the chart for one namespace, the default log filter,
+//! and the rights of the chart.
 
 use std::path::PathBuf;
 use std::time::Duration;

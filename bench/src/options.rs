@@ -1,6 +1,7 @@
 //! The command line of the benchmark.
 //!
-//! Input: arguments. Output: `Options`: which figures, their sizes, the binary, and the output folder.
+//! Input: arguments. Output: `Options`: which figures, their sizes, the binary, and the output
+//! folder.
 //! Invariants: parsing has no side effects.
 
 use std::path::PathBuf;
@@ -22,11 +23,12 @@ pub struct Options {
     /// Measure only these figures. Without `--out`, no results are written.
     #[arg(long, num_args = 1.., value_name = "FIGURE", value_parser = figures::names())]
     pub only: Vec<String>,
-    /// Run with 100 bindings, and check only counts of requests and writes. The exit code is 1 if a count is wrong.
-    /// Without `--out`, no results are written.
+    /// Run with 100 bindings, and check only counts of requests and writes. The exit code is 1 if a
+    /// count is wrong. Without `--out`, no results are written.
     #[arg(long)]
     pub short: bool,
-    /// Number of bindings of the large runs. Small runs have 1,000 bindings, or this number if it is lower.
+    /// Number of bindings of the large runs. Small runs have 1,000 bindings, or this number if it
+    /// is lower.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub bindings: Option<u32>,
     /// Delay of the Doppler and Prefect stand-ins before each response, in milliseconds.
@@ -41,7 +43,8 @@ pub struct Options {
     /// Write the results to this folder. Default for a full run: docs/benchmarks.
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// Measure nothing. Write the page and the charts again from the results.json of the output folder.
+    /// Measure nothing. Write the page and the charts again from the results.json of the output
+    /// folder.
     #[arg(long, conflicts_with_all = ["only", "short", "bindings", "binary", "no_docs"])]
     pub redraw: bool,
 }

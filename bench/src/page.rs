@@ -1,8 +1,10 @@
 //! The published files: the results as JSON, the charts, and a page.
 //!
-//! Input: results, and a folder. Output: `results.json`, two SVG files for each chart, and `README.md`.
-//! Invariants: page and charts contain only numbers of `results.json`, so that they can be written again
-//! from it. `notes.md`, which people write, explains missed goals and becomes a section of the page.
+//! Input: results, and a folder. Output: `results.json`, two SVG files for each chart, and
+//! `README.md`.
+//! Invariants: page and charts contain only numbers of `results.json`, so that they can be written
+//! again from it. `notes.md`, which people write, explains missed goals and becomes a section of
+//! the page.
 
 use std::fmt::Write as _;
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! The requests of a service account to the API server, as the API server counts them.
 //!
-//! Input: the service account. Output: `Requests`, by kind. The API server counts the requests of each flow
-//! schema, so that the account gets one flow schema for each kind of request.
+//! Input: the service account. Output: `Requests`, by kind. The API server counts the requests of
+//! each flow schema, so that the account gets one flow schema for each kind of request.
 //! Invariants: a watch counts once, when it is opened.
 
 use std::ops::Sub;

@@ -1,8 +1,8 @@
 //! The interface of what is measured: a client that writes a Secret for each of its resources.
 //!
 //! Input: a testbed. Output: resources, the names of their Secrets, and a running subject.
-//! Invariants: figures know a subject only by this interface, so that the operator and the floor are
-//! measured in the same way. A subject measures nothing itself.
+//! Invariants: figures know a subject only by this interface, so that the operator and the floor
+//! are measured in the same way. A subject measures nothing itself.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -81,7 +81,8 @@ impl RunOptions {
         }
     }
 
-    /// Options with a poll interval that is longer than any run, so that only notifications trigger reads.
+    /// Options with a poll interval that is longer than any run, so that only notifications trigger
+    /// reads.
     #[must_use]
     pub fn without_polls() -> Self {
         Self::refresh(Duration::from_hours(1))

@@ -1,9 +1,9 @@
-//! The environment of one run: a namespace, a service account with the chart's rights, a counter of its
-//! requests, and upstreams.
+//! The environment of one run: a namespace, a service account with the chart's rights, a counter of
+//! its requests, and upstreams.
 //!
 //! Input: a control plane and a workload. Output: `Testbed`.
-//! Invariants: the servers stop with the value. The namespace stays, because the deletion of ten thousand
-//! objects would slow the next run down.
+//! Invariants: the servers stop with the value. The namespace stays, because the deletion of ten
+//! thousand objects would slow the next run down.
 
 use anyhow::{Context, Result};
 use kube::Client;

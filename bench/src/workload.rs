@@ -1,7 +1,9 @@
 //! The workload of one run: how many bindings, configs and blocks it has, and their names.
 //!
-//! Input: `Sizes`, and what a figure changes. Output: `Workload`, names, and the secrets of a config.
-//! Invariants: pure; all names of one kind have the same length, so that all writes have the same size.
+//! Input: `Sizes`, and what a figure changes. Output: `Workload`, names, and the secrets of a
+//! config.
+//! Invariants: pure; all names of one kind have the same length, so that all writes have the same
+//! size.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,7 +20,8 @@ const POOL: &str = "bench";
 pub struct Workload {
     /// The number of resources.
     pub bindings: usize,
-    /// The number of configs, each with its own block and service token. Resources use them in turn.
+    /// The number of configs, each with its own block and service token. Resources use them in
+    /// turn.
     pub configs: usize,
     /// True: all configs share one block and one service account token, and each resource names its
     /// config itself.

@@ -1,9 +1,10 @@
-//! The times at which writes become visible: one watch of the Secrets' metadata, and one of the resources.
+//! The times at which writes become visible: one watch of the Secrets' metadata, and one of the
+//! resources.
 //!
-//! Input: a testbed and a subject. Output: for each Secret the time of its first write since a mark, and the
-//! resources that are ready.
-//! Invariants: each new resource version is a write. After a watch restarts, a changed object counts at the
-//! time of the new list.
+//! Input: a testbed and a subject. Output: for each Secret the time of its first write since a
+//! mark, and the resources that are ready.
+//! Invariants: each new resource version is a write. After a watch restarts, a changed object
+//! counts at the time of the new list.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -170,7 +171,8 @@ impl WriteWatch {
         }
     }
 
-    /// Waits until `count` Secrets are written and `count` resources are ready, and shows how many are.
+    /// Waits until `count` Secrets are written and `count` resources are ready, and shows how many
+    /// are.
     ///
     /// # Errors
     /// As `until`.

@@ -1,4 +1,5 @@
-//! What tests, demo and benchmarks share.
+//! What tests, the demo and the benchmark share: a control plane, the Doppler stand-in, Prefect,
+//! and a node of processes.
 
 mod background;
 pub mod binary;

@@ -1,9 +1,9 @@
 //! Progress of long steps, on standard error.
 //!
-//! Input: what a step does, and how far it is. Output: on a terminal a bar or a spinner for each step;
-//! elsewhere a line when a step starts, every 15 s while it runs, and when it ends.
-//! Invariants: libtest does not capture the output, so that a long build is visible. No test relies on the
-//! output. A closed standard error is not an error.
+//! Input: what a step does, and how far it is. Output: on a terminal a bar or a spinner for each
+//! step; elsewhere a line when a step starts, every 15 s while it runs, and when it ends.
+//! Invariants: libtest does not capture the output, so that a long build is visible. No test relies
+//! on the output. A closed standard error is not an error.
 //!
 //! Reading order: `heartbeat` writes the lines of a step, `bars` draws the bars.
 

@@ -1,7 +1,9 @@
-//! An operator at rest: its requests to the API server and upstream, and its CPU time, while nothing changes.
+//! An operator at rest: its requests to the API server and upstream, and its CPU time, while
+//! nothing changes.
 //!
 //! Input: the large run, in sync and idle. Output: counts, and the share of a core.
-//! Invariants: the only fixed wait of the benchmark, because the absence of requests needs a time span.
+//! Invariants: only this figure waits for a fixed time, because the absence of requests can only be
+//! observed over a time span.
 
 use std::time::{Duration, Instant};
 

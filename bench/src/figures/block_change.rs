@@ -1,8 +1,9 @@
 //! A change of the Prefect block, notified by the event socket of the real Prefect server.
 //!
-//! Input: one binding, and a block that names two configs in turn. Output: the times of the changes.
-//! Invariants: the operator does not poll, so that only a notification can trigger a read. The clock
-//! includes the time in which the server applies the change.
+//! Input: one binding, and a block that names two configs in turn. Output: the times of the
+//! changes.
+//! Invariants: the operator does not poll, so that only a notification can trigger a read. The
+//! clock includes the time in which the server applies the change.
 
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,7 @@
 //! The rows and the chart of a figure that measures changes with one binding.
 //!
-//! Input: the time of each change. Output: `Findings`, and the workload and the change that produced them.
+//! Input: the time of each change. Output: `Findings`, and the workload and the change that
+//! produced them.
 //! Invariants: the line of the chart is cumulative.
 
 use std::time::{Duration, Instant};

@@ -1,8 +1,8 @@
 //! The time from a change to the write of the Secret, for one binding.
 //!
 //! Input: a function that makes a change. Output: the time of each change.
-//! Invariants: the clock starts right before the change, and stops when the watch shows the new version of
-//! the Secret. The next change waits until the status is written.
+//! Invariants: the clock starts right before the change, and stops when the watch shows the new
+//! version of the Secret. The next change waits until the status is written.
 
 use std::time::{Duration, Instant};
 
@@ -60,7 +60,8 @@ async fn time_of(
         return Ok(None);
     }
     let at = watch.seen().secrets.values().next().copied();
-    // The status of this change must not overlap with the next change. A subject may write no status.
+    // The status of this change must not overlap with the next change. A subject may write no
+    // status.
     let status = watch.until(STATUS_TIMEOUT, "the status", |seen| {
         seen.resource_writes > 0
     });

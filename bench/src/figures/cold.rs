@@ -1,8 +1,8 @@
 //! Cold sync compared with the floor: on one config, and on as many configs as bindings.
 //!
 //! Input: the number of bindings and rounds. Output: ratios, counts of requests, and a chart.
-//! Invariants: all kinds of runs take turns on the same control plane. The fastest run of each kind counts,
-//! because other load on the machine only makes a run slower.
+//! Invariants: all kinds of runs take turns on the same control plane. The fastest run of each kind
+//! counts, because other load on the machine only makes a run slower.
 
 use anyhow::{Context, Result};
 
@@ -53,7 +53,8 @@ pub async fn real(context: &FigureContext<'_>) -> Result<Findings> {
     Ok(Findings::rows(vec![ratio(what, &cold, &floor)?]))
 }
 
-/// The order of a round. Each kind is first equally often, because earlier runs slow later ones down.
+/// The order of a round. Each kind is first equally often, because earlier runs slow later ones
+/// down.
 fn turns(round: usize, count: usize) -> impl Iterator<Item = usize> {
     (0..count).map(move |at| (round + at) % count)
 }

@@ -1,7 +1,9 @@
-//! Many configs of one token under Doppler's rate limit: when all are in sync, and whether all are polled.
+//! Many configs of one token under Doppler's rate limit: when all are in sync, and whether all are
+//! polled.
 //!
 //! Input: the limited workload. Output: the time until all bindings are in sync, and counts.
-//! Invariants: the stand-in rejects watch streams, as Doppler does on the plan with this rate limit.
+//! Invariants: the stand-in rejects watch streams, as Doppler does on the plan with this rate
+//! limit.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

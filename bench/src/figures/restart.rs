@@ -38,7 +38,8 @@ pub async fn measure(context: &FigureContext<'_>) -> Result<Findings> {
     running.wait_until_ready(LIMIT).await?;
     let ready = started_at.elapsed();
     let pid = running.pid().context("the subject is not a process")?;
-    // Ready means that the caches are filled. All bindings are reconciled when the operator is idle.
+    // Ready means that the caches are filled. All bindings are reconciled when the operator is
+    // idle.
     let is_idle = wait_until_idle(&testbed, pid).await?;
     let settled = started_at.elapsed();
     let requests = testbed.requests.read(testbed.plane).await? - before;

@@ -1,5 +1,5 @@
-//! One work pool for many bindings: how often the operator reads and writes its template, and the writes to
-//! the API server.
+//! One work pool for many bindings: how often the operator reads and writes its template, and the
+//! writes to the API server.
 //!
 //! Input: the small run with a work pool. Output: counts.
 //! Invariants: the template has one entry for each binding, otherwise the figure fails.

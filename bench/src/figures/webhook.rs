@@ -1,8 +1,8 @@
 //! A change in Doppler, notified by a signed webhook.
 //!
 //! Input: one binding, and the operator with a webhook receiver. Output: the times of the changes.
-//! Invariants: the operator does not poll, and the stand-in rejects watch streams, as Doppler does on a plan
-//! without them. Only a webhook can trigger a read.
+//! Invariants: the operator does not poll, and the stand-in rejects watch streams, as Doppler does
+//! on a plan without them. Only a webhook can trigger a read.
 
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,8 @@ use crate::result::Findings;
 use crate::subject::{RunOptions, Webhook};
 use crate::workload::{PROJECT, config};
 
-/// The interval between webhooks. An operator may limit their rate, and the figure measures one webhook.
+/// The interval between webhooks. An operator may limit their rate, and the figure measures one
+/// webhook.
 const INTERVAL: Duration = Duration::from_millis(1100);
 const SECRET: &str = "the secret of a benchmark";
 

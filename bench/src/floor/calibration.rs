@@ -1,4 +1,5 @@
-//! The calibration of the floor: at which concurrency the minimal client is fastest on this machine.
+//! The calibration of the floor: at which concurrency the minimal client is fastest on this
+//! machine.
 //!
 //! Input: a control plane, the subject and the sizes. Output: `Calibration`.
 //! Invariants: all concurrencies are tried with the same number of resources in the same namespace.

@@ -1,6 +1,7 @@
 //! The minimal client as a subject.
 //!
-//! Input: recorded writes, a concurrency, and a testbed with resources. Output: the writes of all resources.
+//! Input: recorded writes, a concurrency, and a testbed with resources. Output: the writes of all
+//! resources.
 //! Invariants: two writes for each resource; the status is written after the Secret.
 
 use std::ops::Range;
@@ -51,8 +52,8 @@ impl<'a> Floor<'a> {
         self.write(testbed, range, secret, status)?.await
     }
 
-    /// Replaces the data of all Secrets with one changed value, and writes all statuses with a changed
-    /// message.
+    /// Replaces the data of all Secrets with one changed value, and writes all statuses with a
+    /// changed message.
     ///
     /// # Errors
     /// When the API server rejects a write.
@@ -78,7 +79,8 @@ impl<'a> Floor<'a> {
         self.write(testbed, all, &edit, &status)?.await
     }
 
-    /// Both writes of each resource of the range. A list in `secret` is a JSON patch; an object is created.
+    /// Both writes of each resource of the range. A list in `secret` is a JSON patch; an object is
+    /// created.
     fn write(
         &self,
         testbed: &Testbed<'_>,

@@ -2,8 +2,8 @@
 //!
 //! Input: `KUBEBUILDER_ASSETS`, `PATH`, the store of `setup-envtest`, and the pinned Go module
 //! `control-plane` beside this crate. Output: the paths of three binaries.
-//! Invariants: the sources are searched in this order. A missing binary is built once from the pinned
-//! module, into the cache. No binary is downloaded.
+//! Invariants: the sources are searched in this order. A missing binary is built once from the
+//! pinned module, into the cache. No binary is downloaded.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

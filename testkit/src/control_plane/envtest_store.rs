@@ -1,9 +1,9 @@
 //! The store of `setup-envtest`: etcd and kube-apiserver that the user has downloaded with it.
 //!
-//! Input: the store's folder, and the minor version of the pinned kube-controller-manager. Output: the folder
-//! of one version with both servers.
-//! Invariants: the controller manager is not newer than the API server, and at most one minor version older,
-//! as Kubernetes supports it. Nothing is downloaded or written.
+//! Input: the store's folder, and the minor version of the pinned kube-controller-manager. Output:
+//! the folder of one version with both servers.
+//! Invariants: the controller manager is not newer than the API server, and at most one minor
+//! version older, as Kubernetes supports it. Nothing is downloaded or written.
 
 use std::path::{Path, PathBuf};
 
@@ -24,7 +24,8 @@ pub(super) fn default_store() -> Option<PathBuf> {
     Some(data.join("kubebuilder-envtest"))
 }
 
-/// The folder of the best version: the pinned minor version, or else the next one. The newest patch wins.
+/// The folder of the best version: the pinned minor version, or else the next one. The newest patch
+/// wins.
 pub(super) fn find_servers(store: &Path, pinned_minor: u32) -> Option<PathBuf> {
     let entries = std::fs::read_dir(store.join("k8s")).ok()?;
     let mut best: Option<(Version, PathBuf)> = None;
@@ -51,7 +52,8 @@ pub(super) fn find_servers(store: &Path, pinned_minor: u32) -> Option<PathBuf> {
     best.map(|(_, folder)| folder)
 }
 
-/// How many minor versions the API server is newer than the controller manager, if that is supported.
+/// How many minor versions the API server is newer than the controller manager, if that is
+/// supported.
 fn supported_skew((major, minor, _): Version, pinned_minor: u32) -> Option<u32> {
     let skew = minor.checked_sub(pinned_minor)?;
     (major == 1 && skew <= 1).then_some(skew)

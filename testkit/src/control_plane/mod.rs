@@ -1,11 +1,12 @@
 //! A real Kubernetes control plane: etcd, kube-apiserver and kube-controller-manager.
 //!
-//! Input: three binaries, and manifests to apply before the controllers start. Output: a running API server,
-//! and a client for its administrator.
-//! Invariants: no scheduler and no kubelet, so that pods stay Pending unless a node of `node` runs them.
+//! Input: three binaries, and manifests to apply before the controllers start. Output: a running
+//! API server, and a client for its administrator.
+//! Invariants: no scheduler and no kubelet, so that pods stay Pending unless a node of `node` runs
+//! them.
 //!
-//! Reading order: `binaries` finds or builds the binaries with `executable` and `envtest_store`, `authority`
-//! creates keys and certificates, `start` runs the servers.
+//! Reading order: `binaries` finds or builds the binaries with `executable` and `envtest_store`,
+//! `authority` creates keys and certificates, `start` runs the servers.
 
 mod authority;
 mod binaries;

@@ -1,7 +1,8 @@
 //! The life of the binding: applied, changed in Doppler, and deleted.
 //!
 //! Input: the stage, and the smallest example. Output: a line for each step.
-//! Invariants: after the deletion the pool's template is byte for byte what it was before the binding.
+//! Invariants: after the deletion the pool's template is byte for byte what it was before the
+//! binding.
 
 use std::time::{Duration, Instant};
 
@@ -99,8 +100,8 @@ pub(super) async fn change_secret(output: &Output, stage: &Environment) -> Resul
     Ok(())
 }
 
-/// Deletes the binding, and checks that nothing of it is left. `template` is the pool's template before the
-/// binding was applied.
+/// Deletes the binding, and checks that nothing of it is left. `template` is the pool's template
+/// before the binding was applied.
 pub(super) async fn delete_binding(
     output: &Output,
     stage: &Environment,

@@ -1,6 +1,7 @@
 //! One flow run.
 //!
-//! Input: a deployment, and the value that its flow must print. Output: the line that the flow prints.
+//! Input: a deployment, and the value that its flow must print. Output: the line that the flow
+//! prints.
 //! Invariants: a run that fails or prints another value is an error with the log of the run.
 
 use std::time::{Duration, Instant};

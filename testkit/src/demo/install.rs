@@ -1,7 +1,7 @@
 //! Installs the operator with Helm, and runs its pod.
 //!
-//! Input: the stage, and the operator's binary. Output: the chart's objects, and a node that runs the pod of
-//! the Deployment.
+//! Input: the stage, and the operator's binary. Output: the chart's objects, and a node that runs
+//! the pod of the Deployment.
 //! Invariants: the operator has the service account, the rights and the flags of the chart.
 
 use std::path::Path;
@@ -47,8 +47,8 @@ pub(super) async fn install(output: &Output, stage: &mut Environment, binary: &P
     ));
     output.quote("(shorter than the defaults: 60s between polls, 90s until workers have reloaded the template)");
 
-    // A kubelet mounts the token of the pod's service account; the node gives a kubeconfig with it. With a
-    // kubeconfig, kube uses HTTPS_PROXY; NO_PROXY of the network excludes 127.0.0.1.
+    // A kubelet mounts the token of the pod's service account; the node gives a kubeconfig with it.
+    // With a kubeconfig, kube uses HTTPS_PROXY; NO_PROXY of the network excludes 127.0.0.1.
     let grant = grant(&stage.plane, OPERATOR_NAMESPACE, RELEASE).await?;
     let account = grant.kubeconfig.display().to_string();
     let mut options = NodeOptions::new("demo", kubeconfig);

@@ -1,7 +1,7 @@
 //! Leaves everything running until Ctrl-C.
 //!
-//! Input: the stage after the story, and lines on standard input. Output: the commands with which a reader
-//! can continue. A line `NAME=VALUE` sets a secret in Doppler.
+//! Input: the stage after the story, and lines on standard input. Output: the commands with which a
+//! reader can continue. A line `NAME=VALUE` sets a secret in Doppler.
 //! Invariants: a typed value is not printed.
 
 use anyhow::Result;
@@ -58,7 +58,8 @@ async fn commands(stage: &Environment) -> Result<Vec<String>> {
     ])
 }
 
-/// The lines of standard input. A read cannot be cancelled, so that its thread ends with the process.
+/// The lines of standard input. A read cannot be cancelled, so that its thread ends with the
+/// process.
 fn read_input() -> Result<mpsc::Receiver<String>> {
     let (sender, lines) = mpsc::channel(1);
     std::thread::Builder::new()

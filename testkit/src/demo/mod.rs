@@ -1,11 +1,13 @@
 //! The demo: the use of the operator from installation to removal, on real parts.
 //!
-//! Input: whether everything is left running afterwards. Output: a line for each step on standard output,
-//! with the lines that flow runs print, and on failure what was expected and the ends of the logs.
-//! Invariants: every printed value is one of the demo; Doppler's token is redacted from printed logs.
+//! Input: whether everything is left running afterwards. Output: a line for each step on standard
+//! output, with the lines that flow runs print, and on failure what was expected and the ends of
+//! the logs.
+//! Invariants: every printed value is one of the demo; Doppler's token is redacted from printed
+//! logs.
 //!
-//! Reading order: `stage` starts the servers, `install` installs the operator, `story` runs the acts in
-//! `prefect_setup`, `flow_run` and `binding`, and `keep` waits for Ctrl-C.
+//! Reading order: `stage` starts the servers, `install` installs the operator, `story` runs the
+//! acts in `prefect_setup`, `flow_run` and `binding`, and `keep` waits for Ctrl-C.
 
 mod binding;
 mod flow_run;

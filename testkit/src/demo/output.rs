@@ -1,7 +1,7 @@
 //! The output of the demo, on standard output.
 //!
-//! Input: steps, and lines of other programs. Output: a line for each step with the time since the start,
-//! and quoted lines indented below it.
+//! Input: steps, and lines of other programs. Output: a line for each step with the time since the
+//! start, and quoted lines indented below it.
 //! Invariants: a closed standard output is not an error.
 
 use std::time::Instant;

@@ -1,4 +1,5 @@
-//! Prefect as a user has it before the operator is installed: block, work pool, deployments and worker.
+//! Prefect as a user has it before the operator is installed: block, work pool, deployments and
+//! worker.
 //!
 //! Input: the stage. Output: the IDs of the deployments, and a worker that is online.
 //! Invariants: nothing here depends on the operator.
@@ -76,8 +77,8 @@ async fn create_deployments(api: &PrefectApi) -> Result<Deployments> {
     })
 }
 
-/// Waits until the worker has reloaded the pool's template. It does so before each heartbeat, and the first
-/// heartbeat may have started before this call.
+/// Waits until the worker has reloaded the pool's template. It does so before each heartbeat, and
+/// the first heartbeat may have started before this call.
 pub(super) async fn wait_for_heartbeats(api: &PrefectApi) -> Result<()> {
     let path = format!("/work_pools/{POOL}/workers/filter");
     let heartbeat = async || -> Result<Value> {

@@ -1,5 +1,5 @@
-//! The servers of the demo: a control plane, Doppler's stand-in, a Prefect server, and a network that resolves
-//! the host names that users write.
+//! The servers of the demo: a control plane, Doppler's stand-in, a Prefect server, and a network
+//! that resolves the host names that users write.
 //!
 //! Input: none. Output: `Environment`, to which the node and the worker are added later.
 //! Invariants: all servers stop with the value; printed logs do not have Doppler's token.

@@ -1,8 +1,8 @@
 //! The acts of the demo, in order.
 //!
 //! Input: the stage, and the operator's binary. Output: a line for each step.
-//! Invariants: every wait has a deadline. A step with another result than expected is an error that says
-//! what was expected.
+//! Invariants: every wait has a deadline. A step with another result than expected is an error that
+//! says what was expected.
 
 use std::path::Path;
 

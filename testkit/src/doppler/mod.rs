@@ -1,13 +1,13 @@
 //! A stand-in for Doppler: the part of its API that clients read, over HTTP and TLS.
 //!
-//! Input: projects, configs, secrets, tokens and faults, as a test sets them. Output: HTTP responses and watch
-//! streams, and a record of all requests.
-//! Invariants: the record holds no token. The stand-in has its own thread, and stops with its value. Doppler's
-//! own clients check it in `tests/doppler_clients.rs`.
+//! Input: projects, configs, secrets, tokens and faults, as a test sets them. Output: HTTP
+//! responses and watch streams, and a record of all requests.
+//! Invariants: the record holds no token. The stand-in has its own thread, and stops with its
+//! value. Doppler's own clients check it in `tests/doppler_clients.rs`.
 //!
-//! Reading order: `stand_in` is the interface for tests. `serve` listens, `door` applies faults and rate limits
-//! and records each request, `answers` responds. `state` has the data, `streams` the open watch streams, and
-//! `watch` opens them.
+//! Reading order: `stand_in` is the interface for tests. `serve` listens, `door` applies faults and
+//! rate limits and records each request, `answers` responds. `state` has the data, `streams` the
+//! open watch streams, and `watch` opens them.
 
 mod answers;
 mod config_id;

@@ -64,8 +64,8 @@ impl Doppler {
         self.server.http
     }
 
-    /// The address for TLS (h2 and HTTP/1.1). The certificate is valid for `api.doppler.com`, `localhost` and
-    /// 127.0.0.1.
+    /// The address for TLS (h2 and HTTP/1.1). The certificate is valid for `api.doppler.com`,
+    /// `localhost` and 127.0.0.1.
     #[must_use]
     pub fn tls_addr(&self) -> SocketAddr {
         self.server.tls
@@ -78,7 +78,8 @@ impl Doppler {
     }
 }
 
-/// Projects, configs and secrets. Open watch streams get an event for every change, as from Doppler.
+/// Projects, configs and secrets. Open watch streams get an event for every change, as from
+/// Doppler.
 impl Doppler {
     /// Sets one secret. A missing project or config is created.
     pub fn set(&self, project: &str, config: &str, name: &str, value: &str) {
@@ -170,7 +171,8 @@ impl Doppler {
 
     fn new_token(&self, prefix: &str) -> String {
         let number = self.tokens_created.fetch_add(1, Ordering::Relaxed);
-        // The port makes the tokens of two stand-ins differ. The tail has the length of a real token.
+        // The port makes the tokens of two stand-ins differ. The tail has the length of a real
+        // token.
         let tail = hex(fingerprint(&format!("{prefix} {number} {}", self.server.http)).as_bytes());
         format!("{prefix}.{}{tail}", fingerprint(&tail))
     }
@@ -178,8 +180,8 @@ impl Doppler {
 
 /// Faults and limits.
 impl Doppler {
-    /// Adds a fault for all requests that `when` selects. The fault that was added first wins. `when` must not
-    /// call this stand-in.
+    /// Adds a fault for all requests that `when` selects. The fault that was added first wins.
+    /// `when` must not call this stand-in.
     pub fn fault(
         &self,
         when: impl Fn(&RecordedRequest) -> bool + Send + Sync + 'static,
@@ -239,7 +241,8 @@ impl Doppler {
         self.shared.state().streams.send_chunks(&id, chunks);
     }
 
-    /// Sets how the server treats watch streams. Open streams stay open; `Silent` applies to them too.
+    /// Sets how the server treats watch streams. Open streams stay open; `Silent` applies to them
+    /// too.
     pub fn set_watch_mode(&self, watch: WatchMode) {
         self.shared.state().streams.mode = watch;
     }

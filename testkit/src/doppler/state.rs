@@ -1,6 +1,7 @@
 //! The data of the stand-in: configs, tokens, and which token can read which config.
 //!
-//! Input: the token, project and config of a request. Output: the secrets of the config, or Doppler's error.
+//! Input: the token, project and config of a request. Output: the secrets of the config, or
+//! Doppler's error.
 //! Invariants: independent of HTTP.
 
 use std::collections::{BTreeMap, HashMap};
@@ -25,7 +26,8 @@ pub(super) enum Scope {
 pub struct Quirks {
     /// A config has one `ETag` for all formats, transformers and subsets.
     pub one_etag_per_config: bool,
-    /// A subset (`secrets=`) includes `DOPPLER_PROJECT`, `DOPPLER_ENVIRONMENT` and `DOPPLER_CONFIG`.
+    /// A subset (`secrets=`) includes `DOPPLER_PROJECT`, `DOPPLER_ENVIRONMENT` and
+    /// `DOPPLER_CONFIG`.
     pub subset_includes_builtin_names: bool,
     /// The status for an invalid or revoked token: 401; 400 was observed too.
     pub bad_token_status: u16,
@@ -132,7 +134,8 @@ impl State {
         refuse(self.quirks.missing_status, missing)
     }
 
-    /// The secrets of a config with the three names that Doppler adds; only those of `subset`, if it is set.
+    /// The secrets of a config with the three names that Doppler adds; only those of `subset`, if
+    /// it is set.
     pub(super) fn secrets(&self, id: &ConfigId, subset: Option<&str>) -> BTreeMap<String, String> {
         let (project, config) = id;
         // The name of a branch config starts with its environment: `dev_personal` is in `dev`.

@@ -1,7 +1,8 @@
 //! The open watch streams.
 //!
 //! Input: events of configs, and the framing. Output: the chunks of each stream's body.
-//! Invariants: a chunk is one write to the socket, so that a test decides where frames are split or merged.
+//! Invariants: a chunk is one write to the socket, so that a test decides where frames are split or
+//! merged.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

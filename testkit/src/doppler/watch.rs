@@ -1,6 +1,7 @@
 //! Opens watch streams.
 //!
-//! Input: a config. Output: the body of the response, which ends when the stand-in closes the stream.
+//! Input: a config. Output: the body of the response, which ends when the stand-in closes the
+//! stream.
 //! Invariants: the stream is removed when the client disconnects.
 
 use std::convert::Infallible;
@@ -37,7 +38,8 @@ pub(super) fn open(shared: &Arc<Shared>, config: ConfigId) -> Body {
     ))
 }
 
-/// The client of a stream. Its value is dropped when the client disconnects, which removes the stream.
+/// The client of a stream. Its value is dropped when the client disconnects, which removes the
+/// stream.
 struct StreamReader {
     shared: Arc<Shared>,
     id: u64,

@@ -16,13 +16,16 @@ pub struct NodeOptions {
     pub name: String,
     /// The cluster, and the account of the node.
     pub kubeconfig: PathBuf,
-    /// The namespace whose pods the node runs; none means all namespaces. Two nodes must not run the same pods.
+    /// The namespace whose pods the node runs; none means all namespaces. Two nodes must not run
+    /// the same pods.
     pub namespace: Option<String>,
     /// The working directory of the processes; none means a new folder for each pod.
     pub working_dir: Option<PathBuf>,
-    /// Environment of every process, such as `SSL_CERT_FILE`. The environment of a pod takes precedence.
+    /// Environment of every process, such as `SSL_CERT_FILE`. The environment of a pod takes
+    /// precedence.
     pub extra_env: Vec<(String, String)>,
-    /// The retry interval for a container that cannot be created; a kubelet retries after 10 to 15 s.
+    /// The retry interval for a container that cannot be created; a kubelet retries after 10 to 15
+    /// s.
     pub retry: Duration,
     /// Images with an entrypoint. Other images run the `command` or `args` of the container.
     pub images: Vec<Image>,

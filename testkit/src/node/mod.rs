@@ -1,10 +1,11 @@
 //! A node that runs pods as local processes.
 //!
-//! Input: the pods of Jobs, and of Deployments with a known image. Output: a Node object, the status of each
-//! pod as a kubelet reports it, and for each pod its log and the names in its environment.
-//! Invariants: the node runs pods that no other node has bound, and of each only the first container: no
-//! volumes, no init containers, no probes, and a restart only with the policy `Always`. It returns a value
-//! of an environment only when a test names it.
+//! Input: the pods of Jobs, and of Deployments with a known image. Output: a Node object, the
+//! status of each pod as a kubelet reports it, and for each pod its log and the names in its
+//! environment.
+//! Invariants: the node runs pods that no other node has bound, and of each only the first
+//! container: no volumes, no init containers, no probes, and a restart only with the policy
+//! `Always`. It returns a value of an environment only when a test names it.
 
 mod context;
 mod environment;

@@ -1,9 +1,9 @@
 //! The bars of all running steps, at the bottom of the terminal.
 //!
-//! Input: steps, and how far they are. Output: a bar for each step with a known count, a spinner with the
-//! elapsed time for the others.
-//! Invariants: bars are drawn only after `enable_bars`, and only if standard error is a terminal. Test
-//! processes do not enable them, because libtest writes to the same terminal.
+//! Input: steps, and how far they are. Output: a bar for each step with a known count, a spinner
+//! with the elapsed time for the others.
+//! Invariants: bars are drawn only after `enable_bars`, and only if standard error is a terminal.
+//! Test processes do not enable them, because libtest writes to the same terminal.
 
 use std::io::IsTerminal;
 use std::sync::OnceLock;
