@@ -16,7 +16,8 @@ use crate::{page, table};
 
 /// Measures the figures that the options ask for. False if the short form found a wrong count.
 ///
-/// # Errors When the operator cannot be built or the results cannot be written. A failed figure is
+/// # Errors
+/// When the operator cannot be built or the results cannot be written. A failed figure is
 /// a row of the table.
 pub async fn run(options: &Options) -> Result<bool> {
     if options.redraw {

@@ -63,7 +63,8 @@ impl ControlPlane {
     ///
     /// It blocks during the start, and can be called inside and outside a runtime.
     ///
-    /// # Errors When the start failed. Later calls return the same error, because a second start
+    /// # Errors
+    /// When the start failed. Later calls return the same error, because a second start
     /// would fail too.
     pub fn shared() -> Result<&'static Self> {
         Self::shared_with_options(Options::default)
@@ -99,7 +100,8 @@ impl ControlPlane {
 
     /// Starts a control plane.
     ///
-    /// # Errors When a binary is missing or a server does not become ready. The error has the end
+    /// # Errors
+    /// When a binary is missing or a server does not become ready. The error has the end
     /// of its log.
     pub async fn start(options: Options) -> Result<Self> {
         let binaries = tokio::task::spawn_blocking(Binaries::find).await??;
