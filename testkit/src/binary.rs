@@ -1,4 +1,7 @@
-//! In: the workspace and a profile. Out: the path of the operator's binary, built by the cargo that runs demo or benchmark.
+//! Builds the operator with the cargo that runs the demo or the benchmark.
+//!
+//! Input: the workspace, and a profile. Output: the path of the operator's binary.
+//! Invariants: the build does not invalidate the dependencies of the running package.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -11,32 +14,36 @@ use tokio::time::timeout;
 
 const PACKAGE: &str = "doppler-prefect-operator";
 
-/// Some minutes on two cores when nothing is built yet, and another cargo may hold the lock.
+/// A first build takes some minutes on two cores, and another cargo may hold the lock.
 const BUILD_TIMEOUT: Duration = Duration::from_mins(30);
 
-/// How it is built.
+/// The profile of the build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Profile {
-    /// As `cargo build` does.
+pub enum Profile {
+    /// The profile `dev`.
     Dev,
-    /// As it ships.
+    /// The profile `release`.
     Release,
 }
 
 /// The folder of the workspace.
-pub(crate) fn workspace() -> &'static Path {
+#[must_use]
+pub fn workspace() -> &'static Path {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     package.parent().unwrap_or(package)
 }
 
-/// Builds the operator; cargo says itself how far it is.
-pub(crate) async fn build(profile: Profile) -> Result<PathBuf> {
+/// Builds the operator. Cargo reports its own progress.
+///
+/// # Errors
+/// When the build fails or takes too long.
+pub async fn build(profile: Profile) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
-    // What `cargo run` tells about this package makes build scripts that look at it run again (ring's does), and all
-    // that depends on them is compiled anew.
+    // `cargo run` sets variables about this package. Build scripts that depend on them, such as
+    // ring's, would run again, and all dependents would be compiled again.
     for (name, _) in std::env::vars_os() {
-        if name.to_str().is_some_and(executable_of_package) {
+        if name.to_str().is_some_and(is_about_one_package) {
             build.env_remove(name);
         }
     }
@@ -61,8 +68,8 @@ pub(crate) async fn build(profile: Profile) -> Result<PathBuf> {
     executable(&messages).context("cargo build named no executable")
 }
 
-/// Whether the variable tells about one package; those that tell cargo where and how to build are kept.
-fn executable_of_package(name: &str) -> bool {
+/// Whether the variable is about one package. Variables that configure the build are kept.
+fn is_about_one_package(name: &str) -> bool {
     [
         "CARGO_PKG_",
         "CARGO_MANIFEST_",
@@ -74,7 +81,7 @@ fn executable_of_package(name: &str) -> bool {
         || name == "CARGO_PRIMARY_PACKAGE"
 }
 
-/// The executable among cargo's messages, one JSON object a line.
+/// The executable in cargo's messages, which have one JSON object a line.
 fn executable(messages: &str) -> Option<PathBuf> {
     messages
         .lines()

@@ -1,10 +1,10 @@
-//! What is expensive to make and the same for every run: servers built from source, virtual environments.
+//! The cache of what is expensive to build: servers from source, and virtual environments.
 //!
-//! In: a key that changes with the inputs, and how to build the entry. Out: the entry's folder, complete.
-//! An entry is built once, however many processes ask: behind a file lock, in a folder beside it that is
-//! renamed into place. The cache lies outside the tree: `DOPPLER_PREFECT_TESTKIT_CACHE`, else the user's cache folder.
-//!
-//! Never: a half-built entry that is taken for a whole one.
+//! Input: a key that depends on all inputs, and a function that builds the entry. Output: the
+//! entry's folder. The cache is in `DOPPLER_PREFECT_TESTKIT_CACHE`, or else in the user's cache
+//! folder.
+//! Invariants: an entry is built once, whatever the number of processes: behind a file lock, in a
+//! temporary folder that is renamed. An incomplete entry is not used.
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -15,13 +15,13 @@ use sha2::{Digest, Sha256};
 
 use crate::progress::{self, Step};
 
-/// No build takes longer on two cores, so whoever holds a lock longer hangs.
+/// A build that takes longer is stuck: the longest one takes less on two cores.
 const BUILD_TIMEOUT: Duration = Duration::from_mins(45);
 
-/// The folder of the cache; it is made if it is missing.
+/// The folder of the cache. A missing folder is created.
 ///
 /// # Errors
-/// When neither the variable nor a home folder says where, or the folder cannot be made.
+/// When neither the variable nor a home folder is set, or the folder cannot be created.
 pub fn dir() -> Result<PathBuf> {
     let set = |name| {
         std::env::var_os(name)
@@ -33,25 +33,23 @@ pub fn dir() -> Result<PathBuf> {
             let user = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
             user.map(|user| user.join("doppler-prefect-operator-testkit"))
         })
-        .context(
-            "set DOPPLER_PREFECT_TESTKIT_CACHE or HOME, so that there is a folder for the cache",
-        )?;
+        .context("the cache has no folder; set DOPPLER_PREFECT_TESTKIT_CACHE or HOME")?;
     let dir = std::path::absolute(dir)?;
     std::fs::create_dir_all(&dir)
-        .with_context(|| format!("cannot make the cache {}", dir.display()))?;
+        .with_context(|| format!("cannot create the cache {}", dir.display()))?;
     Ok(dir)
 }
 
-/// A key of `name` that changes whenever one of the inputs does.
+/// A key of `name` that differs for different inputs.
 #[must_use]
 pub fn key(name: &str, inputs: &[&[u8]]) -> String {
     let mut hash = Sha256::new();
     for input in inputs {
-        // The length keeps `ab`, `c` apart from `a`, `bc`.
+        // The length distinguishes `ab`, `c` from `a`, `bc`.
         hash.update(input.len().to_le_bytes());
         hash.update(input);
     }
-    // Eight bytes tell inputs apart well enough, and make a name that people can read.
+    // Eight bytes are enough to distinguish inputs, and keep the name short.
     let digest = hash.finalize();
     let short = digest
         .iter()
@@ -60,9 +58,10 @@ pub fn key(name: &str, inputs: &[&[u8]]) -> String {
     format!("{name}-{short:016x}")
 }
 
-/// The folder of the entry `key`; `build` fills it if it is not there yet, saying `what` it builds.
+/// The folder of the entry `key`. `build` fills it if it is missing; `what` names the entry in
+/// messages.
 ///
-/// It blocks: call it from a thread that may.
+/// It blocks: do not call it from an async task.
 ///
 /// # Errors
 /// Those of `build`, and those of the file system.
@@ -89,7 +88,7 @@ fn get_or_build_in(
     if entry.exists() {
         return Ok(entry);
     }
-    // A fixed name: what a killed build left is removed by the next.
+    // The name is fixed, so that the next build removes the rest of a killed one.
     let unfinished = cache.join(format!("{key}.unfinished"));
     if unfinished.exists() {
         std::fs::remove_dir_all(&unfinished)?;
@@ -104,7 +103,7 @@ fn get_or_build_in(
     Ok(entry)
 }
 
-/// The lock goes with the file, also when this process is killed.
+/// The kernel releases the lock with the file, also when this process is killed.
 fn lock_exclusively(lock: &File, what: &str) -> Result<()> {
     let deadline = Instant::now() + BUILD_TIMEOUT;
     let mut step = None;
@@ -177,7 +176,7 @@ mod tests {
             key("b", &[b"x", b"y"]),
         ];
         for (index, one) in keys.iter().enumerate() {
-            assert!(!keys[index + 1..].contains(one), "{one} is there twice");
+            assert!(!keys[index + 1..].contains(one), "{one} occurs twice");
         }
     }
 }

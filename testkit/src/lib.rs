@@ -2,8 +2,7 @@
 //! a node that runs pods as processes, and the operator as a process.
 
 mod background;
-pub mod bench;
-mod binary;
+pub mod binary;
 pub mod cache;
 pub mod control_plane;
 pub mod demo;

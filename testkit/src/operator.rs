@@ -232,7 +232,10 @@ impl Operator {
 
 /// A client for servers on this machine: no proxy, a time limit for each response, no idle
 /// connections.
-pub(crate) fn local_http() -> Result<reqwest::Client> {
+///
+/// # Errors
+/// If the client cannot be built.
+pub fn local_http() -> Result<reqwest::Client> {
     // A second call fails because the provider is already installed.
     let _ = rustls::crypto::ring::default_provider().install_default();
     Ok(reqwest::Client::builder()

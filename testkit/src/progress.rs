@@ -1,100 +1,131 @@
-//! The one place that writes to the terminal.
+//! Progress of long steps, on standard error.
 //!
-//! In: what a long step is doing. Out: a line on standard error when it begins, one every quarter of a minute
-//! while it works, one when it ends. libtest captures what the print macros write, and only that: a
-//! write to the handle of standard error passes it by, so that nobody takes ten minutes of building for a hang.
+//! Input: what a step does, and how far it is. Output: on a terminal a bar or a spinner for each
+//! step; elsewhere a line when a step starts, every 15 s while it runs, and when it ends.
+//! Invariants: libtest does not capture the output, so that a long build is visible. No test relies
+//! on the output. A closed standard error is not an error.
 //!
-//! Never: output that a test relies on, nor a panic when standard error is gone.
+//! Reading order: `heartbeat` writes the lines of a step, `bars` draws the bars.
+
+mod bars;
+mod heartbeat;
 
 use std::io::Write;
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+pub use bars::enable_bars;
+use bars::{Bar, suspended};
+use heartbeat::Heartbeat;
+
 const REPORT_INTERVAL: Duration = Duration::from_secs(15);
 
-/// Writes one line to standard error, in spite of the test runner's capture.
+/// Writes one line to standard error. libtest does not capture it.
 pub fn line(text: &str) {
-    // One write, so that lines of parallel tests do not mix.
+    // One write, so that the lines of parallel tests do not mix.
     let line = format!("testkit: {text}\n");
-    let _ = std::io::stderr().lock().write_all(line.as_bytes());
+    suspended(|| {
+        let _ = std::io::stderr().lock().write_all(line.as_bytes());
+    });
 }
 
-/// A long step: it says that it works until it is done or dropped.
+/// Writes one line to standard output, above the bars.
+pub fn output(text: &str) {
+    let line = format!("{text}\n");
+    suspended(|| {
+        let mut out = std::io::stdout().lock();
+        let _ = out.write_all(line.as_bytes());
+        let _ = out.flush();
+    });
+}
+
+/// A long step. It ends when it is finished or dropped.
 #[derive(Debug)]
 pub struct Step {
     what: String,
     started_at: Instant,
-    /// Whether its begin and its end are told by somebody else.
+    /// True: the caller reports the start and the end of the step itself.
     quiet: bool,
-    /// Dropping it ends the thread that writes.
-    heartbeat: Option<Sender<()>>,
+    /// None once the step has ended.
+    display: Option<Display>,
+}
+
+#[derive(Debug)]
+enum Display {
+    Bar(Bar),
+    Lines(Heartbeat),
 }
 
 impl Step {
-    /// Says that `what` begins.
+    /// Starts a step, and reports its start and its end.
+    #[must_use]
     pub fn start(what: &str) -> Self {
-        Self::start_with(what, REPORT_INTERVAL, false, line)
+        Self::start_with(what, None, false)
     }
 
-    /// As `begin`, for those who tell its begin and its end themselves: it only says now and then that `what` goes on.
+    /// Starts a step whose start and end the caller reports.
     #[must_use]
     pub fn start_quietly(what: &str) -> Self {
-        Self::start_with(what, REPORT_INTERVAL, true, line)
+        Self::start_with(what, None, true)
     }
 
-    fn start_with(
-        what: &str,
-        every: Duration,
-        quiet: bool,
-        write: impl Fn(&str) + Send + 'static,
-    ) -> Self {
-        if !quiet {
-            write(&format!("{what} …"));
+    /// Starts a step with a known number of parts. The caller reports its start and its end.
+    #[must_use]
+    pub fn counted(what: &str, total: usize) -> Self {
+        Self::start_with(what, Some(total), true)
+    }
+
+    fn start_with(what: &str, total: Option<usize>, quiet: bool) -> Self {
+        if let Some(bar) = Bar::start(what, total) {
+            return Self::shown_by(what, quiet, Display::Bar(bar));
         }
-        let begun = Instant::now();
-        let (alive, ended) = channel();
-        let still = what.to_owned();
-        // Without the thread the step is only less talkative.
-        let _ = std::thread::Builder::new()
-            .name("progress".to_owned())
-            .spawn(move || {
-                while ended.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
-                    write(&format!("{still} … {} s", begun.elapsed().as_secs()));
-                }
-            });
+        if !quiet {
+            line(&format!("{what} …"));
+        }
+        let heartbeat = Heartbeat::start(what, total, REPORT_INTERVAL, line);
+        Self::shown_by(what, quiet, Display::Lines(heartbeat))
+    }
+
+    fn shown_by(what: &str, quiet: bool, display: Display) -> Self {
         Self {
             what: what.to_owned(),
-            started_at: begun,
+            started_at: Instant::now(),
             quiet,
-            heartbeat: Some(alive),
+            display: Some(display),
         }
     }
 
-    /// Says that it is done.
-    pub fn finish(mut self) {
-        self.stop("done");
+    /// Reports how many parts are done.
+    pub fn set(&self, done: usize) {
+        match &self.display {
+            Some(Display::Bar(bar)) => bar.set(done),
+            Some(Display::Lines(heartbeat)) => heartbeat.set(done),
+            None => {}
+        }
     }
 
-    fn stop(&mut self, how: &str) {
-        if self.heartbeat.take().is_some() && !self.quiet {
-            line(&format!(
-                "{}: {how} after {} s",
-                self.what,
-                self.started_at.elapsed().as_secs()
-            ));
+    /// Ends the step successfully.
+    pub fn finish(mut self) {
+        self.end("done");
+    }
+
+    fn end(&mut self, how: &str) {
+        // The bar disappears before the line is written.
+        if self.display.take().is_some() && !self.quiet {
+            let seconds = self.started_at.elapsed().as_secs();
+            line(&format!("{}: {how} after {seconds} s", self.what));
         }
     }
 }
 
 impl Drop for Step {
     fn drop(&mut self) {
-        self.stop("not done");
+        self.end("not done");
     }
 }
 
-/// Says that `what` begins, works and is done.
+/// Runs `work` as a step.
 ///
 /// # Errors
 /// Those of `work`.
@@ -110,36 +141,18 @@ mod tests {
     use super::*;
     use std::process::{Command, Stdio};
 
-    #[test]
-    fn reports_progress_until_it_finishes() {
-        let (tell, told) = channel();
-        let step = Step::start_with("building", Duration::from_millis(10), false, move |text| {
-            let _ = tell.send(text.to_owned());
-        });
-        let limit = Duration::from_secs(10);
-        assert_eq!(told.recv_timeout(limit).unwrap(), "building …");
-        assert_eq!(told.recv_timeout(limit).unwrap(), "building … 0 s");
-        step.finish();
-        // The channel closes when the thread has ended.
-        while told.recv_timeout(limit).is_ok() {}
-        assert_eq!(
-            told.recv_timeout(limit),
-            Err(RecvTimeoutError::Disconnected)
-        );
-    }
-
-    #[test]
-    fn a_quiet_step_reports_progress_only() {
-        let (tell, told) = channel();
-        let step = Step::start_with("running", Duration::from_millis(10), true, move |text| {
-            let _ = tell.send(text.to_owned());
-        });
-        let first = told.recv_timeout(Duration::from_secs(10)).unwrap();
-        assert_eq!(first, "running … 0 s");
-        step.finish();
-    }
-
     const INNER: &str = "DOPPLER_PREFECT_TESTKIT_PROGRESS_INNER";
+
+    /// Runs the test of this name in a process of its own, and returns its standard error.
+    fn stderr_of(name: &str) -> String {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", &format!("progress::tests::{name}")])
+            .env(INNER, "1")
+            .stderr(Stdio::piped())
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
 
     #[test]
     fn passes_the_capture_of_the_test_runner() {
@@ -147,18 +160,24 @@ mod tests {
             line("seen by people");
             return;
         }
-        let output = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "progress::tests::passes_the_capture_of_the_test_runner",
-            ])
-            .env(INNER, "1")
-            .stderr(Stdio::piped())
-            .output()
-            .unwrap();
+        let stderr = stderr_of("passes_the_capture_of_the_test_runner");
+        assert_eq!(stderr, "testkit: seen by people\n");
+    }
+
+    #[test]
+    fn without_a_terminal_a_step_writes_lines() {
+        if std::env::var_os(INNER).is_some() {
+            enable_bars();
+            Step::start("building").finish();
+            drop(Step::start("waiting"));
+            Step::counted("syncing", 3).finish();
+            return;
+        }
+        let stderr = stderr_of("without_a_terminal_a_step_writes_lines");
         assert_eq!(
-            String::from_utf8_lossy(&output.stderr),
-            "testkit: seen by people\n"
+            stderr,
+            "testkit: building …\ntestkit: building: done after 0 s\n\
+             testkit: waiting …\ntestkit: waiting: not done after 0 s\n"
         );
     }
 }

@@ -1,7 +1,7 @@
 //! The short form of the benchmark: counts of requests and writes. Durations are not checked here.
 
 use anyhow::{Result, ensure};
-use testkit::bench::{Options, Row, measure, table};
+use bench::{Options, Row, measure, table};
 
 /// The only count that misses its target, and its accepted value. docs/benchmarks explains it.
 const MISSED: (&str, f64) = ("GETs of one pool's template for 100 bindings", 3.0);

@@ -142,6 +142,8 @@ fn build_context_holds_only_what_is_needed() {
         "Cargo.toml",
         "Cargo.lock",
         "src",
+        "bench/Cargo.toml",
+        "bench/src",
         "testkit/Cargo.toml",
         "testkit/src",
     ] {

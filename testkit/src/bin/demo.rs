@@ -1,4 +1,7 @@
-//! `cargo demo`: the story of the README on real parts, from a clean checkout. Exit code 0 when all of it came true.
+//! `cargo demo`: the use of the operator on real parts, from a clean checkout.
+//!
+//! Input: the command line. Output: a line for each step.
+//! Invariants: the exit code is 0 if all steps succeeded, 2 for unknown arguments.
 
 use std::process::ExitCode;
 
@@ -17,6 +20,7 @@ async fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    progress::enable_bars();
     match demo::run(keep).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

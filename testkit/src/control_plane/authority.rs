@@ -1,7 +1,8 @@
 //! Keys and certificates of one control plane.
 //!
-//! In: nothing. Out: an authority, a serving certificate for 127.0.0.1 that it signed, a key that signs service account
-//! tokens, and the administrator's token; all new, all only for this run.
+//! Input: none. Output: a certificate authority, its serving certificate for 127.0.0.1, the key
+//! that signs service account tokens, and the administrator's token.
+//! Invariants: all of them are new for each control plane.
 
 use anyhow::Result;
 use base64::Engine;
@@ -9,7 +10,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use sha2::{Digest, Sha256};
 
-/// All that the servers need to trust each other.
+/// The keys, certificates and tokens of the servers.
 pub(super) struct Authority {
     pub(super) ca_pem: String,
     pub(super) ca_der: Vec<u8>,
@@ -53,7 +54,7 @@ impl Authority {
     }
 }
 
-/// A new key is the randomness that is at hand without another dependency.
+/// A random token. A new key gives the randomness without another dependency.
 fn random_token() -> Result<String> {
     let key = KeyPair::generate()?;
     Ok(URL_SAFE_NO_PAD.encode(Sha256::digest(key.serialized_der())))

@@ -1,19 +1,24 @@
 //! A real Kubernetes control plane: etcd, kube-apiserver and kube-controller-manager.
 //!
-//! In: the three binaries (`binaries`), and what to have there before the controllers start. Out: a running API
-//! server with a client for its administrator. There is no scheduler and no kubelet: pods stay Pending unless
-//! somebody plays their node.
+//! Input: three binaries, and manifests to apply before the controllers start. Output: a running
+//! API server, and a client for its administrator.
+//! Invariants: no scheduler and no kubelet, so that pods stay Pending unless a node of `node` runs
+//! them.
 //!
-//! Reading order: `binaries` finds or builds them, `authority` makes keys and certificates, `start` runs them.
+//! Reading order: `binaries` finds or builds the binaries with `executable` and `envtest_store`,
+//! `authority` creates keys and certificates, `start` runs the servers.
 
 mod authority;
 mod binaries;
+mod envtest_store;
+mod executable;
 mod start;
 
 pub use binaries::Binaries;
 pub use start::{ControlPlane, Options};
 
-pub(crate) use binaries::{go_version, in_path};
+pub(crate) use binaries::go_version;
+pub(crate) use executable::in_path;
 
 #[cfg(test)]
 mod tests;

@@ -1,9 +1,10 @@
-//! Starting and ending the control plane.
+//! Starts and stops the control plane.
 //!
-//! In: `Options`. Out: a `ControlPlane`, ready: the API server answers, the default service account is there.
-//! All of it listens on 127.0.0.1 only, lives in one temporary folder, and ends with its value or with this process.
-//!
-//! Never: a client that is shared. A client belongs to the runtime it was made in, and each test has its own.
+//! Input: `Options`. Output: a `ControlPlane` that is ready: the API server responds, and the
+//! default service account exists.
+//! Invariants: all servers listen on 127.0.0.1, use one temporary folder, and stop with the value
+//! or with this process. Clients are not shared, because a client belongs to the runtime of one
+//! test.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,28 +22,29 @@ use crate::folder::ScratchDir;
 use crate::guard::{GuardedChild, GuardedCommand};
 use crate::{kubernetes, ports, progress, wait};
 
-/// Seven seconds on an idle machine; the rest is for busy ones.
+/// The start takes seven seconds on an idle machine.
 const START_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// What tests and demo need, and nothing that writes by itself when idle: no leases, no node life cycle.
+/// The controllers that tests and the demo need. None of them writes when idle: no leases, no node
+/// life cycle.
 const CONTROLLERS: &str = "garbage-collector-controller,namespace-controller,serviceaccount-controller,\
     serviceaccount-token-controller,root-ca-certificate-publisher-controller,clusterrole-aggregation-controller,\
     job-controller,ttl-after-finished-controller,deployment-controller,replicaset-controller";
 
-/// What a control plane may be told.
+/// The options of a control plane.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// YAML documents that are applied before the controllers start: CRDs above all. The garbage collector looks
-    /// for new kinds only every 30 s, so owners whose CRD comes later are seen late.
+    /// YAML documents that are applied before the controllers start, such as CRDs. The garbage
+    /// collector discovers new kinds only every 30 s.
     pub manifests: Vec<String>,
-    /// More arguments for kube-apiserver.
+    /// Additional arguments of kube-apiserver.
     pub apiserver_arguments: Vec<String>,
 }
 
 /// A running control plane.
 #[derive(Debug)]
 pub struct ControlPlane {
-    // The order of the fields is the order in which they end.
+    // The servers stop in the order of the fields.
     controllers: Mutex<Option<GuardedChild>>,
     apiserver: Mutex<Option<GuardedChild>>,
     etcd: GuardedChild,
@@ -57,17 +59,18 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// The control plane that all tests of this process share; the first call starts it.
+    /// The control plane that all tests of this process share. The first call starts it.
     ///
-    /// It blocks while it starts, and works inside and outside a runtime.
+    /// It blocks during the start, and can be called inside and outside a runtime.
     ///
     /// # Errors
-    /// When it could not be started, at every call: the second try would fail as the first did.
+    /// When the start failed. Later calls return the same error, because a second start
+    /// would fail too.
     pub fn shared() -> Result<&'static Self> {
         Self::shared_with_options(Options::default)
     }
 
-    /// As `shared`, with options; those of the process's first call are the ones that count.
+    /// As `shared`, with the options of the first call in this process.
     ///
     /// # Errors
     /// As `shared`.
@@ -81,7 +84,8 @@ impl ControlPlane {
             .map_err(|error| anyhow!("the shared control plane: {error}"))
     }
 
-    /// A runtime cannot be started inside a runtime's thread, so it gets a thread of its own.
+    /// A runtime cannot start inside the thread of another runtime, so that this one has its own
+    /// thread.
     fn start_on_a_thread(options: Options) -> Result<Self> {
         let start = move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -97,7 +101,8 @@ impl ControlPlane {
     /// Starts a control plane.
     ///
     /// # Errors
-    /// When a binary cannot be had or a server does not become ready; the error quotes its log.
+    /// When a binary is missing or a server does not become ready. The error has the end
+    /// of its log.
     pub async fn start(options: Options) -> Result<Self> {
         let binaries = tokio::task::spawn_blocking(Binaries::find).await??;
         let step =
@@ -106,7 +111,7 @@ impl ControlPlane {
         let plane = loop {
             tries -= 1;
             match Self::start_once(binaries.clone(), options.clone()).await {
-                // Somebody took a port between its choice and its use.
+                // Another process took a port between its choice and its use.
                 Err(error)
                     if tries > 0 && format!("{error:#}").contains("address already in use") => {}
                 result => break result?,
@@ -145,10 +150,10 @@ impl ControlPlane {
         Ok(plane)
     }
 
-    /// Starts the API server, again if it was stopped, and waits until it is ready.
+    /// Starts the API server, also after `stop_apiserver`, and waits until it is ready.
     ///
     /// # Errors
-    /// When it ends early or is not ready in time.
+    /// When it exits or is not ready in time.
     pub async fn start_apiserver(&self) -> Result<()> {
         let folder = self.folder.path();
         let file = |name: &str| folder.join(name).display().to_string();
@@ -157,7 +162,7 @@ impl ControlPlane {
             format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port),
             format!("--secure-port={}", self.port),
             "--bind-address=127.0.0.1".to_owned(),
-            // With the default it refuses to publish a loopback address.
+            // The default reconciler rejects a loopback address.
             "--endpoint-reconciler-type=none".to_owned(),
             format!("--cert-dir={}", file("apiserver")),
             format!("--tls-cert-file={}", file("serving.crt")),
@@ -195,7 +200,7 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// Kills the API server; what it stored stays. The controllers go on trying.
+    /// Kills the API server. Its objects stay in etcd, and the controllers retry.
     pub fn stop_apiserver(&self) {
         write_if_absent(&self.apiserver, None);
     }
@@ -206,7 +211,7 @@ impl ControlPlane {
         let mut command = Command::new(&self.binaries.kube_controller_manager);
         command.args([
             format!("--kubeconfig={}", self.admin_kubeconfig_path().display()),
-            // It only listens for metrics and probes, which nobody here asks.
+            // The port serves only metrics and probes, which are not used here.
             "--secure-port=0".to_owned(),
             format!(
                 "--service-account-private-key-file={}",
@@ -216,7 +221,7 @@ impl ControlPlane {
             "--use-service-account-credentials=true".to_owned(),
             "--leader-elect=false".to_owned(),
             format!("--controllers={CONTROLLERS}"),
-            // The defaults slow a busy test down on the client's side.
+            // The default client-side rate limit slows a busy test down.
             "--kube-api-qps=500".to_owned(),
             "--kube-api-burst=1000".to_owned(),
         ]);
@@ -241,17 +246,17 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// The API server's address.
+    /// The URL of the API server.
     pub fn url(&self) -> String {
         format!("https://127.0.0.1:{}", self.port)
     }
 
-    /// The certificate that signed the API server's.
+    /// The certificate authority of the API server, in PEM.
     pub fn ca_pem(&self) -> &str {
         &self.ca_pem
     }
 
-    /// Where the servers' logs and the kubeconfigs are.
+    /// The folder with the logs of the servers and the kubeconfigs.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -264,12 +269,12 @@ impl ControlPlane {
     /// A new client for the administrator (group `system:masters`).
     ///
     /// # Errors
-    /// When no client can be made: never because of the server.
+    /// When the client cannot be created. It does not depend on the server.
     pub fn admin_client(&self) -> Result<Client> {
         self.client_for_token(&self.admin_token)
     }
 
-    /// A new client for whoever the token belongs to. No proxy of the environment is used.
+    /// A new client with that token. It ignores the proxy variables of the environment.
     ///
     /// # Errors
     /// As `admin_client`.
@@ -281,7 +286,7 @@ impl ControlPlane {
         Ok(Client::try_from(config)?)
     }
 
-    /// Writes a kubeconfig with that token; the name is the file's and the user's.
+    /// Writes a kubeconfig with that token. `name` is the name of the file and of the user.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -292,17 +297,17 @@ impl ControlPlane {
         Ok(path)
     }
 
-    /// The API server's own metrics, as Prometheus' text.
+    /// The metrics of the API server, as Prometheus text.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// When it does not respond.
     pub async fn apiserver_metrics(&self) -> Result<String> {
         let request = Request::get("/metrics").body(Vec::new())?;
         let client = self.admin_client()?;
         Ok(client.request_text(request).await?)
     }
 
-    /// The servers that run, with their process ids.
+    /// The running servers, with their process IDs.
     pub fn processes(&self) -> Vec<(String, u32)> {
         let held = |place: &Mutex<Option<GuardedChild>>| {
             let child = place.lock().unwrap_or_else(PoisonError::into_inner);
@@ -372,7 +377,7 @@ fn write_private(path: &Path, text: &str) -> Result<()> {
     Ok(file.write_all(text.as_bytes())?)
 }
 
-/// JSON is YAML, so kubectl, helm and kube read it as any other.
+/// A kubeconfig as JSON, which kubectl, helm and kube read as YAML.
 fn kubeconfig(url: &str, ca: &Path, name: &str, token: &str) -> String {
     serde_json::json!({
         "apiVersion": "v1",
@@ -385,7 +390,7 @@ fn kubeconfig(url: &str, ca: &Path, name: &str, token: &str) -> String {
     .to_string()
 }
 
-/// Waits for a condition that only living servers can bring about.
+/// Waits for a condition, and fails at once when a server exits.
 async fn wait_until_ready(
     servers: &[&GuardedChild],
     what: &str,

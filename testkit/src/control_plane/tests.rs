@@ -1,4 +1,4 @@
-//! The control plane does what tests rely on: it is not only up.
+//! Tests of the behaviour that other tests rely on.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -169,7 +169,7 @@ async fn serves_metrics_and_version() -> Result<()> {
 
 #[tokio::test]
 async fn keeps_objects_across_an_apiserver_restart() -> Result<()> {
-    // Not the shared one: the other tests would see it go.
+    // Other tests use the shared control plane, which must not restart.
     let plane = ControlPlane::start(super::Options::default()).await?;
     let mut map = config_map("kept");
     map.data = Some(BTreeMap::from([("a".to_owned(), "b".to_owned())]));

@@ -1,27 +1,27 @@
-//! In: the stage and the operator's binary. Out: the chart installed by helm, and the node that runs its pod: the operator
-//! under the chart's own service account, with the chart's rights and flags.
+//! Installs the operator with Helm, and runs its pod.
+//!
+//! Input: the stage, and the operator's binary. Output: the chart's objects, and a node that runs
+//! the pod of the Deployment.
+//! Invariants: the operator has the service account, the rights and the flags of the chart.
 
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use super::names::{OPERATOR_NAMESPACE, RELEASE};
+use super::output::Output;
 use super::stage::Environment;
-use super::tell::Output;
 use crate::binary::workspace;
 use crate::grant::grant;
 use crate::node::{Image, NodeOptions, ProcessNode};
 use crate::{helm, operator, ports, wait};
 
-/// Where the chart is installed.
-pub(super) const NAMESPACE: &str = "doppler-prefect-operator";
-/// The release, and with it the service account and the image.
-const RELEASE: &str = "doppler-prefect-operator";
 const START_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Installs the chart and runs its pod.
-pub(super) async fn install(tell: &Output, stage: &mut Environment, binary: &Path) -> Result<()> {
-    // The node has no network of its own for each pod, so the ports must be free on this machine.
+pub(super) async fn install(output: &Output, stage: &mut Environment, binary: &Path) -> Result<()> {
+    // The pods of the node share the network of this machine, so that the ports must be free on it.
     let [metrics, health] = ports::free()?;
     let flags = "operator.refreshInterval=1s,operator.releaseWait=2s";
     let values =
@@ -33,7 +33,7 @@ pub(super) async fn install(tell: &Output, stage: &mut Environment, binary: &Pat
         RELEASE,
         chart,
         "--namespace",
-        NAMESPACE,
+        OPERATOR_NAMESPACE,
         "--create-namespace",
         "--set",
         &values,
@@ -42,14 +42,14 @@ pub(super) async fn install(tell: &Output, stage: &mut Environment, binary: &Pat
     helm::helm_async(&arguments, Some(&kubeconfig))
         .await?
         .success()?;
-    tell.step(&format!(
+    output.step(&format!(
         "helm install {RELEASE} charts/{RELEASE} --set {flags}"
     ));
-    tell.quote("(for the demo's sake: the defaults are 60s between polls, and 90s in which workers forget a Secret)");
+    output.quote("(shorter than the defaults: 60s between polls, 90s until workers have reloaded the template)");
 
-    // What a kubelet would mount: the token of the pod's service account. In a cluster kube asks the API server directly; with
-    // a kubeconfig it heeds HTTPS_PROXY, and goes past the proxy because the network's NO_PROXY names 127.0.0.1.
-    let grant = grant(&stage.plane, NAMESPACE, RELEASE).await?;
+    // A kubelet mounts the token of the pod's service account; the node gives a kubeconfig with it.
+    // With a kubeconfig, kube uses HTTPS_PROXY; NO_PROXY of the network excludes 127.0.0.1.
+    let grant = grant(&stage.plane, OPERATOR_NAMESPACE, RELEASE).await?;
     let account = grant.kubeconfig.display().to_string();
     let mut options = NodeOptions::new("demo", kubeconfig);
     options.extra_env = stage.cluster_env();
@@ -60,7 +60,7 @@ pub(super) async fn install(tell: &Output, stage: &mut Environment, binary: &Pat
     }];
     stage.node = Some(ProcessNode::start(options).await?);
     wait_until_ready(&format!("http://127.0.0.1:{health}/readyz")).await?;
-    tell.step(&format!(
+    output.step(&format!(
         "the operator is ready: the chart's Deployment, as {}",
         grant.user()
     ));
@@ -69,12 +69,12 @@ pub(super) async fn install(tell: &Output, stage: &mut Environment, binary: &Pat
 
 async fn wait_until_ready(url: &str) -> Result<()> {
     let http = operator::local_http()?;
-    let settled = wait::until(START_TIMEOUT, "the operator to be ready", async || {
+    let ready = wait::until(START_TIMEOUT, "the operator to be ready", async || {
         let status = http.get(url).send().await?.status();
         if !status.is_success() {
-            bail!("{url} answers {status}");
+            bail!("{url} responds {status}");
         }
         Ok(())
     });
-    settled.await
+    ready.await
 }

@@ -1,41 +1,27 @@
-//! In: a stage after its story. Out: what a reader needs to go on alone, and then patience until Ctrl-C. What is typed as
-//! `NAME=VALUE` becomes a secret in Doppler; it is not repeated.
+//! Leaves everything running until Ctrl-C.
+//!
+//! Input: the stage after the story, and lines on standard input. Output: the commands with which a
+//! reader can continue. A line `NAME=VALUE` sets a secret in Doppler.
+//! Invariants: a typed value is not printed.
 
 use anyhow::Result;
 use tokio::sync::mpsc;
 
-use super::binary::workspace;
-use super::stage::{DOPPLER_CONFIG, Environment, NAMESPACE};
-use super::story::FLOW;
-use super::tell::Output;
+use super::names::{DOPPLER_CONFIG, FLOW, NAMESPACE};
+use super::output::Output;
+use super::stage::Environment;
+use crate::binary::workspace;
 use crate::prefect::virtual_environment;
 
 /// Waits for Ctrl-C.
-pub(super) async fn until_interrupted(tell: &Output, stage: &Environment) -> Result<()> {
-    let prefect = virtual_environment().await?.join("bin/prefect");
-    let binding = workspace().join("examples/smallest.yaml");
-    tell.step("everything is left running until Ctrl-C; in another terminal:");
-    for line in [
-        format!(
-            "export KUBECONFIG={}",
-            stage.plane.admin_kubeconfig_path().display()
-        ),
-        format!("export PREFECT_API_URL={}", stage.prefect.api_url()),
-        format!("kubectl apply -f {}", binding.display()),
-        format!("kubectl get dpb -n {NAMESPACE}"),
-        format!("{} deployment run {FLOW}/{FLOW} --watch", prefect.display()),
-        format!("{} flow-run logs ID", prefect.display()),
-        format!(
-            "the network of the cluster: HTTPS_PROXY={} SSL_CERT_FILE={}",
-            stage.network.url(),
-            stage.authority.display()
-        ),
-    ] {
-        tell.quote(&line);
+pub(super) async fn until_interrupted(output: &Output, stage: &Environment) -> Result<()> {
+    let (project, config) = DOPPLER_CONFIG;
+    output.step("everything is left running until Ctrl-C; in another terminal:");
+    for line in commands(stage).await? {
+        output.quote(&line);
     }
-    tell.quote(&format!(
-        "here: NAME=VALUE and Enter sets a secret of {}/{} in Doppler",
-        DOPPLER_CONFIG.0, DOPPLER_CONFIG.1
+    output.quote(&format!(
+        "here: NAME=VALUE and Enter sets a secret of {project}/{config} in Doppler"
     ));
     let mut lines = read_input()?;
     loop {
@@ -43,20 +29,41 @@ pub(super) async fn until_interrupted(tell: &Output, stage: &Environment) -> Res
             interrupted = tokio::signal::ctrl_c() => return Ok(interrupted?),
             Some(line) = lines.recv() => match line.split_once('=') {
                 Some((name, value)) => {
-                    stage.doppler.set(DOPPLER_CONFIG.0, DOPPLER_CONFIG.1, name.trim(), value.trim());
-                    tell.step(&format!("Doppler: {} is set", name.trim()));
+                    stage.doppler.set(project, config, name.trim(), value.trim());
+                    output.step(&format!("Doppler: {} is set", name.trim()));
                 }
-                None => tell.quote("NAME=VALUE, or Ctrl-C"),
+                None => output.quote("type NAME=VALUE, or Ctrl-C"),
             },
         }
     }
 }
 
-/// What is typed, line by line. Reading blocks and cannot be called off, so it has a thread that ends with the process.
+async fn commands(stage: &Environment) -> Result<Vec<String>> {
+    let prefect = virtual_environment().await?.join("bin/prefect");
+    let prefect = prefect.display();
+    let binding = workspace().join("examples/smallest.yaml");
+    let kubeconfig = stage.plane.admin_kubeconfig_path();
+    Ok(vec![
+        format!("export KUBECONFIG={}", kubeconfig.display()),
+        format!("export PREFECT_API_URL={}", stage.prefect.api_url()),
+        format!("kubectl apply -f {}", binding.display()),
+        format!("kubectl get dpb -n {NAMESPACE}"),
+        format!("{prefect} deployment run {FLOW}/{FLOW} --watch"),
+        format!("{prefect} flow-run logs ID"),
+        format!(
+            "the network of the cluster: HTTPS_PROXY={} SSL_CERT_FILE={}",
+            stage.network.url(),
+            stage.authority.display()
+        ),
+    ])
+}
+
+/// The lines of standard input. A read cannot be cancelled, so that its thread ends with the
+/// process.
 fn read_input() -> Result<mpsc::Receiver<String>> {
     let (sender, lines) = mpsc::channel(1);
     std::thread::Builder::new()
-        .name("typed".to_owned())
+        .name("input".to_owned())
         .spawn(move || {
             for line in std::io::stdin().lines().map_while(Result::ok) {
                 if !line.trim().is_empty() && sender.blocking_send(line).is_err() {

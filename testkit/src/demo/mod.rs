@@ -1,53 +1,56 @@
-//! The demo: the whole story on real parts, step by step.
+//! The demo: the use of the operator from installation to removal, on real parts.
 //!
-//! In: whether all of it is to stay up afterwards. Out: a short line for each step on standard output, what flow runs
-//! printed among them, and on failure what was expected and the ends of the logs.
+//! Input: whether everything is left running afterwards. Output: a line for each step on standard
+//! output, with the lines that flow runs print, and on failure what was expected and the ends of
+//! the logs.
+//! Invariants: every printed value is one of the demo; Doppler's token is redacted from printed
+//! logs.
 //!
-//! Never: a value printed that is not the story's; what logs are shown is searched for Doppler's token first.
-//!
-//! Reading order: `stage` brings up what it needs, `install` installs it, `story` plays,
-//! `keep` waits for Ctrl-C, `tell` is how all of them speak.
+//! Reading order: `stage` starts the servers, `install` installs the operator, `story` runs the
+//! acts in `prefect_setup`, `flow_run` and `binding`, and `keep` waits for Ctrl-C.
 
+mod binding;
+mod flow_run;
 mod install;
 mod keep;
+mod names;
+mod output;
+mod prefect_setup;
 mod stage;
 mod story;
-mod tell;
+mod table;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 
 use crate::binary::{self, Profile};
+use output::Output;
 use stage::Environment;
-use tell::Output;
 
-/// How it is called.
+/// The usage line.
 pub const USAGE: &str = "cargo demo [--keep]   (--keep: leave everything running until Ctrl-C)";
 
-/// Plays the story.
+/// Runs the demo.
 ///
 /// # Errors
-/// When anything is not as the story says: what was expected, and what was there. The ends of the logs were printed by then.
+/// When a step has another result than expected. The ends of the logs are printed before.
 pub async fn run(keep: bool) -> Result<()> {
-    let tell = Output::new();
-    tell.step("builds the operator");
+    let output = Output::new();
+    output.step("builds the operator");
     let binary = binary::build(Profile::Dev).await?;
-    let mut stage = Environment::start(&tell).await?;
-    let played = story::run(&tell, &mut stage, &binary).await;
-    if let Err(error) = played {
+    let mut stage = Environment::start(&output).await?;
+    if let Err(error) = story::run(&output, &mut stage, &binary).await {
         for line in stage.logs().lines() {
-            tell.quote(line);
+            output.quote(line);
         }
-        return Err(anyhow::anyhow!(
-            "{}",
-            stage.redact_token(&format!("{error:#}"))
-        ));
+        let error = stage.redact_token(&format!("{error:#}"));
+        return Err(anyhow!(error));
     }
-    tell.step("all came true");
+    output.step("all steps succeeded");
     if keep {
-        keep::until_interrupted(&tell, &stage).await?;
+        keep::until_interrupted(&output, &stage).await?;
     }
-    tell.step("ends all processes");
+    output.step("stops all processes");
     drop(stage);
-    tell.step("done");
+    output.step("done");
     Ok(())
 }

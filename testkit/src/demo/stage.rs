@@ -1,7 +1,8 @@
-//! What the story is played on: control plane, Doppler's stand-in, Prefect's server, and the network in which both have the
-//! names that users write.
+//! The servers of the demo: a control plane, Doppler's stand-in, a Prefect server, and a network
+//! that resolves the host names that users write.
 //!
-//! In: nothing. Out: the running servers, later the node and the worker too. All end with the value.
+//! Input: none. Output: `Environment`, to which the node and the worker are added later.
+//! Invariants: all servers stop with the value; printed logs do not have Doppler's token.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,8 +11,8 @@ use anyhow::Result;
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::{Api, Client};
 
-use super::install;
-use super::tell::Output;
+use super::names::{DOPPLER_CONFIG, NAMESPACE, OPERATOR_NAMESPACE};
+use super::output::Output;
 use crate::control_plane::{ControlPlane, Options};
 use crate::doppler::Doppler;
 use crate::folder::ScratchDir;
@@ -21,20 +22,16 @@ use crate::node::ProcessNode;
 use crate::prefect::{PrefectOptions, PrefectServer, PrefectWorker};
 use crate::wait;
 
-/// Where the job pods run, as in the smallest binding.
-pub(super) const NAMESPACE: &str = "flows";
-/// Doppler's project and config.
-pub(super) const DOPPLER_CONFIG: (&str, &str) = ("my-project", "dev");
-/// The server's name in the cluster, as the smallest binding means it.
+/// The host name of the server in the cluster, as the smallest binding has it.
 const PREFECT_HOST: &str = "prefect-server.prefect.svc:4200";
 const DOPPLER_HOST: &str = "api.doppler.com:443";
 const ACCOUNT_TIMEOUT: Duration = Duration::from_mins(1);
-/// How many lines of a log are worth reading.
+/// The number of printed lines of each log.
 const LOG_TAIL_LINES: usize = 40;
 
-/// All that runs.
+/// All servers.
 pub(super) struct Environment {
-    // The order of the fields is the order in which they end.
+    // The servers stop in the order of the fields.
     pub(super) worker: Option<PrefectWorker>,
     pub(super) node: Option<ProcessNode>,
     pub(super) prefect: PrefectServer,
@@ -42,16 +39,16 @@ pub(super) struct Environment {
     pub(super) doppler: Doppler,
     pub(super) plane: ControlPlane,
     pub(super) client: Client,
-    /// Doppler's service token, which is never to be seen.
+    /// Doppler's service token, which is redacted.
     pub(super) token: String,
-    /// The authority of Doppler's certificate, in PEM.
+    /// The file with the authority of Doppler's certificate, in PEM.
     pub(super) authority: PathBuf,
     _folder: ScratchDir,
 }
 
 impl Environment {
-    pub(super) async fn start(tell: &Output) -> Result<Self> {
-        tell.step("starts a Kubernetes control plane and a Prefect server (first time: builds them, some ten minutes)");
+    pub(super) async fn start(output: &Output) -> Result<Self> {
+        output.step("starts a Kubernetes control plane and a Prefect server (the first run builds them, which takes about ten minutes)");
         let (plane, prefect) = tokio::try_join!(
             ControlPlane::start(Options::default()),
             PrefectServer::start(PrefectOptions::default()),
@@ -71,7 +68,7 @@ impl Environment {
         let folder = ScratchDir::new("demo")?;
         let authority = folder.path().join("doppler-ca.crt");
         std::fs::write(&authority, doppler.ca_pem())?;
-        tell.step(&format!(
+        output.step(&format!(
             "up: Kubernetes at {}, Prefect at {}, Doppler's stand-in as https://api.doppler.com",
             plane.url(),
             prefect.api_url()
@@ -90,10 +87,10 @@ impl Environment {
         })
     }
 
-    /// What processes of the cluster are started with: its network, and whom they trust in it.
+    /// The environment of processes in the cluster: its proxy, and its certificate authority.
     pub(super) fn cluster_env(&self) -> Vec<(String, String)> {
         let mut env = self.network.env();
-        // The first is read by Rust, Go and httpx, the second by Python's requests.
+        // Rust, Go and httpx read the first one, Python's requests the second one.
         for name in ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"] {
             env.push((name.to_owned(), self.authority.display().to_string()));
         }
@@ -107,8 +104,8 @@ impl Environment {
             text += &log_section("Prefect's worker", &worker.log());
         }
         for pod in self.node.iter().flat_map(ProcessNode::pods) {
-            // Each run's own failure quotes its own log.
-            if pod.namespace == install::NAMESPACE {
+            // The error of a failed flow run has the log of that run.
+            if pod.namespace == OPERATOR_NAMESPACE {
                 text += &log_section(&format!("pod {}/{}", pod.namespace, pod.name), &pod.log());
             }
         }
@@ -120,7 +117,7 @@ impl Environment {
     }
 }
 
-/// The last lines of a log, under its name.
+/// The last lines of a log, below its name.
 fn log_section(name: &str, log: &str) -> String {
     let lines: Vec<_> = log.lines().collect();
     let last = &lines[lines.len().saturating_sub(LOG_TAIL_LINES)..];
@@ -132,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_log_section_has_the_last_lines_only() {
+    fn log_section_has_only_the_last_lines() {
         assert_eq!(
             log_section("x", "a\nb"),
             "--- the end of the log of x\na\nb\n"

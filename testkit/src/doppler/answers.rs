@@ -1,5 +1,9 @@
-//! Doppler's endpoints. In: requests that no fault has taken. Out: answers in Doppler's shapes. The download is computed
-//! from the state under its lock, so an answer is never half old and half new.
+//! Doppler's endpoints.
+//!
+//! Input: requests without a fault that replaces the response. Output: responses in Doppler's
+//! format.
+//! Invariants: a download is computed under the lock of the state, so that it has one version of
+//! the config.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,16 +18,17 @@ use axum::routing::get;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::Shared;
 use super::formats::Format;
 use super::names::Transformer;
 use super::requests::{DOWNLOAD_PATH, WATCH_PATH, hex, token_of};
+use super::shared::Shared;
 use super::state::{ApiError, Scope};
-use super::watch::{self, WatchMode};
+use super::streams::WatchMode;
+use super::watch;
 
 type QueryParams = Query<BTreeMap<String, String>>;
 
-/// The endpoints, without faults, limits and the record.
+/// The endpoints, without faults, rate limits and the record.
 pub(super) fn routes() -> Router<Arc<Shared>> {
     Router::new()
         .route(DOWNLOAD_PATH, get(download))
@@ -32,7 +37,7 @@ pub(super) fn routes() -> Router<Arc<Shared>> {
         .fallback(async || error_response(404, "Could not find requested route"))
 }
 
-/// An error in Doppler's shape.
+/// An error in Doppler's format.
 pub(super) fn error_response(status: u16, message: &str) -> Response {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     (
@@ -148,7 +153,7 @@ async fn me(Given(shared): Given<Arc<Shared>>, parts: Parts) -> Response {
     axum::Json(body).into_response()
 }
 
-/// A body that is not there.
+/// An empty body.
 pub(super) fn empty_response(status: StatusCode) -> Response {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;

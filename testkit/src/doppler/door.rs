@@ -1,5 +1,8 @@
-//! What every request passes. In: a request from the wire. Out: its answer with Doppler's rate-limit headers, compressed
-//! if the client takes it, and spoilt if a fault was ordered. Here the record is kept.
+//! The middleware of every request: the record, faults, rate limits and compression.
+//!
+//! Input: a request. Output: its response with Doppler's rate-limit headers, compressed if the
+//! client accepts it, and changed by a fault if one applies.
+//! Invariants: every request is recorded, also one that gets no response.
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -15,20 +18,20 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures::{StreamExt as _, stream};
 
-use super::Shared;
 use super::answers::{empty_response, error_response};
 use super::faults::Fault;
 use super::limits::{Quota, RequestKind};
 use super::requests::RecordedRequest;
+use super::shared::Shared;
 
-/// The mark on an answer that must not be given: the connection is closed instead.
+/// Marks a response that is not sent: the connection is closed instead.
 #[derive(Clone, Copy)]
 pub(super) struct CloseConnection;
 
-/// No answer of the stand-in is larger, but for the fault that is made to be.
+/// The largest body that a fault changes. Only the body of `Fault::Huge` is larger; it is streamed.
 const MAX_BODY: usize = 64 << 20;
 
-/// Record, faults, limits, endpoint, compression: in this order.
+/// Applies record, faults, rate limits, endpoint and compression, in this order.
 pub(super) async fn handle(
     Given(shared): Given<Arc<Shared>>,
     request: Request,
@@ -86,7 +89,7 @@ pub(super) async fn handle(
     answer
 }
 
-/// The answer that a fault gives in place of the true one.
+/// The response of a fault that replaces that of the endpoint.
 fn instead(fault: &Fault) -> Option<Response> {
     Some(match fault {
         Fault::Error(status, message) => error_response(*status, message),
@@ -112,7 +115,7 @@ fn instead(fault: &Fault) -> Option<Response> {
     })
 }
 
-/// What a fault does to the true answer.
+/// Applies a fault to the response of the endpoint.
 async fn corrupt(mut answer: Response, fault: &Fault) -> Response {
     match fault {
         Fault::MediaType(wrong) => {
@@ -128,7 +131,7 @@ async fn corrupt(mut answer: Response, fault: &Fault) -> Response {
                 .insert(header::CONTENT_LENGTH, HeaderValue::from(whole.len()));
             let first = whole.slice(..whole.len().min(*kept));
             let pieces = stream::iter([Ok(first)]).chain(stream::once(async {
-                // Let the first part out before the connection goes.
+                // The client must get the first part before the connection is closed.
                 tokio::time::sleep(std::time::Duration::from_millis(15)).await;
                 Err(anyhow!("cut short on demand"))
             }));
@@ -185,7 +188,7 @@ fn add_rate_limit_headers(answer: &mut Response, grant: Quota) {
 }
 
 async fn compress(answer: Response) -> Response {
-    // What is streamed has no end that could be waited for.
+    // A stream has no end to wait for.
     if !answer.headers().contains_key(header::ETAG) {
         return answer;
     }

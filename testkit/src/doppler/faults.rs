@@ -1,34 +1,38 @@
-//! Faults on demand. In: a predicate on requests and what is to go wrong. Out: the fault for a request, if there is one.
+//! Faults that a test adds.
+//!
+//! Input: a predicate on requests, and a fault. Output: the fault of a request, if one applies.
+//! Invariants: the fault that was added first wins.
 
 use std::time::Duration;
 
 use super::requests::RecordedRequest;
 
-/// What goes wrong with an answer.
+/// A fault of a response.
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// An error in Doppler's shape, with this status and message.
+    /// An error in Doppler's format, with this status and message.
     Error(u16, String),
-    /// This status, media type and body instead of the true ones.
+    /// This status, media type and body instead of those of the endpoint.
     Answer(u16, String, Vec<u8>),
     /// A redirect (302) to this URL.
     Redirect(String),
-    /// The connection is closed without an answer.
+    /// The connection is closed without a response.
     Close,
-    /// The request is never answered.
+    /// The request gets no response, and the connection stays open.
     Hang,
-    /// The true answer, this much later.
+    /// The response of the endpoint, after this delay.
     Delay(Duration),
-    /// The head of the true answer and this many bytes of its body; then the connection is closed.
+    /// The head of the response and this number of bytes of its body; then the connection is
+    /// closed.
     Truncate(usize),
-    /// The true answer under this media type.
+    /// The response of the endpoint with this media type.
     MediaType(String),
-    /// A JSON object that goes on for this many bytes, without a length in the head.
+    /// A JSON object of this number of bytes, without a Content-Length.
     Huge(u64),
 }
 
 impl Fault {
-    /// 200 and an empty object, as if every secret were gone.
+    /// 200 and an empty object, as if the config had no secrets.
     #[must_use]
     pub fn empty_object() -> Self {
         Self::Answer(
@@ -38,7 +42,7 @@ impl Fault {
         )
     }
 
-    /// 200 and a page, as a captive portal would.
+    /// 200 and an HTML page, as from a captive portal.
     #[must_use]
     pub fn not_json() -> Self {
         let page = b"<!doctype html><title>Sign in</title>".to_vec();
@@ -46,7 +50,7 @@ impl Fault {
     }
 }
 
-/// Names a fault that was set.
+/// The ID of an added fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FaultId(u64);
 
@@ -86,7 +90,7 @@ impl Faults {
         self.planned.clear();
     }
 
-    /// The first fault that fits and is not used up; one use of it is spent.
+    /// The first fault that applies. This counts as one use of it.
     pub(super) fn next_for(&mut self, call: &RecordedRequest) -> Option<Fault> {
         let planned = self
             .planned

@@ -1,4 +1,7 @@
-//! The bodies of a download. In: names and values. Out: text and its media type, sorted by name. Pure.
+//! The formats of a download.
+//!
+//! Input: names and values. Output: text and its media type.
+//! Invariants: pure; the output is sorted by name.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -19,7 +22,7 @@ pub(super) enum Format {
 }
 
 impl Format {
-    /// The format of that name, if Doppler has it.
+    /// The format with that name, if Doppler supports it.
     pub(super) fn parse(name: &str) -> Option<Self> {
         Some(match name {
             "json" => Self::Json,
@@ -40,7 +43,7 @@ impl Format {
         }
     }
 
-    /// The body for `secrets`, whose names are as Doppler holds them.
+    /// The body of `secrets`, whose names are not transformed yet.
     pub(super) fn write(
         self,
         secrets: &BTreeMap<String, String>,
@@ -49,7 +52,7 @@ impl Format {
         if self == Self::DotnetJson {
             return dotnet_json(secrets);
         }
-        // Sorted by the names that go out, which need not be the order of those that came in.
+        // Sorted by the transformed names, whose order can differ.
         let named: BTreeMap<String, &str> = secrets
             .iter()
             .map(|(name, value)| {
@@ -67,7 +70,7 @@ impl Format {
             Self::EnvNoQuotes | Self::Docker => lines(&named, |name, value| {
                 format!("{name}={}", value.replace('\n', "\\n"))
             }),
-            // A JSON string is a YAML string.
+            // Every JSON string is a valid YAML string.
             Self::Yaml | Self::DotnetJson => lines(&named, |name, value| {
                 format!("{name}: {}", Value::from(value))
             }),
@@ -82,7 +85,7 @@ fn lines(named: &BTreeMap<String, &str>, line: impl Fn(&str, &str) -> String) ->
     })
 }
 
-/// `$` stays as it is: this is why python-dotenv interpolates what comes out.
+/// `$` is not escaped, as by Doppler; python-dotenv therefore interpolates the output.
 fn in_quotes(value: &str) -> String {
     value
         .replace('\\', "\\\\")

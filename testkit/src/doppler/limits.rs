@@ -1,24 +1,28 @@
-//! Doppler's rate limits. In: a token's fingerprint, the kind of request and the time. Out: what is left, or for how long
-//! to stay away. Windows are fixed and start with the first request in them. It never looks at a clock itself.
+//! Doppler's rate limits.
+//!
+//! Input: a token's fingerprint, the kind of request, and the time. Output: the remaining requests,
+//! or the time to wait.
+//! Invariants: windows have a fixed length, and start with their first request. The module reads no
+//! clock.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// What is counted apart.
+/// The kinds of requests, which have separate limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum RequestKind {
     Read,
     SecretRead,
 }
 
-/// How many requests a token may make in a window.
+/// The number of requests of a token in a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimit {
     /// Downloads in a window.
     pub secret_reads: u32,
     /// Other reads in a window.
     pub reads: u32,
-    /// The length of a window, which is a minute at Doppler.
+    /// The length of a window; Doppler's is a minute.
     pub window: Duration,
 }
 
@@ -37,14 +41,14 @@ impl RateLimit {
     };
 }
 
-/// What the headers of an answer say.
+/// The rate-limit headers of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Quota {
     pub(super) limit: u32,
     pub(super) remaining: u32,
-    /// When the window ends, in seconds since 1970.
+    /// The end of the window, in seconds since 1970.
     pub(super) reset: u64,
-    /// Set when the request is one too many: seconds to wait.
+    /// The seconds to wait, if the request exceeds the limit.
     pub(super) retry_after: Option<u64>,
 }
 
@@ -62,7 +66,7 @@ impl RateLimiter {
         }
     }
 
-    /// Counts one request made at `now`, the time since 1970.
+    /// Counts a request at `now`, the time since 1970.
     pub(super) fn acquire(&mut self, token: &str, kind: RequestKind, now: Duration) -> Quota {
         let limit = match kind {
             RequestKind::Read => self.rate.reads,

@@ -1,4 +1,7 @@
-//! Doppler's name transformers. In: an upper snake case name. Out: the name as a transformer writes it. Pure.
+//! Doppler's name transformers.
+//!
+//! Input: a name in upper snake case. Output: the transformed name.
+//! Invariants: pure.
 
 /// The values of `name_transformer`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,7 +16,7 @@ pub(super) enum Transformer {
 }
 
 impl Transformer {
-    /// The transformer of that name, if Doppler has it.
+    /// The transformer with that name, if Doppler supports it.
     pub(super) fn parse(name: &str) -> Option<Self> {
         Some(match name {
             "camel" => Self::Camel,
@@ -41,7 +44,7 @@ impl Transformer {
     }
 }
 
-/// .NET's sections: a double underscore parts them.
+/// The sections of a .NET name, which a double underscore separates.
 pub(super) fn sections(name: &str) -> Vec<String> {
     name.split("__").map(pascal).collect()
 }

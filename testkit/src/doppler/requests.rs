@@ -1,5 +1,7 @@
-//! The record of what was asked. In: each request as it arrives, and its status once it is answered. Out: a bounded log
-//! and counters that do not forget. A token is kept as a fingerprint only.
+//! The record of requests.
+//!
+//! Input: each request, and the status of its response. Output: a bounded log, and counters.
+//! Invariants: the record has fingerprints of tokens, and no token.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
@@ -17,26 +19,27 @@ pub const DOWNLOAD_PATH: &str = "/v3/configs/config/secrets/download";
 /// The path of the watch stream.
 pub const WATCH_PATH: &str = "/v3/configs/config/secrets/watch";
 
-/// One request.
+/// A request.
 #[derive(Clone, Debug)]
 pub struct RecordedRequest {
-    /// Counts up from 0.
+    /// The number of the request, from 0.
     pub number: u64,
-    /// When it arrived.
+    /// The time at which it arrived.
     pub at: Instant,
-    /// `GET`.
+    /// The method.
     pub method: String,
-    /// Without the query.
+    /// The path without the query.
     pub path: String,
-    /// Decoded.
+    /// The decoded query.
     pub query: BTreeMap<String, String>,
-    /// Lower case names; `authorization` says its scheme and the token's fingerprint.
+    /// The headers, with names in lower case. `authorization` has its scheme and the token's
+    /// fingerprint.
     pub headers: BTreeMap<String, String>,
     /// The token's [`fingerprint`].
     pub token: Option<String>,
     /// `HTTP/1.1` or `HTTP/2.0`.
     pub version: String,
-    /// None until it is answered, and for ever if it never is.
+    /// The status of the response; none if there is no response yet.
     pub status: Option<u16>,
 }
 
@@ -72,26 +75,26 @@ impl RecordedRequest {
         }
     }
 
-    /// A download of secrets.
+    /// Whether this is a download of secrets.
     #[must_use]
     pub fn is_download(&self) -> bool {
         self.path == DOWNLOAD_PATH
     }
 
-    /// An opened watch stream.
+    /// Whether this opens a watch stream.
     #[must_use]
     pub fn is_watch(&self) -> bool {
         self.path == WATCH_PATH
     }
 
-    /// A request for this project and config, as its query names them.
+    /// Whether the query names this project and config.
     #[must_use]
     pub fn is_for(&self, project: &str, config: &str) -> bool {
         let parameter = |name: &str| self.query.get(name).map(String::as_str);
         parameter("project") == Some(project) && parameter("config") == Some(config)
     }
 
-    /// A request with this token.
+    /// Whether the request has this token.
     #[must_use]
     pub fn uses_token(&self, token: &str) -> bool {
         self.token.as_deref() == Some(&fingerprint(token))
@@ -112,40 +115,42 @@ pub(super) fn token_of(parts: &Parts) -> Option<String> {
     None
 }
 
-/// What the record holds in place of a token: twelve hex digits of its SHA-256.
+/// The fingerprint of a token: twelve hexadecimal digits of its SHA-256.
 #[must_use]
 pub fn fingerprint(token: &str) -> String {
     hex(&Sha256::digest(token.as_bytes())[..6])
 }
 
-pub(crate) fn hex(bytes: &[u8]) -> String {
+/// Bytes as lower-case hexadecimal digits.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text
     })
 }
 
-/// How often what was asked and answered, since the start or the last reset.
+/// Counters since the start or the last reset.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Requests of any kind.
+    /// All requests.
     pub requests: u64,
-    /// Downloads asked for, however they were answered.
+    /// Requests for downloads, whatever their response.
     pub downloads: u64,
-    /// Watch streams asked for.
+    /// Requests for watch streams.
     pub watches: u64,
-    /// Answers by status.
+    /// Responses by status.
     pub by_status: BTreeMap<u16, u64>,
 }
 
 impl Counts {
-    /// Answers with that status.
+    /// Responses with that status.
     #[must_use]
     pub fn status(&self, status: u16) -> u64 {
         self.by_status.get(&status).copied().unwrap_or_default()
     }
 
-    /// Answers 304.
+    /// Responses 304.
     #[must_use]
     pub fn not_modified(&self) -> u64 {
         self.status(304)

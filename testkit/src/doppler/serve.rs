@@ -1,5 +1,9 @@
-//! The sockets. In: the router. Out: plain HTTP/1.1 on one port of 127.0.0.1, and TLS with h2 and HTTP/1.1 on another,
-//! under a certificate of an authority made for this server alone. It binds before it returns, so nobody has to wait.
+//! The listeners.
+//!
+//! Input: the router. Output: plain HTTP/1.1 on one port of 127.0.0.1, and TLS with h2 and HTTP/1.1
+//! on another.
+//! Invariants: the certificate authority is new for each server. The ports are bound when the
+//! function returns.
 
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -37,7 +41,7 @@ pub(super) fn start(router: Router) -> Result<Server> {
     let plain = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("a port for HTTP")?;
     let secure = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("a port for TLS")?;
     let (http, tls) = (plain.local_addr()?, secure.local_addr()?);
-    // Adopted here, so that a failure is an error of the start and not a silent thread.
+    // The listeners are registered here, so that a failure is an error of the start.
     let servers = move || async move {
         let make = MakeConnectionService(ConnectionService(router));
         let (Ok(plain), Ok(secure)) = (
@@ -46,7 +50,7 @@ pub(super) fn start(router: Router) -> Result<Server> {
         ) else {
             return;
         };
-        // Whichever ends first, ends both.
+        // Both servers end with the first one that ends.
         tokio::select! {
             _ = plain.http1_only().serve(make.clone()) => {}
             _ = secure.serve(make) => {}
@@ -94,7 +98,8 @@ fn certificate() -> Result<(String, Arc<rustls::ServerConfig>)> {
     Ok((ca_pem, Arc::new(config)))
 }
 
-/// The router, but an answer marked [`Closed`] becomes an error, for which hyper closes the connection without a word.
+/// The router. A response with the mark [`CloseConnection`] becomes an error, on which hyper closes
+/// the connection without a response.
 #[derive(Clone)]
 struct ConnectionService(Router);
 

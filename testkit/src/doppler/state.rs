@@ -1,35 +1,37 @@
-//! What the stand-in knows: configs and tokens, and who may read what. In: what a test set up, and the token, project and
-//! config of a request. Out: the config's secrets, or the refusal that Doppler would give. It knows nothing of HTTP.
+//! The data of the stand-in: configs, tokens, and which token can read which config.
+//!
+//! Input: the token, project and config of a request. Output: the secrets of the config, or
+//! Doppler's error.
+//! Invariants: independent of HTTP.
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::config_id::ConfigId;
 use super::faults::Faults;
 use super::limits::{RateLimit, RateLimiter};
 use super::requests::RequestLog;
-use super::watch::Streams;
+use super::streams::Streams;
 
-/// Project and config.
-pub(super) type ConfigId = (String, String);
-
-/// What a token may read.
+/// The scope of a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Scope {
-    /// A service token: one config, which a request need not name.
+    /// A service token: one config, which a request can omit.
     Config(ConfigId),
-    /// A service account or a person: every config, and each request must name one.
+    /// A service account or a user: every config, and each request must name one.
     Workplace,
 }
 
-/// Where Doppler's own behaviour is not known for sure, or was once different.
+/// Behaviour of Doppler that is not known for certain, or that has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quirks {
-    /// A config has one `ETag`, whatever format, transformer or subset is asked for.
+    /// A config has one `ETag` for all formats, transformers and subsets.
     pub one_etag_per_config: bool,
-    /// A subset (`secrets=`) holds `DOPPLER_PROJECT`, `DOPPLER_ENVIRONMENT` and `DOPPLER_CONFIG` all the same.
+    /// A subset (`secrets=`) includes `DOPPLER_PROJECT`, `DOPPLER_ENVIRONMENT` and
+    /// `DOPPLER_CONFIG`.
     pub subset_includes_builtin_names: bool,
-    /// The status for a bad or revoked token: 401, and 400 has been seen.
+    /// The status for an invalid or revoked token: 401; 400 was observed too.
     pub bad_token_status: u16,
-    /// The status for a missing project or config: 404, and 400 has been seen.
+    /// The status for a missing project or config: 404; 400 was observed too.
     pub missing_status: u16,
 }
 
@@ -44,7 +46,7 @@ impl Default for Quirks {
     }
 }
 
-/// A status and a message for `messages`.
+/// An error: the status, and the text in `messages`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ApiError {
     pub(super) status: u16,
@@ -74,7 +76,7 @@ impl State {
         }
     }
 
-    /// Who a token is.
+    /// The scope of a token.
     pub(super) fn scope(&self, token: Option<&str>) -> Result<&Scope, ApiError> {
         token
             .and_then(|token| self.tokens.get(token))
@@ -84,7 +86,7 @@ impl State {
             })
     }
 
-    /// The config that a request means. Doppler's CLI sends empty names for none.
+    /// The config of a request. Doppler's CLI sends empty names instead of none.
     pub(super) fn resolve_config(
         &self,
         token: Option<&str>,
@@ -132,10 +134,11 @@ impl State {
         refuse(self.quirks.missing_status, missing)
     }
 
-    /// The secrets of a config with the three names that Doppler adds, cut to `subset` if one is asked for.
+    /// The secrets of a config with the three names that Doppler adds; only those of `subset`, if
+    /// it is set.
     pub(super) fn secrets(&self, id: &ConfigId, subset: Option<&str>) -> BTreeMap<String, String> {
         let (project, config) = id;
-        // A branch config is named after its environment: `dev_personal` belongs to `dev`.
+        // The name of a branch config starts with its environment: `dev_personal` is in `dev`.
         let environment = config.split('_').next().unwrap_or_default();
         let builtin = [
             ("DOPPLER_PROJECT", project.as_str()),

@@ -15,10 +15,11 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::context::NodeContext;
 use super::environment::{Environment, References, Sources, resolve};
+use super::process;
 use super::records::PodRecord;
 use super::status::{State, status};
-use super::{NodeContext, process};
 use crate::guard::GuardedChild;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Container;
 
+use super::context::{Image, NodeContext};
 use super::environment::{Environment, command_line};
-use super::{Image, NodeContext};
 use crate::guard::{GuardedChild, GuardedCommand};
 
 /// The time that a process may take after SIGTERM.

@@ -21,7 +21,8 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::{NodeContext, pod, process};
+use super::context::NodeContext;
+use super::{pod, process};
 use crate::progress;
 
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(30);

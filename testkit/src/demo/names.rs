@@ -1,0 +1,22 @@
+//! The names that the demo uses, as a user writes them in the smallest binding.
+
+/// The namespace of the job pods and of the binding.
+pub(super) const NAMESPACE: &str = "flows";
+/// Doppler's project and config.
+pub(super) const DOPPLER_CONFIG: (&str, &str) = ("my-project", "dev");
+/// The namespace of the operator.
+pub(super) const OPERATOR_NAMESPACE: &str = "doppler-prefect-operator";
+/// The Helm release, and with it the service account and the image.
+pub(super) const RELEASE: &str = "doppler-prefect-operator";
+/// The work pool.
+pub(super) const POOL: &str = "k8s";
+/// The flow that reads its environment, and its deployment.
+pub(super) const FLOW: &str = "my-flow";
+/// The flow that reads Doppler with the SDK, and its deployment.
+pub(super) const ARTICLE: &str = "article";
+/// The name of the secret.
+pub(super) const KEY: &str = "SECRET_API_KEY";
+/// The value of the secret before the change.
+pub(super) const FIRST_VALUE: &str = "1234567890";
+/// The value of the secret after the change.
+pub(super) const SECOND_VALUE: &str = "0987654321";
