@@ -1,5 +1,6 @@
 # Leads the process group of one child. `$1`: tenths of a second between TERM and KILL.
-# Each line of standard input is a command: a word and a pid. End of input means that the parent died.
+# Each line of standard input is a command: a word and a pid. The end of the input means that the
+# parent has exited.
 tenths=$1
 child=
 trap '' HUP INT TERM

@@ -294,7 +294,7 @@ async fn a_flow_run_prints_a_secret_of_its_pool() {
     api.create_pool("k8s", "kubernetes", Some(template))
         .await
         .unwrap();
-    let begun = Instant::now();
+    let started = Instant::now();
     let options = WorkerOptions {
         pool: "k8s".to_owned(),
         name: "w1".to_owned(),
@@ -304,7 +304,7 @@ async fn a_flow_run_prints_a_secret_of_its_pool() {
     let worker = PrefectWorker::start(server, &options).await.unwrap();
     progress::line(&format!(
         "the worker was online after {:?}",
-        begun.elapsed()
+        started.elapsed()
     ));
     let node = node(plane, "flows").await;
 
@@ -316,13 +316,13 @@ async fn a_flow_run_prints_a_secret_of_its_pool() {
         job_variables: json!({"namespace": "flows"}),
     };
     let deployment = api.create_deployment(&deployment).await.unwrap();
-    let begun = Instant::now();
+    let started = Instant::now();
     let run = api.create_flow_run(&deployment).await.unwrap();
     let state = api
         .wait_for_run(&run, Duration::from_mins(3))
         .await
         .unwrap();
-    progress::line(&format!("a flow run took {:?}", begun.elapsed()));
+    progress::line(&format!("a flow run took {:?}", started.elapsed()));
     assert_eq!(
         state.kind,
         "COMPLETED",

@@ -96,11 +96,11 @@ async fn auth_and_csrf_are_enforced_and_data_survives_a_restart() {
         csrf: true,
         ..PrefectOptions::default()
     };
-    let begun = std::time::Instant::now();
+    let started = std::time::Instant::now();
     let server = PrefectServer::start(options).await.unwrap();
     testkit::progress::line(&format!(
         "a Prefect server started in {:?}",
-        begun.elapsed()
+        started.elapsed()
     ));
     let api = server.api().unwrap();
     api.put_block("kept", &Block::object("p", "dev", "t"))
