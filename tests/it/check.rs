@@ -16,9 +16,18 @@ const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Runs `check` on the binding `checked`. Returns whether everything would work, and the output.
 async fn run_check(world: &World, spec: &Value, args: &[&str]) -> Result<(bool, String)> {
+    run_check_of(world, "checked", spec, args).await
+}
+
+async fn run_check_of(
+    world: &World,
+    name: &str,
+    spec: &Value,
+    args: &[&str],
+) -> Result<(bool, String)> {
     let binding = json!({
         "apiVersion": "doppler-prefect.dev/v1alpha1", "kind": "DopplerPrefectBinding",
-        "metadata": {"name": "checked", "namespace": world.name}, "spec": spec,
+        "metadata": {"name": name, "namespace": world.name}, "spec": spec,
     });
     run_with_input(
         &plane()?.admin_kubeconfig_path(),
@@ -112,6 +121,30 @@ async fn reports_planned_writes_and_writes_nothing() -> Result<()> {
         world.values("checked").await.is_err(),
         "the Secret was created"
     );
+    world.finish().await
+}
+
+/// The README shows what `check` prints for `examples/smallest.yaml`, with the names of this test.
+#[tokio::test(flavor = "multi_thread")]
+async fn readme_shows_the_real_output() -> Result<()> {
+    let world = World::without_operator("check-readme", Setup::default()).await?;
+    world.set_doppler_secret("SECRET_API_KEY", &secret("1234567890"));
+    world.set_doppler_secret("DATABASE_URL", &secret("postgres://db"));
+    world.set_doppler_secret("PATH", &secret("/nowhere"));
+    world
+        .create_pool("check-readme-pool", &template(&world.name))
+        .await?;
+    let spec = world.pool_spec(&json!([{"name": "check-readme-pool"}]));
+    let (all_ok, output) = run_check_of(&world, "my-project-dev", &spec, &[]).await?;
+    ensure!(all_ok, "{output}");
+    let shown = output
+        .replace("project check-readme,", "project my-project,")
+        .replace("check-readme-pool", "k8s")
+        .replace("check-readme", "flows");
+    let readme = include_str!("../../README.md");
+    let block =
+        format!("```console\n$ doppler-prefect-operator check examples/smallest.yaml\n{shown}```");
+    ensure!(readme.contains(&block), "README.md has to show:\n{block}");
     world.finish().await
 }
 

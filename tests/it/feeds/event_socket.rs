@@ -184,7 +184,7 @@ async fn polls_a_server_without_a_socket_and_reports_it_once() -> Result<()> {
     w.until("the rejection in the condition", async || {
         let resolved = w.condition("b", "BlockResolved").await?;
         ensure!(resolved.status == "True", "{resolved:?}");
-        let times = resolved.message.matches("refuses its event socket");
+        let times = resolved.message.matches("rejects the event socket");
         ensure!(times.count() == 1, "{}", resolved.message);
         Ok(())
     })
