@@ -1,13 +1,15 @@
-//! How requests to the API server differ from those that its client makes.
+//! Headers of requests to the API server that the client cannot set.
 //!
-//! In: a request. Out: the same one, with other headers. It sends nothing.
+//! Input: a request.
+//! Output: the same request with another header.
+//! Invariants: pure. It sends nothing.
 
 use axum::http::{
     HeaderValue, Request,
     header::{ACCEPT, CONTENT_TYPE},
 };
 
-/// The answer is to hold metadata only, which costs both sides less, and shows no value.
+/// Requests metadata only, which costs both sides less and returns no values.
 #[must_use]
 pub fn metadata_only(mut request: Request<Vec<u8>>) -> Request<Vec<u8>> {
     let accept = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
@@ -16,7 +18,8 @@ pub fn metadata_only(mut request: Request<Vec<u8>>) -> Request<Vec<u8>> {
     request
 }
 
-/// The body is a JSON Patch (RFC 6902). The client makes those from a tree only, into which all would have to be copied; only the header differs.
+/// Declares the body a JSON Patch (RFC 6902). The client only builds one from a JSON tree, into which
+/// everything would have to be copied.
 #[must_use]
 pub fn json_patch(mut request: Request<Vec<u8>>) -> Request<Vec<u8>> {
     let patch = HeaderValue::from_static("application/json-patch+json");

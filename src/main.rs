@@ -1,6 +1,8 @@
 //! Parses the command line, installs the crypto provider and runs the subcommand.
 //!
-//! Input: the command line. Output: the exit code, and an error message on standard error.
+//! Input: the command line.
+//! Output: the exit code, and an error message on standard error.
+//! Invariants: the message contains no secret value.
 
 use std::{io::Write, process::ExitCode};
 

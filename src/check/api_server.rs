@@ -1,4 +1,8 @@
 //! Asks the API server about a binding: whether it accepts it, and which UID it has.
+//!
+//! Input: a binding.
+//! Output: the answer of a server-side apply as a dry run, and the UID.
+//! Invariants: it writes nothing.
 
 use kube::{
     Api, ResourceExt,

@@ -1,4 +1,8 @@
 //! Everything that a check with a cluster needs: the clients, the allowed hosts and the caches.
+//!
+//! Input: the flags, and the kubeconfig.
+//! Output: [`CheckContext`].
+//! Invariants: the clients use the permissions of the user, not those of the operator.
 
 use std::time::Duration;
 

@@ -1,4 +1,8 @@
 //! Why a check cannot run.
+//!
+//! Input: the failures before the first check.
+//! Output: [`CheckError`], with its message.
+//! Invariants: a finding about a binding is not an error.
 
 use std::io;
 

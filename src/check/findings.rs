@@ -1,4 +1,8 @@
 //! The findings of a check, one line each.
+//!
+//! Input: results of the checks of one binding.
+//! Output: lines of text, and whether one of them is a failure.
+//! Invariants: no line contains a secret value.
 
 use std::fmt;
 

@@ -1,4 +1,8 @@
 //! Prints the pool entries for the tool that owns a pool's template.
+//!
+//! Input: a binding, and the format of the other tool.
+//! Output: the entry as a patch in that format.
+//! Invariants: pure.
 
 use crate::{
     args::PatchForm,

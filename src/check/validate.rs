@@ -1,4 +1,8 @@
 //! Validates a binding without a network.
+//!
+//! Input: a binding and the allowed hosts.
+//! Output: findings about its spec.
+//! Invariants: pure. It applies the rules of the CRD that need no API server.
 
 use std::collections::BTreeMap;
 

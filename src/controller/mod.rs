@@ -42,7 +42,8 @@ use tokio_util::sync::CancellationToken;
 use context::Context;
 use reconcile::reconcile;
 
-/// Takes keys from the work queue and reconciles them, `concurrency` at a time, until `shutdown`. Reconciles that run then are finished.
+/// Takes keys from the work queue and reconciles them, `concurrency` at a time, until `shutdown`.
+/// Running reconciles are finished.
 pub async fn run(context: Arc<Context>, concurrency: usize, shutdown: CancellationToken) {
     let mut reconciles = FuturesUnordered::new();
     loop {

@@ -1,7 +1,9 @@
-//! A binding as the store keeps it: its identity, and the rest as text.
+//! A binding as the store keeps it: its metadata, and spec and status as text.
 //!
-//! In: a binding as the API server sends it. Out: [`StoredBinding`], which is read for each reconcile, and only then. At rest a binding is only kept; as text it
-//! takes half of what its fields would, of which most are empty, and reading it costs less than a reconcile by far.
+//! Input: a binding as the API server sends it.
+//! Output: [`StoredBinding`], which each reconcile parses. The text takes half the memory of the
+//! parsed fields, most of which are empty, and parsing costs far less than a reconcile.
+//! Invariants: a binding that cannot be parsed is still stored, so that its status can say so.
 
 use std::{borrow::Cow, fmt};
 
@@ -12,7 +14,7 @@ use serde_json::value::RawValue;
 
 use crate::crd::{BindingRef, DopplerPrefectBinding, INJECTED_ANNOTATION};
 
-/// A binding, or what is left of one that cannot be read. Its text may hold an API key that stands in the spec: `Debug` shows the name only.
+/// A binding of the store. Its text may contain an inline API key, so `Debug` prints only the name.
 #[derive(Clone)]
 pub struct StoredBinding {
     metadata: ObjectMeta,
@@ -22,15 +24,15 @@ pub struct StoredBinding {
     status: Option<Box<str>>,
 }
 
-/// As much of a binding as is kept.
+/// The parts of a binding that are stored.
 #[derive(Deserialize)]
-struct Sent {
+struct RawBinding {
     metadata: Metadata,
     spec: Option<Box<RawValue>>,
     status: Option<Box<RawValue>>,
 }
 
-/// As much of its metadata. Labels, owners and managed fields are of no use here.
+/// The parts of its metadata that are stored. Nothing needs labels, owners and managed fields.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Metadata {
@@ -44,7 +46,7 @@ struct Metadata {
     uid: Option<String>,
 }
 
-/// Ours. `last-applied-configuration` would hold the whole binding again.
+/// The operator's own annotation. `last-applied-configuration` would contain the binding again.
 #[derive(Deserialize)]
 struct Annotations {
     #[serde(rename = "doppler-prefect.dev/injected")]
@@ -52,10 +54,10 @@ struct Annotations {
 }
 
 impl StoredBinding {
-    /// The binding, with as much of its metadata as is kept.
+    /// The binding, with the stored parts of its metadata.
     ///
     /// # Errors
-    /// If it is not one as this version knows them.
+    /// If this version cannot parse spec or status.
     pub fn parse(&self) -> Result<DopplerPrefectBinding, InvalidBinding> {
         let spec = self.spec.as_deref().ok_or(InvalidBinding)?;
         let status = self.status.as_deref().map(serde_json::from_str);
@@ -67,22 +69,23 @@ impl StoredBinding {
     }
 }
 
-/// A binding that an older CRD may have let in.
+/// A binding that an older CRD may have admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the binding cannot be read")]
+#[error("the binding cannot be parsed")]
 pub struct InvalidBinding;
 
 impl<'de> Deserialize<'de> for StoredBinding {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Sent {
+        let RawBinding {
             metadata,
             spec,
             status,
-        } = Sent::deserialize(deserializer)?;
+        } = RawBinding::deserialize(deserializer)?;
         let injected = metadata.annotations.and_then(|ours| ours.injected);
         Ok(Self {
             metadata: ObjectMeta {
-                annotations: injected.map(|note| [(INJECTED_ANNOTATION.to_owned(), note)].into()),
+                annotations: injected
+                    .map(|entries| [(INJECTED_ANNOTATION.to_owned(), entries)].into()),
                 deletion_timestamp: metadata.deletion_timestamp,
                 finalizers: metadata.finalizers,
                 generation: metadata.generation,
@@ -100,7 +103,9 @@ impl<'de> Deserialize<'de> for StoredBinding {
 
 impl fmt::Debug for StoredBinding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Kept").field(&BindingRef::of(self)).finish()
+        f.debug_tuple("StoredBinding")
+            .field(&BindingRef::of(self))
+            .finish()
     }
 }
 
@@ -139,7 +144,7 @@ mod tests {
     use kube::core::WatchEvent;
     use serde_json::json;
 
-    fn sent(spec: &serde_json::Value) -> String {
+    fn raw(spec: &serde_json::Value) -> String {
         let binding = json!({
             "apiVersion": "doppler-prefect.dev/v1alpha1", "kind": "DopplerPrefectBinding",
             "metadata": {
@@ -149,62 +154,62 @@ mod tests {
                 "managedFields": [{"manager": "kubectl"}],
             },
             "spec": spec,
-            "status": {"observedGeneration": 3, "keys": 4},
+            "status": {"observedGeneration": 3, "keyCount": 4},
         });
         binding.to_string()
     }
 
-    fn kept(spec: &serde_json::Value) -> StoredBinding {
-        serde_json::from_str(&sent(spec)).unwrap()
+    fn stored(spec: &serde_json::Value) -> StoredBinding {
+        serde_json::from_str(&raw(spec)).unwrap()
     }
 
     #[test]
-    fn what_a_reconcile_needs_comes_back_and_the_rest_does_not() {
+    fn keeps_only_what_a_reconcile_needs() {
         let spec = json!({"doppler": {"project": "p"}, "suspend": true});
-        let binding: DopplerPrefectBinding = serde_json::from_str(&sent(&spec)).unwrap();
-        let kept = kept(&spec);
-        let read = kept.parse().unwrap();
+        let binding: DopplerPrefectBinding = serde_json::from_str(&raw(&spec)).unwrap();
+        let stored = stored(&spec);
+        let read = stored.parse().unwrap();
         assert_eq!((&read.spec, &read.status), (&binding.spec, &binding.status));
-        assert_eq!(read.metadata, *kept.meta());
-        let note = [(INJECTED_ANNOTATION.to_owned(), "[]".to_owned())];
-        let as_kept = ObjectMeta {
-            annotations: Some(note.into()),
+        assert_eq!(read.metadata, *stored.meta());
+        let injected = [(INJECTED_ANNOTATION.to_owned(), "[]".to_owned())];
+        let expected = ObjectMeta {
+            annotations: Some(injected.into()),
             labels: None,
             managed_fields: None,
             ..binding.metadata
         };
-        assert_eq!(*kept.meta(), as_kept);
+        assert_eq!(*stored.meta(), expected);
     }
 
-    /// As [`WatchEvent`] has them, and only if the type comes first, as the API server sends it.
+    /// `RawValue` needs the type of a [`WatchEvent`] first, as the API server sends it.
     #[test]
-    fn one_is_kept_from_a_watch_as_from_a_list() {
-        let event = format!(r#"{{"type":"ADDED","object":{}}}"#, sent(&json!({})));
+    fn deserializes_from_a_watch_event() {
+        let event = format!(r#"{{"type":"ADDED","object":{}}}"#, raw(&json!({})));
         let event: WatchEvent<StoredBinding> = serde_json::from_str(&event).unwrap();
-        let WatchEvent::Added(kept) = event else {
+        let WatchEvent::Added(stored) = event else {
             panic!("{event:?}")
         };
-        assert!(kept.parse().is_ok());
+        assert!(stored.parse().is_ok());
     }
 
     #[test]
-    fn a_key_in_the_spec_is_not_shown() {
+    fn debug_prints_no_inline_key() {
         let server = json!({"name": "s", "apiKey": {"value": "canary"}});
-        let kept = kept(&json!({"prefect": {"server": server}}));
-        let shown = format!("{kept:?} {kept:#?}");
+        let stored = stored(&json!({"prefect": {"server": server}}));
+        let shown = format!("{stored:?} {stored:#?}");
         assert!(
             shown.contains("flows/b") && !shown.contains("canary"),
             "{shown}"
         );
-        assert!(kept.spec.is_some_and(|text| text.contains("canary")));
+        assert!(stored.spec.is_some_and(|text| text.contains("canary")));
     }
 
     #[test]
-    fn one_that_cannot_be_read_is_still_known_by_name() {
+    fn an_invalid_binding_keeps_its_name() {
         for spec in [json!({"suspend": "maybe"}), json!(null), json!(3)] {
-            let kept = kept(&spec);
-            assert_eq!(kept.parse().err(), Some(InvalidBinding), "{spec}");
-            assert_eq!(kept.meta().name.as_deref(), Some("b"));
+            let stored = stored(&spec);
+            assert_eq!(stored.parse().err(), Some(InvalidBinding), "{spec}");
+            assert_eq!(stored.meta().name.as_deref(), Some("b"));
         }
     }
 }

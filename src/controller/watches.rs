@@ -38,7 +38,7 @@ use crate::crd::BindingRef;
 pub enum BindingEvent<'a> {
     /// The store has a new version of this binding.
     Stored(&'a StoredBinding),
-    /// The binding is new, or a user changed what it asks for. A status that the operator wrote is no such change.
+    /// The binding is new, or a user changed its spec. A write of the status does not count.
     SpecChanged(BindingRef),
     /// The binding was deleted.
     Deleted(BindingRef),

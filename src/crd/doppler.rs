@@ -1,4 +1,8 @@
 //! The Doppler part of the spec.
+//!
+//! Input: `spec.doppler` as users write it.
+//! Output: its type and schema.
+//! Invariants: data only; the doc comments are the manual of the fields.
 
 use kube::KubeSchema;
 use schemars::JsonSchema;

@@ -1,4 +1,8 @@
 //! The work pools whose job pods get the Secret.
+//!
+//! Input: `spec.inject` as users write it.
+//! Output: its type and schema.
+//! Invariants: data only. List items have no schema defaults, so that a second apply changes nothing.
 
 use kube::KubeSchema;
 use schemars::JsonSchema;

@@ -1,4 +1,8 @@
 //! The Prefect server and the block on it.
+//!
+//! Input: `spec.prefect` as users write it.
+//! Output: its type and schema.
+//! Invariants: data only; the doc comments are the manual of the fields.
 
 use kube::KubeSchema;
 use schemars::JsonSchema;

@@ -1,4 +1,8 @@
 //! References to keys of Secrets and ConfigMaps in the namespace of the binding, and inline values.
+//!
+//! Input: references as users write them.
+//! Output: their types and schemas.
+//! Invariants: `Debug` prints no inline value.
 
 use std::fmt;
 

@@ -1,4 +1,8 @@
 //! The Kubernetes Secret of a binding.
+//!
+//! Input: `spec.managedSecret` as users write it.
+//! Output: its type and schema.
+//! Invariants: data only; the doc comments are the manual of the fields.
 
 use std::collections::BTreeMap;
 

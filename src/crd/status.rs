@@ -1,4 +1,8 @@
 //! The status of a binding: what users read.
+//!
+//! Input: what a reconcile came to.
+//! Output: the type and schema of the status.
+//! Invariants: no field contains a secret value. Lists are bounded.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::KubeSchema;

@@ -1,4 +1,8 @@
 //! One entry of `--allowed-prefect-host` or `--allowed-doppler-host`.
+//!
+//! Input: the text of an entry, and a URL.
+//! Output: whether the entry is valid, and whether it matches the URL.
+//! Invariants: pure. Only entries with `http://` match plain HTTP.
 
 use std::net::Ipv6Addr;
 

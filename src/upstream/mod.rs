@@ -1,4 +1,8 @@
-//! Machinery that both upstreams share. It knows neither Prefect nor Doppler.
+//! Machinery that both upstreams share.
+//!
+//! Input: functions that read and connect, from `prefect` and `doppler`.
+//! Output: polled values, subscriptions, permits and delays.
+//! Invariants: it knows neither Prefect nor Doppler.
 
 pub mod backoff;
 pub mod change_feed;

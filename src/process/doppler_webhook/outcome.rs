@@ -1,4 +1,8 @@
 //! What became of a request: the label of the metric and the HTTP status of the answer.
+//!
+//! Input: how a request was handled.
+//! Output: [`WebhookOutcome`].
+//! Invariants: the labels are a closed list.
 
 use axum::http::StatusCode;
 

@@ -1,7 +1,8 @@
 //! How urgent a request is.
 //!
-//! Input: what a caller is about to read. Output: [`ReadRequest`], a priority together with the
-//! trigger that raises it while the request is queued.
+//! Input: what a caller is about to read.
+//! Output: [`ReadRequest`], a priority with the trigger that raises it while the request is queued.
+//! Invariants: a trigger never lowers a priority.
 
 use crate::upstream::trigger::Trigger;
 

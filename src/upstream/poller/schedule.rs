@@ -1,7 +1,9 @@
-//! Pure: when a value is read again, and how stale it may become.
+//! When a value is read again, and how stale it may become.
 //!
 //! Input: the failure of the last read, the failures in a row, the poll interval, how long the read
-//! took. Output: waits. It reads no clock.
+//! took.
+//! Output: waits.
+//! Invariants: pure. It reads no clock.
 
 use std::time::Duration;
 

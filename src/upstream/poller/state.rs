@@ -1,7 +1,8 @@
-//! Pure: what is known of a polled value.
+//! The state of a polled value.
 //!
-//! Input: the results of its reads, in order. Output: [`PollState`], and whether a subscriber sees
-//! a difference. It reads no clock.
+//! Input: the results of its reads, in order.
+//! Output: [`PollState`], and whether a subscriber sees a difference.
+//! Invariants: pure. It reads no clock. A failed read keeps the last value.
 
 use std::{sync::Arc, time::Duration};
 

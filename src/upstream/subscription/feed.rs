@@ -1,7 +1,8 @@
 //! What a feed of change notifications is, and the state it is in.
 //!
-//! Input: a function that connects, and one that receives messages. Output: [`FeedSpec`] for the
-//! subscriptions of one upstream, [`FeedState`] for its subscribers.
+//! Input: a function that connects, and one that receives messages.
+//! Output: [`FeedSpec`] for the subscriptions of one upstream, [`FeedState`] for its subscribers.
+//! Invariants: data only. It knows no upstream.
 
 use std::{sync::Arc, time::Duration};
 
