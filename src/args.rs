@@ -31,8 +31,8 @@ pub enum Command {
     Crd,
     /// Print the manual of reasons as Markdown.
     Reasons,
-    /// Report what the operator would do for the bindings in files, with the rights of your own
-    /// kubeconfig. Writes nothing and never prints a secret value.
+    /// Report what the operator would do for the bindings in files, with the permissions of your
+    /// own kubeconfig. Writes nothing and never prints a secret value.
     Check(Box<CheckArgs>),
     /// Remove the operator's entries from all work pools and its finalizers from all bindings. Run
     /// it before you uninstall the operator.
@@ -70,6 +70,21 @@ pub struct UpstreamArgs {
     /// Timeout of one request to Doppler.
     #[arg(long, env = "DOPPLER_TIMEOUT", default_value = "15s", value_parser = duration, value_name = "DURATION")]
     pub doppler_timeout: Duration,
+}
+
+/// Flags of the Secrets that the operator writes.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Secrets")]
+pub struct SecretArgs {
+    /// Glob patterns of names that no Secret may have as a key, such as `LD_*`, whatever a binding
+    /// has in `allowReservedNames`. Repeat the flag or separate patterns by commas. Default: none.
+    #[arg(
+        long = "forbidden-name",
+        env = "FORBIDDEN_NAME",
+        value_delimiter = ',',
+        value_name = "GLOB"
+    )]
+    pub forbidden_names: Vec<String>,
 }
 
 /// Flags of the webhook receiver.
@@ -154,8 +169,9 @@ pub struct RunArgs {
         value_name = "NAMESPACE"
     )]
     pub operator_namespace: String,
-    /// Number of bindings that are reconciled at the same time. The operator sends at most this
-    /// number of requests to the API server at once; it is fastest with about the default.
+    /// Number of bindings that are reconciled at the same time. The operator sends at most 64
+    /// requests to the API server at once, whatever this number is; it is fastest with about the
+    /// default.
     #[arg(long, env = "CONCURRENCY", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub concurrency: u16,
     /// Interval between two reads of a block or a work pool while the Prefect server sends change
@@ -182,8 +198,9 @@ pub struct RunArgs {
     /// each heartbeat, and Jobs that exist already name the Secret.
     #[arg(long, env = "RELEASE_WAIT", default_value = "90s", value_parser = duration_or_zero, value_name = "DURATION")]
     pub release_wait: Duration,
-    /// How long a deleted binding waits for a Prefect server that does not respond. After that the
-    /// operator removes the finalizer and keeps the Secret.
+    /// How long a deleted binding waits for a Prefect server that does not respond, counted from the
+    /// first attempt of this process. After that the operator removes the finalizer and keeps the
+    /// Secret.
     #[arg(long, env = "RELEASE_TIMEOUT", default_value = "10m", value_parser = duration, value_name = "DURATION")]
     pub release_timeout: Duration,
     /// Timeout of one step at the API server.
@@ -192,6 +209,9 @@ pub struct RunArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub upstream: UpstreamArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub secret: SecretArgs,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub webhook: WebhookArgs,
@@ -255,6 +275,9 @@ pub struct CheckArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub upstream: UpstreamArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub secret: SecretArgs,
 }
 
 /// Formats of the entry for tools that own the template of a work pool.
@@ -313,7 +336,7 @@ pub struct DetachArgs {
 fn duration_or_zero(text: &str) -> Result<Duration, String> {
     let span: jiff::SignedDuration = text
         .parse()
-        .map_err(|_| "write a duration such as 90s, 5m or 1h".to_owned())?;
+        .map_err(|_| "use a duration such as 90s, 5m or 1h".to_owned())?;
     Duration::try_from(span).map_err(|_| "a duration cannot be negative".to_owned())
 }
 
@@ -363,11 +386,11 @@ mod tests {
     }
 
     #[test]
-    fn invalid_duration_says_what_to_write() {
+    fn invalid_duration_names_a_valid_one() {
         assert_eq!(interval("25h").unwrap_err(), "must be from 1s to 24h");
         assert_eq!(
             duration("soon").unwrap_err(),
-            "write a duration such as 90s, 5m or 1h"
+            "use a duration such as 90s, 5m or 1h"
         );
         assert_eq!(duration("0s").unwrap_err(), "must be longer than zero");
         assert_eq!(duration("1h30m").unwrap(), Duration::from_mins(90));

@@ -10,7 +10,7 @@ mod bindings;
 mod context;
 mod pools;
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::{
@@ -23,7 +23,7 @@ use tokio::time::{Instant, timeout};
 use self::context::{Detacher, REQUEST_TIMEOUT, RETRY_INTERVAL, print_line};
 use crate::{
     args::{DetachArgs, UpstreamArgs},
-    controller::{key_refs::KeyRefs, object_cache::ObjectCache, scope::Scope},
+    controller::{key_refs::KeyRefs, object_cache::ObjectCache, scope::WatchScope},
     outbound::{AllowedHosts, PatternError},
     prefect::ConnectionInterner,
     process::{
@@ -48,16 +48,16 @@ pub enum DetachError {
     Kubernetes(#[from] RunError),
     /// The bindings cannot be listed.
     #[error(
-        "the bindings cannot be listed ({0}); check that the account may list dopplerprefectbindings"
+        "detach cannot list the bindings ({0}): check that your account has permission to list dopplerprefectbindings"
     )]
     List(String),
     /// Some bindings still have the finalizer.
     #[error(
-        "{0} bindings still have the finalizer; run detach again, or remove doppler-prefect.dev/injected from their metadata.finalizers"
+        "{0} bindings still have the finalizer: run detach again, or remove doppler-prefect.dev/injected from their metadata.finalizers"
     )]
     FinalizersLeft(usize),
     /// A replica of the operator acquired the Lease.
-    #[error("an operator is running again; scale its Deployment to zero and run detach again")]
+    #[error("an operator is running again: scale its Deployment to zero and run detach again")]
     Lease(#[from] LeaseLost),
     /// The output cannot be written.
     #[error("standard output is closed")]
@@ -91,7 +91,7 @@ pub async fn detach(args: DetachArgs) -> Result<(), DetachError> {
         secrets: SecretClient::new(client.clone(), REQUEST_TIMEOUT),
         connections: ConnectionInterner::new(prefect_timeout, RateLimiter::small()),
         references: KeyRefs::new(client.clone(), REQUEST_TIMEOUT),
-        objects: ObjectCache::new(Box::new(|_| {})),
+        objects: ObjectCache::new(Arc::new(|_| {})),
         hosts,
         keep_secrets,
         deadline: Instant::now() + retry_limit,
@@ -117,7 +117,7 @@ pub async fn detach(args: DetachArgs) -> Result<(), DetachError> {
 impl Detacher {
     async fn detach_all(&self, watch_namespaces: &[String]) -> Result<(), DetachError> {
         let mut bindings = Vec::new();
-        for scope in Scope::of(watch_namespaces) {
+        for scope in WatchScope::of(watch_namespaces) {
             bindings.extend(self.list(&scope).await.map_err(DetachError::List)?);
         }
         let uncleaned = self.remove_all_entries(&bindings).await?;
@@ -146,7 +146,7 @@ impl Detacher {
         let lease = timeout(LEASE_TIMEOUT, elector.acquire(|| {})).await;
         if lease.is_err() {
             print_line(&format!(
-                "warning: lease {namespace}/{name} could not be acquired; a running operator may add entries again"
+                "warning: detach could not acquire lease {namespace}/{name}; a running operator may add the entries again"
             ))?;
         }
         Ok(lease.ok())
@@ -162,7 +162,7 @@ impl Detacher {
             Ok(Err(kube::Error::Api(status))) if status.code == 404 => return Ok(()),
             _ => {
                 return Ok(print_line(&format!(
-                    "warning: deployment {namespace}/{name} could not be scaled to zero; a running operator may add entries again"
+                    "warning: detach could not scale deployment {namespace}/{name} to zero; a running operator may add the entries again"
                 ))?);
             }
         }
@@ -181,7 +181,7 @@ impl Detacher {
             tokio::time::sleep(RETRY_INTERVAL).await;
         }
         Ok(print_line(&format!(
-            "warning: deployment {namespace}/{name} still has pods; they may add entries again"
+            "warning: deployment {namespace}/{name} still has pods; they may add the entries again"
         ))?)
     }
 }

@@ -14,7 +14,8 @@
 //! 5. [`outbound`], [`prefect`], [`doppler`]: guarded HTTP, and the two upstreams.
 //! 6. [`secret`]: the Secret, from values to the guarded write.
 //! 7. [`inject`]: the entry in the base job template of a work pool.
-//! 8. [`status`], [`report`], [`metrics`]: conditions, Events, logs and metrics of an outcome.
+//! 8. [`status`], [`report`], [`metrics`]: conditions, Events, logs and metrics of an outcome, in
+//!    [`printable`] text.
 //! 9. [`args`], [`settings`], [`process`]: flags become settings, and settings become tasks.
 //! 10. [`check`], [`detach`]: the same path from a laptop, and the removal before an uninstall.
 //!
@@ -46,6 +47,7 @@
 //! - *drift*: a difference that another client made, in a Secret or in a template.
 
 pub mod args;
+pub mod bounded_json;
 pub mod check;
 pub mod controller;
 pub mod crd;
@@ -57,6 +59,7 @@ mod kubernetes;
 pub mod metrics;
 pub mod outbound;
 pub mod prefect;
+pub mod printable;
 pub mod process;
 pub mod reason;
 pub mod report;

@@ -2,22 +2,28 @@
 //!
 //! Input: the command line.
 //! Output: the exit code, and an error message on standard error.
-//! Invariants: the message contains no secret value.
+//! Invariants: the message is one line and contains no secret value.
 
 use std::{io::Write, process::ExitCode};
 
 use clap::Parser;
 use doppler_prefect_operator::{
     args::{Cli, Command},
-    check, crd, detach, process, reason,
+    check, crd, detach,
+    process::{
+        self,
+        fatal::{report_fatal, report_panics},
+    },
+    reason,
 };
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    report_panics();
     // It fails only if a provider is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let result: Result<ExitCode, Box<dyn std::error::Error>> = match Cli::parse().command {
-        Command::Run(args) => process::run::run(*args)
+        Command::Run(args) => Box::pin(process::run::run(*args))
             .await
             .map(|()| ExitCode::SUCCESS)
             .map_err(Into::into),
@@ -30,7 +36,7 @@ async fn main() -> ExitCode {
             .map_err(Into::into),
     };
     result.unwrap_or_else(|error| {
-        let _ = writeln!(std::io::stderr(), "error: {error}");
+        report_fatal(&*error);
         ExitCode::FAILURE
     })
 }

@@ -26,6 +26,13 @@ pub struct ReadLabels {
     pub outcome: &'static str,
 }
 
+/// Labels of a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct TaskLabels {
+    /// `poller`, `subscription` or `pool`.
+    pub task: &'static str,
+}
+
 /// Labels of a value per upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct UpstreamLabels {
@@ -106,6 +113,8 @@ pub struct Metrics {
     pub sources: Family<SourceLabels, Gauge>,
     /// Requests to the webhook endpoint.
     pub webhook_requests: Family<WebhookLabels, Counter>,
+    /// Panics of tasks that were started again.
+    pub task_panics: Family<TaskLabels, Counter>,
     /// 1 while this replica is the leader.
     pub leader: Gauge,
 }
@@ -132,6 +141,7 @@ impl Metrics {
             reports: Family::default(),
             sources: Family::default(),
             webhook_requests: Family::default(),
+            task_panics: Family::default(),
             leader: Gauge::default(),
             registry: Registry::default(),
         };
@@ -186,6 +196,11 @@ impl Metrics {
             "webhook_requests",
             "Requests to the webhook endpoint by outcome",
             metrics.webhook_requests.clone(),
+        );
+        registry.register(
+            "task_panics",
+            "Panics of tasks that were started again, by task",
+            metrics.task_panics.clone(),
         );
         registry.register(
             "leader",

@@ -33,7 +33,7 @@ impl Class {
 }
 
 impl Reason {
-    /// Whether an upstream is unreachable or gave nothing usable.
+    /// Whether an upstream is unreachable or returned nothing usable.
     #[must_use]
     pub const fn is_upstream_failure(self) -> bool {
         matches!(
@@ -103,7 +103,7 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// The Secret and every work pool are as the binding asks.
+    /// The Secret and every work pool match the binding.
     Ready, Settled,
         "The Secret and every pool entry are in place.",
         "Nothing to do.";
@@ -128,10 +128,10 @@ reasons! {
     Suspended, WaitForChange,
         "The Secret and the pool entries stay as they are.",
         "Set `spec.suspend` to false to resume.";
-    /// The operator cannot read the binding's spec.
+    /// The operator cannot read the binding's spec, or a field of it is invalid.
     InvalidSpec, WaitForChange,
         "The Secret and the pool entries stay as they are.",
-        "Correct the field that the message names.";
+        "Correct what the message names.";
     /// A Secret, a ConfigMap or a key that the binding refers to does not exist.
     ReferenceMissing, WaitForChange,
         "The Secret keeps its last good values.",
@@ -158,7 +158,7 @@ reasons! {
     /// The credentials have no permission to read blocks (403).
     PrefectForbidden, WaitForChange,
         "The Secret keeps its last good values.",
-        "Give the API key's role the permission that the message names.";
+        "Add the permission that the message names to the API key's role.";
     /// The Prefect server limits the rate of requests (429).
     PrefectRateLimited, WaitUntil,
         "The Secret keeps its last good values.",
@@ -168,7 +168,7 @@ reasons! {
     PrefectWrongUrl, WaitForChange,
         "The Secret keeps its last good values.",
         "Correct `spec.prefect.server`: the URL must be that of the API, and must not redirect.";
-    /// The Prefect server gave an answer that the operator does not understand.
+    /// The Prefect server sent an answer that the operator does not expect.
     PrefectError, Retry,
         "The Secret keeps its last good values.",
         "Check the Prefect server's log at the time of the condition.";
@@ -184,7 +184,7 @@ reasons! {
     /// read them, or the block is corrupted.
     BlockMasked, WaitForChange,
         "The Secret keeps its last good values.",
-        "Give the API key's role \"View secret block data\". If the role has it, save the block again.";
+        "Add the permission \"View secret block data\" to the API key's role. If the role has it, save the block again.";
     /// The project, the config or the token is missing or empty.
     BlockIncomplete, WaitForChange,
         "The Secret keeps its last good values.",
@@ -196,7 +196,7 @@ reasons! {
     /// Doppler rejected the token (401).
     DopplerUnauthorized, WaitForChange,
         "The Secret keeps its last good values.",
-        "Put a valid token into the block, or into the Secret that the binding refers to.";
+        "Store a valid token in the block, or in the Secret that the binding refers to.";
     /// The token has no access to this project or config.
     DopplerForbidden, WaitForChange,
         "The Secret keeps its last good values.",
@@ -209,7 +209,7 @@ reasons! {
     DopplerRateLimited, WaitUntil,
         "The Secret keeps its last good values.",
         "Raise `refreshInterval`, or use fewer distinct tokens and configs.";
-    /// Doppler gave an answer that the operator does not understand.
+    /// Doppler sent an answer that the operator does not expect.
     DopplerError, Retry,
         "The Secret keeps its last good values.",
         "Check that `spec.doppler.host` is the address of Doppler's API.";
@@ -245,18 +245,18 @@ reasons! {
     /// Another client keeps changing the Secret. The operator repairs it with backoff.
     SecretContested, Retry,
         "The operator repairs the Secret at growing intervals.",
-        "Find the other client: `kubectl get secret NAME --show-managed-fields -o yaml`.";
+        "Find the other client: `kubectl -n NAMESPACE get secret NAME --show-managed-fields -o yaml`.";
     /// The operator has no permission for this request on Secrets in this namespace.
     SecretForbidden, Retry,
         "The Secret stays as it is.",
-        "Give the operator's service account the chart's Role in this namespace, or check which policy rejects the request.";
+        "Bind the chart's Role in this namespace to the operator's service account, or find the policy that rejects the request.";
     /// The API server did not accept the write.
     KubernetesError, Retry,
         "The Secret stays as it is.",
         "Check the message and the API server. The operator tries again.";
     /// The namespace is terminating, so the operator writes nothing into it.
     NamespaceTerminating, WaitForChange,
-        "The Secret goes with its namespace. The operator removes the pool entries.",
+        "Kubernetes deletes the Secret with its namespace. The operator removes the pool entries.",
         "Nothing to do.";
     /// The work pool does not exist.
     PoolMissing, WaitForChange,
@@ -266,7 +266,7 @@ reasons! {
     /// deployments, which `optional: false` needs.
     PoolForbidden, WaitForChange,
         "The Secret and the pool stay as they are.",
-        "Give the API key's role the permission that the message names, or set `mode: Observe` and add the entry yourself.";
+        "Add the permission that the message names to the API key's role, or set `mode: Observe` and add the entry yourself.";
     /// The pool is not of type kubernetes, its template is empty, or the template has a placeholder
     /// where the entry belongs.
     PoolNotEditable, WaitForChange,

@@ -3,7 +3,7 @@
 //! Input: a binding, a reason and a message.
 //! Output: a log line, a count, and an Event. A separate task posts the Events at a bounded rate.
 //! Invariants: an Event that cannot be posted neither delays nor fails a reconcile. A report holds a
-//! reason and one sentence, never a secret value.
+//! reason and one bounded line, never a secret value.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -20,6 +20,7 @@ use tracing::{debug, info, warn};
 use crate::{
     crd::{BindingRef, DopplerPrefectBinding, DopplerPrefectBindingStatus, MANAGED_BY},
     metrics::{Metrics, ReasonLabels},
+    printable::{MAX_MESSAGE_BYTES, one_line},
     reason::{Class, Reason},
 };
 
@@ -121,7 +122,7 @@ impl Report {
                     EventType::Warning
                 },
                 reason: reason.to_string(),
-                note: Some(message[..message.floor_char_boundary(MAX_NOTE_BYTES)].to_owned()),
+                note: Some(one_line(message, MAX_NOTE_BYTES)),
                 action: "Reconcile".to_owned(),
                 secondary: None,
             },
@@ -134,6 +135,7 @@ impl Report {
     /// Reports an outcome without an Event: writes a log line and counts it.
     pub fn log(&self, binding: &DopplerPrefectBinding, reason: Reason, message: &str) {
         let (namespace, name) = (binding.namespace(), binding.name_any());
+        let message = one_line(message, MAX_MESSAGE_BYTES);
         if reason.class() == Class::Settled {
             info!(
                 namespace,
@@ -225,7 +227,7 @@ async fn post_events(
             debug!(
                 reason = event.reason,
                 binding = about.name,
-                "an Event could not be posted"
+                "cannot post an Event"
             );
         }
         if number.is_multiple_of(EVENTS_PER_RECORDER) {

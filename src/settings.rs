@@ -2,13 +2,14 @@
 //!
 //! Input: the parsed flags.
 //! Output: plain values, with their units in the type.
-//! Invariants: pure. `args` has checked every range; only host patterns are parsed here.
+//! Invariants: pure. `args` has checked every range; only patterns are parsed here.
 
 use std::time::Duration;
 
 use crate::{
     args::RunArgs,
     outbound::{AllowedHosts, PatternError},
+    secret::{ForbiddenNames, InvalidForbiddenName},
 };
 
 /// The waits and limits of the controller.
@@ -41,6 +42,17 @@ pub struct UpstreamSettings {
     pub pushed_refresh_interval: Duration,
 }
 
+/// A flag is not a valid pattern.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// Invalid `--allowed-prefect-host` or `--allowed-doppler-host`.
+    #[error(transparent)]
+    Hosts(#[from] PatternError),
+    /// Invalid `--forbidden-name`.
+    #[error(transparent)]
+    ForbiddenName(#[from] InvalidForbiddenName),
+}
+
 /// Everything that the flags set for the replica that leads.
 #[derive(Clone, Debug)]
 pub struct ManagerSettings {
@@ -60,14 +72,17 @@ pub struct ManagerSettings {
     pub prefect_hosts: AllowedHosts,
     /// Hosts that bindings may name as Doppler's API.
     pub doppler_hosts: AllowedHosts,
+    /// Names that no Secret may have as a key.
+    pub forbidden_names: ForbiddenNames,
 }
 
 impl ManagerSettings {
     /// The settings that the flags of `run` set.
     ///
     /// # Errors
-    /// If an `--allowed-prefect-host` or `--allowed-doppler-host` is not a valid pattern.
-    pub fn new(args: &RunArgs) -> Result<Self, PatternError> {
+    /// If an `--allowed-prefect-host`, `--allowed-doppler-host` or `--forbidden-name` is not a valid
+    /// pattern.
+    pub fn new(args: &RunArgs) -> Result<Self, SettingsError> {
         let upstream = &args.upstream;
         let prefect_hosts = &upstream.allowed_prefect_hosts;
         let doppler_hosts = &upstream.allowed_doppler_hosts;
@@ -92,6 +107,7 @@ impl ManagerSettings {
             concurrency: args.concurrency,
             prefect_hosts: AllowedHosts::parse("--allowed-prefect-host", prefect_hosts)?,
             doppler_hosts: AllowedHosts::parse("--allowed-doppler-host", doppler_hosts)?,
+            forbidden_names: ForbiddenNames::parse(&args.secret.forbidden_names)?,
         })
     }
 }

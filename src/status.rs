@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use crate::{
     crd::{DopplerPrefectBindingStatus, ExcludedKey, WorkPoolStatus},
     failure::Failure,
+    printable::{self, MAX_MESSAGE_BYTES, one_line},
     reason::Reason,
 };
 
@@ -23,8 +24,10 @@ pub const READY: &str = "Ready";
 
 /// Maximum number of names in one list of the status.
 pub const MAX_LISTED: usize = 50;
-/// Maximum length of a condition's message in Kubernetes.
-const MAX_MESSAGE_BYTES: usize = 32_768;
+/// Length of all names of one such list, in bytes.
+const MAX_LISTED_BYTES: usize = 4096;
+/// Longest explanation of an excluded key, in bytes.
+const MAX_EXPLANATION_BYTES: usize = 1024;
 
 /// How a reconcile changes a condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,25 +118,65 @@ pub fn status(
     conditions.push(updated(READY, &ready(outcome, &conditions)));
     after.conditions = conditions;
     if let Some((project, config)) = &outcome.resolved {
-        after.project = Some(project.clone());
-        after.config = Some(config.clone());
+        after.project = Some(printable::name(project));
+        after.config = Some(printable::name(config));
     }
-    after.secret_name = Some(outcome.secret_name.clone());
+    after.secret_name = Some(printable::name(&outcome.secret_name));
     if let Some(content) = &outcome.content {
         if after.content_hash.as_ref() != Some(&content.hash) {
             after.last_change_time = Some(now.clone());
         }
         after.key_count = i32::try_from(content.key_count).ok();
-        after.excluded_keys = content
-            .excluded_keys
-            .iter()
-            .take(MAX_LISTED)
-            .cloned()
-            .collect();
+        after.excluded_keys = listed_keys(&content.excluded_keys);
         after.content_hash = Some(content.hash.clone());
     }
-    after.work_pools.clone_from(&outcome.pools);
+    after.work_pools = listed_pools(&outcome.pools);
     after
+}
+
+/// The excluded keys that the status lists. The list is a map by name, and the API server rejects a
+/// name that occurs twice, so two names that look alike are listed once.
+fn listed_keys(keys: &[ExcludedKey]) -> Vec<ExcludedKey> {
+    let mut listed: Vec<ExcludedKey> = Vec::new();
+    for key in keys.iter().take(MAX_LISTED) {
+        let name = printable::name(&key.name);
+        if listed.iter().all(|other| other.name != name) {
+            let reason = one_line(&key.reason, MAX_EXPLANATION_BYTES);
+            listed.push(ExcludedKey { name, reason });
+        }
+    }
+    listed
+}
+
+/// The first names of a list of the status, as far as they fit.
+#[must_use]
+pub fn listed_names(names: &[String]) -> Vec<String> {
+    let mut bytes = 0;
+    let names = names.iter().take(MAX_LISTED);
+    names
+        .map(|name| printable::name(name))
+        .take_while(|name| {
+            bytes += name.len();
+            bytes <= MAX_LISTED_BYTES
+        })
+        .collect()
+}
+
+/// The work pools that the status lists, also a map by name.
+fn listed_pools(pools: &[WorkPoolStatus]) -> Vec<WorkPoolStatus> {
+    let mut listed: Vec<WorkPoolStatus> = Vec::with_capacity(pools.len());
+    for pool in pools {
+        let name = printable::name(&pool.name);
+        if listed.iter().all(|other| other.name != name) {
+            listed.push(WorkPoolStatus {
+                name,
+                state: pool.state,
+                shadowed_keys: listed_names(&pool.shadowed_keys),
+                unserved_namespaces: listed_names(&pool.unserved_namespaces),
+            });
+        }
+    }
+    listed
 }
 
 /// The condition `Ready`. The first condition that is not True gives its reason and message.
@@ -204,15 +247,10 @@ fn condition(
         type_: type_.to_owned(),
         status: status.to_owned(),
         reason: reason.to_owned(),
-        message: truncate(message, MAX_MESSAGE_BYTES),
+        message: one_line(message, MAX_MESSAGE_BYTES),
         observed_generation: generation,
         last_transition_time,
     }
-}
-
-/// The first `max_bytes` bytes of `text`, cut at a character boundary.
-fn truncate(text: &str, max_bytes: usize) -> String {
-    text[..text.floor_char_boundary(max_bytes)].to_owned()
 }
 
 #[cfg(test)]
@@ -322,6 +360,34 @@ mod tests {
             Some(at(1)),
             "the content did not change"
         );
+    }
+
+    #[test]
+    fn names_and_messages_are_bounded_lines() {
+        let mut outcome = synced();
+        let forged = format!("k8s\nINFO forged{}", "x".repeat(100_000));
+        outcome.block = ConditionUpdate::False(Reason::BlockMissing, forged.clone());
+        outcome.resolved = Some((forged.clone(), forged.clone()));
+        let key = |end: &str| ExcludedKey {
+            name: format!("{forged}{end}"),
+            reason: forged.clone(),
+        };
+        let pool = |end: &str| WorkPoolStatus {
+            name: format!("{forged}{end}"),
+            state: None,
+            shadowed_keys: vec![forged.clone(); 2 * MAX_LISTED],
+            unserved_namespaces: vec![forged.clone(); 2 * MAX_LISTED],
+        };
+        let content = outcome.content.as_mut().unwrap();
+        content.excluded_keys = vec![key("1"), key("2")];
+        outcome.pools = vec![pool("1"), pool("2")];
+        let first = status(None, Some(1), &outcome, &at(1));
+        assert_eq!(first.excluded_keys.len(), 1, "a map by name");
+        assert_eq!(first.work_pools.len(), 1, "a map by name");
+        let text = serde_json::to_string(&first).unwrap();
+        assert!(!text.contains("\\n"), "{text}");
+        assert!(text.len() < 32 * 1024, "{}", text.len());
+        assert_eq!(status(Some(&first), Some(1), &outcome, &at(9)), first);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! counts at the time of the new list.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -17,6 +17,7 @@ use kube::core::{NotUsed, Object, PartialObjectMeta};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Resource, ResourceExt};
+use parking_lot::{Mutex, MutexGuard};
 use serde::Deserialize;
 use testkit::progress::Step;
 use tokio::sync::Notify;
@@ -141,7 +142,7 @@ impl WriteWatch {
 
     /// The writes since the mark.
     pub fn seen(&self) -> MutexGuard<'_, SeenWrites> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+        self.seen.lock()
     }
 
     /// Waits until `enough` is true.
@@ -203,7 +204,7 @@ async fn follow<K>(
     let mut first_list = true;
     while let Some(event) = events.next().await {
         let at = Instant::now();
-        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = seen.lock();
         match event {
             Ok(Event::Apply(object) | Event::InitApply(object)) => {
                 let version = object.resource_version().unwrap_or_default();

@@ -43,7 +43,7 @@ pub(super) async fn dry_run(
             404 => findings.fail(
                 "API server",
                 &format!(
-                    "the CRD or namespace {namespace} does not exist: kubectl apply -f crds/, kubectl create namespace {namespace}"
+                    "the CRD or namespace {namespace} does not exist: run kubectl apply -f crds/, or kubectl create namespace {namespace}"
                 ),
             ),
             _ => findings.fail("API server", &first_line(&status.message)),

@@ -4,7 +4,7 @@
 //! Output: [`CheckContext`].
 //! Invariants: the clients use the permissions of the user, not those of the operator.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use kube::Client;
 use url::Url;
@@ -16,7 +16,7 @@ use crate::{
     outbound::AllowedHosts,
     prefect::ConnectionInterner,
     process::run::kubernetes,
-    secret::{HashKey, SecretClient},
+    secret::{ForbiddenNames, HashKey, SecretClient},
     upstream::limiter::RateLimiter,
 };
 
@@ -40,6 +40,8 @@ pub(super) struct Settings {
     pub prefect_timeout: Duration,
     /// `--doppler-timeout`
     pub doppler_timeout: Duration,
+    /// `--forbidden-name`
+    pub forbidden_names: ForbiddenNames,
 }
 
 /// Everything that a check with a cluster needs.
@@ -53,6 +55,7 @@ pub(super) struct CheckContext {
     /// A random key: the check compares data, never hashes.
     pub hash_key: HashKey,
     pub hosts: Hosts,
+    pub forbidden_names: ForbiddenNames,
     pub prefect_api_url: Option<Url>,
     /// Namespace of bindings that name none, from the kubeconfig.
     pub namespace: String,
@@ -70,12 +73,13 @@ impl CheckContext {
         let client = kubernetes().await?;
         Ok(Self {
             key_refs: KeyRefs::new(client.clone(), TIMEOUT),
-            objects: ObjectCache::new(Box::new(|_| {})),
+            objects: ObjectCache::new(Arc::new(|_| {})),
             connections: ConnectionInterner::new(settings.prefect_timeout, RateLimiter::small()),
             doppler: doppler::Client::new(settings.doppler_timeout, RateLimiter::small())?,
             secrets: SecretClient::new(client.clone(), TIMEOUT),
             hash_key: HashKey::generate(),
             hosts,
+            forbidden_names: settings.forbidden_names,
             prefect_api_url: settings.prefect_api_url,
             namespace,
             client,

@@ -9,6 +9,7 @@ use std::io;
 use crate::{
     outbound::{ClientError, PatternError},
     process::run::RunError,
+    secret::InvalidForbiddenName,
 };
 
 /// The check cannot run.
@@ -25,6 +26,9 @@ pub enum CheckError {
     /// A pattern of allowed hosts is invalid.
     #[error(transparent)]
     Hosts(#[from] PatternError),
+    /// A `--forbidden-name` is invalid.
+    #[error(transparent)]
+    ForbiddenName(#[from] InvalidForbiddenName),
     /// The HTTP client cannot be created.
     #[error(transparent)]
     Client(#[from] ClientError),

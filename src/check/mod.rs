@@ -31,6 +31,8 @@ use crate::{
     args::{CheckArgs, PatchForm, UpstreamArgs},
     crd::DopplerPrefectBinding,
     outbound::AllowedHosts,
+    printable::{self, MAX_MESSAGE_BYTES, one_line},
+    secret::ForbiddenNames,
 };
 use context::{CheckContext, Hosts, Settings};
 use findings::Findings;
@@ -52,6 +54,7 @@ pub async fn check(args: CheckArgs) -> Result<ExitCode, CheckError> {
         prefect_api_url,
         print_patch,
         upstream,
+        secret,
     } = args;
     let UpstreamArgs {
         allowed_doppler_hosts,
@@ -63,6 +66,7 @@ pub async fn check(args: CheckArgs) -> Result<ExitCode, CheckError> {
         prefect: AllowedHosts::parse("--allowed-prefect-host", &allowed_prefect_hosts)?,
         doppler: AllowedHosts::parse("--allowed-doppler-host", &allowed_doppler_hosts)?,
     };
+    let forbidden_names = ForbiddenNames::parse(&secret.forbidden_names)?;
     let prefect_api_url = prefect_api_url
         .map(|url| url.trim_end_matches('/').parse())
         .transpose()
@@ -80,6 +84,7 @@ pub async fn check(args: CheckArgs) -> Result<ExitCode, CheckError> {
             prefect_api_url,
             prefect_timeout,
             doppler_timeout,
+            forbidden_names,
         };
         let context = CheckContext::new(settings, hosts.clone()).await?;
         print_findings(Some(&context), &hosts, &inputs).await?
@@ -98,7 +103,8 @@ fn print_patches(form: PatchForm, inputs: &[Input]) -> Result<bool, CheckError> 
             match binding {
                 Ok(binding) => write!(io::stdout(), "{}", patches::patches(form, &binding))?,
                 Err(why) => {
-                    writeln!(io::stderr(), "{file}: {why}")?;
+                    let line = one_line(&format!("{file}: {why}"), MAX_MESSAGE_BYTES);
+                    writeln!(io::stderr(), "{line}")?;
                     all_ok = false;
                 }
             }
@@ -117,6 +123,7 @@ async fn print_findings(
     for (file, text) in inputs {
         let bindings = parse_bindings(text);
         if bindings.is_empty() {
+            let file = printable::name(file);
             writeln!(io::stdout(), "{file}: contains no DopplerPrefectBinding")?;
             all_ok = false;
         }

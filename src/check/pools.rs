@@ -138,12 +138,10 @@ fn report_plan(
         }
         return Some(observation);
     };
-    findings.ok(
+    findings.ok_with_details(
         topic,
-        &format!(
-            "would change only this part of its template:\n{}",
-            env_from_diff(view.template, edited)
-        ),
+        "would change only this part of its template:",
+        &env_from_diff(view.template, edited),
     );
     // Only the edited template shows what overrides the entry.
     let view = PoolView {
@@ -167,7 +165,10 @@ fn note_details(
     }
     if !observation.later_sources.is_empty() {
         let sources = observation.later_sources.join(", ");
-        findings.note(topic, &format!("later sources, whose keys win: {sources}"));
+        findings.note(
+            topic,
+            &format!("later sources override equal keys: {sources}"),
+        );
     }
     let Some(deployments) = deployments else {
         return;
@@ -217,7 +218,7 @@ async fn list_managed_pools(context: &CheckContext, findings: &mut Findings) -> 
         _ => {
             findings.note(
                 "prefect-operator",
-                "you have no permission to list PrefectWorkPools, so the check does not know whether one owns a pool",
+                "cannot list PrefectWorkPools, so the check does not know whether one owns a pool: check that you have permission to list prefectworkpools",
             );
             Vec::new()
         }

@@ -186,6 +186,7 @@ fn desired_secret(
         namespace: &binding.namespace().unwrap_or_default(),
         doppler: &binding.spec.doppler,
         managed: &binding.spec.managed_secret,
+        forbidden: &context.forbidden_names,
         project: &config.project,
         config: &config.config,
         key: &context.hash_key,
@@ -208,6 +209,9 @@ fn desired_secret(
             names.join(", ")
         ),
     );
+    if let Some(note) = desired.proxy_note() {
+        findings.note("proxy", &note);
+    }
     for key in &desired.excluded_keys {
         findings.note("excluded", &format!("{}: {}", key.name, key.reason));
     }

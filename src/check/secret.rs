@@ -30,7 +30,7 @@ pub(super) async fn check_secret(
             return;
         }
         Err(error) => {
-            findings.fail(TOPIC, &format!("{}: {error}", error.reason()));
+            findings.fail(TOPIC, &format!("{}: {name}: {error}", error.reason()));
             return;
         }
     };

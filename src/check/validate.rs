@@ -10,10 +10,10 @@ use kube::ResourceExt;
 
 use super::{context::Hosts, findings::Findings};
 use crate::{
-    controller::connect::doppler_host,
+    controller::connect::{check_text_fields, doppler_host},
     crd::DopplerPrefectBinding,
     prefect::connection::api_url_of,
-    secret::{DesiredInput, HashKey, desired},
+    secret::{DesiredInput, ForbiddenNames, HashKey, desired},
 };
 
 /// Adds what is wrong with the spec, or that it is valid.
@@ -46,6 +46,10 @@ fn validate_rules(binding: &DopplerPrefectBinding, findings: &mut Findings) {
             "spec",
             "spec.inject.workPools names work pools of a Prefect server: set spec.prefect.server as well",
         );
+    }
+    if let Err(failure) = check_text_fields(spec) {
+        let text = format!("{}: {}", failure.reason, failure.message);
+        findings.fail("spec", &text);
     }
     if spec.refresh_interval.is_some() && spec.interval().is_none() {
         findings.fail(
@@ -85,6 +89,8 @@ fn validate_secret(binding: &DopplerPrefectBinding, namespace: &str, findings: &
         namespace,
         doppler: &binding.spec.doppler,
         managed: &binding.spec.managed_secret,
+        // Without values, no name is forbidden.
+        forbidden: &ForbiddenNames::default(),
         project: "",
         config: "",
         key: &HashKey::generate(),
@@ -117,6 +123,15 @@ mod tests {
     fn smallest_example_is_valid() {
         let findings = validate_offline(SMALLEST);
         assert!(!findings.has_failures(), "{findings}");
+    }
+
+    #[test]
+    fn reports_a_control_character_with_its_field() {
+        let findings = validate_offline(
+            &SMALLEST.replace("spec:", "spec:\n  doppler: {project: \"my\\tproject\"}"),
+        );
+        let expected = "FAIL  spec: InvalidSpec: spec.doppler.project: remove control characters";
+        assert!(findings.to_string().contains(expected), "{findings}");
     }
 
     #[test]

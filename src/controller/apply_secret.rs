@@ -164,12 +164,12 @@ impl Apply<'_> {
         }
         let (context, desired) = (self.pass.context, self.desired);
         let fetched = context.secrets.get(&desired.namespace, &desired.name).await;
-        let Some(fetched) = fetched.map_err(|error| write_failure(&error))? else {
+        let Some(fetched) = fetched.map_err(|error| write_failure(self.desired, &error))? else {
             context.objects.evict(&self.object);
             return Ok(None);
         };
         if let Some(error) = fetched.update_blocker() {
-            return Err(write_failure(&error));
+            return Err(write_failure(self.desired, &error));
         }
         let stale = cached.is_none_or(|cached| {
             cached.observed.resource_version != fetched.observed.resource_version
@@ -210,7 +210,7 @@ impl Apply<'_> {
             }
             Err(WriteError::Exists | WriteError::Conflict) => self.observe_again().await?,
             Err(WriteError::NotFound) if was_cached => objects.evict(&self.object),
-            Err(error) => return Err(write_failure(&error)),
+            Err(error) => return Err(write_failure(self.desired, &error)),
         }
         Ok(None)
     }
@@ -222,13 +222,13 @@ impl Apply<'_> {
                 if fetched.observed.belongs_to(&desired.binding_uid)
                     && let Some(error) = fetched.update_blocker()
                 {
-                    return Err(write_failure(&error));
+                    return Err(write_failure(self.desired, &error));
                 }
                 let objects = &context.objects;
                 objects.observe(&self.object, fetched.observed, false);
             }
             Ok(None) => context.objects.evict(&self.object),
-            Err(error) => return Err(write_failure(&error)),
+            Err(error) => return Err(write_failure(self.desired, &error)),
         }
         Ok(())
     }
@@ -241,8 +241,8 @@ impl Apply<'_> {
             return Ok(());
         }
         let message = format!(
-            "another client keeps changing Secret {0}; the operator restores it with a growing backoff; find the client with kubectl get secret {0} --show-managed-fields -o yaml",
-            self.desired.name
+            "another client keeps changing Secret {0}; the operator restores it with backoff; find the client with kubectl -n {1} get secret {0} --show-managed-fields -o yaml",
+            self.desired.name, self.desired.namespace
         );
         Err(after(delay, Reason::SecretContested, message))
     }
@@ -257,7 +257,7 @@ pub fn foreign(desired: &Desired, owner: Option<&str>) -> Failure {
             "Secret {name} belongs to {owner}; the operator leaves it as it is: set spec.managedSecret.name to another name"
         ),
         None => format!(
-            "Secret {name} exists and is not this operator's; the operator leaves it as it is: set spec.managedSecret.name to another name, delete that Secret, or set spec.managedSecret.adopt to true"
+            "Secret {name} exists, and the operator does not manage it; the operator leaves it as it is: set spec.managedSecret.name to another name, delete that Secret, or set spec.managedSecret.adopt to true"
         ),
     };
     Failure::new(Reason::SecretForeign, message)
@@ -289,7 +289,7 @@ fn after(wait: Duration, reason: Reason, message: String) -> Failure {
     }
 }
 
-fn write_failure(error: &WriteError) -> Failure {
+fn write_failure(desired: &Desired, error: &WriteError) -> Failure {
     let retry_after = match error.reason() {
         Reason::KubernetesError => Some(Duration::from_secs(5)),
         Reason::SecretForbidden => Some(Duration::from_mins(1)),
@@ -298,7 +298,7 @@ fn write_failure(error: &WriteError) -> Failure {
     };
     Failure {
         reason: error.reason(),
-        message: error.to_string(),
+        message: format!("Secret {}: {error}", desired.name),
         retry_after,
     }
 }

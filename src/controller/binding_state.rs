@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{
-    object_cache::is_newer, repair_backoff::RepairBackoff, resolution::LastGood,
+    object_cache::is_newer, repair_backoff::SecretRepairBackoff, resolution::LastGood,
     stored_binding::StoredBinding,
 };
 use crate::{
@@ -40,11 +40,13 @@ pub struct BindingState {
     /// The last connections to Prefect servers, one per API URL.
     pub connections: Vec<Arc<Connection>>,
     /// The repairs of the Secret.
-    pub repair_backoff: RepairBackoff,
+    pub repair_backoff: SecretRepairBackoff,
     /// Since when entries are removed from their pools.
     pub removed_since: BTreeMap<InjectedEntry, Instant>,
     /// The last good values, shared with all bindings of the same config.
     pub last_good: Option<LastGood>,
+    /// Since when this process cleans up the deleted binding.
+    pub cleanup_since: Option<Instant>,
     /// Since when a referenced key cannot be resolved.
     pub key_refs_failing_since: Option<Instant>,
     /// Since when the Secret or the status waits for the pools.

@@ -8,9 +8,9 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use k8s_openapi::{api::core::v1::Namespace, jiff::Timestamp};
-use kube::{Api, Resource};
-use tokio::time::timeout;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::Api;
+use tokio::time::{Instant, timeout};
 
 use super::{
     delete_secret::delete_secret,
@@ -26,6 +26,8 @@ use crate::{
 
 /// Wait before a step that failed is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+/// The shortest wait for the first result of a pool, which also enqueues the binding.
+const FIRST_ATTEMPT: Duration = Duration::from_millis(200);
 
 /// Does the next steps of the cleanup.
 pub async fn cleanup(pass: &mut Pass<'_>) {
@@ -43,9 +45,11 @@ pub async fn cleanup(pass: &mut Pass<'_>) {
     };
     if let Withdrawal::Pending(pending) = injection::withdraw_all(pass, connection.as_ref()) {
         let timeout = context.settings.release_timeout;
-        let remaining = timeout.saturating_sub(since_deletion(pass));
-        if !remaining.is_zero() {
-            return pass.requeue.after(remaining.min(RETRY_INTERVAL));
+        let remaining = timeout.saturating_sub(since_first_attempt(pass));
+        if !remaining.is_zero() || !pending.was_attempted() {
+            return pass
+                .requeue
+                .after(remaining.clamp(FIRST_ATTEMPT, RETRY_INTERVAL));
         }
         report_abandoned(pass, &pending, terminating);
         return remove_finalizer(pass).await;
@@ -71,12 +75,11 @@ pub async fn cleanup(pass: &mut Pass<'_>) {
     remove_finalizer(pass).await;
 }
 
-fn since_deletion(pass: &Pass<'_>) -> Duration {
-    let Some(at) = &pass.binding.meta().deletion_timestamp else {
-        return Duration::ZERO;
-    };
-    let passed = Timestamp::now().duration_since(at.0);
-    Duration::try_from(passed).unwrap_or_default()
+/// How long this process has tried to clean up. The deletion may be much older, if no operator ran
+/// meanwhile or the wall clock jumped.
+fn since_first_attempt(pass: &Pass<'_>) -> Duration {
+    let since = pass.update_state(|state| *state.cleanup_since.get_or_insert_with(Instant::now));
+    since.elapsed()
 }
 
 /// Reports an entry that stays behind. A terminating namespace accepts no Event.

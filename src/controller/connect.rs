@@ -15,7 +15,10 @@ use super::{
     object_cache::{ObjectCache, ObjectKey, ReferenceKind},
 };
 use crate::{
-    crd::{DopplerPrefectBinding, DopplerSpec, PrefectSpec},
+    crd::{
+        DopplerPrefectBinding, DopplerPrefectBindingSpec, DopplerSpec, PrefectSpec,
+        control_character,
+    },
     doppler::ConfigKey,
     failure::Failure,
     outbound::AllowedHosts,
@@ -31,6 +34,18 @@ use crate::{
 const DOPPLER: &str = "https://api.doppler.com";
 /// The field of the spec that references a Doppler token.
 const ACCESS_TOKEN_FIELD: &str = "spec.doppler.accessToken";
+
+/// Checks that no text field has a control character. The CRD refuses them, but an older one may
+/// have admitted the binding. A server that is sent such a name may fail, or take another name.
+///
+/// # Errors
+/// If a field has one. The message names the field.
+pub fn check_text_fields(spec: &DopplerPrefectBindingSpec) -> Result<(), Failure> {
+    match control_character(spec) {
+        Some(correction) => Err(Failure::new(Reason::InvalidSpec, correction)),
+        None => Ok(()),
+    }
+}
 
 /// All keys that the binding references.
 #[must_use]

@@ -23,7 +23,7 @@ use crate::{
     outbound::AllowedHosts,
     prefect::{Blocks, ConnectionInterner},
     report::Report,
-    secret::{HashKey, SecretClient},
+    secret::{ForbiddenNames, HashKey, SecretClient},
     settings::ControllerSettings,
 };
 
@@ -37,6 +37,8 @@ pub struct Context {
     pub prefect_hosts: AllowedHosts,
     /// Allowed hosts of Doppler's API.
     pub doppler_hosts: AllowedHosts,
+    /// Names that no Secret may have as a key.
+    pub forbidden_names: ForbiddenNames,
     /// Interned connections to Prefect servers.
     pub connections: Arc<ConnectionInterner>,
     /// Pollers of blocks.

@@ -35,7 +35,7 @@ pub enum FinalizerError {
     Conflict,
     /// The API server rejected the patch.
     #[error(
-        "the API server refused to set the finalizer (status {0}); grant the operator's service account `patch` on dopplerprefectbindings"
+        "the API server rejected the finalizer (status {0}): grant the operator's service account `patch` on dopplerprefectbindings"
     )]
     Refused(u16),
     /// The API server did not answer.

@@ -60,7 +60,9 @@ pub enum KeyRefError {
         field: String,
     },
     /// The value is not text.
-    #[error("the value of key {key} of {kind:?} {name} is not UTF-8 text: {field} needs text")]
+    #[error(
+        "the value of key {key} of {kind:?} {name} is not UTF-8 text: store text under this key, or correct {field}"
+    )]
     NotText {
         /// Kind of the object.
         kind: ReferenceKind,
@@ -73,7 +75,7 @@ pub enum KeyRefError {
     },
     /// The operator may not read the object.
     #[error(
-        "the operator may not read {kind:?} {name} in namespace {namespace}: grant its service account the chart's Role there"
+        "the operator has no permission to read {kind:?} {name} in namespace {namespace}: bind the chart's Role there to its service account"
     )]
     Forbidden {
         /// Kind of the object.

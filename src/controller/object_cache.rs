@@ -15,7 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use parking_lot::Mutex;
 
 pub use crate::crd::ReferenceKind;
-use crate::{crd::BindingRef, secret::ObservedSecret};
+use crate::{crd::BindingRef, secret::ObservedSecret, upstream::poller::Enqueue};
 
 /// An object by kind, namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -47,13 +47,10 @@ pub struct CachedObject {
     pub verified: bool,
 }
 
-/// Enqueues a binding.
-pub type Enqueue = Box<dyn Fn(&BindingRef) + Send + Sync>;
-
 /// The objects that bindings track.
 pub struct ObjectCache {
     index: Mutex<Index>,
-    enqueue: Enqueue,
+    enqueue: Enqueue<BindingRef>,
 }
 
 /// Objects by key, and tracked keys by binding.
@@ -80,7 +77,7 @@ impl std::fmt::Debug for ObjectCache {
 impl ObjectCache {
     /// Creates an empty cache. It calls `enqueue` for the bindings whose objects change.
     #[must_use]
-    pub fn new(enqueue: Enqueue) -> Self {
+    pub fn new(enqueue: Enqueue<BindingRef>) -> Self {
         Self {
             index: Mutex::default(),
             enqueue,

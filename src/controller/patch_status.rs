@@ -84,7 +84,7 @@ pub async fn report_invalid(context: &Context, metadata: &ObjectMeta) {
 }
 
 #[derive(Serialize)]
-struct Operation<'a, T> {
+struct StatusOperation<'a, T> {
     op: &'a str,
     path: &'a str,
     value: T,
@@ -98,12 +98,12 @@ async fn write(
     status: &impl Serialize,
 ) -> Result<String, Option<u16>> {
     let patch = (
-        Operation {
+        StatusOperation {
             op: "test",
             path: "/metadata/uid",
             value: binding.uid(),
         },
-        Operation {
+        StatusOperation {
             op: "add",
             path: "/status",
             value: status,

@@ -1,6 +1,6 @@
 //! Watches the `PrefectWorkPool` objects of prefect-operator, where it is installed.
 //!
-//! Input: a watch of `workpools.prefect.io`, if the API server has the kind.
+//! Input: a watch of `prefectworkpools.prefect.io`, if the API server has the kind.
 //! Output: the pools that these objects own.
 //! Invariants: without the kind, or without the right to watch it, no pool is owned. The watch is
 //! tried again at a long interval.
@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::{scope::Scope, watches::error_text};
+use super::{scope::WatchScope, watches::error_text};
 use crate::{
     crd::ServerSpec,
     inject::{Pools, pool_owner::ManagedPool},
@@ -36,17 +36,17 @@ type SharedPools = Arc<Mutex<ManagedPools>>;
 
 /// The scopes to watch.
 #[must_use]
-pub fn scopes(watched: &[String], further: &[String]) -> Vec<Scope> {
+pub fn scopes(watched: &[String], further: &[String]) -> Vec<WatchScope> {
     if watched.is_empty() {
-        return Scope::of(&[]);
+        return WatchScope::of(&[]);
     }
-    Scope::of(&[watched, further].concat())
+    WatchScope::of(&[watched, further].concat())
 }
 
 /// Keeps the managed pools of `pools` up to date, until `shutdown`.
 pub async fn watch_work_pools(
     client: Client,
-    scopes: Vec<Scope>,
+    scopes: Vec<WatchScope>,
     pools: Pools,
     shutdown: CancellationToken,
 ) {
@@ -60,14 +60,14 @@ pub async fn watch_work_pools(
     }
 }
 
-async fn keep_watching(client: Client, scope: Scope, managed: SharedPools, pools: Pools) {
+async fn keep_watching(client: Client, scope: WatchScope, managed: SharedPools, pools: Pools) {
     let kind = ApiResource::from_gvk_with_plural(
         &GroupVersionKind::gvk("prefect.io", "v1", "PrefectWorkPool"),
         "prefectworkpools",
     );
     let api: Api<DynamicObject> = match &scope {
-        Scope::All => Api::all_with(client, &kind),
-        Scope::Namespace(namespace) => Api::namespaced_with(client, namespace, &kind),
+        WatchScope::All => Api::all_with(client, &kind),
+        WatchScope::Namespace(namespace) => Api::namespaced_with(client, namespace, &kind),
     };
     loop {
         let events = watcher(api.clone(), watcher::Config::default()).default_backoff();
@@ -95,13 +95,18 @@ fn is_unavailable(error: &watcher::Error) -> bool {
     matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if matches!(status.code, 403 | 404))
 }
 
-fn handle_event(managed: &SharedPools, scope: &Scope, event: Event<DynamicObject>, pools: &Pools) {
+fn handle_event(
+    managed: &SharedPools,
+    scope: &WatchScope,
+    event: Event<DynamicObject>,
+    pools: &Pools,
+) {
     let mut managed = managed.lock();
     let before = managed.clone();
     let complete = match event {
         Event::Init => {
             managed.retain(
-                |(namespace, _), _| matches!(scope, Scope::Namespace(own) if own != namespace),
+                |(namespace, _), _| matches!(scope, WatchScope::Namespace(own) if own != namespace),
             );
             false
         }

@@ -37,7 +37,12 @@ pub async fn reconcile(context: &Context, key: &BindingRef) -> Option<Duration> 
         return None;
     };
     let started = Instant::now();
-    let requeue_after = if let Ok(binding) = binding.parse() {
+    let parsed = binding.parse().or_else(|error| {
+        // The cleanup of a deleted binding needs its metadata and the recorded entries only.
+        let is_deleted = binding.meta().deletion_timestamp.is_some();
+        is_deleted.then(|| binding.without_spec()).ok_or(error)
+    });
+    let requeue_after = if let Ok(binding) = parsed {
         let uid = binding.meta().uid.as_deref().unwrap_or_default();
         context.states.retain_uid(key, uid);
         let pass = Pass::new(context, key, &binding, written_status);

@@ -19,12 +19,12 @@ const MAX_DELAY: Duration = Duration::from_mins(5);
 
 /// How often, and when last, the operator repaired an object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RepairBackoff {
+pub struct SecretRepairBackoff {
     repairs: u32,
     last: Option<Instant>,
 }
 
-impl RepairBackoff {
+impl SecretRepairBackoff {
     /// How long the next repair has to wait.
     #[must_use]
     pub fn delay(&self, now: Instant) -> Duration {
@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn first_repairs_are_immediate_and_later_ones_back_off() {
-        let mut backoff = RepairBackoff::default();
+        let mut backoff = SecretRepairBackoff::default();
         let mut now = Instant::now();
         let mut delays = vec![];
         for _ in 0..10 {
@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn quiet_period_resets_the_backoff() {
-        let mut backoff = RepairBackoff::default();
+        let mut backoff = SecretRepairBackoff::default();
         let mut now = Instant::now();
         for _ in 0..6 {
             backoff.record_repair(now);

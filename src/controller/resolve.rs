@@ -10,7 +10,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    connect::{build_connection, config_key, key_references, resolve_overrides},
+    connect::{build_connection, check_text_fields, config_key, key_references, resolve_overrides},
     object_cache::{ObjectKey, ReferenceKind},
     pass::Pass,
     resolution::{LastGood, Resolution, Stage},
@@ -33,6 +33,11 @@ const KEY_REF_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 pub async fn resolve(pass: &Pass<'_>) -> Resolution {
     let mut resolution = Resolution::new(pass.grace_period());
     track_objects(pass);
+    if let Err(failure) = check_text_fields(&pass.binding.spec) {
+        resolution.record_failure(Stage::Block, failure, Duration::ZERO);
+        resolution.last_good = last_good(pass);
+        return resolution;
+    }
     let overrides = match resolve_key_refs(pass, &mut resolution).await {
         Ok(overrides) => overrides,
         Err(failure) => {
@@ -148,7 +153,7 @@ fn resolve_config_key(
             let key = BlockKey::new(connection, &prefect.block);
             let state = context.blocks.subscribe(pass.key, &key, pass.interval());
             let block = resolution.record_poll(Stage::Block, &state)?;
-            let fields = block.fields(prefect.block.pointer.as_deref());
+            let fields = block.fields.clone();
             let from = format!("block {}/{} gives", key.type_slug, key.name);
             (fields.map(|fields| fields.overridden_by(overrides)), from)
         }
@@ -159,7 +164,7 @@ fn resolve_config_key(
         }
         _ => {
             context.blocks.unsubscribe(pass.key);
-            (Ok(overrides), "the binding itself gives".to_owned())
+            (Ok(overrides), "the binding itself sets".to_owned())
         }
     };
     let fields = match fields.and_then(BlockFields::complete) {
@@ -194,7 +199,7 @@ fn no_source(overrides: &BlockFields) -> Failure {
         .map(Field::spec_path)
         .collect();
     let message = format!(
-        "the spec does not say where the Doppler project, config and token come from: give spec.prefect.server (the operator reads the block there), or also {}",
+        "the spec does not say where the Doppler project, config and token come from: set spec.prefect.server (the operator reads the block there), or also {}",
         missing.join(", ")
     );
     Failure::new(Reason::InvalidSpec, message)

@@ -1,20 +1,20 @@
 //! Where the operator watches bindings: in the whole cluster, or in one namespace.
 //!
-//! Input: the namespaces of `--watch-namespace`. Output: the distinct [`Scope`]s.
+//! Input: the namespaces of `--watch-namespace`. Output: the distinct [`WatchScope`]s.
 //! Invariants: no namespace is in two scopes.
 
 use std::collections::BTreeSet;
 
 /// Where the operator watches bindings.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Scope {
+pub enum WatchScope {
     /// In all namespaces.
     All,
     /// In this namespace.
     Namespace(String),
 }
 
-impl Scope {
+impl WatchScope {
     /// The scopes of the flag `--watch-namespace`. Without namespaces the operator watches the whole cluster.
     #[must_use]
     pub fn of(namespaces: &[String]) -> Vec<Self> {
@@ -32,10 +32,10 @@ mod tests {
 
     #[test]
     fn watches_a_namespace_once_that_is_given_twice() {
-        assert_eq!(Scope::of(&[]), [Scope::All]);
+        assert_eq!(WatchScope::of(&[]), [WatchScope::All]);
         assert_eq!(
-            Scope::of(&["a".to_owned(), "a".to_owned()]),
-            [Scope::Namespace("a".to_owned())]
+            WatchScope::of(&["a".to_owned(), "a".to_owned()]),
+            [WatchScope::Namespace("a".to_owned())]
         );
     }
 }

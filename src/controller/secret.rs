@@ -16,6 +16,7 @@ use super::{
 use crate::{
     crd::{DeletionPolicy, DopplerPrefectBindingStatus},
     failure::Failure,
+    printable,
     reason::{Class, Reason},
     secret::{Desired, DesiredInput, desired, hash_key},
     status::{ConditionUpdate, SECRET_SYNCED, SecretContent},
@@ -52,6 +53,7 @@ pub fn desired_secret(pass: &Pass<'_>, values: &LastGood) -> Result<Desired, Fai
         namespace: pass.key.namespace(),
         doppler: &pass.binding.spec.doppler,
         managed: &pass.binding.spec.managed_secret,
+        forbidden: &pass.context.forbidden_names,
         project: &values.project,
         config: &values.config,
         key: &pass.context.hash_key,
@@ -157,7 +159,7 @@ fn refuse_empty_answer(
     }
     pass.requeue.after(pass.interval().mul_f64(CONFIRMATION));
     let message = format!(
-        "the answer for project and config would leave Secret {} without any key; the operator refuses it until the next poll confirms it",
+        "the answer of Doppler would leave Secret {} without any key; the operator rejects it until the next poll confirms it: check the config, and spec.doppler.include and exclude",
         desired.name
     );
     pass.emit(Reason::EmptyAnswer, &message);
@@ -176,8 +178,8 @@ fn synced_condition(
     if let Some(quiet_in) = repair_backoff.contested_for(Instant::now()) {
         pass.requeue.after(quiet_in);
         let message = format!(
-            "another client keeps changing Secret {0}; the operator restored it; find the client with kubectl get secret {0} --show-managed-fields -o yaml",
-            desired.name
+            "another client keeps changing Secret {0}; the operator restored it; find the client with kubectl -n {1} get secret {0} --show-managed-fields -o yaml",
+            desired.name, desired.namespace
         );
         return ConditionUpdate::False(Reason::SecretContested, message);
     }
@@ -192,6 +194,7 @@ fn synced_condition(
             desired.name,
             desired.data.len()
         );
+        let message = with_note(&message, desired.proxy_note().as_deref());
         let message = with_note(&message, resolution.values_note.as_deref());
         ConditionUpdate::True(Reason::Synced, message)
     })
@@ -212,12 +215,17 @@ fn report_applied(pass: &Pass<'_>, resolution: &Resolution, desired: &Desired, a
     let old = pass
         .last_status()
         .and_then(|status| Some((status.project.as_deref()?, status.config.as_deref()?)));
-    if let (Some((project, config)), Some(values)) = (old, &resolution.last_good)
-        && (project, config) != (&*values.project, &*values.config)
+    let new = resolution.last_good.as_ref().map(|values| {
+        (
+            printable::name(&values.project),
+            printable::name(&values.config),
+        )
+    });
+    if let (Some((project, config)), Some((new_project, new_config))) = (old, &new)
+        && (project, config) != (new_project, new_config)
     {
         let message = format!(
-            "project and config changed from {project}/{config} to {}/{}",
-            values.project, values.config
+            "project and config changed from {project}/{config} to {new_project}/{new_config}"
         );
         pass.emit(Reason::SourceChanged, &message);
     }
@@ -230,7 +238,7 @@ fn report_applied(pass: &Pass<'_>, resolution: &Resolution, desired: &Desired, a
         ),
         Applied::Updated => pass.emit(
             Reason::SecretUpdated,
-            &format!("the operator wrote new content to Secret {name}, {key_count} keys"),
+            &format!("the operator wrote new content to Secret {name}, which has {key_count} keys"),
         ),
         Applied::Repaired => pass.emit(
             Reason::SecretRepaired,

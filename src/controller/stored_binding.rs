@@ -12,7 +12,10 @@ use kube::{Resource, api::ObjectMeta, core::NamespaceResourceScope};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use crate::crd::{BindingRef, DopplerPrefectBinding, INJECTED_ANNOTATION};
+use crate::crd::{
+    BindingRef, DopplerPrefectBinding, DopplerPrefectBindingSpec, DopplerPrefectBindingStatus,
+    INJECTED_ANNOTATION,
+};
 
 /// A binding of the store. Its text may contain an inline API key, so `Debug` prints only the name.
 #[derive(Clone)]
@@ -56,16 +59,32 @@ struct Annotations {
 impl StoredBinding {
     /// The binding, with the stored parts of its metadata.
     ///
+    /// A status that this version cannot parse, as after a rollback, counts as none: the next
+    /// reconcile writes it again.
+    ///
     /// # Errors
-    /// If this version cannot parse spec or status.
+    /// If this version cannot parse the spec.
     pub fn parse(&self) -> Result<DopplerPrefectBinding, InvalidBinding> {
         let spec = self.spec.as_deref().ok_or(InvalidBinding)?;
-        let status = self.status.as_deref().map(serde_json::from_str);
         Ok(DopplerPrefectBinding {
             metadata: self.metadata.clone(),
             spec: serde_json::from_str(spec).map_err(|_| InvalidBinding)?,
-            status: status.transpose().map_err(|_| InvalidBinding)?,
+            status: self.parsed_status(),
         })
+    }
+
+    /// The binding with an empty spec, for the cleanup of one whose spec cannot be parsed.
+    #[must_use]
+    pub fn without_spec(&self) -> DopplerPrefectBinding {
+        DopplerPrefectBinding {
+            metadata: self.metadata.clone(),
+            spec: DopplerPrefectBindingSpec::default(),
+            status: self.parsed_status(),
+        }
+    }
+
+    fn parsed_status(&self) -> Option<DopplerPrefectBindingStatus> {
+        serde_json::from_str(self.status.as_deref()?).ok()
     }
 }
 
@@ -202,6 +221,27 @@ mod tests {
             "{shown}"
         );
         assert!(stored.spec.is_some_and(|text| text.contains("canary")));
+    }
+
+    #[test]
+    fn a_status_that_cannot_be_parsed_counts_as_none() {
+        let text = raw(&json!({})).replace("\"observedGeneration\":3", "\"observedGeneration\":[]");
+        let stored: StoredBinding = serde_json::from_str(&text).unwrap();
+        assert_eq!(stored.parse().unwrap().status, None);
+    }
+
+    #[test]
+    fn a_spec_that_cannot_be_parsed_leaves_metadata_for_the_cleanup() {
+        let binding = stored(&json!({"suspend": "maybe"})).without_spec();
+        assert_eq!(binding.spec, DopplerPrefectBindingSpec::default());
+        assert_eq!(binding.metadata.finalizers, Some(vec!["f".to_owned()]));
+        assert!(
+            binding
+                .metadata
+                .annotations
+                .unwrap()
+                .contains_key(INJECTED_ANNOTATION)
+        );
     }
 
     #[test]

@@ -28,7 +28,7 @@ use tracing::warn;
 
 use super::{
     object_cache::{ObjectCache, ReferenceKind},
-    scope::Scope,
+    scope::WatchScope,
     stored_binding::StoredBinding,
 };
 use crate::crd::BindingRef;
@@ -47,7 +47,7 @@ pub enum BindingEvent<'a> {
 /// The bindings of a scope, and the task that keeps them current until `shutdown`.
 pub fn watch_bindings<F: Fn(BindingEvent<'_>) + Send + 'static>(
     client: Client,
-    scope: &Scope,
+    scope: &WatchScope,
     on_event: F,
     shutdown: CancellationToken,
 ) -> (
@@ -66,7 +66,10 @@ pub fn watch_bindings<F: Fn(BindingEvent<'_>) + Send + 'static>(
                 Ok(event) => event,
                 Err(error) => {
                     let reason = error_text(&error);
-                    warn!(reason, "the watch of bindings was interrupted");
+                    warn!(
+                        reason,
+                        "the watch of bindings was interrupted; the operator opens it again"
+                    );
                     continue;
                 }
             };
@@ -129,7 +132,7 @@ pub struct MetadataWatch {
     /// The API server.
     pub client: Client,
     /// Where the objects are.
-    pub scope: Scope,
+    pub scope: WatchScope,
     /// The cache that is kept current.
     pub objects: Arc<ObjectCache>,
     /// Turns true once all objects are listed.
@@ -159,8 +162,8 @@ impl MetadataWatch {
 
     async fn follow<K: Debug>(self, kind: ReferenceKind, mut events: MetadataEvents<K>) {
         let namespace = match &self.scope {
-            Scope::All => None,
-            Scope::Namespace(namespace) => Some(namespace.as_str()),
+            WatchScope::All => None,
+            WatchScope::Namespace(namespace) => Some(namespace.as_str()),
         };
         let mut listed = HashSet::new();
         while let Some(event) = events.next().await {
@@ -183,7 +186,11 @@ impl MetadataWatch {
                 Ok(Event::Delete(object)) => self.objects.on_delete(kind, &object.metadata),
                 Err(error) => {
                     let reason = error_text(&error);
-                    warn!(?kind, reason, "the watch of metadata was interrupted");
+                    warn!(
+                        ?kind,
+                        reason,
+                        "the watch of metadata was interrupted; the operator opens it again"
+                    );
                 }
             }
         }
@@ -194,7 +201,7 @@ type MetadataEvents<K> = BoxStream<'static, watcher::Result<Event<PartialObjectM
 
 fn metadata_events<K>(
     client: Client,
-    scope: &Scope,
+    scope: &WatchScope,
     shutdown: CancellationToken,
 ) -> MetadataEvents<K>
 where
@@ -214,14 +221,14 @@ where
 
 /// An API in a scope.
 #[must_use]
-pub fn scoped_api<K>(client: Client, scope: &Scope) -> Api<K>
+pub fn scoped_api<K>(client: Client, scope: &WatchScope) -> Api<K>
 where
     K: Resource<Scope = NamespaceResourceScope>,
     K::DynamicType: Default,
 {
     match scope {
-        Scope::All => Api::all(client),
-        Scope::Namespace(namespace) => Api::namespaced(client, namespace),
+        WatchScope::All => Api::all(client),
+        WatchScope::Namespace(namespace) => Api::namespaced(client, namespace),
     }
 }
 

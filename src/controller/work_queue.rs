@@ -20,10 +20,10 @@ use crate::crd::BindingRef;
 
 /// Keys of bindings that wait for a reconcile, as in the work queue of client-go. It has one consumer.
 #[derive(Debug, Default)]
-pub struct WorkQueue(Mutex<State>);
+pub struct WorkQueue(Mutex<QueueState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct QueueState {
     /// Keys in the order in which they are handed out.
     ready: VecDeque<BindingRef>,
     /// Keys that need a reconcile: those in `ready`, and those added during their reconcile.
@@ -59,7 +59,7 @@ impl WorkQueue {
     }
 }
 
-impl State {
+impl QueueState {
     fn add(&mut self, key: BindingRef) {
         if self.dirty.insert(key.clone()) && !self.processing.contains(&key) {
             self.make_ready(key);

@@ -21,14 +21,17 @@ pub struct DopplerSpec {
     #[schemars(length(min = 1, max = 255))]
     #[x_kube(validation = Rule::new("self.startsWith('https://') || self.startsWith('http://')")
         .message("use a full URL such as https://api.doppler.com"))]
+    #[x_kube(validation = super::plain_text::plain_text())]
     pub host: Option<String>,
     /// Doppler project, such as `my-project`. Default: the block's `project`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
+    #[x_kube(validation = super::plain_text::plain_text())]
     pub project: Option<String>,
     /// Doppler config, such as `dev`. Default: the block's `config`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 60))]
+    #[x_kube(validation = super::plain_text::plain_text())]
     pub config: Option<String>,
     /// Reference to the Doppler token. A service token with read access to the one config is
     /// enough. Default: the block's `access_token`.
@@ -38,10 +41,12 @@ pub struct DopplerSpec {
     /// names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 200)))]
+    #[x_kube(validation = super::plain_text::plain_texts())]
     pub include: Vec<String>,
     /// Globs of the names to exclude, applied after `include`, such as `*_TEST`. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 200)))]
+    #[x_kube(validation = super::plain_text::plain_texts())]
     pub exclude: Vec<String>,
     /// Doppler's name transformer. Default: the names stay as they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]

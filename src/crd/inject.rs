@@ -31,6 +31,7 @@ pub struct InjectSpec {
 pub struct WorkPoolSpec {
     /// Name of the work pool on the Prefect server, such as `k8s`.
     #[schemars(length(min = 1, max = 255))]
+    #[x_kube(validation = super::plain_text::plain_text())]
     pub name: String,
     /// Whether the operator writes the pool's template. Default: `Patch`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

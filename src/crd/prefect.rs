@@ -62,6 +62,7 @@ pub struct ServerSpec {
     #[schemars(length(min = 1, max = 1024))]
     #[x_kube(validation = Rule::new("self.startsWith('https://') || self.startsWith('http://')")
         .message("use a full URL such as https://prefect.example.com/api"))]
+    #[x_kube(validation = super::plain_text::plain_text())]
     pub remote_api_url: Option<String>,
     /// Account ID of Prefect Cloud, a UUID in the URL of the workspace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -93,7 +94,7 @@ pub struct ServerSpec {
     .message("set exactly one of value and valueFrom; valueFrom.secretKeyRef keeps the key out of this resource"))]
 #[serde(rename_all = "camelCase")]
 pub struct ApiKey {
-    /// The key itself. Everyone who can read the binding can read it, so prefer `valueFrom`.
+    /// The key itself. Every user who can read the binding can read it, so prefer `valueFrom`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<InlineValue>,
     /// The key of a Secret or ConfigMap that holds it. The Prefect charts use the Secret
@@ -120,9 +121,9 @@ pub struct Header {
     /// the connection itself are rejected.
     #[schemars(length(min = 1, max = 128), regex(pattern = "^[A-Za-z0-9-]+$"))]
     #[x_kube(validation = Rule::new("!(self.lowerAscii() in ['authorization', 'host', 'connection', 'content-length', 'transfer-encoding', 'upgrade', 'te', 'trailer'])")
-        .message("the client itself sets this header: use apiKey or basicAuth for Authorization, remoteApiUrl for Host"))]
+        .message("the operator itself sets this header: use apiKey or basicAuth for Authorization, remoteApiUrl for Host"))]
     pub name: String,
-    /// Its inline value. Everyone who can read the binding can read it.
+    /// Its inline value. Every user who can read the binding can read it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<InlineValue>,
     /// The key of a Secret that holds its value.
@@ -145,6 +146,7 @@ pub struct BlockSpec {
     /// Name of the block document. Default: `doppler-config`.
     #[serde(default = "BlockSpec::default_name")]
     #[schemars(length(min = 1, max = 255))]
+    #[x_kube(validation = super::plain_text::plain_text())]
     pub name: String,
     /// Slug of its block type: `secret`, `json`, or the slug of a custom class, such as
     /// `dopplerconfig` for `DopplerConfig`. Default: `secret`.
@@ -156,6 +158,7 @@ pub struct BlockSpec {
     /// in the data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512), regex(pattern = "^(/.*)?$"))]
+    #[x_kube(validation = super::plain_text::plain_text())]
     pub pointer: Option<String>,
 }
 

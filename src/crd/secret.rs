@@ -47,11 +47,19 @@ pub struct ManagedSecretSpec {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub adopt: bool,
     /// Reserved names to include anyway, each in full, such as `PYTHONPATH`. By default the
-    /// operator excludes names that could break or take over the job pod: `PATH`, `HOME`, `PS1`,
-    /// `HOSTNAME`, `BASH_ENV`, `LD_*`, `PYTHON*`, `PIP_*`, `UV_*`, `BROWSER`, `NODE_OPTIONS`,
-    /// `EXTRA_PIP_PACKAGES`, `PREFECT_*`, `KUBERNETES_*`. Default: none.
+    /// operator excludes names that could break or take over the job pod: `PATH`, `HOME`,
+    /// `HOSTNAME`, `PS1`, `PS4`, `PROMPT_COMMAND`, `IFS`, `ENV`, `BASH_ENV`, `BASHOPTS`,
+    /// `SHELLOPTS`, `LD_*`, `DYLD_*`, `GCONV_PATH`, `LOCPATH`, `GLIBC_TUNABLES`, `HOSTALIASES`,
+    /// `LOCALDOMAIN`, `RES_OPTIONS`, `PYTHON*`, `PIP_*`, `UV_*`, `EXTRA_PIP_PACKAGES`,
+    /// `NODE_OPTIONS`, `NODE_PATH`, `NODE_EXTRA_CA_CERTS`, `NODE_TLS_REJECT_UNAUTHORIZED`,
+    /// `PERL5*`, `PERLLIB`, `RUBYOPT`, `RUBYLIB`, `JAVA_TOOL_OPTIONS`, `JDK_JAVA_OPTIONS`,
+    /// `_JAVA_OPTIONS`, `CLASSPATH`, `DOTNET_STARTUP_HOOKS`, `OPENSSL_*`, `SSL_CERT_FILE`,
+    /// `SSL_CERT_DIR`, `SSLKEYLOGFILE`, `REQUESTS_CA_BUNDLE`, `CURL_CA_BUNDLE`, `GIT_*`, `BROWSER`,
+    /// `EDITOR`, `VISUAL`, `PAGER`, `KUBECONFIG`, `PREFECT_*`, `KUBERNETES_*`. The operator's
+    /// `--forbidden-name` forbids names that this field cannot allow. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 200)))]
+    #[x_kube(validation = super::plain_text::plain_texts())]
     pub allow_reserved_names: Vec<String>,
 }
 

@@ -34,7 +34,7 @@ pub struct DopplerPrefectBindingStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_count: Option<i32>,
     /// Names in the Doppler config that the operator excludes from the Secret, each with the
-    /// reason. At most 50 are listed.
+    /// reason. The status lists at most 50.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_owned()]))]
     pub excluded_keys: Vec<ExcludedKey>,
@@ -68,12 +68,12 @@ pub struct WorkPoolStatus {
     /// What the operator observed or did. Absent until the first read of the pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<WorkPoolState>,
-    /// Keys of the Secret that the `env` of the pool or a later `envFrom` entry overrides. At most
-    /// 50 are listed.
+    /// Keys of the Secret that the `env` of the pool or a later `envFrom` entry overrides. The
+    /// status lists at most 50.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shadowed_keys: Vec<String>,
-    /// Namespaces to which deployments of the pool send jobs, and which do not have the Secret. At
-    /// most 50 are listed.
+    /// Namespaces to which deployments of the pool send jobs, and which do not have the Secret. The
+    /// status lists at most 50.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unserved_namespaces: Vec<String>,
 }

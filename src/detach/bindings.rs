@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use crate::{
     controller::{
         finalizer::{self, FinalizerError, InjectedEntry},
-        scope::Scope,
+        scope::WatchScope,
         watches::scoped_api,
     },
     crd::{DeletionPolicy, DopplerPrefectBinding, DopplerPrefectBindingSpec},
@@ -23,7 +23,7 @@ use super::context::{Detacher, REQUEST_TIMEOUT, RETRY_INTERVAL, print_line};
 
 /// Bindings in one page of a list.
 const PAGE_SIZE: u32 = 500;
-/// How often a binding that keeps changing is patched.
+/// How often a binding that keeps changing is patched at most.
 const MAX_ATTEMPTS: usize = 5;
 
 impl Detacher {
@@ -31,7 +31,10 @@ impl Detacher {
     ///
     /// # Errors
     /// If the API server rejects the list or does not respond.
-    pub(super) async fn list(&self, scope: &Scope) -> Result<Vec<DopplerPrefectBinding>, String> {
+    pub(super) async fn list(
+        &self,
+        scope: &WatchScope,
+    ) -> Result<Vec<DopplerPrefectBinding>, String> {
         let api: Api<DeserializeGuard<DopplerPrefectBinding>> =
             scoped_api(self.client.clone(), scope);
         let mut params = ListParams::default().limit(PAGE_SIZE);
@@ -41,7 +44,7 @@ impl Detacher {
                 Ok(Ok(page)) => page,
                 Ok(Err(kube::Error::Api(status))) if status.code == 404 => return Ok(bindings),
                 Ok(Err(kube::Error::Api(status))) => {
-                    return Err(format!("status {}", status.code));
+                    return Err(format!("the API server answered {}", status.code));
                 }
                 Ok(Err(_)) | Err(_) => {
                     return Err("the API server could not be reached".to_owned());

@@ -16,6 +16,7 @@ use crate::{
     controller::{key_refs::KeyRefs, object_cache::ObjectCache},
     outbound::AllowedHosts,
     prefect::ConnectionInterner,
+    printable::{MAX_MESSAGE_BYTES, one_line},
     secret::SecretClient,
 };
 
@@ -37,6 +38,8 @@ pub(super) struct Detacher {
     pub(super) deadline: Instant,
 }
 
+/// Prints one line, whatever names are in it.
 pub(super) fn print_line(line: &str) -> io::Result<()> {
+    let line = one_line(line, MAX_MESSAGE_BYTES);
     writeln!(io::stdout(), "{line}")
 }

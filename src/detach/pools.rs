@@ -2,7 +2,8 @@
 //!
 //! Input: the bindings with their recorded entries. Output: clean work pools, and the entries that
 //! could not be removed.
-//! Invariants: an entry that another author wrote stays; a work pool is patched once for all bindings.
+//! Invariants: an entry that another author wrote stays; one PATCH of a work pool serves all
+//! bindings.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -54,7 +55,7 @@ impl Detacher {
                 Ok(()) => print_line(&format!("work pool {pool} on {server}: clean"))?,
                 Err(error) => {
                     print_line(&format!(
-                        "warning: work pool {pool} on {server} could not be cleaned: {error}; its Secrets are kept: {}",
+                        "warning: detach could not clean work pool {pool} on {server}: {error}; its Secrets stay: {}",
                         names(&ours)
                     ))?;
                     uncleaned.extend(entries.into_iter().map(|(_, entry)| entry));

@@ -12,7 +12,6 @@ use reqwest::{
     Response, StatusCode,
     header::{ACCEPT, AUTHORIZATION, ETAG, HeaderValue, IF_NONE_MATCH},
 };
-use secrecy::ExposeSecret;
 use url::Url;
 
 use super::{

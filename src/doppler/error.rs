@@ -14,12 +14,12 @@ use crate::{outbound::TransportError, reason::Reason, upstream::limiter::Circuit
 pub enum DopplerError {
     /// The token cannot be sent in a header.
     #[error(
-        "the Doppler token is empty or contains a space, a line break or another character that no token has: put the bare token into the block or the Secret that it comes from"
+        "the Doppler token is empty or contains a space, a line break or another character that no token has: store the bare token in the block or the Secret that it comes from"
     )]
     TokenInvalid,
     /// 401.
     #[error(
-        "Doppler refused the token: put a valid token into the block or the Secret that it comes from{}", quoted(.quote.as_deref())
+        "Doppler rejected the token: store a valid token in the block or the Secret that it comes from{}", quoted(.quote.as_deref())
     )]
     Unauthorized {
         /// Doppler's messages.
@@ -27,7 +27,7 @@ pub enum DopplerError {
     },
     /// 403, or the 400 that Doppler sends for a token of another config.
     #[error(
-        "the Doppler token may not read config {config} of project {project}: use a token of that config, or name the config that the token can read{}", quoted(.quote.as_deref())
+        "the Doppler token has no permission to read config {config} of project {project}: use a token of that config, or name the config that the token can read{}", quoted(.quote.as_deref())
     )]
     Forbidden {
         /// The Doppler project.
@@ -39,7 +39,7 @@ pub enum DopplerError {
     },
     /// 404, or any other 400. The cause is ambiguous, so it never leads to a deletion.
     #[error(
-        "Doppler does not know config {config} of project {project}, or does not show it to this token: correct the names, or the token{}", quoted(.quote.as_deref())
+        "Doppler has no config {config} of project {project}, or hides it from this token: correct the names, or use another token{}", quoted(.quote.as_deref())
     )]
     ConfigMissing {
         /// The Doppler project.
@@ -51,7 +51,7 @@ pub enum DopplerError {
     },
     /// 429, or a request that was not sent because the token's quota is used up.
     #[error(
-        "Doppler's rate limit for this token is used up{}: raise refreshInterval, or use fewer configs with one token", retry_hint(*.retry_after)
+        "Doppler's rate limit for this token is used up{}: raise spec.refreshInterval, or use fewer configs with one token", retry_hint(*.retry_after)
     )]
     RateLimited {
         /// How long to wait before the next request.
@@ -59,7 +59,7 @@ pub enum DopplerError {
     },
     /// Any 3xx. The token was not sent to the redirect's target.
     #[error(
-        "{host} answered with a redirect ({status}), which is not followed with a token: set spec.doppler.host to the final URL"
+        "{host} answered with a redirect ({status}), which the operator does not follow with a token: set spec.doppler.host to the final URL"
     )]
     Redirected {
         /// The host of the request.
@@ -106,11 +106,11 @@ pub enum DopplerError {
         /// The host of the request.
         host: String,
         /// What is wrong with the body.
-        problem: &'static str,
+        problem: String,
     },
     /// The body is larger than the limit.
     #[error(
-        "the answer of {host} is larger than {limit} bytes, which no Doppler config is: check that spec.doppler.host is Doppler's API, or make the config smaller"
+        "the answer of {host} is larger than {limit} bytes, the maximum of a Doppler config: check that spec.doppler.host is Doppler's API, or make the config smaller"
     )]
     TooLarge {
         /// The host of the request.
@@ -171,7 +171,12 @@ fn quoted(quote: Option<&str>) -> String {
 /// The part of a message that says when to try again, if that is known.
 pub(super) fn retry_hint(retry_after: Option<Duration>) -> String {
     retry_after
-        .map(|wait| format!(", try again in {} s", wait.as_secs().max(1)))
+        .map(|wait| {
+            format!(
+                ", and the operator tries again in {} s",
+                wait.as_secs().max(1)
+            )
+        })
         .unwrap_or_default()
 }
 
@@ -187,7 +192,7 @@ mod tests {
         assert_eq!(error.retry_after(), Some(Duration::from_secs(7)));
         assert_eq!(
             error.to_string(),
-            "Doppler's rate limit for this token is used up, try again in 7 s: raise refreshInterval, or use fewer configs with one token"
+            "Doppler's rate limit for this token is used up, and the operator tries again in 7 s: raise spec.refreshInterval, or use fewer configs with one token"
         );
         let error = DopplerError::ServerError {
             host: "h".to_owned(),

@@ -8,6 +8,8 @@
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
+use crate::printable::characters;
+
 /// Larger bodies of errors are not read.
 pub(super) const MAX_BODY_BYTES: usize = 64 << 10;
 /// Longest quote, in characters.
@@ -75,20 +77,12 @@ impl ErrorMessages {
 
 /// One line of at most `max_chars`, without control characters or marks that reorder text.
 pub(super) fn one_line(text: &str, max_chars: usize) -> String {
-    let mut printable = text
-        .chars()
-        .map(|c| if c.is_whitespace() { ' ' } else { c })
-        .filter(|&c| !is_unprintable(c));
+    let mut printable = characters(text);
     let mut line: String = printable.by_ref().take(max_chars).collect();
     if printable.next().is_some() {
         line.push('…');
     }
     line.trim().to_owned()
-}
-
-fn is_unprintable(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 #[cfg(test)]

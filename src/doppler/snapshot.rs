@@ -2,7 +2,8 @@
 //!
 //! Input: the body of a 200.
 //! Output: names and values, or what is wrong with the body.
-//! Invariants: `Debug` and errors never show names or values. The messages of the JSON parser are
+//! Invariants: the memory of a snapshot is bounded. `Debug` and errors never show values, and an error
+//! shows a name only if its value is the problem. The messages of the JSON parser are
 //! not used, because they quote the body.
 
 use std::{collections::BTreeMap, fmt};
@@ -12,6 +13,16 @@ use serde::{
     Deserialize, Deserializer,
     de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
+
+use super::error_messages::one_line;
+
+/// The most that the names and values of a config may hold, in bytes. A Secret holds 1 MiB, and the
+/// binding may exclude a part.
+const MAX_BYTES: usize = 2 << 20;
+/// The maximum number of names of a config.
+const MAX_NAMES: usize = 10_000;
+/// The longest name in an error, in characters.
+const MAX_SHOWN_CHARS: usize = 60;
 
 /// Names and values of one config, with Doppler's tag of this state. Two snapshots are equal if
 /// their names and values are.
@@ -81,49 +92,84 @@ impl fmt::Debug for Snapshot {
 ///
 /// # Errors
 /// What is wrong with the body, as the rest of a sentence about the answer.
-pub(super) fn parse(body: &[u8]) -> Result<BTreeMap<String, SecretString>, &'static str> {
-    let text = std::str::from_utf8(body).map_err(|_| "is not UTF-8")?;
-    let Pairs(pairs) = serde_json::from_str(text).map_err(|error| match error.classify() {
-        serde_json::error::Category::Eof => "ends too early",
-        serde_json::error::Category::Data => "is not a JSON object",
-        _ => "is not JSON",
+pub(super) fn parse(body: &[u8]) -> Result<BTreeMap<String, SecretString>, String> {
+    let text = std::str::from_utf8(body).map_err(|_| "is not UTF-8".to_owned())?;
+    let config: Config = serde_json::from_str(text).map_err(|error| {
+        let problem = match error.classify() {
+            serde_json::error::Category::Eof => "ends too early",
+            serde_json::error::Category::Data => "is not a JSON object",
+            _ => "is not JSON",
+        };
+        problem.to_owned()
     })?;
-    let mut values = BTreeMap::new();
-    for (name, value) in pairs {
-        let value = value.ok_or("has a value that is not a string")?;
-        if values.insert(name, value).is_some() {
-            return Err("has one name twice");
-        }
+    match config.problem {
+        Some(problem) => Err(problem),
+        None => Ok(config.values),
     }
-    Ok(values)
 }
 
-/// The pairs of an object in their order, `None` for a value that is not a string.
-struct Pairs(Vec<(String, Option<SecretString>)>);
+/// The pairs of an object, up to the first problem.
+#[derive(Default)]
+struct Config {
+    values: BTreeMap<String, SecretString>,
+    bytes: usize,
+    problem: Option<String>,
+}
 
-impl<'de> Deserialize<'de> for Pairs {
+impl Config {
+    /// Adds a pair. A value that is not a string is the JSON type that it has.
+    fn add(
+        &mut self,
+        name: String,
+        value: Result<SecretString, &'static str>,
+    ) -> Result<(), String> {
+        let shown = || one_line(&name, MAX_SHOWN_CHARS);
+        let value = value
+            .map_err(|kind| format!("has {kind} as the value of {}, and not a string", shown()))?;
+        self.bytes += name.len() + value.expose_secret().len();
+        if self.bytes > MAX_BYTES {
+            return Err("holds more than 2 MiB, which no Doppler config does".to_owned());
+        }
+        if self.values.len() == MAX_NAMES {
+            return Err("has more than 10,000 names".to_owned());
+        }
+        if self.values.contains_key(&name) {
+            return Err(format!("has the name {} twice", shown()));
+        }
+        self.values.insert(name, value);
+        Ok(())
+    }
+}
+
+impl<'de> Deserialize<'de> for Config {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Object;
         impl<'de> Visitor<'de> for Object {
-            type Value = Pairs;
+            type Value = Config;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs, A::Error> {
-                let mut pairs = Vec::new();
-                while let Some((name, Text(value))) = map.next_entry()? {
-                    pairs.push((name, value));
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Config, A::Error> {
+                let mut config = Config::default();
+                while config.problem.is_none() {
+                    let Some((name, Text(value))) = map.next_entry()? else {
+                        return Ok(config);
+                    };
+                    config.problem = config.add(name, value).err();
                 }
-                Ok(Pairs(pairs))
+                config.values.clear();
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(config)
             }
         }
         deserializer.deserialize_map(Object)
     }
 }
 
-struct Text(Option<SecretString>);
+/// A string, or the JSON type of another value.
+struct Text(Result<SecretString, &'static str>);
 
 impl<'de> Deserialize<'de> for Text {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -136,37 +182,37 @@ impl<'de> Deserialize<'de> for Text {
             }
 
             fn visit_str<E>(self, text: &str) -> Result<Text, E> {
-                Ok(Text(Some(text.into())))
+                Ok(Text(Ok(text.into())))
             }
 
             fn visit_bool<E>(self, _: bool) -> Result<Text, E> {
-                Ok(Text(None))
+                Ok(Text(Err("a boolean")))
             }
 
             fn visit_i64<E>(self, _: i64) -> Result<Text, E> {
-                Ok(Text(None))
+                Ok(Text(Err("a number")))
             }
 
             fn visit_u64<E>(self, _: u64) -> Result<Text, E> {
-                Ok(Text(None))
+                Ok(Text(Err("a number")))
             }
 
             fn visit_f64<E>(self, _: f64) -> Result<Text, E> {
-                Ok(Text(None))
+                Ok(Text(Err("a number")))
             }
 
             fn visit_unit<E>(self) -> Result<Text, E> {
-                Ok(Text(None))
+                Ok(Text(Err("null")))
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Text, A::Error> {
                 while list.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Text(None))
+                Ok(Text(Err("a list")))
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Text, A::Error> {
                 while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-                Ok(Text(None))
+                Ok(Text(Err("an object")))
             }
         }
         deserializer.deserialize_any(Any)

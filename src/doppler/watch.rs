@@ -13,7 +13,7 @@ use reqwest::{
     Response, StatusCode,
     header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderMap},
 };
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use tokio::time::timeout;
 
 use super::{
@@ -142,7 +142,7 @@ impl WatchClient {
                 return WatchError::Disconnected { host, cause };
             }
             200 => Some("the answer is not an event stream".to_owned()),
-            300..=399 => Some("a redirect is not followed with a token".to_owned()),
+            300..=399 => Some("the operator does not follow a redirect with a token".to_owned()),
             _ => {
                 // The status is enough. Without a body, only Doppler's messages are missing.
                 let max_bytes = error_messages::MAX_BODY_BYTES;

@@ -15,13 +15,13 @@ use crate::{outbound::TransportError, reason::Reason, upstream::limiter::Circuit
 pub enum WatchError {
     /// The token cannot be sent in a header. No request was sent.
     #[error(
-        "the Doppler token is empty or contains a character that no token has, so changes of this config cannot be pushed: put the bare token into the block or the Secret that it comes from"
+        "the Doppler token is empty or contains a character that no token has, so the operator cannot open a watch stream for this config: store the bare token in the block or the Secret that it comes from"
     )]
     TokenInvalid,
     /// The plan, the token or a proxy does not permit a stream. A retry does not help until
     /// something changes.
     #[error(
-        "{host} refuses to push changes of this config (status {status}{}): it is polled", suffix(.message.as_deref())
+        "{host} rejects the watch stream of this config (status {status}{}): the operator polls the config", suffix(.message.as_deref())
     )]
     Rejected {
         /// The host of the request.
@@ -33,7 +33,7 @@ pub enum WatchError {
     },
     /// 429.
     #[error(
-        "{host} asks for fewer requests with this token{}: until it pushes changes of this config, it is polled", retry_hint(*.retry_after)
+        "{host} limits the rate of requests with this token{}: the operator polls the config until the watch stream is open", retry_hint(*.retry_after)
     )]
     RateLimited {
         /// The host of the request.
@@ -42,7 +42,7 @@ pub enum WatchError {
         retry_after: Option<Duration>,
     },
     /// A retry may help. Changes may have been missed.
-    #[error("{host} {cause}: until it pushes changes of this config again, it is polled")]
+    #[error("{host} {cause}: the operator polls the config until the watch stream is open again")]
     Disconnected {
         /// The host of the request.
         host: String,
@@ -64,7 +64,7 @@ pub enum DisconnectCause {
     #[error("answered with a server error ({0})")]
     ServerError(u16),
     /// The server ended the stream.
-    #[error("ended the stream of changes")]
+    #[error("ended the watch stream")]
     Ended,
     /// No event arrived for this long, whatever other bytes did.
     #[error("sent no event for {} s", .0.as_secs_f64())]
@@ -73,7 +73,7 @@ pub enum DisconnectCause {
     #[error("sent bytes that are not an event stream")]
     NotEventStream,
     /// An event is larger than the limit.
-    #[error("sent an event of more than {limit} bytes, which is not read")]
+    #[error("sent an event of more than {limit} bytes, which the operator does not read")]
     TooLarge {
         /// The limit, in bytes.
         limit: usize,

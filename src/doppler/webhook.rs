@@ -13,6 +13,8 @@ use secrecy::{ExposeSecret, SecretSlice};
 use serde_json::Value;
 use sha2::Sha256;
 
+use crate::bounded_json;
+
 /// The signature header: `sha256=`, then the HMAC-SHA-256 of the raw body in hexadecimal.
 pub const SIGNATURE_HEADER: &str = "x-doppler-signature";
 /// Shorter secrets can be guessed.
@@ -25,17 +27,19 @@ pub const MAX_SECRETS: usize = 64;
 const ALL: &str = "_all";
 /// Doppler's names are shorter.
 const MAX_NAME_BYTES: usize = 256;
+/// The bound on the JSON values of a body. Doppler's own has about 20.
+const MAX_VALUES: usize = 10_000;
 
 /// The projects that a webhook secret covers.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Scope {
+pub enum WebhookScope {
     /// All projects.
     All,
     /// These projects. There are several only if files of several projects hold the same secret.
     Projects(BTreeSet<String>),
 }
 
-impl Scope {
+impl WebhookScope {
     /// The scope of a file: `PROJECT` and `PROJECT.anything` cover the project, `_all` and
     /// `_all.anything` cover all projects.
     fn from_file_name(file_name: &str) -> Option<Self> {
@@ -69,7 +73,7 @@ impl Scope {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Webhook {
     /// The scope of the secret that signed it.
-    pub scope: Scope,
+    pub scope: WebhookScope,
     /// Project and config, if the body names them.
     pub target: Option<(String, String)>,
 }
@@ -90,12 +94,10 @@ impl Webhook {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WebhookSecretError {
     /// The secret is too short.
-    #[error(
-        "it is shorter than {MIN_SECRET_BYTES} bytes and can be guessed: write a longer secret"
-    )]
+    #[error("it is shorter than {MIN_SECRET_BYTES} bytes and can be guessed: use a longer secret")]
     TooShort,
     /// The secret is too long.
-    #[error("it is longer than {MAX_SECRET_BYTES} bytes: write a shorter secret")]
+    #[error("it is longer than {MAX_SECRET_BYTES} bytes: use a shorter secret")]
     TooLong,
     /// The name of the file yields no scope.
     #[error(
@@ -111,7 +113,7 @@ pub enum WebhookSecretError {
 
 /// A secret that signs webhooks.
 pub struct WebhookSecret {
-    scope: Scope,
+    scope: WebhookScope,
     key: SecretSlice<u8>,
 }
 
@@ -135,7 +137,7 @@ impl WebhookSecret {
     /// # Errors
     /// If the file's name yields no scope, or the content is too short or too long.
     pub fn new(file_name: &str, content: &[u8]) -> Result<Self, WebhookSecretError> {
-        let scope = Scope::from_file_name(file_name).ok_or(WebhookSecretError::NoScope)?;
+        let scope = WebhookScope::from_file_name(file_name).ok_or(WebhookSecretError::NoScope)?;
         let key = content.strip_suffix(b"\n").unwrap_or(content);
         let key = key.strip_suffix(b"\r").unwrap_or(key);
         match key.len() {
@@ -183,15 +185,18 @@ impl WebhookSecrets {
     pub fn verify(&self, signature: &[u8], body: &[u8]) -> Option<Webhook> {
         let signature = parse_signature(signature)?;
         // Every secret is tried, so the duration does not reveal which secret matched.
-        let scope = self.0.iter().fold(None, |found: Option<Scope>, secret| {
-            if !secret.verifies(&signature, body) {
-                return found;
-            }
-            Some(match found {
-                Some(scope) => scope.merge(&secret.scope),
-                None => secret.scope.clone(),
-            })
-        })?;
+        let scope = self
+            .0
+            .iter()
+            .fold(None, |found: Option<WebhookScope>, secret| {
+                if !secret.verifies(&signature, body) {
+                    return found;
+                }
+                Some(match found {
+                    Some(scope) => scope.merge(&secret.scope),
+                    None => secret.scope.clone(),
+                })
+            })?;
         Some(Webhook {
             scope,
             target: parse_target(body),
@@ -221,6 +226,9 @@ fn hex_digit(hex: u8) -> Option<u8> {
 
 /// Parses project and config, in Doppler's own shape or as two strings.
 fn parse_target(body: &[u8]) -> Option<(String, String)> {
+    if !bounded_json::is_within(body, MAX_VALUES) {
+        return None;
+    }
     let body: Value = serde_json::from_slice(body).ok()?;
     let project = name_field(&body["config"], "project")
         .or_else(|| {

@@ -94,10 +94,15 @@ pub fn targets_other_cluster(template: &RawValue) -> bool {
     )
 }
 
-/// The names in an `env`, which is a map or a list of `{name, …}`.
+/// The names in an `env`, which is a map or a list of `{name, …}`. The worker drops the nulls of a
+/// map.
 fn env_names(env: Option<Value>) -> Vec<String> {
     match env {
-        Some(Value::Object(map)) => map.into_iter().map(|(name, _)| name).collect(),
+        Some(Value::Object(map)) => map
+            .into_iter()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(name, _)| name)
+            .collect(),
         Some(Value::Array(list)) => list
             .iter()
             .filter_map(|entry| Some(entry.get("name")?.as_str()?.to_owned()))
@@ -150,6 +155,8 @@ impl JobEnvironment {
             keys: keys.intersection(&self.names).cloned().collect(),
             later_sources: self.sources[after..]
                 .iter()
+                // A source with a prefix only sets names that begin with it.
+                .filter(|source| keys.iter().any(|key| key.starts_with(&source.prefix)))
                 .map(|source| source.label.clone())
                 .collect(),
         }

@@ -8,7 +8,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::template::{Entry, has_list};
-use crate::args::PatchForm;
+use crate::{args::PatchForm, printable};
 
 /// JSON pointer of the list that takes the entry in a base job template.
 const ENV_FROM_POINTER: &str =
@@ -37,6 +37,8 @@ pub fn patch_text(
     let operation = add_operation(entry, template);
     let list = template.is_some_and(has_list);
     let Entry { secret, optional } = entry;
+    // A line break in a name would begin a line of the text.
+    let (secret, shown_pool) = (printable::name(secret), printable::name(pool));
     match form {
         PatchForm::Json => format!("[{operation}]\n"),
         PatchForm::PrefectOperator => {
@@ -47,7 +49,7 @@ pub fn patch_text(
                 format!("          - secretRef: {{name: {secret}, optional: {optional}}}")
             };
             format!(
-                "# kubectl edit prefectworkpool (the object of work pool {pool})\nspec:\n  baseJobTemplate:\n    patches:\n      - op: add\n        path: {path}\n        value:\n{value}\n"
+                "# kubectl edit prefectworkpool (the object of work pool {shown_pool})\nspec:\n  baseJobTemplate:\n    patches:\n      - op: add\n        path: {path}\n        value:\n{value}\n"
             )
         }
         PatchForm::Terraform => format!(
@@ -58,7 +60,7 @@ pub fn patch_text(
         ),
         PatchForm::Helm => format!(
             "# the prefect-worker chart writes worker.config.baseJobTemplate.configuration (JSON text, or the ConfigMap of\n\
-             # existingConfigMapName) to work pool {pool} at each start of the worker: add this to the first container\n\
+             # existingConfigMapName) to work pool {shown_pool} at each start of the worker: add this to the first container\n\
              # of that JSON, before other sources\n\
              \"envFrom\": [{}]\n",
             entry.json()
@@ -74,6 +76,18 @@ mod tests {
         Entry {
             secret: "my-secret".to_owned(),
             optional: true,
+        }
+    }
+
+    #[test]
+    fn a_line_break_in_a_name_begins_no_line() {
+        for form in [
+            PatchForm::PrefectOperator,
+            PatchForm::Helm,
+            PatchForm::Terraform,
+        ] {
+            let lines = |pool| patch_text(form, pool, &entry(), None).lines().count();
+            assert_eq!(lines("a\nspec: {}"), lines("a"), "{form:?}");
         }
     }
 

@@ -3,7 +3,8 @@
 //! Input: the claims of bindings on pools, and the owners of pools.
 //! Output: pools with the entries, an observation for each claim, and the affected bindings in the
 //! work queue.
-//! Invariants: one task reconciles a pool for all its claims and ends with the last of them. It
+//! Invariants: one task reconciles a pool for all claims with the same credentials and ends with the
+//! last of them. The tasks of one pool never write at the same time. It
 //! decides nothing itself: `plan` says what to write, `repair_backoff` when, `failure` what an
 //! error means.
 
@@ -16,6 +17,7 @@ mod registry;
 mod repair_backoff;
 mod snapshot;
 mod worker;
+mod write_locks;
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,19 +27,19 @@ use parking_lot::Mutex;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::registry::PoolKey;
-use self::worker::Shared;
+use self::worker::PoolsInner;
+use self::write_locks::WriteLocks;
 use super::claim::{Claim, Observation};
 use super::pool_owner::{self, ManagedPool};
 use crate::crd::BindingRef;
 use crate::metrics::Metrics;
 use crate::prefect::{Connection, ConnectionInterner};
 use crate::upstream::change_feed::ChangeFeed;
-
-pub use self::worker::Enqueue;
+use crate::upstream::poller::Enqueue;
 
 /// All pools that bindings claim.
 #[derive(Clone)]
-pub struct Pools(Arc<Shared>);
+pub struct Pools(Arc<PoolsInner>);
 
 impl fmt::Debug for Pools {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -54,11 +56,11 @@ impl Pools {
     pub fn new(
         connections: Arc<ConnectionInterner>,
         feed: Option<ChangeFeed<Arc<Connection>>>,
-        enqueue: Enqueue,
+        enqueue: Enqueue<BindingRef>,
         metrics: Arc<Metrics>,
         shutdown: CancellationToken,
     ) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(PoolsInner {
             connections,
             feed,
             enqueue,
@@ -66,6 +68,7 @@ impl Pools {
             shutdown,
             tasks: TaskTracker::new(),
             registry: Mutex::default(),
+            write_locks: WriteLocks::default(),
         }))
     }
 

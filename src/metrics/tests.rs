@@ -54,6 +54,7 @@ fn names() -> BTreeSet<String> {
         workqueue_depth: _,
         reconcile_seconds: _,
         notification_to_secret_seconds: _,
+        task_panics,
         leader: _,
     } = &metrics;
     let upstream = UpstreamLabels {
@@ -77,6 +78,7 @@ fn names() -> BTreeSet<String> {
     }));
     drop(reports.get_or_create(&reason));
     drop(sources.get_or_create(&kind));
+    drop(task_panics.get_or_create(&TaskLabels { task: "pool" }));
     drop(webhook_requests.get_or_create(&WebhookLabels { outcome }));
     metrics.count_write("secret", true);
 

@@ -27,7 +27,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 pub enum ClientError {
     /// The certificate authorities cannot be parsed.
     #[error(
-        "the CA bundle is not a list of certificates in PEM: give whole blocks from -----BEGIN CERTIFICATE----- to -----END CERTIFICATE-----"
+        "the CA bundle is not a list of certificates in PEM: use whole blocks from -----BEGIN CERTIFICATE----- to -----END CERTIFICATE-----"
     )]
     CaBundle,
     /// The client cannot be created: the image has no certificate authorities or no crypto

@@ -39,25 +39,25 @@ pub struct AllowedHosts {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HostRefused {
     /// The scheme is neither https nor http.
-    #[error("the URL begins with {scheme}: — write one that begins with https://")]
+    #[error("the URL has the scheme {scheme}: use one that begins with https://")]
     Scheme {
         /// The scheme.
         scheme: String,
     },
     /// The URL contains a user name or password.
     #[error(
-        "the URL of {host} carries a user name or password: remove them, and put the credentials in the field for credentials"
+        "the URL of {host} contains a user name or password: remove them, and set the field for credentials"
     )]
     UserInfo {
         /// The host.
         host: String,
     },
     /// The URL names no host.
-    #[error("the URL names no host: write one such as https://api.example.com")]
+    #[error("the URL names no host: use one such as https://api.example.com")]
     NoHost,
     /// An address or name that is refused regardless of the flags.
     #[error(
-        "{host} is {description}, which is always refused: write the name of the server itself"
+        "{host} is {description}, which the operator always rejects: use the name of the server itself"
     )]
     AlwaysRefused {
         /// The host.
@@ -67,7 +67,7 @@ pub enum HostRefused {
     },
     /// Plain HTTP to a host that no entry allows with the scheme http.
     #[error(
-        "plain http to {host} is not allowed: write https://, or add {entry} to the operator's {flag}"
+        "plain http to {host} is not allowed: use https://, or add {entry} to the operator's {flag}"
     )]
     PlainHttp {
         /// The host.
@@ -91,7 +91,7 @@ pub enum HostRefused {
     },
     /// The name or namespace of a Service is not a DNS label.
     #[error(
-        "the server's {field} is not a valid name of a Service: write lower-case letters, digits and hyphens, at most 63 characters"
+        "the server's {field} is not a valid name of a Service: use lower-case letters, digits and hyphens, at most 63 characters"
     )]
     InvalidLabel {
         /// `name` or `namespace`.
@@ -202,7 +202,7 @@ mod tests {
             check(&listed, "http://api.prefect.cloud/")
                 .unwrap_err()
                 .to_string(),
-            "plain http to api.prefect.cloud is not allowed: write https://, or add http://api.prefect.cloud to the operator's \
+            "plain http to api.prefect.cloud is not allowed: use https://, or add http://api.prefect.cloud to the operator's \
              --allowed-prefect-host"
         );
     }
@@ -285,7 +285,7 @@ mod tests {
     fn an_invalid_entry_names_the_flag_and_the_fix() {
         let error = AllowedHosts::parse(FLAG, &["ftp://x".to_owned()]).unwrap_err();
         assert!(error.to_string().starts_with(
-            "invalid entry \"ftp://x\" of --allowed-prefect-host: its scheme is neither https nor http; write HOST"
+            "invalid entry \"ftp://x\" of --allowed-prefect-host: its scheme is neither https nor http; use HOST"
         ), "{error}");
     }
 }

@@ -14,7 +14,7 @@ mod in_cluster;
 mod pattern;
 mod transport;
 
-pub use body::{BodyError, read_bounded};
+pub use body::{Body, BodyError, read_bounded};
 #[cfg(test)]
 pub(crate) use client::install_crypto_provider;
 pub use client::{ClientError, client, direct_client, stream_client};

@@ -12,7 +12,7 @@ use url::{Host, Url};
 /// An invalid entry of a list of hosts.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "invalid entry {entry:?} of {flag}: {problem}; write HOST, HOST:PORT or HOST:*, each with or without https:// or http://, where * matches one label of a name"
+    "invalid entry {entry:?} of {flag}: {problem}; use HOST, HOST:PORT or HOST:*, each with or without https:// or http://, where * matches one label of a name"
 )]
 pub struct PatternError {
     /// The flag that has the entry.

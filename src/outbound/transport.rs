@@ -33,13 +33,13 @@ pub enum TransportError {
     #[error("could not be reached: the TLS handshake failed")]
     Tls,
     /// The response ended early.
-    #[error("broke off in the middle of its answer")]
+    #[error("closed the connection in the middle of its answer")]
     Interrupted,
     /// The compression or framing of the response is invalid.
     #[error("sent a response that cannot be decoded")]
     Undecodable,
     /// The request could not be built.
-    #[error("did not receive the request: it is not valid")]
+    #[error("did not receive the request, because the request is not valid")]
     Request,
 }
 

@@ -21,13 +21,24 @@ pub use field::{BlockFields, CompleteFields, Field};
 use search::find_object;
 use value::{field_text, is_mask, unwrap};
 
+use crate::printable::{MAX_NAME_BYTES, has_control};
+
 impl BlockFields {
     /// All three fields.
     ///
     /// # Errors
-    /// [`BlockError::Incomplete`] names the fields that are not set, or empty.
+    /// [`BlockError::Incomplete`] names the fields that are not set, or empty,
+    /// [`BlockError::NotAName`] a project or config that Doppler cannot have.
     pub fn complete(self) -> Result<CompleteFields, BlockError> {
         let missing = self.missing();
+        for (field, name) in [
+            (Field::Project, &self.project),
+            (Field::Config, &self.config),
+        ] {
+            if name.as_deref().is_some_and(|name| !is_name(name)) {
+                return Err(BlockError::NotAName { field });
+            }
+        }
         match self {
             Self {
                 project: Some(project),
@@ -41,6 +52,11 @@ impl BlockFields {
             _ => Err(BlockError::Incomplete { missing }),
         }
     }
+}
+
+/// Whether Doppler can have a project or config of this name.
+fn is_name(name: &str) -> bool {
+    name.len() <= MAX_NAME_BYTES && !has_control(name)
 }
 
 /// The fields of the object at `pointer`, or of the only object in the data that has them.

@@ -12,20 +12,24 @@ use serde::Serialize;
 use serde_json::{json, value::RawValue};
 
 use super::{
-    block_document::{BlockDocument, BlockDocumentResponse},
+    block_document::BlockDocument,
     connection::Connection,
     error::{PrefectError, Subject},
     http_client::{Endpoint, HttpClient},
-    work_pool::{Deployment, DeploymentNamespaces, WorkPool},
+    work_pool::{DeploymentNamespaces, DeploymentPage, PAGE_SIZE, WorkPool},
 };
-use crate::upstream::limiter::{Priority, RateLimiter, ReadRequest};
+use crate::{
+    printable::has_control,
+    upstream::limiter::{Priority, RateLimiter, ReadRequest},
+};
 
 /// Bounds on answers, in bytes.
 const BLOCK_LIMIT: usize = 1 << 20;
 const POOL_LIMIT: usize = 4 << 20;
 const DEPLOYMENTS_LIMIT: usize = 16 << 20;
-/// Deployments per request: Prefect's maximum.
-const PAGE_SIZE: usize = 200;
+/// The bound on the JSON values of a block or a template. The default template of a kubernetes pool
+/// has about 150.
+const MAX_VALUES: usize = 20_000;
 /// Pages of deployments that are read.
 const MAX_PAGES: usize = 25;
 
@@ -72,10 +76,10 @@ impl Client {
             url: self.http.url(&path)?,
             content: "a block's data",
             max_bytes: BLOCK_LIMIT,
+            max_values: MAX_VALUES,
         };
         endpoint.url.set_query(Some("include_secrets=true"));
-        let response: BlockDocumentResponse = self.http.get(&endpoint, read_request).await?;
-        Ok(response.into())
+        self.http.get(&endpoint, read_request).await
     }
 
     /// Reads a work pool.
@@ -102,11 +106,11 @@ impl Client {
         template: &RawValue,
     ) -> Result<(), PrefectError> {
         #[derive(Serialize)]
-        struct Edit<'a> {
+        struct TemplatePatch<'a> {
             base_job_template: &'a RawValue,
         }
         let endpoint = self.pool_endpoint(Subject::PoolEdit(name), name)?;
-        let edit = Edit {
+        let edit = TemplatePatch {
             base_job_template: template,
         };
         let response = self
@@ -126,11 +130,16 @@ impl Client {
         pool: &str,
         priority: Priority,
     ) -> Result<DeploymentNamespaces, PrefectError> {
+        if !is_segment(pool) {
+            return Err(self.pool_missing(pool));
+        }
         let endpoint = Endpoint {
             subject: Subject::Deployments(pool),
             url: self.http.url(&["deployments", "filter"])?,
             content: "a list of deployments",
             max_bytes: DEPLOYMENTS_LIMIT,
+            // Nothing of a page is kept as text.
+            max_values: usize::MAX,
         };
         let mut found = DeploymentNamespaces::default();
         for page in 0..MAX_PAGES {
@@ -144,7 +153,7 @@ impl Client {
                 .http
                 .send_json(Method::POST, &endpoint, &filter, priority)
                 .await?;
-            let deployments: Vec<Deployment> = self.http.parse(&endpoint, &response)?;
+            let DeploymentPage(deployments) = self.http.parse(&endpoint, &response)?;
             let is_last = deployments.len() < PAGE_SIZE;
             for deployment in deployments {
                 found.add(deployment);
@@ -157,30 +166,36 @@ impl Client {
         Ok(found)
     }
 
+    fn pool_missing(&self, pool: &str) -> PrefectError {
+        PrefectError::PoolMissing {
+            host: self.http.host(),
+            pool: pool.to_owned(),
+        }
+    }
+
     fn pool_endpoint<'a>(
         &self,
         subject: Subject<'a>,
         name: &str,
     ) -> Result<Endpoint<'a>, PrefectError> {
         if !is_segment(name) {
-            return Err(PrefectError::PoolMissing {
-                host: self.http.host(),
-                pool: name.to_owned(),
-            });
+            return Err(self.pool_missing(name));
         }
         Ok(Endpoint {
             subject,
             url: self.http.url(&["work_pools", name])?,
             content: "a work pool's template",
             max_bytes: POOL_LIMIT,
+            max_values: MAX_VALUES,
         })
     }
 }
 
 /// Whether a name can be one segment of a path. Prefect decodes `%2F` before it matches the path, so
-/// it cannot find a name with a slash.
+/// it cannot find a name with a slash. A server on `PostgreSQL` answers 503 to a NUL, and the URL
+/// library drops tabs and line breaks, which gives another name.
 fn is_segment(name: &str) -> bool {
-    !matches!(name, "" | "." | "..") && !name.contains('/')
+    !matches!(name, "" | "." | "..") && !name.contains('/') && !has_control(name)
 }
 
 #[cfg(test)]

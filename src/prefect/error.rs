@@ -38,7 +38,9 @@ pub enum PrefectError {
     #[error(transparent)]
     Client(#[from] ClientError),
     /// No answer.
-    #[error("the Prefect server {host} {error}")]
+    #[error(
+        "the Prefect server {host} {error}: check the server, its Service, certificates and the network path to it"
+    )]
     Transport {
         /// The server.
         host: String,
@@ -60,7 +62,7 @@ pub enum PrefectError {
     },
     /// 401.
     #[error(
-        "the Prefect server {host} refused the credentials (401): self-hosted servers take spec.prefect.server.basicAuth, Prefect Cloud takes apiKey; check that the value is still valid"
+        "the Prefect server {host} rejected the credentials (401): self-hosted servers take spec.prefect.server.basicAuth, Prefect Cloud takes apiKey; check that the value is still valid"
     )]
     Unauthorized {
         /// The server.
@@ -68,7 +70,7 @@ pub enum PrefectError {
     },
     /// 403 on a block.
     #[error(
-        "the credentials may not read the block {name} of type {slug} (403): give the API key's role \"View secret block data\""
+        "the credentials have no permission to read the block {name} of type {slug} (403): add the permission \"View secret block data\" to the API key's role"
     )]
     BlockForbidden {
         /// The block type's slug.
@@ -78,7 +80,7 @@ pub enum PrefectError {
     },
     /// 403 on a work pool or its deployments.
     #[error(
-        "the credentials may not {action} of the work pool {pool} (403): give the API key's role \"{permission}\""
+        "the credentials have no permission to {action} of the work pool {pool} (403): add the permission \"{permission}\" to the API key's role"
     )]
     PoolForbidden {
         /// The work pool.
@@ -90,7 +92,7 @@ pub enum PrefectError {
     },
     /// 403 of CSRF protection, also with a new token.
     #[error(
-        "the Prefect server {host} refused its own CSRF token twice (403): check whether several servers without a common database answer under this name"
+        "the Prefect server {host} rejected its own CSRF token twice (403): check whether several servers without a common database answer under this name"
     )]
     CsrfRejected {
         /// The server.
@@ -130,7 +132,7 @@ pub enum PrefectError {
     },
     /// 3xx.
     #[error(
-        "the Prefect server {host} answered with a redirect ({status}), which is not followed with credentials: set spec.prefect.server.remoteApiUrl to the final URL (often https:// instead of http://)"
+        "the Prefect server {host} answered with a redirect ({status}), which the operator does not follow with credentials: set spec.prefect.server.remoteApiUrl to the final URL (often https:// instead of http://)"
     )]
     Redirect {
         /// The server.
@@ -156,6 +158,18 @@ pub enum PrefectError {
         /// The server.
         host: String,
         /// The limit, in bytes.
+        limit: usize,
+    },
+    /// The body has more JSON values than the limit, or is nested too deeply.
+    #[error(
+        "the Prefect server {host} sent {content} with more than {limit} JSON values: remove what is not needed"
+    )]
+    TooManyValues {
+        /// The server.
+        host: String,
+        /// What the body contains.
+        content: &'static str,
+        /// The limit.
         limit: usize,
     },
     /// Any other status: the server does not accept the request.
@@ -194,7 +208,7 @@ impl PrefectError {
             Self::PoolMissing { .. } => Reason::PoolMissing,
             Self::RateLimited { .. } => Reason::PrefectRateLimited,
             Self::Redirect { .. } | Self::NotPrefect { .. } => Reason::PrefectWrongUrl,
-            Self::TooLarge { .. } => Reason::AnswerTooLarge,
+            Self::TooLarge { .. } | Self::TooManyValues { .. } => Reason::AnswerTooLarge,
             Self::CsrfRejected { .. }
             | Self::RequestRejected { .. }
             | Self::UnexpectedBody { .. } => Reason::PrefectError,

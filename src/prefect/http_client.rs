@@ -2,7 +2,8 @@
 //!
 //! Input: a [`Connection`], and what to request.
 //! Output: the parsed body of a success, or a [`PrefectError`].
-//! Invariants: each request has a time limit, a bound on the body, and a permit of the rate limiter.
+//! Invariants: each request has a time limit, bounds on the body and on the values in it, and a
+//! permit of the rate limiter.
 //! No redirect is followed. A busy database (503) is retried a few times. Requests other than GET
 //! carry the CSRF token that the server may require.
 
@@ -13,7 +14,7 @@ use reqwest::{
     Method, RequestBuilder, StatusCode,
     header::{HeaderMap, HeaderName},
 };
-use secrecy::{ExposeSecret, SecretSlice, SecretString};
+use secrecy::{ExposeSecret, SecretString};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{sync::Mutex, time::sleep};
 use url::Url;
@@ -25,7 +26,8 @@ use super::{
     request_headers::{request_headers, sensitive},
 };
 use crate::{
-    outbound::{self, BodyError, TransportError, read_bounded},
+    bounded_json,
+    outbound::{self, Body, BodyError, TransportError, read_bounded},
     upstream::{
         backoff::{Backoff, jittered},
         limiter::{LimitKey, Priority, RateLimiter, ReadRequest, RequestOutcome},
@@ -41,6 +43,8 @@ const BUSY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_mi
 const BUSY_JITTER: f64 = 0.5;
 /// The bound on a body without data, in bytes.
 const SMALL_LIMIT: usize = 64 << 10;
+/// The bound on the JSON values in the answer with a CSRF token.
+const MAX_TOKEN_VALUES: usize = 100;
 /// Wait after a 429 without a usable `Retry-After`.
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(5);
 /// The longest `Retry-After` that is respected.
@@ -59,12 +63,14 @@ pub(super) struct Endpoint<'a> {
     pub(super) content: &'static str,
     /// The bound on the body, in bytes.
     pub(super) max_bytes: usize,
+    /// The bound on the JSON values in it.
+    pub(super) max_values: usize,
 }
 
 /// The answer to a request.
 pub(super) struct ApiResponse {
     status: StatusCode,
-    body: SecretSlice<u8>,
+    body: Body,
     retry_after: Option<Duration>,
 }
 
@@ -190,6 +196,14 @@ impl HttpClient {
     ) -> Result<T, PrefectError> {
         self.check(endpoint.subject, response)?;
         let body = response.body.expose_secret();
+        // Before it is decoded: parts that are kept as text may be decoded later.
+        if !bounded_json::is_within(body, endpoint.max_values) && is_json(body) {
+            return Err(PrefectError::TooManyValues {
+                host: self.host(),
+                content: endpoint.content,
+                limit: endpoint.max_values,
+            });
+        }
         serde_json::from_slice(body).map_err(|_| {
             if is_json(body) {
                 PrefectError::UnexpectedBody {
@@ -254,7 +268,7 @@ impl HttpClient {
             })?
         } else {
             let body = read_bounded(response, SMALL_LIMIT, self.timeout).await;
-            body.unwrap_or_default()
+            body.unwrap_or_else(|_| Body::empty())
         };
         Ok(ApiResponse {
             status,
@@ -302,6 +316,7 @@ impl HttpClient {
             url: self.url(&["csrf-token"])?,
             content: "a CSRF token",
             max_bytes: SMALL_LIMIT,
+            max_values: MAX_TOKEN_VALUES,
         };
         endpoint
             .url

@@ -20,7 +20,7 @@ mod request_headers;
 mod source;
 mod work_pool;
 
-pub use block_document::BlockDocument;
+pub use block_document::{BlockDocument, ResolvedBlock};
 pub use client::Client;
 pub use connection::{Connection, ServerError};
 pub use connection_interner::ConnectionInterner;

@@ -1,15 +1,16 @@
 //! The blocks that bindings read: one poller for each block.
 //!
 //! Input: a [`BlockKey`], and the client of its server.
-//! Output: a [`BlockDocument`], or a [`Failure`].
-//! Invariants: bindings that name the same block with the same credentials share one read.
+//! Output: a [`ResolvedBlock`], or a [`Failure`].
+//! Invariants: bindings that name the same block with the same credentials and pointer share one
+//! read.
 
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    block_document::BlockDocument, connection::Connection, connection_interner::ConnectionInterner,
+    block_document::ResolvedBlock, connection::Connection, connection_interner::ConnectionInterner,
     error::PrefectError,
 };
 use crate::{
@@ -31,6 +32,9 @@ pub struct BlockKey {
     pub type_slug: String,
     /// Name of the block document.
     pub name: String,
+    /// Where in the data the fields are. It is part of the key so that the poller keeps the fields
+    /// and not the data, which may be large.
+    pub pointer: Option<String>,
 }
 
 impl BlockKey {
@@ -41,12 +45,13 @@ impl BlockKey {
             connection,
             type_slug: block.type_slug.clone(),
             name: block.name.clone(),
+            pointer: block.pointer.clone(),
         }
     }
 }
 
 /// Pollers of blocks.
-pub type Blocks = Pollers<BindingRef, BlockKey, BlockDocument>;
+pub type Blocks = Pollers<BindingRef, BlockKey, ResolvedBlock>;
 
 impl From<PrefectError> for Failure {
     fn from(error: PrefectError) -> Self {
@@ -68,16 +73,17 @@ pub fn blocks(
     enqueue: Enqueue<BindingRef>,
     shutdown: CancellationToken,
 ) -> Blocks {
-    let read: ReadFn<BlockKey, BlockDocument> = Box::new(move |key: BlockKey, last, request| {
+    let read: ReadFn<BlockKey, ResolvedBlock> = Box::new(move |key: BlockKey, last, request| {
         let connections = Arc::clone(&connections);
         Box::pin(async move {
             let document = match connections.client(&key.connection) {
                 Ok(client) => client.block(&key.type_slug, &key.name, &request).await,
                 Err(error) => Err(error),
             };
-            match document {
-                Ok(document) if last.as_deref() == Some(&document) => Ok(Poll::Unchanged),
-                Ok(document) => Ok(Poll::Changed(document)),
+            let block = document.map(|document| document.resolve(key.pointer.as_deref()));
+            match block {
+                Ok(block) if last.as_deref() == Some(&block) => Ok(Poll::Unchanged),
+                Ok(block) => Ok(Poll::Changed(block)),
                 Err(error) => Err(Failure::from(error)),
             }
         })

@@ -6,11 +6,18 @@
 //! Invariants: a template may contain secrets, so [`WorkPool`] has no `Debug`. The number of
 //! namespaces and names is bounded.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
-use serde::Deserialize;
-use serde_json::{Value, value::RawValue};
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::value::RawValue;
 
+/// Deployments per page: Prefect's maximum.
+pub(super) const PAGE_SIZE: usize = 200;
+/// The longest name or namespace that is kept. A Kubernetes namespace has at most 63.
+const MAX_TEXT_CHARS: usize = 253;
 /// Namespaces that are listed: more than the status shows.
 const MAX_NAMESPACES: usize = 64;
 /// Deployments that are named for each namespace.
@@ -35,11 +42,14 @@ pub struct DeploymentNamespaces {
     pub truncated_at: Option<usize>,
 }
 
+/// A page of deployments. One with more deployments than were requested does not parse.
+pub(super) struct DeploymentPage(pub(super) Vec<Deployment>);
+
 /// The parts of a deployment that are used.
 #[derive(Deserialize)]
 pub(super) struct Deployment {
     #[serde(default)]
-    name: String,
+    name: ShortText,
     #[serde(default)]
     job_variables: Option<JobVariables>,
 }
@@ -47,14 +57,18 @@ pub(super) struct Deployment {
 #[derive(Deserialize)]
 struct JobVariables {
     #[serde(default)]
-    namespace: Value,
+    namespace: ShortText,
 }
+
+/// A text of at most [`MAX_TEXT_CHARS`], cut at that length. Any other value is no text.
+#[derive(Default)]
+struct ShortText(Option<String>);
 
 impl DeploymentNamespaces {
     /// Adds the namespace of a deployment, if it overrides that of the pool.
     pub(super) fn add(&mut self, deployment: Deployment) {
         let variables = deployment.job_variables;
-        let Some(Value::String(namespace)) = variables.map(|variables| variables.namespace) else {
+        let Some(namespace) = variables.and_then(|variables| variables.namespace.0) else {
             return;
         };
         let is_full = self.namespaces.len() >= MAX_NAMESPACES;
@@ -63,7 +77,80 @@ impl DeploymentNamespaces {
         }
         let names = self.namespaces.entry(namespace).or_default();
         if names.len() < MAX_NAMES {
-            names.push(deployment.name);
+            names.push(deployment.name.0.unwrap_or_default());
         }
+    }
+}
+
+impl<'de> Deserialize<'de> for DeploymentPage {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Page;
+        impl<'de> Visitor<'de> for Page {
+            type Value = DeploymentPage;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of deployments")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+                let mut deployments = Vec::new();
+                while let Some(deployment) = list.next_element()? {
+                    if deployments.len() == PAGE_SIZE {
+                        return Err(A::Error::custom("more deployments than requested"));
+                    }
+                    deployments.push(deployment);
+                }
+                Ok(DeploymentPage(deployments))
+            }
+        }
+        deserializer.deserialize_seq(Page)
+    }
+}
+
+impl<'de> Deserialize<'de> for ShortText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl<'de> Visitor<'de> for Text {
+            type Value = ShortText;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a value")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<ShortText, E> {
+                Ok(ShortText(Some(text.chars().take(MAX_TEXT_CHARS).collect())))
+            }
+
+            fn visit_bool<E>(self, _: bool) -> Result<ShortText, E> {
+                Ok(ShortText(None))
+            }
+
+            fn visit_i64<E>(self, _: i64) -> Result<ShortText, E> {
+                Ok(ShortText(None))
+            }
+
+            fn visit_u64<E>(self, _: u64) -> Result<ShortText, E> {
+                Ok(ShortText(None))
+            }
+
+            fn visit_f64<E>(self, _: f64) -> Result<ShortText, E> {
+                Ok(ShortText(None))
+            }
+
+            fn visit_unit<E>(self) -> Result<ShortText, E> {
+                Ok(ShortText(None))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<ShortText, A::Error> {
+                while list.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(ShortText(None))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<ShortText, A::Error> {
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(ShortText(None))
+            }
+        }
+        deserializer.deserialize_any(Text)
     }
 }

@@ -8,19 +8,17 @@
 //!
 //! Reading order: `secret_dir` (the secrets), [`crate::doppler::webhook`] (verification and
 //! target), `receive` (what becomes of a request), `coalesce` (the rate), `forward` (from a standby
-//! to the leader), `serve` (connections).
+//! to the leader), [`super::serve`] (connections).
 
 mod coalesce;
 mod forward;
 mod outcome;
 mod receive;
 mod secret_dir;
-mod serve;
 
 pub use forward::{FORWARDED_HEADER, Forwarder, PATH};
-pub use receive::{MAX_BODY_BYTES, OnWebhook, WebhookReceiver, router};
+pub use receive::{MAX_BODY_BYTES, MAX_CONNECTIONS, OnWebhook, WebhookReceiver, router};
 pub use secret_dir::{SecretDir, SecretDirError};
-pub use serve::serve;
 
 #[cfg(test)]
 mod tests;

@@ -35,7 +35,7 @@ const WRITE_RETRY_DELAY: Duration = Duration::from_secs(1);
 /// The lease was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the lease was lost: another replica holds it, or no renewal succeeded within {} s; this replica ends, so that it starts again", RENEW_DEADLINE.as_secs()
+    "the lease was lost: another replica holds it, or no renewal succeeded within {} s; this replica exits, so that Kubernetes starts it again", RENEW_DEADLINE.as_secs()
 )]
 pub struct LeaseLost;
 
@@ -96,7 +96,7 @@ impl LeaderElector {
                     info!(
                         lease = self.leases.name(),
                         identity = self.identity,
-                        "leading"
+                        "acquired the lease; this replica is the leader"
                     );
                     return LeaderLease {
                         elector: self,

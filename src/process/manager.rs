@@ -20,7 +20,7 @@ use super::{
 use crate::{
     controller::{
         self, binding_state::BindingStates, context::Context, key_refs::KeyRefs,
-        object_cache::ObjectCache, prefect_work_pools, scope::Scope, work_queue::WorkQueue,
+        object_cache::ObjectCache, prefect_work_pools, scope::WatchScope, work_queue::WorkQueue,
     },
     crd::BindingRef,
     doppler::Configs,
@@ -75,10 +75,7 @@ impl ControllerManager {
             let queue = Arc::clone(&queue);
             Arc::new(move |key: &BindingRef| queue.add(key))
         };
-        let objects = {
-            let enqueue = Arc::clone(&enqueue);
-            Arc::new(ObjectCache::new(Box::new(move |key| enqueue(key))))
-        };
+        let objects = Arc::new(ObjectCache::new(Arc::clone(&enqueue)));
         let upstreams = upstreams(&settings.upstream, &metrics, &enqueue, &shutdown)?;
         let Upstreams {
             connections,
@@ -98,7 +95,7 @@ impl ControllerManager {
         let states = Arc::new(BindingStates::default());
         let mut listed = Vec::new();
         let mut stores = Vec::new();
-        for scope in Scope::of(&settings.watch_namespaces) {
+        for scope in WatchScope::of(&settings.watch_namespaces) {
             let (queue, states) = (Arc::clone(&queue), Arc::clone(&states));
             let (scope_watch, all_listed) = ScopeWatch::new(client.clone(), scope, queue, states);
             listed.push(all_listed);
@@ -114,6 +111,7 @@ impl ControllerManager {
             settings: settings.controller,
             prefect_hosts: settings.prefect_hosts,
             doppler_hosts: settings.doppler_hosts,
+            forbidden_names: settings.forbidden_names,
             connections,
             blocks,
             configs: configs.clone(),

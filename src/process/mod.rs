@@ -11,10 +11,12 @@
 
 mod dispatch;
 pub mod doppler_webhook;
+pub mod fatal;
 pub mod leader_election;
 pub mod manager;
 pub mod run;
 mod scope_watch;
+mod serve;
 pub mod server;
 pub mod tasks;
 pub mod telemetry;

@@ -16,6 +16,7 @@ use super::{
     doppler_webhook::{self, Forwarder, SecretDir, SecretDirError, WebhookReceiver},
     leader_election::{LeaderElector, LeaderLease, LeaseClient, LeaseLost},
     manager::ControllerManager,
+    serve::serve,
     server::{self, GaugeUpdater, ListenError, Readiness},
     tasks::{TaskEnded, Tasks},
     telemetry::{self, FilterError},
@@ -24,9 +25,9 @@ use crate::{
     args::{ElectionArgs, RunArgs, WebhookArgs},
     doppler::Configs,
     metrics::{Metrics, NotificationLabels},
-    outbound::{ClientError, PatternError},
+    outbound::ClientError,
     secret::{HashKey, HashKeyError, SecretClient, load_or_create_hash_key},
-    settings::ManagerSettings,
+    settings::{ManagerSettings, SettingsError},
 };
 
 /// The maximum number of requests in flight to the API server. A watch counts until its response
@@ -43,9 +44,9 @@ pub enum RunError {
     /// Invalid `--log-filter`.
     #[error(transparent)]
     Filter(#[from] FilterError),
-    /// Invalid `--allowed-prefect-host` or `--allowed-doppler-host` pattern.
+    /// A flag is not a valid pattern.
     #[error(transparent)]
-    Hosts(#[from] PatternError),
+    Settings(#[from] SettingsError),
     /// The TLS backend cannot build an HTTP client.
     #[error(transparent)]
     Client(#[from] ClientError),
@@ -126,10 +127,17 @@ impl Replica {
         let gauge_updater = GaugeUpdater::default();
         let listener = server::listen(args.health_address, "health").await?;
         let router = server::health(readiness.clone());
-        tasks.spawn("health", server::serve(listener, router, shutdown.clone()));
+        let served = serve(
+            listener,
+            router,
+            server::HEALTH_CONNECTIONS,
+            shutdown.clone(),
+        );
+        tasks.spawn("health", served);
         let listener = server::listen(args.metrics_address, "metrics").await?;
         let router = server::metrics(Arc::clone(&metrics), gauge_updater.clone());
-        tasks.spawn("metrics", server::serve(listener, router, shutdown));
+        let served = serve(listener, router, server::METRICS_CONNECTIONS, shutdown);
+        tasks.spawn("metrics", served);
         Ok(Self {
             tasks,
             metrics,
@@ -158,7 +166,12 @@ impl Replica {
         let listener = server::listen(*webhook_address, "webhooks").await?;
         let router = doppler_webhook::router(Arc::clone(&receiver));
         let shutdown = self.tasks.shutdown();
-        let served = doppler_webhook::serve(listener, router, shutdown.clone());
+        let served = serve(
+            listener,
+            router,
+            doppler_webhook::MAX_CONNECTIONS,
+            shutdown.clone(),
+        );
         self.tasks.spawn("webhooks", served);
         let flushed = Arc::clone(&receiver).flush_coalesced(shutdown);
         self.tasks.spawn("coalesced webhooks", flushed);

@@ -18,7 +18,7 @@ use crate::{
     controller::{
         binding_state::BindingStates,
         object_cache::ObjectCache,
-        scope::Scope,
+        scope::WatchScope,
         stored_binding::StoredBinding,
         watches::{BindingEvent, MetadataWatch, watch_bindings},
         work_queue::WorkQueue,
@@ -29,7 +29,7 @@ use crate::{
 /// The watches of one scope.
 pub(super) struct ScopeWatch {
     client: Client,
-    scope: Scope,
+    scope: WatchScope,
     queue: Arc<WorkQueue>,
     states: Arc<BindingStates>,
     listed: signal::Sender<bool>,
@@ -39,7 +39,7 @@ impl ScopeWatch {
     /// The watches, and the signal that turns true once everything in the scope is listed.
     pub(super) fn new(
         client: Client,
-        scope: Scope,
+        scope: WatchScope,
         queue: Arc<WorkQueue>,
         states: Arc<BindingStates>,
     ) -> (Self, signal::Receiver<bool>) {

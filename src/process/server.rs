@@ -1,4 +1,4 @@
-//! The HTTP servers: health and metrics.
+//! The HTTP routers: health and metrics.
 //!
 //! Input: an address for each, the readiness and the metrics.
 //! Output: `/healthz`, `/readyz`, `/metrics`.
@@ -19,10 +19,13 @@ use axum::{
     routing::get,
 };
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
-use tracing::error;
 
 use crate::metrics::Metrics;
+
+/// Connections of the health address at the same time. Other addresses do not use them up.
+pub const HEALTH_CONNECTIONS: usize = 8;
+/// Connections of the metrics address at the same time.
+pub const METRICS_CONNECTIONS: usize = 8;
 
 /// Set once all existing objects are listed, or while this replica is on standby.
 #[derive(Clone, Debug, Default)]
@@ -57,7 +60,7 @@ impl GaugeUpdater {
 
 /// An address cannot be bound.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address} for {purpose}: {source}")]
+#[error("cannot listen on {address} for {purpose} ({source}): use another address or port")]
 pub struct ListenError {
     address: SocketAddr,
     purpose: &'static str,
@@ -112,25 +115,17 @@ pub fn metrics(metrics: Arc<Metrics>, gauge_updater: GaugeUpdater) -> Router {
     )
 }
 
-/// Serves until `shutdown`.
-pub async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) {
-    let served = axum::serve(listener, router)
-        .with_graceful_shutdown(shutdown.cancelled_owned())
-        .await;
-    if let Err(error) = served {
-        error!(%error, "an HTTP server ended");
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::serve::serve;
+    use tokio_util::sync::CancellationToken;
 
     async fn get(router: Router, path: &str) -> (u16, String) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let end = CancellationToken::new();
-        let task = tokio::spawn(serve(listener, router, end.clone()));
+        let task = tokio::spawn(serve(listener, router, METRICS_CONNECTIONS, end.clone()));
         let _ = rustls::crypto::ring::default_provider().install_default();
         let answer = reqwest::Client::builder()
             .no_proxy()

@@ -24,7 +24,7 @@ use super::{
     desired::{Desired, TYPE},
     error::WriteError,
     observed::ObservedSecret,
-    patch::{self, Base64Values, Operation},
+    patch::{self, Base64Values, PatchOperation},
 };
 use crate::{
     crd::MANAGED_BY,
@@ -272,7 +272,7 @@ impl SecretClient {
         &self,
         namespace: &str,
         name: &str,
-        operations: &[Operation<'_>],
+        operations: &[PatchOperation<'_>],
     ) -> Result<WrittenSecret, WriteError> {
         let params = PatchParams {
             field_manager: Some(MANAGED_BY.to_owned()),

@@ -12,7 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{
     content_hash::HashKey,
-    key_filter::{Exclusion, InvalidGlob, KeyFilter},
+    key_filter::{Exclusion, ForbiddenNames, InvalidGlob, KeyFilter, MAX_VARIABLE_BYTES, is_proxy},
     metadata::{
         BINDING, BINDING_UID, CONFIG, CONTENT_HASH, InvalidMetadata, PROJECT, annotations, labels,
     },
@@ -50,6 +50,8 @@ pub struct DesiredInput<'a> {
     pub doppler: &'a DopplerSpec,
     /// The spec of the Secret.
     pub managed: &'a ManagedSecretSpec,
+    /// The names that the operator's flags forbid.
+    pub forbidden: &'a ForbiddenNames,
     /// Doppler project.
     pub project: &'a str,
     /// Doppler config.
@@ -91,6 +93,24 @@ impl Desired {
             owner: Some(owner_reference(binding, &self.binding_uid)),
             ..self
         }
+    }
+
+    /// What to say of the keys that choose the proxy of job pods, if there are any: with them, the
+    /// config decides through whom the runs send their requests.
+    #[must_use]
+    pub fn proxy_note(&self) -> Option<String> {
+        let names: Vec<&str> = self
+            .data
+            .keys()
+            .map(String::as_str)
+            .filter(|name| is_proxy(name))
+            .collect();
+        (!names.is_empty()).then(|| {
+            format!(
+                "these keys choose the proxy of job pods: {}",
+                names.join(", ")
+            )
+        })
     }
 }
 
@@ -156,7 +176,7 @@ pub fn desired(
     input: &DesiredInput<'_>,
     values: &BTreeMap<String, SecretString>,
 ) -> Result<Desired, SecretError> {
-    let filter = KeyFilter::new(input.doppler, input.managed)?;
+    let filter = KeyFilter::new(input.doppler, input.managed, input.forbidden)?;
     let mut data = BTreeMap::new();
     let mut excluded: Vec<(Exclusion, &str)> = Vec::new();
     for (name, value) in values {
@@ -165,6 +185,9 @@ pub fn desired(
             // No container starts with such a variable.
             None if value.expose_secret().contains('\0') => {
                 excluded.push((Exclusion::NulByte, name));
+            }
+            None if name.len() + value.expose_secret().len() + 2 > MAX_VARIABLE_BYTES => {
+                excluded.push((Exclusion::TooLong, name));
             }
             None => {
                 data.insert(name.clone(), value.clone());

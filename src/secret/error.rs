@@ -18,22 +18,22 @@ pub enum WriteError {
     Conflict,
     /// It is immutable.
     #[error(
-        "the Secret is immutable and cannot be updated; delete it, and the operator creates it again"
+        "the Secret is immutable and cannot be updated: delete it, and the operator creates it again"
     )]
     Immutable,
     /// It has another type.
     #[error(
-        "the Secret has a type other than Opaque; choose another managedSecret.name, or delete it"
+        "the Secret has a type other than Opaque: set spec.managedSecret.name to another name, or delete the Secret"
     )]
     WrongType,
     /// It exceeds the size limit of the API server or etcd.
     #[error(
-        "the API server rejects a Secret of this size; select fewer values with spec.doppler.include or exclude"
+        "the API server rejects a Secret of this size: select fewer values with spec.doppler.include or exclude"
     )]
     TooLarge,
     /// The operator has no permission.
     #[error(
-        "the operator has no permission to {verb} Secrets in namespace {namespace} (403); give its service account the chart's Role there"
+        "the operator has no permission to {verb} Secrets in namespace {namespace} (403): bind the chart's Role there to its service account"
     )]
     Forbidden {
         /// `get`, `create`, `patch` or `delete`.

@@ -27,7 +27,7 @@ const DATA_KEY: &str = "key";
 pub enum HashKeyError {
     /// A request about the Secret failed.
     #[error(
-        "the hash key in Secret {namespace}/{SECRET_NAME} could not be created or read: {error}"
+        "the operator could not create or read the hash key in Secret {namespace}/{SECRET_NAME}: {error}"
     )]
     Request {
         /// The operator's namespace.

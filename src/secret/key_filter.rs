@@ -9,31 +9,82 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 
 use crate::crd::{DopplerSpec, ManagedSecretSpec};
 
-/// Names that could break or take over the job pod. A `*` at the end matches any suffix.
-pub const RESERVED: [&str; 14] = [
+/// Names that could break or take over the job pod: they choose what a program runs, loads or
+/// trusts. A `*` at the end matches any suffix.
+pub const RESERVED: &[&str] = &[
+    // The container and its shells.
     "PATH",
     "HOME",
-    "PS1",
     "HOSTNAME",
+    "PS1",
+    "PS4",
+    "PROMPT_COMMAND",
+    "IFS",
+    "ENV",
     "BASH_ENV",
+    "BASHOPTS",
+    "SHELLOPTS",
+    // The dynamic loader and the C library.
     "LD_*",
+    "DYLD_*",
+    "GCONV_PATH",
+    "LOCPATH",
+    "GLIBC_TUNABLES",
+    "HOSTALIASES",
+    "LOCALDOMAIN",
+    "RES_OPTIONS",
+    // Python and its installers.
     "PYTHON*",
     "PIP_*",
     "UV_*",
-    "BROWSER",
-    "NODE_OPTIONS",
     "EXTRA_PIP_PACKAGES",
+    // Other languages.
+    "NODE_OPTIONS",
+    "NODE_PATH",
+    "NODE_EXTRA_CA_CERTS",
+    "NODE_TLS_REJECT_UNAUTHORIZED",
+    "PERL5*",
+    "PERLLIB",
+    "RUBYOPT",
+    "RUBYLIB",
+    "JAVA_TOOL_OPTIONS",
+    "JDK_JAVA_OPTIONS",
+    "_JAVA_OPTIONS",
+    "CLASSPATH",
+    "DOTNET_STARTUP_HOOKS",
+    // Whom TLS trusts, and who can read it.
+    "OPENSSL_*",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "SSLKEYLOGFILE",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    // Programs that tools start, and their configuration.
+    "GIT_*",
+    "BROWSER",
+    "EDITOR",
+    "VISUAL",
+    "PAGER",
+    "KUBECONFIG",
+    // What the worker and Kubernetes set.
     "PREFECT_*",
     "KUBERNETES_*",
 ];
 
+/// Schemes in the names of the variables that choose a proxy: `HTTP_PROXY`, `no_proxy`. Python reads
+/// them in any case.
+const PROXIES: [&str; 7] = ["http", "https", "all", "no", "ftp", "ws", "wss"];
+
 /// The length limit of a key in Kubernetes.
 const MAX_KEY_LENGTH: usize = 253;
+
+/// Linux's limit of `NAME=value` and its final NUL byte, in bytes (`MAX_ARG_STRLEN`).
+pub(super) const MAX_VARIABLE_BYTES: usize = 131_072;
 
 /// A glob with a syntax error.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{glob}` in spec.doppler.{field} is not a glob: write one such as `DB_*` or `{{API,DB}}_KEY`"
+    "`{glob}` in spec.doppler.{field} is not a glob: use one such as `DB_*` or `{{API,DB}}_KEY`"
 )]
 pub struct InvalidGlob {
     /// `include` or `exclude`.
@@ -42,12 +93,42 @@ pub struct InvalidGlob {
     pub glob: String,
 }
 
+/// A `--forbidden-name` with a syntax error.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("--forbidden-name `{glob}` is not a glob: write one such as `LD_*`")]
+pub struct InvalidForbiddenName {
+    glob: String,
+}
+
+/// The names that the operator's flags forbid in every binding.
+#[derive(Clone, Debug, Default)]
+pub struct ForbiddenNames(GlobSet);
+
+impl ForbiddenNames {
+    /// Parses the globs of `--forbidden-name`.
+    ///
+    /// # Errors
+    /// If a glob has a syntax error.
+    pub fn parse(patterns: &[String]) -> Result<Self, InvalidForbiddenName> {
+        let invalid = |glob: &str| InvalidForbiddenName {
+            glob: glob.to_owned(),
+        };
+        let mut set = GlobSetBuilder::new();
+        for pattern in patterns {
+            set.add(Glob::new(pattern).map_err(|_| invalid(pattern))?);
+        }
+        let set = set.build().map_err(|_| invalid(&patterns.join(",")))?;
+        Ok(Self(set))
+    }
+}
+
 /// The filter of one binding.
 #[derive(Debug)]
 pub struct KeyFilter<'a> {
     include: Option<GlobSet>,
     exclude: GlobSet,
     allowed: &'a [String],
+    forbidden: &'a ForbiddenNames,
 }
 
 /// Why a name is excluded.
@@ -57,6 +138,10 @@ pub enum Exclusion {
     InvalidKey,
     /// Its value contains a NUL byte.
     NulByte,
+    /// Its value is too long for an environment variable.
+    TooLong,
+    /// The operator's flags forbid it.
+    Forbidden,
     /// It is one of [`RESERVED`].
     Reserved,
     /// No glob of `include` matches.
@@ -75,6 +160,10 @@ impl Exclusion {
                  Doppler, or set spec.doppler.nameTransformer, to include it"
             ),
             Self::NulByte => "its value contains a NUL byte, and no container starts with such a variable; encode the value, for example as base64, to include it".to_owned(),
+            Self::TooLong => format!(
+                "its name and value exceed {MAX_VARIABLE_BYTES} bytes, Linux's limit for an environment variable, and no container starts with such a variable; shorten the value to include it"
+            ),
+            Self::Forbidden => "the operator's flag --forbidden-name forbids it in every binding; rename it in Doppler, or ask the operator's administrator, to include it".to_owned(),
             Self::Reserved => format!(
                 "it could break or take over the job pod; add `{name}` to spec.managedSecret.allowReservedNames to include it"
             ),
@@ -94,7 +183,11 @@ impl<'a> KeyFilter<'a> {
     ///
     /// # Errors
     /// If a glob has a syntax error.
-    pub fn new(doppler: &DopplerSpec, managed: &'a ManagedSecretSpec) -> Result<Self, InvalidGlob> {
+    pub fn new(
+        doppler: &DopplerSpec,
+        managed: &'a ManagedSecretSpec,
+        forbidden: &'a ForbiddenNames,
+    ) -> Result<Self, InvalidGlob> {
         Ok(Self {
             include: if doppler.include.is_empty() {
                 None
@@ -103,6 +196,7 @@ impl<'a> KeyFilter<'a> {
             },
             exclude: globs("exclude", &doppler.exclude)?,
             allowed: &managed.allow_reserved_names,
+            forbidden,
         })
     }
 
@@ -119,6 +213,8 @@ impl<'a> KeyFilter<'a> {
             Some(Exclusion::Excluded)
         } else if !is_key(name) {
             Some(Exclusion::InvalidKey)
+        } else if self.forbidden.0.is_match(name) {
+            Some(Exclusion::Forbidden)
         } else if is_reserved(name) && !self.allowed.iter().any(|allowed| allowed == name) {
             Some(Exclusion::Reserved)
         } else {
@@ -146,6 +242,14 @@ fn is_reserved(name: &str) -> bool {
             Some(start) => name.starts_with(start),
             None => name == *pattern,
         })
+}
+
+/// Whether a variable of this name chooses the proxy of many programs.
+#[must_use]
+pub fn is_proxy(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    name.strip_suffix("_proxy")
+        .is_some_and(|scheme| PROXIES.contains(&scheme))
 }
 
 fn is_key(name: &str) -> bool {

@@ -27,4 +27,5 @@ pub use decide::{Claimant, Decision, Target, UpdateReason, decide};
 pub use desired::{Desired, DesiredInput, SecretError, desired, owner_reference};
 pub use error::WriteError;
 pub use hash_key::{HashKeyError, load_or_create_hash_key};
+pub use key_filter::{ForbiddenNames, InvalidForbiddenName};
 pub use observed::{DataOwnership, ObservedSecret};

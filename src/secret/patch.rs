@@ -21,7 +21,7 @@ use super::{
 
 /// One operation of a JSON Patch.
 #[derive(Serialize)]
-pub struct Operation<'a> {
+pub struct PatchOperation<'a> {
     op: &'static str,
     path: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -52,16 +52,16 @@ impl Serialize for Base64Values<'_> {
     }
 }
 
-fn add(path: impl Into<String>, value: Operand<'_>) -> Operation<'_> {
-    Operation {
+fn add(path: impl Into<String>, value: Operand<'_>) -> PatchOperation<'_> {
+    PatchOperation {
         op: "add",
         path: path.into(),
         value: Some(value),
     }
 }
 
-fn remove<'a>(path: impl Into<String>) -> Operation<'a> {
-    Operation {
+fn remove<'a>(path: impl Into<String>) -> PatchOperation<'a> {
+    PatchOperation {
         op: "remove",
         path: path.into(),
         value: None,
@@ -70,8 +70,8 @@ fn remove<'a>(path: impl Into<String>) -> Operation<'a> {
 
 /// A mismatch gives a 409 from the API server's own check. A `test` operation would give a 422,
 /// which looks like an invalid patch.
-fn version_guard(observed: &ObservedSecret) -> Operation<'_> {
-    Operation {
+fn version_guard(observed: &ObservedSecret) -> PatchOperation<'_> {
+    PatchOperation {
         op: "replace",
         path: "/metadata/resourceVersion".to_owned(),
         value: Some(Operand::Text(&observed.resource_version)),
@@ -80,7 +80,7 @@ fn version_guard(observed: &ObservedSecret) -> Operation<'_> {
 
 /// The patch that brings the `observed` Secret to `desired`.
 #[must_use]
-pub fn update<'a>(observed: &'a ObservedSecret, desired: &'a Desired) -> Vec<Operation<'a>> {
+pub fn update<'a>(observed: &'a ObservedSecret, desired: &'a Desired) -> Vec<PatchOperation<'a>> {
     let mut patch = vec![
         version_guard(observed),
         add("/data", Operand::Data(Base64Values(&desired.data))),
@@ -119,7 +119,7 @@ pub fn update<'a>(observed: &'a ObservedSecret, desired: &'a Desired) -> Vec<Ope
 /// The patch that keeps the `observed` Secret after its binding is deleted: it removes the owner
 /// reference and the annotations that name the binding.
 #[must_use]
-pub fn disown<'a>(observed: &'a ObservedSecret, binding_uid: &str) -> Vec<Operation<'a>> {
+pub fn disown<'a>(observed: &'a ObservedSecret, binding_uid: &str) -> Vec<PatchOperation<'a>> {
     let mut patch = vec![version_guard(observed)];
     if observed.binding_uid.is_some() {
         patch.push(remove(format!(
@@ -142,7 +142,7 @@ pub fn disown<'a>(observed: &'a ObservedSecret, binding_uid: &str) -> Vec<Operat
 pub fn set_owner<'a>(
     observed: &'a ObservedSecret,
     owner: &'a OwnerReference,
-) -> Vec<Operation<'a>> {
+) -> Vec<PatchOperation<'a>> {
     let mut patch = vec![version_guard(observed)];
     push_owner(&mut patch, observed, &owner.uid, Some(owner));
     patch
@@ -150,7 +150,7 @@ pub fn set_owner<'a>(
 
 /// Adds what brings one map of the metadata to `desired`.
 fn push_metadata<'a>(
-    patch: &mut Vec<Operation<'a>>,
+    patch: &mut Vec<PatchOperation<'a>>,
     map: &str,
     exists: bool,
     desired: &'a BTreeMap<String, String>,
@@ -179,7 +179,7 @@ fn push_metadata<'a>(
 
 /// Adds what brings the owner reference to the binding to `desired`.
 fn push_owner<'a>(
-    patch: &mut Vec<Operation<'a>>,
+    patch: &mut Vec<PatchOperation<'a>>,
     observed: &ObservedSecret,
     binding_uid: &str,
     desired: Option<&'a OwnerReference>,

@@ -5,8 +5,8 @@
 //! Invariants: each upstream has a bound on requests in flight, so that a slow one does not delay
 //! the others, and one circuit breaker, however many callers there are. Each account keeps to the
 //! limit that its answers state or that a flag sets. Requests queue per account, first in first out
-//! within a priority; every fourth permit goes to a poll. The limiter sends nothing, and knows an
-//! account only by a digest.
+//! within a priority; every fourth permit goes to a poll, or every sixteenth while first reads
+//! wait. The limiter sends nothing, and knows an account only by a digest.
 
 mod account;
 mod circuit_breaker;
@@ -64,13 +64,13 @@ pub type OnRecovered = Box<dyn Fn(&str) + Send + Sync>;
 /// What a queued request receives.
 type Grant<E> = Result<Permit<E>, CircuitOpen<E>>;
 
-struct State<E: Clone + Send + 'static> {
+struct LimiterState<E: Clone + Send + 'static> {
     upstreams: HashMap<Arc<str>, Upstream<E, Grant<E>>>,
     last_id: u64,
 }
 
-struct Shared<E: Clone + Send + 'static> {
-    state: Mutex<State<E>>,
+struct LimiterInner<E: Clone + Send + 'static> {
+    state: Mutex<LimiterState<E>>,
     max_in_flight: usize,
     account_budget: Option<u32>,
     on_recovered: OnRecovered,
@@ -79,7 +79,7 @@ struct Shared<E: Clone + Send + 'static> {
 }
 
 /// The limiter of all upstreams of one kind. `E` is the error of a request without an answer.
-pub struct RateLimiter<E: Clone + Send + 'static>(Arc<Shared<E>>);
+pub struct RateLimiter<E: Clone + Send + 'static>(Arc<LimiterInner<E>>);
 
 impl<E: Clone + Send + 'static> Clone for RateLimiter<E> {
     fn clone(&self) -> Self {
@@ -132,8 +132,8 @@ impl<E: Clone + Send + 'static> RateLimiter<E> {
         on_recovered: OnRecovered,
         shutdown: CancellationToken,
     ) -> Self {
-        Self(Arc::new(Shared {
-            state: Mutex::new(State {
+        Self(Arc::new(LimiterInner {
+            state: Mutex::new(LimiterState {
                 upstreams: HashMap::new(),
                 last_id: 0,
             }),
@@ -228,7 +228,12 @@ impl<E: Clone + Send + 'static> RateLimiter<E> {
     }
 
     /// Grants the permits that are free, and checks again when more may be.
-    fn grant_permits(&self, mut state: MutexGuard<'_, State<E>>, name: &Arc<str>, now: Instant) {
+    fn grant_permits(
+        &self,
+        mut state: MutexGuard<'_, LimiterState<E>>,
+        name: &Arc<str>,
+        now: Instant,
+    ) {
         let Some(upstream) = state.upstreams.get_mut(name) else {
             return;
         };

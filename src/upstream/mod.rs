@@ -10,4 +10,5 @@ pub mod limiter;
 pub mod poller;
 pub mod rate_headers;
 pub mod subscription;
+pub mod supervisor;
 pub mod trigger;

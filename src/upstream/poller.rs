@@ -29,6 +29,7 @@ use super::{
     change_feed::ChangeFeed,
     limiter::{Priority, ReadRequest},
     subscription::{FeedState, SubscriptionGuard},
+    supervisor::supervised,
     trigger::Trigger,
 };
 use crate::{
@@ -81,7 +82,7 @@ struct Active<S, K, V> {
     key_of: HashMap<S, Arc<K>>,
 }
 
-struct Shared<S, K, V> {
+struct PollersInner<S, K, V> {
     active: Mutex<Active<S, K, V>>,
     spec: PollerSpec<K, V>,
     metrics: Arc<Metrics>,
@@ -92,7 +93,7 @@ struct Shared<S, K, V> {
 
 /// The polled values of one kind: blocks, or configs. `S` identifies a subscriber, `K` is what is
 /// read, `V` the value.
-pub struct Pollers<S, K, V>(Arc<Shared<S, K, V>>);
+pub struct Pollers<S, K, V>(Arc<PollersInner<S, K, V>>);
 
 impl<S, K, V> Clone for Pollers<S, K, V> {
     fn clone(&self) -> Self {
@@ -121,7 +122,7 @@ where
         enqueue: Enqueue<S>,
         shutdown: CancellationToken,
     ) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(PollersInner {
             active: Mutex::new(Active {
                 by_key: HashMap::new(),
                 key_of: HashMap::new(),
@@ -161,7 +162,9 @@ where
         self.0.tasks.spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = shared.poll(&key, trigger, &stop) => {}
+                () = supervised("poller", &shared.metrics, || {
+                    shared.poll(&key, trigger.clone(), &stop)
+                }) => {}
             }
         });
         PollState::default()
@@ -254,7 +257,7 @@ impl<S: Clone + Eq + Hash, K: Clone + Eq + Hash, V> Active<S, K, V> {
     }
 }
 
-impl<S: Clone + Eq + Hash, K: Clone + Eq + Hash, V> Shared<S, K, V> {
+impl<S: Clone + Eq + Hash, K: Clone + Eq + Hash, V> PollersInner<S, K, V> {
     /// Polls a key until it is stopped.
     async fn poll(&self, key: &Arc<K>, trigger: Trigger, stop: &CancellationToken) {
         let feed = self.spec.feed.as_ref();

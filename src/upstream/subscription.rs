@@ -23,6 +23,7 @@ pub use feed::{Connect, Disconnect, FeedSpec, FeedState, Messages, OnMessage};
 
 use super::{
     backoff::{Backoff, jittered},
+    supervisor::supervised,
     trigger::Trigger,
 };
 use crate::metrics::{Metrics, NotificationLabels, UpstreamLabels};
@@ -48,7 +49,7 @@ struct Active<K> {
     last_id: u64,
 }
 
-struct Shared<K, T> {
+struct SubscriptionsInner<K, T> {
     feed: FeedSpec<K, T>,
     slots: Semaphore,
     metrics: Arc<Metrics>,
@@ -58,7 +59,7 @@ struct Shared<K, T> {
 }
 
 /// All subscriptions to one feed.
-pub struct Subscriptions<K, T>(Arc<Shared<K, T>>);
+pub struct Subscriptions<K, T>(Arc<SubscriptionsInner<K, T>>);
 
 impl<K, T> Clone for Subscriptions<K, T> {
     fn clone(&self) -> Self {
@@ -118,7 +119,7 @@ where
     /// No subscriptions yet. All connections close with `shutdown`.
     #[must_use]
     pub fn new(feed: FeedSpec<K, T>, metrics: Arc<Metrics>, shutdown: CancellationToken) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(SubscriptionsInner {
             slots: Semaphore::new(feed.max_connections.min(Semaphore::MAX_PERMITS)),
             feed,
             metrics,
@@ -154,7 +155,9 @@ where
             self.0.tasks.spawn(async move {
                 tokio::select! {
                     () = stop.cancelled() => {}
-                    () = shared.keep_connected(&key) => {}
+                    () = supervised("subscription", &shared.metrics, || {
+                        shared.keep_connected(&key)
+                    }) => {}
                 }
             });
         }
@@ -190,7 +193,7 @@ where
     }
 }
 
-impl<K: Clone + Eq + Hash, T> Shared<K, T> {
+impl<K: Clone + Eq + Hash, T> SubscriptionsInner<K, T> {
     fn set_state(&self, key: &K, state: FeedState) {
         if let Some(subscription) = self.active.lock().by_key.get(key) {
             subscription.state.send_replace(state);

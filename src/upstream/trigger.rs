@@ -12,10 +12,10 @@ use tokio::{sync::Notify, time::Instant};
 
 /// Shared by the feeds that report changes and by the reader of one value.
 #[derive(Clone, Debug, Default)]
-pub struct Trigger(Arc<Shared>);
+pub struct Trigger(Arc<TriggerInner>);
 
 #[derive(Debug, Default)]
-struct Shared {
+struct TriggerInner {
     notify: Notify,
     notified_at: Mutex<Option<Instant>>,
 }

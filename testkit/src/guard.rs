@@ -11,10 +11,11 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use parking_lot::{Condvar, Mutex};
 
 const GUARDIAN_SCRIPT: &str = include_str!("guardian.sh");
 
@@ -185,17 +186,18 @@ impl GuardedChild {
     /// the child runs.
     #[must_use]
     pub fn exit_code(&self) -> Option<i32> {
-        *lock(&self.exit.code)
+        *self.exit.code.lock()
     }
 
     /// Blocks until the child exits, at most for `limit`.
+    #[allow(clippy::must_use_candidate)] // the wait itself is the effect
     pub fn wait(&self, limit: Duration) -> Option<i32> {
-        let code = lock(&self.exit.code);
-        let waited = self
-            .exit
+        let mut code = self.exit.code.lock();
+        let is_running = |code: &mut Option<i32>| code.is_none();
+        self.exit
             .changed
-            .wait_timeout_while(code, limit, |code| code.is_none());
-        *waited.unwrap_or_else(PoisonError::into_inner).0
+            .wait_while_for(&mut code, is_running, limit);
+        *code
     }
 
     /// Waits until the child exits, at most for `limit`, without blocking the runtime.
@@ -233,7 +235,7 @@ impl GuardedChild {
         if self.exit_code().is_some() {
             return;
         }
-        if let Some(commands) = lock(&self.guardian_stdin).as_mut() {
+        if let Some(commands) = self.guardian_stdin.lock().as_mut() {
             // A write fails only if the guardian has exited, and then the child has too.
             let _ = writeln!(commands, "{command} {}", self.pid);
         }
@@ -247,11 +249,11 @@ impl GuardedChild {
             let status = child.wait().ok();
             let code = status
                 .and_then(|status| status.code().or(status.signal().map(|signal| 128 + signal)));
-            if let Some(mut commands) = lock(&guardian_stdin).take() {
+            if let Some(mut commands) = guardian_stdin.lock().take() {
                 let _ = writeln!(commands, "end 0");
             }
             let _ = guardian.wait();
-            *lock(&exit.code) = Some(code.unwrap_or(-1));
+            *exit.code.lock() = Some(code.unwrap_or(-1));
             exit.changed.notify_all();
         };
         std::thread::Builder::new()
@@ -263,7 +265,7 @@ impl GuardedChild {
 
 impl Drop for GuardedChild {
     fn drop(&mut self) {
-        lock(&self.guardian_stdin).take();
+        self.guardian_stdin.lock().take();
         self.wait(self.grace + Duration::from_secs(5));
     }
 }
@@ -283,11 +285,6 @@ pub fn log_tail(log: &Path) -> String {
         Ok(text) => format!("the end of {}:\n{text}", log.display()),
         Err(error) => format!("its log {} cannot be read: {error}", log.display()),
     }
-}
-
-/// The data behind these locks is consistent even after a panic.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::future::{Future, pending};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -21,6 +21,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{client, server};
 use hyper_util::rt::TokioIo;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -51,7 +52,7 @@ struct Hosts(Mutex<BTreeMap<String, Host>>);
 
 impl Hosts {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Host>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     fn with_host<T>(&self, host: &str, update: impl FnOnce(&mut Host) -> T) -> T {

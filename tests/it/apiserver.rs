@@ -64,7 +64,7 @@ async fn survives_an_invalid_binding_and_an_api_server_outage() -> Result<()> {
         .await?;
     let ready = w.until_not_ready("empty", "InvalidSpec").await?;
     ensure!(
-        ready.message.contains("give spec.prefect.server"),
+        ready.message.contains("set spec.prefect.server"),
         "{}",
         ready.message
     );

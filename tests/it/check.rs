@@ -103,7 +103,7 @@ async fn reports_planned_writes_and_writes_nothing() -> Result<()> {
         "+    \"secretRef\": {",
         "own env or envFrom overrides: SECRET_API_KEY",
         "\"name\": \"theirs\"",
-        "later sources, whose keys win: Secret theirs",
+        "later sources override equal keys: Secret theirs",
         "deployments send jobs to namespace afar, which does not have the Secret: check-well-afar",
     ] {
         ensure!(

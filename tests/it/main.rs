@@ -27,6 +27,7 @@ mod feeds;
 mod image;
 mod leader_election;
 mod manual;
+mod memory;
 mod pools;
 mod runs;
 mod scale;

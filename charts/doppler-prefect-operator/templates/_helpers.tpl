@@ -106,7 +106,7 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 
-{{- /* Rights of the operator in each namespace that it watches. */ -}}
+{{- /* Permissions of the operator in each namespace that it watches. */ -}}
 {{- define "dpo.rules" -}}
 - apiGroups: [doppler-prefect.dev]
   resources: [dopplerprefectbindings]

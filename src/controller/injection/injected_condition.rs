@@ -12,8 +12,9 @@ use crate::{
     crd::WorkPoolStatus,
     failure::Failure,
     inject::claim::{Observation, Phase},
+    printable,
     reason::{Class, Reason},
-    status::{ConditionUpdate, MAX_LISTED},
+    status::{ConditionUpdate, listed_names},
 };
 
 /// Maximum number of namespaces in the condition's message.
@@ -108,17 +109,17 @@ fn pool_status(
             unserved_namespaces: Vec::new(),
         });
     };
-    let listed = |names: &[String]| names.iter().take(MAX_LISTED).cloned().collect();
     WorkPoolStatus {
         name: name.to_owned(),
         state: observation.state.or_else(|| old.and_then(|old| old.state)),
-        shadowed_keys: listed(&observation.shadowed_keys),
-        unserved_namespaces: listed(&observation.unserved_namespaces),
+        shadowed_keys: listed_names(&observation.shadowed_keys),
+        unserved_namespaces: listed_names(&observation.unserved_namespaces),
     }
 }
 
 fn injected_message(claims: &PoolClaims, pools: &[WorkPoolStatus]) -> String {
-    let names: Vec<&str> = pools.iter().map(|pool| pool.name.as_str()).collect();
+    let names = pools.iter().map(|pool| printable::name(&pool.name));
+    let names: Vec<String> = names.collect();
     let mut message = format!("work pools {} reference the Secret", names.join(", "));
     let unserved: BTreeSet<&str> = pools
         .iter()

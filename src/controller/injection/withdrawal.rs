@@ -33,9 +33,18 @@ pub enum Withdrawal {
 pub struct PendingRemoval {
     entry: InjectedEntry,
     why: String,
+    /// Whether the operator tried to remove it and has a result.
+    attempted: bool,
 }
 
 impl PendingRemoval {
+    /// Whether the operator tried to remove the entry and has a result. Before that, nothing is
+    /// known about the pool.
+    #[must_use]
+    pub const fn was_attempted(&self) -> bool {
+        self.attempted
+    }
+
     /// What to do about the entry if the operator gives up.
     #[must_use]
     pub fn abandoned_message(&self) -> String {
@@ -177,15 +186,19 @@ fn withdraw(
     current: Option<&Arc<Connection>>,
     entry: &InjectedEntry,
 ) -> Withdrawal {
-    let pending = |why: String| {
-        let entry = entry.clone();
-        Withdrawal::Pending(PendingRemoval { entry, why })
+    let pending = |why: String, attempted: bool| {
+        Withdrawal::Pending(PendingRemoval {
+            entry: entry.clone(),
+            why,
+            attempted,
+        })
     };
     let Some(connection) = connection_for(pass, current, entry) else {
-        return pending(format!(
+        let why = format!(
             "the operator no longer has the credentials for {}",
             entry.server
-        ));
+        );
+        return pending(why, true);
     };
     let reported_state = pass
         .last_status()
@@ -207,8 +220,8 @@ fn withdraw(
     let pools = &pass.context.pools;
     match pools.declare(pass.key, &connection, &entry.pool, claim) {
         Some(observation) if observation.phase == Phase::Removed => Withdrawal::Done,
-        Some(observation) => pending(observation.message),
-        None => pending("the first read of the pool is pending".to_owned()),
+        Some(observation) => pending(observation.message, true),
+        None => pending("the first read of the pool is pending".to_owned(), false),
     }
 }
 

@@ -5,7 +5,7 @@ fn objects() -> (ObjectCache, Arc<Mutex<Vec<String>>>) {
     let enqueued = Arc::new(Mutex::new(vec![]));
     let list = Arc::clone(&enqueued);
     (
-        ObjectCache::new(Box::new(move |binding: &BindingRef| {
+        ObjectCache::new(Arc::new(move |binding: &BindingRef| {
             list.lock().push(binding.name().to_owned());
         })),
         enqueued,

@@ -46,7 +46,7 @@ async fn reports_a_binding_that_is_missing_from_the_second_list() {
     let (says, mut hears) = mpsc::unbounded_channel();
     let tell = move |heard: BindingEvent<'_>| says.send(format!("{heard:?}")).unwrap();
     let shutdown = CancellationToken::new();
-    let (store, following) = watch_bindings(client, &Scope::All, tell, shutdown.clone());
+    let (store, following) = watch_bindings(client, &WatchScope::All, tell, shutdown.clone());
     let following = tokio::spawn(following);
     let mut next = async || {
         timeout(Duration::from_secs(30), hears.recv())
@@ -115,8 +115,8 @@ async fn secrets_are_listed_and_watched_as_metadata_only() {
     let shutdown = CancellationToken::new();
     let secrets = MetadataWatch {
         client,
-        scope: Scope::Namespace("flows".to_owned()),
-        objects: Arc::new(ObjectCache::new(Box::new(|_| {}))),
+        scope: WatchScope::Namespace("flows".to_owned()),
+        objects: Arc::new(ObjectCache::new(Arc::new(|_| {}))),
         listed: watch::channel(false).0,
     };
     let watching = tokio::spawn(secrets.secrets(shutdown.clone()));

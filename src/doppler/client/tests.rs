@@ -1,6 +1,7 @@
 use super::*;
 use crate::{crd::NameTransformer, outbound::install_crypto_provider, reason::Reason};
 use base64::{Engine, prelude::BASE64_STANDARD};
+use secrecy::ExposeSecret;
 use std::collections::BTreeMap;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -320,7 +321,7 @@ async fn a_truncated_body_is_an_error() {
         assert!(
             error
                 .to_string()
-                .contains("broke off in the middle of its answer"),
+                .contains("closed the connection in the middle of its answer"),
             "{error}"
         );
     }

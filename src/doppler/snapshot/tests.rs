@@ -32,21 +32,36 @@ fn parses_every_value_exactly() {
 #[test]
 fn rejects_other_shapes_without_quoting_them() {
     for (body, problem) in [
-        (r#"{"A":1}"#, "has a value that is not a string"),
-        (r#"{"A":-1.5}"#, "has a value that is not a string"),
-        (r#"{"A":true}"#, "has a value that is not a string"),
-        (r#"{"A":null}"#, "has a value that is not a string"),
-        (r#"{"A":["canary"]}"#, "has a value that is not a string"),
+        (
+            r#"{"A":1}"#,
+            "has a number as the value of A, and not a string",
+        ),
+        (
+            r#"{"A":-1.5}"#,
+            "has a number as the value of A, and not a string",
+        ),
+        (
+            r#"{"A":true}"#,
+            "has a boolean as the value of A, and not a string",
+        ),
+        (
+            r#"{"A":null}"#,
+            "has null as the value of A, and not a string",
+        ),
+        (
+            r#"{"A":["canary"]}"#,
+            "has a list as the value of A, and not a string",
+        ),
         (
             r#"{"A":{"raw":"canary"}}"#,
-            "has a value that is not a string",
+            "has an object as the value of A, and not a string",
         ),
         (
             r#"{"messages":[],"success":false}"#,
-            "has a value that is not a string",
+            "has a list as the value of messages, and not a string",
         ),
-        (r#"{"A":"x","A":"canary"}"#, "has one name twice"),
-        (r#"{"A":"x","A":"x"}"#, "has one name twice"),
+        (r#"{"A":"x","A":"canary"}"#, "has the name A twice"),
+        (r#"{"A":"x","A":"x"}"#, "has the name A twice"),
         (r#"["canary"]"#, "is not a JSON object"),
         (r#""canary""#, "is not a JSON object"),
         ("null", "is not a JSON object"),
@@ -72,4 +87,28 @@ fn equality_ignores_the_etag() {
 fn debug_output_omits_the_values() {
     let snapshot = snapshot(&[("A", "canary")], "canary");
     assert!(!format!("{snapshot:?} {snapshot:#?}").contains("canary"));
+}
+
+#[test]
+fn rejects_a_config_that_is_larger_than_any() {
+    let large = format!(r#"{{"A":"{}"}}"#, "x".repeat(MAX_BYTES));
+    assert_eq!(
+        parse(large.as_bytes()).unwrap_err(),
+        "holds more than 2 MiB, which no Doppler config does"
+    );
+    let largest = format!(r#"{{"A":"{}"}}"#, "x".repeat(MAX_BYTES - 1));
+    assert_eq!(parse(largest.as_bytes()).unwrap().len(), 1);
+    let names: Vec<String> = (0..=MAX_NAMES).map(|n| format!(r#""N{n}":"""#)).collect();
+    let many = format!("{{{}}}", names.join(","));
+    assert_eq!(
+        parse(many.as_bytes()).unwrap_err(),
+        "has more than 10,000 names"
+    );
+    let most = format!("{{{}}}", names[1..].join(","));
+    assert_eq!(parse(most.as_bytes()).unwrap().len(), MAX_NAMES);
+}
+
+#[test]
+fn a_problem_does_not_hide_that_the_body_ends_too_early() {
+    assert_eq!(parse(br#"{"A":1,"B"#).unwrap_err(), "ends too early");
 }

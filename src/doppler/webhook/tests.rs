@@ -21,8 +21,8 @@ fn secrets(files: &[(&str, &str)]) -> WebhookSecrets {
         .collect()
 }
 
-fn projects(names: &[&str]) -> Scope {
-    Scope::Projects(names.iter().map(|&name| name.to_owned()).collect())
+fn projects(names: &[&str]) -> WebhookScope {
+    WebhookScope::Projects(names.iter().map(|&name| name.to_owned()).collect())
 }
 
 fn target(body: &str) -> Option<(String, String)> {
@@ -36,7 +36,7 @@ fn verifies_the_signature_of_rfc_4231() {
     let webhook = WebhookSecrets(vec![key])
         .verify(header, b"Hi There")
         .unwrap();
-    assert_eq!(webhook.scope, Scope::All);
+    assert_eq!(webhook.scope, WebhookScope::All);
     assert_eq!(webhook.target, None);
 }
 
@@ -51,7 +51,7 @@ fn each_secret_is_valid_for_its_own_scope() {
     for (secret, scope) in [
         (SECRET, projects(&["backend"])),
         (other, projects(&["backend"])),
-        ("the-secret-for-everything", Scope::All),
+        ("the-secret-for-everything", WebhookScope::All),
     ] {
         let webhook = all.verify(sign(secret.as_bytes(), b"{}").as_bytes(), b"{}");
         assert_eq!(webhook.unwrap().scope, scope);
@@ -71,7 +71,7 @@ fn a_secret_shared_by_two_files_merges_their_scopes() {
     let webhook = and_all
         .verify(sign(SECRET.as_bytes(), b"").as_bytes(), b"")
         .unwrap();
-    assert_eq!(webhook.scope, Scope::All);
+    assert_eq!(webhook.scope, WebhookScope::All);
 }
 
 #[test]
@@ -167,7 +167,7 @@ fn other_bodies_have_no_target() {
 
 #[test]
 fn a_webhook_affects_its_target_within_its_scope() {
-    let webhook = |scope: Scope, index: Option<(&str, &str)>| Webhook {
+    let webhook = |scope: WebhookScope, index: Option<(&str, &str)>| Webhook {
         scope,
         target: index.map(|(project, config)| (project.to_owned(), config.to_owned())),
     };
@@ -177,9 +177,9 @@ fn a_webhook_affects_its_target_within_its_scope() {
     assert!(named.affects("a", "dev") && !named.affects("a", "prd"));
     let foreign = webhook(projects(&["a"]), Some(("b", "dev")));
     assert!(!foreign.affects("a", "dev") && !foreign.affects("b", "dev"));
-    let any = webhook(Scope::All, Some(("b", "dev")));
+    let any = webhook(WebhookScope::All, Some(("b", "dev")));
     assert!(any.affects("b", "dev") && !any.affects("a", "dev"));
-    assert!(webhook(Scope::All, None).affects("a", "prd"));
+    assert!(webhook(WebhookScope::All, None).affects("a", "prd"));
 }
 
 #[test]

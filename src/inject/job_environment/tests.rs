@@ -105,6 +105,34 @@ fn reports_shadowed_keys_and_later_sources() {
 }
 
 #[test]
+fn a_source_with_a_prefix_shadows_only_names_with_it() {
+    let shadows_of = |keys: &[&str]| {
+        let keys: BTreeSet<String> = keys.iter().map(|key| (*key).to_owned()).collect();
+        let job = json!({
+            "job_manifest": {"spec": {"template": {"spec": {"containers": [{"envFrom": [
+                {"secretRef": {"name": "s", "optional": true}},
+                {"prefix": "DB_", "secretRef": {"name": "t"}},
+                {"prefix": "", "configMapRef": {"name": "c"}},
+            ]}]}}}}
+        });
+        find_shadows(&template(job, json!({})), &keys, "s").later_sources
+    };
+    assert_eq!(shadows_of(&["A"]), ["ConfigMap c"]);
+    assert_eq!(
+        shadows_of(&["A", "DB_URL"]),
+        ["Secret t (prefix DB_)", "ConfigMap c"]
+    );
+}
+
+#[test]
+fn a_null_in_env_shadows_nothing() {
+    let job = json!({"env": "{{ env }}"});
+    let keys: BTreeSet<String> = ["A", "B"].map(str::to_owned).into();
+    let made = template(job, json!({"env": {"default": {"A": null, "B": "x"}}}));
+    assert_eq!(find_shadows(&made, &keys, "s").keys, ["B"]);
+}
+
+#[test]
 fn reads_prefects_default_template() {
     let job = json!({
         "env": "{{ env }}", "namespace": "{{ namespace }}", "cluster_config": "{{ cluster_config }}",

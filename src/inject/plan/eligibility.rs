@@ -45,7 +45,7 @@ pub(super) fn find_rejection(
             State::OtherCluster,
             Reason::PoolOtherCluster,
             format!(
-                "work pool {pool} sends its jobs to another cluster (cluster_config): run the operator there, with a binding there"
+                "work pool {pool} sends its jobs to another cluster (cluster_config): run the operator in that cluster, and create a binding there"
             ),
         ));
     }
@@ -54,12 +54,12 @@ pub(super) fn find_rejection(
         JobNamespace::Fixed(jobs) if jobs == namespace => {}
         JobNamespace::Fixed(jobs) => {
             return Some(other_namespace(format!(
-                "jobs of work pool {pool} run in namespace {jobs}, and the Secret is in {namespace}: put the binding into {jobs}, or set the pool's namespace to {namespace}"
+                "jobs of work pool {pool} run in namespace {jobs}, and the Secret is in {namespace}: create the binding in {jobs}, or set the pool's namespace to {namespace}"
             )));
         }
         JobNamespace::Unknown(text) => {
             return Some(other_namespace(format!(
-                "the namespace of work pool {pool} is `{text}`, which only a run can resolve: write {namespace} there if its jobs run in that namespace"
+                "the namespace of work pool {pool} is `{text}`, which only a run can resolve: set it to {namespace} if its jobs run in that namespace"
             )));
         }
     }
@@ -77,7 +77,7 @@ fn reject_unserved_deployments(view: &PoolView<'_>, namespace: &String) -> Optio
             State::Forbidden,
             Reason::PoolForbidden,
             format!(
-                "the credentials may not list the deployments of work pool {pool}, and with optional: false those with a namespace of their own would never start: give the API key's role \"View deployments\", or set optional: true"
+                "the credentials have no permission to list the deployments of work pool {pool}, and with optional: false, jobs in another namespace would never start: add the permission \"View deployments\" to the API key's role, or set optional: true"
             ),
         ));
     };
@@ -85,12 +85,12 @@ fn reject_unserved_deployments(view: &PoolView<'_>, namespace: &String) -> Optio
     if let Some((jobs, names)) = namespaces.find(|(jobs, _)| *jobs != namespace) {
         let deployment = names.first().map_or("one", String::as_str);
         return Some(other_namespace(format!(
-            "deployment {deployment} of work pool {pool} sends its jobs to namespace {jobs}, where with optional: false they would never start: set optional: true, or give the deployment a pool of its own"
+            "deployment {deployment} of work pool {pool} sends its jobs to namespace {jobs}, where they would never start with optional: false: set optional: true, or use a separate pool for the deployment"
         )));
     }
     let first = deployments.truncated_at?;
     Some(other_namespace(format!(
-        "only the first {first} deployments of work pool {pool} are listed, and with optional: false any other with a namespace of its own would never start: set optional: true, or spread the deployments over several pools"
+        "the operator lists only the first {first} deployments of work pool {pool}, and with optional: false, jobs of the others in another namespace would never start: set optional: true, or distribute the deployments over several pools"
     )))
 }
 

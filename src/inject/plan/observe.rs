@@ -42,7 +42,7 @@ pub(super) fn observe_claim(
     let owned = exact && history.is_ours(claim) && view.owner.is_none();
     if claim.want == Want::Absent {
         return if owned && !required {
-            let message = format!("work pool {pool} still has the entry of Secret {secret}");
+            let message = format!("work pool {pool} still has the entry for Secret {secret}");
             Observation::new(Phase::InProgress, None, Reason::Pending, message)
         } else {
             let message =
@@ -68,7 +68,7 @@ pub(super) fn observe_claim(
     } else {
         State::AlreadyPresent
     };
-    let message = format!("work pool {pool} has the entry of Secret {secret}");
+    let message = format!("work pool {pool} has the entry for Secret {secret}");
     Observation::new(Phase::Injected, Some(state), Reason::Injected, message)
 }
 
@@ -90,7 +90,7 @@ fn observe_missing_entry(view: &PoolView<'_>, history: &History, claim: &Claim) 
             Some(State::Absent),
             Reason::PoolEntryAbsent,
             format!(
-                "work pool {pool} has no entry of Secret {secret}, and mode Observe never writes: apply this JSON patch to the source of its base job template: {}",
+                "work pool {pool} has no entry for Secret {secret}, and the operator never writes a pool in mode Observe: apply this JSON patch to the source of its base job template: {}",
                 add_operation(&wanted, Some(view.template))
             ),
         ),
@@ -99,20 +99,20 @@ fn observe_missing_entry(view: &PoolView<'_>, history: &History, claim: &Claim) 
             Phase::InProgress,
             None,
             Reason::Pending,
-            format!("work pool {pool} does not have the entry of Secret {secret} yet"),
+            format!("work pool {pool} does not have the entry for Secret {secret} yet"),
         ),
         None => Observation::new(
             Phase::Injectable,
             None,
             Reason::Pending,
-            format!("work pool {pool} can take the entry of Secret {secret}"),
+            format!("work pool {pool} can take the entry for Secret {secret}"),
         ),
     }
 }
 
 fn contested(pool: &str, secret: &str, phase: Phase) -> Observation {
     let message = format!(
-        "another writer keeps removing the entry of Secret {secret} from work pool {pool}: find out what writes its base job template, add the entry there, and set mode: Observe"
+        "another client keeps removing the entry for Secret {secret} from work pool {pool}: find the client that writes its base job template, add the entry there, and set mode: Observe"
     );
     Observation::new(
         phase,
@@ -160,10 +160,10 @@ fn describe_unchecked(view: &PoolView<'_>) -> Option<String> {
     let pool = view.pool;
     match view.deployments {
         None => Some(format!(
-            "whether deployments of work pool {pool} send jobs to other namespaces is unknown, because the credentials may not list them (\"View deployments\")"
+            "the operator does not know whether deployments of work pool {pool} send jobs to other namespaces, because the credentials have no permission to list them (\"View deployments\")"
         )),
         Some(deployments) => deployments.truncated_at.map(|first| {
-            format!("of the deployments of work pool {pool} only the first {first} were listed")
+            format!("the operator listed only the first {first} deployments of work pool {pool}")
         }),
     }
 }

@@ -1,7 +1,8 @@
 //! The cached list of the namespaces to which a pool's deployments send their jobs.
 //!
 //! Input: the version of the claims on the pool.
-//! Output: the namespaces, listed again when the claims change and at every fifth reconcile.
+//! Output: the namespaces, listed again when the claims change, and at every fifth reconcile, or at
+//! each one while the pool is read rarely.
 //! Invariants: credentials that may not list deployments are no error.
 
 use super::pool_client::PoolClient;

@@ -14,8 +14,6 @@ use crate::upstream::backoff::Backoff;
 
 /// First delay after a failed reconcile.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
-/// Delays grow to the interval, or to this if it is longer.
-const MAX_RETRY: Duration = Duration::from_mins(1);
 /// The longest delay that a server's Retry-After can ask for.
 const MAX_RETRY_AFTER: Duration = Duration::from_hours(1);
 
@@ -91,13 +89,14 @@ pub(super) fn visibly_differs(one: &Observation, other: &Observation) -> bool {
     one.failing_since.is_some() != other.failing_since.is_some() || visible(one) != visible(other)
 }
 
-/// The delay after a failed reconcile, and whether triggers wait too.
+/// The delay after a failed reconcile, and whether triggers wait too. Delays grow to the interval
+/// and no further, because a poll costs no less.
 pub(super) fn retry_delay(
     error: &PrefectError,
     failures: u32,
     interval: Duration,
 ) -> (Duration, bool) {
-    let backoff = Backoff::new(FIRST_RETRY, interval.max(MAX_RETRY)).delay(failures);
+    let backoff = Backoff::new(FIRST_RETRY, interval.max(FIRST_RETRY)).delay(failures);
     if let PrefectError::CircuitOpen(shut) = error {
         // While the circuit is open, no request is sent.
         return (shut.retry_after, false);

@@ -13,7 +13,7 @@ use crate::inject::claim::Observation;
 use crate::reason::Reason;
 
 /// The result of a reconcile, by claim.
-pub(super) struct Outcome {
+pub(super) struct PoolOutcome {
     /// For each claim, in their order, its observation and what was done for it.
     pub(super) claims: Vec<(Observation, Option<Reason>)>,
     /// When the reconcile ended.
@@ -22,7 +22,7 @@ pub(super) struct Outcome {
     pub(super) was_read: bool,
 }
 
-impl Outcome {
+impl PoolOutcome {
     pub(super) fn of(
         snapshot: &PoolSnapshot,
         result: Result<Reconciled, ReconcileError>,

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use super::deployment_listing::DeploymentListing;
 use super::pool_client::PoolClient;
-use super::repair_backoff::RepairBackoff;
+use super::repair_backoff::PoolRepairBackoff;
 use super::snapshot::PoolSnapshot;
 use crate::crd::InjectMode;
 use crate::inject::claim::{Claim, Observation, Phase, Want};
@@ -21,7 +21,7 @@ use crate::inject::template::{EntryState, entry_states};
 use crate::prefect::{PrefectError, WorkPool};
 use crate::reason::Reason;
 
-/// How often one reconcile writes.
+/// How often one reconcile writes at most.
 const MAX_WRITES: u32 = 2;
 /// An older template is read again before it is edited.
 const MAX_TEMPLATE_AGE: Duration = Duration::from_secs(1);
@@ -60,7 +60,7 @@ pub(super) struct PoolState {
     verified: BTreeSet<String>,
     /// The version of the claims, and the required Secrets, for which the template was as wanted.
     converged: Option<(u64, BTreeSet<String>)>,
-    repair_backoff: RepairBackoff,
+    repair_backoff: PoolRepairBackoff,
     pub(super) deployments: DeploymentListing,
 }
 

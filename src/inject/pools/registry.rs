@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::failure;
-use super::outcome::Outcome;
+use super::outcome::PoolOutcome;
 use super::snapshot::{ClaimSnapshot, PoolSnapshot};
 use crate::crd::{BindingRef, InjectMode};
 use crate::inject::claim::{Claim, Observation, Phase, Want};
@@ -218,7 +218,7 @@ impl Registry {
         &mut self,
         pool_key: &PoolKey,
         snapshot: &PoolSnapshot,
-        outcome: Outcome,
+        outcome: PoolOutcome,
     ) -> HashSet<BindingRef> {
         let mut affected = HashSet::new();
         let Some(entry) = self.pools.get_mut(pool_key) else {

@@ -15,12 +15,12 @@ const MAX_DELAY: Duration = Duration::from_mins(10);
 
 /// The repairs in a row, and the earliest time of the next.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct RepairBackoff {
+pub(super) struct PoolRepairBackoff {
     repairs: u32,
     blocked_until: Option<Instant>,
 }
 
-impl RepairBackoff {
+impl PoolRepairBackoff {
     /// Counts a repair and doubles the wait for the next.
     pub(super) fn record_repair(&mut self, now: Instant, interval: Duration) {
         self.repairs = self.repairs.saturating_add(1);
@@ -59,7 +59,7 @@ mod tests {
     #[test]
     fn delays_double_to_ten_minutes_and_third_repair_contests() {
         let mut now = Instant::now();
-        let mut backoff = RepairBackoff::default();
+        let mut backoff = PoolRepairBackoff::default();
         assert_eq!(
             backoff.blocked_until(now),
             None,
@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn resets_only_after_an_unchanged_interval() {
         let start = Instant::now();
-        let mut backoff = RepairBackoff::default();
+        let mut backoff = PoolRepairBackoff::default();
         for _ in 0..3 {
             backoff.record_repair(start, INTERVAL);
         }
@@ -100,13 +100,13 @@ mod tests {
             assert!(backoff.is_contested());
         }
         backoff.record_unchanged(until + INTERVAL, INTERVAL);
-        assert_eq!(backoff, RepairBackoff::default());
+        assert_eq!(backoff, PoolRepairBackoff::default());
     }
 
     #[test]
     fn unchanged_reads_without_a_repair_change_nothing() {
-        let mut backoff = RepairBackoff::default();
+        let mut backoff = PoolRepairBackoff::default();
         backoff.record_unchanged(Instant::now(), INTERVAL);
-        assert_eq!(backoff, RepairBackoff::default());
+        assert_eq!(backoff, PoolRepairBackoff::default());
     }
 }

@@ -13,18 +13,21 @@ use tokio::time::{sleep, sleep_until};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::failure;
-use super::outcome::Outcome;
+use super::outcome::PoolOutcome;
 use super::pool_client::PoolClient;
 use super::reconcile::{PoolState, ReconcileError, Reconciled};
 use super::registry::{PoolKey, Registry};
 use super::snapshot::PoolSnapshot;
+use super::write_locks::WriteLocks;
 use crate::crd::BindingRef;
 use crate::metrics::Metrics;
 use crate::prefect::{Connection, ConnectionInterner, PrefectError};
 use crate::upstream::backoff::jittered;
 use crate::upstream::change_feed::ChangeFeed;
 use crate::upstream::limiter::Priority;
+use crate::upstream::poller::Enqueue;
 use crate::upstream::subscription::{FeedState, SubscriptionGuard};
+use crate::upstream::supervisor::supervised;
 use crate::upstream::trigger::Trigger;
 
 /// The first reconcile waits this long for the subscription, so that it need not be repeated after
@@ -44,21 +47,19 @@ const JITTER: f64 = 0.1;
 /// A pool is polled no more often than this.
 const MIN_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Adds a binding to the work queue.
-pub type Enqueue = Arc<dyn Fn(&BindingRef) + Send + Sync>;
-
 /// What the workers of all pools share.
-pub(super) struct Shared {
+pub(super) struct PoolsInner {
     pub(super) connections: Arc<ConnectionInterner>,
     pub(super) feed: Option<ChangeFeed<Arc<Connection>>>,
-    pub(super) enqueue: Enqueue,
+    pub(super) enqueue: Enqueue<BindingRef>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) shutdown: CancellationToken,
     pub(super) tasks: TaskTracker,
     pub(super) registry: Mutex<Registry>,
+    pub(super) write_locks: WriteLocks,
 }
 
-impl Shared {
+impl PoolsInner {
     pub(super) fn registry(&self) -> MutexGuard<'_, Registry> {
         self.registry.lock()
     }
@@ -69,7 +70,9 @@ impl Shared {
         self.tasks.spawn(async move {
             tokio::select! {
                 () = shared.shutdown.cancelled() => {}
-                () = shared.run_worker(&pool_key, trigger) => {}
+                () = supervised("pool", &shared.metrics, || {
+                    shared.run_worker(&pool_key, trigger.clone())
+                }) => {}
             }
         });
     }
@@ -128,7 +131,7 @@ impl Shared {
                     (jittered(wait, JITTER / (1.0 + JITTER)), delay_triggers)
                 }
             };
-            self.publish(pool_key, &snapshot, Outcome::of(&snapshot, result, now));
+            self.publish(pool_key, &snapshot, PoolOutcome::of(&snapshot, result, now));
             drop(snapshot);
             let next = self.wait(pool_key, &trigger, wait, delay_triggers).await;
             let Some(next) = next else {
@@ -151,6 +154,8 @@ impl Shared {
             priority,
             metrics: &self.metrics,
         };
+        let lock = self.write_locks.of(pool_key);
+        let _locked = lock.lock().await;
         state.reconcile(&client, snapshot).await
     }
 
@@ -183,7 +188,7 @@ impl Shared {
     }
 
     /// Stores the observations and enqueues the bindings that see a difference.
-    fn publish(&self, pool_key: &PoolKey, snapshot: &PoolSnapshot, outcome: Outcome) {
+    fn publish(&self, pool_key: &PoolKey, snapshot: &PoolSnapshot, outcome: PoolOutcome) {
         let affected = self.registry().publish(pool_key, snapshot, outcome);
         for key in &affected {
             (self.enqueue)(key);

@@ -32,7 +32,7 @@ pub enum NotEditable {
     Missing(String),
     /// A placeholder interrupts the path.
     #[error(
-        "its base job template has the placeholder `{1}` at `{0}`: replace it by its value, or add the entry to the variable's default and use `mode: Observe`"
+        "its base job template has the placeholder `{1}` at `{0}`: replace it with its value, or add the entry to the variable's default and use `mode: Observe`"
     )]
     Placeholder(String, String),
     /// A step of the path has the wrong type.
@@ -42,7 +42,9 @@ pub enum NotEditable {
     #[error("its base job template has no container: correct the template")]
     NoContainer,
     /// The pool is of another type.
-    #[error("it is of type `{0}`, and only pools of type `kubernetes` run pods that take an entry")]
+    #[error(
+        "it is of type `{0}`, and only pools of type `kubernetes` run pods: name such a pool in spec.inject.workPools"
+    )]
     NotKubernetes(String),
 }
 

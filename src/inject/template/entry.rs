@@ -94,8 +94,10 @@ pub fn entry_state(template: &RawValue, secret: &str) -> Result<EntryState, NotE
 pub(in crate::inject) struct EnvFromSource {
     /// The Secret whose keys it adds under their own names.
     pub(in crate::inject) secret: Option<String>,
-    /// `Secret x` or `ConfigMap y`.
+    /// `Secret x` or `ConfigMap y`, with the prefix of its keys if there is one.
     pub(in crate::inject) label: String,
+    /// The prefix of its keys.
+    pub(in crate::inject) prefix: String,
 }
 
 /// The known sources of the first container, in their order.
@@ -108,10 +110,18 @@ pub(in crate::inject) fn env_from_sources(template: &RawValue) -> Vec<EnvFromSou
     };
     let parse = |element: &&RawValue| {
         let value: serde_json::Value = serde_json::from_str(element.get()).ok()?;
-        let label = label(&value, "secretRef", "Secret")
+        let mut label = label(&value, "secretRef", "Secret")
             .or_else(|| label(&value, "configMapRef", "ConfigMap"))?;
-        let secret = secret_source(element).map(|(name, _)| name);
-        Some(EnvFromSource { secret, label })
+        let prefix = value.get("prefix").and_then(serde_json::Value::as_str);
+        let prefix = prefix.unwrap_or_default().to_owned();
+        if !prefix.is_empty() {
+            label = format!("{label} (prefix {prefix})");
+        }
+        Some(EnvFromSource {
+            secret: secret_source(element).map(|(name, _)| name),
+            label,
+            prefix,
+        })
     };
     target.sources.elements().iter().filter_map(parse).collect()
 }

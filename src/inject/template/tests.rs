@@ -196,7 +196,10 @@ fn entry_state_distinguishes_our_shape() {
         .into_iter()
         .map(|s| s.label)
         .collect();
-    assert_eq!(labels, ["Secret a", "Secret b", "Secret c", "Secret d"]);
+    assert_eq!(
+        labels,
+        ["Secret a", "Secret b", "Secret c (prefix P_)", "Secret d"]
+    );
 }
 
 /// JSON text with numbers, escapes and spaces that a careless rewrite would change.

@@ -5,14 +5,14 @@
 //! Invariants: the message never contains a value of the block. Pointers are cut to a short line.
 
 use super::field::Field;
-use crate::{failure::Failure, reason::Reason};
+use crate::{failure::Failure, printable::MAX_NAME_BYTES, reason::Reason};
 
 /// Why the data of a block does not give the fields.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BlockError {
     /// Prefect masked the values.
     #[error(
-        "Prefect masks the values of the block (********): give the role of the API key the permission \"View secret block data\", or save the block again if it was saved with masked values"
+        "Prefect masks the values of the block (********): add the permission \"View secret block data\" to the API key's role, or save the block again if it was saved with masked values"
     )]
     Masked,
     /// No object in the data has any of the fields.
@@ -42,8 +42,20 @@ pub enum BlockError {
     )]
     PointerNoFields,
     /// A field is not a text.
-    #[error("{} in the block must be a text: correct the block, or set {} in the binding", .field, .field.spec_path())]
+    #[error("{} in the block must be a string: correct the block, or set {} in the binding", .field, .field.spec_path())]
     WrongType {
+        /// The field.
+        field: Field,
+    },
+    /// A field is longer than any of Doppler's.
+    #[error("{} in the block is too long: correct the block, or set {} in the binding", .field, .field.spec_path())]
+    FieldTooLong {
+        /// The field.
+        field: Field,
+    },
+    /// A field is too long for a name, or has characters that no name has.
+    #[error("{} in the block is longer than {MAX_NAME_BYTES} bytes, or has a control character or a line break: correct the block, or set {} in the binding", .field, .field.spec_path())]
+    NotAName {
         /// The field.
         field: Field,
     },
@@ -73,6 +85,8 @@ impl BlockError {
             | Self::PointerNotFound
             | Self::PointerNoFields
             | Self::WrongType { .. }
+            | Self::FieldTooLong { .. }
+            | Self::NotAName { .. }
             | Self::TooLarge => Reason::BlockInvalid,
         }
     }

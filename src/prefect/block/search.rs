@@ -11,14 +11,12 @@ use serde_json::{Map, Value};
 use super::{
     error::BlockError,
     field::Field,
-    value::{field_value, is_mask, unwrap},
+    value::{MAX_VALUES, field_value, is_mask, unwrap},
 };
 
 /// The maximum depth of the search. Prefect's tools nest no deeper than a reference in a reference
 /// in a JSON string.
 const MAX_DEPTH: usize = 12;
-/// The maximum number of values that the search visits.
-pub(super) const MAX_VALUES: usize = 10_000;
 /// The maximum number of pointers in an error.
 const MAX_POINTERS: usize = 5;
 /// The maximum length of a pointer in an error.

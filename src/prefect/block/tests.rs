@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::{search::MAX_VALUES, *};
+use super::{value::MAX_VALUES, *};
 use crate::reason::Reason;
 use secrecy::ExposeSecret;
 
@@ -239,6 +239,20 @@ fn reports_an_empty_token_when_completing_fields() {
         failure.to_string(),
         "config, access_token are missing or empty: correct the block, or set spec.doppler.config, spec.doppler.accessToken in the binding"
     );
+}
+
+#[test]
+fn project_and_config_are_names() {
+    for (project, config, field) in [
+        ("p\u{0}", "c", "project"),
+        ("p", "c\nd", "config"),
+        (&*"p".repeat(256), "c", "project"),
+    ] {
+        let data = json!({"value": {"project": project, "config": config, "access_token": "t"}});
+        let error = fields(&data, None).unwrap().complete().err().unwrap();
+        assert_eq!(error.reason(), Reason::BlockInvalid);
+        assert!(error.to_string().starts_with(field), "{error}");
+    }
 }
 
 #[test]

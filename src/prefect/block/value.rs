@@ -9,9 +9,14 @@ use std::borrow::Cow;
 use serde_json::{Map, Value};
 
 use super::{error::BlockError, field::Field};
+use crate::bounded_json;
 
 /// Prefect's tools nest at most a JSON string in a wrapper in a JSON string.
 const MAX_WRAPPERS: usize = 4;
+/// The bound on the JSON values of a block, and of each JSON string in it.
+pub(super) const MAX_VALUES: usize = 10_000;
+/// The longest project, config or token, in bytes. Doppler's are far shorter.
+const MAX_FIELD_BYTES: usize = 4096;
 
 /// Whether a text is a mask: Prefect's `********`, or pydantic's `**********`.
 pub(super) fn is_mask(text: &str) -> bool {
@@ -33,6 +38,9 @@ fn unwrap_once(value: &Value) -> Option<Value> {
         _ => return None,
     };
     // A text that is a number or a plain word stays a text.
+    if !bounded_json::is_within(text.as_bytes(), MAX_VALUES) {
+        return None;
+    }
     serde_json::from_str(text)
         .ok()
         .filter(|inner: &Value| inner.is_object() || inner.is_array() || inner.is_string())
@@ -69,6 +77,9 @@ pub(super) fn field_text(
     match field_value(object, field) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) if is_mask(text) => Err(BlockError::Masked),
+        Some(Value::String(text)) if text.trim().len() > MAX_FIELD_BYTES => {
+            Err(BlockError::FieldTooLong { field })
+        }
         Some(Value::String(text)) => Ok(Some(text.trim().to_owned())),
         Some(_) => Err(BlockError::WrongType { field }),
     }

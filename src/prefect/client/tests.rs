@@ -6,6 +6,7 @@ use super::*;
 use crate::{
     outbound::install_crypto_provider,
     prefect::{
+        ResolvedBlock,
         connection::Auth,
         csrf::CsrfState,
         http_client::{MAX_ATTEMPTS, MAX_RETRY_AFTER},
@@ -61,6 +62,11 @@ async fn block(server: &MockServer) -> Result<BlockDocument, PrefectError> {
         .await
 }
 
+async fn resolved_block(server: &MockServer) -> ResolvedBlock {
+    let document = block(server).await.unwrap_or_else(|e| panic!("{e}"));
+    document.resolve(None)
+}
+
 async fn requests(server: &MockServer) -> Vec<Request> {
     server.received_requests().await.unwrap()
 }
@@ -78,9 +84,9 @@ async fn reads_a_block_with_its_secrets_and_sends_the_api_version() {
         ))
         .mount(&server)
         .await;
-    let found = block(&server).await.unwrap_or_else(|e| panic!("{e}"));
-    assert!(found.fields(None).unwrap().missing().is_empty());
-    assert!(found == block(&server).await.unwrap_or_else(|e| panic!("{e}")));
+    let found = resolved_block(&server).await;
+    assert!(found.fields.as_ref().unwrap().missing().is_empty());
+    assert!(found == resolved_block(&server).await);
     assert_eq!(
         requests(&server).await.len(),
         2,
@@ -95,8 +101,7 @@ async fn block_lists_the_ids_of_its_documents() {
             "deep": {"block_document": {"id": "grandchild"}}}}},
         "odd": {"block_document": null},
     }});
-    let first = block(&answering(status(200, &referring.to_string())).await).await;
-    let first = first.ok().unwrap();
+    let first = resolved_block(&answering(status(200, &referring.to_string())).await).await;
     for (id, is) in [
         ("parent", true),
         ("child", true),
@@ -107,7 +112,7 @@ async fn block_lists_the_ids_of_its_documents() {
         assert_eq!(first.includes_document(id), is, "{id}");
     }
     let again = answering(status(200, r#"{"id": "new", "data": {"a": 1}}"#)).await;
-    let again = block(&again).await.ok().unwrap();
+    let again = resolved_block(&again).await;
     assert!(
         again != first,
         "a block with another id gets other notifications"
@@ -117,7 +122,7 @@ async fn block_lists_the_ids_of_its_documents() {
         200,
         r#"{"id": 7, "data": {}, "block_document_references": []}"#,
     ));
-    assert!(block(&odd.await).await.is_ok_and(|odd| odd != first));
+    assert!(resolved_block(&odd.await).await != first);
 }
 
 #[tokio::test]
@@ -151,7 +156,16 @@ async fn sends_credentials_and_headers_as_sensitive_values() {
 async fn name_is_one_segment_of_the_path() {
     let server = answering(status(404, r#"{"detail": "Block document not found"}"#)).await;
     let client = client(&server);
-    for name in ["a/../b", "..", ".", ""] {
+    for name in [
+        "a/../b",
+        "..",
+        ".",
+        "",
+        "a\u{0}",
+        "k8\ts",
+        "k8\ns",
+        "k8s\u{202e}",
+    ] {
         let block = client
             .block("secret", name, &ReadRequest::interactive())
             .await
@@ -160,6 +174,14 @@ async fn name_is_one_segment_of_the_path() {
         assert_eq!(block.reason(), Reason::BlockMissing, "{name}");
         let pool = client.work_pool(name, Priority::Poll).await.err().unwrap();
         assert_eq!(pool.reason(), Reason::PoolMissing, "{name}");
+        let edit = client.patch_work_pool(name, &raw("{}")).await.unwrap_err();
+        assert_eq!(edit.reason(), Reason::PoolMissing, "{name}");
+        let list = client.deployment_namespaces(name, Priority::Poll);
+        assert_eq!(
+            list.await.unwrap_err().reason(),
+            Reason::PoolMissing,
+            "{name}"
+        );
     }
     assert!(requests(&server).await.is_empty());
     client

@@ -18,7 +18,7 @@ pub enum SocketError {
     Client(#[from] ClientError),
     /// The server has no event socket, or not for these credentials. A retry does not help soon.
     #[error(
-        "the Prefect server {host} rejects the event socket ({cause}): blocks and work pools are polled"
+        "the Prefect server {host} rejects the event socket ({cause}): the operator polls blocks and work pools"
     )]
     Rejected {
         /// The server.
@@ -28,7 +28,7 @@ pub enum SocketError {
     },
     /// The socket could not be opened, or closed. A retry may help.
     #[error(
-        "the event socket of the Prefect server {host} is disconnected ({cause}): blocks and work pools are polled until it is connected again"
+        "the event socket of the Prefect server {host} is disconnected ({cause}): the operator polls blocks and work pools until it is connected again"
     )]
     Disconnected {
         /// The server.
@@ -59,7 +59,9 @@ pub enum RejectionCause {
     #[error("it answered {0}")]
     Status(u16),
     /// With a redirect, which the operator does not follow with credentials.
-    #[error("it answered with a redirect ({0}), which is not followed with credentials")]
+    #[error(
+        "it answered with a redirect ({0}), which the operator does not follow with credentials"
+    )]
     Redirect(u16),
     /// The answer is not the upgrade that was requested.
     #[error("its answer is not that of Prefect's event socket")]
@@ -90,7 +92,7 @@ pub enum DisconnectCause {
     #[error("the server closed it")]
     Closed,
     /// The connection broke.
-    #[error("the connection broke")]
+    #[error("the connection was lost")]
     ConnectionLost,
     /// No frame arrived, not even the answer to a ping.
     #[error("no frame arrived for {} s", .0.as_secs_f64())]
@@ -102,7 +104,7 @@ pub enum DisconnectCause {
     #[error("a message cannot be decoded")]
     Undecodable,
     /// The socket reached its maximum age.
-    #[error("it is opened again after {} h", .0.as_secs() / 3600)]
+    #[error("it reached its maximum age of {} h", .0.as_secs() / 3600)]
     LifetimeReached(Duration),
 }
 

@@ -158,7 +158,7 @@ async fn error_reads_as_a_sentence_in_a_condition() {
     assert_eq!(
         error.to_string(),
         "the Prefect server prefect.example.com rejects the event socket (it closed the socket with 1008: it does not accept the credentials): \
-         blocks and work pools are polled"
+         the operator polls blocks and work pools"
     );
     let error = SocketError::Disconnected {
         host: "prefect.example.com".to_owned(),
@@ -166,7 +166,7 @@ async fn error_reads_as_a_sentence_in_a_condition() {
     };
     assert_eq!(
         error.to_string(),
-        "the event socket of the Prefect server prefect.example.com is disconnected (it did not answer within 15 s): blocks and work pools are polled until it \
+        "the event socket of the Prefect server prefect.example.com is disconnected (it did not answer within 15 s): the operator polls blocks and work pools until it \
          is connected again"
     );
 }

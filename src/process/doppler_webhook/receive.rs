@@ -3,7 +3,8 @@
 //! Input: a request.
 //! Output: a [`WebhookOutcome`]. On the leader the handler is called, now or after the coalescing
 //! interval. On a standby the webhook is forwarded.
-//! Invariants: without a signature header the body is not read. A webhook is forwarded once.
+//! Invariants: without a signature header the body is not read. A forwarded webhook is not
+//! forwarded again.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -37,6 +38,8 @@ use crate::{
     metrics::{Metrics, WebhookLabels},
 };
 
+/// Connections of the webhook address at the same time.
+pub const MAX_CONNECTIONS: usize = 32;
 /// The largest body that is accepted.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
 /// The part of a larger body that is read and discarded, so that its sender receives the 413.

@@ -29,7 +29,9 @@ const MAX_ENTRIES: usize = 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum SecretDirError {
     /// The directory cannot be read.
-    #[error("the directory of --webhook-secrets, {path:?}, cannot be read: {source}")]
+    #[error(
+        "cannot read {path:?}, the directory of --webhook-secrets ({source}): correct the path or its permissions"
+    )]
     Unreadable {
         /// The directory.
         path: PathBuf,
@@ -109,12 +111,12 @@ fn log_contents(contents: &DirContents) {
     if let Some(error) = contents.error {
         error!(
             %error,
-            "the directory of the webhook secrets cannot be read: all webhooks are rejected until it can be read"
+            "cannot read the directory of the webhook secrets; the operator rejects all webhooks until it can"
         );
         return;
     }
     for RejectedFile { name, reason } in &contents.rejected {
-        warn!(file = name, %reason, "a file is not used as a webhook secret");
+        warn!(file = name, %reason, "a file is no valid webhook secret; the operator ignores it");
     }
     info!(secrets = contents.secrets.len(), "webhook secrets read");
 }

@@ -29,10 +29,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{coalesce::SCOPE_INTERVAL, outcome::WebhookOutcome, *};
 use crate::{
-    doppler::webhook::{SIGNATURE_HEADER, Scope, Webhook},
+    doppler::webhook::{SIGNATURE_HEADER, Webhook, WebhookScope},
     metrics::{Metrics, WebhookLabels},
     outbound::install_crypto_provider,
-    process::leader_election::{LeaseClient, WEBHOOK_ADDRESS},
+    process::{
+        leader_election::{LeaseClient, WEBHOOK_ADDRESS},
+        serve::serve,
+    },
 };
 
 const SECRET: &str = "canary-canary-canary";
@@ -83,6 +86,7 @@ impl Replica {
         tokio::spawn(serve(
             listener,
             router(Arc::clone(&receiver)),
+            MAX_CONNECTIONS,
             shutdown.clone(),
         ));
         tokio::spawn(Arc::clone(&receiver).flush_coalesced(shutdown.clone()));
@@ -146,14 +150,14 @@ fn http() -> reqwest::Client {
 
 fn whole() -> Webhook {
     Webhook {
-        scope: Scope::All,
+        scope: WebhookScope::All,
         target: None,
     }
 }
 
 fn named(config: &str) -> Webhook {
     Webhook {
-        scope: Scope::All,
+        scope: WebhookScope::All,
         target: Some(("p".to_owned(), config.to_owned())),
     }
 }

@@ -4,6 +4,7 @@ use crate::{
     secret::{
         content_hash::HashKey,
         desired::{DesiredInput, desired},
+        key_filter::ForbiddenNames,
     },
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -20,6 +21,7 @@ fn desired_secret(owned: bool, value: &str) -> Desired {
             labels: [("team".to_owned(), "x".to_owned())].into(),
             ..Default::default()
         },
+        forbidden: &ForbiddenNames::default(),
         project: "p",
         config: "c",
         key: &key,

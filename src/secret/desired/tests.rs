@@ -13,6 +13,7 @@ fn build(
         namespace: "flows",
         doppler,
         managed,
+        forbidden: &ForbiddenNames::parse(&["FORBIDDEN_*".to_owned()]).unwrap(),
         project: "my-project",
         config: "dev",
         key: &key,
@@ -30,6 +31,28 @@ fn build_default(values: &[(&str, &str)]) -> Result<Desired, SecretError> {
         &ManagedSecretSpec::default(),
         values,
     )
+}
+
+#[test]
+fn reports_proxies_and_forbidden_names() {
+    let values = [
+        ("A", ""),
+        ("FORBIDDEN_B", ""),
+        ("HTTPS_PROXY", ""),
+        ("no_proxy", ""),
+    ];
+    let desired = build_default(&values).unwrap();
+    assert_eq!(
+        desired.proxy_note().as_deref(),
+        Some("these keys choose the proxy of job pods: HTTPS_PROXY, no_proxy")
+    );
+    assert!(desired.data.contains_key("HTTPS_PROXY"));
+    let [excluded] = &*desired.excluded_keys else {
+        panic!("{:?}", desired.excluded_keys)
+    };
+    assert_eq!(excluded.name, "FORBIDDEN_B");
+    assert!(excluded.reason.contains("--forbidden-name"), "{excluded:?}");
+    assert_eq!(build_default(&[("A", "")]).unwrap().proxy_note(), None);
 }
 
 #[test]
@@ -53,6 +76,19 @@ fn excludes_a_value_with_a_nul_byte() {
     let desired = build_default(&[("A", "x"), ("B", "a\u{0}b")]).unwrap();
     assert!(desired.data.contains_key("A") && !desired.data.contains_key("B"));
     assert!(desired.excluded_keys[0].reason.contains("NUL"));
+}
+
+#[test]
+fn excludes_a_value_with_which_no_container_starts() {
+    // `LONG=` and the final NUL byte count, too.
+    let longest = "x".repeat(131_072 - 6);
+    let desired = build_default(&[("LONG", &longest)]).unwrap();
+    assert!(desired.data.contains_key("LONG"));
+    let longer = format!("{longest}x");
+    let desired = build_default(&[("A", "x"), ("LONG", &longer)]).unwrap();
+    assert!(desired.data.contains_key("A") && !desired.data.contains_key("LONG"));
+    let reason = &desired.excluded_keys[0].reason;
+    assert!(reason.contains("131072 bytes"), "{reason}");
 }
 
 #[test]
@@ -98,9 +134,15 @@ fn lists_excluded_keys_and_leaves_them_out_of_the_hash() {
 
 #[test]
 fn accepts_one_mebibyte_of_values_and_rejects_one_byte_more() {
-    let half = "x".repeat(MAX_VALUE_BYTES / 2);
-    assert!(build_default(&[("A", &half), ("B", &half)]).is_ok());
-    let error = build_default(&[("A", &half), ("B", &half), ("C", "x")]).unwrap_err();
+    let part = "x".repeat(MAX_VALUE_BYTES / 16);
+    let names: Vec<String> = (0..16).map(|n| format!("N{n}")).collect();
+    let mut values: Vec<_> = names
+        .iter()
+        .map(|name| (name.as_str(), part.as_str()))
+        .collect();
+    assert!(build_default(&values).is_ok());
+    values.push(("Z", "x"));
+    let error = build_default(&values).unwrap_err();
     assert_eq!(error.reason(), Reason::SecretTooLarge);
     assert!(error.to_string().contains("1048577 bytes"), "{error}");
 }

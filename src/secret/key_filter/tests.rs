@@ -5,7 +5,9 @@ fn exclusion_of(
     managed: &ManagedSecretSpec,
     name: &str,
 ) -> Option<Exclusion> {
-    KeyFilter::new(doppler, managed).unwrap().exclusion(name)
+    let forbidden = ForbiddenNames::default();
+    let filter = KeyFilter::new(doppler, managed, &forbidden).unwrap();
+    filter.exclusion(name)
 }
 
 #[test]
@@ -28,6 +30,31 @@ fn excludes_reserved_names_and_passes_ordinary_ones() {
         "EXTRA_PIP_PACKAGES",
         "PREFECT_API_KEY",
         "KUBERNETES_SERVICE_HOST",
+        "OPENSSL_CONF",
+        "OPENSSL_MODULES",
+        "GIT_SSH_COMMAND",
+        "GIT_CONFIG_COUNT",
+        "GCONV_PATH",
+        "ENV",
+        "SHELLOPTS",
+        "BASHOPTS",
+        "PS4",
+        "PERL5OPT",
+        "PERL5LIB",
+        "RUBYOPT",
+        "NODE_EXTRA_CA_CERTS",
+        "JAVA_TOOL_OPTIONS",
+        "JDK_JAVA_OPTIONS",
+        "_JAVA_OPTIONS",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "SSLKEYLOGFILE",
+        "REQUESTS_CA_BUNDLE",
+        "CURL_CA_BUNDLE",
+        "KUBECONFIG",
+        "DYLD_INSERT_LIBRARIES",
+        "HOSTALIASES",
+        "PAGER",
     ] {
         assert_eq!(
             exclusion_of(&doppler, &managed, name),
@@ -48,6 +75,11 @@ fn excludes_reserved_names_and_passes_ordinary_ones() {
         "a-b.c",
         "1",
         "_",
+        "ENVIRONMENT",
+        "NODE_ENV",
+        "GITHUB_TOKEN",
+        "HTTP_PROXY",
+        "JAVA_HOME",
     ] {
         assert_eq!(exclusion_of(&doppler, &managed, name), None, "{name}");
     }
@@ -65,6 +97,46 @@ fn passes_a_reserved_name_allowed_by_its_exact_name() {
         exclusion_of(&doppler, &managed, "PREFECT_API_KEY"),
         Some(Exclusion::Reserved)
     );
+}
+
+#[test]
+fn forbidden_name_cannot_be_allowed() {
+    let doppler = DopplerSpec::default();
+    let managed = ManagedSecretSpec {
+        allow_reserved_names: vec!["LD_PRELOAD".into(), "PYTHONPATH".into(), "AWS_KEY".into()],
+        ..Default::default()
+    };
+    let forbidden = ForbiddenNames::parse(&["LD_*".into(), "AWS_*".into()]).unwrap();
+    let filter = KeyFilter::new(&doppler, &managed, &forbidden).unwrap();
+    for (name, exclusion) in [
+        ("LD_PRELOAD", Some(Exclusion::Forbidden)),
+        ("AWS_KEY", Some(Exclusion::Forbidden)),
+        ("PYTHONPATH", None),
+        ("A", None),
+    ] {
+        assert_eq!(filter.exclusion(name), exclusion, "{name}");
+    }
+    let error = ForbiddenNames::parse(&["A[".into()]).unwrap_err();
+    assert!(
+        error.to_string().contains("--forbidden-name `A[`"),
+        "{error}"
+    );
+}
+
+#[test]
+fn proxies_are_known_in_any_case() {
+    for name in [
+        "HTTP_PROXY",
+        "https_proxy",
+        "ALL_PROXY",
+        "no_proxy",
+        "Http_Proxy",
+    ] {
+        assert!(is_proxy(name), "{name}");
+    }
+    for name in ["PROXY", "MY_PROXY", "HTTP_PROXY_USER", "_PROXY"] {
+        assert!(!is_proxy(name), "{name}");
+    }
 }
 
 #[test]
@@ -124,7 +196,9 @@ fn names_an_invalid_glob() {
         exclude: vec!["A[".into()],
         ..Default::default()
     };
-    let error = KeyFilter::new(&doppler, &ManagedSecretSpec::default()).unwrap_err();
+    let managed = ManagedSecretSpec::default();
+    let forbidden = ForbiddenNames::default();
+    let error = KeyFilter::new(&doppler, &managed, &forbidden).unwrap_err();
     assert!(
         error
             .to_string()
@@ -137,6 +211,7 @@ fn names_an_invalid_glob() {
 fn explanations_say_how_to_include_the_key() {
     for excluded in [
         Exclusion::InvalidKey,
+        Exclusion::Forbidden,
         Exclusion::Reserved,
         Exclusion::NotIncluded,
         Exclusion::Excluded,
@@ -145,5 +220,13 @@ fn explanations_say_how_to_include_the_key() {
             excluded.explanation("PATH").ends_with("to include it"),
             "{excluded:?}"
         );
+    }
+}
+
+#[test]
+fn crd_documents_every_reserved_name() {
+    let crd = crate::crd::crd_yaml().unwrap();
+    for name in RESERVED {
+        assert!(crd.contains(&format!("`{name}`")), "{name}");
     }
 }

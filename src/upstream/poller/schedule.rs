@@ -11,8 +11,6 @@ use crate::{failure::Failure, reason::Class, upstream::backoff::Backoff};
 
 /// First and shortest wait after a failed read.
 const MIN_RETRY: Duration = Duration::from_secs(1);
-/// Waits after failures grow to the poll interval, or to this if it is longer.
-const MAX_RETRY: Duration = Duration::from_mins(1);
 /// Longest wait that an upstream can ask for.
 const MAX_RETRY_AFTER: Duration = Duration::from_hours(1);
 /// A read that took longer than this, which is longer than a request takes, has waited for a
@@ -25,12 +23,13 @@ pub(super) fn staleness(elapsed: Duration) -> Option<Duration> {
     (elapsed > QUEUED_AFTER).then(|| Duration::from_mins(elapsed.as_secs().div_ceil(60) + 1))
 }
 
-/// How long to wait before the next read, without jitter.
+/// How long to wait before the next read, without jitter. Waits after failures grow to the poll
+/// interval and no further, because a poll costs no less.
 pub(super) fn next_wait(failure: Option<&Failure>, failures: u32, interval: Duration) -> Duration {
     let Some(failure) = failure else {
         return interval;
     };
-    let backoff = Backoff::new(MIN_RETRY, interval.max(MAX_RETRY)).delay(failures);
+    let backoff = Backoff::new(MIN_RETRY, interval.max(MIN_RETRY)).delay(failures);
     match failure.reason.class() {
         Class::WaitForChange | Class::Settled => interval,
         Class::Retry => failure
@@ -67,6 +66,14 @@ mod tests {
             next_wait(Some(&limited(Some(Duration::ZERO))), 1, MINUTE),
             MIN_RETRY
         );
+    }
+
+    #[test]
+    fn waits_after_failures_grow_to_the_interval() {
+        let failure = Failure::new(Reason::DopplerUnreachable, "it failed");
+        let interval = Duration::from_secs(10);
+        let waits = (1..=6).map(|failures| next_wait(Some(&failure), failures, interval).as_secs());
+        assert_eq!(waits.collect::<Vec<_>>(), [1, 2, 4, 8, 10, 10]);
     }
 
     #[test]

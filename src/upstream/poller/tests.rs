@@ -222,3 +222,26 @@ async fn a_slow_first_result_enqueues_once_and_is_still_applied() {
         (Some(&"v1"), false)
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_read_that_panics_is_repeated() {
+    let reads = Arc::new(AtomicUsize::new(0));
+    let (sender, mut enqueued) = mpsc::unbounded_channel();
+    let read: ReadFn<_, _> = Box::new(move |_key, _last, _request| {
+        let number = reads.fetch_add(1, SeqCst);
+        Box::pin(async move {
+            assert!(number > 0, "never shown");
+            Ok(Poll::Changed("v"))
+        })
+    });
+    let enqueue: Enqueue<&'static str> = Arc::new(move |subscriber| {
+        let _ = sender.send(*subscriber);
+    });
+    let pollers = pollers(read, enqueue, CancellationToken::new());
+    pollers.subscribe(&"a", &"k", MINUTE);
+    assert_eq!(enqueued.recv().await, Some("a"));
+    assert_eq!(
+        pollers.subscribe(&"a", &"k", MINUTE).value.as_deref(),
+        Some(&"v")
+    );
+}

@@ -8,13 +8,14 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use axum::http::Request;
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::{Api, Client, Config};
+use parking_lot::Mutex;
 
 use super::authority::Authority;
 use super::binaries::Binaries;
@@ -310,7 +311,7 @@ impl ControlPlane {
     /// The running servers, with their process IDs.
     pub fn processes(&self) -> Vec<(String, u32)> {
         let held = |place: &Mutex<Option<GuardedChild>>| {
-            let child = place.lock().unwrap_or_else(PoisonError::into_inner);
+            let child = place.lock();
             child
                 .as_ref()
                 .map(|child| (child.name().to_owned(), child.pid()))
@@ -414,5 +415,5 @@ async fn wait_until_ready(
 }
 
 fn write_if_absent(place: &Mutex<Option<GuardedChild>>, child: Option<GuardedChild>) {
-    *place.lock().unwrap_or_else(PoisonError::into_inner) = child;
+    *place.lock() = child;
 }

@@ -3,7 +3,7 @@
 //! Input: a thread that needs the state. Output: the locked state.
 //! Invariants: a panic of one thread does not poison the state for the others.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use parking_lot::{Mutex, MutexGuard};
 
 use super::state::State;
 
@@ -21,6 +21,6 @@ impl Shared {
 
     /// Locks the state.
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }

@@ -2,7 +2,8 @@
 //! environments.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::environment::Environment;
 
@@ -64,6 +65,6 @@ impl Records {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<PodRecord>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }

@@ -7,10 +7,10 @@
 //! clean-up).
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::OnceCell;
 
 use super::api::PrefectApi;
@@ -165,7 +165,7 @@ impl PrefectServer {
     }
 
     fn process(&self) -> MutexGuard<'_, Option<GuardedChild>> {
-        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+        self.process.lock()
     }
 }
 

@@ -49,6 +49,37 @@ async fn abandons_cleanup_and_keeps_secret_if_prefect_is_down() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn cleans_up_a_binding_that_was_deleted_without_operator() -> Result<()> {
+    let timeout = Duration::from_secs(4);
+    let setup = Setup::default().args(&["--release-timeout", "4s"]);
+    let mut world = world("cleanup-late", setup).await?;
+    let spec = world.pool_spec(&json!([{"name": "cleanup-late"}]));
+    world.apply_binding("late", &spec).await?;
+    world.until_ready("late").await?;
+    world.stop_operator().await?;
+    world.delete_binding("late").await?;
+    world
+        .until("a deletion older than the timeout", async || {
+            let binding = world.binding("late").await?;
+            let deleted = binding.metadata.deletion_timestamp;
+            let deleted = deleted.ok_or_else(|| anyhow::anyhow!("it is not deleted"))?;
+            let age = k8s_openapi::jiff::Timestamp::now().duration_since(deleted.0);
+            ensure!(Duration::try_from(age)? > timeout * 2, "only {age:?}");
+            Ok(())
+        })
+        .await?;
+    world.start_operator().await?;
+    world.until_binding_deleted("late").await?;
+    ensure!(
+        world.sources("cleanup-late").await?.is_empty(),
+        "the entry stays"
+    );
+    world.until_no_secret("late").await?;
+    ensure!(world.events("CleanupAbandoned").await?.is_empty());
+    world.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn cleans_the_pools_of_a_terminating_namespace() -> Result<()> {
     // A long wait, which the test would notice: a terminating namespace needs none.
     let setup = Setup {

@@ -121,7 +121,7 @@ fn refusals() -> Vec<(Value, &'static str)> {
         ),
         (
             server(json!({"headers": [{"name": "authorization", "value": "x"}]})),
-            "the client itself sets this header: use apiKey or basicAuth",
+            "the operator itself sets this header: use apiKey or basicAuth",
         ),
         (
             server(json!({"headers": [{"name": "X A", "value": "x"}]})),
@@ -187,6 +187,47 @@ fn refusals() -> Vec<(Value, &'static str)> {
     ]
 }
 
+/// A character that no name has, in each text field: the message says which field, or what to do.
+fn control_characters() -> Vec<(Value, &'static str)> {
+    const REMOVE: &str = "remove control characters, line breaks and marks that reorder text";
+    let characters = [
+        "\u{0}", "\t", "\n", "\u{1b}", "\u{7f}", "\u{9b}", "\u{2028}", "\u{202e}",
+    ];
+    let key =
+        |name: &str, key: &str| json!({"valueFrom": {"secretKeyRef": {"name": name, "key": key}}});
+    characters
+        .iter()
+        .flat_map(|character| {
+            let name = format!("a{character}b");
+            let url = format!("https://{character}prefect.example.com/api");
+            [
+                (json!({"prefect": {"block": {"name": name}}}), REMOVE),
+                (json!({"prefect": {"block": {"typeSlug": name}}}), "typeSlug"),
+                (json!({"prefect": {"block": {"pointer": format!("/{name}")}}}), "pointer"),
+                (
+                    json!({"prefect": {"server": {"name": null, "namespace": null, "remoteApiUrl": url}}}),
+                    REMOVE,
+                ),
+                (json!({"inject": {"workPools": [{"name": name}]}}), REMOVE),
+                (json!({"doppler": {"project": name}}), REMOVE),
+                (json!({"doppler": {"config": name}}), REMOVE),
+                (json!({"doppler": {"host": url}}), REMOVE),
+                (json!({"doppler": {"include": ["A", name]}}), REMOVE),
+                (json!({"doppler": {"exclude": [name]}}), REMOVE),
+                (
+                    json!({"doppler": {"accessToken": key(&name, "a")}}),
+                    "secretKeyRef.name",
+                ),
+                (
+                    json!({"doppler": {"accessToken": key("a", &name)}}),
+                    "secretKeyRef.key",
+                ),
+                (json!({"managedSecret": {"allowReservedNames": [name]}}), REMOVE),
+            ]
+        })
+        .collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn rejects_invalid_specs_with_a_correction() -> Result<()> {
     let client = client().await?;
@@ -199,7 +240,7 @@ async fn rejects_invalid_specs_with_a_correction() -> Result<()> {
     };
     api.create(&dry, &valid).await.context("the valid spec")?;
     let mut failures = Vec::new();
-    for (change, sentence) in refusals() {
+    for (change, sentence) in refusals().into_iter().chain(control_characters()) {
         match api
             .create(&dry, &binding("invalid", &spec_with(&change))?)
             .await

@@ -145,7 +145,7 @@ async fn a_rejected_stream_is_reported_once_and_the_config_polled() -> Result<()
     let rejection = async || -> Result<String> {
         let synced = w.condition("b", "SecretSynced").await?;
         ensure!(synced.status == "True" && synced.reason == "Synced");
-        let times = synced.message.matches("refuses to push").count();
+        let times = synced.message.matches("rejects the watch stream").count();
         ensure!(times == 1, "{times} times in: {}", synced.message);
         Ok(synced.message)
     };

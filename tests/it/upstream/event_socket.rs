@@ -194,7 +194,8 @@ async fn event_of_a_referenced_block_matches_the_parent_document() -> Result<()>
     let document = client
         .block("eventparent", "event-r-parent", &ReadRequest::interactive())
         .await?;
-    ensure!(document.includes_document(&parent_id) && document.includes_document(&child_id));
+    let block = document.resolve(None);
+    ensure!(block.includes_document(&parent_id) && block.includes_document(&child_id));
     Ok(())
 }
 

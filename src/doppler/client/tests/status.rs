@@ -58,7 +58,7 @@ fn each_error_status_has_its_reason() {
 fn quotes_doppler_on_one_short_line() {
     assert_eq!(
         read(404, "Could not find\nrequested\u{7} project\u{202e} 'x'").to_string(),
-        "Doppler does not know config dev of project my-project, or does not show it to this token: correct the names, or the token \
+        "Doppler has no config dev of project my-project, or hides it from this token: correct the names, or use another token \
          (Doppler says: Could not find requested project 'x')"
     );
     let DopplerError::Unauthorized { quote: Some(quote) } = read(401, &"é".repeat(1000)) else {

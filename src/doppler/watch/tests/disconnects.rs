@@ -57,7 +57,7 @@ async fn a_failed_or_ended_connection_disconnects() {
     assert_eq!(
         error.to_string(),
         format!(
-            "{} broke off in the middle of its answer: until it pushes changes of this config again, it is polled",
+            "{} closed the connection in the middle of its answer: the operator polls the config until the watch stream is open again",
             doppler.http_addr()
         )
     );

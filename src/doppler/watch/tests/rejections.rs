@@ -26,7 +26,7 @@ async fn a_rejection_quotes_doppler() {
         assert_eq!(
             error.to_string(),
             format!(
-                "{address} refuses to push changes of this config (status {status}{words}): it is polled"
+                "{address} rejects the watch stream of this config (status {status}{words}): the operator polls the config"
             )
         );
     }
@@ -60,9 +60,9 @@ async fn a_200_without_an_event_stream_is_a_rejection() {
         let error = open_error(&doppler).await;
         assert!(error.is_rejection(), "{error}");
         assert!(
-            error
-                .to_string()
-                .contains("(status 200: the answer is not an event stream): it is polled"),
+            error.to_string().contains(
+                "(status 200: the answer is not an event stream): the operator polls the config"
+            ),
             "{error}"
         );
         doppler.remove_fault(fault);

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::fixture::{Fixture, LONG, claim, eventually, frequent, key};
+use super::fixture::{Fixture, LONG, claim, connection, eventually, frequent, key};
 use crate::crd::WorkPoolState as State;
 use crate::inject::claim::{Claim, Phase, Want};
 use crate::inject::pools::registry::PoolKey;
 use crate::inject::pools::worker;
+use crate::prefect::connection::Auth;
 use crate::reason::Reason;
 
 #[tokio::test]
@@ -145,4 +146,32 @@ async fn a_changed_claim_gets_no_stale_observation() {
     assert_eq!(answer.phase, Phase::InProgress);
     fixture.wait_for_phase(&absent, Phase::Removed).await;
     assert!(!fixture.pool.has_entry("s"));
+}
+
+#[tokio::test]
+async fn workers_with_different_credentials_lose_no_entry() {
+    let fixture = Fixture::new().await;
+    fixture.pool.set_delay(Duration::from_millis(50));
+    let connections: Vec<_> = (0..4)
+        .map(|n| connection(&fixture.server, Auth::Bearer(format!("key-{n}").into())))
+        .collect();
+    let declare = |n: usize| {
+        let secret = format!("s{n}");
+        let claim = claim(&secret, Want::Present);
+        let connection = &connections[n % connections.len()];
+        fixture
+            .pools
+            .declare(&key(&secret), connection, "k8s", claim)
+    };
+    eventually("all entries", || {
+        (0..32)
+            .filter(|n| declare(*n).is_some_and(|found| found.phase == Phase::Injected))
+            .count()
+            == 32
+    })
+    .await;
+    for n in 0..32 {
+        assert!(fixture.pool.has_entry(&format!("s{n}")), "s{n}");
+    }
+    assert_eq!(fixture.pool.count("PATCH"), 4, "no entry was repaired");
 }

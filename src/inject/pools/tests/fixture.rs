@@ -34,10 +34,15 @@ pub(super) struct FakePool {
     pub(super) bodies: Mutex<Vec<String>>,
     pub(super) get_status: AtomicU16,
     pub(super) patch_status: AtomicU16,
+    pub(super) delay: Mutex<Duration>,
 }
 
 impl FakePool {
     pub(super) fn answer(&self, request: &Request) -> ResponseTemplate {
+        self.answer_at_once(request).set_delay(*self.delay.lock())
+    }
+
+    fn answer_at_once(&self, request: &Request) -> ResponseTemplate {
         let (method, path) = (request.method.as_str(), request.url.path());
         if path.ends_with("/csrf-token") {
             return ResponseTemplate::new(422).set_body_json(json!({"detail": "off"}));
@@ -69,6 +74,11 @@ impl FakePool {
         }
         let body = format!(r#"{{"type": "kubernetes", "base_job_template": {template}}}"#);
         ResponseTemplate::new(200).set_body_raw(body, "application/json")
+    }
+
+    /// Delays each response. The request takes effect at once.
+    pub(super) fn set_delay(&self, delay: Duration) {
+        *self.delay.lock() = delay;
     }
 
     pub(super) fn text(&self) -> String {
@@ -110,6 +120,7 @@ impl Fixture {
             bodies: Mutex::default(),
             get_status: AtomicU16::new(200),
             patch_status: AtomicU16::new(200),
+            delay: Mutex::default(),
         });
         let server = MockServer::start().await;
         let answering = Arc::clone(&pool);

@@ -63,3 +63,42 @@ async fn stops_after_the_maximum_of_pages_and_reports_it() {
         MAX_PAGES
     );
 }
+
+#[tokio::test]
+async fn rejects_a_page_with_more_deployments_than_requested() {
+    let page = vec![json!({}); PAGE_SIZE + 1];
+    let server = answering(ResponseTemplate::new(200).set_body_json(page)).await;
+    let client = client(&server);
+    *client.http.csrf.lock().await = CsrfState::disabled(Instant::now());
+    let error = client
+        .deployment_namespaces("k8s", Priority::Poll)
+        .await
+        .unwrap_err();
+    assert_eq!(error.reason(), Reason::PrefectError);
+}
+
+#[tokio::test]
+async fn cuts_long_names_and_ignores_namespaces_that_are_no_text() {
+    let long = "x".repeat(10_000);
+    let page = json!([
+        {"name": long, "job_variables": {"namespace": long}},
+        {"name": "list", "job_variables": {"namespace": [["a"], {"a": 1}]}},
+        {"name": ["odd"], "job_variables": {"namespace": "other"}},
+    ]);
+    let server = answering(ResponseTemplate::new(200).set_body_json(page)).await;
+    let client = client(&server);
+    *client.http.csrf.lock().await = CsrfState::disabled(Instant::now());
+    let found = client
+        .deployment_namespaces("k8s", Priority::Poll)
+        .await
+        .unwrap();
+    let namespaces: Vec<_> = found.namespaces.iter().collect();
+    let cut = "x".repeat(253);
+    assert_eq!(
+        namespaces,
+        [
+            (&"other".to_owned(), &vec![String::new()]),
+            (&cut, &vec![cut.clone()])
+        ]
+    );
+}

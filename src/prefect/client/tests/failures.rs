@@ -151,3 +151,25 @@ async fn retries_a_503_a_few_times() {
     assert_eq!(failure.reason(), Reason::PrefectUnreachable);
     assert_eq!(requests(&server).await.len(), MAX_ATTEMPTS as usize);
 }
+
+#[tokio::test]
+async fn an_answer_with_too_many_values_is_not_kept() {
+    let wide = format!(
+        r#"{{"data": [{}]}}"#,
+        vec![r#"{"a":1}"#; MAX_VALUES / 2].join(",")
+    );
+    let failure = block_error(status(200, &wide)).await;
+    assert_eq!(failure.reason(), Reason::AnswerTooLarge);
+    assert!(
+        failure.to_string().contains("20000 JSON values"),
+        "{failure}"
+    );
+    let deep = format!(r#"{{"data": {}1{}}}"#, "[".repeat(500), "]".repeat(500));
+    let failure = block_error(status(200, &deep)).await;
+    assert_eq!(failure.reason(), Reason::AnswerTooLarge);
+    let pool = format!(r#"{{"type": "kubernetes", "base_job_template": {wide}}}"#);
+    assert_eq!(
+        pool_error(status(200, &pool)).await.reason(),
+        Reason::AnswerTooLarge
+    );
+}

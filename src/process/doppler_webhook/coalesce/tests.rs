@@ -1,16 +1,16 @@
 use super::*;
-use crate::doppler::webhook::Scope;
+use crate::doppler::webhook::WebhookScope;
 
 fn named(config: &str) -> Webhook {
     Webhook {
-        scope: Scope::All,
+        scope: WebhookScope::All,
         target: Some(("backend".to_owned(), config.to_owned())),
     }
 }
 
 fn whole() -> Webhook {
     Webhook {
-        scope: Scope::All,
+        scope: WebhookScope::All,
         target: None,
     }
 }
