@@ -1,5 +1,9 @@
 //! Shared by tests, demo and benchmarks: a control plane, a stand-in for Doppler, a Prefect server,
 //! a node that runs pods as processes, and the operator as a process.
+//!
+//! Input: options, and what the machine has: Go, Python, and servers on its `PATH`.
+//! Output: running servers, and clients for them.
+//! Invariants: every process ends with the value that stands for it, or with the test process.
 
 mod background;
 pub mod binary;

@@ -1,7 +1,9 @@
 //! Free ports on 127.0.0.1.
 //!
-//! Another process may take a port before its use: a caller that starts a server retries if the
-//! server exits early.
+//! Input: none.
+//! Output: a port that was free.
+//! Invariants: another process may take the port before its use, so a caller that starts a server
+//! retries if the server exits early.
 
 use std::net::TcpListener;
 

@@ -1,4 +1,8 @@
 //! The names that the demo uses, as a user writes them in the smallest binding.
+//!
+//! Input: none.
+//! Output: constants.
+//! Invariants: they equal the names in `examples/smallest.yaml`.
 
 /// The namespace of the job pods and of the binding.
 pub(super) const NAMESPACE: &str = "flows";

@@ -3,6 +3,7 @@
 //! Input: a pod without a node.
 //! Output: the pod is bound, its environment resolved, its process run, its status reported, and
 //! its object deleted on request.
+//! Invariants: a pod is run once. Its process ends with the pod, or with the node.
 
 use std::time::Duration;
 

@@ -3,6 +3,7 @@
 //! Input: a container, its environment, and the node's context.
 //! Output: the process under a guardian, or the runtime's message for a container that does not
 //! start.
+//! Invariants: the process inherits no variable of the test process.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,8 @@
-//! What the node did for each pod, for tests. It cannot be printed, because it contains
-//! environments.
+//! What the node did for each pod, for tests.
+//!
+//! Input: the steps of the life cycle of each pod.
+//! Output: a `PodRecord` for each pod.
+//! Invariants: a record has no `Debug`, because it contains an environment.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,8 @@
-//! The status of a pod as a kubelet writes it, from the state of its container.
+//! The status of a pod as a kubelet writes it.
+//!
+//! Input: the state of the container.
+//! Output: phase, conditions and container status.
+//! Invariants: pure.
 
 use k8s_openapi::api::core::v1::Container;
 use serde_json::{Value, json};

@@ -3,6 +3,7 @@
 //! Input: pod events.
 //! Output: one life cycle for each pod without a node that this node takes, and a signal when the
 //! pod is deleted.
+//! Invariants: a pod that another node has bound is never taken.
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -2,6 +2,7 @@
 //!
 //! Input: project, config and token, in one of the formats.
 //! Output: block types, schemas and documents on the server, and the document's id.
+//! Invariants: the token is never printed.
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};

@@ -2,6 +2,7 @@
 //!
 //! Input: a virtual environment and a folder.
 //! Output: a command with a clean environment, without the developer's profile and proxy.
+//! Invariants: no variable of the developer reaches Prefect.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

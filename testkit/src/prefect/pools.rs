@@ -2,6 +2,7 @@
 //!
 //! Input: names of work pools, and templates.
 //! Output: pools on the server, and their templates as the server stores them.
+//! Invariants: a template that is read as text keeps its bytes.
 
 use anyhow::{Context, Result};
 use serde::Deserialize;

@@ -1,4 +1,8 @@
 //! Deployments, flow runs, their states and their logs.
+//!
+//! Input: a flow, a deployment and the parameters of a run.
+//! Output: the run on the server, its state and its log.
+//! Invariants: each wait has a time limit.
 
 use std::path::Path;
 use std::time::Duration;

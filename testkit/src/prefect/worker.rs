@@ -2,6 +2,7 @@
 //!
 //! Input: a server, a work pool and a cluster.
 //! Output: a worker that is online in that pool.
+//! Invariants: the worker ends with its value.
 
 use std::path::PathBuf;
 use std::time::Duration;
