@@ -16,7 +16,7 @@ use tokio::{
 use super::TransportError;
 
 /// What all bodies together may take, in bytes, beyond [`UNRESERVED_BYTES`] of each.
-const TOTAL_BYTES: usize = 16 << 20;
+const TOTAL_BYTES: usize = 8 << 20;
 /// The first bytes of a body are not counted. Blocks, templates and most configs are smaller.
 const UNRESERVED_BYTES: usize = 64 << 10;
 
@@ -172,10 +172,10 @@ mod tests {
 
     #[tokio::test]
     async fn large_bodies_share_a_bound_and_small_ones_need_none() {
-        let large = || ResponseTemplate::new(200).set_body_bytes(vec![b'x'; 7 << 20]);
-        let first = read(large(), 16 << 20).await.unwrap();
-        let second = read(large(), 16 << 20).await.unwrap();
-        let third = tokio::spawn(read(large(), 16 << 20));
+        let large = || ResponseTemplate::new(200).set_body_bytes(vec![b'x'; 3 << 20]);
+        let first = read(large(), 4 << 20).await.unwrap();
+        let second = read(large(), 4 << 20).await.unwrap();
+        let third = tokio::spawn(read(large(), 4 << 20));
         let small = ResponseTemplate::new(200).set_body_bytes(vec![b'x'; UNRESERVED_BYTES]);
         assert!(read(small, UNRESERVED_BYTES).await.is_ok());
         assert!(!third.is_finished(), "there is no room for it");

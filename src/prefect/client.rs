@@ -26,7 +26,7 @@ use crate::{
 /// Bounds on answers, in bytes.
 const BLOCK_LIMIT: usize = 1 << 20;
 const POOL_LIMIT: usize = 4 << 20;
-const DEPLOYMENTS_LIMIT: usize = 16 << 20;
+const DEPLOYMENTS_LIMIT: usize = 8 << 20;
 /// The bound on the JSON values of a block or a template. The default template of a kubernetes pool
 /// has about 150.
 const MAX_VALUES: usize = 20_000;
