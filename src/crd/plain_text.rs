@@ -6,9 +6,9 @@
 //! Secret are free text.
 
 use kube::core::Rule;
+use serde::Serialize;
 use serde_json::Value;
 
-use super::binding::DopplerPrefectBindingSpec;
 use crate::printable::has_control;
 
 /// The rule of a text field: the characters of [`has_control`] are refused.
@@ -33,7 +33,7 @@ pub(super) fn plain_texts() -> Rule {
 
 /// What the user has to correct in the first text field that has a control character.
 #[must_use]
-pub fn control_character(spec: &DopplerPrefectBindingSpec) -> Option<String> {
+pub fn control_character(spec: &impl Serialize) -> Option<String> {
     let value = serde_json::to_value(spec).ok()?;
     path_of_control(&value).map(|path| format!("spec{path}: {MESSAGE}"))
 }
@@ -56,10 +56,11 @@ fn path_of_control(value: &Value) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crd::DopplerPrefectBindingSpec;
     use serde_json::json;
 
     fn correction(spec: Value) -> Option<String> {
-        control_character(&serde_json::from_value(spec).unwrap())
+        control_character(&serde_json::from_value::<DopplerPrefectBindingSpec>(spec).unwrap())
     }
 
     #[test]
