@@ -38,9 +38,9 @@ pub async fn reconcile(context: &Context, key: &BindingRef) -> Option<Duration> 
     };
     let started = Instant::now();
     let parsed = binding.parse().or_else(|error| {
-        // The cleanup of a deleted binding needs its metadata and the recorded entries only.
+        // The cleanup of a deleted binding does not need the whole spec.
         let is_deleted = binding.meta().deletion_timestamp.is_some();
-        is_deleted.then(|| binding.without_spec()).ok_or(error)
+        is_deleted.then(|| binding.parsable_part()).ok_or(error)
     });
     let requeue_after = if let Ok(binding) = parsed {
         let uid = binding.meta().uid.as_deref().unwrap_or_default();

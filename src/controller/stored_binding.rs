@@ -10,11 +10,11 @@ use std::{borrow::Cow, fmt};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{Resource, api::ObjectMeta, core::NamespaceResourceScope};
 use serde::{Deserialize, Deserializer};
-use serde_json::value::RawValue;
+use serde_json::{Map, Value, json, value::RawValue};
 
 use crate::crd::{
-    BindingRef, DopplerPrefectBinding, DopplerPrefectBindingSpec, DopplerPrefectBindingStatus,
-    INJECTED_ANNOTATION,
+    BindingRef, DeletionPolicy, DopplerPrefectBinding, DopplerPrefectBindingSpec,
+    DopplerPrefectBindingStatus, INJECTED_ANNOTATION,
 };
 
 /// A binding of the store. Its text may contain an inline API key, so `Debug` prints only the name.
@@ -73,12 +73,27 @@ impl StoredBinding {
         })
     }
 
-    /// The binding with an empty spec, for the cleanup of one whose spec cannot be parsed.
+    /// The binding with the fields of its spec that can be parsed, for the cleanup of one whose spec
+    /// cannot. A deletion policy that cannot be parsed keeps the Secret.
     #[must_use]
-    pub fn without_spec(&self) -> DopplerPrefectBinding {
+    pub fn parsable_part(&self) -> DopplerPrefectBinding {
+        let text = self.spec.as_deref().unwrap_or_default();
+        let mut fields: Map<String, Value> = serde_json::from_str(text).unwrap_or_default();
+        let is_valid = |name: &str, value: &Value| {
+            serde_json::from_value::<DopplerPrefectBindingSpec>(json!({name: value})).is_ok()
+        };
+        let keeps_secret = fields
+            .get("managedSecret")
+            .is_some_and(|value| !is_valid("managedSecret", value));
+        fields.retain(|name, value| is_valid(name, value));
+        let spec = serde_json::from_value(Value::Object(fields));
+        let mut spec: DopplerPrefectBindingSpec = spec.unwrap_or_default();
+        if keeps_secret {
+            spec.managed_secret.deletion_policy = DeletionPolicy::Retain;
+        }
         DopplerPrefectBinding {
             metadata: self.metadata.clone(),
-            spec: DopplerPrefectBindingSpec::default(),
+            spec,
             status: self.parsed_status(),
         }
     }
@@ -161,7 +176,6 @@ impl Resource for StoredBinding {
 mod tests {
     use super::*;
     use kube::core::WatchEvent;
-    use serde_json::json;
 
     fn raw(spec: &serde_json::Value) -> String {
         let binding = json!({
@@ -231,8 +245,20 @@ mod tests {
     }
 
     #[test]
+    fn cleanup_keeps_the_fields_that_can_be_parsed() {
+        let retain = json!({"name": "s", "deletionPolicy": "Retain"});
+        let spec = json!({"suspend": "maybe", "managedSecret": retain});
+        let kept = stored(&spec).parsable_part().spec.managed_secret;
+        assert_eq!(kept.name.as_deref(), Some("s"));
+        assert_eq!(kept.deletion_policy, DeletionPolicy::Retain);
+        let spec = json!({"managedSecret": {"deletionPolicy": "Later"}});
+        let kept = stored(&spec).parsable_part().spec.managed_secret;
+        assert_eq!(kept.deletion_policy, DeletionPolicy::Retain);
+    }
+
+    #[test]
     fn a_spec_that_cannot_be_parsed_leaves_metadata_for_the_cleanup() {
-        let binding = stored(&json!({"suspend": "maybe"})).without_spec();
+        let binding = stored(&json!({"suspend": "maybe"})).parsable_part();
         assert_eq!(binding.spec, DopplerPrefectBindingSpec::default());
         assert_eq!(binding.metadata.finalizers, Some(vec!["f".to_owned()]));
         assert!(
