@@ -76,7 +76,7 @@ impl Client {
             url: self.http.url(&path)?,
             content: "a block's data",
             max_bytes: BLOCK_LIMIT,
-            max_values: MAX_VALUES,
+            max_values: Some(MAX_VALUES),
         };
         endpoint.url.set_query(Some("include_secrets=true"));
         self.http.get(&endpoint, read_request).await
@@ -138,8 +138,7 @@ impl Client {
             url: self.http.url(&["deployments", "filter"])?,
             content: "a list of deployments",
             max_bytes: DEPLOYMENTS_LIMIT,
-            // Nothing of a page is kept as text.
-            max_values: usize::MAX,
+            max_values: None,
         };
         let mut found = DeploymentNamespaces::default();
         for page in 0..MAX_PAGES {
@@ -186,7 +185,7 @@ impl Client {
             url: self.http.url(&["work_pools", name])?,
             content: "a work pool's template",
             max_bytes: POOL_LIMIT,
-            max_values: MAX_VALUES,
+            max_values: Some(MAX_VALUES),
         })
     }
 }

@@ -63,8 +63,8 @@ pub(super) struct Endpoint<'a> {
     pub(super) content: &'static str,
     /// The bound on the body, in bytes.
     pub(super) max_bytes: usize,
-    /// The bound on the JSON values in it.
-    pub(super) max_values: usize,
+    /// The bound on the JSON values in it. None: nothing of it is kept as text to be decoded later.
+    pub(super) max_values: Option<usize>,
 }
 
 /// The answer to a request.
@@ -197,11 +197,14 @@ impl HttpClient {
         self.check(endpoint.subject, response)?;
         let body = response.body.expose_secret();
         // Before it is decoded: parts that are kept as text may be decoded later.
-        if !bounded_json::is_within(body, endpoint.max_values) && is_json(body) {
+        if let Some(limit) = endpoint.max_values
+            && !bounded_json::is_within(body, limit)
+            && is_json(body)
+        {
             return Err(PrefectError::TooManyValues {
                 host: self.host(),
                 content: endpoint.content,
-                limit: endpoint.max_values,
+                limit,
             });
         }
         serde_json::from_slice(body).map_err(|_| {
@@ -316,7 +319,7 @@ impl HttpClient {
             url: self.url(&["csrf-token"])?,
             content: "a CSRF token",
             max_bytes: SMALL_LIMIT,
-            max_values: MAX_TOKEN_VALUES,
+            max_values: Some(MAX_TOKEN_VALUES),
         };
         endpoint
             .url
