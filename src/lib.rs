@@ -62,6 +62,7 @@ pub mod prefect;
 pub mod printable;
 pub mod process;
 pub mod reason;
+pub mod refusal;
 pub mod report;
 pub mod secret;
 pub mod settings;

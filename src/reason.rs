@@ -249,7 +249,21 @@ reasons! {
     /// The operator has no permission for this request on Secrets in this namespace.
     SecretForbidden, Retry,
         "The Secret stays as it is.",
-        "Bind the chart's Role in this namespace to the operator's service account, or find the policy that rejects the request.";
+        "Bind the chart's Role in this namespace to the operator's service account.";
+    /// An admission policy or webhook of the cluster rejects the Secret. The message names it and
+    /// repeats its own sentence.
+    SecretRejected, WaitForChange,
+        "The Secret stays as it is.",
+        "Change the binding so that the Secret obeys the policy (`managedSecret.labels` and `annotations`, `doppler.include` and `exclude`), or ask the administrator of the policy to allow it.";
+    /// A `ResourceQuota` allows no further Secret in this namespace. The message names it.
+    QuotaExceeded, WaitForChange,
+        "The Secret does not exist, or stays as it is.",
+        "Delete Secrets in the namespace, or raise the quota.";
+    /// The API server, a policy or an older CRD refuses the status of the binding. The message has
+    /// its answer.
+    StatusRefused, Retry,
+        "Secret and pools are served, but the status of the binding does not show it. If a shorter status is accepted, it has the conditions only.",
+        "Apply the CRD of this version, grant the operator's service account `patch` on dopplerprefectbindings/status, or ask the administrator of the policy to allow it.";
     /// The API server did not accept the write.
     KubernetesError, Retry,
         "The Secret stays as it is.",

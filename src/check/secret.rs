@@ -1,15 +1,17 @@
 //! Whether the operator could write the Secret.
 //!
 //! Input: the desired Secret, and the Secret that exists.
-//! Output: findings, by the controller's own decision ([`decide`]).
-//! Invariants: writes nothing; a Secret belongs to a binding by the UID of the binding, never by
+//! Output: findings, by the controller's own decision ([`decide`]), and by a dry run at the API server.
+//! Invariants: stores nothing; a Secret belongs to a binding by the UID of the binding, never by
 //! its name.
 
 use super::{api_server::binding_uid, context::CheckContext, findings::Findings};
 use crate::{
     controller::apply_secret::{claimed, foreign},
     crd::DopplerPrefectBinding,
-    secret::{Claimant, Decision, Desired, ObservedSecret, Target, UpdateReason, decide},
+    secret::{
+        Claimant, Decision, Desired, ObservedSecret, Target, UpdateReason, WriteError, decide,
+    },
 };
 
 const TOPIC: &str = "Secret";
@@ -27,7 +29,7 @@ pub(super) async fn check_secret(
         Ok(None) => {
             let keys = desired.data.len();
             findings.ok(TOPIC, &format!("{name} would be created with {keys} keys"));
-            return;
+            return dry_run(context, desired, None, findings).await;
         }
         Err(error) => {
             findings.fail(TOPIC, &format!("{}: {name}: {error}", error.reason()));
@@ -73,13 +75,44 @@ pub(super) async fn check_secret(
             } = decision
             {
                 findings.ok(TOPIC, &format!("{name} exists and would be adopted"));
+                dry_run(context, desired, Some(&fetched.observed), findings).await;
             } else if fetched.data_equals(&desired.data) {
                 findings.ok(TOPIC, &format!("{name} is up to date"));
             } else {
                 let keys = desired.data.len();
                 findings.ok(TOPIC, &format!("{name} would be updated to {keys} keys"));
+                dry_run(context, desired, Some(&fetched.observed), findings).await;
             }
         }
+    }
+}
+
+/// Asks the API server whether its policies, webhooks and quotas admit the Secret, with the permissions
+/// of the user.
+async fn dry_run(
+    context: &CheckContext,
+    desired: &Desired,
+    observed: Option<&ObservedSecret>,
+    findings: &mut Findings,
+) {
+    let Err(error) = context.secrets.dry_run(desired, observed).await else {
+        return findings.ok(TOPIC, "the API server admits it");
+    };
+    match &error {
+        WriteError::Forbidden { verb, namespace } => findings.note(
+            TOPIC,
+            &format!(
+                "you have no permission to {verb} Secrets in namespace {namespace}, so the check did not ask whether policies and quotas admit it"
+            ),
+        ),
+        WriteError::NoDryRun { .. } => findings.note(
+            TOPIC,
+            &format!("{error}, so the check did not ask whether policies and quotas admit it"),
+        ),
+        _ => findings.fail(
+            TOPIC,
+            &format!("{}: {}: {error}", error.reason(), desired.name),
+        ),
     }
 }
 

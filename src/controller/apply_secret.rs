@@ -292,7 +292,10 @@ fn after(wait: Duration, reason: Reason, message: String) -> Failure {
 fn write_failure(desired: &Desired, error: &WriteError) -> Failure {
     let retry_after = match error.reason() {
         Reason::KubernetesError => Some(Duration::from_secs(5)),
-        Reason::SecretForbidden => Some(Duration::from_mins(1)),
+        // No event follows when an administrator grants the right or changes the policy.
+        Reason::SecretForbidden | Reason::SecretRejected | Reason::QuotaExceeded => {
+            Some(Duration::from_mins(1))
+        }
         Reason::NamespaceTerminating | Reason::SecretTooLarge => Some(Duration::from_mins(5)),
         _ => None,
     };

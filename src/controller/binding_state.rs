@@ -47,6 +47,10 @@ pub struct BindingState {
     pub last_good: Option<LastGood>,
     /// Since when this process cleans up the deleted binding.
     pub cleanup_since: Option<Instant>,
+    /// Since when the Secret cannot be written.
+    pub secret_failing_since: Option<Instant>,
+    /// The status that the API server refused.
+    pub refused_status: Option<RefusedStatus>,
     /// Since when a referenced key cannot be resolved.
     pub key_refs_failing_since: Option<Instant>,
     /// Since when the Secret or the status waits for the pools.
@@ -68,6 +72,17 @@ impl WrittenStatus {
         let version = binding.meta().resource_version.as_deref();
         version.is_some_and(|version| !is_newer(&self.version, version))
     }
+}
+
+/// A status that could not be written.
+#[derive(Clone, Copy, Debug)]
+pub struct RefusedStatus {
+    /// Fingerprint of the outcome that it showed.
+    pub outcome: u64,
+    /// How many writes failed in a row.
+    pub failures: u32,
+    /// When the same outcome is written again.
+    pub retry_at: Instant,
 }
 
 /// The states of all bindings.

@@ -84,19 +84,25 @@ pub async fn reconcile_secret(
         desired
     };
     match write_secret(pass, resolution, &desired).await {
-        Ok(condition) => SecretOutcome {
-            condition,
-            content: Some(SecretContent {
-                key_count: desired.data.len(),
-                excluded_keys: desired.excluded_keys,
-                hash: desired.content_hash,
-            }),
-        },
+        Ok(condition) => {
+            pass.update_state(|state| state.secret_failing_since = None);
+            SecretOutcome {
+                condition,
+                content: Some(SecretContent {
+                    key_count: desired.data.len(),
+                    excluded_keys: desired.excluded_keys,
+                    hash: desired.content_hash,
+                }),
+            }
+        }
         Err(failure) => {
             pass.requeue.after(failure.retry_after);
+            let since = pass
+                .update_state(|state| *state.secret_failing_since.get_or_insert_with(Instant::now));
             let transient = failure.reason.class() == Class::Retry
                 && failure.reason != Reason::SecretContested
-                && failure.reason != Reason::SecretForbidden;
+                && failure.reason != Reason::SecretForbidden
+                && since.elapsed() < pass.grace_period();
             ConditionUpdate::of_failure(&failure, !transient, was_true).into()
         }
     }
@@ -134,8 +140,12 @@ async fn write_secret(
             Ok(synced_condition(pass, resolution, desired))
         }
         Err(failure) => {
-            // No event follows when an administrator grants the right: each poll tries again.
-            if failure.reason == Reason::SecretForbidden {
+            // No event follows when an administrator grants the right or changes the policy: each poll
+            // tries again.
+            if matches!(
+                failure.reason,
+                Reason::SecretForbidden | Reason::SecretRejected | Reason::QuotaExceeded
+            ) {
                 pass.requeue.after(pass.interval());
             }
             Err(failure)

@@ -131,23 +131,34 @@ impl SecretClient {
     /// [`WriteError::Exists`] if a Secret of that name exists, or another [`WriteError`] if the
     /// request fails.
     pub async fn create(&self, desired: &Desired) -> Result<WrittenSecret, WriteError> {
-        let body = NewSecret {
-            api_version: "v1",
-            kind: "Secret",
-            metadata: NewMetadata {
-                name: &desired.name,
-                namespace: &desired.namespace,
-                labels: &desired.labels,
-                annotations: &desired.annotations,
-                owner_references: desired.owner.as_ref().map(|owner| [owner]),
-            },
-            type_: TYPE,
-            data: Base64Values(&desired.data),
-        };
-        let request = serde_json::to_vec(&body)
-            .map_err(request::Error::SerializeBody)
-            .and_then(|body| secret_requests(&desired.namespace).create(&post_params(), body));
-        self.write(request, "create", &desired.namespace).await
+        let request = create_request(desired, false);
+        self.write(request, "create", &desired.namespace, Some(&desired.data))
+            .await
+    }
+
+    /// Asks the API server whether it would accept the Secret: in place of the `observed` one, or as
+    /// a new one. Stores nothing.
+    ///
+    /// # Errors
+    /// Why the write would fail.
+    pub async fn dry_run(
+        &self,
+        desired: &Desired,
+        observed: Option<&ObservedSecret>,
+    ) -> Result<(), WriteError> {
+        let (namespace, sent) = (&desired.namespace, Some(&desired.data));
+        match observed {
+            None => {
+                let request = create_request(desired, true);
+                self.write(request, "create", namespace, sent).await?;
+            }
+            Some(observed) => {
+                let operations = patch::update(observed, desired);
+                let request = patch_request(namespace, &desired.name, &operations, true);
+                self.write(request, "patch", namespace, sent).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Updates the `observed` Secret to `desired`, if it has not changed since.
@@ -159,12 +170,10 @@ impl SecretClient {
         desired: &Desired,
         observed: &ObservedSecret,
     ) -> Result<WrittenSecret, WriteError> {
-        self.patch(
-            &desired.namespace,
-            &desired.name,
-            &patch::update(observed, desired),
-        )
-        .await
+        let operations = patch::update(observed, desired);
+        let request = patch_request(&desired.namespace, &desired.name, &operations, false);
+        self.write(request, "patch", &desired.namespace, Some(&desired.data))
+            .await
     }
 
     /// Removes the ownership of a binding, so that the Secret remains after the binding is deleted.
@@ -213,7 +222,7 @@ impl SecretClient {
         let text = match self.with_timeout(self.client.request_text(request)).await? {
             Ok(text) => SecretString::from(text),
             Err(error) => {
-                return match WriteError::from_kube(&error, "get", namespace) {
+                return match WriteError::from_kube(&error, "get", namespace, None) {
                     WriteError::NotFound => Ok(None),
                     error => Err(error),
                 };
@@ -261,7 +270,7 @@ impl SecretClient {
             .await?
         {
             Ok(_) => Ok(()),
-            Err(error) => match WriteError::from_kube(&error, "delete", namespace) {
+            Err(error) => match WriteError::from_kube(&error, "delete", namespace, None) {
                 WriteError::NotFound => Ok(()),
                 error => Err(error),
             },
@@ -274,26 +283,23 @@ impl SecretClient {
         name: &str,
         operations: &[PatchOperation<'_>],
     ) -> Result<WrittenSecret, WriteError> {
-        let params = PatchParams {
-            field_manager: Some(MANAGED_BY.to_owned()),
-            ..PatchParams::default()
-        };
-        let request = secret_requests(namespace).patch(name, &params, &Patch::Merge(operations));
-        self.write(request.map(json_patch), "patch", namespace)
-            .await
+        let request = patch_request(namespace, name, operations, false);
+        self.write(request, "patch", namespace, None).await
     }
 
+    /// `sent` are the values in the request.
     async fn write(
         &self,
         request: Result<HttpRequest, request::Error>,
         verb: &'static str,
         namespace: &str,
+        sent: Option<&BTreeMap<String, SecretString>>,
     ) -> Result<WrittenSecret, WriteError> {
         let request = metadata_only(request.map_err(|_| WriteError::Unreachable { verb })?);
         let text = self
             .with_timeout(self.client.request_text(request))
             .await?
-            .map_err(|error| WriteError::from_kube(&error, verb, namespace))?;
+            .map_err(|error| WriteError::from_kube(&error, verb, namespace, sent))?;
         let object: PartialObjectMeta<Secret> =
             serde_json::from_str(&text).map_err(|_| WriteError::Unreachable { verb })?;
         Ok(WrittenSecret {
@@ -314,11 +320,41 @@ fn secret_requests(namespace: &str) -> Request {
     Request::new(Secret::url_path(&(), Some(namespace)))
 }
 
-fn post_params() -> PostParams {
-    PostParams {
+fn create_request(desired: &Desired, dry_run: bool) -> Result<HttpRequest, request::Error> {
+    let body = NewSecret {
+        api_version: "v1",
+        kind: "Secret",
+        metadata: NewMetadata {
+            name: &desired.name,
+            namespace: &desired.namespace,
+            labels: &desired.labels,
+            annotations: &desired.annotations,
+            owner_references: desired.owner.as_ref().map(|owner| [owner]),
+        },
+        type_: TYPE,
+        data: Base64Values(&desired.data),
+    };
+    let params = PostParams {
+        dry_run,
         field_manager: Some(MANAGED_BY.to_owned()),
-        ..PostParams::default()
-    }
+    };
+    let body = serde_json::to_vec(&body).map_err(request::Error::SerializeBody)?;
+    secret_requests(&desired.namespace).create(&params, body)
+}
+
+fn patch_request(
+    namespace: &str,
+    name: &str,
+    operations: &[PatchOperation<'_>],
+    dry_run: bool,
+) -> Result<HttpRequest, request::Error> {
+    let params = PatchParams {
+        dry_run,
+        field_manager: Some(MANAGED_BY.to_owned()),
+        ..PatchParams::default()
+    };
+    let request = secret_requests(namespace).patch(name, &params, &Patch::Merge(operations));
+    request.map(json_patch)
 }
 
 #[cfg(test)]

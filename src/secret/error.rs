@@ -1,11 +1,19 @@
 //! How a request about a Secret can fail.
 //!
 //! Input: the error of the Kubernetes client.
-//! Output: a [`WriteError`] with status code, reason and causes only.
+//! Output: a [`WriteError`] with status code, reason, and the name of what refused the request.
 //! Invariants: never keeps a message or a body of the API server, because they may repeat values
-//! from the request.
+//! from the request. Of a policy's sentence, the values that the request held are removed; without
+//! these values, the sentence is not kept.
 
-use crate::reason::Reason;
+use std::{collections::BTreeMap, fmt};
+
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::{
+    reason::Reason,
+    refusal::{Policy, Refusal, Sentence},
+};
 
 /// A request about a Secret that failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,6 +48,48 @@ pub enum WriteError {
         verb: &'static str,
         /// Namespace.
         namespace: String,
+    },
+    /// An admission policy rejected it.
+    #[error(
+        "{policy} rejects the request to {verb} the Secret{}: change the binding, or ask the administrator of the policy to allow it",
+        Said(.sentence)
+    )]
+    Rejected {
+        /// `create`, `patch` or `delete`.
+        verb: &'static str,
+        /// The policy.
+        policy: Policy,
+        /// Its own words.
+        sentence: Sentence,
+    },
+    /// A `ResourceQuota` is used up.
+    #[error(
+        "ResourceQuota {name} allows no further Secret in namespace {namespace}{}: delete Secrets there, or raise the quota",
+        Said(.sentence)
+    )]
+    QuotaExceeded {
+        /// Name of the `ResourceQuota`.
+        name: String,
+        /// Namespace.
+        namespace: String,
+        /// What was requested, used and allowed.
+        sentence: Sentence,
+    },
+    /// An admission webhook cannot be called.
+    #[error(
+        "the API server cannot call admission webhook {webhook}, which has to allow the request to {verb} the Secret: check that the webhook's Service has a running pod"
+    )]
+    WebhookFailed {
+        /// `create`, `patch` or `delete`.
+        verb: &'static str,
+        /// Name of the webhook.
+        webhook: String,
+    },
+    /// An admission webhook cannot answer a dry run.
+    #[error("admission webhook {webhook} does not support dry run")]
+    NoDryRun {
+        /// Name of the webhook.
+        webhook: String,
     },
     /// The namespace is terminating.
     #[error("the namespace is terminating")]
@@ -79,8 +129,12 @@ impl WriteError {
             Self::WrongType => Reason::SecretWrongType,
             Self::TooLarge => Reason::SecretTooLarge,
             Self::Forbidden { .. } => Reason::SecretForbidden,
+            Self::Rejected { .. } => Reason::SecretRejected,
+            Self::QuotaExceeded { .. } => Reason::QuotaExceeded,
             Self::NamespaceTerminating => Reason::NamespaceTerminating,
-            Self::Exists
+            Self::WebhookFailed { .. }
+            | Self::NoDryRun { .. }
+            | Self::Exists
             | Self::Conflict
             | Self::NotFound
             | Self::Timeout
@@ -89,28 +143,63 @@ impl WriteError {
         }
     }
 
-    /// Classifies the client's error.
+    /// Classifies the client's error. `sent` are the values that the request held. Without them, a
+    /// policy's sentence is not kept, because it may repeat values of the Secret that exists.
     #[must_use]
-    pub fn from_kube(error: &kube::Error, verb: &'static str, namespace: &str) -> Self {
+    pub fn from_kube(
+        error: &kube::Error,
+        verb: &'static str,
+        namespace: &str,
+        sent: Option<&BTreeMap<String, SecretString>>,
+    ) -> Self {
         let kube::Error::Api(status) = error else {
             return Self::Unreachable { verb };
         };
+        match Refusal::of(status) {
+            Refusal::NamespaceTerminating => return Self::NamespaceTerminating,
+            Refusal::Rbac => {
+                return Self::Forbidden {
+                    verb,
+                    namespace: namespace.to_owned(),
+                };
+            }
+            Refusal::Quota { name, sentence } => {
+                return Self::QuotaExceeded {
+                    name,
+                    namespace: namespace.to_owned(),
+                    sentence,
+                };
+            }
+            Refusal::Policy { policy, sentence } => {
+                let sentence = match sent {
+                    Some(sent) => sentence.without(sent.values().map(ExposeSecret::expose_secret)),
+                    None => sentence.hidden(),
+                };
+                return Self::Rejected {
+                    verb,
+                    policy,
+                    sentence,
+                };
+            }
+            Refusal::WebhookFailed { name } => {
+                return Self::WebhookFailed {
+                    verb,
+                    webhook: name,
+                };
+            }
+            Refusal::NoDryRun { name } => return Self::NoDryRun { webhook: name },
+            Refusal::TooLarge => return Self::TooLarge,
+            Refusal::Other => {}
+        }
         let causes = status
             .details
             .as_ref()
             .map(|details| details.causes.as_slice())
             .unwrap_or_default();
-        let has_cause = |reason: &str| causes.iter().any(|cause| cause.reason == reason);
         match status.code {
             409 if status.reason == "AlreadyExists" => Self::Exists,
             409 => Self::Conflict,
             404 => Self::NotFound,
-            403 if has_cause("NamespaceTerminating") => Self::NamespaceTerminating,
-            403 => Self::Forbidden {
-                verb,
-                namespace: namespace.to_owned(),
-            },
-            413 => Self::TooLarge,
             422 if causes
                 .iter()
                 .any(|cause| cause.reason == "FieldValueTooLong" && cause.field == "data") =>
@@ -139,5 +228,18 @@ impl WriteError {
                     .collect(),
             },
         }
+    }
+}
+
+/// A policy's sentence in a message, if it is known.
+struct Said<'a>(&'a Sentence);
+
+impl fmt::Display for Said<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sentence = self.0.to_string();
+        if sentence.is_empty() {
+            return Ok(());
+        }
+        write!(f, " (\"{sentence}\")")
     }
 }

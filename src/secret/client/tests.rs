@@ -120,3 +120,53 @@ async fn compares_data_by_bytes_and_reports_what_blocks_an_update() {
         Some(WriteError::Immutable)
     );
 }
+
+fn desired_with(value: &str) -> Desired {
+    Desired {
+        name: "s".to_owned(),
+        namespace: "ns".to_owned(),
+        binding_uid: "u".to_owned(),
+        data: BTreeMap::from([("A".to_owned(), SecretString::from(value))]),
+        labels: BTreeMap::new(),
+        annotations: BTreeMap::new(),
+        owner: None,
+        content_hash: String::new(),
+        excluded_keys: Vec::new(),
+    }
+}
+
+#[tokio::test]
+async fn names_the_policy_and_its_sentence_without_values() {
+    let refused = |code: u16, message: &str| {
+        let body = json!({"kind": "Status", "status": "Failure", "code": code, "reason": "Conflict", "message": message});
+        answering(code, body)
+    };
+    let policy = "secrets \"s\" is forbidden: ValidatingAdmissionPolicy 'team' with binding 'b' denied request: canary has no team\nlabel";
+    let secrets = refused(422, policy);
+    let error = secrets.create(&desired_with("canary")).await.unwrap_err();
+    assert_eq!(error.reason(), Reason::SecretRejected);
+    let text = error.to_string();
+    assert!(
+        text.starts_with("ValidatingAdmissionPolicy team rejects the request to create the Secret (\"[value] has no team label\")"),
+        "{text}"
+    );
+    let update = secrets.update(&desired_with("canary"), &observed()).await;
+    assert_eq!(update.unwrap_err().reason(), Reason::SecretRejected);
+    // The values of the Secret that exists are not known here.
+    let error = secrets.delete("ns", "s", &observed()).await.unwrap_err();
+    assert!(error.to_string().contains("team") && !error.to_string().contains("canary"));
+
+    // A webhook chooses the status code: neither a conflict nor a missing Secret.
+    for code in [404, 409, 422, 500] {
+        let message = "admission webhook \"w.example.com\" denied the request: not today";
+        let error = refused(code, message).create(&desired_with("v")).await;
+        let error = error.unwrap_err();
+        assert_eq!(error.reason(), Reason::SecretRejected, "{code}");
+        assert!(error.to_string().contains("w.example.com"), "{error}");
+    }
+    let quota = "secrets \"s\" is forbidden: exceeded quota: few, requested: count/secrets=1, used: count/secrets=1, limited: count/secrets=1";
+    let error = refused(403, quota).create(&desired_with("v")).await;
+    let error = error.unwrap_err();
+    assert_eq!(error.reason(), Reason::QuotaExceeded);
+    assert!(error.to_string().contains("ResourceQuota few"), "{error}");
+}
