@@ -2,9 +2,11 @@
 //!
 //! Input: the outcome, the previous status, and the current time.
 //! Output: the new status. It equals the previous one if nothing changed.
-//! Invariants: it reads no clock and sends no request.
+//! Invariants: it reads no clock and sends no request. The JSON of a status takes at most 64 KiB,
+//! whatever names upstreams and authors choose.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use serde::Serialize;
 
 use crate::{
     crd::{DopplerPrefectBindingStatus, ExcludedKey, WorkPoolStatus},
@@ -28,6 +30,9 @@ pub const MAX_LISTED: usize = 50;
 const MAX_LISTED_BYTES: usize = 4096;
 /// Longest explanation of an excluded key, in bytes.
 const MAX_EXPLANATION_BYTES: usize = 1024;
+/// What all lists of a status take together, in bytes of JSON. Conditions and fields take at most
+/// about 40 KiB.
+const MAX_LISTS_BYTES: usize = 24 * 1024;
 
 /// How a reconcile changes a condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,28 +127,64 @@ pub fn status(
         after.config = Some(printable::name(config));
     }
     after.secret_name = Some(printable::name(&outcome.secret_name));
+    let mut room = Room(MAX_LISTS_BYTES);
+    after.work_pools = listed_pools(&outcome.pools, &mut room);
     if let Some(content) = &outcome.content {
         if after.content_hash.as_ref() != Some(&content.hash) {
             after.last_change_time = Some(now.clone());
         }
         after.key_count = i32::try_from(content.key_count).ok();
-        after.excluded_keys = listed_keys(&content.excluded_keys);
         after.content_hash = Some(content.hash.clone());
     }
-    after.work_pools = listed_pools(&outcome.pools);
+    // Without new content, the keys of the last status, which another version may have written.
+    let content = outcome.content.as_ref();
+    let keys = content.map_or(&after.excluded_keys, |content| &content.excluded_keys);
+    after.excluded_keys = listed_keys(keys, &mut room);
+    list_names(&mut after.work_pools, &outcome.pools, &mut room);
     after
+}
+
+/// The status without its lists, which the API server may accept if it refuses the whole one.
+#[must_use]
+pub fn conditions_only(status: DopplerPrefectBindingStatus) -> DopplerPrefectBindingStatus {
+    DopplerPrefectBindingStatus {
+        excluded_keys: Vec::new(),
+        work_pools: Vec::new(),
+        ..status
+    }
+}
+
+/// What is left for the lists of a status, in bytes of JSON.
+struct Room(usize);
+
+impl Room {
+    /// Takes the room of one item with its comma. False if there is too little.
+    fn take(&mut self, item: &impl Serialize) -> bool {
+        let bytes =
+            serde_json::to_vec(item).map_or(usize::MAX, |json| json.len().saturating_add(1));
+        let fits = bytes <= self.0;
+        if fits {
+            self.0 -= bytes;
+        }
+        fits
+    }
 }
 
 /// The excluded keys that the status lists. The list is a map by name, and the API server rejects a
 /// name that occurs twice, so two names that look alike are listed once.
-fn listed_keys(keys: &[ExcludedKey]) -> Vec<ExcludedKey> {
+fn listed_keys(keys: &[ExcludedKey], room: &mut Room) -> Vec<ExcludedKey> {
     let mut listed: Vec<ExcludedKey> = Vec::new();
     for key in keys.iter().take(MAX_LISTED) {
         let name = printable::name(&key.name);
-        if listed.iter().all(|other| other.name != name) {
-            let reason = one_line(&key.reason, MAX_EXPLANATION_BYTES);
-            listed.push(ExcludedKey { name, reason });
+        if listed.iter().any(|other| other.name == name) {
+            continue;
         }
+        let reason = one_line(&key.reason, MAX_EXPLANATION_BYTES);
+        let key = ExcludedKey { name, reason };
+        if !room.take(&key) {
+            break;
+        }
+        listed.push(key);
     }
     listed
 }
@@ -162,21 +203,49 @@ pub fn listed_names(names: &[String]) -> Vec<String> {
         .collect()
 }
 
-/// The work pools that the status lists, also a map by name.
-fn listed_pools(pools: &[WorkPoolStatus]) -> Vec<WorkPoolStatus> {
-    let mut listed: Vec<WorkPoolStatus> = Vec::with_capacity(pools.len());
-    for pool in pools {
+/// The work pools that the status lists, also a map by name, with their states.
+fn listed_pools(pools: &[WorkPoolStatus], room: &mut Room) -> Vec<WorkPoolStatus> {
+    let mut listed: Vec<WorkPoolStatus> = Vec::with_capacity(pools.len().min(MAX_LISTED));
+    for pool in pools.iter().take(MAX_LISTED) {
         let name = printable::name(&pool.name);
-        if listed.iter().all(|other| other.name != name) {
-            listed.push(WorkPoolStatus {
-                name,
-                state: pool.state,
-                shadowed_keys: listed_names(&pool.shadowed_keys),
-                unserved_namespaces: listed_names(&pool.unserved_namespaces),
-            });
+        if listed.iter().any(|other| other.name == name) {
+            continue;
         }
+        let pool = WorkPoolStatus {
+            name,
+            state: pool.state,
+            shadowed_keys: Vec::new(),
+            unserved_namespaces: Vec::new(),
+        };
+        if !room.take(&pool) {
+            break;
+        }
+        listed.push(pool);
     }
     listed
+}
+
+/// Fills in the names that belong to the listed pools, as far as they fit.
+fn list_names(listed: &mut [WorkPoolStatus], pools: &[WorkPoolStatus], room: &mut Room) {
+    for pool in listed {
+        let named = |of: &&WorkPoolStatus| printable::name(&of.name) == pool.name;
+        let Some(of) = pools.iter().find(named) else {
+            continue;
+        };
+        for (list, names) in [
+            (&mut pool.shadowed_keys, &of.shadowed_keys),
+            (&mut pool.unserved_namespaces, &of.unserved_namespaces),
+        ] {
+            // The name of the list counts too.
+            if names.is_empty() || !room.take(&"unservedNamespaces: []") {
+                continue;
+            }
+            let mut fitting = listed_names(names);
+            let fits = fitting.iter().take_while(|name| room.take(name)).count();
+            fitting.truncate(fits);
+            *list = fitting;
+        }
+    }
 }
 
 /// The condition `Ready`. The first condition that is not True gives its reason and message.
@@ -254,156 +323,4 @@ fn condition(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::crd::WorkPoolState;
-
-    fn at(second: i64) -> Time {
-        Time(k8s_openapi::jiff::Timestamp::from_second(second).unwrap())
-    }
-
-    fn synced() -> Outcome {
-        Outcome {
-            block: ConditionUpdate::True(Reason::Resolved, "block read".to_owned()),
-            secret: ConditionUpdate::True(Reason::Synced, "synced".to_owned()),
-            injected: None,
-            suspended: false,
-            resolved: Some(("my-project".to_owned(), "dev".to_owned())),
-            secret_name: "my-project-dev".to_owned(),
-            content: Some(SecretContent {
-                key_count: 4,
-                excluded_keys: vec![],
-                hash: "h1".to_owned(),
-            }),
-            pools: vec![],
-        }
-    }
-
-    fn find<'a>(status: &'a DopplerPrefectBindingStatus, kind: &str) -> &'a Condition {
-        status.conditions.iter().find(|c| c.type_ == kind).unwrap()
-    }
-
-    #[test]
-    fn equal_outcome_leaves_the_status_unchanged() {
-        let first = status(None, Some(1), &synced(), &at(1));
-        let second = status(Some(&first), Some(1), &synced(), &at(1000));
-        assert_eq!(first, second);
-    }
-
-    #[test]
-    fn ready_without_injected_when_no_pool_is_named() {
-        let status = status(None, Some(3), &synced(), &at(1));
-        assert_eq!(find(&status, READY).status, "True");
-        assert_eq!(find(&status, READY).observed_generation, Some(3));
-        assert!(status.conditions.iter().all(|c| c.type_ != INJECTED));
-        assert_eq!(
-            (status.key_count, status.last_change_time),
-            (Some(4), Some(at(1)))
-        );
-    }
-
-    #[test]
-    fn ready_gives_the_first_failed_condition() {
-        let mut outcome = synced();
-        outcome.secret =
-            ConditionUpdate::False(Reason::DopplerUnauthorized, "token refused".to_owned());
-        outcome.injected = Some(ConditionUpdate::False(
-            Reason::PoolMissing,
-            "no pool".to_owned(),
-        ));
-        let status = status(None, Some(1), &outcome, &at(1));
-        assert_eq!(find(&status, READY).reason, "DopplerUnauthorized");
-        assert_eq!(find(&status, BLOCK_RESOLVED).status, "True");
-    }
-
-    #[test]
-    fn failed_pool_leaves_secret_synced_true() {
-        let mut outcome = synced();
-        outcome.injected = Some(ConditionUpdate::False(
-            Reason::PoolMissing,
-            "no pool".to_owned(),
-        ));
-        outcome.pools = vec![WorkPoolStatus {
-            name: "k8s".to_owned(),
-            state: Some(WorkPoolState::Missing),
-            shadowed_keys: vec![],
-            unserved_namespaces: vec![],
-        }];
-        let status = status(None, Some(1), &outcome, &at(1));
-        assert_eq!(find(&status, SECRET_SYNCED).status, "True");
-        assert_eq!(find(&status, READY).reason, "PoolMissing");
-    }
-
-    #[test]
-    fn transient_failure_leaves_the_status_unchanged() {
-        let first = status(None, Some(1), &synced(), &at(1));
-        let mut outcome = synced();
-        outcome.block = ConditionUpdate::Unchanged;
-        outcome.secret = ConditionUpdate::Unchanged;
-        outcome.resolved = None;
-        outcome.content = None;
-        assert_eq!(status(Some(&first), Some(1), &outcome, &at(9)), first);
-    }
-
-    #[test]
-    fn transition_time_changes_only_with_the_status() {
-        let first = status(None, Some(1), &synced(), &at(1));
-        let mut outcome = synced();
-        outcome.secret = ConditionUpdate::False(Reason::DopplerUnreachable, "down".to_owned());
-        let second = status(Some(&first), Some(1), &outcome, &at(2));
-        outcome.secret = ConditionUpdate::False(Reason::DopplerUnauthorized, "refused".to_owned());
-        let third = status(Some(&second), Some(1), &outcome, &at(3));
-        assert_eq!(find(&third, SECRET_SYNCED).last_transition_time, at(2));
-        assert_eq!(find(&third, BLOCK_RESOLVED).last_transition_time, at(1));
-        assert_eq!(
-            third.last_change_time,
-            Some(at(1)),
-            "the content did not change"
-        );
-    }
-
-    #[test]
-    fn names_and_messages_are_bounded_lines() {
-        let mut outcome = synced();
-        let forged = format!("k8s\nINFO forged{}", "x".repeat(100_000));
-        outcome.block = ConditionUpdate::False(Reason::BlockMissing, forged.clone());
-        outcome.resolved = Some((forged.clone(), forged.clone()));
-        let key = |end: &str| ExcludedKey {
-            name: format!("{forged}{end}"),
-            reason: forged.clone(),
-        };
-        let pool = |end: &str| WorkPoolStatus {
-            name: format!("{forged}{end}"),
-            state: None,
-            shadowed_keys: vec![forged.clone(); 2 * MAX_LISTED],
-            unserved_namespaces: vec![forged.clone(); 2 * MAX_LISTED],
-        };
-        let content = outcome.content.as_mut().unwrap();
-        content.excluded_keys = vec![key("1"), key("2")];
-        outcome.pools = vec![pool("1"), pool("2")];
-        let first = status(None, Some(1), &outcome, &at(1));
-        assert_eq!(first.excluded_keys.len(), 1, "a map by name");
-        assert_eq!(first.work_pools.len(), 1, "a map by name");
-        let text = serde_json::to_string(&first).unwrap();
-        assert!(!text.contains("\\n"), "{text}");
-        assert!(text.len() < 32 * 1024, "{}", text.len());
-        assert_eq!(status(Some(&first), Some(1), &outcome, &at(9)), first);
-    }
-
-    #[test]
-    fn suspended_binding_keeps_the_other_conditions() {
-        let first = status(None, Some(1), &synced(), &at(1));
-        let outcome = Outcome {
-            block: ConditionUpdate::Unchanged,
-            secret: ConditionUpdate::Unchanged,
-            suspended: true,
-            content: None,
-            resolved: None,
-            ..synced()
-        };
-        let second = status(Some(&first), Some(2), &outcome, &at(2));
-        assert_eq!(find(&second, READY).reason, "Suspended");
-        assert_eq!(find(&second, SECRET_SYNCED).status, "True");
-        assert_eq!(second.key_count, Some(4));
-    }
-}
+mod tests;

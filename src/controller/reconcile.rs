@@ -48,8 +48,7 @@ pub async fn reconcile(context: &Context, key: &BindingRef) -> Option<Duration> 
         let pass = Pass::new(context, key, &binding, written_status);
         reconcile_binding(pass).await
     } else {
-        patch_status::report_invalid(context, binding.meta()).await;
-        None
+        patch_status::report_invalid(context, binding.meta()).await
     };
     context.metrics.reconciles.inc();
     let seconds = started.elapsed().as_secs_f64();

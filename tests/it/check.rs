@@ -14,8 +14,8 @@ use crate::world::{Setup, World, canary, plane, secret};
 
 const TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Runs `check` on the binding `checked`. Returns whether everything would work, and the output.
-async fn run_check(world: &World, spec: &Value, args: &[&str]) -> Result<(bool, String)> {
+/// Runs `check` on the binding `checked`, as the admin. Returns whether everything would work, and the output.
+pub async fn run_check(world: &World, spec: &Value, args: &[&str]) -> Result<(bool, String)> {
     run_check_of(world, "checked", spec, args).await
 }
 

@@ -15,6 +15,7 @@
 // A test is one sequence of steps.
 #![allow(clippy::too_many_lines)]
 
+mod admission;
 mod apiserver;
 mod bench;
 mod canary;

@@ -30,7 +30,8 @@ const START_TIMEOUT: Duration = Duration::from_mins(2);
 /// life cycle.
 const CONTROLLERS: &str = "garbage-collector-controller,namespace-controller,serviceaccount-controller,\
     serviceaccount-token-controller,root-ca-certificate-publisher-controller,clusterrole-aggregation-controller,\
-    job-controller,ttl-after-finished-controller,deployment-controller,replicaset-controller";
+    job-controller,ttl-after-finished-controller,deployment-controller,replicaset-controller,\
+    resourcequota-controller";
 
 /// The options of a control plane.
 #[derive(Debug, Clone, Default)]

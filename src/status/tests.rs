@@ -1,0 +1,234 @@
+use super::*;
+use crate::crd::WorkPoolState;
+
+fn at(second: i64) -> Time {
+    Time(k8s_openapi::jiff::Timestamp::from_second(second).unwrap())
+}
+
+fn synced() -> Outcome {
+    Outcome {
+        block: ConditionUpdate::True(Reason::Resolved, "block read".to_owned()),
+        secret: ConditionUpdate::True(Reason::Synced, "synced".to_owned()),
+        injected: None,
+        suspended: false,
+        resolved: Some(("my-project".to_owned(), "dev".to_owned())),
+        secret_name: "my-project-dev".to_owned(),
+        content: Some(SecretContent {
+            key_count: 4,
+            excluded_keys: vec![],
+            hash: "h1".to_owned(),
+        }),
+        pools: vec![],
+    }
+}
+
+fn find<'a>(status: &'a DopplerPrefectBindingStatus, kind: &str) -> &'a Condition {
+    status.conditions.iter().find(|c| c.type_ == kind).unwrap()
+}
+
+#[test]
+fn equal_outcome_leaves_the_status_unchanged() {
+    let first = status(None, Some(1), &synced(), &at(1));
+    let second = status(Some(&first), Some(1), &synced(), &at(1000));
+    assert_eq!(first, second);
+}
+
+#[test]
+fn ready_without_injected_when_no_pool_is_named() {
+    let status = status(None, Some(3), &synced(), &at(1));
+    assert_eq!(find(&status, READY).status, "True");
+    assert_eq!(find(&status, READY).observed_generation, Some(3));
+    assert!(status.conditions.iter().all(|c| c.type_ != INJECTED));
+    assert_eq!(
+        (status.key_count, status.last_change_time),
+        (Some(4), Some(at(1)))
+    );
+}
+
+#[test]
+fn ready_gives_the_first_failed_condition() {
+    let mut outcome = synced();
+    outcome.secret =
+        ConditionUpdate::False(Reason::DopplerUnauthorized, "token refused".to_owned());
+    outcome.injected = Some(ConditionUpdate::False(
+        Reason::PoolMissing,
+        "no pool".to_owned(),
+    ));
+    let status = status(None, Some(1), &outcome, &at(1));
+    assert_eq!(find(&status, READY).reason, "DopplerUnauthorized");
+    assert_eq!(find(&status, BLOCK_RESOLVED).status, "True");
+}
+
+#[test]
+fn failed_pool_leaves_secret_synced_true() {
+    let mut outcome = synced();
+    outcome.injected = Some(ConditionUpdate::False(
+        Reason::PoolMissing,
+        "no pool".to_owned(),
+    ));
+    outcome.pools = vec![WorkPoolStatus {
+        name: "k8s".to_owned(),
+        state: Some(WorkPoolState::Missing),
+        shadowed_keys: vec![],
+        unserved_namespaces: vec![],
+    }];
+    let status = status(None, Some(1), &outcome, &at(1));
+    assert_eq!(find(&status, SECRET_SYNCED).status, "True");
+    assert_eq!(find(&status, READY).reason, "PoolMissing");
+}
+
+#[test]
+fn transient_failure_leaves_the_status_unchanged() {
+    let first = status(None, Some(1), &synced(), &at(1));
+    let mut outcome = synced();
+    outcome.block = ConditionUpdate::Unchanged;
+    outcome.secret = ConditionUpdate::Unchanged;
+    outcome.resolved = None;
+    outcome.content = None;
+    assert_eq!(status(Some(&first), Some(1), &outcome, &at(9)), first);
+}
+
+#[test]
+fn transition_time_changes_only_with_the_status() {
+    let first = status(None, Some(1), &synced(), &at(1));
+    let mut outcome = synced();
+    outcome.secret = ConditionUpdate::False(Reason::DopplerUnreachable, "down".to_owned());
+    let second = status(Some(&first), Some(1), &outcome, &at(2));
+    outcome.secret = ConditionUpdate::False(Reason::DopplerUnauthorized, "refused".to_owned());
+    let third = status(Some(&second), Some(1), &outcome, &at(3));
+    assert_eq!(find(&third, SECRET_SYNCED).last_transition_time, at(2));
+    assert_eq!(find(&third, BLOCK_RESOLVED).last_transition_time, at(1));
+    assert_eq!(
+        third.last_change_time,
+        Some(at(1)),
+        "the content did not change"
+    );
+}
+
+#[test]
+fn names_and_messages_are_bounded_lines() {
+    let mut outcome = synced();
+    let forged = format!("k8s\nINFO forged{}", "x".repeat(100_000));
+    outcome.block = ConditionUpdate::False(Reason::BlockMissing, forged.clone());
+    outcome.resolved = Some((forged.clone(), forged.clone()));
+    let key = |end: &str| ExcludedKey {
+        name: format!("{forged}{end}"),
+        reason: forged.clone(),
+    };
+    let pool = |end: &str| WorkPoolStatus {
+        name: format!("{forged}{end}"),
+        state: None,
+        shadowed_keys: vec![forged.clone(); 2 * MAX_LISTED],
+        unserved_namespaces: vec![forged.clone(); 2 * MAX_LISTED],
+    };
+    let content = outcome.content.as_mut().unwrap();
+    content.excluded_keys = vec![key("1"), key("2")];
+    outcome.pools = vec![pool("1"), pool("2")];
+    let first = status(None, Some(1), &outcome, &at(1));
+    assert_eq!(first.excluded_keys.len(), 1, "a map by name");
+    assert_eq!(first.work_pools.len(), 1, "a map by name");
+    let text = serde_json::to_string(&first).unwrap();
+    assert!(!text.contains("\\n"), "{text}");
+    assert!(text.len() < 32 * 1024, "{}", text.len());
+    assert_eq!(status(Some(&first), Some(1), &outcome, &at(9)), first);
+}
+
+#[test]
+fn suspended_binding_keeps_the_other_conditions() {
+    let first = status(None, Some(1), &synced(), &at(1));
+    let outcome = Outcome {
+        block: ConditionUpdate::Unchanged,
+        secret: ConditionUpdate::Unchanged,
+        suspended: true,
+        content: None,
+        resolved: None,
+        ..synced()
+    };
+    let second = status(Some(&first), Some(2), &outcome, &at(2));
+    assert_eq!(find(&second, READY).reason, "Suspended");
+    assert_eq!(find(&second, SECRET_SYNCED).status, "True");
+    assert_eq!(second.key_count, Some(4));
+}
+
+/// Every list and name at its worst: characters that JSON escapes, and more items than fit.
+fn worst(pools: usize, keys: usize) -> Outcome {
+    let long = |number: usize| format!("{number}{}", "\"\\".repeat(4000));
+    let mut outcome = synced();
+    outcome.block = ConditionUpdate::False(Reason::BlockMissing, long(0));
+    outcome.secret = ConditionUpdate::False(Reason::DopplerError, long(0));
+    outcome.injected = Some(ConditionUpdate::False(Reason::PoolMissing, long(0)));
+    outcome.resolved = Some((long(0), long(0)));
+    outcome.secret_name = long(0);
+    let names: Vec<String> = (0..1000).map(long).collect();
+    let pool = |number| WorkPoolStatus {
+        name: long(number),
+        state: Some(WorkPoolState::OtherNamespace),
+        shadowed_keys: names.clone(),
+        unserved_namespaces: names.clone(),
+    };
+    let key = |number| ExcludedKey {
+        name: long(number),
+        reason: long(number),
+    };
+    outcome.pools = (0..pools).map(pool).collect();
+    outcome.content.as_mut().unwrap().excluded_keys = (0..keys).map(key).collect();
+    outcome
+}
+
+#[test]
+fn status_has_a_total_bound() {
+    for (pools, keys) in [(0, 2000), (1, 0), (16, 2000), (500, 2000)] {
+        let outcome = worst(pools, keys);
+        let first = status(None, Some(1), &outcome, &at(1));
+        let bytes = serde_json::to_vec(&first).unwrap().len();
+        assert!(bytes <= 64 * 1024, "{pools} pools, {keys} keys: {bytes}");
+        assert_eq!(status(Some(&first), Some(1), &outcome, &at(9)), first);
+        assert_eq!(first.work_pools.is_empty(), pools == 0);
+    }
+    let first = status(None, Some(1), &worst(16, 2000), &at(1));
+    assert_eq!(first.work_pools.len(), 16, "every pool shows its state");
+}
+
+#[test]
+fn names_of_ordinary_length_are_all_listed() {
+    let mut outcome = synced();
+    let names = |prefix: &str| (0..MAX_LISTED).map(|n| format!("{prefix}_{n}")).collect();
+    let pool = |n: usize| WorkPoolStatus {
+        name: format!("pool-{n}"),
+        state: Some(WorkPoolState::Patched),
+        shadowed_keys: names("DATABASE"),
+        unserved_namespaces: names("team"),
+    };
+    outcome.pools = (0..8).map(pool).collect();
+    let first = status(None, Some(1), &outcome, &at(1));
+    assert_eq!(first.work_pools, outcome.pools);
+}
+
+#[test]
+fn lists_of_an_earlier_status_are_bounded() {
+    let mut outcome = synced();
+    let key = |n: usize| ExcludedKey {
+        name: format!("{n}{}", "x".repeat(1000)),
+        reason: "y".repeat(1000),
+    };
+    let before = DopplerPrefectBindingStatus {
+        excluded_keys: (0..200).map(key).collect(),
+        ..Default::default()
+    };
+    outcome.content = None;
+    let after = status(Some(&before), Some(1), &outcome, &at(1));
+    let bytes = serde_json::to_vec(&after).unwrap().len();
+    assert!(
+        bytes <= 64 * 1024 && !after.excluded_keys.is_empty(),
+        "{bytes}"
+    );
+}
+
+#[test]
+fn short_status_keeps_conditions() {
+    let whole = status(None, Some(1), &worst(3, 3), &at(1));
+    let short = conditions_only(whole.clone());
+    assert_eq!(short.conditions, whole.conditions);
+    assert_eq!(short.content_hash, whole.content_hash);
+    assert!(short.work_pools.is_empty() && short.excluded_keys.is_empty());
+}
