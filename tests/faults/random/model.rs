@@ -1,0 +1,226 @@
+//! What users asked for: bindings, configs, blocks and pools.
+//!
+//! Input: the steps. Output: what must be true when all faults have ended.
+//! Invariants: every pool and every Secret belongs to this run alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use testkit::doppler::Doppler;
+use testkit::prefect::{Block, kubernetes_template};
+
+use crate::relay::{Mode, Relay};
+use crate::stage::token_ref;
+use crate::world::{Setup, World, secret};
+
+/// Numbers of everything.
+pub const BINDINGS: usize = 12;
+pub const CONFIGS: usize = 5;
+pub const BLOCKS: usize = 4;
+pub const POOLS: usize = 3;
+
+/// What a binding asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// Where project, config and token come from.
+    pub source: Source,
+    /// The pools of `inject.workPools`.
+    pub pools: BTreeSet<usize>,
+    /// `optional` of each entry.
+    pub optional: bool,
+    /// Whether the Secret has the binding's second name.
+    pub renamed: bool,
+}
+
+/// The source of a binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    Block(usize),
+    Config(usize),
+}
+
+/// The servers of a run, and the model of what they hold.
+pub struct Scene {
+    pub world: World,
+    pub doppler: Doppler,
+    pub to_doppler: Relay,
+    pub to_prefect: Relay,
+    pub bindings: BTreeMap<usize, Wish>,
+    /// The values of each config.
+    pub configs: Vec<BTreeMap<String, String>>,
+    /// The config that each block names.
+    pub blocks: Vec<usize>,
+    /// How often users edited each pool's template.
+    pub edits: Vec<u64>,
+}
+
+impl Scene {
+    /// Starts an operator, and sets all configs, blocks and pools.
+    pub async fn start(name: &str) -> Result<Self> {
+        let setup = Setup {
+            release_wait: "1s",
+            ..Setup::default()
+        }
+        .args(&[
+            "--stale-after",
+            "5s",
+            "--doppler-timeout",
+            "2s",
+            "--prefect-timeout",
+            "3s",
+        ]);
+        let world = World::with(name, setup).await?;
+        let doppler = Doppler::start()?;
+        let to_doppler = Relay::start(doppler.http_addr()).await?;
+        let prefect = ([127, 0, 0, 1], world.prefect.port()).into();
+        let to_prefect = Relay::start(prefect).await?;
+        let mut scene = Self {
+            world,
+            doppler,
+            to_doppler,
+            to_prefect,
+            bindings: BTreeMap::new(),
+            configs: vec![BTreeMap::new(); CONFIGS],
+            blocks: (0..BLOCKS).collect(),
+            edits: vec![0; POOLS],
+        };
+        scene.doppler.add_account_token(&scene.token());
+        scene.world.put_token("random", &scene.token()).await?;
+        for config in 0..CONFIGS {
+            for key in ["A", "B", "C", "D", "E", "F"] {
+                scene.set(config, key, "first");
+            }
+        }
+        for block in 0..BLOCKS {
+            scene.put_block(block, block).await?;
+        }
+        for pool in 0..POOLS {
+            let template = scene.template(pool)?;
+            let name = scene.pool(pool);
+            scene
+                .world
+                .api
+                .create_pool(&name, "kubernetes", Some(template))
+                .await?;
+        }
+        Ok(scene)
+    }
+
+    /// The token of all configs.
+    pub fn token(&self) -> String {
+        format!("dp.sa.{}", secret(&self.world.name))
+    }
+
+    /// Sets a value of a config.
+    pub fn set(&mut self, config: usize, key: &str, value: &str) {
+        let value = secret(value);
+        self.doppler.set("p", &config_name(config), key, &value);
+        self.configs[config].insert(key.to_owned(), value);
+    }
+
+    /// Makes a block name this config.
+    pub async fn put_block(&mut self, block: usize, config: usize) -> Result<()> {
+        let document = Block::object("p", &config_name(config), &self.token());
+        self.world
+            .api
+            .put_block(&self.block(block), &document)
+            .await?;
+        self.blocks[block] = config;
+        Ok(())
+    }
+
+    /// The name of a block.
+    pub fn block(&self, block: usize) -> String {
+        format!("{}-{block}", self.world.name)
+    }
+
+    /// The name of a pool.
+    pub fn pool(&self, pool: usize) -> String {
+        format!("{}-pool-{pool}", self.world.name)
+    }
+
+    /// A pool's template as its users wrote it last, without entries.
+    pub fn template(&self, pool: usize) -> Result<Value> {
+        let mut template = kubernetes_template()?;
+        template["variables"]["properties"]["namespace"]["default"] = json!(self.world.name);
+        template["variables"]["properties"]["finished_job_ttl"]["default"] =
+            json!(self.edits[pool]);
+        Ok(template)
+    }
+
+    /// The spec that a binding's user applies.
+    pub fn spec(&self, binding: usize, wish: &Wish) -> Value {
+        let mut spec = match wish.source {
+            Source::Block(block) => json!({
+                "prefect": {"block": {"name": self.block(block)}},
+                "doppler": {"host": self.to_doppler.url()},
+            }),
+            Source::Config(config) => json!({
+                "prefect": {},
+                "doppler": {
+                    "host": self.to_doppler.url(), "project": "p", "config": config_name(config), "accessToken": token_ref("random"),
+                },
+            }),
+        };
+        spec["prefect"]["server"] =
+            json!({"remoteApiUrl": format!("{}/api", self.to_prefect.url())});
+        spec["managedSecret"] = json!({"name": secret_name(binding, wish)});
+        let pools = wish.pools.iter();
+        let pools = pools.map(|pool| json!({"name": self.pool(*pool), "optional": wish.optional}));
+        spec["inject"] = json!({"workPools": pools.collect::<Vec<_>>()});
+        spec
+    }
+
+    /// The config that a binding resolves to.
+    pub fn config_of(&self, wish: &Wish) -> usize {
+        match wish.source {
+            Source::Block(block) => self.blocks[block],
+            Source::Config(config) => config,
+        }
+    }
+
+    /// The Secrets that a pool must name.
+    pub fn entries_of(&self, pool: usize) -> BTreeSet<String> {
+        let wanted = self
+            .bindings
+            .iter()
+            .filter(|(_, wish)| wish.pools.contains(&pool));
+        wanted
+            .map(|(binding, wish)| secret_name(*binding, wish))
+            .collect()
+    }
+
+    /// Ends all faults.
+    pub async fn end_faults(&mut self) -> Result<()> {
+        self.to_doppler.set(Mode::Forward);
+        self.to_prefect.set(Mode::Forward);
+        self.doppler.clear_faults();
+        self.doppler.add_account_token(&self.token());
+        self.world.put_token("random", &self.token()).await
+    }
+
+    /// The model in a few words.
+    pub fn summary(&self) -> String {
+        let edits: u64 = self.edits.iter().sum();
+        format!(
+            "{} bindings, {POOLS} pools with {edits} edits of users",
+            self.bindings.len()
+        )
+    }
+}
+
+/// The name of a binding.
+pub fn binding_name(binding: usize) -> String {
+    format!("b{binding}")
+}
+
+/// The name of a binding's Secret.
+pub fn secret_name(binding: usize, wish: &Wish) -> String {
+    let suffix = if wish.renamed { "-second" } else { "" };
+    format!("b{binding}{suffix}")
+}
+
+fn config_name(config: usize) -> String {
+    format!("dev_{config}")
+}

@@ -1,0 +1,279 @@
+//! The steps of a randomised run.
+//!
+//! Input: random numbers and the scene. Output: one change or one fault, in the servers and in the
+//! model.
+//! Invariants: a step that fails at a server changes no model.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::Result;
+use kube::api::{DeleteParams, PostParams};
+use serde_json::json;
+
+use super::model::{
+    BINDINGS, BLOCKS, CONFIGS, POOLS, Scene, Source, Wish, binding_name, secret_name,
+};
+use crate::random_numbers::RandomNumbers;
+use crate::relay::Mode;
+use crate::world::secret;
+
+/// A kind of step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    Apply,
+    Replace,
+    Delete,
+    ChangeValue,
+    ChangeBlock,
+    DeleteBlock,
+    EditTemplate,
+    DropEntries,
+    EditSecret,
+    DeleteSecret,
+    BreakDoppler,
+    BreakPrefect,
+    Mend,
+    RevokeToken,
+    DeleteToken,
+    Kill,
+    Restart,
+    Freeze,
+}
+
+/// All steps; a step that stands here twice is twice as likely.
+const STEPS: [Step; 27] = [
+    Step::Apply,
+    Step::Apply,
+    Step::Apply,
+    Step::Apply,
+    Step::Replace,
+    Step::Replace,
+    Step::Delete,
+    Step::Delete,
+    Step::ChangeValue,
+    Step::ChangeValue,
+    Step::ChangeValue,
+    Step::ChangeBlock,
+    Step::ChangeBlock,
+    Step::DeleteBlock,
+    Step::EditTemplate,
+    Step::DropEntries,
+    Step::EditSecret,
+    Step::DeleteSecret,
+    Step::BreakDoppler,
+    Step::BreakPrefect,
+    Step::Mend,
+    Step::Mend,
+    Step::RevokeToken,
+    Step::DeleteToken,
+    Step::Kill,
+    Step::Restart,
+    Step::Freeze,
+];
+
+/// The next step.
+pub fn choose(random: &mut RandomNumbers) -> Step {
+    STEPS[random.below(STEPS.len())]
+}
+
+/// Plays a step.
+pub async fn play(scene: &mut Scene, step: Step, random: &mut RandomNumbers) -> Result<()> {
+    match step {
+        Step::Apply => apply(scene, random).await,
+        Step::Replace => replace(scene, random).await,
+        Step::Delete => delete(scene, random).await,
+        Step::ChangeValue => {
+            let key = ["A", "B", "NEW", "MORE"][random.below(4)];
+            let value = format!("value {}", random.below(1_000_000));
+            scene.set(random.below(CONFIGS), key, &value);
+            Ok(())
+        }
+        Step::ChangeBlock => {
+            scene
+                .put_block(random.below(BLOCKS), random.below(CONFIGS))
+                .await
+        }
+        Step::DeleteBlock => {
+            let block = random.below(BLOCKS);
+            scene
+                .world
+                .api
+                .delete_block("secret", &scene.block(block))
+                .await?;
+            tokio::time::sleep(random.span(Duration::from_secs(2))).await;
+            scene.put_block(block, random.below(CONFIGS)).await
+        }
+        Step::EditTemplate => edit_template(scene, random, true).await,
+        Step::DropEntries => edit_template(scene, random, false).await,
+        Step::EditSecret => edit_secret(scene, random).await,
+        Step::DeleteSecret => delete_secret(scene, random).await,
+        Step::BreakDoppler => {
+            scene.to_doppler.set(broken(random));
+            Ok(())
+        }
+        Step::BreakPrefect => {
+            scene.to_prefect.set(broken(random));
+            Ok(())
+        }
+        Step::Mend => scene.end_faults().await,
+        Step::RevokeToken => {
+            scene.doppler.revoke(&scene.token());
+            Ok(())
+        }
+        Step::DeleteToken => {
+            let deleted = scene.world.delete_secret("random").await;
+            // A step before may have deleted it.
+            drop(deleted);
+            Ok(())
+        }
+        Step::Kill => {
+            scene.world.kill_operator();
+            scene.world.start_operator().await
+        }
+        Step::Restart => scene.world.restart_operator().await,
+        Step::Freeze => {
+            scene.world.operator()?.process().pause();
+            tokio::time::sleep(random.span(Duration::from_secs(3))).await;
+            scene.world.operator()?.process().resume();
+            Ok(())
+        }
+    }
+}
+
+fn broken(random: &mut RandomNumbers) -> Mode {
+    let modes = [
+        Mode::Refuse,
+        Mode::Reset,
+        Mode::Silent,
+        Mode::json("500 Internal Server Error", "{}"),
+        Mode::json("401 Unauthorized", "{}"),
+        Mode::json("200 OK", "{}"),
+        Mode::response("429 Too Many Requests", "retry-after: 1\r\n", ""),
+        Mode::response(
+            "502 Bad Gateway",
+            "content-type: text/html\r\n",
+            "<html></html>",
+        ),
+        Mode::Stall(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{".to_vec()),
+    ];
+    modes[random.below(modes.len())].clone()
+}
+
+fn wish(random: &mut RandomNumbers) -> Wish {
+    let source = if random.one_in(2) {
+        Source::Block(random.below(BLOCKS))
+    } else {
+        Source::Config(random.below(CONFIGS))
+    };
+    let pools: BTreeSet<usize> = (0..POOLS).filter(|_| random.one_in(2)).collect();
+    Wish {
+        source,
+        pools,
+        optional: !random.one_in(3),
+        renamed: random.one_in(4),
+    }
+}
+
+/// Applies a new binding, or another spec of an old one.
+async fn apply(scene: &mut Scene, random: &mut RandomNumbers) -> Result<()> {
+    let (binding, wish) = (random.below(BINDINGS), wish(random));
+    if is_being_deleted(scene, binding).await? {
+        return Ok(());
+    }
+    let spec = scene.spec(binding, &wish);
+    scene
+        .world
+        .apply_binding(&binding_name(binding), &spec)
+        .await?;
+    scene.bindings.insert(binding, wish);
+    Ok(())
+}
+
+/// Replaces a binding as `kubectl replace` does: annotations and finalizers are gone.
+async fn replace(scene: &mut Scene, random: &mut RandomNumbers) -> Result<()> {
+    let (binding, wish) = (random.below(BINDINGS), wish(random));
+    let name = binding_name(binding);
+    if is_being_deleted(scene, binding).await? {
+        return Ok(());
+    }
+    let bindings = scene.world.bindings();
+    let Some(old) = bindings.get_opt(&name).await? else {
+        return Ok(());
+    };
+    let new = serde_json::from_value(json!({
+        "apiVersion": "doppler-prefect.dev/v1alpha1", "kind": "DopplerPrefectBinding",
+        "metadata": {"name": name, "resourceVersion": old.metadata.resource_version},
+        "spec": scene.spec(binding, &wish),
+    }))?;
+    // The operator may have written meanwhile.
+    if bindings
+        .replace(&name, &PostParams::default(), &new)
+        .await
+        .is_ok()
+    {
+        scene.bindings.insert(binding, wish);
+    }
+    Ok(())
+}
+
+async fn is_being_deleted(scene: &Scene, binding: usize) -> Result<bool> {
+    let found = scene
+        .world
+        .bindings()
+        .get_opt(&binding_name(binding))
+        .await?;
+    Ok(found.is_some_and(|found| found.metadata.deletion_timestamp.is_some()))
+}
+
+async fn delete(scene: &mut Scene, random: &mut RandomNumbers) -> Result<()> {
+    let binding = random.below(BINDINGS);
+    if scene.bindings.remove(&binding).is_some() {
+        let bindings = scene.world.bindings();
+        bindings
+            .delete(&binding_name(binding), &DeleteParams::default())
+            .await?;
+    }
+    Ok(())
+}
+
+/// Edits a template as a user does: with the entries that are there, or with a copy from before them.
+async fn edit_template(scene: &mut Scene, random: &mut RandomNumbers, keep: bool) -> Result<()> {
+    let pool = random.below(POOLS);
+    let name = scene.pool(pool);
+    scene.edits[pool] += 1;
+    let mut template = scene.template(pool)?;
+    if keep {
+        let mut now = scene.world.api.template(&name).await?;
+        let entries = testkit::prefect::env_from(&mut now)?.clone();
+        if !entries.is_empty() {
+            *testkit::prefect::env_from(&mut template)? = entries;
+        }
+    }
+    scene.world.api.set_template(&name, &template).await
+}
+
+fn any_secret(scene: &Scene, random: &mut RandomNumbers) -> Option<String> {
+    let all: Vec<_> = scene.bindings.iter().collect();
+    let (binding, wish) = all.get(random.below(all.len()))?;
+    Some(secret_name(**binding, wish))
+}
+
+async fn edit_secret(scene: &Scene, random: &mut RandomNumbers) -> Result<()> {
+    if let Some(name) = any_secret(scene, random)
+        && scene.world.secrets().get_opt(&name).await?.is_some()
+    {
+        let patch = json!({"stringData": {"A": secret("edited"), "THEIRS": secret("edited")}});
+        // The operator may have deleted it meanwhile.
+        drop(scene.world.edit_secret(&name, &patch).await);
+    }
+    Ok(())
+}
+
+async fn delete_secret(scene: &Scene, random: &mut RandomNumbers) -> Result<()> {
+    if let Some(name) = any_secret(scene, random) {
+        // It may not exist yet.
+        drop(scene.world.delete_secret(&name).await);
+    }
+    Ok(())
+}

@@ -1,0 +1,96 @@
+//! What the cases are played on: operators that many cases share, and bindings of one case.
+//!
+//! Input: names. Output: a [`World`] for each group, and steps that cases have in common.
+//! Invariants: each case has its own binding, config, token and servers, so that cases can be played
+//! side by side.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+use tokio::sync::OnceCell;
+
+use crate::world::{Setup, World, canary, pairs, secret};
+
+/// The operator of a group. It polls each second and reports a failure after two.
+pub struct Stage(OnceCell<World>);
+
+impl Stage {
+    /// A stage that starts with its first case.
+    pub const fn new() -> Self {
+        Self(OnceCell::const_new())
+    }
+
+    /// The world of the stage.
+    pub async fn world(&self, name: &str) -> Result<&World> {
+        let setup = || {
+            Setup::default().args(&[
+                "--stale-after",
+                "2s",
+                "--doppler-timeout",
+                "1s",
+                "--prefect-timeout",
+                "2s",
+                "--release-timeout",
+                "30s",
+            ])
+        };
+        self.0
+            .get_or_try_init(async || World::with(name, setup()).await)
+            .await
+    }
+
+    /// Searches the log of the operator for secret values and panics.
+    pub fn ensure_clean_log(&self) -> Result<()> {
+        let Some(world) = self.0.get() else {
+            return Ok(());
+        };
+        let log = world.log();
+        canary::ensure_absent("the operator's log", &log)?;
+        ensure!(!log.contains("panicked at"), "the operator panicked");
+        Ok(())
+    }
+}
+
+/// The values of each config before its fault: enough names that a loss of most of them is seen.
+pub fn before() -> BTreeMap<String, String> {
+    ["A", "B", "C", "D", "E", "F"]
+        .map(|name| (name.to_owned(), secret("before")))
+        .into()
+}
+
+/// The values of each config after its fault.
+pub fn after() -> BTreeMap<String, String> {
+    let mut values = before();
+    values.extend(pairs(&[("A", secret("after"))]));
+    values
+}
+
+/// The reference to a token in key `token` of a Secret.
+pub fn token_ref(secret: &str) -> Value {
+    json!({"valueFrom": {"secretKeyRef": {"name": secret, "key": "token"}}})
+}
+
+/// Waits until the Secret has these values and the binding is Ready. Returns the time since `start`.
+pub async fn recovered(
+    world: &World,
+    binding: &str,
+    values: &BTreeMap<String, String>,
+    start: Instant,
+) -> Result<Duration> {
+    world.until_values(binding, values).await?;
+    world.until_ready(binding).await?;
+    Ok(start.elapsed())
+}
+
+/// Checks that the Secret has exactly the values from before the fault.
+pub async fn ensure_kept(world: &World, binding: &str) -> Result<()> {
+    let found = world.values(binding).await?;
+    ensure!(
+        found == before(),
+        "the Secret changed: it has the keys {:?}",
+        found.keys().collect::<Vec<_>>()
+    );
+    Ok(())
+}
