@@ -7,7 +7,7 @@
 
 use std::{error::Error, io, time::Duration};
 
-use super::client::AddressRefused;
+use super::{certificate_problem::certificate_problem, client::AddressRefused};
 
 /// Why a request got no complete response.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,10 +28,10 @@ pub enum TransportError {
     Connect,
     /// The server's certificate is not valid for this client.
     #[error("could not be trusted: {0}")]
-    Certificate(&'static str),
+    Certificate(String),
     /// Another TLS failure.
-    #[error("could not be reached: the TLS handshake failed")]
-    Tls,
+    #[error("could not be reached: the TLS handshake failed: {0}")]
+    Tls(&'static str),
     /// The response ended early.
     #[error("closed the connection in the middle of its answer")]
     Interrupted,
@@ -50,7 +50,12 @@ impl TransportError {
         if find_source::<AddressRefused>(error).is_some() {
             Self::AddressRefused
         } else if let Some(tls) = find_source::<rustls::Error>(error) {
-            certificate_problem(tls).map_or(Self::Tls, Self::Certificate)
+            match tls {
+                rustls::Error::InvalidCertificate(problem) => {
+                    Self::Certificate(certificate_problem(problem))
+                }
+                tls => Self::Tls(handshake_problem(tls)),
+            }
         } else if error.is_timeout() {
             Self::Timeout(timeout)
         } else if error.is_dns() {
@@ -108,20 +113,17 @@ fn is_invalid_data(error: &io::Error) -> bool {
     )
 }
 
-fn certificate_problem(error: &rustls::Error) -> Option<&'static str> {
-    use rustls::CertificateError as C;
-    let rustls::Error::InvalidCertificate(error) = error else {
-        return None;
-    };
-    Some(match error {
-        C::Expired | C::ExpiredContext { .. } => "its certificate has expired",
-        C::NotValidYet | C::NotValidYetContext { .. } => "its certificate is not valid yet",
-        C::NotValidForName | C::NotValidForNameContext { .. } => {
-            "its certificate is for a different name"
-        }
-        C::UnknownIssuer => "its certificate is signed by an unknown authority",
-        _ => "its certificate is not valid",
-    })
+/// Why a TLS handshake failed, if the certificate is not the reason.
+const fn handshake_problem(error: &rustls::Error) -> &'static str {
+    use rustls::Error as E;
+    match error {
+        E::InvalidMessage(_) => "the server does not speak TLS on this port",
+        E::AlertReceived(_) => "the server refused it",
+        E::PeerIncompatible(_) => "client and server have no TLS version or cipher suite in common",
+        E::NoCertificatesPresented => "the server has no certificate",
+        E::NoApplicationProtocol => "client and server have no application protocol in common",
+        _ => "the server broke the protocol",
+    }
 }
 
 /// Formats a duration as `15 s` or `0.25 s`.
@@ -148,11 +150,8 @@ mod tests {
     #[test]
     fn finds_a_certificate_error_inside_io_errors() {
         let inner = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
-        let error = io::Error::other(io::Error::other(inner));
-        assert_eq!(
-            find_source::<rustls::Error>(&error).and_then(certificate_problem),
-            Some("its certificate is signed by an unknown authority")
-        );
+        let error = io::Error::other(io::Error::other(inner.clone()));
+        assert_eq!(find_source::<rustls::Error>(&error), Some(&inner));
     }
 
     #[tokio::test]
