@@ -35,6 +35,9 @@ pub enum TransportError {
     /// The response ended early.
     #[error("closed the connection in the middle of its answer")]
     Interrupted,
+    /// The headers of the response exceed a limit.
+    #[error("sent response headers that {0}")]
+    Headers(&'static str),
     /// The compression or framing of the response is invalid.
     #[error("sent a response that cannot be decoded")]
     Undecodable,
@@ -56,6 +59,8 @@ impl TransportError {
                 }
                 tls => Self::Tls(handshake_problem(tls)),
             }
+        } else if let Some(problem) = header_problem(error) {
+            problem
         } else if error.is_timeout() {
             Self::Timeout(timeout)
         } else if error.is_dns() {
@@ -113,6 +118,24 @@ fn is_invalid_data(error: &io::Error) -> bool {
     )
 }
 
+/// Why the head of a response cannot be read.
+fn header_problem(error: &reqwest::Error) -> Option<TransportError> {
+    if let Some(h2) = find_source::<h2::Error>(error) {
+        // The library itself reset the stream, not the server: it does so for headers above its limit.
+        let is_refused = h2.is_library() && h2.reason() == Some(h2::Reason::PROTOCOL_ERROR);
+        return (is_refused && error.is_request()).then_some(TransportError::Headers(
+            "are too large (more than 16 KiB), or are not valid",
+        ));
+    }
+    let http1 = find_source::<hyper::Error>(error)?;
+    if http1.is_parse_too_large() {
+        return Some(TransportError::Headers(
+            "are too large (more than 100 headers, or more than 400 KiB)",
+        ));
+    }
+    (http1.is_parse() && error.is_request()).then_some(TransportError::Undecodable)
+}
+
 /// Why a TLS handshake failed, if the certificate is not the reason.
 const fn handshake_problem(error: &rustls::Error) -> &'static str {
     use rustls::Error as E;
@@ -132,46 +155,4 @@ fn seconds(span: Duration) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn message_continues_a_host_name() {
-        assert_eq!(
-            TransportError::Timeout(Duration::from_secs(15)).to_string(),
-            "did not answer within 15 s"
-        );
-        assert_eq!(
-            TransportError::Timeout(Duration::from_millis(250)).to_string(),
-            "did not answer within 0.25 s"
-        );
-    }
-
-    #[test]
-    fn finds_a_certificate_error_inside_io_errors() {
-        let inner = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
-        let error = io::Error::other(io::Error::other(inner.clone()));
-        assert_eq!(find_source::<rustls::Error>(&error), Some(&inner));
-    }
-
-    #[tokio::test]
-    async fn reports_a_name_that_resolves_to_refused_addresses() {
-        struct Refusing;
-        impl reqwest::dns::Resolve for Refusing {
-            fn resolve(&self, _: reqwest::dns::Name) -> reqwest::dns::Resolving {
-                Box::pin(async { Err(AddressRefused.into()) })
-            }
-        }
-        crate::outbound::install_crypto_provider();
-        let client = reqwest::Client::builder()
-            .dns_resolver(Refusing)
-            .no_proxy()
-            .build()
-            .unwrap();
-        let error = client.get("http://x.example").send().await.unwrap_err();
-        assert_eq!(
-            TransportError::new(&error, Duration::ZERO),
-            TransportError::AddressRefused
-        );
-    }
-}
+mod tests;
