@@ -213,10 +213,10 @@ reasons! {
     DopplerError, Retry,
         "The Secret keeps its last good values.",
         "Check that `spec.doppler.host` is the address of Doppler's API.";
-    /// The answer is larger than the operator's limit.
+    /// The answer, or the headers of the response, are larger than the operator's limit.
     AnswerTooLarge, WaitForChange,
         "The Secret keeps its last good values.",
-        "Make the config or the block smaller.";
+        "Make the config or the block smaller, or find the proxy that adds the headers.";
     /// The answer has no values and would empty a Secret that has content. The operator rejects it
     /// until a second poll gives the same answer.
     EmptyAnswer, Retry,

@@ -84,6 +84,8 @@ pub struct ServerSpec {
     #[schemars(length(max = 16))]
     pub headers: Vec<Header>,
     /// Certificate authorities of the server in PEM, in addition to the system's root certificates.
+    /// The server's own certificate works too, also if it is self-signed: its names and dates are
+    /// checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_bundle: Option<CaBundle>,
 }

@@ -140,8 +140,12 @@ impl DopplerError {
             | Self::Redirected { .. }
             | Self::UnexpectedStatus { .. }
             | Self::InvalidBody { .. } => Reason::DopplerError,
+            Self::Unreachable {
+                cause: TransportError::Headers(_),
+                ..
+            }
+            | Self::TooLarge { .. } => Reason::AnswerTooLarge,
             Self::Unreachable { .. } | Self::ServerError { .. } => Reason::DopplerUnreachable,
-            Self::TooLarge { .. } => Reason::AnswerTooLarge,
             Self::CircuitOpen(open) => open.error.reason(),
         }
     }

@@ -119,7 +119,9 @@ impl WatchError {
                 ..
             } => Reason::DopplerError,
             Self::Disconnected {
-                cause: DisconnectCause::TooLarge { .. },
+                cause:
+                    DisconnectCause::TooLarge { .. }
+                    | DisconnectCause::Transport(TransportError::Headers(_)),
                 ..
             } => Reason::AnswerTooLarge,
             Self::Disconnected { .. } => Reason::DopplerUnreachable,

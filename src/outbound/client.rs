@@ -9,12 +9,12 @@
 use std::{net::SocketAddr, time::Duration};
 
 use reqwest::{
-    Certificate, ClientBuilder,
+    ClientBuilder,
     dns::{Addrs, Name, Resolve, Resolving},
     redirect,
 };
 
-use super::address::refused_address;
+use super::{address::refused_address, ca_bundle::tls_config};
 use crate::reason::Reason;
 
 /// A reachable server accepts a connection much faster than this.
@@ -60,7 +60,7 @@ pub fn client(timeout: Duration, ca_bundle: Option<&[u8]>) -> Result<reqwest::Cl
         .timeout(timeout)
         .pool_idle_timeout(IDLE_TIMEOUT)
         .gzip(true);
-    build(builder, ca_bundle)
+    build(builder, ca_bundle, &["h2", "http/1.1"])
 }
 
 /// Creates a client for event streams and `WebSockets`, which have no end of their own. Connecting
@@ -80,7 +80,7 @@ pub fn stream_client(
         .http1_only()
         .pool_max_idle_per_host(0)
         .gzip(false);
-    build(builder, ca_bundle)
+    build(builder, ca_bundle, &["http/1.1"])
 }
 
 /// Creates a client for other replicas, which connects to an address without a proxy. Like
@@ -93,7 +93,7 @@ pub fn direct_client(timeout: Duration) -> Result<reqwest::Client, ClientError> 
         .timeout(timeout)
         .no_proxy()
         .pool_max_idle_per_host(0);
-    build(builder, None)
+    build(builder, None, &[])
 }
 
 /// Settings that all clients share.
@@ -109,22 +109,17 @@ fn base_builder(timeout: Duration) -> ClientBuilder {
         .dns_resolver(GuardedResolver)
 }
 
+/// `alpn` are the application protocols to offer over TLS with a CA bundle. Without one, the client
+/// chooses them itself.
 fn build(
     mut builder: ClientBuilder,
     ca_bundle: Option<&[u8]>,
+    alpn: &[&str],
 ) -> Result<reqwest::Client, ClientError> {
     if let Some(pem) = ca_bundle {
-        let roots = Certificate::from_pem_bundle(pem).map_err(|_| ClientError::CaBundle)?;
-        if roots.is_empty() {
-            return Err(ClientError::CaBundle);
-        }
-        builder = builder.tls_certs_merge(roots);
+        builder = builder.tls_backend_preconfigured(tls_config(pem, alpn)?);
     }
-    builder.build().map_err(|_| match ca_bundle {
-        // The PEM is well formed, but its content is not a certificate.
-        Some(_) => ClientError::CaBundle,
-        None => ClientError::Build,
-    })
+    builder.build().map_err(|_| ClientError::Build)
 }
 
 /// The name resolves to refused addresses only.

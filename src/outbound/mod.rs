@@ -8,6 +8,8 @@
 
 mod address;
 mod body;
+mod ca_bundle;
+mod certificate_problem;
 mod client;
 mod hosts;
 mod in_cluster;

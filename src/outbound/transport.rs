@@ -7,7 +7,7 @@
 
 use std::{error::Error, io, time::Duration};
 
-use super::client::AddressRefused;
+use super::{certificate_problem::certificate_problem, client::AddressRefused};
 
 /// Why a request got no complete response.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,13 +28,16 @@ pub enum TransportError {
     Connect,
     /// The server's certificate is not valid for this client.
     #[error("could not be trusted: {0}")]
-    Certificate(&'static str),
+    Certificate(String),
     /// Another TLS failure.
-    #[error("could not be reached: the TLS handshake failed")]
-    Tls,
+    #[error("could not be reached: the TLS handshake failed: {0}")]
+    Tls(&'static str),
     /// The response ended early.
     #[error("closed the connection in the middle of its answer")]
     Interrupted,
+    /// The headers of the response exceed a limit.
+    #[error("sent response headers that {0}")]
+    Headers(&'static str),
     /// The compression or framing of the response is invalid.
     #[error("sent a response that cannot be decoded")]
     Undecodable,
@@ -50,7 +53,14 @@ impl TransportError {
         if find_source::<AddressRefused>(error).is_some() {
             Self::AddressRefused
         } else if let Some(tls) = find_source::<rustls::Error>(error) {
-            certificate_problem(tls).map_or(Self::Tls, Self::Certificate)
+            match tls {
+                rustls::Error::InvalidCertificate(problem) => {
+                    Self::Certificate(certificate_problem(problem))
+                }
+                tls => Self::Tls(handshake_problem(tls)),
+            }
+        } else if let Some(problem) = header_problem(error) {
+            problem
         } else if error.is_timeout() {
             Self::Timeout(timeout)
         } else if error.is_dns() {
@@ -108,20 +118,35 @@ fn is_invalid_data(error: &io::Error) -> bool {
     )
 }
 
-fn certificate_problem(error: &rustls::Error) -> Option<&'static str> {
-    use rustls::CertificateError as C;
-    let rustls::Error::InvalidCertificate(error) = error else {
-        return None;
-    };
-    Some(match error {
-        C::Expired | C::ExpiredContext { .. } => "its certificate has expired",
-        C::NotValidYet | C::NotValidYetContext { .. } => "its certificate is not valid yet",
-        C::NotValidForName | C::NotValidForNameContext { .. } => {
-            "its certificate is for a different name"
-        }
-        C::UnknownIssuer => "its certificate is signed by an unknown authority",
-        _ => "its certificate is not valid",
-    })
+/// Why the head of a response cannot be read.
+fn header_problem(error: &reqwest::Error) -> Option<TransportError> {
+    if let Some(h2) = find_source::<h2::Error>(error) {
+        // The library itself reset the stream, not the server: it does so for headers above its limit.
+        let is_refused = h2.is_library() && h2.reason() == Some(h2::Reason::PROTOCOL_ERROR);
+        return (is_refused && error.is_request()).then_some(TransportError::Headers(
+            "are too large (more than 16 KiB), or are not valid",
+        ));
+    }
+    let http1 = find_source::<hyper::Error>(error)?;
+    if http1.is_parse_too_large() {
+        return Some(TransportError::Headers(
+            "are too large (more than 100 headers, or more than 400 KiB)",
+        ));
+    }
+    (http1.is_parse() && error.is_request()).then_some(TransportError::Undecodable)
+}
+
+/// Why a TLS handshake failed, if the certificate is not the reason.
+const fn handshake_problem(error: &rustls::Error) -> &'static str {
+    use rustls::Error as E;
+    match error {
+        E::InvalidMessage(_) => "the server does not speak TLS on this port",
+        E::AlertReceived(_) => "the server refused it",
+        E::PeerIncompatible(_) => "client and server have no TLS version or cipher suite in common",
+        E::NoCertificatesPresented => "the server has no certificate",
+        E::NoApplicationProtocol => "client and server have no application protocol in common",
+        _ => "the server broke the protocol",
+    }
 }
 
 /// Formats a duration as `15 s` or `0.25 s`.
@@ -130,49 +155,4 @@ fn seconds(span: Duration) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn message_continues_a_host_name() {
-        assert_eq!(
-            TransportError::Timeout(Duration::from_secs(15)).to_string(),
-            "did not answer within 15 s"
-        );
-        assert_eq!(
-            TransportError::Timeout(Duration::from_millis(250)).to_string(),
-            "did not answer within 0.25 s"
-        );
-    }
-
-    #[test]
-    fn finds_a_certificate_error_inside_io_errors() {
-        let inner = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
-        let error = io::Error::other(io::Error::other(inner));
-        assert_eq!(
-            find_source::<rustls::Error>(&error).and_then(certificate_problem),
-            Some("its certificate is signed by an unknown authority")
-        );
-    }
-
-    #[tokio::test]
-    async fn reports_a_name_that_resolves_to_refused_addresses() {
-        struct Refusing;
-        impl reqwest::dns::Resolve for Refusing {
-            fn resolve(&self, _: reqwest::dns::Name) -> reqwest::dns::Resolving {
-                Box::pin(async { Err(AddressRefused.into()) })
-            }
-        }
-        crate::outbound::install_crypto_provider();
-        let client = reqwest::Client::builder()
-            .dns_resolver(Refusing)
-            .no_proxy()
-            .build()
-            .unwrap();
-        let error = client.get("http://x.example").send().await.unwrap_err();
-        assert_eq!(
-            TransportError::new(&error, Duration::ZERO),
-            TransportError::AddressRefused
-        );
-    }
-}
+mod tests;

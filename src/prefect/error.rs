@@ -200,6 +200,12 @@ impl PrefectError {
     pub const fn reason(&self) -> Reason {
         match self {
             Self::Client(error) => error.reason(),
+            Self::Transport {
+                error: TransportError::Headers(_),
+                ..
+            }
+            | Self::TooLarge { .. }
+            | Self::TooManyValues { .. } => Reason::AnswerTooLarge,
             Self::Transport { .. } | Self::ServerFault { .. } => Reason::PrefectUnreachable,
             Self::Unauthorized { .. } => Reason::PrefectUnauthorized,
             Self::BlockForbidden { .. } => Reason::PrefectForbidden,
@@ -208,7 +214,6 @@ impl PrefectError {
             Self::PoolMissing { .. } => Reason::PoolMissing,
             Self::RateLimited { .. } => Reason::PrefectRateLimited,
             Self::Redirect { .. } | Self::NotPrefect { .. } => Reason::PrefectWrongUrl,
-            Self::TooLarge { .. } | Self::TooManyValues { .. } => Reason::AnswerTooLarge,
             Self::CsrfRejected { .. }
             | Self::RequestRejected { .. }
             | Self::UnexpectedBody { .. } => Reason::PrefectError,
