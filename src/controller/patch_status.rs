@@ -2,7 +2,8 @@
 //!
 //! Input: the outcome of a reconcile.
 //! Output: at most one request, and a report of the changed conditions.
-//! Invariants: at rest it sends nothing. A status is never written to another binding of the same
+//! Invariants: at rest it sends nothing, and however often an outcome changes, it writes at a bounded
+//! rate; the last outcome is always written. A status is never written to another binding of the same
 //! name.
 
 use std::{sync::Arc, time::Duration};
@@ -18,9 +19,13 @@ use kube::{
 };
 use serde::Serialize;
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use super::{binding_state::WrittenStatus, context::Context, pass::Pass};
+use super::{
+    binding_state::{WRITES, WrittenStatus},
+    context::Context,
+    pass::Pass,
+};
 use crate::{
     crd::{DopplerPrefectBinding, DopplerPrefectBindingSpec},
     kubernetes::{json_patch, metadata_only},
@@ -39,6 +44,10 @@ pub async fn patch(pass: &mut Pass<'_>, outcome: &Outcome) {
     if before == Some(&after) {
         context.report.status_changed(binding, before, &after);
         return;
+    }
+    let now = Instant::now();
+    if let Err(wait) = pass.update_state(|state| state.status_writes.take(WRITES, now)) {
+        return pass.requeue.after(wait);
     }
     let written = write(context, binding, &after).await;
     context.metrics.count_write("status", written.is_ok());
