@@ -1,7 +1,8 @@
 //! Reports outcomes: the one place that logs and counts them, and that emits Events.
 //!
 //! Input: a binding, a reason and a message.
-//! Output: a log line, a count, and an Event. A separate task posts the Events at a bounded rate.
+//! Output: a log line, a count, and an Event. A separate task posts the Events, at a bounded rate in
+//! all and for each binding.
 //! Invariants: an Event that cannot be posted neither delays nor fails a reconcile. A report holds a
 //! reason and one bounded line, never a secret value.
 
@@ -13,7 +14,10 @@ use kube::{
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
 use parking_lot::Mutex;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -22,12 +26,20 @@ use crate::{
     metrics::{Metrics, ReasonLabels},
     printable::{MAX_MESSAGE_BYTES, one_line},
     reason::{Class, Reason},
+    upstream::pace::{Pace, PaceLimit},
 };
 
 /// Capacity of the queue of Events. Further Events are counted and dropped.
 const QUEUE_CAPACITY: usize = 1024;
 /// Minimum time between two Events, so that a burst of Events does not delay other writes.
 const POST_INTERVAL: Duration = Duration::from_millis(50);
+/// Events of one binding, so that no binding keeps those of others out of the queue.
+const BINDING_EVENTS: PaceLimit = PaceLimit {
+    burst: 40,
+    period: Duration::from_secs(15),
+};
+/// Beyond so many bindings with recent Events, those that were quiet are forgotten.
+const MAX_PACES: usize = 1024;
 /// The recorder deduplicates Events, and for that keeps each one (about 2 kB) for minutes. A new
 /// recorder replaces it after this many Events, which bounds its memory.
 const EVENTS_PER_RECORDER: usize = 512;
@@ -40,6 +52,8 @@ const MAX_NOTE_BYTES: usize = 1000;
 pub struct Report {
     metrics: Arc<Metrics>,
     events: mpsc::Sender<QueuedEvent>,
+    /// The recent Events of each binding.
+    paces: Mutex<HashMap<BindingRef, Pace>>,
     /// Reason of each binding's `Ready` condition, for the metric `bindings`.
     ready_reasons: Mutex<HashMap<BindingRef, &'static str>>,
 }
@@ -68,6 +82,7 @@ impl Report {
             Self {
                 metrics,
                 events,
+                paces: Mutex::default(),
                 ready_reasons: Mutex::default(),
             },
             post,
@@ -113,6 +128,10 @@ impl Report {
     /// Reports an outcome: writes a log line, counts it, and emits an Event.
     pub fn emit(&self, binding: &DopplerPrefectBinding, reason: Reason, message: &str) {
         self.log(binding, reason, message);
+        if !self.may_post(binding) {
+            debug!(reason = reason.as_str(), "too many Events of one binding");
+            return;
+        }
         let event = QueuedEvent {
             about: binding.object_ref(&()),
             event: Event {
@@ -130,6 +149,17 @@ impl Report {
         if self.events.try_send(event).is_err() {
             self.metrics.count_write("event", false);
         }
+    }
+
+    /// Counts an Event of a binding, unless it had many.
+    fn may_post(&self, binding: &DopplerPrefectBinding) -> bool {
+        let now = Instant::now();
+        let mut paces = self.paces.lock();
+        if paces.len() >= MAX_PACES {
+            paces.retain(|_, pace| !pace.is_fresh(now));
+        }
+        let pace = paces.entry(BindingRef::of(binding)).or_default();
+        pace.take(BINDING_EVENTS, now).is_ok()
     }
 
     /// Reports an outcome without an Event: writes a log line and counts it.
@@ -161,6 +191,7 @@ impl Report {
 
     /// Removes a deleted binding from the metrics.
     pub fn forget(&self, binding: &BindingRef) {
+        self.paces.lock().remove(binding);
         if let Some(reason) = self.ready_reasons.lock().remove(binding) {
             self.metrics
                 .bindings

@@ -2,7 +2,8 @@
 //!
 //! Input: the desired Secret, and the observed one in the object cache.
 //! Output: what was written, or the failure.
-//! Invariants: no request while the cache shows the desired state, at most a few otherwise. The
+//! Invariants: no request while the cache shows the desired state, at most a few otherwise, and
+//! writes at a bounded rate. The
 //! operator never overwrites a Secret that is not its own, unless the binding adopts it.
 
 use std::time::Duration;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{
+    binding_state::WRITES,
     object_cache::{CachedObject, ObjectKey, ReferenceKind},
     pass::Pass,
 };
@@ -102,6 +104,7 @@ impl Apply<'_> {
                 } else {
                     Applied::Created
                 };
+                self.check_pace()?;
                 (context.secrets.create(desired).await, applied)
             }
             Decision::Update { reason, .. } => {
@@ -118,6 +121,7 @@ impl Apply<'_> {
                 let Some(current) = context.objects.get(&self.object).or(cached.clone()) else {
                     return Ok(None);
                 };
+                self.check_pace()?;
                 let written = context.secrets.update(desired, &current.observed).await;
                 (written, applied)
             }
@@ -231,6 +235,22 @@ impl Apply<'_> {
             Err(error) => return Err(write_failure(self.desired, &error)),
         }
         Ok(())
+    }
+
+    /// Delays a write if there were many. The reconcile after the wait writes what is newest then.
+    fn check_pace(&self) -> Result<(), Failure> {
+        let now = Instant::now();
+        let pace = self
+            .pass
+            .update_state(|state| state.secret_writes.take(WRITES, now));
+        pace.map_err(|wait| {
+            let message = format!(
+                "the values of Secret {} change too often; the operator writes the newest ones every {} s",
+                self.desired.name,
+                WRITES.period.as_secs()
+            );
+            after(wait, Reason::KubernetesError, message)
+        })
     }
 
     /// Delays a repair while another client keeps changing the Secret.

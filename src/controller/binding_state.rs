@@ -9,6 +9,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
+    time::Duration,
 };
 
 use kube::Resource;
@@ -22,6 +23,13 @@ use super::{
 use crate::{
     crd::{BindingRef, DopplerPrefectBindingStatus, Uid, injected::InjectedEntry},
     prefect::Connection,
+    upstream::pace::{Pace, PaceLimit},
+};
+
+/// How often the operator writes the Secret of a binding, and how often its status.
+pub const WRITES: PaceLimit = PaceLimit {
+    burst: 30,
+    period: Duration::from_secs(2),
 };
 
 /// The state of one binding.
@@ -53,6 +61,14 @@ pub struct BindingState {
     pub refused_status: Option<RefusedStatus>,
     /// Since when a referenced key cannot be resolved.
     pub key_refs_failing_since: Option<Instant>,
+    /// Whether this process wrote the Secret, or found its content as desired.
+    pub has_written: bool,
+    /// Since when content is refused that would take most keys out of the Secret.
+    pub loss_since: Option<Instant>,
+    /// The writes of the Secret.
+    pub secret_writes: Pace,
+    /// The writes of the status.
+    pub status_writes: Pace,
     /// Since when the Secret or the status waits for the pools.
     pub waiting_since: Option<Instant>,
 }

@@ -2,9 +2,10 @@
 //!
 //! Input: the outcome of a reconcile.
 //! Output: at most one request, and a report of the changed conditions.
-//! Invariants: at rest it sends nothing. A status is never written to another binding of the same
-//! name. A refused status is reported and tried again with backoff; meanwhile the conditions alone
-//! are written, if they are accepted.
+//! Invariants: at rest it sends nothing, and however often an outcome changes, it writes at a bounded
+//! rate; the last outcome is always written. A status is never written to another binding of the
+//! same name. A refused status is reported and tried again with backoff; meanwhile the conditions
+//! alone are written, if they are accepted.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -26,7 +27,7 @@ use serde_json::json;
 use tokio::time::{Instant, timeout};
 
 use super::{
-    binding_state::{RefusedStatus, WrittenStatus},
+    binding_state::{RefusedStatus, WRITES, WrittenStatus},
     context::Context,
     pass::Pass,
 };
@@ -60,6 +61,10 @@ pub async fn patch(pass: &mut Pass<'_>, outcome: &Outcome) {
     }
     let fingerprint = fingerprint(outcome, binding.meta().generation);
     if let Some(wait) = wait_for_refused(pass, fingerprint) {
+        return pass.requeue.after(wait);
+    }
+    let now = Instant::now();
+    if let Err(wait) = pass.update_state(|state| state.status_writes.take(WRITES, now)) {
         return pass.requeue.after(wait);
     }
     let Err(error) = write_and_keep(pass, after.clone()).await else {

@@ -95,13 +95,7 @@ impl Client {
         let limit_key = key.download_limit_key();
         let permit = self.limiter.acquire(&limit_key, request).await;
         let mut permit = permit.map_err(|open| DopplerError::CircuitOpen(Box::new(open)))?;
-        let downloaded = self.send(key, last, authorization, &mut permit).await;
-        if let Err(error) = &downloaded
-            && error.is_host_failure()
-        {
-            permit.record(RequestOutcome::Failed(error.clone()));
-        }
-        downloaded
+        self.send(key, last, authorization, &mut permit).await
     }
 
     /// Sends one request and reads its answer.
@@ -122,13 +116,14 @@ impl Client {
             request = request.header(IF_NONE_MATCH, tag);
         }
         let host = host_and_port(&key.host);
-        let response = request
-            .send()
-            .await
-            .map_err(|error| DopplerError::Unreachable {
+        let response = request.send().await.map_err(|error| {
+            let error = DopplerError::Unreachable {
                 cause: TransportError::new(&error, self.timeout),
                 host: host.clone(),
-            })?;
+            };
+            permit.record(RequestOutcome::Failed(error.clone()));
+            error
+        })?;
 
         let (status, headers, now) = (response.status(), response.headers(), Timestamp::now());
         if status == StatusCode::TOO_MANY_REQUESTS {
@@ -137,13 +132,26 @@ impl Client {
             permit.record(RequestOutcome::RateLimited(wait));
             return Err(DopplerError::RateLimited { retry_after });
         }
-        permit.record(RequestOutcome::Answered(parse_rate(headers, now)));
+        let rate = parse_rate(headers, now);
+        permit.record(match status.as_u16() {
+            // A proxy reaches no server.
+            status @ (502..=504) => RequestOutcome::Failed(DopplerError::ServerError {
+                host: host.clone(),
+                status,
+            }),
+            // Also if the body does not arrive: Doppler has answered.
+            _ => RequestOutcome::Refused(rate),
+        });
         match status {
             StatusCode::OK => {
                 let snapshot = self.read_snapshot(response, host).await?;
+                permit.record(RequestOutcome::Answered(rate));
                 Ok(Download::Changed(snapshot))
             }
-            StatusCode::NOT_MODIFIED if tag.is_some() => Ok(Download::Unchanged),
+            StatusCode::NOT_MODIFIED if tag.is_some() => {
+                permit.record(RequestOutcome::Answered(rate));
+                Ok(Download::Unchanged)
+            }
             _ => {
                 // The status is enough. Without a body, only Doppler's messages are missing.
                 let max_bytes = error_messages::MAX_BODY_BYTES;

@@ -13,7 +13,10 @@ use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use url::Url;
 
-use crate::{crd::NameTransformer, upstream::limiter::LimitKey};
+use crate::{
+    crd::NameTransformer,
+    upstream::limiter::{LimitKey, SourceId},
+};
 
 /// Host, token, project, config and name transformer of a download.
 #[derive(Clone)]
@@ -47,8 +50,27 @@ impl ConfigKey {
             .chain_update(self.token.expose_secret());
         LimitKey {
             upstream: self.host.origin().ascii_serialization().into(),
+            source: self.source(digest.clone()),
             account: Some(digest.finalize().into()),
         }
+    }
+
+    /// The source of the answers for this key. `digest` already has the token.
+    fn source(&self, mut digest: Sha256) -> SourceId {
+        let transformer = self.transformer.map(NameTransformer::as_str);
+        for part in [
+            self.host.path(),
+            &self.project,
+            &self.config,
+            transformer.unwrap_or_default(),
+        ] {
+            digest.update(part.len().to_le_bytes());
+            digest.update(part);
+        }
+        let digest: [u8; 32] = digest.finalize().into();
+        let mut source = SourceId::default();
+        source.copy_from_slice(&digest[..16]);
+        source
     }
 
     /// The key of the watch stream: the same config and token without the transformer.

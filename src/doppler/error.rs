@@ -150,11 +150,6 @@ impl DopplerError {
         }
     }
 
-    /// Whether the host failed, so that other requests to it would fail in the same way.
-    pub(super) const fn is_host_failure(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::ServerError { .. })
-    }
-
     /// How long to wait before the next request, if Doppler or the circuit breaker says so.
     #[must_use]
     pub const fn retry_after(&self) -> Option<Duration> {

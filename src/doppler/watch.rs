@@ -169,12 +169,13 @@ fn outcome(response: &Response, host: &str) -> RequestOutcome<DopplerError> {
             let wait = retry_after_limit(headers, now).unwrap_or(DEFAULT_RETRY_AFTER);
             RequestOutcome::RateLimited(wait)
         }
-        // The host fails, as for a download: the circuit breaker spares other streams the request.
-        status @ (408 | 500..=599) => RequestOutcome::Failed(DopplerError::ServerError {
+        // As for a download: the circuit breaker spares other streams the request.
+        status @ (502..=504) => RequestOutcome::Failed(DopplerError::ServerError {
             host: host.to_owned(),
             status,
         }),
-        _ => RequestOutcome::Answered(parse_rate(headers, now)),
+        200 => RequestOutcome::Answered(parse_rate(headers, now)),
+        _ => RequestOutcome::Refused(parse_rate(headers, now)),
     }
 }
 

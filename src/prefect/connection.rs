@@ -25,7 +25,11 @@ pub use api_url::{api_url_of, same_api};
 pub use references::{Purpose, Reference, ReferenceValues, references};
 pub use server_error::ServerError;
 
-use crate::{crd::ServerSpec, outbound::AllowedHosts, upstream::limiter::LimitKey};
+use crate::{
+    crd::ServerSpec,
+    outbound::AllowedHosts,
+    upstream::limiter::{LimitKey, SourceId},
+};
 
 /// Headers that the client sets itself. The CRD rejects most of them at apply; this list also holds
 /// for objects that no API server validated.
@@ -111,7 +115,32 @@ impl Connection {
         LimitKey {
             upstream: self.api_url.origin().ascii_serialization().into(),
             account: account.map(|account| Sha256::digest(account).into()),
+            source: self.source(""),
         }
+    }
+
+    /// The source of the answers at a path: with other credentials, headers or certificate
+    /// authorities, the same path may answer otherwise.
+    pub(super) fn source(&self, path: &str) -> SourceId {
+        let mut digest = Sha256::new();
+        let mut update = |part: &str| {
+            digest.update(part.len().to_le_bytes());
+            digest.update(part);
+        };
+        let (url, (kind, credentials), headers, ca) = self.identity();
+        update(path);
+        update(url.as_str());
+        update(&kind.to_string());
+        update(credentials);
+        update(ca.unwrap_or_default());
+        for (name, value) in headers {
+            update(name);
+            update(value);
+        }
+        let digest: [u8; 32] = digest.finalize().into();
+        let mut source = SourceId::default();
+        source.copy_from_slice(&digest[..16]);
+        source
     }
 
     fn identity(&self) -> Identity<'_> {

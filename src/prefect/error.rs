@@ -221,11 +221,6 @@ impl PrefectError {
         }
     }
 
-    /// Whether the server failed, so that other requests to it would fail in the same way.
-    pub(super) const fn is_host_failure(&self) -> bool {
-        matches!(self, Self::Transport { .. } | Self::ServerFault { .. })
-    }
-
     /// How long to wait before the next request, if the server or the circuit breaker says so.
     #[must_use]
     pub const fn retry_after(&self) -> Option<Duration> {

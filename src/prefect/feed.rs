@@ -3,12 +3,14 @@
 //! Input: a [`Connection`].
 //! Output: one event socket for each connection. Its events go to `on_message`, and each triggers a
 //! re-read of everything that is subscribed to the connection.
-//! Invariants: an event carries no value. A Prefect server reports a change before it commits it, so
+//! Invariants: an event carries no value. A socket that sends many events is read slowly, so that it
+//! delays no other. A Prefect server reports a change before it commits it, so
 //! a read that follows an event at once may still return the old value.
 
 use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt, future::ready};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -20,6 +22,7 @@ use super::{
 use crate::{
     metrics::Metrics,
     settings::UpstreamSettings,
+    upstream::pace::{Pace, PaceLimit},
     upstream::subscription::{Connect, Disconnect, FeedSpec, OnMessage, Subscriptions},
 };
 
@@ -27,6 +30,12 @@ use crate::{
 const MAX_SOCKETS: usize = 256;
 /// A Prefect server does not confirm the event filter. After this time it is in force.
 const FILTER_DELAY: Duration = Duration::from_secs(1);
+
+/// How many events of one socket are received.
+const EVENTS: PaceLimit = PaceLimit {
+    burst: 200,
+    period: Duration::from_millis(50),
+};
 
 /// Event sockets of Prefect servers.
 pub type EventSockets = Subscriptions<Arc<Connection>, ServerEvent>;
@@ -46,6 +55,20 @@ pub fn event_sockets(
     let connect: Connect<Arc<Connection>, ServerEvent> = Box::new(move |connection| {
         Box::pin(async move {
             let events = events(&connection, limits).await.map_err(disconnect)?;
+            let mut pace = Pace::default();
+            let events = events.then(move |event| {
+                let wait = pace.take(EVENTS, Instant::now()).err().unwrap_or_default();
+                // After the wait it may be received, and is counted.
+                if !wait.is_zero() {
+                    let _ = pace.take(EVENTS, Instant::now() + wait);
+                }
+                async move {
+                    if !wait.is_zero() {
+                        sleep(wait).await;
+                    }
+                    event
+                }
+            });
             let changes = events.filter_map(|event| {
                 ready(match event {
                     Ok(ServerEvent::Heartbeat) => None,

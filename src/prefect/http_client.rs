@@ -30,7 +30,7 @@ use crate::{
     outbound::{self, Body, BodyError, TransportError, read_bounded},
     upstream::{
         backoff::{Backoff, jittered},
-        limiter::{LimitKey, Priority, RateLimiter, ReadRequest, RequestOutcome},
+        limiter::{LimitKey, Permit, Priority, RateLimiter, ReadRequest, RequestOutcome},
         rate_headers::retry_after,
     },
 };
@@ -82,7 +82,7 @@ pub(super) struct HttpClient {
     pub(super) headers: HeaderMap,
     timeout: Duration,
     limiter: RateLimiter<PrefectError>,
-    limit_key: LimitKey,
+    connection: Connection,
     pub(super) csrf: Mutex<CsrfState>,
     csrf_client_id: String,
 }
@@ -105,7 +105,7 @@ impl HttpClient {
             api_url: connection.api_url.clone(),
             timeout,
             limiter,
-            limit_key: connection.limit_key(),
+            connection: connection.clone(),
             csrf: Mutex::default(),
             csrf_client_id: format!("doppler-prefect-operator-{:016x}", rand::random::<u64>()),
         })
@@ -133,9 +133,7 @@ impl HttpClient {
         read_request: &ReadRequest,
     ) -> Result<T, PrefectError> {
         let request = || self.http.get(endpoint.url.clone());
-        let response = self
-            .request(request, endpoint.max_bytes, read_request)
-            .await?;
+        let response = self.request(request, endpoint, read_request).await?;
         self.parse(endpoint, &response)
     }
 
@@ -160,9 +158,7 @@ impl HttpClient {
                     None => request,
                 }
             };
-            let response = self
-                .request(request, endpoint.max_bytes, &read_request)
-                .await?;
+            let response = self.request(request, endpoint, &read_request).await?;
             let is_rejected = response.status == StatusCode::FORBIDDEN
                 && detail(response.body.expose_secret())
                     .is_some_and(|detail| is_csrf_refusal(&detail));
@@ -226,16 +222,19 @@ impl HttpClient {
     async fn request(
         &self,
         request: impl Fn() -> RequestBuilder,
-        max_bytes: usize,
+        endpoint: &Endpoint<'_>,
         read_request: &ReadRequest,
     ) -> Result<ApiResponse, PrefectError> {
+        let limit_key = LimitKey {
+            source: self.connection.source(endpoint.url.path()),
+            ..self.connection.limit_key()
+        };
         let mut attempt = 1;
         loop {
-            let permit = self.limiter.acquire(&self.limit_key, read_request).await;
+            let permit = self.limiter.acquire(&limit_key, read_request).await;
             let mut permit =
                 permit.map_err(|circuit_open| PrefectError::CircuitOpen(Box::new(circuit_open)))?;
-            let response = self.send(request(), max_bytes).await;
-            permit.record(self.outcome(&response));
+            let response = self.send(request(), endpoint.max_bytes, &mut permit).await;
             drop(permit);
             let response = response?;
             if response.status != StatusCode::SERVICE_UNAVAILABLE || attempt == MAX_ATTEMPTS {
@@ -246,29 +245,36 @@ impl HttpClient {
         }
     }
 
-    /// Sends one request and reads its answer.
+    /// Sends one request, reads its answer, and records what came of it.
     async fn send(
         &self,
         request: RequestBuilder,
         max_bytes: usize,
+        permit: &mut Permit<PrefectError>,
     ) -> Result<ApiResponse, PrefectError> {
-        let response = request
-            .headers(self.headers.clone())
-            .send()
-            .await
-            .map_err(|error| self.transport(TransportError::new(&error, self.timeout)))?;
+        let sent = request.headers(self.headers.clone()).send().await;
+        let response = sent.map_err(|error| {
+            let error = self.transport(TransportError::new(&error, self.timeout));
+            permit.record(RequestOutcome::Failed(error.clone()));
+            error
+        })?;
         let status = response.status();
         let retry_after = retry_after(response.headers(), Timestamp::now());
+        let retry_after = retry_after.map(|wait| wait.min(MAX_RETRY_AFTER));
+        // A body that does not arrive concerns the source alone: the server has answered.
+        permit.record(self.outcome(status, retry_after));
         // The status alone identifies a rejection: a body that is too large or broken must not hide it.
         let body = if status.is_success() {
             let body = read_bounded(response, max_bytes, self.timeout).await;
-            body.map_err(|error| match error {
+            let body = body.map_err(|error| match error {
                 BodyError::TooLarge { limit } => PrefectError::TooLarge {
                     host: self.host(),
                     limit,
                 },
                 BodyError::Transport(error) => self.transport(error),
-            })?
+            })?;
+            permit.record(RequestOutcome::Answered(None));
+            body
         } else {
             let body = read_bounded(response, SMALL_LIMIT, self.timeout).await;
             body.unwrap_or_else(|_| Body::empty())
@@ -276,29 +282,25 @@ impl HttpClient {
         Ok(ApiResponse {
             status,
             body,
-            retry_after: retry_after.map(|wait| wait.min(MAX_RETRY_AFTER)),
+            retry_after,
         })
     }
 
-    /// What the rate limiter learns from an answer.
+    /// What the head of an answer means for the rate limiter.
     fn outcome(
         &self,
-        response: &Result<ApiResponse, PrefectError>,
+        status: StatusCode,
+        retry_after: Option<Duration>,
     ) -> RequestOutcome<PrefectError> {
-        match response {
-            Err(error) if error.is_host_failure() => RequestOutcome::Failed(error.clone()),
-            Err(_) => RequestOutcome::Answered(None),
-            Ok(response) => match response.status.as_u16() {
-                429 => {
-                    RequestOutcome::RateLimited(response.retry_after.unwrap_or(DEFAULT_RETRY_AFTER))
-                }
-                // Not 503: the server's database is only busy for a moment.
-                status @ (500..=502 | 504..) => RequestOutcome::Failed(PrefectError::ServerFault {
-                    host: self.host(),
-                    status,
-                }),
-                _ => RequestOutcome::Answered(None),
-            },
+        match status.as_u16() {
+            429 => RequestOutcome::RateLimited(retry_after.unwrap_or(DEFAULT_RETRY_AFTER)),
+            // A proxy reaches no server. Not 503: the server's database is only busy for a moment. Not
+            // 500: the server answers, and this request is what it cannot serve.
+            status @ (502 | 504) => RequestOutcome::Failed(PrefectError::ServerFault {
+                host: self.host(),
+                status,
+            }),
+            _ => RequestOutcome::Refused(None),
         }
     }
 
@@ -326,9 +328,7 @@ impl HttpClient {
             .query_pairs_mut()
             .append_pair("client", &self.csrf_client_id);
         let request = || self.http.get(endpoint.url.clone());
-        let response = self
-            .request(request, endpoint.max_bytes, read_request)
-            .await?;
+        let response = self.request(request, &endpoint, read_request).await?;
         let now = Instant::now();
         *csrf = match response.status.as_u16() {
             401 | 429 => return Err(self.error_for(endpoint.subject, &response)),

@@ -7,10 +7,10 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
-use tokio::{sync::mpsc, time::Instant};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::dispatch::{ChangeEvent, Dispatcher};
+use super::dispatch::{ChangeEvent, Dispatcher, event_queue};
 use crate::{
     crd::BindingRef,
     doppler::{self, Configs, DopplerError},
@@ -53,9 +53,8 @@ pub fn upstreams(
     enqueue: &Enqueue<BindingRef>,
     shutdown: &CancellationToken,
 ) -> Result<Upstreams, ClientError> {
-    let (sender, events) = mpsc::unbounded_channel();
-    // A closed channel means that the process shuts down.
-    let send = move |event| drop(sender.send(event));
+    let (sender, events) = event_queue();
+    let send = move |event| sender.send(event);
     let limiters = Limiters::new(settings, &send, shutdown);
     let sockets = prefect::event_sockets(
         settings,

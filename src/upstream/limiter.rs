@@ -3,15 +3,17 @@
 //! Input: requests that are about to be sent, by upstream and account, and what came of them.
 //! Output: permits.
 //! Invariants: each upstream has a bound on requests in flight, so that a slow one does not delay
-//! the others, and one circuit breaker, however many callers there are. Each account keeps to the
-//! limit that its answers state or that a flag sets. Requests queue per account, first in first out
-//! within a priority; every fourth permit goes to a poll, or every sixteenth while first reads
-//! wait. The limiter sends nothing, and knows an account only by a digest.
+//! the others, and one circuit breaker, which only failures of the host open. Sources that stall or
+//! fail leave permits for those that are well. Each account keeps to the limit that its answers state
+//! or that a flag sets. Requests queue per account, first in first out within a priority; every
+//! fourth permit goes to a poll, or every sixteenth while first reads wait. The limiter sends nothing,
+//! and knows an account or a source only by a digest.
 
 mod account;
 mod circuit_breaker;
 mod priority;
 mod quota;
+mod sources;
 mod upstream;
 
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
@@ -24,6 +26,8 @@ use account::Waiter;
 use circuit_breaker::Circuit;
 pub use priority::{Priority, ReadRequest};
 pub use quota::Rate;
+use sources::Lane;
+pub use sources::SourceId;
 use upstream::Upstream;
 
 /// Upstreams that are kept, beyond those in use.
@@ -36,16 +40,22 @@ pub struct LimitKey {
     pub upstream: Arc<str>,
     /// Digest of what the upstream's limit is counted by; none if the upstream has no limit.
     pub account: Option<[u8; 32]>,
+    /// Digest of everything that decides what the request returns. What a source alone can cause
+    /// counts against it, and not against the upstream.
+    pub source: SourceId,
 }
 
 /// What came of a request.
 #[derive(Debug)]
 pub enum RequestOutcome<E> {
-    /// An answer, and what it stated about the limit.
+    /// What was requested, or that it is unchanged; and what the answer stated about the limit.
     Answered(Option<Rate>),
+    /// Another answer: an error, or a body that cannot be used or does not end. It concerns the source
+    /// and not the upstream.
+    Refused(Option<Rate>),
     /// The account must not send requests for this time.
     RateLimited(Duration),
-    /// No answer.
+    /// No answer: the upstream may be down.
     Failed(E),
 }
 
@@ -97,7 +107,9 @@ impl<E: Clone + Send + 'static> fmt::Debug for RateLimiter<E> {
 pub struct Permit<E: Clone + Send + 'static> {
     limiter: RateLimiter<E>,
     key: LimitKey,
+    lane: Lane,
     is_probe: bool,
+    sent_at: Instant,
     outcome: Option<RequestOutcome<E>>,
 }
 
@@ -117,7 +129,7 @@ impl<E: Clone + Send + 'static> Permit<E> {
 impl<E: Clone + Send + 'static> Drop for Permit<E> {
     fn drop(&mut self) {
         let outcome = self.outcome.take();
-        self.limiter.release(&self.key, self.is_probe, outcome);
+        self.limiter.release(self, outcome);
     }
 }
 
@@ -195,20 +207,23 @@ impl<E: Clone + Send + 'static> RateLimiter<E> {
             .upstreams
             .entry(Arc::clone(&key.upstream))
             .or_default();
-        match upstream.breaker.check(priority.is_interactive(), now) {
+        let lane = upstream.breaker.lane(key.source);
+        let is_interactive = priority.is_interactive();
+        match (upstream.breaker).check(key.source, is_interactive, self.0.max_in_flight, now) {
             Circuit::Closed => {}
             Circuit::Open(error, retry_after) => return Err(CircuitOpen { error, retry_after }),
             Circuit::HalfOpen => {
                 // The probe passes the queues, which were emptied when the circuit opened.
-                upstream.begin_probe(key.account, self.0.account_budget, now);
+                upstream.begin_probe(key.account, lane, self.0.account_budget, now);
                 drop(state);
-                let _ = grant.send(Ok(self.permit(key.clone(), true)));
+                let _ = grant.send(Ok(self.permit(key.clone(), lane, true)));
                 return Ok((id, granted));
             }
         }
         let account = upstream.account(key.account, self.0.account_budget, now);
         let is_first = account.queued() == 0;
-        account.push(priority, Waiter { id, grant });
+        let source = key.source;
+        account.push(priority, lane, Waiter { id, source, grant });
         if is_first {
             upstream.schedule(key.account);
         }
@@ -239,13 +254,14 @@ impl<E: Clone + Send + 'static> RateLimiter<E> {
         };
         let grants = upstream.grant(self.0.max_in_flight, now);
         drop(state);
-        for (waiter, account) in grants.ready {
+        for (waiter, account, lane) in grants.ready {
             let key = LimitKey {
                 upstream: Arc::clone(name),
                 account,
+                source: waiter.source,
             };
             // If the caller has gone, the permit is returned as it is dropped here.
-            let _ = waiter.grant.send(Ok(self.permit(key, false)));
+            let _ = waiter.grant.send(Ok(self.permit(key, lane, false)));
         }
         for at in grants.checks {
             let (limiter, name) = (self.clone(), Arc::clone(name));
@@ -260,44 +276,56 @@ impl<E: Clone + Send + 'static> RateLimiter<E> {
         }
     }
 
-    fn permit(&self, key: LimitKey, is_probe: bool) -> Permit<E> {
+    fn permit(&self, key: LimitKey, lane: Lane, is_probe: bool) -> Permit<E> {
         Permit {
             limiter: self.clone(),
             key,
+            lane,
             is_probe,
+            sent_at: Instant::now(),
             outcome: None,
         }
     }
 
     /// A request is done, or was never sent.
-    fn release(&self, key: &LimitKey, is_probe: bool, outcome: Option<RequestOutcome<E>>) {
+    fn release(&self, permit: &Permit<E>, outcome: Option<RequestOutcome<E>>) {
         let now = Instant::now();
+        let (key, is_probe) = (&permit.key, permit.is_probe);
         let mut state = self.0.state.lock();
         let Some(upstream) = state.upstreams.get_mut(&key.upstream) else {
             return;
         };
-        upstream.finish();
+        upstream.finish(permit.lane);
         let (mut has_recovered, mut opened) = (false, None);
         if let Some(account) = upstream.account_mut(key.account) {
             account.finish();
-            match outcome {
-                Some(RequestOutcome::Answered(rate)) => {
-                    account.record_answer(rate, now);
-                    has_recovered = upstream.breaker.record_answer();
+            match &outcome {
+                Some(RequestOutcome::Answered(rate) | RequestOutcome::Refused(rate)) => {
+                    account.record_answer(*rate, now);
                 }
-                Some(RequestOutcome::RateLimited(wait)) => {
-                    account.record_rate_limit(wait, now);
-                    has_recovered = upstream.breaker.record_answer();
-                }
-                Some(RequestOutcome::Failed(error)) => {
-                    account.record_answer(None, now);
-                    let breaker = &mut upstream.breaker;
-                    let has_opened = breaker.record_failure(error.clone(), is_probe, now);
-                    opened = has_opened.then_some(error);
-                }
-                None if is_probe => upstream.breaker.abandon_probe(),
+                Some(RequestOutcome::RateLimited(wait)) => account.record_rate_limit(*wait, now),
+                Some(RequestOutcome::Failed(_)) => account.record_answer(None, now),
                 None => {}
             }
+        }
+        let breaker = &mut upstream.breaker;
+        let has_outcome = outcome.is_some();
+        match outcome {
+            Some(RequestOutcome::Failed(error)) => {
+                let has_opened = breaker.record_failure(key.source, error.clone(), is_probe, now);
+                opened = has_opened.then_some(error);
+            }
+            Some(outcome) => {
+                let is_success = matches!(outcome, RequestOutcome::Answered(_));
+                has_recovered = breaker.record_answer(key.source, is_success, now);
+            }
+            None if is_probe => breaker.abandon_probe(key.source),
+            None => {}
+        }
+        let elapsed = now.saturating_duration_since(permit.sent_at);
+        // A request that was dropped early says nothing, unless it had stalled.
+        if has_outcome || sources::is_slow(elapsed) {
+            breaker.record_duration(key.source, elapsed, now);
         }
         let refused = match &opened {
             Some(_) => upstream.drain(),

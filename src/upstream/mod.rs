@@ -7,6 +7,7 @@
 pub mod backoff;
 pub mod change_feed;
 pub mod limiter;
+pub mod pace;
 pub mod poller;
 pub mod rate_headers;
 pub mod subscription;

@@ -5,7 +5,8 @@
 //! exactly those bindings whose value or failure changed.
 //! Invariants: there is at most one request for each key in flight. Polls have jitter, retries have
 //! backoff. A value (a secret) is dropped with its last subscriber. A notification only triggers a
-//! re-read; polling continues as the fallback. The poller does not interpret values, and leaves it
+//! re-read, and many of them to reads at a bounded rate, of which the last follows the last
+//! notification; polling continues as the fallback. The poller does not interpret values, and leaves it
 //! to the reader when a request may be sent.
 
 mod schedule;
@@ -28,6 +29,7 @@ use super::{
     backoff::jittered,
     change_feed::ChangeFeed,
     limiter::{Priority, ReadRequest},
+    pace::{Pace, PaceLimit},
     subscription::{FeedState, SubscriptionGuard},
     supervisor::supervised,
     trigger::Trigger,
@@ -45,6 +47,11 @@ pub use state::{Poll, PollState};
 const FEED_WAIT: Duration = Duration::from_secs(2);
 /// After this wait for the first result, subscribers are enqueued so that their status can say so.
 const FIRST_RESULT: Duration = Duration::from_secs(30);
+/// How often triggers may cause a read. A change of a block causes up to three.
+const TRIGGERED_READS: PaceLimit = PaceLimit {
+    burst: 60,
+    period: Duration::from_secs(1),
+};
 /// Random part of the waits between reads.
 const JITTER: f64 = 0.1;
 
@@ -73,6 +80,13 @@ struct Polled<S, V> {
     subscribers: HashMap<S, Duration>,
     trigger: Trigger,
     stop: CancellationToken,
+}
+
+impl<S, V> Polled<S, V> {
+    /// The shortest interval that a subscriber asks for.
+    fn interval(&self) -> Duration {
+        self.subscribers.values().min().copied().unwrap_or_default()
+    }
 }
 
 struct Active<S, K, V> {
@@ -269,14 +283,16 @@ impl<S: Clone + Eq + Hash, K: Clone + Eq + Hash, V> PollersInner<S, K, V> {
         }
         let mut failures = 0;
         let mut priority = Priority::Initial;
+        let mut pace = Pace::default();
         loop {
-            let last = match self.active.lock().by_key.get(key) {
-                Some(polled) => polled.state.value.clone(),
+            let (last, interval) = match self.active.lock().by_key.get(key) {
+                Some(polled) => (polled.state.value.clone(), polled.interval()),
                 None => return,
             };
             let request = ReadRequest {
                 priority,
                 trigger: trigger.clone(),
+                interval,
             };
             let began = Instant::now();
             let mut read = (self.spec.read)(K::clone(key), last, request);
@@ -306,6 +322,12 @@ impl<S: Clone + Eq + Hash, K: Clone + Eq + Hash, V> PollersInner<S, K, V> {
                 () = trigger.triggered() => Priority::Interactive,
                 () = tokio::time::sleep(wait) => Priority::Poll,
             };
+            // The read that follows the wait also answers the triggers that arrive meanwhile.
+            while priority == Priority::Interactive
+                && let Err(wait) = pace.take(TRIGGERED_READS, Instant::now())
+            {
+                tokio::time::sleep(wait).await;
+            }
         }
     }
 

@@ -7,6 +7,7 @@ use clap::Parser;
 
 /// Plays faults on the operator with real servers, and prints what it saw.
 #[derive(Clone, Debug, Parser)]
+#[allow(clippy::struct_excessive_bools)] // each is a flag
 #[command(name = "cargo faults", bin_name = "cargo faults", max_term_width = 120)]
 pub struct Options {
     /// Play the whole table, and write docs/reliability.md.

@@ -122,16 +122,14 @@ async fn serve(
             }
             continue;
         }
-        let listening = match listener.take() {
-            Some(listening) => listening,
-            // The old connections may still hold the port for a moment.
-            None => match TcpListener::bind(address).await {
-                Ok(listening) => listening,
-                Err(_) => {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                    continue;
-                }
-            },
+        // After a refusal the port is bound again; old connections may still hold it for a moment.
+        let listening = if let Some(listening) = listener.take() {
+            listening
+        } else if let Ok(listening) = TcpListener::bind(address).await {
+            listening
+        } else {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
         };
         tokio::select! {
             changed = mode.changed() => if changed.is_err() { return },
@@ -186,7 +184,7 @@ async fn show(mut client: TcpStream, server: SocketAddr, mode: &Mode) -> std::io
         Mode::Stall(bytes) => {
             read_request(&mut client).await?;
             client.write_all(bytes).await?;
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
         Mode::Trickle(bytes, interval) => {
             read_request(&mut client).await?;

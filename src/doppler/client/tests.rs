@@ -381,7 +381,7 @@ async fn is_rate_limited(client: &Client, key: &ConfigKey) -> bool {
 
 #[tokio::test]
 async fn the_open_circuit_sends_no_requests() {
-    let server = answering(empty(500)).await;
+    let server = answering(empty(502)).await;
     let (client, key) = (client(LIMIT), key(&server.uri()));
     for _ in 0..10 {
         let error = client
@@ -389,7 +389,7 @@ async fn the_open_circuit_sends_no_requests() {
             .await
             .unwrap_err();
         assert_eq!(error.reason(), Reason::DopplerUnreachable);
-        assert!(error.to_string().contains("a server error (500)"));
+        assert!(error.to_string().contains("a server error (502)"));
     }
     assert_eq!(server.received_requests().await.unwrap().len(), 3);
     let error = client

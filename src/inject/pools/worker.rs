@@ -25,6 +25,7 @@ use crate::prefect::{Connection, ConnectionInterner, PrefectError};
 use crate::upstream::backoff::jittered;
 use crate::upstream::change_feed::ChangeFeed;
 use crate::upstream::limiter::Priority;
+use crate::upstream::pace::{Pace, PaceLimit};
 use crate::upstream::poller::Enqueue;
 use crate::upstream::subscription::{FeedState, SubscriptionGuard};
 use crate::upstream::supervisor::supervised;
@@ -44,6 +45,11 @@ const EXPECTED_CLAIMS_MAX: Duration = Duration::from_secs(20);
 const EXPECTED_CLAIM_GAP: Duration = Duration::from_secs(1);
 /// Random part of the waits, so that reconciles of many pools do not coincide.
 const JITTER: f64 = 0.1;
+/// How often triggers may cause a reconcile.
+const TRIGGERED_RECONCILES: PaceLimit = PaceLimit {
+    burst: 60,
+    period: Duration::from_secs(1),
+};
 /// A pool is polled no more often than this.
 const MIN_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -86,6 +92,7 @@ impl PoolsInner {
         let mut state = PoolState::default();
         let mut failures = 0;
         let mut priority = Priority::Initial;
+        let mut pace = Pace::default();
         loop {
             self.debounce(pool_key, &trigger, priority != Priority::Poll)
                 .await;
@@ -138,6 +145,12 @@ impl PoolsInner {
                 return;
             };
             priority = next;
+            while priority == Priority::Interactive
+                && let Err(wait) = pace.take(TRIGGERED_RECONCILES, tokio::time::Instant::now())
+            {
+                // The reconcile that follows also answers the triggers that arrive meanwhile.
+                sleep(wait).await;
+            }
         }
     }
 

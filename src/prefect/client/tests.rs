@@ -1,6 +1,7 @@
 mod csrf;
 mod deployments;
 mod failures;
+mod health;
 
 use super::*;
 use crate::{

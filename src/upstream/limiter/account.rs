@@ -1,9 +1,9 @@
 //! Pure: the queues of one account, and which of its requests goes next.
 //!
-//! Input: waiters with their priorities, the account's quota, the time. Output: the next waiter
-//! that may send, or when to check again.
-//! Invariants: waiters of one priority are served first in, first out; no priority is starved. It
-//! reads no clock.
+//! Input: waiters with their priorities and lanes, the account's quota, the time. Output: the next
+//! waiter that may send, or when to check again.
+//! Invariants: waiters of one priority are served first in, first out, unless their lane is full; no
+//! priority is starved. It reads no clock.
 
 use std::collections::VecDeque;
 
@@ -12,6 +12,7 @@ use tokio::{sync::oneshot, time::Instant};
 use super::{
     priority::Priority,
     quota::{Quota, Rate},
+    sources::{Lane, SourceId},
 };
 
 /// One permit of this many goes to a poll, even if interactive requests wait.
@@ -25,6 +26,7 @@ const BACKGROUND_EVERY: u32 = 16;
 /// A queued request. `G` is what it receives once it is granted or refused.
 pub(super) struct Waiter<G> {
     pub(super) id: u64,
+    pub(super) source: SourceId,
     pub(super) grant: oneshot::Sender<G>,
 }
 
@@ -32,8 +34,10 @@ pub(super) struct Waiter<G> {
 pub(super) enum Next<G> {
     /// No request is queued.
     Empty,
-    /// This request may be sent now.
-    Ready(Waiter<G>),
+    /// This request may be sent now, in this lane.
+    Ready(Waiter<G>, Lane),
+    /// The lanes of all queued requests are full.
+    Blocked,
     /// The quota allows none before this time.
     At(Instant),
 }
@@ -42,7 +46,7 @@ pub(super) enum Next<G> {
 pub(super) struct Account<G> {
     quota: Quota,
     in_flight: u32,
-    queues: [VecDeque<Waiter<G>>; Priority::COUNT],
+    queues: [[VecDeque<Waiter<G>>; Lane::COUNT]; Priority::COUNT],
     /// Permits that were granted.
     granted: u32,
     /// When a task checks the queues again, if one waits to do so.
@@ -61,56 +65,73 @@ impl<G> Account<G> {
         Self {
             quota,
             in_flight: 0,
-            queues: [const { VecDeque::new() }; Priority::COUNT],
+            queues: [const { [const { VecDeque::new() }; Lane::COUNT] }; Priority::COUNT],
             granted: 0,
             next_check: None,
         }
     }
 
     /// Adds a waiter at the end of its priority's queue.
-    pub(super) fn push(&mut self, priority: Priority, waiter: Waiter<G>) {
-        self.queues[priority as usize].push_back(waiter);
+    pub(super) fn push(&mut self, priority: Priority, lane: Lane, waiter: Waiter<G>) {
+        self.queues[priority as usize][lane as usize].push_back(waiter);
     }
 
     /// Moves a poll or a background request to the end of the interactive queue.
     pub(super) fn raise_priority(&mut self, id: u64) {
         for priority in [Priority::Poll, Priority::Background] {
-            let queue = &mut self.queues[priority as usize];
-            let at = queue.iter().position(|waiter| waiter.id == id);
-            if let Some(waiter) = at.and_then(|at| queue.remove(at)) {
-                self.push(Priority::Interactive, waiter);
+            for lane in Lane::ALL {
+                let queue = &mut self.queues[priority as usize][lane as usize];
+                let at = queue.iter().position(|waiter| waiter.id == id);
+                if let Some(waiter) = at.and_then(|at| queue.remove(at)) {
+                    self.push(Priority::Interactive, lane, waiter);
+                }
             }
         }
     }
 
-    /// Takes the next waiter that may send.
-    pub(super) fn next(&mut self, now: Instant) -> Next<G> {
+    /// Takes the next waiter that may send, of a lane in which `has_room`.
+    pub(super) fn next(&mut self, has_room: impl Fn(Lane) -> bool, now: Instant) -> Next<G> {
         let mut earliest: Option<Instant> = None;
+        let mut is_blocked = false;
         for priority in self.order() {
-            let queue = &mut self.queues[priority as usize];
-            while queue.front().is_some_and(|waiter| waiter.grant.is_closed()) {
-                queue.pop_front();
+            let lanes = &mut self.queues[priority as usize];
+            for queue in lanes.iter_mut() {
+                while queue.front().is_some_and(|waiter| waiter.grant.is_closed()) {
+                    queue.pop_front();
+                }
             }
-            if queue.is_empty() {
+            let front = |lane: &Lane| lanes[*lane as usize].front().map(|waiter| waiter.id);
+            let waiting = Lane::ALL.into_iter().filter(|lane| front(lane).is_some());
+            let Some(lane) = waiting
+                .clone()
+                .filter(|lane| has_room(*lane))
+                .min_by_key(front)
+            else {
+                is_blocked |= waiting.count() > 0;
                 continue;
-            }
+            };
             match self.quota.check(priority, self.in_flight, now) {
                 Ok(()) => {
-                    if let Some(waiter) = queue.pop_front() {
+                    if let Some(waiter) = lanes[lane as usize].pop_front() {
                         self.granted = self.granted.wrapping_add(1);
-                        return Next::Ready(waiter);
+                        return Next::Ready(waiter, lane);
                     }
                 }
                 Err(at) => earliest = Some(earliest.map_or(at, |earliest| earliest.min(at))),
             }
         }
-        earliest.map_or(Next::Empty, Next::At)
+        match earliest {
+            Some(at) => Next::At(at),
+            None if is_blocked => Next::Blocked,
+            None => Next::Empty,
+        }
     }
 
     /// The order in which the queues are asked for the next permit.
     fn order(&self) -> [Priority; Priority::COUNT] {
         use Priority::{Background, Initial, Interactive, Poll};
-        let poll_every = if self.queues[Initial as usize].is_empty() {
+        let initial = &self.queues[Initial as usize];
+        let poll_every = if initial.iter().all(VecDeque::is_empty) {
             POLL_EVERY
         } else {
             POLL_EVERY_DURING_INITIAL
@@ -162,12 +183,12 @@ impl<G> Account<G> {
 
     /// How many requests are queued.
     pub(super) fn queued(&self) -> usize {
-        self.queues.iter().map(VecDeque::len).sum()
+        self.queues.iter().flatten().map(VecDeque::len).sum()
     }
 
     /// Takes all waiters out of the queues.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = Waiter<G>> {
-        self.queues.iter_mut().flat_map(std::mem::take)
+        self.queues.iter_mut().flatten().flat_map(std::mem::take)
     }
 
     /// Whether the account can be dropped without losing anything.

@@ -4,6 +4,8 @@
 //! Output: [`ReadRequest`], a priority with the trigger that raises it while the request is queued.
 //! Invariants: a trigger never lowers a priority.
 
+use std::time::Duration;
+
 use crate::upstream::trigger::Trigger;
 
 /// How urgent a request is.
@@ -36,6 +38,8 @@ pub struct ReadRequest {
     pub priority: Priority,
     /// Fires when the value has changed meanwhile.
     pub trigger: Trigger,
+    /// The poll interval of the value. Zero for a request that is no poll.
+    pub interval: Duration,
 }
 
 impl ReadRequest {
@@ -51,6 +55,7 @@ impl ReadRequest {
         Self {
             priority,
             trigger: Trigger::default(),
+            interval: Duration::ZERO,
         }
     }
 }

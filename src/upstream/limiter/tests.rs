@@ -7,6 +7,7 @@ fn key(upstream: &str, account: u8) -> LimitKey {
     LimitKey {
         upstream: upstream.into(),
         account: Some([account; 32]),
+        source: [account; 16],
     }
 }
 
@@ -312,6 +313,7 @@ async fn the_budget_holds_per_account_and_only_for_limited_upstreams() {
     let unlimited = LimitKey {
         upstream: "own".into(),
         account: None,
+        source: [0; 16],
     };
     for _ in 0..50 {
         f.send_answered(&unlimited).await;
@@ -361,4 +363,48 @@ async fn an_exhausted_limit_is_hit_only_once() {
     });
     let rejected: Vec<u32> = futures::future::try_join_all(callers).await.unwrap();
     assert_eq!(rejected.iter().sum::<u32>(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn sources_that_stall_leave_a_permit_for_a_source_that_is_well() {
+    let f = fixture(8, None);
+    let at = |source: u8| LimitKey {
+        upstream: "shared".into(),
+        account: None,
+        source: [source; 16],
+    };
+    f.send_answered(&at(0)).await;
+    let stalling: Vec<_> = (1..=50)
+        .map(|source| {
+            let (limiter, at) = (f.limiter.clone(), at(source));
+            tokio::spawn(async move {
+                loop {
+                    let request = ReadRequest::interactive();
+                    if let Ok(mut permit) = limiter.acquire(&at, &request).await {
+                        tokio::time::sleep(Duration::from_secs(15)).await;
+                        permit.record(RequestOutcome::Failed("timeout"));
+                    }
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            })
+        })
+        .collect();
+    for _ in 0..120 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let asked_at = Instant::now();
+        f.send_answered(&at(0)).await;
+        assert!(asked_at.elapsed() < Duration::from_millis(100));
+    }
+    for stalling in stalling {
+        stalling.abort();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_of_a_source_does_not_count_against_its_upstream() {
+    let f = fixture(8, None);
+    for _ in 0..10 {
+        f.send(&key("d", 1), RequestOutcome::Refused(None)).await;
+    }
+    f.send_answered(&key("d", 2)).await;
 }

@@ -1,7 +1,8 @@
 //! Pure: one upstream, its accounts, and its circuit breaker.
 //!
 //! Input: requests by account, and what came of them. Output: the waiters that may send now, and
-//! when to check again. Invariants: no more requests are in flight than the bound; accounts take
+//! when to check again.
+//! Invariants: no more requests are in flight than the bound; accounts take
 //! turns. It reads no clock.
 
 use std::collections::{HashMap, VecDeque};
@@ -11,6 +12,7 @@ use tokio::time::Instant;
 use super::{
     account::{Account, Next, Waiter},
     circuit_breaker::CircuitBreaker,
+    sources::Lane,
 };
 
 /// Accounts that are kept for each upstream, beyond those in use.
@@ -22,7 +24,7 @@ pub(super) type AccountId = Option<[u8; 32]>;
 /// One upstream. `E` is the error of a request without an answer, `G` what a waiter receives.
 pub(super) struct Upstream<E, G> {
     pub(super) breaker: CircuitBreaker<E>,
-    in_flight: usize,
+    in_flight: [usize; Lane::COUNT],
     accounts: HashMap<AccountId, Account<G>>,
     /// Accounts with queued requests, in the order of their turns.
     round_robin: VecDeque<AccountId>,
@@ -32,7 +34,7 @@ impl<E: Clone, G> Default for Upstream<E, G> {
     fn default() -> Self {
         Self {
             breaker: CircuitBreaker::default(),
-            in_flight: 0,
+            in_flight: [0; Lane::COUNT],
             accounts: HashMap::new(),
             round_robin: VecDeque::new(),
         }
@@ -41,7 +43,7 @@ impl<E: Clone, G> Default for Upstream<E, G> {
 
 /// Which waiters may send now, and when to check the queues again.
 pub(super) struct Grants<G> {
-    pub(super) ready: Vec<(Waiter<G>, AccountId)>,
+    pub(super) ready: Vec<(Waiter<G>, AccountId, Lane)>,
     pub(super) checks: Vec<Instant>,
 }
 
@@ -75,40 +77,61 @@ impl<E: Clone, G> Upstream<E, G> {
     }
 
     /// Sends a request past the queues: the probe of an upstream that does not answer.
-    pub(super) fn begin_probe(&mut self, id: AccountId, budget: Option<u32>, now: Instant) {
+    pub(super) fn begin_probe(
+        &mut self,
+        id: AccountId,
+        lane: Lane,
+        budget: Option<u32>,
+        now: Instant,
+    ) {
         self.account(id, budget, now).begin(now);
-        self.in_flight += 1;
+        self.in_flight[lane as usize] += 1;
     }
 
     /// A request is done, or was never sent.
-    pub(super) fn finish(&mut self) {
-        self.in_flight = self.in_flight.saturating_sub(1);
+    pub(super) fn finish(&mut self, lane: Lane) {
+        let in_flight = &mut self.in_flight[lane as usize];
+        *in_flight = in_flight.saturating_sub(1);
     }
 
     /// Takes the waiters that may send now, as long as fewer than `max_in_flight` requests are in
-    /// flight.
+    /// flight, and fewer of each lane than its share.
     pub(super) fn grant(&mut self, max_in_flight: usize, now: Instant) -> Grants<G> {
         let mut grants = Grants {
             ready: Vec::new(),
             checks: Vec::new(),
         };
-        // Accounts in a row whose quota is used up.
+        let max = Lane::ALL.map(|lane| self.breaker.max_in_flight(lane, max_in_flight, now));
+        // Accounts in a row whose quota is used up, or whose lanes are full.
         let mut exhausted = 0;
-        while self.in_flight < max_in_flight && exhausted < self.round_robin.len() {
+        while self.in_flight.iter().sum::<usize>() < max_in_flight
+            && exhausted < self.round_robin.len()
+        {
             let Some(id) = self.round_robin.pop_front() else {
                 break;
             };
             let Some(account) = self.accounts.get_mut(&id) else {
                 continue;
             };
-            match account.next(now) {
+            let [proven, unproven, slow] = self.in_flight;
+            let others = unproven + slow;
+            let has_room = |lane: Lane| match lane {
+                Lane::Proven => proven < max[lane as usize],
+                Lane::Unproven => others < max[lane as usize],
+                Lane::Slow => slow < max[lane as usize] && others < max[Lane::Unproven as usize],
+            };
+            match account.next(has_room, now) {
                 Next::Empty => {}
-                Next::Ready(waiter) => {
+                Next::Ready(waiter, lane) => {
                     exhausted = 0;
                     account.begin(now);
-                    self.in_flight += 1;
+                    self.in_flight[lane as usize] += 1;
                     self.round_robin.push_back(id);
-                    grants.ready.push((waiter, id));
+                    grants.ready.push((waiter, id, lane));
+                }
+                Next::Blocked => {
+                    exhausted += 1;
+                    self.round_robin.push_back(id);
                 }
                 Next::At(at) => {
                     exhausted += 1;
@@ -138,7 +161,7 @@ impl<E: Clone, G> Upstream<E, G> {
 
     /// Whether the upstream can be dropped without losing anything.
     pub(super) fn is_idle(&self, now: Instant) -> bool {
-        self.in_flight == 0
+        self.in_flight == [0; Lane::COUNT]
             && self.breaker.is_healthy()
             && self.accounts.values().all(|account| account.is_idle(now))
     }

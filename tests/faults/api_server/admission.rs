@@ -56,13 +56,11 @@ pub async fn quota() -> Result<Seen> {
     world
         .until("the quota to hold", async || {
             let spec = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "probe"}});
-            match world.apply(&spec.to_string()).await {
-                Err(_) => Ok(()),
-                Ok(()) => {
-                    world.delete_secret("probe").await?;
-                    anyhow::bail!("a Secret could be created")
-                }
+            if world.apply(&spec.to_string()).await.is_ok() {
+                world.delete_secret("probe").await?;
+                anyhow::bail!("a Secret could be created");
             }
+            Ok(())
         })
         .await?;
     world.apply_binding("b", &world.spec()).await?;

@@ -33,6 +33,50 @@ pub fn stage() -> &'static Stage {
 
 /// The cases.
 pub fn cases() -> Vec<Case> {
+    let short = [
+        "401",
+        "503 without Retry-After",
+        "an empty object",
+        "connection refused",
+        "half a JSON object",
+    ];
+    let mut cases: Vec<Case> = table()
+        .into_iter()
+        .enumerate()
+        .map(|(number, (name, broken, reasons))| {
+            let binding = format!("d{number}");
+            let case = Case::new(Group::Doppler, name, KEEPS, move || {
+                keeps_last_good(binding, broken, reasons)
+            });
+            if short.contains(&name) {
+                case.in_short_form()
+            } else {
+                case
+            }
+        })
+        .collect();
+    cases.extend(streams::cases());
+    cases.push(Case::new(
+        Group::Doppler,
+        "all names but one gone",
+        "The Secret keeps its values until the answer came twice; then it has what Doppler has.",
+        most_names_gone,
+    ));
+    cases.push(Case::new(
+        Group::Doppler,
+        "a rate limit of 5 requests a minute",
+        "The operator keeps to the limit once an answer has named it: at most one request of each kind is refused.",
+        rate_limit,
+    ));
+    cases
+}
+
+/// A fault, how Doppler is broken, and the reasons that may be reported.
+type Row = (&'static str, Break, &'static [&'static str]);
+
+/// The faults after which the Secret keeps its last good values.
+#[allow(clippy::too_many_lines)] // a table
+fn table() -> Vec<Row> {
     let json = "content-type: application/json; charset=utf-8\r\n";
     // Conditions quote Doppler's sentence about a request that it refuses, and no other answer.
     let error = |status: u16| {
@@ -48,7 +92,7 @@ pub fn cases() -> Vec<Case> {
         Break::Relay(Mode::response(status, headers, body))
     };
     let ok = |body: &str| answer("200 OK", json, body);
-    let table: Vec<(&str, Break, &'static [&'static str])> = vec![
+    vec![
         (
             "400",
             error(400),
@@ -107,13 +151,13 @@ pub fn cases() -> Vec<Case> {
         ),
         (
             "a body that stalls",
-            Break::Relay(Mode::Stall(head(json, 1000, b"{\"A\":").into())),
+            Break::Relay(Mode::Stall(head(json, 1000, b"{\"A\":"))),
             &["DopplerUnreachable"],
         ),
         (
             "a body of one byte every 100 ms",
             Break::Relay(Mode::Trickle(
-                head(json, 500, &[b' '; 500]).into(),
+                head(json, 500, &[b' '; 500]),
                 Duration::from_millis(100),
             )),
             &["DopplerUnreachable"],
@@ -192,43 +236,7 @@ pub fn cases() -> Vec<Case> {
         ),
         ("token revoked", Break::Revoke, &["DopplerUnauthorized"]),
         ("config deleted", Break::DeleteConfig, &["ConfigMissing"]),
-    ];
-    let short = [
-        "401",
-        "503 without Retry-After",
-        "an empty object",
-        "connection refused",
-        "half a JSON object",
-    ];
-    let mut cases: Vec<Case> = table
-        .into_iter()
-        .enumerate()
-        .map(|(number, (name, broken, reasons))| {
-            let binding = format!("d{number}");
-            let case = Case::new(Group::Doppler, name, KEEPS, move || {
-                keeps_last_good(binding, broken, reasons)
-            });
-            if short.contains(&name) {
-                case.in_short_form()
-            } else {
-                case
-            }
-        })
-        .collect();
-    cases.extend(streams::cases());
-    cases.push(Case::new(
-        Group::Doppler,
-        "all names but one gone",
-        "The Secret keeps its values until the answer came twice; then it has what Doppler has.",
-        most_names_gone,
-    ));
-    cases.push(Case::new(
-        Group::Doppler,
-        "a rate limit of 5 requests a minute",
-        "The operator keeps to the limit once an answer has named it: at most one request of each kind is refused.",
-        rate_limit,
-    ));
-    cases
+    ]
 }
 
 /// How Doppler is broken.

@@ -4,6 +4,7 @@
 
 mod bounds;
 mod event_socket;
+mod flipping;
 mod sharing;
 mod watch_stream;
 

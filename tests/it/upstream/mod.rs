@@ -4,6 +4,7 @@ mod block;
 mod doppler_failures;
 mod doppler_rejections;
 mod event_socket;
+mod health;
 mod prefect;
 
 use std::collections::BTreeMap;
