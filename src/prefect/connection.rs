@@ -25,7 +25,11 @@ pub use api_url::{api_url_of, same_api};
 pub use references::{Purpose, Reference, ReferenceValues, references};
 pub use server_error::ServerError;
 
-use crate::{crd::ServerSpec, outbound::AllowedHosts, upstream::limiter::LimitKey};
+use crate::{
+    crd::ServerSpec,
+    outbound::{AllowedServers, ServiceName},
+    upstream::limiter::LimitKey,
+};
 
 /// Headers that the client sets itself. The CRD rejects most of them at apply; this list also holds
 /// for objects that no API server validated.
@@ -158,18 +162,50 @@ pub fn connection(
     spec: &ServerSpec,
     binding_namespace: &str,
     values: &ReferenceValues,
-    hosts: &AllowedHosts,
+    servers: &AllowedServers,
 ) -> Result<Connection, ServerError> {
     let api_url = api_url_of(spec, binding_namespace)?;
-    // A Service in this cluster is always allowed; the flags decide about every other host.
-    if spec.name.is_none() {
-        hosts.check(&api_url).map_err(ServerError::HostNotAllowed)?;
-    }
+    check_server(spec, binding_namespace, &api_url, servers)?;
     Ok(Connection {
         api_url,
         auth: auth(spec, values)?,
         headers: headers(spec, values)?,
         ca: ca(spec, values)?,
+    })
+}
+
+/// Checks that the flags allow the server of a `server` field, whose URL is `api_url`.
+///
+/// # Errors
+/// If they do not.
+pub fn check_server(
+    spec: &ServerSpec,
+    binding_namespace: &str,
+    api_url: &Url,
+    servers: &AllowedServers,
+) -> Result<(), ServerError> {
+    match service_of(spec, binding_namespace) {
+        Some(service) => servers.services.check(&service, binding_namespace),
+        None => servers.hosts.check(api_url),
+    }
+    .map_err(|refused| ServerError::HostNotAllowed {
+        field: if spec.name.is_some() {
+            "spec.prefect.server.name"
+        } else {
+            "spec.prefect.server.remoteApiUrl"
+        },
+        refused,
+    })
+}
+
+/// The Service that a `server` field names by `name` and `namespace`.
+#[must_use]
+pub fn service_of(spec: &ServerSpec, binding_namespace: &str) -> Option<ServiceName> {
+    let name = spec.name.clone()?;
+    let namespace = spec.namespace.as_deref().unwrap_or(binding_namespace);
+    Some(ServiceName {
+        namespace: namespace.to_owned(),
+        name,
     })
 }
 

@@ -5,6 +5,7 @@ mod doppler_failures;
 mod doppler_rejections;
 mod event_socket;
 mod prefect;
+mod services;
 
 use std::collections::BTreeMap;
 
