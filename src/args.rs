@@ -54,8 +54,7 @@ pub struct UpstreamArgs {
     )]
     pub allowed_doppler_hosts: Vec<String>,
     /// Glob patterns of hosts that a binding may name in `remoteApiUrl`. Write `http://` before a
-    /// pattern to allow plain HTTP. Prefect servers in the cluster, which a binding names in
-    /// `name`, are always allowed. Repeat the flag or separate patterns by commas.
+    /// pattern to allow plain HTTP. Repeat the flag or separate patterns by commas.
     #[arg(
         long = "allowed-prefect-host",
         env = "ALLOWED_PREFECT_HOST",
@@ -64,12 +63,37 @@ pub struct UpstreamArgs {
         value_name = "HOST"
     )]
     pub allowed_prefect_hosts: Vec<String>,
+    /// Glob patterns NAMESPACE/NAME of Services in this cluster that a binding may name in `name`
+    /// and `namespace` as its Prefect server. The namespace `.` is that of the binding. Repeat the
+    /// flag or separate patterns by commas. An empty value allows none.
+    #[arg(
+        long = "allowed-prefect-service",
+        env = "ALLOWED_PREFECT_SERVICE",
+        value_delimiter = ',',
+        default_value = "./*,prefect/prefect-server",
+        value_name = "NAMESPACE/NAME"
+    )]
+    pub allowed_prefect_services: Vec<String>,
+    /// Whether a binding may use the token of a block for another project or config than the block
+    /// names.
+    #[arg(long, env = "BLOCK_OVERRIDES", default_value = "allow")]
+    pub block_overrides: BlockOverrides,
     /// Timeout of one request to Prefect.
     #[arg(long, env = "PREFECT_TIMEOUT", default_value = "15s", value_parser = duration, value_name = "DURATION")]
     pub prefect_timeout: Duration,
     /// Timeout of one request to Doppler.
     #[arg(long, env = "DOPPLER_TIMEOUT", default_value = "15s", value_parser = duration, value_name = "DURATION")]
     pub doppler_timeout: Duration,
+}
+
+/// Whether `spec.doppler.project` and `config` may override those of a block whose token is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum BlockOverrides {
+    /// They may.
+    #[default]
+    Allow,
+    /// They must equal those of the block, unless the binding brings its own token.
+    Deny,
 }
 
 /// Flags of the Secrets that the operator writes.

@@ -23,8 +23,11 @@ use tokio::time::{Instant, timeout};
 use self::context::{Detacher, REQUEST_TIMEOUT, RETRY_INTERVAL, print_line};
 use crate::{
     args::{DetachArgs, UpstreamArgs},
-    controller::{key_refs::KeyRefs, object_cache::ObjectCache, scope::WatchScope},
-    outbound::{AllowedHosts, PatternError},
+    controller::{
+        key_refs::KeyRefs, object_cache::ObjectCache, scope::WatchScope,
+        service_types::ServiceTypes,
+    },
+    outbound::{AllowedServers, PatternError},
     prefect::ConnectionInterner,
     process::{
         leader_election::{LeaderElector, LeaderLease, LeaseClient, LeaseLost},
@@ -40,7 +43,7 @@ const LEASE_TIMEOUT: Duration = Duration::from_secs(40);
 /// Why not everything was detached.
 #[derive(Debug, thiserror::Error)]
 pub enum DetachError {
-    /// Invalid `--allowed-prefect-host` pattern.
+    /// Invalid `--allowed-prefect-host` or `--allowed-prefect-service` pattern.
     #[error(transparent)]
     Hosts(#[from] PatternError),
     /// The API server cannot be reached.
@@ -82,17 +85,20 @@ pub async fn detach(args: DetachArgs) -> Result<(), DetachError> {
     let UpstreamArgs {
         allowed_prefect_hosts,
         prefect_timeout,
+        allowed_prefect_services,
         allowed_doppler_hosts: _,
+        block_overrides: _,
         doppler_timeout: _,
     } = upstream;
-    let hosts = AllowedHosts::parse("--allowed-prefect-host", &allowed_prefect_hosts)?;
+    let servers = AllowedServers::parse(&allowed_prefect_hosts, &allowed_prefect_services)?;
     let client = kubernetes().await?;
     let detacher = Detacher {
         secrets: SecretClient::new(client.clone(), REQUEST_TIMEOUT),
         connections: ConnectionInterner::new(prefect_timeout, RateLimiter::small()),
         references: KeyRefs::new(client.clone(), REQUEST_TIMEOUT),
         objects: ObjectCache::new(Arc::new(|_| {})),
-        hosts,
+        servers,
+        service_types: ServiceTypes::new(client.clone(), REQUEST_TIMEOUT),
         keep_secrets,
         deadline: Instant::now() + retry_limit,
         client,

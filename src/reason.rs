@@ -141,11 +141,21 @@ reasons! {
     ReferenceInvalid, WaitForChange,
         "The Secret keeps its last good values.",
         "Correct the value of the key that the message names.";
-    /// The operator's flags do not allow this host, or the URL is of a kind that the operator
-    /// always rejects.
+    /// The operator's flags do not allow this host or Service, or it is of a kind that the operator
+    /// always rejects, such as a Service of type `ExternalName`.
     HostNotAllowed, WaitForChange,
         "The Secret keeps its last good values. The operator sends no request to that host.",
-        "Correct the host, or add it to the operator's `--allowed-prefect-host` or `--allowed-doppler-host`.";
+        "Correct the host, or add it to the operator's `--allowed-prefect-host`, `--allowed-prefect-service` or `--allowed-doppler-host`.";
+    /// The operator has no permission to read the Service of the Prefect server, so it cannot rule
+    /// out that the Service leads out of the cluster.
+    ServiceForbidden, Retry,
+        "The Secret keeps its last good values. The operator sends no request to that Service.",
+        "Grant the operator's service account `get` on Services in the namespace that the message names; the chart does so for `operator.allowedPrefectServices`.";
+    /// The binding sets another project or config than its block names, and the operator's flag
+    /// `--block-overrides=deny` forbids to use the block's token for it.
+    OverrideNotAllowed, WaitForChange,
+        "The Secret keeps its last good values.",
+        "Remove the field that the message names, or set `spec.doppler.accessToken`.";
     /// The Prefect server cannot be reached, does not answer in time, or answers with a server
     /// error.
     PrefectUnreachable, Retry,
@@ -282,7 +292,7 @@ reasons! {
         "The Secret and the pool stay as they are.",
         "Add the permission that the message names to the API key's role, or set `mode: Observe` and add the entry yourself.";
     /// The pool is not of type kubernetes, its template is empty, or the template has a placeholder
-    /// where the entry belongs.
+    /// where the entry belongs and the default of its variable does not have the entry.
     PoolNotEditable, WaitForChange,
         "The Secret and the pool stay as they are.",
         "Follow the message, or set `mode: Observe` and add the entry yourself.";

@@ -7,8 +7,8 @@
 use std::time::Duration;
 
 use crate::{
-    args::RunArgs,
-    outbound::{AllowedHosts, PatternError},
+    args::{BlockOverrides, RunArgs},
+    outbound::{AllowedHosts, AllowedServers, PatternError},
     secret::{ForbiddenNames, InvalidForbiddenName},
 };
 
@@ -45,7 +45,7 @@ pub struct UpstreamSettings {
 /// A flag is not a valid pattern.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
-    /// Invalid `--allowed-prefect-host` or `--allowed-doppler-host`.
+    /// Invalid `--allowed-prefect-host`, `--allowed-prefect-service` or `--allowed-doppler-host`.
     #[error(transparent)]
     Hosts(#[from] PatternError),
     /// Invalid `--forbidden-name`.
@@ -68,10 +68,12 @@ pub struct ManagerSettings {
     pub operator_namespace: String,
     /// The maximum number of reconciles at the same time.
     pub concurrency: u16,
-    /// Hosts that bindings may name as Prefect servers.
-    pub prefect_hosts: AllowedHosts,
+    /// Prefect servers that bindings may name.
+    pub prefect_servers: AllowedServers,
     /// Hosts that bindings may name as Doppler's API.
     pub doppler_hosts: AllowedHosts,
+    /// Whether bindings may use a block's token for another config.
+    pub block_overrides: BlockOverrides,
     /// Names that no Secret may have as a key.
     pub forbidden_names: ForbiddenNames,
 }
@@ -80,8 +82,8 @@ impl ManagerSettings {
     /// The settings that the flags of `run` set.
     ///
     /// # Errors
-    /// If an `--allowed-prefect-host`, `--allowed-doppler-host` or `--forbidden-name` is not a valid
-    /// pattern.
+    /// If an `--allowed-prefect-host`, `--allowed-prefect-service`, `--allowed-doppler-host` or
+    /// `--forbidden-name` is not a valid pattern.
     pub fn new(args: &RunArgs) -> Result<Self, SettingsError> {
         let upstream = &args.upstream;
         let prefect_hosts = &upstream.allowed_prefect_hosts;
@@ -105,8 +107,12 @@ impl ManagerSettings {
             prefect_namespaces: args.prefect_namespaces.clone(),
             operator_namespace: args.operator_namespace.clone(),
             concurrency: args.concurrency,
-            prefect_hosts: AllowedHosts::parse("--allowed-prefect-host", prefect_hosts)?,
+            prefect_servers: AllowedServers::parse(
+                prefect_hosts,
+                &upstream.allowed_prefect_services,
+            )?,
             doppler_hosts: AllowedHosts::parse("--allowed-doppler-host", doppler_hosts)?,
+            block_overrides: upstream.block_overrides,
             forbidden_names: ForbiddenNames::parse(&args.secret.forbidden_names)?,
         })
     }

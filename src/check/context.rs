@@ -11,9 +11,10 @@ use url::Url;
 
 use super::error::CheckError;
 use crate::{
-    controller::{key_refs::KeyRefs, object_cache::ObjectCache},
+    args::BlockOverrides,
+    controller::{key_refs::KeyRefs, object_cache::ObjectCache, service_types::ServiceTypes},
     doppler,
-    outbound::AllowedHosts,
+    outbound::{AllowedHosts, AllowedServers},
     prefect::ConnectionInterner,
     process::run::kubernetes,
     secret::{ForbiddenNames, HashKey, SecretClient},
@@ -26,8 +27,8 @@ pub(super) const TIMEOUT: Duration = Duration::from_secs(20);
 /// The hosts that bindings may use.
 #[derive(Clone)]
 pub(super) struct Hosts {
-    /// `--allowed-prefect-host`
-    pub prefect: AllowedHosts,
+    /// `--allowed-prefect-host` and `--allowed-prefect-service`
+    pub prefect: AllowedServers,
     /// `--allowed-doppler-host`
     pub doppler: AllowedHosts,
 }
@@ -42,6 +43,8 @@ pub(super) struct Settings {
     pub doppler_timeout: Duration,
     /// `--forbidden-name`
     pub forbidden_names: ForbiddenNames,
+    /// `--block-overrides`
+    pub block_overrides: BlockOverrides,
 }
 
 /// Everything that a check with a cluster needs.
@@ -56,6 +59,8 @@ pub(super) struct CheckContext {
     pub hash_key: HashKey,
     pub hosts: Hosts,
     pub forbidden_names: ForbiddenNames,
+    pub block_overrides: BlockOverrides,
+    pub service_types: ServiceTypes,
     pub prefect_api_url: Option<Url>,
     /// Namespace of bindings that name none, from the kubeconfig.
     pub namespace: String,
@@ -80,6 +85,8 @@ impl CheckContext {
             hash_key: HashKey::generate(),
             hosts,
             forbidden_names: settings.forbidden_names,
+            block_overrides: settings.block_overrides,
+            service_types: ServiceTypes::new(client.clone(), TIMEOUT),
             prefect_api_url: settings.prefect_api_url,
             namespace,
             client,

@@ -30,7 +30,7 @@ use kube::ResourceExt;
 use crate::{
     args::{CheckArgs, PatchForm, UpstreamArgs},
     crd::DopplerPrefectBinding,
-    outbound::AllowedHosts,
+    outbound::{AllowedHosts, AllowedServers},
     printable::{self, MAX_MESSAGE_BYTES, one_line},
     secret::ForbiddenNames,
 };
@@ -59,11 +59,13 @@ pub async fn check(args: CheckArgs) -> Result<ExitCode, CheckError> {
     let UpstreamArgs {
         allowed_doppler_hosts,
         allowed_prefect_hosts,
+        allowed_prefect_services,
+        block_overrides,
         prefect_timeout,
         doppler_timeout,
     } = upstream;
     let hosts = Hosts {
-        prefect: AllowedHosts::parse("--allowed-prefect-host", &allowed_prefect_hosts)?,
+        prefect: AllowedServers::parse(&allowed_prefect_hosts, &allowed_prefect_services)?,
         doppler: AllowedHosts::parse("--allowed-doppler-host", &allowed_doppler_hosts)?,
     };
     let forbidden_names = ForbiddenNames::parse(&secret.forbidden_names)?;
@@ -85,6 +87,7 @@ pub async fn check(args: CheckArgs) -> Result<ExitCode, CheckError> {
             prefect_timeout,
             doppler_timeout,
             forbidden_names,
+            block_overrides,
         };
         let context = CheckContext::new(settings, hosts.clone()).await?;
         print_findings(Some(&context), &hosts, &inputs).await?

@@ -24,10 +24,10 @@ use crate::{
     crd::{DopplerPrefectBinding, WorkPoolSpec},
     inject::{
         claim::{Claim, Observation, Phase, Want},
-        plan::{History, PoolView, plan},
+        plan::{History, PoolView, destination_variables, plan, unserved_deployments},
         pool_owner::{ManagedPool, owner_of},
     },
-    prefect::{Connection, DeploymentNamespaces},
+    prefect::Connection,
     secret::Desired,
     upstream::limiter::Priority,
 };
@@ -83,7 +83,9 @@ impl PoolChecks<'_> {
             .work_pool(&pool.name, Priority::Interactive)
             .await
             .map_err(|error| format!("{}: {error}", error.reason()))?;
-        let deployments = client.deployment_namespaces(&pool.name, Priority::Interactive);
+        let variables = destination_variables(&work_pool.base_job_template);
+        let deployments =
+            client.deployment_overrides(&pool.name, &variables, Priority::Interactive);
         let deployments = match deployments.await {
             Ok(deployments) => Some(deployments),
             Err(error) => {
@@ -98,8 +100,22 @@ impl PoolChecks<'_> {
             deployments: deployments.as_ref(),
             owner: owner_of(&self.managed, &self.connection.api_url, &pool.name),
         };
-        if let Some(observation) = report_plan(&view, &self.claim(pool), &topic, findings) {
-            note_details(&observation, deployments.as_ref(), &topic, findings);
+        let claim = self.claim(pool);
+        if let Some(observation) = report_plan(&view, &claim, &topic, findings) {
+            note_details(&observation, &topic, findings);
+            // Without the list, the finding above says so.
+            if let (Some(_), Some(text)) = (&deployments, &observation.unchecked_deployments) {
+                findings.note(&topic, text);
+            }
+        }
+        for (namespace, names) in unserved_deployments(&view, &claim) {
+            findings.note(
+                &topic,
+                &format!(
+                    "deployments send jobs to namespace {namespace}, which does not have the Secret: {}",
+                    names.join(", ")
+                ),
+            );
         }
         Ok(())
     }
@@ -153,12 +169,7 @@ fn report_plan(
 }
 
 /// Adds what the user should know about the pool.
-fn note_details(
-    observation: &Observation,
-    deployments: Option<&DeploymentNamespaces>,
-    topic: &str,
-    findings: &mut Findings,
-) {
+fn note_details(observation: &Observation, topic: &str, findings: &mut Findings) {
     if !observation.shadowed_keys.is_empty() {
         let keys = observation.shadowed_keys.join(", ");
         findings.note(topic, &format!("its own env or envFrom overrides: {keys}"));
@@ -168,23 +179,6 @@ fn note_details(
         findings.note(
             topic,
             &format!("later sources override equal keys: {sources}"),
-        );
-    }
-    let Some(deployments) = deployments else {
-        return;
-    };
-    if let Some(text) = &observation.unchecked_deployments {
-        findings.note(topic, text);
-    }
-    for namespace in &observation.unserved_namespaces {
-        let names = deployments
-            .namespaces
-            .get(namespace)
-            .map(|names| names.join(", "))
-            .unwrap_or_default();
-        findings.note(
-            topic,
-            &format!("deployments send jobs to namespace {namespace}, which does not have the Secret: {names}"),
         );
     }
 }

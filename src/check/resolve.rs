@@ -10,7 +10,10 @@ use kube::ResourceExt;
 
 use super::{context::CheckContext, findings::Findings};
 use crate::{
-    controller::connect::{self, build_connection, resolve_overrides},
+    controller::{
+        connect::{self, build_connection, check_service, override_block, resolve_overrides},
+        service_types::ServiceError,
+    },
     crd::DopplerPrefectBinding,
     doppler::{ConfigKey, Download, Snapshot},
     prefect::{Connection, block::BlockFields},
@@ -39,9 +42,15 @@ pub(super) async fn resolve(
     let overrides = overrides(context, binding, findings).await?;
     let fields = match &connection {
         Some(connection) if !overrides.missing().is_empty() => {
-            read_block(context, binding, connection, findings)
-                .await?
-                .overridden_by(overrides)
+            let block = read_block(context, binding, connection, findings).await?;
+            match override_block(block, overrides, context.block_overrides) {
+                Ok(fields) => fields,
+                Err(failure) => {
+                    let text = format!("{}: {}", failure.reason, failure.message);
+                    findings.fail("block", &text);
+                    return None;
+                }
+            }
         }
         _ => overrides,
     };
@@ -80,6 +89,20 @@ async fn connect(
         prefect,
     )
     .await;
+    if let Ok(connection) = &connection {
+        let url = &connection.api_url;
+        match check_service(&context.service_types, &namespace, prefect, url).await {
+            Ok(()) => {}
+            // The permissions are those of the user, not those of the operator.
+            Err(error @ (ServiceError::Forbidden(_) | ServiceError::Unreachable(_))) => {
+                findings.note("Prefect", &format!("not checked here: {error}"));
+            }
+            Err(error) => {
+                findings.fail("Prefect", &format!("{}: {error}", error.reason()));
+                return None;
+            }
+        }
+    }
     match connection {
         Ok(connection) => Some(context.connections.intern(match &context.prefect_api_url {
             // The address at which this machine reaches the server.

@@ -12,7 +12,7 @@ use super::{context::Hosts, findings::Findings};
 use crate::{
     controller::connect::{check_text_fields, doppler_host},
     crd::DopplerPrefectBinding,
-    prefect::connection::api_url_of,
+    prefect::connection::{api_url_of, check_server},
     secret::{DesiredInput, ForbiddenNames, HashKey, desired},
 };
 
@@ -68,12 +68,11 @@ fn validate_hosts(
     if let Some(prefect) = &binding.spec.prefect {
         match api_url_of(&prefect.server, namespace) {
             Err(error) => findings.fail("Prefect", &error.to_string()),
-            Ok(url) if prefect.server.name.is_none() => {
-                if let Err(error) = hosts.prefect.check(&url) {
-                    findings.fail("Prefect", &format!("spec.prefect.server: {error}"));
+            Ok(url) => {
+                if let Err(error) = check_server(&prefect.server, namespace, &url, &hosts.prefect) {
+                    findings.fail("Prefect", &error.to_string());
                 }
             }
-            Ok(_) => {}
         }
     }
     if let Err(failure) = doppler_host(&hosts.doppler, binding.spec.doppler.host.as_deref()) {
@@ -103,15 +102,20 @@ fn validate_secret(binding: &DopplerPrefectBinding, namespace: &str, findings: &
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{check::input::parse_bindings, outbound::AllowedHosts};
+    use crate::{
+        check::input::parse_bindings,
+        outbound::{AllowedHosts, AllowedServers},
+    };
 
     const SMALLEST: &str = include_str!("../../examples/smallest.yaml");
 
     fn validate_offline(text: &str) -> Findings {
-        let hosts = |flag, host: &str| AllowedHosts::parse(flag, &[host.to_owned()]).unwrap();
+        let list = |entry: &str| [entry.to_owned()];
+        let (host, service) = (list("api.prefect.cloud"), list("prefect/prefect-server"));
         let hosts = Hosts {
-            prefect: hosts("--allowed-prefect-host", "api.prefect.cloud"),
-            doppler: hosts("--allowed-doppler-host", "api.doppler.com"),
+            prefect: AllowedServers::parse(&host, &service).unwrap(),
+            doppler: AllowedHosts::parse("--allowed-doppler-host", &list("api.doppler.com"))
+                .unwrap(),
         };
         let mut findings = Findings::default();
         let binding = parse_bindings(text).remove(0).unwrap();
@@ -132,6 +136,17 @@ mod tests {
         );
         let expected = "FAIL  spec: InvalidSpec: spec.doppler.project: remove control characters";
         assert!(findings.to_string().contains(expected), "{findings}");
+    }
+
+    #[test]
+    fn reports_a_disallowed_service_with_its_flag() {
+        let text = SMALLEST.replace("name: prefect-server", "name: database");
+        let findings = validate_offline(&text).to_string();
+        let expected = "spec.prefect.server.name: Service prefect/database is not an allowed";
+        assert!(
+            findings.contains(expected) && findings.contains("--allowed-prefect-service"),
+            "{findings}"
+        );
     }
 
     #[test]

@@ -13,19 +13,21 @@ use url::Url;
 use super::{
     key_refs::{KeyReference, KeyRefs},
     object_cache::{ObjectCache, ObjectKey, ReferenceKind},
+    service_types::{ServiceError, ServiceTypes},
 };
 use crate::{
+    args::BlockOverrides,
     crd::{
         DopplerPrefectBinding, DopplerPrefectBindingSpec, DopplerSpec, PrefectSpec,
         control_character,
     },
     doppler::ConfigKey,
     failure::Failure,
-    outbound::AllowedHosts,
+    outbound::{AllowedHosts, AllowedServers, ServiceName},
     prefect::{
         Connection,
-        block::{BlockFields, CompleteFields},
-        connection::{ReferenceValues, connection, references},
+        block::{BlockFields, CompleteFields, Field},
+        connection::{ReferenceValues, connection, references, service_of},
     },
     reason::Reason,
 };
@@ -87,7 +89,7 @@ fn access_token_reference(namespace: &str, doppler: &DopplerSpec) -> Option<KeyR
 pub async fn build_connection(
     resolver: &KeyRefs,
     objects: &ObjectCache,
-    hosts: &AllowedHosts,
+    servers: &AllowedServers,
     namespace: &str,
     prefect: &PrefectSpec,
 ) -> Result<Connection, Failure> {
@@ -105,7 +107,64 @@ pub async fn build_connection(
         let value = resolver.resolve(objects, &key_reference).await?;
         values.insert(reference.purpose, value);
     }
-    Ok(connection(&prefect.server, namespace, &values, hosts)?)
+    Ok(connection(&prefect.server, namespace, &values, servers)?)
+}
+
+/// Checks that the Service of a Prefect server does not lead out of the cluster. Of a URL that an
+/// administrator has allowed, only an `ExternalName` that can be seen is refused.
+///
+/// # Errors
+/// If it does, or if it is named by `name` and its type cannot be read.
+pub async fn check_service(
+    service_types: &ServiceTypes,
+    namespace: &str,
+    prefect: &PrefectSpec,
+    api_url: &Url,
+) -> Result<(), ServiceError> {
+    if let Some(service) = service_of(&prefect.server, namespace) {
+        return service_types.check(&service).await;
+    }
+    let Some(service) = ServiceName::of_url(api_url) else {
+        return Ok(());
+    };
+    match service_types.check(&service).await {
+        Err(error @ ServiceError::ExternalName(_)) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The fields of a block, each replaced by that of the binding where it is set.
+///
+/// # Errors
+/// If the flags forbid it to use the token of the block for another project or config than the block
+/// names. The message names the field.
+pub fn override_block(
+    block: BlockFields,
+    overrides: BlockFields,
+    policy: BlockOverrides,
+) -> Result<BlockFields, Failure> {
+    let uses_token_of_block = overrides.access_token.is_none();
+    if policy == BlockOverrides::Deny && uses_token_of_block {
+        let differs =
+            |theirs: &Option<String>, ours: &Option<String>| ours.is_some() && ours != theirs;
+        let field = if differs(&block.project, &overrides.project) {
+            Some(Field::Project)
+        } else if differs(&block.config, &overrides.config) {
+            Some(Field::Config)
+        } else {
+            None
+        };
+        if let Some(field) = field {
+            let path = field.spec_path();
+            return Err(Failure::new(
+                Reason::OverrideNotAllowed,
+                format!(
+                    "{path} is not the {field} that the block names, and the operator's --block-overrides=deny forbids to use the block's token for it: remove {path}, or set spec.doppler.accessToken"
+                ),
+            ));
+        }
+    }
+    Ok(block.overridden_by(overrides))
 }
 
 /// The fields that the binding sets itself, with the value of its token reference.
@@ -170,5 +229,61 @@ pub fn doppler_host(hosts: &AllowedHosts, host: Option<&str>) -> Result<Url, Fai
             error.reason(),
             format!("spec.doppler.host: {error}"),
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(project: Option<&str>, config: Option<&str>, token: Option<&str>) -> BlockFields {
+        BlockFields {
+            project: project.map(str::to_owned),
+            config: config.map(str::to_owned),
+            access_token: token.map(SecretString::from),
+        }
+    }
+
+    #[test]
+    fn deny_forbids_only_other_fields_with_the_blocks_token() {
+        let block = || fields(Some("p"), Some("dev"), Some("t"));
+        let bare = || fields(None, None, Some("t"));
+        let cases = [
+            (block(), fields(None, None, None), None),
+            (block(), fields(Some("p"), Some("dev"), None), None),
+            (
+                block(),
+                fields(Some("q"), None, None),
+                Some("spec.doppler.project"),
+            ),
+            (
+                block(),
+                fields(Some("p"), Some("prd"), None),
+                Some("spec.doppler.config"),
+            ),
+            (block(), fields(Some("q"), Some("prd"), Some("own")), None),
+            // A block that names no project allows none.
+            (
+                bare(),
+                fields(Some("p"), None, None),
+                Some("spec.doppler.project"),
+            ),
+        ];
+        for (block, overrides, refused) in cases {
+            let allowed =
+                override_block(block.clone(), overrides.clone(), BlockOverrides::Allow).unwrap();
+            let denied = override_block(block, overrides, BlockOverrides::Deny);
+            match (denied, refused) {
+                (Ok(fields), None) => {
+                    assert_eq!(fields.project, allowed.project);
+                    assert_eq!(fields.config, allowed.config);
+                }
+                (Err(failure), Some(path)) => {
+                    assert_eq!(failure.reason, Reason::OverrideNotAllowed);
+                    assert!(failure.message.starts_with(path), "{}", failure.message);
+                }
+                (denied, refused) => panic!("{:?}, {refused:?}", denied.err()),
+            }
+        }
     }
 }

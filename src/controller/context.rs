@@ -13,14 +13,15 @@ use kube::{
 
 use super::{
     binding_state::BindingStates, key_refs::KeyRefs, object_cache::ObjectCache,
-    stored_binding::StoredBinding, work_queue::WorkQueue,
+    service_types::ServiceTypes, stored_binding::StoredBinding, work_queue::WorkQueue,
 };
 use crate::{
+    args::BlockOverrides,
     crd::BindingRef,
     doppler::Configs,
     inject::Pools,
     metrics::Metrics,
-    outbound::AllowedHosts,
+    outbound::{AllowedHosts, AllowedServers},
     prefect::{Blocks, ConnectionInterner},
     report::Report,
     secret::{ForbiddenNames, HashKey, SecretClient},
@@ -33,10 +34,14 @@ pub struct Context {
     pub client: Client,
     /// The limits that the flags set.
     pub settings: ControllerSettings,
-    /// Allowed hosts of Prefect servers.
-    pub prefect_hosts: AllowedHosts,
+    /// Allowed Prefect servers.
+    pub prefect_servers: AllowedServers,
+    /// The types of Services that bindings name as Prefect servers.
+    pub service_types: ServiceTypes,
     /// Allowed hosts of Doppler's API.
     pub doppler_hosts: AllowedHosts,
+    /// Whether bindings may use a block's token for another config.
+    pub block_overrides: BlockOverrides,
     /// Names that no Secret may have as a key.
     pub forbidden_names: ForbiddenNames,
     /// Interned connections to Prefect servers.

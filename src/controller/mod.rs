@@ -30,6 +30,7 @@ pub mod resolution;
 pub mod resolve;
 pub mod scope;
 mod secret;
+pub mod service_types;
 pub mod stored_binding;
 pub mod watches;
 pub mod work_queue;

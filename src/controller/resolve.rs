@@ -10,7 +10,10 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    connect::{build_connection, check_text_fields, config_key, key_references, resolve_overrides},
+    connect::{
+        build_connection, check_service, check_text_fields, config_key, key_references,
+        override_block, resolve_overrides,
+    },
     object_cache::{ObjectKey, ReferenceKind},
     pass::Pass,
     resolution::{LastGood, Resolution, Stage},
@@ -45,6 +48,11 @@ pub async fn resolve(pass: &Pass<'_>) -> Resolution {
                 let since = &mut state.key_refs_failing_since;
                 since.get_or_insert_with(Instant::now).elapsed()
             });
+            if failure.reason == Reason::HostNotAllowed {
+                // A Service may have become an ExternalName: stop reading from it.
+                pass.context.blocks.unsubscribe(pass.key);
+                pass.context.pools.remove_binding(pass.key);
+            }
             resolution.record_failure(Stage::Block, failure, failing_for);
             resolution.requeue.after(KEY_REF_RETRY_INTERVAL);
             resolution.last_good = last_good(pass);
@@ -130,9 +138,16 @@ pub async fn connect(pass: &Pass<'_>, prefect: &PrefectSpec) -> Result<Arc<Conne
     let connection = build_connection(
         &context.key_refs,
         &context.objects,
-        &context.prefect_hosts,
+        &context.prefect_servers,
         pass.key.namespace(),
         prefect,
+    )
+    .await?;
+    check_service(
+        &context.service_types,
+        pass.key.namespace(),
+        prefect,
+        &connection.api_url,
     )
     .await?;
     Ok(context.connections.intern(connection))
@@ -153,9 +168,11 @@ fn resolve_config_key(
             let key = BlockKey::new(connection, &prefect.block);
             let state = context.blocks.subscribe(pass.key, &key, pass.interval());
             let block = resolution.record_poll(Stage::Block, &state)?;
-            let fields = block.fields.clone();
             let from = format!("block {}/{} gives", key.type_slug, key.name);
-            (fields.map(|fields| fields.overridden_by(overrides)), from)
+            let fields = block.fields.clone().map_err(Failure::from);
+            let policy = context.block_overrides;
+            let fields = fields.and_then(|fields| override_block(fields, overrides, policy));
+            (fields, from)
         }
         (None, _) if !overrides_suffice => {
             context.blocks.unsubscribe(pass.key);
@@ -167,10 +184,11 @@ fn resolve_config_key(
             (Ok(overrides), "the binding itself sets".to_owned())
         }
     };
-    let fields = match fields.and_then(BlockFields::complete) {
+    let fields = fields.and_then(|fields| fields.complete().map_err(Failure::from));
+    let fields = match fields {
         Ok(fields) => fields,
-        Err(error) => {
-            resolution.record_failure(Stage::Block, error.into(), Duration::ZERO);
+        Err(failure) => {
+            resolution.record_failure(Stage::Block, failure, Duration::ZERO);
             return None;
         }
     };

@@ -12,6 +12,8 @@ use super::references::SecretKeySource;
 
 /// The Doppler config to read, and the names to include. Each of `project`, `config` and
 /// `accessToken` overrides the block's value. With all three, the operator does not read the block.
+/// With the operator's `--block-overrides=deny`, `project` and `config` must equal those of the block
+/// unless `accessToken` is set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DopplerSpec {

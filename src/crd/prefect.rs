@@ -41,7 +41,8 @@ pub struct PrefectSpec {
 #[serde(rename_all = "camelCase")]
 pub struct ServerSpec {
     /// Name of the server's Service in this cluster, such as `prefect-server`. The URL is
-    /// `http://NAME.NAMESPACE.svc:4200/api`.
+    /// `http://NAME.NAMESPACE.svc:4200/api`. The operator's `--allowed-prefect-service` must allow
+    /// the Service, and its type must not be `ExternalName`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 1, max = 63),

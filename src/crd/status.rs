@@ -89,7 +89,7 @@ pub enum WorkPoolState {
     /// Another client keeps removing the entry. The operator restores it with backoff.
     Contested,
     /// The operator cannot add the entry: the template is empty, is not of a kubernetes pool, or
-    /// has a placeholder in that place.
+    /// has a placeholder in that place without the entry in its default.
     NotEditable,
     /// The credentials have no permission to read or edit the pool.
     Forbidden,

@@ -13,8 +13,8 @@ use kube::Client;
 use tokio::time::Instant;
 
 use crate::{
-    controller::{key_refs::KeyRefs, object_cache::ObjectCache},
-    outbound::AllowedHosts,
+    controller::{key_refs::KeyRefs, object_cache::ObjectCache, service_types::ServiceTypes},
+    outbound::AllowedServers,
     prefect::ConnectionInterner,
     printable::{MAX_MESSAGE_BYTES, one_line},
     secret::SecretClient,
@@ -32,7 +32,8 @@ pub(super) struct Detacher {
     pub(super) connections: ConnectionInterner,
     pub(super) references: KeyRefs,
     pub(super) objects: ObjectCache,
-    pub(super) hosts: AllowedHosts,
+    pub(super) servers: AllowedServers,
+    pub(super) service_types: ServiceTypes,
     pub(super) keep_secrets: bool,
     /// Nothing is retried after it.
     pub(super) deadline: Instant,

@@ -16,10 +16,11 @@ use tokio::time::Instant;
 
 use crate::{
     controller::{
-        connect::build_connection,
+        connect::{build_connection, check_service},
         finalizer::{self, InjectedEntry},
     },
     crd::{DopplerPrefectBinding, WorkPoolState},
+    failure::Failure,
     inject::template::{Edit, edit},
     prefect::{Connection, PrefectError},
     reason::Reason,
@@ -115,15 +116,27 @@ impl Detacher {
                 continue;
             };
             let namespace = binding.namespace().unwrap_or_default();
-            match build_connection(
+            let connection = build_connection(
                 &self.references,
                 &self.objects,
-                &self.hosts,
+                &self.servers,
                 &namespace,
                 prefect,
             )
-            .await
-            {
+            .await;
+            let connection = match connection {
+                Ok(connection) => check_service(
+                    &self.service_types,
+                    &namespace,
+                    prefect,
+                    &connection.api_url,
+                )
+                .await
+                .map(|()| connection)
+                .map_err(Failure::from),
+                Err(failure) => Err(failure),
+            };
+            match connection {
                 Ok(connection) if connection.api_url.as_str() == server => {
                     return Ok(self.connections.intern(connection));
                 }

@@ -1,151 +1,154 @@
-//! The namespace, the cluster and the environment of a pool's jobs, read from its template.
+//! The namespace, the cluster and the environment of a pool's jobs.
 //!
-//! Input: the base job template.
+//! Input: a job as the worker renders it.
 //! Output: plain values.
-//! Invariants: edits nothing. Fills placeholders as a worker does for a deployment without
-//! overrides: `{{ x }}` is `variables.properties.x.default`.
+//! Invariants: pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
-use serde_json::value::RawValue;
 
-use super::json_text::value_at;
-use super::template::{EnvFromSource, env_from_sources};
+use super::rendering::{Job, Node, Text};
+use crate::printable;
 
-/// The namespace of a pool's jobs, unless a deployment overrides it.
+/// The longest name of a Secret in Kubernetes.
+const MAX_SECRET_NAME: usize = 253;
+
+/// The namespace of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum JobNamespace {
+pub(super) enum JobNamespace {
     /// The template sets this namespace.
     Fixed(String),
     /// Only a run resolves it: a placeholder of a block, a Prefect variable, or the worker's
     /// environment.
     Unknown(String),
+    /// It is no namespace, so the worker cannot create a job.
+    Invalid(String),
 }
 
 /// What overrides keys of a Secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Shadows {
+pub(super) struct Shadows {
     /// Keys that the pool's own `env` sets.
-    pub keys: Vec<String>,
+    pub(super) keys: Vec<String>,
     /// Later `envFrom` sources (`Secret x`, `ConfigMap y`). The template does not show their keys.
-    pub later_sources: Vec<String>,
+    pub(super) later_sources: Vec<String>,
 }
 
-fn parse_at(template: &RawValue, path: &[&str]) -> Option<Value> {
-    serde_json::from_str(value_at(template, path)?.get()).ok()
+/// An `envFrom` source of the first container.
+pub(super) struct EnvFromSource {
+    /// The Secret whose keys it adds under their own names.
+    pub(super) secret: Option<String>,
+    /// `Secret x` or `ConfigMap y`, with the prefix of its keys if there is one.
+    label: String,
+    /// The prefix of its keys.
+    prefix: String,
 }
 
-/// The name in `{{ name }}`, if the text is that placeholder alone and a variable of the pool.
-fn placeholder_variable(text: &str) -> Option<&str> {
-    let name = text.trim().strip_prefix("{{")?.strip_suffix("}}")?.trim();
-    let plain = name
-        .chars()
-        .all(|c| c.is_alphanumeric() || c == '_' || c == '-');
-    (plain && !name.is_empty()).then_some(name)
-}
-
-/// A value of `job_configuration` as a worker fills it: `Err` if only a run resolves it, `Ok(None)`
-/// if it is unset.
-fn fill_placeholder(template: &RawValue, value: Option<Value>) -> Result<Option<Value>, String> {
-    match value {
-        Some(Value::String(text)) if text.contains("{{") => match placeholder_variable(&text) {
-            Some(name) => Ok(
-                parse_at(template, &["variables", "properties", name, "default"])
-                    .filter(|value| !value.is_null()),
-            ),
-            None => Err(text),
-        },
-        Some(Value::Null) | None => Ok(None),
-        value => Ok(value),
-    }
-}
-
-/// The namespace in which the pool's jobs run.
+/// The namespace in which a job runs.
 ///
 /// The worker (prefect-kubernetes 0.8.0) creates the Job in `job_configuration.namespace`, or in
 /// `default` if that is unset. It sets the manifest's namespace only if the manifest has none. The
 /// API server rejects a manifest with another namespace, so the manifest never decides.
-#[must_use]
-pub fn job_namespace(template: &RawValue) -> JobNamespace {
-    match fill_placeholder(
-        template,
-        parse_at(template, &["job_configuration", "namespace"]),
-    ) {
-        Ok(Some(Value::String(namespace))) if namespace.contains("{{") => {
-            JobNamespace::Unknown(namespace)
+pub(super) fn job_namespace(job: Job<'_>) -> JobNamespace {
+    let namespace = job.get("namespace");
+    match (namespace, namespace.text()) {
+        (Node::Missing, _) => JobNamespace::Fixed("default".to_owned()),
+        (_, Text::Known(text)) if text.is_empty() => JobNamespace::Invalid(text.into_owned()),
+        (_, Text::Known(text)) => JobNamespace::Fixed(text.into_owned()),
+        (_, Text::Unresolved(text)) => JobNamespace::Unknown(text.to_owned()),
+        (Node::Unresolved(value), _) => JobNamespace::Unknown(value.to_string()),
+        (node, Text::None) => {
+            JobNamespace::Invalid(node.raw().map(Value::to_string).unwrap_or_default())
         }
-        Ok(Some(Value::String(namespace))) => JobNamespace::Fixed(namespace),
-        Ok(None) => JobNamespace::Fixed("default".to_owned()),
-        Ok(Some(other)) => JobNamespace::Unknown(other.to_string()),
-        Err(text) => JobNamespace::Unknown(text),
     }
 }
 
-/// Whether the pool sends its jobs to the cluster of its own `cluster_config`.
-#[must_use]
-pub fn targets_other_cluster(template: &RawValue) -> bool {
-    !matches!(
-        fill_placeholder(
-            template,
-            parse_at(template, &["job_configuration", "cluster_config"])
-        ),
-        Ok(None)
-    )
+/// Whether a job runs in the cluster of its own `cluster_config`.
+pub(super) fn has_cluster_config(job: Job<'_>) -> bool {
+    !job.get("cluster_config").is_unset()
 }
 
-/// The names in an `env`, which is a map or a list of `{name, …}`. The worker drops the nulls of a
-/// map.
-fn env_names(env: Option<Value>) -> Vec<String> {
-    match env {
-        Some(Value::Object(map)) => map
-            .into_iter()
-            .filter(|(_, value)| !value.is_null())
-            .map(|(name, _)| name)
-            .collect(),
-        Some(Value::Array(list)) => list
-            .iter()
-            .filter_map(|entry| Some(entry.get("name")?.as_str()?.to_owned()))
-            .collect(),
-        _ => Vec::new(),
+/// The sources of the first container, in their order.
+pub(super) fn env_from_sources(job: Job<'_>) -> impl Iterator<Item = EnvFromSource> {
+    job.container()
+        .get("envFrom")
+        .elements()
+        .filter_map(source_of)
+}
+
+fn source_of(element: Node<'_>) -> Option<EnvFromSource> {
+    if let Node::Unresolved(value) = element {
+        return Some(EnvFromSource {
+            secret: None,
+            label: printable::name(value.as_str().unwrap_or("a block")),
+            prefix: String::new(),
+        });
     }
+    let prefix = element.get("prefix");
+    let prefix_text = prefix.text();
+    let has_prefix = !prefix.is_unset() && !prefix_text.is("");
+    let name_of = |kind: &str| element.get(kind).get("name").text();
+    let (kind, name) = match (name_of("secretRef"), name_of("configMapRef")) {
+        (Text::None, Text::None) => return None,
+        (Text::None, name) => ("ConfigMap", name),
+        (name, _) => ("Secret", name),
+    };
+    let mut label = format!("{kind} {}", printable::name(name.shown()?));
+    if has_prefix {
+        let shown = printable::name(prefix_text.shown().unwrap_or_default());
+        label = format!("{label} (prefix {shown})");
+    }
+    let secret = match name {
+        Text::Known(name) if kind == "Secret" && !has_prefix && name.len() <= MAX_SECRET_NAME => {
+            Some(name.into_owned())
+        }
+        _ => None,
+    };
+    let prefix = match prefix_text {
+        Text::Known(prefix) => prefix.chars().take(MAX_SECRET_NAME).collect(),
+        // It may be any prefix, also none.
+        Text::Unresolved(_) | Text::None => String::new(),
+    };
+    Some(EnvFromSource {
+        secret,
+        label,
+        prefix,
+    })
 }
 
 /// All that may override keys of a Secret, read once for any number of Secrets.
-pub struct JobEnvironment {
+pub(super) struct JobEnvironment {
     names: BTreeSet<String>,
     sources: Vec<EnvFromSource>,
 }
 
 impl JobEnvironment {
     /// Reads the pool's own `env` and the `envFrom` sources.
-    #[must_use]
-    pub fn from_template(template: &RawValue) -> Self {
-        let containers = [
-            "job_configuration",
-            "job_manifest",
-            "spec",
-            "template",
-            "spec",
-            "containers",
-        ];
-        let container = parse_at(template, &containers)
-            .and_then(|containers| containers.get(0)?.get("env").cloned());
-        let configuration = parse_at(template, &["job_configuration", "env"]);
+    pub(super) fn of(job: Job<'_>) -> Self {
+        let mut names = configured_names(job);
+        names.extend(container_names(job));
         Self {
-            names: [configuration, container]
-                .into_iter()
-                .filter_map(|env| fill_placeholder(template, env).ok())
-                .flat_map(env_names)
-                .collect(),
-            sources: env_from_sources(template),
+            names,
+            sources: env_from_sources(job).collect(),
         }
+    }
+
+    /// The names that the pool's own `env` sets.
+    #[cfg(test)]
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(String::as_str)
+    }
+
+    /// The Secrets whose keys a source adds under their own names.
+    pub(super) fn secrets(&self) -> impl Iterator<Item = &str> {
+        let sources = self.sources.iter();
+        sources.filter_map(|source| source.secret.as_deref())
     }
 
     /// Which of the Secret's keys the pool's own `env` overrides, and which later `envFrom` sources
     /// may.
-    #[must_use]
-    pub fn shadows(&self, keys: &BTreeSet<String>, secret: &str) -> Shadows {
+    pub(super) fn shadows(&self, keys: &BTreeSet<String>, secret: &str) -> Shadows {
         let after = self
             .sources
             .iter()
@@ -163,11 +166,34 @@ impl JobEnvironment {
     }
 }
 
-/// Which of the Secret's keys the pool's own `env` overrides, and which later `envFrom` sources
-/// may.
-#[must_use]
-pub fn find_shadows(template: &RawValue, keys: &BTreeSet<String>, secret: &str) -> Shadows {
-    JobEnvironment::from_template(template).shadows(keys, secret)
+/// The names in `job_configuration.env`, which is a map or a list of `{name, value}`. The worker
+/// drops those without a value.
+fn configured_names(job: Job<'_>) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    let mut members: BTreeMap<&str, Node<'_>> = BTreeMap::new();
+    for part in job.env() {
+        let keys = part.raw().and_then(Value::as_object).into_iter().flatten();
+        members.extend(keys.map(|(key, _)| (key.as_str(), part.get(key))));
+        let listed = part.elements().filter(|entry| {
+            !matches!(entry.get("valueFrom"), Node::Missing) || !entry.get("value").is_unset()
+        });
+        names.extend(listed.filter_map(name_of));
+    }
+    let set = members.into_iter().filter(|(_, value)| !value.is_unset());
+    names.extend(set.map(|(name, _)| name.to_owned()));
+    names
+}
+
+/// The names in the container's own `env`. The worker replaces anything but a list.
+fn container_names(job: Job<'_>) -> impl Iterator<Item = String> {
+    job.container().get("env").elements().filter_map(name_of)
+}
+
+fn name_of(entry: Node<'_>) -> Option<String> {
+    match entry.get("name").text() {
+        Text::Known(name) => Some(name.into_owned()),
+        Text::Unresolved(_) | Text::None => None,
+    }
 }
 
 #[cfg(test)]

@@ -68,15 +68,6 @@ pub(super) fn parse_kind(value: &RawValue) -> JsonKind<'_> {
     }
 }
 
-/// The value at a path of object keys, if each step exists.
-pub(super) fn value_at<'a>(value: &'a RawValue, path: &[&str]) -> Option<&'a RawValue> {
-    path.iter()
-        .try_fold(value, |value, key| match parse_kind(value) {
-            JsonKind::Object(members) => members.get(key),
-            _ => None,
-        })
-}
-
 /// The range of `part`, a slice of `whole`.
 pub(super) fn range_of(whole: &str, part: &str) -> Option<Range<usize>> {
     let start = part.as_ptr().addr().checked_sub(whole.as_ptr().addr())?;

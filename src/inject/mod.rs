@@ -12,10 +12,8 @@ mod manual_patch;
 pub mod plan;
 pub mod pool_owner;
 pub mod pools;
+mod rendering;
 pub mod template;
 
-pub use job_environment::{
-    JobEnvironment, JobNamespace, Shadows, find_shadows, job_namespace, targets_other_cluster,
-};
 pub use manual_patch::{add_operation, patch_text};
 pub use pools::Pools;

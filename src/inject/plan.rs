@@ -11,9 +11,11 @@
 //! - The operator never writes an owned pool, not even to remove an entry: the owner writes the
 //!   whole template again. Entries in it count as the owner's.
 //! - In mode `Observe` an entry counts as the user's, even if we wrote it before the mode changed.
+//! - An entry that a placeholder brings counts as the user's, because no edit can take it away.
 //! - If two bindings claim one Secret, its entry stays while one of them wants it. If they differ,
 //!   `optional: true` wins.
 
+mod deployments;
 mod eligibility;
 mod observe;
 mod view;
@@ -22,6 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::value::RawValue;
 
+use self::deployments::Unserved;
 use self::eligibility::{Rejection, find_rejection};
 use self::observe::{Observed, add_shadows, observe_claim};
 use self::view::{KUBERNETES, ParsedTemplate};
@@ -29,7 +32,7 @@ use super::claim::{Claim, Observation, Want};
 use super::template::{Edit, Entry, EntryState, edit};
 use crate::crd::InjectMode;
 
-pub use self::view::{History, PoolView};
+pub use self::view::{History, PoolView, destination_variables};
 
 /// What to write and what to report.
 pub struct Plan {
@@ -57,7 +60,7 @@ struct Demand {
 /// Plans one write of a pool for all claims.
 #[must_use]
 pub fn plan(view: &PoolView<'_>, claims: &[&Claim], history: &History) -> Plan {
-    let parsed = ParsedTemplate::parse(view.template);
+    let parsed = ParsedTemplate::parse(view, claims);
     let rejections: Vec<_> = claims
         .iter()
         .map(|claim| find_rejection(view, &parsed, claim))
@@ -95,11 +98,18 @@ pub fn plan(view: &PoolView<'_>, claims: &[&Claim], history: &History) -> Plan {
     }
 }
 
+/// The deployments that send jobs to namespaces without the Secret of the claim, by namespace.
+#[must_use]
+pub fn unserved_deployments(view: &PoolView<'_>, claim: &Claim) -> BTreeMap<String, Vec<String>> {
+    let parsed = ParsedTemplate::parse(view, &[claim]);
+    Unserved::of(&parsed.deployments, claim).elsewhere
+}
+
 impl Demand {
     fn of(
         claims: &[&Claim],
         rejections: &[Option<Rejection>],
-        parsed: &ParsedTemplate,
+        parsed: &ParsedTemplate<'_>,
         history: &History,
     ) -> Self {
         let mut demand = Self::default();

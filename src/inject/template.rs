@@ -22,8 +22,8 @@ use self::entry::secret_source;
 use super::json_text::{range_of, splice};
 
 pub use self::container::NotEditable;
+pub(super) use self::entry::has_list;
 pub use self::entry::{Entry, EntryState, entry_state, entry_states};
-pub(super) use self::entry::{EnvFromSource, env_from_sources, has_list};
 
 /// The result of an edit.
 #[derive(Debug)]

@@ -7,7 +7,10 @@
 
 use url::{Host, Url};
 
-use super::{PatternError, address, pattern::Pattern};
+use super::{
+    PatternError, ServiceName, address,
+    pattern::{HOST_SYNTAX, Pattern},
+};
 use crate::reason::Reason;
 
 /// The allowed hosts from one flag of the operator.
@@ -26,7 +29,7 @@ use crate::reason::Reason;
 /// and URLs with a user name or password are always refused.
 ///
 /// A URL that the operator builds itself from `name` and `namespace` ([`super::in_cluster_url`])
-/// needs no entry. A user's URL of a Service, such as `http://prefect-server.prefect.svc:4200`,
+/// needs no entry here, but one of [`super::AllowedServices`]. A user's URL of a Service, such as `http://prefect-server.prefect.svc:4200`,
 /// does (`http://*.prefect.svc:4200`): otherwise a binding could send credentials to any Service
 /// and port of the cluster.
 #[derive(Clone, Debug)]
@@ -89,6 +92,16 @@ pub enum HostRefused {
         /// The flag.
         flag: &'static str,
     },
+    /// No entry allows the Service.
+    #[error(
+        "Service {service} is not an allowed Prefect server: correct name and namespace, or add {service} to the operator's {flag}"
+    )]
+    ServiceNotListed {
+        /// The Service.
+        service: ServiceName,
+        /// The flag.
+        flag: &'static str,
+    },
     /// The name or namespace of a Service is not a DNS label.
     #[error(
         "the server's {field} is not a valid name of a Service: use lower-case letters, digits and hyphens, at most 63 characters"
@@ -120,6 +133,7 @@ impl AllowedHosts {
                     flag,
                     entry: entry.clone(),
                     problem,
+                    syntax: HOST_SYNTAX,
                 })
             })
             .collect::<Result<_, _>>()?;

@@ -8,7 +8,7 @@ use url::Url;
 
 use super::HostRefused;
 
-/// Returns `http://NAME.NAMESPACE.svc:PORT/`. It bypasses [`super::AllowedHosts`]: name and
+/// Returns `http://NAME.NAMESPACE.svc:PORT/`. [`super::AllowedServices`] decides about it, not [`super::AllowedHosts`]: name and
 /// namespace must be DNS labels, so they cannot contain another host, path or user name.
 ///
 /// # Errors

@@ -14,6 +14,7 @@ mod client;
 mod hosts;
 mod in_cluster;
 mod pattern;
+mod services;
 mod transport;
 
 pub use body::{Body, BodyError, read_bounded};
@@ -23,4 +24,5 @@ pub use client::{ClientError, client, direct_client, stream_client};
 pub use hosts::{AllowedHosts, HostRefused};
 pub use in_cluster::in_cluster_url;
 pub use pattern::PatternError;
+pub use services::{AllowedServers, AllowedServices, PREFECT_PATH, PREFECT_PORT, ServiceName};
 pub use transport::TransportError;

@@ -9,11 +9,9 @@ use std::net::Ipv6Addr;
 use globset::{GlobBuilder, GlobMatcher};
 use url::{Host, Url};
 
-/// An invalid entry of a list of hosts.
+/// An invalid entry of a list of hosts or Services.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "invalid entry {entry:?} of {flag}: {problem}; use HOST, HOST:PORT or HOST:*, each with or without https:// or http://, where * matches one label of a name"
-)]
+#[error("invalid entry {entry:?} of {flag}: {problem}; use {syntax}")]
 pub struct PatternError {
     /// The flag that has the entry.
     pub flag: &'static str,
@@ -21,7 +19,12 @@ pub struct PatternError {
     pub entry: String,
     /// What is wrong with it.
     pub problem: &'static str,
+    /// The form of a valid entry.
+    pub syntax: &'static str,
 }
+
+/// The form of a valid entry of a list of hosts.
+pub(super) const HOST_SYNTAX: &str = "HOST, HOST:PORT or HOST:*, each with or without https:// or http://, where * matches one label of a name";
 
 #[derive(Clone, Debug)]
 pub(super) struct Pattern {

@@ -1,11 +1,11 @@
 //! The API of one Prefect server, as far as the operator uses it.
 //!
 //! Input: names of blocks and work pools, and templates to write.
-//! Output: a block document, a work pool with the text of its template unchanged, and the namespaces
-//! to which deployments send their jobs; or a [`PrefectError`].
+//! Output: a block document, a work pool with the text of its template unchanged, and the job
+//! variables of its deployments; or a [`PrefectError`].
 //! Invariants: it caches no answer, and changes nothing in a template by itself.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use reqwest::Method;
 use serde::Serialize;
@@ -16,7 +16,7 @@ use super::{
     connection::Connection,
     error::{PrefectError, Subject},
     http_client::{Endpoint, HttpClient},
-    work_pool::{DeploymentNamespaces, DeploymentPage, PAGE_SIZE, WorkPool},
+    work_pool::{DeploymentOverrides, DeploymentPage, PAGE_SIZE, WorkPool},
 };
 use crate::{
     printable::has_control,
@@ -120,18 +120,24 @@ impl Client {
         self.http.check(endpoint.subject, &response)
     }
 
-    /// Lists the namespaces of deployments that override the namespace of their work pool. Of very
-    /// many deployments it reads only the first by name, and the answer says so.
+    /// Lists the deployments of a work pool that set one of these variables. Of very many
+    /// deployments it reads only the first by name, and the answer says so. Without variables it
+    /// sends no request.
     ///
     /// # Errors
     /// [`PrefectError`].
-    pub async fn deployment_namespaces(
+    pub async fn deployment_overrides(
         &self,
         pool: &str,
+        variables: &BTreeSet<String>,
         priority: Priority,
-    ) -> Result<DeploymentNamespaces, PrefectError> {
+    ) -> Result<DeploymentOverrides, PrefectError> {
         if !is_segment(pool) {
             return Err(self.pool_missing(pool));
+        }
+        let mut found = DeploymentOverrides::default();
+        if variables.is_empty() {
+            return Ok(found);
         }
         let endpoint = Endpoint {
             subject: Subject::Deployments(pool),
@@ -140,7 +146,6 @@ impl Client {
             max_bytes: DEPLOYMENTS_LIMIT,
             max_values: None,
         };
-        let mut found = DeploymentNamespaces::default();
         for page in 0..MAX_PAGES {
             let filter = json!({
                 "limit": PAGE_SIZE,
@@ -154,8 +159,8 @@ impl Client {
                 .await?;
             let DeploymentPage(deployments) = self.http.parse(&endpoint, &response)?;
             let is_last = deployments.len() < PAGE_SIZE;
-            for deployment in deployments {
-                found.add(deployment);
+            for deployment in &deployments {
+                found.add(deployment, variables);
             }
             if is_last {
                 return Ok(found);

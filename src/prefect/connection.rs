@@ -27,7 +27,7 @@ pub use server_error::ServerError;
 
 use crate::{
     crd::ServerSpec,
-    outbound::AllowedHosts,
+    outbound::{AllowedServers, ServiceName},
     upstream::limiter::{LimitKey, SourceId},
 };
 
@@ -187,18 +187,50 @@ pub fn connection(
     spec: &ServerSpec,
     binding_namespace: &str,
     values: &ReferenceValues,
-    hosts: &AllowedHosts,
+    servers: &AllowedServers,
 ) -> Result<Connection, ServerError> {
     let api_url = api_url_of(spec, binding_namespace)?;
-    // A Service in this cluster is always allowed; the flags decide about every other host.
-    if spec.name.is_none() {
-        hosts.check(&api_url).map_err(ServerError::HostNotAllowed)?;
-    }
+    check_server(spec, binding_namespace, &api_url, servers)?;
     Ok(Connection {
         api_url,
         auth: auth(spec, values)?,
         headers: headers(spec, values)?,
         ca: ca(spec, values)?,
+    })
+}
+
+/// Checks that the flags allow the server of a `server` field, whose URL is `api_url`.
+///
+/// # Errors
+/// If they do not.
+pub fn check_server(
+    spec: &ServerSpec,
+    binding_namespace: &str,
+    api_url: &Url,
+    servers: &AllowedServers,
+) -> Result<(), ServerError> {
+    match service_of(spec, binding_namespace) {
+        Some(service) => servers.services.check(&service, binding_namespace),
+        None => servers.hosts.check(api_url),
+    }
+    .map_err(|refused| ServerError::HostNotAllowed {
+        field: if spec.name.is_some() {
+            "spec.prefect.server.name"
+        } else {
+            "spec.prefect.server.remoteApiUrl"
+        },
+        refused,
+    })
+}
+
+/// The Service that a `server` field names by `name` and `namespace`.
+#[must_use]
+pub fn service_of(spec: &ServerSpec, binding_namespace: &str) -> Option<ServiceName> {
+    let name = spec.name.clone()?;
+    let namespace = spec.namespace.as_deref().unwrap_or(binding_namespace);
+    Some(ServiceName {
+        namespace: namespace.to_owned(),
+        name,
     })
 }
 

@@ -15,7 +15,7 @@ use reqwest::{
     header::{HeaderMap, HeaderName},
 };
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::{sync::Mutex, time::sleep};
 use url::Url;
 
@@ -185,10 +185,10 @@ impl HttpClient {
 
     /// The content of a success. JSON of another shape and a body that is not JSON give different
     /// errors, because the latter is a page of another server.
-    pub(super) fn parse<T: DeserializeOwned>(
+    pub(super) fn parse<'r, T: Deserialize<'r>>(
         &self,
         endpoint: &Endpoint<'_>,
-        response: &ApiResponse,
+        response: &'r ApiResponse,
     ) -> Result<T, PrefectError> {
         self.check(endpoint.subject, response)?;
         let body = response.body.expose_secret();

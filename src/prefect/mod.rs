@@ -29,4 +29,4 @@ pub use event::ServerEvent;
 pub use event_socket::{SocketError, events};
 pub use feed::{EventSockets, event_sockets};
 pub use source::{BlockKey, Blocks, blocks};
-pub use work_pool::{DeploymentNamespaces, WorkPool};
+pub use work_pool::{DeploymentGroup, DeploymentOverrides, WorkPool};

@@ -1,26 +1,28 @@
-//! A work pool, and where its deployments send their jobs.
+//! A work pool, and the job variables of its deployments.
 //!
-//! Input: the answers of a Prefect server.
-//! Output: the template as the server wrote it, and the namespaces of deployments that override the
-//! namespace of the pool.
-//! Invariants: a template may contain secrets, so [`WorkPool`] has no `Debug`. The number of
-//! namespaces and names is bounded.
+//! Input: the answers of a Prefect server, and the names of variables.
+//! Output: the template as the server wrote it, and the deployments that set one of these
+//! variables, in groups of equal values.
+//! Invariants: a template may contain secrets, so [`WorkPool`] has no `Debug`. The number of groups
+//! and names and the size of values are bounded.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeSet, fmt};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor},
+    de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
-use serde_json::value::RawValue;
+use serde_json::{Map, Value, value::RawValue};
 
 /// Deployments per page: Prefect's maximum.
 pub(super) const PAGE_SIZE: usize = 200;
-/// The longest name or namespace that is kept. A Kubernetes namespace has at most 63.
-const MAX_TEXT_CHARS: usize = 253;
-/// Namespaces that are listed: more than the status shows.
-const MAX_NAMESPACES: usize = 64;
-/// Deployments that are named for each namespace.
+/// The longest name of a deployment that is kept, in characters.
+const MAX_NAME_CHARS: usize = 253;
+/// The longest values of one deployment that are kept, in bytes.
+const MAX_VARIABLES_BYTES: usize = 4096;
+/// Groups that are kept: more than the status shows.
+const MAX_GROUPS: usize = 64;
+/// Deployments that are named for each group.
 pub(super) const MAX_NAMES: usize = 20;
 
 /// A work pool.
@@ -33,60 +35,98 @@ pub struct WorkPool {
     pub base_job_template: Box<RawValue>,
 }
 
-/// The namespaces of deployments that override the namespace of their work pool.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DeploymentNamespaces {
-    /// Each such namespace, with the names of some of these deployments.
-    pub namespaces: BTreeMap<String, Vec<String>>,
+/// The deployments of a work pool that set one of the variables that were asked for.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct DeploymentOverrides {
+    /// Deployments with equal values.
+    pub groups: Vec<DeploymentGroup>,
+    /// Whether there are more groups, which were dropped.
+    pub more_groups: bool,
     /// The pool has more deployments than this number, and only the first by name were read.
     pub truncated_at: Option<usize>,
 }
 
+/// Deployments that set the same variables to the same values. The values may be secrets, so there
+/// is no `Debug`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct DeploymentGroup {
+    /// The variables as the text of a JSON object. None: too large to keep.
+    pub variables: Option<Box<str>>,
+    /// The names of some of them.
+    pub names: Vec<String>,
+}
+
 /// A page of deployments. One with more deployments than were requested does not parse.
-pub(super) struct DeploymentPage(pub(super) Vec<Deployment>);
+pub(super) struct DeploymentPage<'a>(pub(super) Vec<Deployment<'a>>);
 
 /// The parts of a deployment that are used.
 #[derive(Deserialize)]
-pub(super) struct Deployment {
-    #[serde(default)]
-    name: ShortText,
-    #[serde(default)]
-    job_variables: Option<JobVariables>,
+pub(super) struct Deployment<'a> {
+    #[serde(borrow, default)]
+    name: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    job_variables: Option<&'a RawValue>,
 }
 
-#[derive(Deserialize)]
-struct JobVariables {
-    #[serde(default)]
-    namespace: ShortText,
-}
-
-/// A text of at most [`MAX_TEXT_CHARS`], cut at that length. Any other value is no text.
-#[derive(Default)]
-struct ShortText(Option<String>);
-
-impl DeploymentNamespaces {
-    /// Adds the namespace of a deployment, if it overrides that of the pool.
-    pub(super) fn add(&mut self, deployment: Deployment) {
-        let variables = deployment.job_variables;
-        let Some(namespace) = variables.and_then(|variables| variables.namespace.0) else {
+impl DeploymentOverrides {
+    /// Adds a deployment, if it sets one of the variables.
+    pub(super) fn add(&mut self, deployment: &Deployment<'_>, variables: &BTreeSet<String>) {
+        let Some(job_variables) = deployment.job_variables else {
             return;
         };
-        let is_full = self.namespaces.len() >= MAX_NAMESPACES;
-        if namespace.is_empty() || (is_full && !self.namespaces.contains_key(&namespace)) {
+        let mut decoder = serde_json::Deserializer::from_str(job_variables.get());
+        let Ok(selected) = Selected(variables).deserialize(&mut decoder) else {
+            return;
+        };
+        if selected.members == 0 {
             return;
         }
-        let names = self.namespaces.entry(namespace).or_default();
-        if names.len() < MAX_NAMES {
-            names.push(deployment.name.0.unwrap_or_default());
+        let group = match self
+            .groups
+            .iter_mut()
+            .position(|group| group.variables == selected.text)
+        {
+            Some(at) => &mut self.groups[at],
+            None if self.groups.len() == MAX_GROUPS => {
+                self.more_groups = true;
+                return;
+            }
+            None => {
+                self.groups.push(DeploymentGroup {
+                    variables: selected.text,
+                    names: Vec::new(),
+                });
+                let last = self.groups.len() - 1;
+                &mut self.groups[last]
+            }
+        };
+        if group.names.len() < MAX_NAMES {
+            group.names.push(deployment.name());
         }
     }
 }
 
-impl<'de> Deserialize<'de> for DeploymentPage {
+impl DeploymentGroup {
+    /// The variables. None if they are too large to keep.
+    #[must_use]
+    pub fn parsed(&self) -> Option<Map<String, Value>> {
+        serde_json::from_str(self.variables.as_deref()?).ok()
+    }
+}
+
+impl Deployment<'_> {
+    fn name(&self) -> String {
+        let name = self.name.map(|name| serde_json::from_str(name.get()));
+        let name: String = name.and_then(Result::ok).unwrap_or_default();
+        name.chars().take(MAX_NAME_CHARS).collect()
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for DeploymentPage<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Page;
         impl<'de> Visitor<'de> for Page {
-            type Value = DeploymentPage;
+            type Value = DeploymentPage<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a list of deployments")
@@ -107,50 +147,56 @@ impl<'de> Deserialize<'de> for DeploymentPage {
     }
 }
 
-impl<'de> Deserialize<'de> for ShortText {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Text;
-        impl<'de> Visitor<'de> for Text {
-            type Value = ShortText;
+/// Selects the members of an object that set one of the variables. A key with a dot sets a part of
+/// the variable that it begins with.
+struct Selected<'a>(&'a BTreeSet<String>);
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a value")
-            }
+/// The selected members as the text of an object.
+struct SelectedMembers {
+    members: usize,
+    text: Option<Box<str>>,
+}
 
-            fn visit_str<E>(self, text: &str) -> Result<ShortText, E> {
-                Ok(ShortText(Some(text.chars().take(MAX_TEXT_CHARS).collect())))
-            }
+impl<'de> DeserializeSeed<'de> for Selected<'_> {
+    type Value = SelectedMembers;
 
-            fn visit_bool<E>(self, _: bool) -> Result<ShortText, E> {
-                Ok(ShortText(None))
-            }
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
 
-            fn visit_i64<E>(self, _: i64) -> Result<ShortText, E> {
-                Ok(ShortText(None))
-            }
+impl<'de> Visitor<'de> for Selected<'_> {
+    type Value = SelectedMembers;
 
-            fn visit_u64<E>(self, _: u64) -> Result<ShortText, E> {
-                Ok(ShortText(None))
-            }
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
 
-            fn visit_f64<E>(self, _: f64) -> Result<ShortText, E> {
-                Ok(ShortText(None))
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut members = 0;
+        let mut text = String::from("{");
+        let mut fits = true;
+        while let Some(key) = map.next_key::<String>()? {
+            let root = key.split(['.', '[', ']']).next().unwrap_or_default();
+            if !self.0.contains(root) {
+                map.next_value::<IgnoredAny>()?;
+                continue;
             }
-
-            fn visit_unit<E>(self) -> Result<ShortText, E> {
-                Ok(ShortText(None))
+            let value = map.next_value::<&RawValue>()?;
+            fits &= text.len() + key.len() + value.get().len() <= MAX_VARIABLES_BYTES;
+            if fits {
+                let separator = if members > 0 { "," } else { "" };
+                text.push_str(separator);
+                text.push_str(&Value::String(key).to_string());
+                text.push(':');
+                text.push_str(value.get());
             }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<ShortText, A::Error> {
-                while list.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(ShortText(None))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<ShortText, A::Error> {
-                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-                Ok(ShortText(None))
-            }
+            members += 1;
         }
-        deserializer.deserialize_any(Text)
+        text.push('}');
+        Ok(SelectedMembers {
+            members,
+            text: fits.then(|| text.into_boxed_str()),
+        })
     }
 }

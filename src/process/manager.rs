@@ -20,7 +20,8 @@ use super::{
 use crate::{
     controller::{
         self, binding_state::BindingStates, context::Context, key_refs::KeyRefs,
-        object_cache::ObjectCache, prefect_work_pools, scope::WatchScope, work_queue::WorkQueue,
+        object_cache::ObjectCache, prefect_work_pools, scope::WatchScope,
+        service_types::ServiceTypes, work_queue::WorkQueue,
     },
     crd::BindingRef,
     doppler::Configs,
@@ -109,7 +110,12 @@ impl ControllerManager {
             key_refs: KeyRefs::new(client.clone(), settings.controller.kubernetes_timeout),
             client: client.clone(),
             settings: settings.controller,
-            prefect_hosts: settings.prefect_hosts,
+            prefect_servers: settings.prefect_servers,
+            service_types: ServiceTypes::new(
+                client.clone(),
+                settings.controller.kubernetes_timeout,
+            ),
+            block_overrides: settings.block_overrides,
             doppler_hosts: settings.doppler_hosts,
             forbidden_names: settings.forbidden_names,
             connections,

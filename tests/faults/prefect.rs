@@ -83,13 +83,13 @@ pub fn cases() -> Vec<Case> {
         .in_short_form(),
         Case::new(
             Group::Prefect,
-            "somebody edits the template all the time",
+            "another client edits the template all the time",
             "No edit is lost, and the entry comes back.",
             template_edited,
         ),
         Case::new(
             Group::Prefect,
-            "somebody removes the entry each time",
+            "another client removes the entry each time",
             "The operator does not fight: repairs become rare, and the condition says PoolContested.",
             entry_removed,
         ),

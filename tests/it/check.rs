@@ -223,7 +223,8 @@ async fn offline_needs_no_network_and_api_url_can_be_overridden() -> Result<()> 
 
     // The address in the cluster is not reachable from here. The overriding one is.
     let mut spec = world.spec();
-    spec["prefect"]["server"] = json!({"name": "prefect-server", "namespace": "prefect"});
+    world.create_service("prefect-server").await?;
+    spec["prefect"]["server"] = json!({"name": "prefect-server"});
     let (all_ok, output) = run_check(
         &world,
         &spec,

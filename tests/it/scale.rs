@@ -86,6 +86,7 @@ async fn bindings_share_reads_and_cost_nothing_at_rest() -> Result<()> {
     let host = format!("prefect-server.{}.svc:4200", w.name);
     network.route(&host, ([127, 0, 0, 1], w.prefect.port()).into());
     let mut spec = w.spec();
+    w.create_service("prefect-server").await?;
     spec["prefect"]["server"] = json!({"name": "prefect-server"});
 
     w.start_operator().await?;

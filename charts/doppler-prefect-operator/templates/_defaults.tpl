@@ -28,6 +28,8 @@ operator:
   dopplerTimeout: 15s
   allowedDopplerHosts: [api.doppler.com]
   allowedPrefectHosts: [api.prefect.cloud]
+  allowedPrefectServices: [./*, prefect/prefect-server]
+  blockOverrides: allow
 log:
   format: json
   filter: info

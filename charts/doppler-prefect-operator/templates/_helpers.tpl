@@ -55,6 +55,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   value: {{ join "," .Values.operator.allowedDopplerHosts | quote }}
 - name: ALLOWED_PREFECT_HOST
   value: {{ join "," .Values.operator.allowedPrefectHosts | quote }}
+- name: ALLOWED_PREFECT_SERVICE
+  value: {{ join "," .Values.operator.allowedPrefectServices | quote }}
+- name: BLOCK_OVERRIDES
+  value: {{ .Values.operator.blockOverrides | quote }}
 - name: PREFECT_TIMEOUT
   value: {{ .Values.operator.prefectTimeout | quote }}
 - name: DOPPLER_TIMEOUT
@@ -123,10 +127,41 @@ imagePullSecrets:
 - apiGroups: [""]
   resources: [namespaces]
   verbs: [get] # to see that a namespace is being deleted
+- apiGroups: [""]
+  resources: [services]
+  verbs: [get] # to refuse a Prefect server of type ExternalName
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
 {{ include "dpo.prefectRules" . }}
+{{- end }}
+
+{{- /*
+The rule for the Services of allowedPrefectServices that are outside the watched namespaces, or nothing. Their namespaces may not exist yet, so the rule
+belongs to a ClusterRole.
+*/ -}}
+{{- define "dpo.serviceRule" -}}
+{{- $watched := .Values.watchNamespaces }}
+{{- $names := list }}
+{{- $any := false }}
+{{- range .Values.operator.allowedPrefectServices }}
+{{- $parts := splitList "/" . }}
+{{- if not (or (eq (first $parts) ".") (has (first $parts) $watched)) }}
+{{- if regexMatch "[*?]" (last $parts) }}
+{{- $any = true }}
+{{- else }}
+{{- $names = append $names (last $parts) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if or $any $names }}
+- apiGroups: [""]
+  resources: [services]
+  {{- if not $any }}
+  resourceNames: {{ toJson (uniq $names) }}
+  {{- end }}
+  verbs: [get]
+{{- end }}
 {{- end }}
 
 {{- define "dpo.prefectRules" -}}

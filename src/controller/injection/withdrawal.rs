@@ -243,13 +243,8 @@ fn connection_for(
 /// names. Most self-hosted servers accept that.
 fn anonymous(pass: &Pass<'_>, entry: &InjectedEntry) -> Option<Arc<Connection>> {
     let api_url: url::Url = entry.server.parse().ok()?;
-    let in_cluster = api_url.scheme() == "http"
-        && api_url
-            .host_str()
-            .is_some_and(|host| host.rsplit('.').next() == Some("svc"));
-    if !in_cluster && pass.context.prefect_hosts.check(&api_url).is_err() {
-        return None;
-    }
+    let servers = &pass.context.prefect_servers;
+    servers.check(&api_url, pass.key.namespace()).ok()?;
     Some(Arc::new(Connection {
         api_url,
         auth: Auth::None,

@@ -4,12 +4,13 @@
 //! Output: a [`Rejection`], or none.
 //! Invariants: pure.
 
+use super::deployments::Unserved;
 use super::view::{KUBERNETES, ParsedTemplate, PoolView};
 use crate::crd::WorkPoolState as State;
 use crate::failure::Failure;
 use crate::inject::claim::Claim;
 use crate::inject::job_environment::JobNamespace;
-use crate::inject::template::NotEditable;
+use crate::inject::template::{Entry, EntryState, NotEditable};
 use crate::reason::Reason;
 
 /// Why a pool cannot serve a claim.
@@ -29,18 +30,21 @@ impl Rejection {
 
 pub(super) fn find_rejection(
     view: &PoolView<'_>,
-    parsed: &ParsedTemplate,
+    parsed: &ParsedTemplate<'_>,
     claim: &Claim,
 ) -> Option<Rejection> {
     let pool = view.pool;
     if view.pool_type != KUBERNETES {
         let error = NotEditable::NotKubernetes(view.pool_type.to_owned());
-        return Some(not_editable(pool, &error));
+        return Some(not_editable(pool, &error, claim));
     }
-    if let Err(error) = &parsed.states {
-        return Some(not_editable(pool, error));
+    // An entry that a placeholder brings needs no edit.
+    if let Err(error) = &parsed.states
+        && parsed.state(&claim.secret) == EntryState::Absent
+    {
+        return Some(not_editable(pool, error, claim));
     }
-    if parsed.other_cluster {
+    if parsed.has_cluster_config {
         return Some(Rejection::new(
             State::OtherCluster,
             Reason::PoolOtherCluster,
@@ -62,15 +66,24 @@ pub(super) fn find_rejection(
                 "the namespace of work pool {pool} is `{text}`, which only a run can resolve: set it to {namespace} if its jobs run in that namespace"
             )));
         }
+        JobNamespace::Invalid(text) => {
+            return Some(other_namespace(format!(
+                "the namespace of work pool {pool} is `{text}`, in which no worker can create a job: set it to {namespace}"
+            )));
+        }
     }
     if claim.optional {
         return None;
     }
-    reject_unserved_deployments(view, namespace)
+    reject_unserved_deployments(view, parsed, claim)
 }
 
-/// With `optional: false`, a run in a namespace without the Secret never starts.
-fn reject_unserved_deployments(view: &PoolView<'_>, namespace: &String) -> Option<Rejection> {
+/// With `optional: false`, a run in a place without the Secret never starts.
+fn reject_unserved_deployments(
+    view: &PoolView<'_>,
+    parsed: &ParsedTemplate<'_>,
+    claim: &Claim,
+) -> Option<Rejection> {
     let pool = view.pool;
     let Some(deployments) = view.deployments else {
         return Some(Rejection::new(
@@ -81,24 +94,45 @@ fn reject_unserved_deployments(view: &PoolView<'_>, namespace: &String) -> Optio
             ),
         ));
     };
-    let mut namespaces = deployments.namespaces.iter();
-    if let Some((jobs, names)) = namespaces.find(|(jobs, _)| *jobs != namespace) {
+    let unserved = Unserved::of(&parsed.deployments, claim);
+    let elsewhere = unserved.elsewhere.iter();
+    let elsewhere = elsewhere.map(|(jobs, names)| (names, format!("to namespace {jobs}")));
+    let others = [
+        (&unserved.other_cluster, "to another cluster".to_owned()),
+        (
+            &unserved.unknown,
+            "to a namespace that only a run can resolve".to_owned(),
+        ),
+    ];
+    let mut places = elsewhere.chain(others.into_iter().filter(|(names, _)| !names.is_empty()));
+    if let Some((names, place)) = places.next() {
         let deployment = names.first().map_or("one", String::as_str);
         return Some(other_namespace(format!(
-            "deployment {deployment} of work pool {pool} sends its jobs to namespace {jobs}, where they would never start with optional: false: set optional: true, or use a separate pool for the deployment"
+            "deployment {deployment} of work pool {pool} sends its jobs {place}, where they would never start with optional: false: set optional: true, or use a separate pool for the deployment"
         )));
     }
-    let first = deployments.truncated_at?;
+    let unlisted = match deployments.truncated_at {
+        Some(first) => format!("lists only the first {first} deployments of work pool {pool}"),
+        None if deployments.more_groups => {
+            format!("compares only some of the many different deployments of work pool {pool}")
+        }
+        None => return None,
+    };
     Some(other_namespace(format!(
-        "the operator lists only the first {first} deployments of work pool {pool}, and with optional: false, jobs of the others in another namespace would never start: set optional: true, or distribute the deployments over several pools"
+        "the operator {unlisted}, and with optional: false, jobs of the others in another namespace would never start: set optional: true, or distribute the deployments over several pools"
     )))
 }
 
-fn not_editable(pool: &str, error: &NotEditable) -> Rejection {
+fn not_editable(pool: &str, error: &NotEditable, claim: &Claim) -> Rejection {
+    let entry = Entry {
+        secret: claim.secret.clone(),
+        optional: claim.optional,
+    };
+    let advice = error.advice(&entry);
     Rejection::new(
         State::NotEditable,
         Reason::PoolNotEditable,
-        format!("work pool {pool} cannot take the entry: {error}"),
+        format!("work pool {pool} cannot take the entry: {error}: {advice}"),
     )
 }
 

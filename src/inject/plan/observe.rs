@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::deployments::Unserved;
 use super::eligibility::Rejection;
 use super::view::{History, ParsedTemplate, PoolView};
 use crate::crd::{InjectMode, WorkPoolState as State};
@@ -125,7 +126,7 @@ fn contested(pool: &str, secret: &str, phase: Phase) -> Observation {
 /// Adds what overrides keys of the Secret, and which deployments run without it.
 pub(super) fn add_shadows(
     view: &PoolView<'_>,
-    parsed: &ParsedTemplate,
+    parsed: &ParsedTemplate<'_>,
     claim: &Claim,
     keys: &BTreeMap<&str, &BTreeSet<String>>,
     observation: &mut Observation,
@@ -145,14 +146,11 @@ pub(super) fn add_shadows(
     });
     observation.shadowed_keys = shadowed.into_iter().collect();
     observation.later_sources = shadows.later_sources;
-    observation.unserved_namespaces = view
-        .deployments
-        .into_iter()
-        .flat_map(|deployments| deployments.namespaces.keys())
-        .filter(|namespace| **namespace != claim.namespace)
-        .cloned()
-        .collect();
-    observation.unchecked_deployments = describe_unchecked(view);
+    let unserved = Unserved::of(&parsed.deployments, claim);
+    let mut clauses = unserved.clauses(view.pool);
+    clauses.extend(describe_unchecked(view));
+    observation.unserved_namespaces = unserved.elsewhere.into_keys().collect();
+    observation.unchecked_deployments = (!clauses.is_empty()).then(|| clauses.join("; "));
 }
 
 /// What is unknown about the pool's deployments, if anything.
@@ -162,8 +160,13 @@ fn describe_unchecked(view: &PoolView<'_>) -> Option<String> {
         None => Some(format!(
             "the operator does not know whether deployments of work pool {pool} send jobs to other namespaces, because the credentials have no permission to list them (\"View deployments\")"
         )),
-        Some(deployments) => deployments.truncated_at.map(|first| {
-            format!("the operator listed only the first {first} deployments of work pool {pool}")
-        }),
+        Some(deployments) => match deployments.truncated_at {
+            Some(first) => Some(format!(
+                "the operator listed only the first {first} deployments of work pool {pool}"
+            )),
+            None => deployments.more_groups.then(|| {
+                format!("the operator compared only some of the many different deployments of work pool {pool}")
+            }),
+        },
     }
 }

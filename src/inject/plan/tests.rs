@@ -10,8 +10,10 @@ use crate::crd::WorkPoolState as State;
 use crate::inject::claim::Phase;
 use crate::inject::pool_owner::ManagedPool;
 use crate::inject::template::entry_state;
-use crate::prefect::DeploymentNamespaces;
+use crate::prefect::{DeploymentGroup, DeploymentOverrides};
 use crate::reason::Reason;
+
+mod placeholders;
 
 const NAMESPACE: &str = "flows";
 
@@ -54,8 +56,9 @@ fn claim(secret: &str, want: Want) -> Claim {
 }
 
 fn view(template: &RawValue) -> PoolView<'_> {
-    static NONE: DeploymentNamespaces = DeploymentNamespaces {
-        namespaces: BTreeMap::new(),
+    static NONE: DeploymentOverrides = DeploymentOverrides {
+        groups: Vec::new(),
+        more_groups: false,
         truncated_at: None,
     };
     PoolView {
@@ -70,6 +73,17 @@ fn view(template: &RawValue) -> PoolView<'_> {
 fn plan_one(view: &PoolView<'_>, claim: &Claim) -> (bool, Observation) {
     let mut plan = plan(view, &[claim], &History::default());
     (plan.edit.is_some(), plan.observations.remove(0))
+}
+
+fn deployments(of: &[(&str, serde_json::Value)]) -> DeploymentOverrides {
+    let group = |(name, variables): &(&str, serde_json::Value)| DeploymentGroup {
+        variables: (!variables.is_null()).then(|| variables.to_string().into_boxed_str()),
+        names: vec![(*name).to_owned()],
+    };
+    DeploymentOverrides {
+        groups: of.iter().map(group).collect(),
+        ..DeploymentOverrides::default()
+    }
 }
 
 fn owner() -> ManagedPool {
@@ -248,10 +262,7 @@ fn never_writes_an_owned_pool_and_shows_the_patch() {
 #[test]
 fn optional_false_skips_pools_with_deployments_elsewhere() {
     let none = template(json!(null));
-    let deployments = DeploymentNamespaces {
-        namespaces: BTreeMap::from([("team".to_owned(), vec!["nightly".to_owned()])]),
-        truncated_at: None,
-    };
+    let deployments = deployments(&[("nightly", json!({"namespace": "team"}))]);
     let split = PoolView {
         deployments: Some(&deployments),
         ..view(&none)
@@ -295,9 +306,9 @@ fn reports_deployments_that_were_not_listed() {
         optional: false,
         ..claim("s", Want::Present)
     };
-    let many = DeploymentNamespaces {
-        namespaces: BTreeMap::new(),
+    let many = DeploymentOverrides {
         truncated_at: Some(5_000),
+        ..DeploymentOverrides::default()
     };
     let many = PoolView {
         deployments: Some(&many),

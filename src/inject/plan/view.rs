@@ -8,14 +8,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::value::RawValue;
 
+use super::deployments::{DeploymentJobs, deployment_jobs};
 use crate::crd::WorkPoolState as State;
 use crate::inject::claim::Claim;
 use crate::inject::job_environment::{
-    JobEnvironment, JobNamespace, job_namespace, targets_other_cluster,
+    JobEnvironment, JobNamespace, has_cluster_config, job_namespace,
 };
 use crate::inject::pool_owner::ManagedPool;
+use crate::inject::rendering::JobTemplate;
 use crate::inject::template::{EntryState, NotEditable, entry_states};
-use crate::prefect::DeploymentNamespaces;
+use crate::prefect::DeploymentOverrides;
 
 /// The only type of work pool whose template takes an entry.
 pub(super) const KUBERNETES: &str = "kubernetes";
@@ -29,8 +31,9 @@ pub struct PoolView<'a> {
     pub pool_type: &'a str,
     /// Its base job template.
     pub template: &'a RawValue,
-    /// Namespaces to which deployments send their jobs; `None` if the credentials cannot list them.
-    pub deployments: Option<&'a DeploymentNamespaces>,
+    /// The deployments that set a variable of [`destination_variables`]; `None` if the credentials
+    /// cannot list them.
+    pub deployments: Option<&'a DeploymentOverrides>,
     /// The object that owns it.
     pub owner: Option<&'a ManagedPool>,
 }
@@ -53,27 +56,54 @@ impl History {
 }
 
 /// The template, parsed once for all claims.
-pub(super) struct ParsedTemplate {
+pub(super) struct ParsedTemplate<'a> {
+    /// How its text names each Secret, or why it cannot be edited.
     pub(super) states: Result<BTreeMap<String, EntryState>, NotEditable>,
     pub(super) namespace: JobNamespace,
-    pub(super) other_cluster: bool,
+    pub(super) has_cluster_config: bool,
     pub(super) environment: JobEnvironment,
+    /// The claimed Secrets that jobs of the pool have, also by way of a placeholder.
+    rendered: BTreeSet<String>,
+    /// The jobs of the deployments that override a variable.
+    pub(super) deployments: Vec<DeploymentJobs<'a>>,
 }
 
-impl ParsedTemplate {
-    pub(super) fn parse(template: &RawValue) -> Self {
+/// The variables of a template that decide where jobs run and whether they have an entry.
+#[must_use]
+pub fn destination_variables(template: &RawValue) -> BTreeSet<String> {
+    JobTemplate::parse(template).destination_variables()
+}
+
+impl<'a> ParsedTemplate<'a> {
+    pub(super) fn parse(view: &PoolView<'a>, claims: &[&Claim]) -> Self {
+        let template = JobTemplate::parse(view.template);
+        let defaults = template.defaults();
+        let job = template.job(&defaults);
+        let environment = JobEnvironment::of(job);
+        let claimed: BTreeSet<&str> = claims.iter().map(|claim| claim.secret.as_str()).collect();
+        let rendered: BTreeSet<&str> = environment
+            .secrets()
+            .filter(|secret| claimed.contains(secret))
+            .collect();
         Self {
-            states: entry_states(template),
-            namespace: job_namespace(template),
-            other_cluster: targets_other_cluster(template),
-            environment: JobEnvironment::from_template(template),
+            states: entry_states(view.template),
+            namespace: job_namespace(job),
+            has_cluster_config: has_cluster_config(job),
+            deployments: deployment_jobs(&template, view, &rendered),
+            rendered: rendered.into_iter().map(str::to_owned).collect(),
+            environment,
         }
     }
 
+    /// How the template names a claimed Secret. One that only the rendered template names has an
+    /// entry of another shape.
     pub(super) fn state(&self, secret: &str) -> EntryState {
         let states = self.states.as_ref().ok();
-        states
-            .and_then(|states| states.get(secret).copied())
-            .unwrap_or(EntryState::Absent)
+        let written = states.and_then(|states| states.get(secret).copied());
+        match written {
+            Some(exact @ EntryState::Exact { .. }) => exact,
+            _ if self.rendered.contains(secret) => EntryState::OtherShape,
+            _ => EntryState::Absent,
+        }
     }
 }

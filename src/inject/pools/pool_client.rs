@@ -1,15 +1,16 @@
 //! The requests for one pool, counted in the metrics.
 //!
 //! Input: the client of the Prefect server and the pool's name.
-//! Output: the pool, its deployments' namespaces, and one metric sample for each request.
+//! Output: the pool, its deployments' job variables, and one metric sample for each request.
 //! Invariants: decides nothing and retries nothing.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
 use crate::metrics::{Metrics, ReadLabels};
-use crate::prefect::{Client, DeploymentNamespaces, PrefectError, WorkPool};
+use crate::prefect::{Client, DeploymentOverrides, PrefectError, WorkPool};
 use crate::upstream::limiter::Priority;
 
 /// The requests for one pool.
@@ -31,10 +32,17 @@ impl PoolClient<'_> {
         self.count("pool-write", result)
     }
 
-    pub(super) async fn deployment_namespaces(&self) -> Result<DeploymentNamespaces, PrefectError> {
+    pub(super) async fn deployment_overrides(
+        &self,
+        variables: &BTreeSet<String>,
+    ) -> Result<DeploymentOverrides, PrefectError> {
+        if variables.is_empty() {
+            // No deployment can change anything.
+            return Ok(DeploymentOverrides::default());
+        }
         let result = self
             .client
-            .deployment_namespaces(self.pool, self.priority)
+            .deployment_overrides(self.pool, variables, self.priority)
             .await;
         self.count("deployments-read", result)
     }

@@ -16,7 +16,7 @@ use super::repair_backoff::PoolRepairBackoff;
 use super::snapshot::PoolSnapshot;
 use crate::crd::InjectMode;
 use crate::inject::claim::{Claim, Observation, Phase, Want};
-use crate::inject::plan::{History, Plan, PoolView, plan};
+use crate::inject::plan::{History, Plan, PoolView, destination_variables, plan};
 use crate::inject::template::{EntryState, entry_states};
 use crate::prefect::{PrefectError, WorkPool};
 use crate::reason::Reason;
@@ -77,12 +77,12 @@ impl PoolState {
         let interval = snapshot.interval;
         let mut actions = BTreeMap::new();
         let mut read_at = Instant::now();
-        let mut pool = client.get().await?;
-        self.deployments.refresh(client, snapshot.version).await?;
+        self.deployments.start_reconcile();
+        let mut pool = self.read(client, snapshot).await?;
         let mut plan = self.plan(client.pool, &pool, snapshot, &mut actions);
         if plan.edit.is_some() && read_at.elapsed() > MAX_TEMPLATE_AGE {
             read_at = Instant::now();
-            pool = client.get().await?;
+            pool = self.read(client, snapshot).await?;
             plan = self.plan(client.pool, &pool, snapshot, &mut actions);
         }
         let drifted = plan.edit.is_some() && self.is_drift(&plan, snapshot.version);
@@ -115,7 +115,7 @@ impl PoolState {
             }
             wrote = true;
             let before = pool;
-            pool = client.get().await?;
+            pool = self.read(client, snapshot).await?;
             actions.extend(changed_entries(
                 &before.base_job_template,
                 &pool.base_job_template,
@@ -146,6 +146,20 @@ impl PoolState {
         })
     }
 
+    /// Reads the pool, and the deployments that set a variable which its template uses.
+    async fn read(
+        &mut self,
+        client: &PoolClient<'_>,
+        snapshot: &PoolSnapshot,
+    ) -> Result<WorkPool, PrefectError> {
+        let pool = client.get().await?;
+        let variables = destination_variables(&pool.base_job_template);
+        self.deployments
+            .refresh(client, snapshot.version, variables)
+            .await?;
+        Ok(pool)
+    }
+
     /// Forgets the pool, which is missing. A later pool of the same name is another one.
     pub(super) fn reset(&mut self) {
         *self = Self::default();
@@ -163,7 +177,7 @@ impl PoolState {
             pool: name,
             pool_type: &pool.pool_type,
             template: &pool.base_job_template,
-            deployments: self.deployments.namespaces(),
+            deployments: self.deployments.overrides(),
             owner: snapshot.owner.as_ref(),
         };
         let claims: Vec<&Claim> = snapshot.claims.iter().map(|item| &item.claim).collect();

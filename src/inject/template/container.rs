@@ -6,7 +6,9 @@
 
 use serde_json::value::RawValue;
 
+use super::entry::Entry;
 use crate::inject::json_text::{JsonKind, Members, parse_kind};
+use crate::inject::rendering::variable_of_placeholder;
 
 /// The path from the template to the pod's spec.
 pub(super) const POD_SPEC_PATH: [&str; 5] = [
@@ -17,35 +19,67 @@ pub(super) const POD_SPEC_PATH: [&str; 5] = [
     "spec",
 ];
 
-/// Why a template cannot take an entry.
+/// The longest text of a placeholder that is kept, in characters.
+const MAX_SHOWN: usize = 80;
+
+/// Why a template cannot take an entry. [`NotEditable::advice`] says what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotEditable {
     /// The pool was created without a template.
-    #[error(
-        "its base job template is empty: start a worker of the pool, which sets the default template, or set the template"
-    )]
+    #[error("its base job template is empty")]
     Empty,
     /// A step of the path is missing.
-    #[error(
-        "its base job template has no `{0}`, so it is incomplete or of another pool type: start from the default template of a kubernetes pool"
-    )]
+    #[error("its base job template has no `{0}`, so it is incomplete or of another pool type")]
     Missing(String),
     /// A placeholder interrupts the path.
     #[error(
-        "its base job template has the placeholder `{1}` at `{0}`: replace it with its value, or add the entry to the variable's default and use `mode: Observe`"
+        "its base job template has the placeholder `{1}` at `{0}`, which the operator does not replace"
     )]
     Placeholder(String, String),
     /// A step of the path has the wrong type.
-    #[error("its base job template has at `{0}` something other than {1}: correct the template")]
+    #[error("its base job template has at `{0}` something other than {1}")]
     WrongType(String, &'static str),
     /// The list of containers is empty.
-    #[error("its base job template has no container: correct the template")]
+    #[error("its base job template has no container")]
     NoContainer,
     /// The pool is of another type.
-    #[error(
-        "it is of type `{0}`, and only pools of type `kubernetes` run pods: name such a pool in spec.inject.workPools"
-    )]
+    #[error("it is of type `{0}`, and only pools of type `kubernetes` run pods")]
     NotKubernetes(String),
+}
+
+impl NotEditable {
+    /// What to do so that the template has the entry.
+    #[must_use]
+    pub fn advice(&self, entry: &Entry) -> String {
+        match self {
+            Self::Empty => {
+                "start a worker of the pool, which sets the default template, or set the template"
+                    .to_owned()
+            }
+            Self::Missing(_) => "start from the default template of a kubernetes pool".to_owned(),
+            Self::Placeholder(path, text) => placeholder_advice(path, text, entry),
+            Self::WrongType(..) | Self::NoContainer => "correct the template".to_owned(),
+            Self::NotKubernetes(_) => {
+                "name a pool of type `kubernetes` in spec.inject.workPools".to_owned()
+            }
+        }
+    }
+}
+
+/// An entry in the default of a variable counts as the user's.
+fn placeholder_advice(path: &str, text: &str, entry: &Entry) -> String {
+    let entry = entry.json();
+    let Some(variable) = variable_of_placeholder(text) else {
+        return format!(
+            "replace it with its value, so that the operator adds the entry, or add {entry} to `envFrom` of the first container"
+        );
+    };
+    let default = format!("`variables.properties.{variable}.default`");
+    if path.ends_with(".envFrom") {
+        format!("put {entry} into the list {default}, in front of other sources")
+    } else {
+        format!("put {entry} into the list `envFrom` of the first container in {default}")
+    }
 }
 
 /// The first container and its `envFrom`.
@@ -74,7 +108,7 @@ impl<'a> EnvFrom<'a> {
 fn wrong_type(path: &str, found: JsonKind<'_>, expected: &'static str) -> NotEditable {
     match found {
         JsonKind::Text(text) if text.contains("{{") => {
-            NotEditable::Placeholder(path.to_owned(), text.chars().take(80).collect())
+            NotEditable::Placeholder(path.to_owned(), text.chars().take(MAX_SHOWN).collect())
         }
         _ => NotEditable::WrongType(path.to_owned(), expected),
     }

@@ -1,7 +1,7 @@
 //! The `envFrom` entries of a base job template.
 //!
 //! Input: the template as raw JSON.
-//! Output: how it names each Secret, and its sources in order.
+//! Output: how its text names each Secret. Placeholders are text like any other here.
 //! Invariants: edits nothing.
 
 use std::collections::BTreeMap;
@@ -60,7 +60,7 @@ pub(super) fn secret_source(element: &RawValue) -> Option<(String, Option<bool>)
     Some((name, optional))
 }
 
-/// How the template names each Secret that it adds.
+/// How the text of the template names each Secret that it adds.
 ///
 /// # Errors
 /// If the template cannot take an entry.
@@ -88,42 +88,6 @@ pub fn entry_states(template: &RawValue) -> Result<BTreeMap<String, EntryState>,
 pub fn entry_state(template: &RawValue, secret: &str) -> Result<EntryState, NotEditable> {
     let states = entry_states(template)?;
     Ok(states.get(secret).copied().unwrap_or(EntryState::Absent))
-}
-
-/// An `envFrom` source of the first container.
-pub(in crate::inject) struct EnvFromSource {
-    /// The Secret whose keys it adds under their own names.
-    pub(in crate::inject) secret: Option<String>,
-    /// `Secret x` or `ConfigMap y`, with the prefix of its keys if there is one.
-    pub(in crate::inject) label: String,
-    /// The prefix of its keys.
-    pub(in crate::inject) prefix: String,
-}
-
-/// The known sources of the first container, in their order.
-pub(in crate::inject) fn env_from_sources(template: &RawValue) -> Vec<EnvFromSource> {
-    let Ok(target) = first_container(template) else {
-        return Vec::new();
-    };
-    let label = |value: &serde_json::Value, key: &str, kind: &str| -> Option<String> {
-        Some(format!("{kind} {}", value.get(key)?.get("name")?.as_str()?))
-    };
-    let parse = |element: &&RawValue| {
-        let value: serde_json::Value = serde_json::from_str(element.get()).ok()?;
-        let mut label = label(&value, "secretRef", "Secret")
-            .or_else(|| label(&value, "configMapRef", "ConfigMap"))?;
-        let prefix = value.get("prefix").and_then(serde_json::Value::as_str);
-        let prefix = prefix.unwrap_or_default().to_owned();
-        if !prefix.is_empty() {
-            label = format!("{label} (prefix {prefix})");
-        }
-        Some(EnvFromSource {
-            secret: secret_source(element).map(|(name, _)| name),
-            label,
-            prefix,
-        })
-    };
-    target.sources.elements().iter().filter_map(parse).collect()
 }
 
 /// Whether the first container has a list of sources.

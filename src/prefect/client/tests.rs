@@ -177,9 +177,10 @@ async fn name_is_one_segment_of_the_path() {
         assert_eq!(pool.reason(), Reason::PoolMissing, "{name}");
         let edit = client.patch_work_pool(name, &raw("{}")).await.unwrap_err();
         assert_eq!(edit.reason(), Reason::PoolMissing, "{name}");
-        let list = client.deployment_namespaces(name, Priority::Poll);
+        let variables = BTreeSet::from(["namespace".to_owned()]);
+        let list = client.deployment_overrides(name, &variables, Priority::Poll);
         assert_eq!(
-            list.await.unwrap_err().reason(),
+            list.await.err().unwrap().reason(),
             Reason::PoolMissing,
             "{name}"
         );

@@ -9,13 +9,11 @@ use url::Url;
 use super::server_error::ServerError;
 use crate::{
     crd::ServerSpec,
-    outbound::{HostRefused, in_cluster_url},
+    outbound::{HostRefused, PREFECT_PATH, PREFECT_PORT, in_cluster_url},
 };
 
 /// Prefect Cloud's API.
 const CLOUD_API_URL: &str = "https://api.prefect.cloud/api";
-/// The port of a server in the cluster, as prefect-operator and Prefect's charts set it.
-const DEFAULT_PORT: u16 = 4200;
 
 /// The URL of the API that a `server` field names, without a slash at its end.
 ///
@@ -24,14 +22,14 @@ const DEFAULT_PORT: u16 = 4200;
 pub fn api_url_of(spec: &ServerSpec, namespace: &str) -> Result<Url, ServerError> {
     if let Some(name) = &spec.name {
         let namespace = spec.namespace.as_deref().unwrap_or(namespace);
-        let mut url = in_cluster_url(name, namespace, DEFAULT_PORT).map_err(|refused| {
+        let mut url = in_cluster_url(name, namespace, PREFECT_PORT).map_err(|refused| {
             let field = match refused {
                 HostRefused::InvalidLabel { field: what } => what,
                 _ => "name",
             };
             ServerError::InvalidUrlPart { field }
         })?;
-        url.set_path("/api");
+        url.set_path(PREFECT_PATH);
         return Ok(url);
     }
     let workspace = match (&spec.account_id, &spec.workspace_id) {

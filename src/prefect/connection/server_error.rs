@@ -28,9 +28,14 @@ pub enum ServerError {
         /// The name of the field.
         field: &'static str,
     },
-    /// The operator's flags do not allow the host.
-    #[error("spec.prefect.server.remoteApiUrl: {0}")]
-    HostNotAllowed(HostRefused),
+    /// The operator's flags do not allow the server.
+    #[error("{field}: {refused}")]
+    HostNotAllowed {
+        /// The field that names the server.
+        field: &'static str,
+        /// Why it is refused.
+        refused: HostRefused,
+    },
     /// The client cannot send a header of that name, or sets it itself.
     #[error(
         "spec.prefect.server.headers[{index}] has a name that cannot be used: name an extra header, such as CF-Access-Client-Id"
@@ -82,7 +87,7 @@ impl ServerError {
             | Self::InvalidUrl
             | Self::InvalidUrlPart { .. }
             | Self::InvalidHeaderName { .. } => Reason::InvalidSpec,
-            Self::HostNotAllowed(refused) => refused.reason(),
+            Self::HostNotAllowed { refused, .. } => refused.reason(),
             Self::MissingValue { .. } => Reason::ReferenceMissing,
             Self::EmptyValue { .. }
             | Self::InvalidHeaderValue { .. }

@@ -180,9 +180,10 @@ fn every_reference_is_listed_with_the_field_that_it_is_for() {
     assert_eq!(references(&inline), []);
 }
 
-fn allowed(entries: &[&str]) -> AllowedHosts {
+fn allowed(entries: &[&str]) -> AllowedServers {
     let entries: Vec<String> = entries.iter().map(|&entry| entry.to_owned()).collect();
-    AllowedHosts::parse("--allowed-prefect-host", &entries).unwrap()
+    let services = ["./*".to_owned(), "prefect/prefect-server".to_owned()];
+    AllowedServers::parse(&entries, &services).unwrap()
 }
 
 #[test]

@@ -17,6 +17,7 @@ use crate::control_plane::{ControlPlane, Options};
 use crate::doppler::Doppler;
 use crate::folder::ScratchDir;
 use crate::grant::ensure_namespace;
+use crate::kubernetes;
 use crate::network::Network;
 use crate::node::ProcessNode;
 use crate::prefect::{PrefectOptions, PrefectServer, PrefectWorker};
@@ -24,6 +25,8 @@ use crate::wait;
 
 /// The host name of the server in the cluster, as the smallest binding has it.
 const PREFECT_HOST: &str = "prefect-server.prefect.svc:4200";
+/// The Service of that name, as Prefect's chart creates it. The network routes its traffic.
+const PREFECT_SERVICE: &str = r#"{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "prefect-server"}, "spec": {"ports": [{"port": 4200}]}}"#;
 const DOPPLER_HOST: &str = "api.doppler.com:443";
 const ACCOUNT_TIMEOUT: Duration = Duration::from_mins(1);
 /// The number of printed lines of each log.
@@ -60,6 +63,9 @@ impl Environment {
             accounts.get_opt("default").await.ok().flatten()
         })
         .await?;
+
+        ensure_namespace(&client, "prefect").await?;
+        kubernetes::apply(&client, "prefect", PREFECT_SERVICE).await?;
 
         let doppler = Doppler::start()?;
         let network = Network::start()?;

@@ -69,17 +69,17 @@ pub fn cases() -> Vec<Case> {
             Box::pin(admission::rbac_taken())
         }),
         case(
-            "somebody edits the Secret",
+            "another client edits the Secret",
             "The operator writes the values of Doppler again.",
             || Box::pin(objects::secret_edited()),
         ),
         case(
-            "somebody edits the Secret all the time",
+            "another client edits the Secret all the time",
             "The operator does not fight: repairs become rare, and the values are right after the end.",
             || Box::pin(objects::secret_contested()),
         ),
         case(
-            "somebody deletes the Secret",
+            "another client deletes the Secret",
             "The operator creates it again.",
             || Box::pin(objects::secret_deleted()),
         ),

@@ -1,4 +1,4 @@
-//! Somebody changes or deletes the objects that the operator works with.
+//! Another client changes or deletes the objects that the operator works with.
 //!
 //! Input: none. Output: what was seen.
 //! Invariants: the CRD is the current one when a case ends.

@@ -60,7 +60,7 @@ async fn is_allowed(client: &Client, verb: &str, what: &str, namespace: Option<&
 const BINDINGS: &str = "doppler-prefect.dev/dopplerprefectbindings";
 
 /// What the operator does in each namespace that it watches.
-const NEEDED: [(&str, &str); 18] = [
+const NEEDED: [(&str, &str); 19] = [
     ("list", BINDINGS),
     ("watch", BINDINGS),
     ("get", BINDINGS),
@@ -75,6 +75,7 @@ const NEEDED: [(&str, &str); 18] = [
     ("get", "configmaps"),
     ("list", "configmaps"),
     ("watch", "configmaps"),
+    ("get", "services"),
     ("create", "events.k8s.io/events"),
     ("patch", "events.k8s.io/events"),
     ("list", "prefect.io/prefectworkpools"),
@@ -150,6 +151,11 @@ async fn listed_namespaces_limit_the_account_to_those_namespaces() {
     }
     assert!(is_allowed(&client, "get", "namespaces:permissions-flows", flows).await);
     assert!(!is_allowed(&client, "get", "namespaces:default", Some("default")).await);
+    // Of Services elsewhere, those that bindings may name, wherever they are.
+    let elsewhere = Some("default");
+    assert!(is_allowed(&client, "get", "services:prefect-server", elsewhere).await);
+    assert!(!is_allowed(&client, "get", "services:other", elsewhere).await);
+    assert!(!is_allowed(&client, "list", "services", elsewhere).await);
     for (verb, what) in NEVER {
         for namespace in [flows, Some("permissions-home"), Some("default"), None] {
             assert!(

@@ -6,6 +6,7 @@ mod doppler_rejections;
 mod event_socket;
 mod health;
 mod prefect;
+mod services;
 
 use std::collections::BTreeMap;
 

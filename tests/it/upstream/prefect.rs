@@ -389,6 +389,7 @@ async fn keeps_values_when_the_prefect_server_is_down() -> Result<()> {
     network.route(&host, ([127, 0, 0, 1], w.prefect.port()).into());
     w.set_doppler_secret("A", &secret("good"));
     let mut spec = w.spec();
+    w.create_service("prefect-server").await?;
     spec["prefect"]["server"] = json!({"name": "prefect-server"});
     w.apply_binding("b", &spec).await?;
     w.until_ready("b").await?;

@@ -327,6 +327,15 @@ impl World {
         self.apply(&binding.to_string()).await
     }
 
+    /// Creates a Service of the world's namespace, so that a binding may name it.
+    pub async fn create_service(&self, name: &str) -> Result<()> {
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
+            "spec": {"ports": [{"port": 4200}]},
+        });
+        self.apply(&service.to_string()).await
+    }
+
     /// Server-side applies YAML as the admin, in the world's namespace.
     pub async fn apply(&self, yaml: &str) -> Result<()> {
         kubernetes::apply(&self.client, &self.name, yaml)

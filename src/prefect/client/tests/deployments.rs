@@ -1,9 +1,24 @@
-//! Pages of deployments and the namespaces that they set.
+//! Pages of deployments and the job variables that they set.
 
 use super::*;
 
+fn names(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|&name| name.to_owned()).collect()
+}
+
+/// The variables and the names of each group.
+fn groups(found: &DeploymentOverrides) -> Vec<(Value, &[String])> {
+    let groups = found.groups.iter();
+    groups
+        .map(|group| {
+            let variables = group.parsed().map_or(Value::Null, Value::Object);
+            (variables, &*group.names)
+        })
+        .collect()
+}
+
 #[tokio::test]
-async fn finds_deployments_with_other_namespaces_on_every_page() {
+async fn groups_deployments_of_every_page_by_their_variables() {
     let deployment = |index: usize| {
         let job_variables = match index {
             0 => json!({"namespace": "other", "image": CANARY}),
@@ -34,15 +49,24 @@ async fn finds_deployments_with_other_namespaces_on_every_page() {
         .mount(&server)
         .await;
     let found = client(&server)
-        .deployment_namespaces("k8s", Priority::Poll)
+        .deployment_overrides("k8s", &names(&["namespace"]), Priority::Poll)
         .await
         .unwrap();
-    assert_eq!(found.truncated_at, None);
-    let found = found.namespaces;
-    assert_eq!(found.keys().collect::<Vec<_>>(), ["other", "third"]);
-    assert_eq!(found["third"], ["d205"]);
-    assert_eq!(found["other"].len(), MAX_NAMES);
-    assert_eq!(found["other"][..2], ["d0", "d230"]);
+    assert_eq!((found.truncated_at, found.more_groups), (None, false));
+    let found = groups(&found);
+    let variables: Vec<_> = found.iter().map(|(variables, _)| variables).collect();
+    assert_eq!(
+        variables,
+        [
+            &json!({"namespace": "other"}),
+            &json!({"namespace": ""}),
+            &json!({"namespace": 7}),
+            &json!({"namespace": "third"}),
+        ]
+    );
+    assert_eq!(found[0].1.len(), MAX_NAMES);
+    assert_eq!(found[0].1[..2], ["d0", "d230"]);
+    assert_eq!(found[3].1, ["d205"]);
     assert_eq!(request_count(&server, "/api/deployments/filter").await, 2);
 }
 
@@ -53,11 +77,11 @@ async fn stops_after_the_maximum_of_pages_and_reports_it() {
     let client = client(&server);
     *client.http.csrf.lock().await = CsrfState::disabled(Instant::now());
     let found = client
-        .deployment_namespaces("k8s", Priority::Poll)
+        .deployment_overrides("k8s", &names(&["namespace"]), Priority::Poll)
         .await
         .unwrap();
     assert_eq!(found.truncated_at, Some(5_000));
-    assert!(found.namespaces.is_empty());
+    assert!(found.groups.is_empty());
     assert_eq!(
         request_count(&server, "/api/deployments/filter").await,
         MAX_PAGES
@@ -71,34 +95,64 @@ async fn rejects_a_page_with_more_deployments_than_requested() {
     let client = client(&server);
     *client.http.csrf.lock().await = CsrfState::disabled(Instant::now());
     let error = client
-        .deployment_namespaces("k8s", Priority::Poll)
+        .deployment_overrides("k8s", &names(&["namespace"]), Priority::Poll)
         .await
-        .unwrap_err();
+        .err()
+        .unwrap();
     assert_eq!(error.reason(), Reason::PrefectError);
 }
 
-#[tokio::test]
-async fn cuts_long_names_and_ignores_namespaces_that_are_no_text() {
-    let long = "x".repeat(10_000);
-    let page = json!([
-        {"name": long, "job_variables": {"namespace": long}},
-        {"name": "list", "job_variables": {"namespace": [["a"], {"a": 1}]}},
-        {"name": ["odd"], "job_variables": {"namespace": "other"}},
-    ]);
+/// What the client makes of one page.
+async fn overrides(page: Value, variables: &[&str]) -> DeploymentOverrides {
     let server = answering(ResponseTemplate::new(200).set_body_json(page)).await;
     let client = client(&server);
     *client.http.csrf.lock().await = CsrfState::disabled(Instant::now());
-    let found = client
-        .deployment_namespaces("k8s", Priority::Poll)
-        .await
-        .unwrap();
-    let namespaces: Vec<_> = found.namespaces.iter().collect();
-    let cut = "x".repeat(253);
+    let variables = names(variables);
+    let found = client.deployment_overrides("k8s", &variables, Priority::Poll);
+    found.await.unwrap()
+}
+
+#[tokio::test]
+async fn keeps_only_the_variables_that_are_asked_for() {
+    let page = json!([
+        {"name": "a", "job_variables": {"image": CANARY, "ns": "x", "place.zone": 1, "place": {"a": "b"}}},
+        {"name": "b", "job_variables": {"image": "other", "ns": "x", "place.zone": 1, "place": {"a": "b"}}},
+        {"name": "c", "job_variables": {"image": "x"}},
+        {"name": ["odd"], "job_variables": {"ns": [["a"], {"a": 1}]}},
+        {"name": "d", "job_variables": ["ns"]},
+    ]);
+    let found = overrides(page, &["ns", "place"]).await;
+    let both = names(&["a", "b"]).into_iter().collect::<Vec<_>>();
     assert_eq!(
-        namespaces,
+        groups(&found),
         [
-            (&"other".to_owned(), &vec![String::new()]),
-            (&cut, &vec![cut.clone()])
+            (
+                json!({"ns": "x", "place.zone": 1, "place": {"a": "b"}}),
+                &*both
+            ),
+            (json!({"ns": [["a"], {"a": 1}]}), &[String::new()][..]),
         ]
     );
+}
+
+#[tokio::test]
+async fn without_variables_nothing_is_requested() {
+    let server = answering(status(500, "{}")).await;
+    let found = client(&server)
+        .deployment_overrides("k8s", &BTreeSet::new(), Priority::Poll)
+        .await;
+    assert!(found.unwrap().groups.is_empty());
+    assert!(requests(&server).await.is_empty());
+}
+
+#[tokio::test]
+async fn bounds_names_values_and_groups() {
+    let long = "x".repeat(10_000);
+    let page: Vec<_> = std::iter::once(json!({"name": long, "job_variables": {"ns": long}}))
+        .chain((0..100).map(|n| json!({"name": "d", "job_variables": {"ns": n}})))
+        .collect();
+    let found = overrides(json!(page), &["ns"]).await;
+    assert_eq!((found.groups.len(), found.more_groups), (64, true));
+    assert_eq!(found.groups[0].variables, None);
+    assert_eq!(found.groups[0].names, ["x".repeat(253)]);
 }

@@ -48,10 +48,12 @@ async fn distinguishes_403_of_a_block_and_of_a_pool() {
     let edit = client.patch_work_pool("k8s", &raw("{}")).await.unwrap_err();
     assert_eq!(edit.reason(), Reason::PoolForbidden);
     assert!(edit.to_string().contains("Edit work pools"), "{edit}");
+    let variables = BTreeSet::from(["namespace".to_owned()]);
     let list = client
-        .deployment_namespaces("k8s", Priority::Poll)
+        .deployment_overrides("k8s", &variables, Priority::Poll)
         .await
-        .unwrap_err();
+        .err()
+        .unwrap();
     assert!(list.to_string().contains("View deployments"), "{list}");
     let gateway = block_error(ResponseTemplate::new(403).set_body_string("<html>")).await;
     assert_eq!(gateway.reason(), Reason::PrefectWrongUrl);
