@@ -9,11 +9,12 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
-use kube::api::{DeleteParams, PostParams};
+use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use testkit::control_plane::ControlPlane;
 use testkit::kubernetes;
+use tokio::task::JoinSet;
 
 use super::{change, failed_writes, plane, recovers, setup, until_failed_write, world};
 use crate::case::Seen;
@@ -146,7 +147,8 @@ pub async fn too_many_requests() -> Result<Seen> {
     world.apply(&level.to_string()).await?;
     world.apply(&schema.to_string()).await?;
     let start = Instant::now();
-    // The API server follows its own configuration after a moment.
+    // The level has one seat, for which the operator now competes.
+    let flood = Flood::start(&world)?;
     let failed = world
         .until("a refused write", async || {
             world.set_doppler_secret("Z", &secret(&format!("{:?}", start.elapsed())));
@@ -155,6 +157,7 @@ pub async fn too_many_requests() -> Result<Seen> {
             Ok(failed)
         })
         .await?;
+    drop(flood);
     kubernetes::delete(&world.client, &world.name, &schema.to_string()).await?;
     kubernetes::delete(&world.client, &world.name, &level.to_string()).await?;
     let mended = Instant::now();
@@ -167,6 +170,36 @@ pub async fn too_many_requests() -> Result<Seen> {
         mended,
     )
     .await
+}
+
+/// Many requests with the operator's token, until it is dropped.
+struct Flood(JoinSet<()>);
+
+impl Flood {
+    fn start(world: &World) -> Result<Self> {
+        let text = std::fs::read_to_string(&world.grant.kubeconfig)?;
+        let config: Value = serde_json::from_str(&text)?;
+        let token = config["users"][0]["user"]["token"].as_str();
+        let token = token.context("the kubeconfig has no token")?;
+        let mut tasks = JoinSet::new();
+        for _ in 0..30 {
+            let client = world.plane.client_for_token(token)?;
+            let secrets: Api<Secret> = Api::namespaced(client, &world.name);
+            tasks.spawn(async move {
+                loop {
+                    // A refused request is what the flood is for.
+                    drop(secrets.list(&ListParams::default()).await);
+                }
+            });
+        }
+        Ok(Self(tasks))
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        self.0.abort_all();
+    }
 }
 
 /// A token of the operator's account that is valid as long as this Secret exists.

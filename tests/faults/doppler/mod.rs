@@ -207,7 +207,7 @@ fn table() -> Vec<Row> {
         (
             "headers without end",
             Break::Relay(Mode::Stall(long_header())),
-            &["DopplerUnreachable", "DopplerError"],
+            &["AnswerTooLarge"],
         ),
         (
             "connection refused",
