@@ -7,7 +7,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use crate::{
-    crd::{DopplerPrefectBindingStatus, ExcludedKey, WorkPoolStatus},
+    crd::{DopplerPrefectBindingStatus, ExcludedKey, InjectedEntry, WorkPoolStatus},
     failure::Failure,
     printable::{self, MAX_MESSAGE_BYTES, one_line},
     reason::Reason,
@@ -84,6 +84,10 @@ pub struct Outcome {
     pub content: Option<SecretContent>,
     /// The work pools of the spec.
     pub pools: Vec<WorkPoolStatus>,
+    /// The entries that are recorded for the binding.
+    pub entries: Vec<InjectedEntry>,
+    /// What a binding that is being deleted waits for.
+    pub deleting: Option<String>,
 }
 
 /// Whether the condition `type_` is True.
@@ -131,6 +135,7 @@ pub fn status(
         after.content_hash = Some(content.hash.clone());
     }
     after.work_pools = listed_pools(&outcome.pools);
+    after.injected_entries.clone_from(&outcome.entries);
     after
 }
 
@@ -181,6 +186,9 @@ fn listed_pools(pools: &[WorkPoolStatus]) -> Vec<WorkPoolStatus> {
 
 /// The condition `Ready`. The first condition that is not True gives its reason and message.
 fn ready(outcome: &Outcome, conditions: &[Condition]) -> ConditionUpdate {
+    if let Some(message) = &outcome.deleting {
+        return ConditionUpdate::False(Reason::Deleting, message.clone());
+    }
     if outcome.suspended {
         return ConditionUpdate::Unknown(
             Reason::Suspended,
@@ -276,6 +284,8 @@ mod tests {
                 hash: "h1".to_owned(),
             }),
             pools: vec![],
+            entries: vec![],
+            deleting: None,
         }
     }
 
@@ -388,6 +398,29 @@ mod tests {
         assert!(!text.contains("\\n"), "{text}");
         assert!(text.len() < 32 * 1024, "{}", text.len());
         assert_eq!(status(Some(&first), Some(1), &outcome, &at(9)), first);
+    }
+
+    #[test]
+    fn a_binding_that_is_being_deleted_is_not_ready_for_a_reason_of_its_own() {
+        let first = status(None, Some(1), &synced(), &at(1));
+        let entry = InjectedEntry {
+            server: "http://s/api".to_owned(),
+            pool: "k8s".to_owned(),
+            secret: "s".to_owned(),
+        };
+        let outcome = Outcome {
+            block: ConditionUpdate::Unchanged,
+            secret: ConditionUpdate::Unchanged,
+            deleting: Some("it waits for pool k8s".to_owned()),
+            suspended: true,
+            entries: vec![entry.clone()],
+            ..synced()
+        };
+        let second = status(Some(&first), Some(2), &outcome, &at(2));
+        let ready = find(&second, READY);
+        assert_eq!((&*ready.status, &*ready.reason), ("False", "Deleting"));
+        assert_eq!(ready.message, "it waits for pool k8s");
+        assert_eq!(second.injected_entries, [entry]);
     }
 
     #[test]

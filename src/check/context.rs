@@ -42,6 +42,8 @@ pub(super) struct Settings {
     pub doppler_timeout: Duration,
     /// `--forbidden-name`
     pub forbidden_names: ForbiddenNames,
+    /// `--adopt-without-consent`
+    pub adopt_without_consent: bool,
 }
 
 /// Everything that a check with a cluster needs.
@@ -56,6 +58,7 @@ pub(super) struct CheckContext {
     pub hash_key: HashKey,
     pub hosts: Hosts,
     pub forbidden_names: ForbiddenNames,
+    pub adopt_without_consent: bool,
     pub prefect_api_url: Option<Url>,
     /// Namespace of bindings that name none, from the kubeconfig.
     pub namespace: String,
@@ -80,6 +83,7 @@ impl CheckContext {
             hash_key: HashKey::generate(),
             hosts,
             forbidden_names: settings.forbidden_names,
+            adopt_without_consent: settings.adopt_without_consent,
             prefect_api_url: settings.prefect_api_url,
             namespace,
             client,

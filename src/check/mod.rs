@@ -85,6 +85,7 @@ pub async fn check(args: CheckArgs) -> Result<ExitCode, CheckError> {
             prefect_timeout,
             doppler_timeout,
             forbidden_names,
+            adopt_without_consent: secret.adopt_without_consent,
         };
         let context = CheckContext::new(settings, hosts.clone()).await?;
         print_findings(Some(&context), &hosts, &inputs).await?

@@ -12,17 +12,16 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use kube::{
-    Resource, ResourceExt,
-    api::{ObjectMeta, Patch, PatchParams},
+    Client, Resource, ResourceExt,
+    api::{Patch, PatchParams},
     core::{PartialObjectMeta, Request},
 };
 use serde::Serialize;
-use serde_json::json;
 use tokio::time::timeout;
 
 use super::{binding_state::WrittenStatus, context::Context, pass::Pass};
 use crate::{
-    crd::{DopplerPrefectBinding, DopplerPrefectBindingSpec},
+    crd::DopplerPrefectBinding,
     kubernetes::{json_patch, metadata_only},
     reason::Reason,
     status::{Outcome, READY, status},
@@ -63,23 +62,21 @@ pub async fn patch(pass: &mut Pass<'_>, outcome: &Outcome) {
 
 /// Writes a condition that says that the binding is invalid, which an older CRD may have admitted.
 /// Everything else of the binding stays as it is.
-pub async fn report_invalid(context: &Context, metadata: &ObjectMeta) {
-    let mut binding = DopplerPrefectBinding::new(
-        metadata.name.as_deref().unwrap_or_default(),
-        DopplerPrefectBindingSpec::default(),
-    );
-    binding.metadata = metadata.clone();
+pub async fn report_invalid(pass: &Pass<'_>) {
+    let (context, binding) = (pass.context, pass.binding);
     let message = "the operator cannot parse this binding: apply the CRD of this version, then correct the fields that kubectl apply rejects";
     let condition = Condition {
         type_: READY.to_owned(),
         status: "False".to_owned(),
         reason: Reason::InvalidSpec.to_string(),
         message: message.to_owned(),
-        observed_generation: metadata.generation,
+        observed_generation: binding.meta().generation,
         last_transition_time: now(),
     };
-    context.report.emit(&binding, Reason::InvalidSpec, message);
-    let written = write(context, &binding, &json!({"conditions": [condition]})).await;
+    context.report.emit(binding, Reason::InvalidSpec, message);
+    let mut after = pass.last_status().cloned().unwrap_or_default();
+    after.conditions = vec![condition];
+    let written = write(context, binding, &after).await;
     context.metrics.count_write("status", written.is_ok());
 }
 
@@ -96,6 +93,20 @@ async fn write(
     context: &Context,
     binding: &DopplerPrefectBinding,
     status: &impl Serialize,
+) -> Result<String, Option<u16>> {
+    let limit = context.settings.kubernetes_timeout;
+    write_status(&context.client, binding, status, limit).await
+}
+
+/// Replaces the whole status, and returns the binding's new version.
+///
+/// # Errors
+/// If the API server rejects it, with the status code, or does not answer.
+pub async fn write_status(
+    client: &Client,
+    binding: &DopplerPrefectBinding,
+    status: &impl Serialize,
+    limit: Duration,
 ) -> Result<String, Option<u16>> {
     let patch = (
         StatusOperation {
@@ -119,10 +130,8 @@ async fn write(
         )
         .map_err(|_| None)?;
     let request = json_patch(metadata_only(request));
-    let response = context
-        .client
-        .request::<PartialObjectMeta<DopplerPrefectBinding>>(request);
-    match timeout(context.settings.kubernetes_timeout, response).await {
+    let response = client.request::<PartialObjectMeta<DopplerPrefectBinding>>(request);
+    match timeout(limit, response).await {
         Ok(Ok(written)) => Ok(written.metadata.resource_version.unwrap_or_default()),
         Ok(Err(kube::Error::Api(status))) => Err(Some(status.code)),
         Ok(Err(_)) | Err(_) => Err(None),
@@ -130,7 +139,8 @@ async fn write(
 }
 
 /// The current time in whole seconds, as Kubernetes writes it.
-fn now() -> Time {
+#[must_use]
+pub fn now() -> Time {
     let now = Timestamp::now();
     Time(Timestamp::from_second(now.as_second()).unwrap_or(now))
 }
