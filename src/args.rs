@@ -109,6 +109,11 @@ pub struct SecretArgs {
         value_name = "GLOB"
     )]
     pub forbidden_names: Vec<String>,
+    /// Let a binding with `adopt: true` adopt a Secret that does not name the binding in its
+    /// annotation `doppler-prefect.dev/adopt`. Then every author of a binding can replace the values
+    /// of every Secret of the namespace that no controller owns.
+    #[arg(long, env = "ADOPT_WITHOUT_CONSENT")]
+    pub adopt_without_consent: bool,
 }
 
 /// Flags of the webhook receiver.

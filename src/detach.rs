@@ -1,7 +1,7 @@
 //! The subcommand `detach`: prepares the removal of the operator from a cluster.
 //!
 //! Input: flags and a connection to the API server. Output: work pools without the operator's entries
-//! and bindings without its finalizer. A Secret is deleted later with its binding, or with
+//! and bindings without its finalizer, whose status says so. A Secret is deleted later with its binding, or with
 //! `--keep-secrets` it has no owner.
 //! Invariants: nothing is deleted here. If a work pool cannot be cleaned, a warning names it, its
 //! Secrets are kept, and the finalizers are removed nevertheless.
@@ -9,6 +9,8 @@
 mod bindings;
 mod context;
 mod pools;
+mod records;
+mod status;
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -54,6 +56,11 @@ pub enum DetachError {
         "detach cannot list the bindings ({0}): check that your account has permission to list dopplerprefectbindings"
     )]
     List(String),
+    /// The metadata of Secrets cannot be listed.
+    #[error(
+        "detach cannot list the metadata of Secrets ({0}), which record the pool entries: check that your account has permission to list secrets"
+    )]
+    ListSecrets(String),
     /// Some bindings still have the finalizer.
     #[error(
         "{0} bindings still have the finalizer: run detach again, or remove doppler-prefect.dev/injected from their metadata.finalizers"
@@ -126,14 +133,19 @@ impl Detacher {
         for scope in WatchScope::of(watch_namespaces) {
             bindings.extend(self.list(&scope).await.map_err(DetachError::List)?);
         }
+        let bindings = self.with_entries(bindings, watch_namespaces).await?;
         let uncleaned = self.remove_all_entries(&bindings).await?;
-        let mut remaining = 0;
+        let (mut detached, mut remaining) = (0, 0);
         for binding in &bindings {
-            if !self.detach_binding(binding, &uncleaned).await? {
+            if binding.is_orphan {
+                self.detach_orphan(binding, &uncleaned).await?;
+            } else if self.detach_binding(binding, &uncleaned).await? {
+                detached += 1;
+            } else {
                 remaining += 1;
             }
         }
-        print_line(&format!("{} bindings detached", bindings.len() - remaining))?;
+        print_line(&format!("{detached} bindings detached"))?;
         if remaining == 0 {
             Ok(())
         } else {

@@ -128,6 +128,15 @@ reasons! {
     Suspended, WaitForChange,
         "The Secret and the pool entries stay as they are.",
         "Set `spec.suspend` to false to resume.";
+    /// The binding is being deleted. The operator removes its pool entries, waits until workers have
+    /// reloaded the templates, and deletes the Secret.
+    Deleting, Settled,
+        "Runs that start now may get the values no longer.",
+        "Nothing to do. If the reason stays, the message says what the operator waits for, and for how long.";
+    /// `detach` removed the operator's entries and finalizers before an uninstall.
+    Detached, WaitForChange,
+        "No work pool has the Secret, which stays with its last values.",
+        "Start the operator again, or delete the binding.";
     /// The operator cannot read the binding's spec, or a field of it is invalid.
     InvalidSpec, WaitForChange,
         "The Secret and the pool entries stay as they are.",
@@ -239,7 +248,7 @@ reasons! {
     /// A Secret of this name exists, and the operator does not manage it.
     SecretForeign, WaitForChange,
         "The existing Secret stays untouched.",
-        "Choose another `managedSecret.name`, delete that Secret, or set `managedSecret.adopt: true` if no controller owns it.";
+        "Choose another `managedSecret.name`, or delete that Secret. If no controller owns it, the binding can adopt it: set `managedSecret.adopt: true`, and annotate the Secret as the message says.";
     /// Another binding manages the Secret of this name.
     SecretClaimed, WaitForChange,
         "The Secret stays with the other binding.",

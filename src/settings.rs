@@ -25,6 +25,8 @@ pub struct ControllerSettings {
     pub release_timeout: Duration,
     /// Time limit of a step at the API server.
     pub kubernetes_timeout: Duration,
+    /// Whether a binding may adopt a Secret that does not name it.
+    pub adopt_without_consent: bool,
 }
 
 /// The time limits and bounds of requests to Prefect and Doppler.
@@ -95,6 +97,7 @@ impl ManagerSettings {
                 release_wait: args.release_wait,
                 release_timeout: args.release_timeout,
                 kubernetes_timeout: args.kubernetes_timeout,
+                adopt_without_consent: args.secret.adopt_without_consent,
             },
             upstream: UpstreamSettings {
                 prefect_timeout: upstream.prefect_timeout,

@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde::Serialize;
 
 use crate::{
-    crd::{DopplerPrefectBindingStatus, ExcludedKey, WorkPoolStatus},
+    crd::{DopplerPrefectBindingStatus, ExcludedKey, InjectedEntry, WorkPoolStatus},
     failure::Failure,
     printable::{self, MAX_MESSAGE_BYTES, one_line},
     reason::Reason,
@@ -89,6 +89,10 @@ pub struct Outcome {
     pub content: Option<SecretContent>,
     /// The work pools of the spec.
     pub pools: Vec<WorkPoolStatus>,
+    /// The entries that are recorded for the binding.
+    pub entries: Vec<InjectedEntry>,
+    /// What a binding that is being deleted waits for.
+    pub deleting: Option<String>,
 }
 
 /// Whether the condition `type_` is True.
@@ -141,6 +145,7 @@ pub fn status(
     let keys = content.map_or(&after.excluded_keys, |content| &content.excluded_keys);
     after.excluded_keys = listed_keys(keys, &mut room);
     list_names(&mut after.work_pools, &outcome.pools, &mut room);
+    after.injected_entries.clone_from(&outcome.entries);
     after
 }
 
@@ -250,6 +255,9 @@ fn list_names(listed: &mut [WorkPoolStatus], pools: &[WorkPoolStatus], room: &mu
 
 /// The condition `Ready`. The first condition that is not True gives its reason and message.
 fn ready(outcome: &Outcome, conditions: &[Condition]) -> ConditionUpdate {
+    if let Some(message) = &outcome.deleting {
+        return ConditionUpdate::False(Reason::Deleting, message.clone());
+    }
     if outcome.suspended {
         return ConditionUpdate::Unknown(
             Reason::Suspended,

@@ -45,6 +45,8 @@ pub(super) struct Settings {
     pub forbidden_names: ForbiddenNames,
     /// `--block-overrides`
     pub block_overrides: BlockOverrides,
+    /// `--adopt-without-consent`
+    pub adopt_without_consent: bool,
 }
 
 /// Everything that a check with a cluster needs.
@@ -61,6 +63,7 @@ pub(super) struct CheckContext {
     pub forbidden_names: ForbiddenNames,
     pub block_overrides: BlockOverrides,
     pub service_types: ServiceTypes,
+    pub adopt_without_consent: bool,
     pub prefect_api_url: Option<Url>,
     /// Namespace of bindings that name none, from the kubeconfig.
     pub namespace: String,
@@ -87,6 +90,7 @@ impl CheckContext {
             forbidden_names: settings.forbidden_names,
             block_overrides: settings.block_overrides,
             service_types: ServiceTypes::new(client.clone(), TIMEOUT),
+            adopt_without_consent: settings.adopt_without_consent,
             prefect_api_url: settings.prefect_api_url,
             namespace,
             client,

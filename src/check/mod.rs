@@ -88,6 +88,7 @@ pub async fn check(args: CheckArgs) -> Result<ExitCode, CheckError> {
             doppler_timeout,
             forbidden_names,
             block_overrides,
+            adopt_without_consent: secret.adopt_without_consent,
         };
         let context = CheckContext::new(settings, hosts.clone()).await?;
         print_findings(Some(&context), &hosts, &inputs).await?

@@ -130,7 +130,6 @@ impl PoolChecks<'_> {
             keys: Arc::clone(&self.keys),
             want: Want::Present,
             recorded: true,
-            reported_state: None,
             interval: Duration::from_mins(1),
         }
     }

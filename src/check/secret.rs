@@ -5,12 +5,15 @@
 //! Invariants: stores nothing; a Secret belongs to a binding by the UID of the binding, never by
 //! its name.
 
+use kube::ResourceExt;
+
 use super::{api_server::binding_uid, context::CheckContext, findings::Findings};
 use crate::{
-    controller::apply_secret::{claimed, foreign},
+    controller::apply_secret::{claimed, foreign, orphaned},
     crd::DopplerPrefectBinding,
     secret::{
-        Claimant, Decision, Desired, ObservedSecret, Target, UpdateReason, WriteError, decide,
+        Adoption, Claimant, Decision, Desired, ObservedSecret, Target, UpdateReason, WriteError,
+        decide,
     },
 };
 
@@ -47,19 +50,32 @@ pub(super) async fn check_secret(
                 return;
             }
         };
+    let binding_name = binding.name_any();
     let claimant = Claimant {
         known_good: None,
-        adopt: binding.spec.managed_secret.adopt,
+        adopt: Adoption::of(
+            binding.spec.managed_secret.adopt,
+            context.adopt_without_consent,
+        ),
         recorded_binding_exists,
+        name: &binding_name,
     };
     let decision = decide(Target::Present(&fetched.observed), desired, &claimant);
     match decision {
-        Decision::Foreign { owner } => {
-            let failure = foreign(desired, owner.as_deref());
+        Decision::Foreign {
+            owner,
+            lacks_consent,
+        } => {
+            let consents = lacks_consent.then_some(binding_name.as_str());
+            let failure = foreign(desired, owner.as_deref(), consents);
             findings.fail(TOPIC, &format!("{}: {}", failure.reason, failure.message));
         }
         Decision::Claimed { by } => {
             let failure = claimed(desired, &by);
+            findings.fail(TOPIC, &format!("{}: {}", failure.reason, failure.message));
+        }
+        Decision::Orphaned { by } => {
+            let failure = orphaned(desired, &by);
             findings.fail(TOPIC, &format!("{}: {}", failure.reason, failure.message));
         }
         Decision::Terminating => findings.note(

@@ -16,11 +16,14 @@ use super::{
     pass::Pass,
 };
 use crate::{
+    crd::DeletionPolicy,
     failure::Failure,
     reason::Reason,
     secret::{
-        Claimant, Decision, Desired, Target, UpdateReason, WriteError, WrittenSecret, decide,
-        decide::decide_content,
+        Adoption, Claimant, Decision, Desired, Target, UpdateReason, WriteError, WrittenSecret,
+        decide,
+        decide::{decide_content, succeeds},
+        metadata::ADOPT,
     },
 };
 
@@ -31,12 +34,16 @@ const RACE_WAIT: Duration = Duration::from_secs(2);
 /// Wait while the API server deletes a Secret of that name. Its deletion is an event, too.
 const TERMINATING_WAIT: Duration = Duration::from_secs(30);
 
+/// Wait while the pool entries of a deleted binding are removed. The deletion of its Secret is an
+/// event, too.
+const ORPHAN_WAIT: Duration = Duration::from_secs(30);
+
 /// What was done to the Secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applied {
     /// Nothing: it is as desired.
     Unchanged,
-    /// The operator created or adopted it.
+    /// The operator created it, adopted it, or took it over.
     Created,
     /// The operator wrote new content.
     Updated,
@@ -122,10 +129,22 @@ impl Apply<'_> {
                     return Ok(None);
                 };
                 self.check_pace()?;
+                let adopted = (reason == UpdateReason::Adopt)
+                    .then(|| self.adopted(&current))
+                    .flatten();
+                let desired = adopted.as_ref().unwrap_or(desired);
                 let written = context.secrets.update(desired, &current.observed).await;
                 (written, applied)
             }
-            Decision::Foreign { owner } => return Err(foreign(desired, owner.as_deref())),
+            Decision::Foreign {
+                owner,
+                lacks_consent,
+            } => {
+                let binding = self.pass.key.name();
+                let consents = lacks_consent.then_some(binding);
+                return Err(foreign(desired, owner.as_deref(), consents));
+            }
+            Decision::Orphaned { by } => return Err(orphaned(desired, &by)),
             Decision::Claimed { by } => return Err(claimed(desired, &by)),
             Decision::Terminating => return Err(terminating(desired)),
         };
@@ -139,7 +158,11 @@ impl Apply<'_> {
             known_good: cached
                 .filter(|cached| cached.verified)
                 .map(|cached| &*cached.observed.resource_version),
-            adopt: pass.binding.spec.managed_secret.adopt,
+            adopt: Adoption::of(
+                pass.binding.spec.managed_secret.adopt,
+                pass.context.settings.adopt_without_consent,
+            ),
+            name: pass.key.name(),
             // Only for the Secret of another binding, because it searches all bindings.
             recorded_binding_exists: observed
                 .and_then(|observed| observed.binding_uid.as_ref())
@@ -148,6 +171,16 @@ impl Apply<'_> {
         };
         let target = observed.map_or(Target::Absent, Target::Present);
         decide(target, desired, &claimant)
+    }
+
+    /// The desired Secret with the mark of its adoption. None for one that an earlier binding of the
+    /// same name left.
+    fn adopted(&self, current: &CachedObject) -> Option<Desired> {
+        let (pass, desired) = (self.pass, self.desired);
+        let left_by_us = succeeds(&current.observed, pass.uid(), pass.key.name());
+        let policy = pass.deletion_policy(&desired.name);
+        let deletes = policy == DeletionPolicy::Delete;
+        (!left_by_us).then(|| desired.clone().as_adopted(deletes))
     }
 
     /// Reads the Secret where its metadata does not suffice. None if the cache was stale.
@@ -268,16 +301,21 @@ impl Apply<'_> {
     }
 }
 
-/// The failure of a binding whose Secret belongs to another owner.
+/// The failure of a binding whose Secret belongs to another owner. `lacks_consent` is the name of the
+/// binding, if only the consent of the Secret's owner is missing for the adoption.
 #[must_use]
-pub fn foreign(desired: &Desired, owner: Option<&str>) -> Failure {
+pub fn foreign(desired: &Desired, owner: Option<&str>, lacks_consent: Option<&str>) -> Failure {
     let name = &desired.name;
-    let message = match owner {
-        Some(owner) => format!(
+    let message = match (owner, lacks_consent) {
+        (Some(owner), _) => format!(
             "Secret {name} belongs to {owner}; the operator leaves it as it is: set spec.managedSecret.name to another name"
         ),
-        None => format!(
-            "Secret {name} exists, and the operator does not manage it; the operator leaves it as it is: set spec.managedSecret.name to another name, delete that Secret, or set spec.managedSecret.adopt to true"
+        (None, Some(binding)) => format!(
+            "Secret {name} exists, and the operator does not manage it; before the binding adopts it, which replaces all its values, the owner of the Secret has to consent: kubectl -n {} annotate secret {name} {ADOPT}={binding}",
+            desired.namespace
+        ),
+        (None, None) => format!(
+            "Secret {name} exists, and the operator does not manage it; the operator leaves it as it is: set spec.managedSecret.name to another name, delete that Secret, or set spec.managedSecret.adopt to true and annotate the Secret with {ADOPT} and the name of the binding"
         ),
     };
     Failure::new(Reason::SecretForeign, message)
@@ -291,6 +329,16 @@ pub fn claimed(desired: &Desired, by: &str) -> Failure {
         desired.name
     );
     Failure::new(Reason::SecretClaimed, message)
+}
+
+/// The failure of a binding whose Secret a deleted binding left, because it lost its finalizer.
+#[must_use]
+pub fn orphaned(desired: &Desired, by: &str) -> Failure {
+    let message = format!(
+        "the deleted binding {by} left Secret {0}, and the operator removes its pool entries before this binding gets the Secret: wait for it, or set spec.managedSecret.name to another name",
+        desired.name
+    );
+    after(ORPHAN_WAIT, Reason::SecretClaimed, message)
 }
 
 fn terminating(desired: &Desired) -> Failure {

@@ -17,11 +17,11 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{
-    object_cache::is_newer, repair_backoff::SecretRepairBackoff, resolution::LastGood,
-    stored_binding::StoredBinding,
+    object_cache::is_newer, recorded_orphan::Orphan, repair_backoff::SecretRepairBackoff,
+    resolution::LastGood, stored_binding::StoredBinding,
 };
 use crate::{
-    crd::{BindingRef, DopplerPrefectBindingStatus, Uid, injected::InjectedEntry},
+    crd::{BindingRef, DopplerPrefectBindingStatus, InjectedEntry, Uid},
     prefect::Connection,
     upstream::pace::{Pace, PaceLimit},
 };
@@ -39,8 +39,12 @@ pub struct BindingState {
     pub uid: Option<Uid>,
     /// The status as last written, until the watch delivers it.
     pub status: Option<WrittenStatus>,
-    /// The recorded entries as last written.
-    pub injected_entries: Option<BTreeSet<InjectedEntry>>,
+    /// The entries that are in pools, or on their way, as of the last pass.
+    pub injected_entries: BTreeSet<InjectedEntry>,
+    /// Further Secrets with a record of entries of this binding, such as one of an earlier name.
+    pub recorded_secrets: BTreeSet<String>,
+    /// The finalizer as last written, until the watch delivers it.
+    pub finalizer: Option<WrittenFinalizer>,
     /// Names of the Secret's keys, if a pool compares them.
     pub key_names: Option<Arc<BTreeSet<String>>>,
     /// The number of the last reported event of each pool.
@@ -51,6 +55,8 @@ pub struct BindingState {
     pub repair_backoff: SecretRepairBackoff,
     /// Since when entries are removed from their pools.
     pub removed_since: BTreeMap<InjectedEntry, Instant>,
+    /// Why entries whose server cannot be reached are not removed, as last reported.
+    pub reported_removals: BTreeMap<InjectedEntry, String>,
     /// The last good values, shared with all bindings of the same config.
     pub last_good: Option<LastGood>,
     /// Since when this process cleans up the deleted binding.
@@ -59,6 +65,10 @@ pub struct BindingState {
     pub secret_failing_since: Option<Instant>,
     /// The status that the API server refused.
     pub refused_status: Option<RefusedStatus>,
+    /// What a binding that no longer exists left.
+    pub orphan: Option<Box<Orphan>>,
+    /// Whether the removal of its entries was reported as abandoned.
+    pub abandoned: bool,
     /// Since when a referenced key cannot be resolved.
     pub key_refs_failing_since: Option<Instant>,
     /// Whether this process wrote the Secret, or found its content as desired.
@@ -71,6 +81,15 @@ pub struct BindingState {
     pub status_writes: Pace,
     /// Since when the Secret or the status waits for the pools.
     pub waiting_since: Option<Instant>,
+}
+
+/// A finalizer that the operator added or removed.
+#[derive(Clone)]
+pub struct WrittenFinalizer {
+    /// Whether the binding has it.
+    pub present: bool,
+    /// The resource version of the binding with that.
+    pub version: Box<str>,
 }
 
 /// A status that the operator wrote.
@@ -149,17 +168,21 @@ impl BindingStates {
         Some((stored, written.map(|written| written.status)))
     }
 
-    /// Resets the state if it is not that of the binding with this UID.
-    pub fn retain_uid(&self, key: &BindingRef, uid: &str) {
+    /// Resets the state if it is not that of the binding with this UID. Returns whether it was that
+    /// of another one.
+    pub fn retain_uid(&self, key: &BindingRef, uid: &str) -> bool {
         self.update(key, |state| {
             let uid = Some(Uid::from(uid));
-            if state.uid != uid {
+            let differs = state.uid != uid;
+            let replaced = differs && state.uid.is_some();
+            if differs {
                 *state = BindingState {
                     uid,
                     ..BindingState::default()
                 };
             }
-        });
+            replaced
+        })
     }
 
     /// Drops the written status once the store has it.

@@ -1,8 +1,9 @@
 //! Cleans up after a binding that is being deleted: removes the entries from the pools, waits until
 //! workers have reloaded the templates, deletes the Secret, and removes the finalizer.
 //!
-//! Input: a binding with a deletion timestamp.
-//! Output: these steps, from where an earlier pass stopped.
+//! Input: a binding with a deletion timestamp, or what a deleted binding left ([`super::orphan`]).
+//! Output: these steps, from where an earlier pass stopped, and a status that says what the deletion
+//! waits for.
 //! Invariants: an unreachable Prefect server does not block the deletion for ever. After the timeout
 //! the Secret stays, because a run with old values is better than a run that cannot start.
 
@@ -14,76 +15,163 @@ use tokio::time::{Instant, timeout};
 
 use super::{
     delete_secret::delete_secret,
-    finalizer::remove_finalizer,
-    injection::{self, Withdrawal},
+    finalizer,
+    injection::{self, PendingRemoval, Withdrawal},
     pass::Pass,
-    resolve::connect,
+    patch_status,
+    resolve::{connect, track_objects},
 };
 use crate::{
-    crd::{DeletionPolicy, injected::has_finalizer},
+    crd::DeletionPolicy,
     reason::Reason,
+    status::{ConditionUpdate, INJECTED, Outcome},
 };
 
 /// Wait before a step that failed is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// The shortest wait for the first result of a pool, which also enqueues the binding.
 const FIRST_ATTEMPT: Duration = Duration::from_millis(200);
+/// Wait before the entries of a binding that no longer exists are tried again.
+const ORPHAN_INTERVAL: Duration = Duration::from_mins(1);
 
 /// Does the next steps of the cleanup.
 pub async fn cleanup(pass: &mut Pass<'_>) {
-    let (context, binding) = (pass.context, pass.binding);
-    if !has_finalizer(binding) {
+    let context = pass.context;
+    if !pass.has_finalizer() && pass.entries.recorded.entries.is_empty() {
         // No entry is recorded: garbage collection deletes the Secret.
         return;
     }
     context.blocks.unsubscribe(pass.key);
     context.configs.unsubscribe(pass.key);
+    track_objects(pass);
     let terminating = namespace_is_terminating(pass).await;
-    let connection = match &binding.spec.prefect {
+    match withdraw_all(pass).await {
+        Withdrawal::Pending(pending) => {
+            let remaining = remaining_time(pass);
+            if !remaining.is_zero() || !pending.was_attempted() {
+                let message = format!(
+                    "the binding is being deleted: {}; {} after its first attempt the operator gives up, and leaves the entry and the Secret",
+                    pending.waiting_message(),
+                    seconds(context.settings.release_timeout)
+                );
+                report_deleting(pass, message).await;
+                let wait = remaining.clamp(FIRST_ATTEMPT, RETRY_INTERVAL);
+                return pass.requeue.after(wait);
+            }
+            report_abandoned(pass, &pending, terminating);
+        }
+        Withdrawal::Done if !terminating => {
+            if !delete_secrets(pass).await {
+                return;
+            }
+        }
+        Withdrawal::Done => {}
+    }
+    if finalizer::remove(pass).await {
+        context.forget(pass.key);
+    }
+}
+
+/// Does the next steps for what a binding left that no longer exists. It never gives up, because
+/// nothing waits for it. Returns whether all is done.
+pub async fn clean_orphan(pass: &mut Pass<'_>) -> bool {
+    let terminating = namespace_is_terminating(pass).await;
+    match withdraw_all(pass).await {
+        Withdrawal::Pending(pending) => {
+            let remaining = remaining_time(pass);
+            if remaining.is_zero() && pending.was_attempted() {
+                if pass.update_state(|state| !std::mem::replace(&mut state.abandoned, true)) {
+                    report_abandoned(pass, &pending, terminating);
+                }
+                pass.requeue.after(ORPHAN_INTERVAL);
+            } else {
+                let wait = remaining.clamp(FIRST_ATTEMPT, RETRY_INTERVAL);
+                pass.requeue.after(wait);
+            }
+            false
+        }
+        Withdrawal::Done => terminating || delete_secrets(pass).await,
+    }
+}
+
+/// Removes all entries from their pools.
+async fn withdraw_all(pass: &mut Pass<'_>) -> Withdrawal {
+    let connection = match &pass.binding.spec.prefect {
         Some(prefect) => connect(pass, prefect).await.ok(),
         None => None,
     };
-    if let Withdrawal::Pending(pending) = injection::withdraw_all(pass, connection.as_ref()) {
-        let timeout = context.settings.release_timeout;
-        let remaining = timeout.saturating_sub(since_first_attempt(pass));
-        if !remaining.is_zero() || !pending.was_attempted() {
-            return pass
-                .requeue
-                .after(remaining.clamp(FIRST_ATTEMPT, RETRY_INTERVAL));
-        }
-        report_abandoned(pass, &pending, terminating);
-        return remove_finalizer(pass).await;
-    }
-    if !terminating {
-        let deletes = binding.spec.managed_secret.deletion_policy == DeletionPolicy::Delete;
-        let wait = injection::remaining_wait(pass);
-        if deletes && !wait.is_zero() {
-            return pass.requeue.after(wait);
-        }
-        let entries = pass.entries.recorded.iter();
-        let names: BTreeSet<&str> = entries
-            .map(|entry| entry.secret.as_str())
-            .chain([binding.secret_name()])
-            .collect();
-        for name in names {
-            if delete_secret(pass, name).await.is_err() {
-                return pass.requeue.after(RETRY_INTERVAL);
-            }
-        }
-        injection::report_removed(pass);
-    }
-    remove_finalizer(pass).await;
+    injection::connect_recorded(pass, connection.as_ref()).await;
+    injection::withdraw_all(pass, connection.as_ref())
 }
 
-/// How long this process has tried to clean up. The deletion may be much older, if no operator ran
-/// meanwhile or the wall clock jumped.
-fn since_first_attempt(pass: &Pass<'_>) -> Duration {
+/// Deletes the Secrets once the workers have reloaded the templates. Returns whether all are gone.
+async fn delete_secrets(pass: &mut Pass<'_>) -> bool {
+    let wait = injection::remaining_wait(pass);
+    let entries = pass.entries.recorded.entries.iter();
+    let names: BTreeSet<String> = entries
+        .map(|entry| entry.secret.clone())
+        .chain([pass.binding.secret_name().to_owned()])
+        .collect();
+    let deletes = |name: &String| pass.deletion_policy(name) == DeletionPolicy::Delete;
+    if !wait.is_zero() && names.iter().any(deletes) {
+        let release_wait = seconds(pass.context.settings.release_wait);
+        let message = format!(
+            "the binding is being deleted: no work pool has its entry any more, and the Secret is deleted {release_wait} after the last entry, when all workers have reloaded the template"
+        );
+        report_deleting(pass, message).await;
+        pass.requeue.after(wait);
+        return false;
+    }
+    for name in names {
+        if let Err(error) = delete_secret(pass, &name).await {
+            let message =
+                format!("the binding is being deleted: Secret {name} cannot be deleted: {error}");
+            report_deleting(pass, message).await;
+            pass.requeue.after(RETRY_INTERVAL);
+            return false;
+        }
+    }
+    injection::report_removed(pass);
+    true
+}
+
+/// The time until the operator gives up, from the first attempt of this process. The deletion may be
+/// much older, if no operator ran meanwhile or the wall clock jumped.
+fn remaining_time(pass: &Pass<'_>) -> Duration {
     let since = pass.update_state(|state| *state.cleanup_since.get_or_insert_with(Instant::now));
-    since.elapsed()
+    let timeout = pass.context.settings.release_timeout;
+    timeout.saturating_sub(since.elapsed())
+}
+
+/// Writes a status that says what the deletion waits for. A binding that no longer exists has none.
+async fn report_deleting(pass: &mut Pass<'_>, message: String) {
+    if pass.key.orphaned_secret().is_some() {
+        return;
+    }
+    let status = pass.last_status();
+    let pools = status.map(|status| status.work_pools.clone());
+    let was_injected = status.is_some_and(|status| {
+        let mut conditions = status.conditions.iter();
+        conditions.any(|condition| condition.type_ == INJECTED)
+    });
+    let injected = was_injected.then(|| ConditionUpdate::False(Reason::Deleting, message.clone()));
+    let outcome = Outcome {
+        block: ConditionUpdate::Unchanged,
+        secret: ConditionUpdate::Unchanged,
+        injected,
+        suspended: false,
+        resolved: None,
+        secret_name: pass.binding.secret_name().to_owned(),
+        content: None,
+        pools: pools.unwrap_or_default(),
+        entries: pass.entries.recorded.entries.iter().cloned().collect(),
+        deleting: Some(message),
+    };
+    patch_status::patch(pass, &outcome).await;
 }
 
 /// Reports an entry that stays behind. A terminating namespace accepts no Event.
-fn report_abandoned(pass: &Pass<'_>, pending: &injection::PendingRemoval, terminating: bool) {
+fn report_abandoned(pass: &Pass<'_>, pending: &PendingRemoval, terminating: bool) {
     let message = format!(
         "the binding is deleted although {}",
         pending.abandoned_message()
@@ -104,4 +192,8 @@ async fn namespace_is_terminating(pass: &Pass<'_>) -> bool {
     let namespace = api.get_metadata(pass.key.namespace());
     let namespace = timeout(context.settings.kubernetes_timeout, namespace).await;
     matches!(namespace, Ok(Ok(namespace)) if namespace.metadata.deletion_timestamp.is_some())
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{} s", duration.as_secs())
 }

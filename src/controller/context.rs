@@ -75,8 +75,9 @@ pub struct Context {
 }
 
 impl Context {
-    /// Drops everything that the operator holds for a deleted binding.
+    /// Drops everything that the operator holds for a deleted binding. What it left is cleaned up.
     pub fn forget(&self, binding: &BindingRef) {
+        self.enqueue_orphans(binding);
         self.blocks.unsubscribe(binding);
         self.configs.unsubscribe(binding);
         self.pools.remove_binding(binding);
@@ -85,6 +86,15 @@ impl Context {
         self.report.forget(binding);
         self.key_refs
             .retain(|object| self.objects.is_tracked(object));
+    }
+
+    /// Enqueues the Secrets with a record of pool entries that a binding tracks, because the binding
+    /// no longer exists.
+    pub fn enqueue_orphans(&self, binding: &BindingRef) {
+        for secret in self.objects.tracked_secrets_with_entries(binding) {
+            self.queue
+                .add(&BindingRef::orphan(binding.namespace(), &secret));
+        }
     }
 
     /// The binding in the store of its scope.

@@ -15,6 +15,12 @@ use crate::{crd::DeletionPolicy, secret::WriteError};
 pub async fn delete_secret(pass: &Pass<'_>, name: &str) -> Result<(), WriteError> {
     let (context, namespace) = (pass.context, pass.key.namespace());
     let object = pass.object(ReferenceKind::Secret, name);
+    if context.objects.get(&object).is_none()
+        && let Some(fetched) = context.secrets.get(namespace, name).await?
+    {
+        // A Secret without the operator's label is not in the cache unless a binding tracks it.
+        context.objects.observe(&object, fetched.observed, false);
+    }
     let Some(cached) = context.objects.get(&object) else {
         return Ok(());
     };
@@ -22,7 +28,7 @@ pub async fn delete_secret(pass: &Pass<'_>, name: &str) -> Result<(), WriteError
         return Ok(());
     }
     let secrets = &context.secrets;
-    let written = match pass.binding.spec.managed_secret.deletion_policy {
+    let written = match pass.deletion_policy(name) {
         DeletionPolicy::Delete => secrets
             .delete(namespace, name, &cached.observed)
             .await

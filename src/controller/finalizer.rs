@@ -1,22 +1,24 @@
-//! Writes the finalizer of a binding together with the annotation that records its pool entries.
+//! Adds the finalizer to a binding before a pool has its entry, and removes it after the last entry
+//! is removed.
 //!
-//! Input: a binding and the entries to record.
-//! Output: one patch that changes annotation and finalizer together.
-//! Invariants: an entry is recorded before it is injected, and the record is removed after the entry
-//! is removed, so that a crash, a rename or another server leaves nothing behind.
+//! Input: a binding, and the entries that are recorded or required.
+//! Output: at most one patch.
+//! Invariants: a client that replaces the whole binding drops the finalizer; it is added again as
+//! long as an entry is recorded. The finalizers of others stay.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use kube::{
-    Api, Client, ResourceExt,
+    Client, Resource, ResourceExt,
     api::{Patch, PatchParams},
+    core::{PartialObjectMeta, Request},
 };
 use tokio::time::timeout;
 
-use super::pass::Pass;
-pub use crate::crd::injected::{InjectedEntry, has_finalizer, injected_entries};
+use super::{binding_state::WrittenFinalizer, pass::Pass};
 use crate::{
     crd::{DopplerPrefectBinding, injected::finalizer_patch},
+    kubernetes::{json_patch, metadata_only},
     reason::Reason,
 };
 
@@ -53,29 +55,30 @@ impl FinalizerError {
     }
 }
 
-/// Sets annotation and finalizer to `entries` in one patch. Without entries, it removes both.
+/// Adds or removes the finalizer. Returns the binding's new version.
 ///
 /// # Errors
 /// If the binding changed meanwhile, or the API server rejects the patch or does not answer.
 pub async fn patch_finalizer(
-    client: Client,
+    client: &Client,
     binding: &DopplerPrefectBinding,
-    entries: &BTreeSet<InjectedEntry>,
+    present: bool,
     limit: Duration,
-) -> Result<(), FinalizerError> {
-    let patch = finalizer_patch(binding, entries);
-    let api: Api<DopplerPrefectBinding> =
-        Api::namespaced(client, &binding.namespace().unwrap_or_default());
-    let name = binding.name_any();
-    let params = PatchParams::default();
-    let patched = timeout(
-        limit,
-        api.patch_metadata(&name, &params, &Patch::Merge(&patch)),
-    )
-    .await;
-    match patched {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => {
+) -> Result<String, FinalizerError> {
+    let namespace = binding.namespace().unwrap_or_default();
+    let request = Request::new(DopplerPrefectBinding::url_path(&(), Some(&namespace)))
+        .patch(
+            &binding.name_any(),
+            &PatchParams::default(),
+            &Patch::Merge(&finalizer_patch(binding, present)),
+        )
+        .map_err(|_| FinalizerError::Unreachable)?;
+    let request = json_patch(metadata_only(request));
+    let response = client.request::<PartialObjectMeta<DopplerPrefectBinding>>(request);
+    match timeout(limit, response).await {
+        Ok(Ok(patched)) => Ok(patched.metadata.resource_version.unwrap_or_default()),
+        // A failed test of the patch is answered 422.
+        Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409 | 422) => {
             Err(FinalizerError::Conflict)
         }
         Ok(Err(kube::Error::Api(status))) => Err(FinalizerError::Refused(status.code)),
@@ -83,31 +86,36 @@ pub async fn patch_finalizer(
     }
 }
 
-/// Records `entries` beside those that are recorded already.
-pub async fn record(pass: &mut Pass<'_>, entries: &BTreeSet<InjectedEntry>) {
-    if !entries.is_subset(&pass.entries.recorded) {
-        let all = pass.entries.recorded.union(entries).cloned().collect();
-        patch(pass, all).await;
+/// Adds the finalizer if entries are required and the binding does not have it.
+pub async fn ensure(pass: &mut Pass<'_>) {
+    if !pass.entries.required.is_empty() && !pass.has_finalizer() {
+        patch(pass, true).await;
     }
 }
 
-/// Removes the record of entries that are no longer required.
-pub async fn retain_required(pass: &mut Pass<'_>) {
-    let (recorded, required) = (&pass.entries.recorded, &pass.entries.required);
-    if required != recorded && required.is_subset(recorded) {
-        patch(pass, required.clone()).await;
+/// Removes the finalizer once no entry is recorded any more.
+pub async fn release(pass: &mut Pass<'_>) {
+    if !pass.has_finalizer() || !pass.entries.required.is_empty() {
+        return;
+    }
+    pass.read_entries();
+    if pass.entries.recorded.entries.is_empty() {
+        patch(pass, false).await;
+    } else {
+        // The status that still lists an entry could not be written yet.
+        pass.requeue.after(RETRY_INTERVAL);
     }
 }
 
-async fn patch(pass: &mut Pass<'_>, entries: BTreeSet<InjectedEntry>) {
-    match write(pass, &entries).await {
-        Ok(()) => {
-            pass.update_state(|state| state.injected_entries = Some(entries.clone()));
-            pass.entries.recorded = entries;
+async fn patch(pass: &mut Pass<'_>, present: bool) {
+    match write(pass, present).await {
+        Ok(version) => {
+            let version = version.into();
+            let written = WrittenFinalizer { present, version };
+            pass.update_state(|state| state.finalizer = Some(written));
         }
         Err(error) => {
-            // The next pass reads the annotation from the watch again.
-            pass.update_state(|state| state.injected_entries = None);
+            pass.update_state(|state| state.finalizer = None);
             pass.requeue.after(match error {
                 FinalizerError::Conflict => CONFLICT_WAIT,
                 FinalizerError::Refused(_) | FinalizerError::Unreachable => RETRY_INTERVAL,
@@ -116,20 +124,25 @@ async fn patch(pass: &mut Pass<'_>, entries: BTreeSet<InjectedEntry>) {
     }
 }
 
-/// Removes annotation and finalizer from a binding that is being deleted: it ceases to exist.
-pub async fn remove_finalizer(pass: &mut Pass<'_>) {
-    match write(pass, &BTreeSet::new()).await {
-        Ok(()) => pass.context.forget(pass.key),
+/// Removes the finalizer from a binding that is being deleted. Returns whether the binding may cease
+/// to exist now.
+pub async fn remove(pass: &mut Pass<'_>) -> bool {
+    if !pass.has_finalizer() {
+        return true;
+    }
+    match write(pass, false).await {
+        Ok(_) => return true,
         Err(FinalizerError::Conflict) => pass.requeue.after(CONFLICT_WAIT),
         Err(_) => pass.requeue.after(REMOVE_RETRY_INTERVAL),
     }
+    false
 }
 
 /// Sends the patch, counts it, and logs an error other than a conflict.
-async fn write(pass: &Pass<'_>, entries: &BTreeSet<InjectedEntry>) -> Result<(), FinalizerError> {
+async fn write(pass: &Pass<'_>, present: bool) -> Result<String, FinalizerError> {
     let (context, binding) = (pass.context, pass.binding);
     let limit = context.settings.kubernetes_timeout;
-    let written = patch_finalizer(context.client.clone(), binding, entries, limit).await;
+    let written = patch_finalizer(&context.client, binding, present, limit).await;
     context.metrics.count_write("binding", written.is_ok());
     if let Err(error) = &written
         && !matches!(error, FinalizerError::Conflict)

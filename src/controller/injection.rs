@@ -4,20 +4,22 @@
 //! Input: a pass, its resolution, and the desired Secret.
 //! Output: claims on the pools of the spec, the entries to record, the condition `Injected`, and
 //! `status.workPools`.
-//! Invariants: an entry is observed, recorded, and injected after the Secret exists. In reverse, the
-//! entry is removed, the workers reload the template, the Secret is deleted, and then the record.
+//! Invariants: an entry is observed, recorded on the Secret, guarded by the finalizer, and then
+//! injected. In reverse, the entry is removed, the workers reload the template, the Secret is deleted,
+//! and then the finalizer.
 
 mod injected_condition;
 mod pool_claims;
+mod recorded_connections;
 mod withdrawal;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{pass::Pass, resolution::Resolution};
+use super::{entry_record, pass::Pass, resolution::Resolution};
 use crate::{
-    crd::{InjectMode, WorkPoolStatus, injected::InjectedEntry},
+    crd::{InjectMode, WorkPoolStatus},
     prefect::Connection,
     reason::Reason,
     secret::Desired,
@@ -27,6 +29,7 @@ use injected_condition::injected_condition;
 use pool_claims::{PoolClaims, declare_claims, prune_claims};
 use withdrawal::withdraw_stale_entries;
 
+pub use recorded_connections::connect_recorded;
 pub use withdrawal::{PendingRemoval, Withdrawal, remaining_wait, report_removed, withdraw_all};
 
 /// How long a new Secret waits for the first read of its pools, so that it is written once, with the
@@ -45,7 +48,7 @@ pub struct Injection {
 
 impl Injection {
     /// Claims the pools that the spec names, as far as the recorded entries and the Secret allow it.
-    /// Marks the entries that are to be injected as required.
+    /// Marks the entries that are to be recorded as required.
     #[must_use]
     pub fn observe(
         pass: &mut Pass<'_>,
@@ -54,20 +57,19 @@ impl Injection {
     ) -> Self {
         let connection = resolution.connection.clone();
         let key_names = key_names(pass, desired);
-        let claims = declare_claims(pass, connection.as_ref(), &key_names);
-        let recorded = pass.entries.recorded.iter();
-        pass.entries.required = recorded.chain(&claims.to_record).cloned().collect();
+        let mut claims = declare_claims(pass, connection.as_ref(), &key_names);
+        let recorded = &pass.entries.recorded.entries;
+        let all: BTreeSet<_> = recorded.union(&claims.to_record).cloned().collect();
+        if entry_record::fit(&all) {
+            pass.entries.required = all;
+        } else {
+            claims.refuse_to_record();
+        }
         Self {
             connection,
             key_names,
             claims,
         }
-    }
-
-    /// The entries to record before they are injected.
-    #[must_use]
-    pub const fn to_record(&self) -> &BTreeSet<InjectedEntry> {
-        &self.claims.to_record
     }
 
     /// Whether a new Secret should wait for the first read of its pools.

@@ -5,9 +5,9 @@
 //! Output: reconciles, up to `--concurrency` at a time.
 //! Invariants: data runs one way, binding → block → config → Secret → injection → status, and so do
 //! the modules: [`resolve`] and [`resolution`], [`secret`] and [`apply_secret`], [`injection`],
-//! [`finalizer`], [`prune`], [`patch_status`]; [`cleanup`] runs in reverse order. Each takes a
-//! [`pass`]. [`work_queue`] and [`watches`] say what enqueues a binding. [`context`],
-//! [`binding_state`], [`object_cache`], [`key_refs`] and [`stored_binding`] hold what a pass reads.
+//! [`entry_record`], [`finalizer`], [`prune`], [`patch_status`]; [`cleanup`] runs in reverse order, also for an [`orphan`].
+//! Each takes a [`pass`]. [`work_queue`] and [`watches`] say what enqueues a binding. [`context`],
+//! [`binding_state`], [`recorded_entries`], [`object_cache`], [`key_refs`] and [`stored_binding`] hold what a pass reads.
 
 pub mod apply_secret;
 pub mod binding_state;
@@ -15,15 +15,19 @@ pub mod cleanup;
 pub mod connect;
 pub mod context;
 mod delete_secret;
+mod entry_record;
 pub mod finalizer;
 pub mod injection;
 pub mod key_refs;
 pub mod object_cache;
+mod orphan;
 pub mod pass;
 pub mod patch_status;
 pub mod prefect_work_pools;
 mod prune;
 pub mod reconcile;
+pub mod recorded_entries;
+pub mod recorded_orphan;
 pub mod repair_backoff;
 pub mod requeue;
 pub mod resolution;

@@ -4,7 +4,7 @@
 //! Output: the observed metadata of an object. A change enqueues the bindings that track it.
 //! Invariants: it holds no secret value, and only objects that a binding tracks or that carry the
 //! operator's label. An event no newer than the cached version, such as that of an own write,
-//! enqueues nothing.
+//! enqueues nothing. A Secret with a record of pool entries that no binding tracks is enqueued itself.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -114,6 +114,20 @@ impl ObjectCache {
         }
     }
 
+    /// The Secrets that a binding tracks and that have a record of pool entries.
+    #[must_use]
+    pub fn tracked_secrets_with_entries(&self, binding: &BindingRef) -> Vec<String> {
+        let index = self.index.lock();
+        let tracked = index.tracked_by.get(binding);
+        let has_entries = |object: &&Arc<ObjectKey>| {
+            let cached = index.cached(object);
+            object.kind == ReferenceKind::Secret
+                && cached.is_some_and(|cached| cached.observed.entries.is_some())
+        };
+        let objects = tracked.into_iter().flatten().filter(has_entries);
+        objects.map(|object| object.name.clone()).collect()
+    }
+
     /// Whether a binding tracks the object.
     #[must_use]
     pub fn is_tracked(&self, object: &ObjectKey) -> bool {
@@ -177,10 +191,17 @@ impl ObjectCache {
             {
                 return;
             }
+            let has_entries = kind == ReferenceKind::Secret && observed.entries.is_some();
             let observed = Arc::new(observed);
             let verified = false;
             index.insert(&object, CachedObject { observed, verified });
-            index.trackers(&object).to_vec()
+            let trackers = index.trackers(&object).to_vec();
+            if trackers.is_empty() && has_entries {
+                // Its binding may no longer exist.
+                vec![BindingRef::orphan(&object.namespace, &object.name)]
+            } else {
+                trackers
+            }
         };
         self.enqueue_all(&trackers);
     }

@@ -4,20 +4,25 @@
 //! Output: the values that several steps need, and when to reconcile the binding again.
 //! Invariants: a pass lives for one reconcile. It sends no request.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use kube::Resource;
 
 use super::{
     binding_state::BindingState,
     context::Context,
-    object_cache::{ObjectKey, ReferenceKind},
+    object_cache::{CachedObject, ObjectKey, ReferenceKind, is_newer},
+    recorded_entries::{self, RecordedConnection, RecordedEntries},
     requeue::Requeue,
 };
 use crate::{
     crd::{
-        BindingRef, DopplerPrefectBinding, DopplerPrefectBindingStatus,
-        injected::{InjectedEntry, injected_entries},
+        BindingRef, DeletionPolicy, DopplerPrefectBinding, DopplerPrefectBindingStatus,
+        InjectedEntry, injected::has_finalizer,
     },
     reason::Reason,
     status::is_true,
@@ -31,20 +36,22 @@ pub struct Pass<'a> {
     pub key: &'a BindingRef,
     /// The binding.
     pub binding: &'a DopplerPrefectBinding,
-    /// The entries that the binding's annotation records.
+    /// The entries that are recorded for the binding.
     pub entries: InjectedEntries,
+    /// How to reach the servers of recorded entries that the spec no longer names, by URL.
+    pub recorded_connections: BTreeMap<String, RecordedConnection>,
     /// When to reconcile again.
     pub requeue: Requeue,
     /// The status as last written, if the store does not have it yet.
     written_status: Option<Arc<DopplerPrefectBindingStatus>>,
 }
 
-/// The entries that the binding's annotation records.
+/// The entries that are recorded for a binding.
 #[derive(Clone, Debug, Default)]
 pub struct InjectedEntries {
-    /// The entries that the annotation holds now.
-    pub recorded: BTreeSet<InjectedEntry>,
-    /// The entries that it must hold after this pass: a pool has them, or will have them.
+    /// The entries that are recorded now, and how their servers are reached.
+    pub recorded: RecordedEntries,
+    /// The entries that must be recorded after this pass: a pool has them, or will have them.
     pub required: BTreeSet<InjectedEntry>,
 }
 
@@ -57,20 +64,50 @@ impl<'a> Pass<'a> {
         binding: &'a DopplerPrefectBinding,
         written_status: Option<Arc<DopplerPrefectBindingStatus>>,
     ) -> Self {
-        let states = &context.states;
-        let recorded = states.read(key, |state| state.injected_entries.clone());
-        let recorded = recorded.unwrap_or_else(|| injected_entries(binding));
-        Self {
+        let mut pass = Self {
             context,
             key,
             binding,
-            entries: InjectedEntries {
-                required: recorded.clone(),
-                recorded,
-            },
+            entries: InjectedEntries::default(),
+            recorded_connections: BTreeMap::new(),
             requeue: Requeue::default(),
             written_status,
-        }
+        };
+        pass.read_entries();
+        pass.entries
+            .required
+            .clone_from(&pass.entries.recorded.entries);
+        pass
+    }
+
+    /// Reads which entries are recorded now.
+    pub fn read_entries(&mut self) {
+        let (objects, binding) = (&self.context.objects, self.binding);
+        self.entries.recorded = self.read_state(|state| {
+            let mut names = state.recorded_secrets.clone();
+            names.extend(
+                state
+                    .injected_entries
+                    .iter()
+                    .map(|entry| entry.secret.clone()),
+            );
+            let status = self.last_status();
+            let mut recorded = recorded_entries::read(objects, binding, status, &names);
+            recorded
+                .entries
+                .extend(state.injected_entries.iter().cloned());
+            recorded
+        });
+    }
+
+    /// Whether the binding has the operator's finalizer.
+    #[must_use]
+    pub fn has_finalizer(&self) -> bool {
+        let stored = self.binding.meta().resource_version.as_deref();
+        let written = self.read_state(|state| state.finalizer.clone());
+        let newer = written
+            .filter(|written| stored.is_none_or(|stored| is_newer(&written.version, stored)));
+        newer.map_or_else(|| has_finalizer(self.binding), |written| written.present)
     }
 
     /// The binding's UID.
@@ -119,11 +156,29 @@ impl<'a> Pass<'a> {
     /// Whether the Secret that the spec names exists and belongs to this binding.
     #[must_use]
     pub fn secret_exists(&self) -> bool {
-        let object = self.object(ReferenceKind::Secret, self.binding.secret_name());
+        self.own_secret(self.binding.secret_name())
+            .is_some_and(|cached| !cached.observed.terminating)
+    }
+
+    /// The Secret of this name, if it belongs to this binding.
+    #[must_use]
+    pub fn own_secret(&self, name: &str) -> Option<CachedObject> {
+        let object = self.object(ReferenceKind::Secret, name);
         let cached = self.context.objects.get(&object);
-        cached.is_some_and(|cached| {
-            !cached.observed.terminating && cached.observed.belongs_to(self.uid())
-        })
+        cached.filter(|cached| cached.observed.belongs_to(self.uid()))
+    }
+
+    /// What happens to the Secret of this name when the binding is deleted. A Secret that is not the
+    /// binding's yet would be adopted.
+    #[must_use]
+    pub fn deletion_policy(&self, name: &str) -> DeletionPolicy {
+        let object = self.object(ReferenceKind::Secret, name);
+        let adopted = self.context.objects.get(&object).is_some_and(|cached| {
+            let observed = &cached.observed;
+            let left_by_us = observed.entries.is_some();
+            observed.is_adopted() || !(observed.belongs_to(self.uid()) || left_by_us)
+        });
+        self.binding.spec.managed_secret.deletion_policy(adopted)
     }
 
     /// Reads the state that outlives the pass.

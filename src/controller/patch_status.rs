@@ -18,12 +18,11 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use kube::{
-    Resource, ResourceExt,
-    api::{ObjectMeta, Patch, PatchParams},
+    Client, Resource, ResourceExt,
+    api::{Patch, PatchParams},
     core::{PartialObjectMeta, Request},
 };
 use serde::Serialize;
-use serde_json::json;
 use tokio::time::{Instant, timeout};
 
 use super::{
@@ -32,7 +31,7 @@ use super::{
     pass::Pass,
 };
 use crate::{
-    crd::{DopplerPrefectBinding, DopplerPrefectBindingSpec, DopplerPrefectBindingStatus},
+    crd::{DopplerPrefectBinding, DopplerPrefectBindingStatus},
     kubernetes::{json_patch, metadata_only},
     printable::one_line,
     reason::Reason,
@@ -150,31 +149,27 @@ async fn write_and_keep(
 
 /// Writes a condition that says that the binding is invalid, which an older CRD may have admitted.
 /// Everything else of the binding stays as it is. Returns when to try again, after a failed write.
-pub async fn report_invalid(context: &Context, metadata: &ObjectMeta) -> Option<Duration> {
-    let mut binding = DopplerPrefectBinding::new(
-        metadata.name.as_deref().unwrap_or_default(),
-        DopplerPrefectBindingSpec::default(),
-    );
-    binding.metadata = metadata.clone();
+pub async fn report_invalid(pass: &Pass<'_>) -> Option<Duration> {
+    let (context, binding) = (pass.context, pass.binding);
     let message = "the operator cannot parse this binding: apply the CRD of this version, then correct the fields that kubectl apply rejects";
     let condition = Condition {
         type_: READY.to_owned(),
         status: "False".to_owned(),
         reason: Reason::InvalidSpec.to_string(),
         message: message.to_owned(),
-        observed_generation: metadata.generation,
+        observed_generation: binding.meta().generation,
         last_transition_time: now(),
     };
-    context.report.emit(&binding, Reason::InvalidSpec, message);
-    let written = write(context, &binding, &json!({"conditions": [condition]})).await;
+    context.report.emit(binding, Reason::InvalidSpec, message);
+    let mut after = pass.last_status().cloned().unwrap_or_default();
+    after.conditions = vec![condition];
+    let written = write(context, binding, &after).await;
     context.metrics.count_write("status", written.is_ok());
     match written {
         Ok(_) | Err(StatusError::Gone) => None,
         Err(error) => {
             let message = error.to_string();
-            context
-                .report
-                .log(&binding, Reason::StatusRefused, &message);
+            context.report.log(binding, Reason::StatusRefused, &message);
             Some(REFUSED_BACKOFF.delay(u32::MAX))
         }
     }
@@ -182,7 +177,7 @@ pub async fn report_invalid(context: &Context, metadata: &ObjectMeta) -> Option<
 
 /// Why a status was not written.
 #[derive(Debug, thiserror::Error)]
-enum StatusError {
+pub enum StatusError {
     /// The binding no longer exists, or another one has its name.
     #[error("the binding no longer exists")]
     Gone,
@@ -237,6 +232,20 @@ async fn write(
     binding: &DopplerPrefectBinding,
     status: &impl Serialize,
 ) -> Result<String, StatusError> {
+    let limit = context.settings.kubernetes_timeout;
+    write_status(&context.client, binding, status, limit).await
+}
+
+/// Replaces the whole status, and returns the binding's new version.
+///
+/// # Errors
+/// If the API server refuses it, or does not answer.
+pub async fn write_status(
+    client: &Client,
+    binding: &DopplerPrefectBinding,
+    status: &impl Serialize,
+    limit: Duration,
+) -> Result<String, StatusError> {
     let patch = (
         StatusOperation {
             op: "test",
@@ -259,10 +268,8 @@ async fn write(
         )
         .map_err(|_| StatusError::Gone)?;
     let request = json_patch(metadata_only(request));
-    let response = context
-        .client
-        .request::<PartialObjectMeta<DopplerPrefectBinding>>(request);
-    match timeout(context.settings.kubernetes_timeout, response).await {
+    let response = client.request::<PartialObjectMeta<DopplerPrefectBinding>>(request);
+    match timeout(limit, response).await {
         Ok(Ok(written)) => Ok(written.metadata.resource_version.unwrap_or_default()),
         Ok(Err(error)) => Err(StatusError::of(error)),
         Err(_) => Err(StatusError::Unreachable),
@@ -270,7 +277,8 @@ async fn write(
 }
 
 /// The current time in whole seconds, as Kubernetes writes it.
-fn now() -> Time {
+#[must_use]
+pub fn now() -> Time {
     let now = Timestamp::now();
     Time(Timestamp::from_second(now.as_second()).unwrap_or(now))
 }

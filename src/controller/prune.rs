@@ -21,7 +21,7 @@ pub async fn delete_renamed_secret(pass: &mut Pass<'_>) {
         let entries = &pass.entries.required;
         entries.iter().any(|entry| entry.secret == name)
     };
-    let recorded = pass.entries.recorded.iter();
+    let recorded = pass.entries.recorded.entries.iter();
     let names: BTreeSet<String> = pass
         .last_status()
         .and_then(|status| status.secret_name.as_deref())

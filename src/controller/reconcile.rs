@@ -13,8 +13,9 @@ use tokio::time::Instant;
 use super::{
     cleanup::cleanup,
     context::Context,
-    finalizer,
+    entry_record, finalizer,
     injection::{self, FIRST_READ_WAIT, Injection, PROGRESS_WAIT},
+    orphan::reconcile_orphan,
     pass::Pass,
     patch_status,
     prune::delete_renamed_secret,
@@ -29,6 +30,9 @@ use crate::{
 /// Brings everything of one binding to its desired state. Returns the wait before the next
 /// reconcile, unless an event enqueues the binding earlier.
 pub async fn reconcile(context: &Context, key: &BindingRef) -> Option<Duration> {
+    if let Some(secret) = key.orphaned_secret() {
+        return reconcile_orphan(context, key, secret).await;
+    }
     let read = context
         .states
         .with_written_status(key, || context.stored(key));
@@ -37,28 +41,33 @@ pub async fn reconcile(context: &Context, key: &BindingRef) -> Option<Duration> 
         return None;
     };
     let started = Instant::now();
-    let parsed = binding.parse().or_else(|error| {
-        // The cleanup of a deleted binding does not need the whole spec.
-        let is_deleted = binding.meta().deletion_timestamp.is_some();
-        is_deleted.then(|| binding.parsable_part()).ok_or(error)
-    });
-    let requeue_after = if let Ok(binding) = parsed {
-        let uid = binding.meta().uid.as_deref().unwrap_or_default();
-        context.states.retain_uid(key, uid);
-        let pass = Pass::new(context, key, &binding, written_status);
-        reconcile_binding(pass).await
-    } else {
-        patch_status::report_invalid(context, binding.meta()).await
-    };
+    let parsed = binding.parse();
+    let is_valid = parsed.is_ok();
+    let binding = parsed.unwrap_or_else(|_| binding.parsable_part());
+    let uid = binding.meta().uid.as_deref().unwrap_or_default();
+    if context.states.retain_uid(key, uid) {
+        // An earlier binding of the same name was deleted.
+        context.enqueue_orphans(key);
+    }
+    let pass = Pass::new(context, key, &binding, written_status);
+    let requeue_after = reconcile_binding(pass, is_valid).await;
     context.metrics.reconciles.inc();
     let seconds = started.elapsed().as_secs_f64();
     context.metrics.reconcile_seconds.observe(seconds);
     requeue_after
 }
 
-async fn reconcile_binding(mut pass: Pass<'_>) -> Option<Duration> {
+async fn reconcile_binding(mut pass: Pass<'_>, is_valid: bool) -> Option<Duration> {
     if pass.binding.meta().deletion_timestamp.is_some() {
+        // The cleanup does not need the whole spec.
         cleanup(&mut pass).await;
+        return pass.requeue.wait();
+    }
+    // A client that replaces the whole binding drops the finalizer.
+    finalizer::ensure(&mut pass).await;
+    if !is_valid {
+        let wait = patch_status::report_invalid(&pass).await;
+        pass.requeue.after(wait);
     } else if pass.binding.spec.suspend {
         suspend(&mut pass).await;
     } else {
@@ -82,11 +91,13 @@ async fn advance(pass: &mut Pass<'_>) {
     if desired.is_some() && !pass.secret_exists() && injection.awaits_first_read(pass) {
         return pass.requeue.after(FIRST_READ_WAIT);
     }
+    injection::connect_recorded(pass, resolution.connection.as_ref()).await;
     injection.withdraw_stale(pass);
-    finalizer::record(pass, injection.to_record()).await;
+    entry_record::inherit(pass);
     let secret = reconcile_secret(pass, &resolution, desired).await;
+    entry_record::write(pass).await;
+    finalizer::ensure(pass).await;
     delete_renamed_secret(pass).await;
-    finalizer::retain_required(pass).await;
     injection.ensure(pass);
     let synced = matches!(secret.condition, ConditionUpdate::True(..));
     if synced && injection.is_in_progress(pass) {
@@ -102,8 +113,11 @@ async fn advance(pass: &mut Pass<'_>) {
         secret_name: pass.binding.secret_name().to_owned(),
         content: secret.content,
         pools,
+        entries: pass.entries.required.iter().cloned().collect(),
+        deleting: None,
     };
     patch_status::patch(pass, &outcome).await;
+    finalizer::release(pass).await;
 }
 
 /// Stops all reads for the binding. The Secret and its injection stay as they are.
@@ -120,6 +134,8 @@ async fn suspend(pass: &mut Pass<'_>) {
         secret_name: pass.binding.secret_name().to_owned(),
         content: None,
         pools,
+        entries: pass.entries.recorded.entries.iter().cloned().collect(),
+        deleting: None,
     };
     patch_status::patch(pass, &outcome).await;
 }

@@ -86,13 +86,13 @@ fn last_good(pass: &Pass<'_>) -> Option<LastGood> {
 }
 
 /// Tracks all objects that the binding depends on: a change of one enqueues the binding.
-fn track_objects(pass: &Pass<'_>) {
+pub fn track_objects(pass: &Pass<'_>) {
     let binding = pass.binding;
     let status = binding.status.as_ref();
     let referenced = key_references(binding)
         .into_iter()
         .map(|reference| reference.object);
-    let entries = pass.entries.recorded.iter();
+    let entries = pass.entries.recorded.entries.iter();
     let secrets = std::iter::once(binding.secret_name())
         .chain(entries.map(|entry| entry.secret.as_str()))
         .chain(status.and_then(|status| status.secret_name.as_deref()))

@@ -10,11 +10,12 @@ use tokio::time::Instant;
 
 use super::{
     apply_secret::{Applied, apply_secret},
+    entry_record,
     pass::Pass,
     resolution::{LastGood, Resolution, with_note},
 };
 use crate::{
-    crd::{DeletionPolicy, DopplerPrefectBindingStatus},
+    crd::{DeletionPolicy, DopplerPrefectBindingStatus, EntryRecord},
     failure::Failure,
     printable,
     reason::{Class, Reason},
@@ -77,7 +78,9 @@ pub async fn reconcile_secret(
         }
     };
     // Garbage collection may delete the Secret with its binding only if no pool refers to it.
-    let deletes = pass.binding.spec.managed_secret.deletion_policy == DeletionPolicy::Delete;
+    let deletes = pass.deletion_policy(&desired.name) == DeletionPolicy::Delete;
+    let record = entry_record::wanted(pass, &desired.name);
+    let desired = desired.with_entries(record.as_ref().map(EntryRecord::to_text));
     let desired = if deletes && pass.entries.required.is_empty() {
         desired.with_owner(&pass.binding.name_any())
     } else {

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json, value::RawValue};
 
 use crate::crd::{
     BindingRef, DeletionPolicy, DopplerPrefectBinding, DopplerPrefectBindingSpec,
-    DopplerPrefectBindingStatus, INJECTED_ANNOTATION,
+    DopplerPrefectBindingStatus, InjectedEntry,
 };
 
 /// A binding of the store. Its text may contain an inline API key, so `Debug` prints only the name.
@@ -35,11 +35,11 @@ struct RawBinding {
     status: Option<Box<RawValue>>,
 }
 
-/// The parts of its metadata that are stored. Nothing needs labels, owners and managed fields.
+/// The parts of its metadata that are stored. Nothing needs labels, annotations, owners and managed
+/// fields; `last-applied-configuration` would contain the binding again.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Metadata {
-    annotations: Option<Annotations>,
     deletion_timestamp: Option<Time>,
     finalizers: Option<Vec<String>>,
     generation: Option<i64>,
@@ -47,13 +47,6 @@ struct Metadata {
     namespace: Option<String>,
     resource_version: Option<String>,
     uid: Option<String>,
-}
-
-/// The operator's own annotation. `last-applied-configuration` would contain the binding again.
-#[derive(Deserialize)]
-struct Annotations {
-    #[serde(rename = "doppler-prefect.dev/injected")]
-    injected: Option<String>,
 }
 
 impl StoredBinding {
@@ -89,7 +82,7 @@ impl StoredBinding {
         let spec = serde_json::from_value(Value::Object(fields));
         let mut spec: DopplerPrefectBindingSpec = spec.unwrap_or_default();
         if keeps_secret {
-            spec.managed_secret.deletion_policy = DeletionPolicy::Retain;
+            spec.managed_secret.deletion_policy = Some(DeletionPolicy::Retain);
         }
         DopplerPrefectBinding {
             metadata: self.metadata.clone(),
@@ -98,8 +91,21 @@ impl StoredBinding {
         }
     }
 
+    /// The status. Of one that this version cannot parse, the recorded entries still count.
     fn parsed_status(&self) -> Option<DopplerPrefectBindingStatus> {
-        serde_json::from_str(self.status.as_deref()?).ok()
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Entries {
+            injected_entries: Vec<InjectedEntry>,
+        }
+        let text = self.status.as_deref()?;
+        serde_json::from_str(text).ok().or_else(|| {
+            let Entries { injected_entries } = serde_json::from_str(text).ok()?;
+            Some(DopplerPrefectBindingStatus {
+                injected_entries,
+                ..DopplerPrefectBindingStatus::default()
+            })
+        })
     }
 }
 
@@ -115,11 +121,8 @@ impl<'de> Deserialize<'de> for StoredBinding {
             spec,
             status,
         } = RawBinding::deserialize(deserializer)?;
-        let injected = metadata.annotations.and_then(|ours| ours.injected);
         Ok(Self {
             metadata: ObjectMeta {
-                annotations: injected
-                    .map(|entries| [(INJECTED_ANNOTATION.to_owned(), entries)].into()),
                 deletion_timestamp: metadata.deletion_timestamp,
                 finalizers: metadata.finalizers,
                 generation: metadata.generation,
@@ -183,7 +186,7 @@ mod tests {
             "metadata": {
                 "name": "b", "namespace": "flows", "uid": "u", "resourceVersion": "7", "generation": 3, "finalizers": ["f"],
                 "deletionTimestamp": "2026-01-01T00:00:00Z",
-                "labels": {"a": "b"}, "annotations": {INJECTED_ANNOTATION: "[]", "other": "x"},
+                "labels": {"a": "b"}, "annotations": {"other": "x"},
                 "managedFields": [{"manager": "kubectl"}],
             },
             "spec": spec,
@@ -204,9 +207,8 @@ mod tests {
         let read = stored.parse().unwrap();
         assert_eq!((&read.spec, &read.status), (&binding.spec, &binding.status));
         assert_eq!(read.metadata, *stored.meta());
-        let injected = [(INJECTED_ANNOTATION.to_owned(), "[]".to_owned())];
         let expected = ObjectMeta {
-            annotations: Some(injected.into()),
+            annotations: None,
             labels: None,
             managed_fields: None,
             ..binding.metadata
@@ -242,6 +244,18 @@ mod tests {
         let text = raw(&json!({})).replace("\"observedGeneration\":3", "\"observedGeneration\":[]");
         let stored: StoredBinding = serde_json::from_str(&text).unwrap();
         assert_eq!(stored.parse().unwrap().status, None);
+        let entry = r#""injectedEntries":[{"server":"http://s/api","pool":"k","secret":"s"}],"#;
+        let text = text.replace(
+            "\"observedGeneration\"",
+            &format!("{entry}\"observedGeneration\""),
+        );
+        let stored: StoredBinding = serde_json::from_str(&text).unwrap();
+        let status = stored.parse().unwrap().status.unwrap();
+        assert_eq!(
+            status.injected_entries.len(),
+            1,
+            "what is recorded still counts"
+        );
     }
 
     #[test]
@@ -250,10 +264,10 @@ mod tests {
         let spec = json!({"suspend": "maybe", "managedSecret": retain});
         let kept = stored(&spec).parsable_part().spec.managed_secret;
         assert_eq!(kept.name.as_deref(), Some("s"));
-        assert_eq!(kept.deletion_policy, DeletionPolicy::Retain);
+        assert_eq!(kept.deletion_policy, Some(DeletionPolicy::Retain));
         let spec = json!({"managedSecret": {"deletionPolicy": "Later"}});
         let kept = stored(&spec).parsable_part().spec.managed_secret;
-        assert_eq!(kept.deletion_policy, DeletionPolicy::Retain);
+        assert_eq!(kept.deletion_policy, Some(DeletionPolicy::Retain));
     }
 
     #[test]
@@ -261,13 +275,6 @@ mod tests {
         let binding = stored(&json!({"suspend": "maybe"})).parsable_part();
         assert_eq!(binding.spec, DopplerPrefectBindingSpec::default());
         assert_eq!(binding.metadata.finalizers, Some(vec!["f".to_owned()]));
-        assert!(
-            binding
-                .metadata
-                .annotations
-                .unwrap()
-                .contains_key(INJECTED_ANNOTATION)
-        );
     }
 
     #[test]

@@ -2,12 +2,15 @@
 //!
 //! Input: a binding, or its namespace and name.
 //! Output: a [`BindingRef`].
-//! Invariants: clones share one text. Names take most of the memory of the operator's maps, because
+//! Invariants: a Secret whose binding is gone has a key that no binding has. Clones share one text. Names take most of the memory of the operator's maps, because
 //! each of thousands of bindings is a key in several of them.
 
 use std::{fmt, sync::Arc};
 
 use kube::ResourceExt;
+
+/// End of the key of a Secret whose binding no longer exists. A name never contains a slash.
+const ORPHAN: &str = "/orphan";
 
 /// A binding by namespace and name.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -19,6 +22,18 @@ impl BindingRef {
     pub fn new(namespace: &str, name: &str) -> Self {
         // A namespace never contains a slash.
         Self(format!("{namespace}/{name}").into())
+    }
+
+    /// The key of a Secret whose binding no longer exists. No binding has such a name.
+    #[must_use]
+    pub fn orphan(namespace: &str, secret: &str) -> Self {
+        Self(format!("{namespace}/{secret}{ORPHAN}").into())
+    }
+
+    /// The name of the Secret, if this is the key of one whose binding no longer exists.
+    #[must_use]
+    pub fn orphaned_secret(&self) -> Option<&str> {
+        self.name().strip_suffix(ORPHAN)
     }
 
     /// The reference of an object.
@@ -64,5 +79,14 @@ mod tests {
         assert_eq!(binding.name(), "my-project-dev");
         assert_eq!(format!("{binding:?}"), "flows/my-project-dev");
         assert_ne!(binding, BindingRef::new("flows", "my-project"));
+        assert_eq!(binding.orphaned_secret(), None);
+    }
+
+    #[test]
+    fn an_orphan_has_a_key_of_its_own() {
+        let orphan = BindingRef::orphan("flows", "my-project-dev");
+        assert_eq!(orphan.namespace(), "flows");
+        assert_eq!(orphan.orphaned_secret(), Some("my-project-dev"));
+        assert_ne!(orphan, BindingRef::new("flows", "my-project-dev"));
     }
 }

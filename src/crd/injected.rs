@@ -1,12 +1,12 @@
-//! The finalizer of a binding, and the annotation that records the pool entries.
+//! The finalizer of a binding, and the pool entries that it guards.
 //!
-//! Input: a binding's metadata, and the entries to record.
-//! Output: the recorded entries, and the one patch that changes annotation and finalizer together.
-//! Invariants: pure; the finalizer is present exactly while the annotation records an entry.
-
-use std::collections::BTreeSet;
+//! Input: a binding's metadata.
+//! Output: whether the binding has the finalizer, and the patch that adds or removes it.
+//! Invariants: pure; the finalizers of others stay. What the operator wrote to a pool is recorded
+//! where the author of a binding cannot write: see [`EntryRecord`](super::EntryRecord).
 
 use kube::ResourceExt;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -14,11 +14,11 @@ use super::binding::DopplerPrefectBinding;
 
 /// Finalizer on a binding while a work pool may refer to its Secret.
 pub const FINALIZER: &str = "doppler-prefect.dev/injected";
-/// Annotation on a binding that records the pool entries that the operator may have written.
-pub const INJECTED_ANNOTATION: &str = "doppler-prefect.dev/injected";
 
 /// A pool entry that the operator may have written.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 pub struct InjectedEntry {
     /// URL of the Prefect server's API.
     pub server: String,
@@ -26,17 +26,6 @@ pub struct InjectedEntry {
     pub pool: String,
     /// Name of the Secret in the entry.
     pub secret: String,
-}
-
-/// The entries that a binding records. An annotation that does not parse counts as empty, because
-/// only a user can have changed it.
-#[must_use]
-pub fn injected_entries(binding: &DopplerPrefectBinding) -> BTreeSet<InjectedEntry> {
-    binding
-        .annotations()
-        .get(INJECTED_ANNOTATION)
-        .and_then(|text| serde_json::from_str(text).ok())
-        .unwrap_or_default()
 }
 
 /// Whether the binding has the operator's finalizer.
@@ -48,30 +37,28 @@ pub fn has_finalizer(binding: &DopplerPrefectBinding) -> bool {
         .any(|finalizer| finalizer == FINALIZER)
 }
 
-/// The merge patch that records `entries` and sets the finalizer. Without entries, it removes both.
+/// The JSON Patch that adds or removes the finalizer.
+///
+/// It applies only to this binding, and only if its finalizers have not changed. A list that is
+/// empty cannot be tested, so the resourceVersion guards it.
 #[must_use]
-pub fn finalizer_patch(
-    binding: &DopplerPrefectBinding,
-    entries: &BTreeSet<InjectedEntry>,
-) -> Value {
-    let finalizers: Vec<&str> = binding
-        .finalizers()
-        .iter()
-        .map(String::as_str)
+pub fn finalizer_patch(binding: &DopplerPrefectBinding, present: bool) -> Value {
+    let current = binding.finalizers();
+    let others = current.iter().map(String::as_str);
+    let wanted: Vec<&str> = others
         .filter(|finalizer| *finalizer != FINALIZER)
-        .chain((!entries.is_empty()).then_some(FINALIZER))
+        .chain(present.then_some(FINALIZER))
         .collect();
-    let text = if entries.is_empty() {
-        None
+    let guard = if current.is_empty() {
+        json!({"op": "replace", "path": "/metadata/resourceVersion", "value": binding.resource_version()})
     } else {
-        serde_json::to_string(entries).ok()
+        json!({"op": "test", "path": "/metadata/finalizers", "value": current})
     };
-    json!({"metadata": {
-        "resourceVersion": binding.resource_version(),
-        "uid": binding.uid(),
-        "finalizers": finalizers,
-        "annotations": {INJECTED_ANNOTATION: text},
-    }})
+    json!([
+        {"op": "test", "path": "/metadata/uid", "value": binding.uid()},
+        guard,
+        {"op": "add", "path": "/metadata/finalizers", "value": wanted},
+    ])
 }
 
 #[cfg(test)]
@@ -79,48 +66,26 @@ mod tests {
     use super::*;
     use crate::crd::DopplerPrefectBindingSpec;
 
-    fn entry() -> InjectedEntry {
-        InjectedEntry {
-            server: "http://s.p.svc:4200/api".to_owned(),
-            pool: "k8s".to_owned(),
-            secret: "a".to_owned(),
-        }
-    }
-
-    fn binding() -> DopplerPrefectBinding {
-        DopplerPrefectBinding::new("b", DopplerPrefectBindingSpec::default())
-    }
-
     #[test]
-    fn reads_recorded_entries_and_ignores_a_broken_annotation() {
-        let mut binding = binding();
-        assert!(injected_entries(&binding).is_empty());
-        let text = serde_json::to_string(&BTreeSet::from([entry()])).unwrap();
-        binding
-            .annotations_mut()
-            .insert(INJECTED_ANNOTATION.to_owned(), text);
-        assert_eq!(injected_entries(&binding), BTreeSet::from([entry()]));
-        binding
-            .annotations_mut()
-            .insert(INJECTED_ANNOTATION.to_owned(), "[broken".to_owned());
-        assert!(injected_entries(&binding).is_empty());
-    }
+    fn patch_keeps_the_finalizers_of_others_and_is_guarded() {
+        let mut binding = DopplerPrefectBinding::new("b", DopplerPrefectBindingSpec::default());
+        binding.metadata.resource_version = Some("7".to_owned());
+        let patch = finalizer_patch(&binding, true);
+        assert_eq!(patch[1]["path"], "/metadata/resourceVersion");
+        assert_eq!(patch[1]["value"], "7");
+        assert_eq!(patch[2]["value"], json!([FINALIZER]));
 
-    #[test]
-    fn patch_sets_annotation_and_finalizer_together() {
-        let mut binding = binding();
         binding.finalizers_mut().push("theirs".to_owned());
-        let patch = finalizer_patch(&binding, &BTreeSet::from([entry()]));
+        let patch = finalizer_patch(&binding, true);
         assert_eq!(
-            patch["metadata"]["finalizers"],
-            json!(["theirs", FINALIZER])
+            patch[1],
+            json!({"op": "test", "path": "/metadata/finalizers", "value": ["theirs"]})
         );
-        assert!(patch["metadata"]["annotations"][INJECTED_ANNOTATION].is_string());
+        assert_eq!(patch[2]["value"], json!(["theirs", FINALIZER]));
 
         binding.finalizers_mut().push(FINALIZER.to_owned());
         assert!(has_finalizer(&binding));
-        let patch = finalizer_patch(&binding, &BTreeSet::new());
-        assert_eq!(patch["metadata"]["finalizers"], json!(["theirs"]));
-        assert!(patch["metadata"]["annotations"][INJECTED_ANNOTATION].is_null());
+        let patch = finalizer_patch(&binding, false);
+        assert_eq!(patch[2]["value"], json!(["theirs"]));
     }
 }

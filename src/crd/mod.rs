@@ -8,6 +8,7 @@
 mod binding;
 mod binding_ref;
 mod doppler;
+mod entry_record;
 mod inject;
 pub mod injected;
 mod labels;
@@ -21,8 +22,11 @@ mod uid;
 pub use binding::{DopplerPrefectBinding, DopplerPrefectBindingSpec, crd_yaml};
 pub use binding_ref::BindingRef;
 pub use doppler::{AccessToken, DopplerSpec, NameTransformer};
+pub use entry_record::{
+    ENTRIES_ANNOTATION, EntryRecord, MAX_ENTRIES, MAX_RECORD_BYTES, RecordedServer,
+};
 pub use inject::{InjectMode, InjectSpec, WorkPoolSpec};
-pub use injected::{FINALIZER, INJECTED_ANNOTATION};
+pub use injected::{FINALIZER, InjectedEntry};
 pub use labels::{MANAGED_BY, MANAGED_BY_LABEL};
 pub use plain_text::{PLAIN_TEXT_RULE, control_character};
 pub use prefect::{ApiKey, BasicAuth, BlockSpec, CaBundle, Header, PrefectSpec, ServerSpec};

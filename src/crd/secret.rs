@@ -38,12 +38,14 @@ pub struct ManagedSecretSpec {
         .message("the annotation prefixes kubernetes.io and doppler-prefect.dev belong to Kubernetes and to this operator: use a prefix of your own"))]
     pub annotations: BTreeMap<String, String>,
     /// What happens to the Secret when the binding is deleted. `Delete`: the operator or the
-    /// garbage collector deletes it. `Retain`: it stays. Default: `Delete`.
-    #[serde(default)]
-    pub deletion_policy: DeletionPolicy,
-    /// Adopts an existing Secret of that name if no controller and no other binding owns it. The
-    /// operator then replaces all of its `data`. Default: false, which leaves such a Secret
-    /// untouched.
+    /// garbage collector deletes it. `Retain`: it stays. Default: `Delete`, and `Retain` for a
+    /// Secret that the binding adopted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deletion_policy: Option<DeletionPolicy>,
+    /// Adopts an existing Secret of that name if no controller and no other binding owns it, and if
+    /// the Secret has the annotation `doppler-prefect.dev/adopt` with the name of the binding. The
+    /// operator then replaces all of its `data`. The operator's `--adopt-without-consent` makes the
+    /// annotation unnecessary. Default: false, which leaves such a Secret untouched.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub adopt: bool,
     /// Reserved names to include anyway, each in full, such as `PYTHONPATH`. By default the
@@ -63,12 +65,28 @@ pub struct ManagedSecretSpec {
     pub allow_reserved_names: Vec<String>,
 }
 
-/// What happens to the Secret when its binding is deleted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+impl ManagedSecretSpec {
+    /// What happens to the Secret when the binding is deleted. `adopted` says whether the binding
+    /// adopted it.
+    #[must_use]
+    pub fn deletion_policy(&self, adopted: bool) -> DeletionPolicy {
+        let default = if adopted {
+            DeletionPolicy::Retain
+        } else {
+            DeletionPolicy::Delete
+        };
+        self.deletion_policy.unwrap_or(default)
+    }
+}
+
+// The schema of an optional enum shows this description, and not that of the field.
+/// What happens to the Secret when the binding is deleted. `Delete`: the operator or the garbage
+/// collector deletes it. `Retain`: it stays. Default: `Delete`, and `Retain` for a Secret that the
+/// binding adopted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum DeletionPolicy {
     /// It is deleted once no work pool refers to it.
-    #[default]
     Delete,
-    /// It stays. A new binding needs `adopt: true` to adopt it.
+    /// It stays. A new binding needs `adopt: true`, and the Secret's consent, to adopt it.
     Retain,
 }

@@ -9,6 +9,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::injected::InjectedEntry;
+
 /// The last result of the operator for the binding. The status changes only if the result changes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -48,6 +50,10 @@ pub struct DopplerPrefectBindingStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_owned()]))]
     pub work_pools: Vec<WorkPoolStatus>,
+    /// The entries that the operator wrote, or is about to write, to work pools, at most 64. It
+    /// removes them when the binding no longer asks for them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub injected_entries: Vec<InjectedEntry>,
 }
 
 /// A name that the operator excludes from the Secret.

@@ -13,43 +13,45 @@ use std::{
 
 use kube::ResourceExt;
 use tokio::time::Instant;
+use url::Url;
 
 use crate::{
-    controller::{
-        connect::{build_connection, check_service},
-        finalizer::{self, InjectedEntry},
-    },
-    crd::{DopplerPrefectBinding, WorkPoolState},
-    failure::Failure,
+    controller::connect::{build_connection, check_service},
+    crd::{InjectedEntry, PrefectSpec, ServerSpec},
     inject::template::{Edit, edit},
-    prefect::{Connection, PrefectError},
+    prefect::{
+        Connection, PrefectError,
+        connection::{api_url_of, server_at},
+    },
     reason::Reason,
     upstream::limiter::Priority,
 };
 
-use super::context::{Detacher, RETRY_INTERVAL, print_line};
+use super::{
+    context::{Detacher, RETRY_INTERVAL, print_line},
+    records::BindingEntries,
+};
 
 impl Detacher {
     /// Removes all entries from all work pools. Returns the entries that could not be removed.
     pub(super) async fn remove_all_entries(
         &self,
-        bindings: &[DopplerPrefectBinding],
+        bindings: &[BindingEntries],
     ) -> io::Result<BTreeSet<InjectedEntry>> {
-        let mut pools: BTreeMap<(String, String), Vec<(&DopplerPrefectBinding, InjectedEntry)>> =
+        let mut pools: BTreeMap<(String, String), Vec<(&BindingEntries, InjectedEntry)>> =
             BTreeMap::new();
         for binding in bindings {
-            for entry in finalizer::injected_entries(binding) {
+            for entry in &binding.recorded.entries {
                 pools
                     .entry((entry.server.clone(), entry.pool.clone()))
                     .or_default()
-                    .push((binding, entry));
+                    .push((binding, entry.clone()));
             }
         }
         let mut uncleaned = BTreeSet::new();
         for ((server, pool), entries) in pools {
             let ours: BTreeSet<String> = entries
                 .iter()
-                .filter(|(binding, entry)| !is_written_by_other(binding, entry))
                 .map(|(_, entry)| entry.secret.clone())
                 .collect();
             match self.remove_entries(&server, &pool, &entries, &ours).await {
@@ -70,7 +72,7 @@ impl Detacher {
         &self,
         server: &str,
         pool: &str,
-        entries: &[(&DopplerPrefectBinding, InjectedEntry)],
+        entries: &[(&BindingEntries, InjectedEntry)],
         ours: &BTreeSet<String>,
     ) -> Result<(), String> {
         let connection = self.connection_for(server, entries).await?;
@@ -104,56 +106,63 @@ impl Detacher {
         }
     }
 
-    /// The connection to the server of an entry, from the spec of a binding that recorded it.
+    /// The connection to the server of entries: as a spec or a record says, else without
+    /// credentials. A recorded URL passes the same checks as a URL in a spec.
     async fn connection_for(
         &self,
         server: &str,
-        entries: &[(&DopplerPrefectBinding, InjectedEntry)],
+        entries: &[(&BindingEntries, InjectedEntry)],
     ) -> Result<Arc<Connection>, String> {
-        let mut error = format!("no binding names {server}, so its credentials are unknown");
+        let url = Url::parse(server).map_err(|_| "the recorded server is not a URL".to_owned())?;
+        let mut error = None;
         for (binding, _) in entries {
-            let Some(prefect) = &binding.spec.prefect else {
-                continue;
-            };
-            let namespace = binding.namespace().unwrap_or_default();
-            let connection = build_connection(
-                &self.references,
-                &self.objects,
-                &self.servers,
-                &namespace,
-                prefect,
-            )
-            .await;
-            let connection = match connection {
-                Ok(connection) => check_service(
-                    &self.service_types,
-                    &namespace,
-                    prefect,
-                    &connection.api_url,
-                )
-                .await
-                .map(|()| connection)
-                .map_err(Failure::from),
-                Err(failure) => Err(failure),
-            };
-            match connection {
-                Ok(connection) if connection.api_url.as_str() == server => {
-                    return Ok(self.connections.intern(connection));
+            let namespace = binding.binding.namespace().unwrap_or_default();
+            let spec = binding.binding.spec.prefect.as_ref();
+            let spec = spec.map(|prefect| &prefect.server);
+            let specs = spec.into_iter().chain(binding.recorded.servers.get(server));
+            for spec in specs {
+                if api_url_of(spec, &namespace).is_ok_and(|built| built == url) {
+                    match self.connect(&namespace, spec.clone()).await {
+                        Ok(connection) => return Ok(connection),
+                        Err(message) => error = Some(message),
+                    }
                 }
-                Ok(_) => {}
-                Err(failure) => error = failure.message,
             }
         }
-        Err(error)
+        let namespace = entries.first().and_then(|(one, _)| one.binding.namespace());
+        let namespace = namespace.unwrap_or_default();
+        let connection = self.connect(&namespace, server_at(&url)).await;
+        match (connection, error) {
+            (Ok(connection), None) if connection.api_url == url => Ok(connection),
+            (Ok(_), Some(error)) | (Err(error), _) => Err(error),
+            (Ok(_), None) => {
+                Err("the recorded server is not a URL that the operator writes".to_owned())
+            }
+        }
     }
-}
 
-/// Whether another author wrote the entry, according to the status.
-fn is_written_by_other(binding: &DopplerPrefectBinding, entry: &InjectedEntry) -> bool {
-    let pools = binding.status.iter().flat_map(|status| &status.work_pools);
-    pools
-        .into_iter()
-        .any(|pool| pool.name == entry.pool && pool.state == Some(WorkPoolState::AlreadyPresent))
+    async fn connect(
+        &self,
+        namespace: &str,
+        server: ServerSpec,
+    ) -> Result<Arc<Connection>, String> {
+        let prefect = PrefectSpec {
+            server,
+            ..PrefectSpec::default()
+        };
+        let built = build_connection(
+            &self.references,
+            &self.objects,
+            &self.servers,
+            namespace,
+            &prefect,
+        );
+        let connection = built.await.map_err(|failure| failure.message)?;
+        let url = &connection.api_url;
+        let checked = check_service(&self.service_types, namespace, &prefect, url).await;
+        checked.map_err(|error| error.to_string())?;
+        Ok(self.connections.intern(connection))
+    }
 }
 
 fn names(secrets: &BTreeSet<String>) -> String {

@@ -15,10 +15,9 @@ use crate::reason::Reason;
 /// What a binding wants of its entry in the pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Want {
-    /// Read the pool and do not write it: the binding does not record the entry yet, or is
-    /// suspended.
+    /// Read the pool and do not write it: the entry is not recorded yet, or has no finalizer.
     Observe,
-    /// Keep the entry in the pool. Acts as `Observe` until the binding records the entry.
+    /// Keep the entry in the pool. Acts as `Observe` until the entry is recorded.
     Present,
     /// Remove the entry from the pool.
     Absent,
@@ -39,11 +38,9 @@ pub struct Claim {
     pub keys: Arc<BTreeSet<String>>,
     /// The wanted entry.
     pub want: Want,
-    /// Whether the binding's annotation and finalizer record the entry.
+    /// Whether the entry is recorded for the binding, where its author cannot write. Then an entry
+    /// of exactly our shape is ours.
     pub recorded: bool,
-    /// The state in the binding's status. After a restart it distinguishes our entry from a user's.
-    /// Only a new claim's value counts; later changes are ignored.
-    pub reported_state: Option<WorkPoolState>,
     /// How often the pool is read.
     pub interval: Duration,
 }

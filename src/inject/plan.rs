@@ -12,8 +12,10 @@
 //!   whole template again. Entries in it count as the owner's.
 //! - In mode `Observe` an entry counts as the user's, even if we wrote it before the mode changed.
 //! - An entry that a placeholder brings counts as the user's, because no edit can take it away.
-//! - If two bindings claim one Secret, its entry stays while one of them wants it. If they differ,
-//!   `optional: true` wins.
+//! - If two bindings claim one Secret, its entry stays while one of them wants it, over whichever
+//!   connection. If they differ, `optional: true` wins.
+//! - A claim that the pool cannot serve, as from another namespace, or that may never own the
+//!   Secret, keeps no entry in the pool: else it could stop the removal of another tenant's entry.
 
 mod deployments;
 mod eligibility;
@@ -55,6 +57,8 @@ struct Demand {
     editable: BTreeSet<String>,
     /// Secrets whose entry has to stay in the template.
     required: BTreeSet<String>,
+    /// Secrets whose entry stays as it is, because a claim relies on it.
+    protected: BTreeSet<String>,
 }
 
 /// Plans one write of a pool for all claims.
@@ -65,7 +69,12 @@ pub fn plan(view: &PoolView<'_>, claims: &[&Claim], history: &History) -> Plan {
         .iter()
         .map(|claim| find_rejection(view, &parsed, claim))
         .collect();
-    let demand = Demand::of(claims, &rejections, &parsed, history);
+    let mut demand = Demand::of(claims, &rejections, &parsed, history);
+    for claim in &history.elsewhere {
+        let rejection = find_rejection(view, &parsed, claim);
+        demand.protect(claim, rejection.as_ref());
+    }
+    demand.release_others(&parsed);
     let edit = demand.edit(view);
     let present = claims
         .iter()
@@ -81,7 +90,8 @@ pub fn plan(view: &PoolView<'_>, claims: &[&Claim], history: &History) -> Plan {
             claim,
             rejection,
             entry: parsed.state(&claim.secret),
-            required: demand.required.contains(&claim.secret),
+            kept: demand.keeps(&claim.secret),
+            operators: history.is_operators(&claim.secret, claims),
         };
         let mut observation = observe_claim(view, history, observed);
         if claim.want != Want::Absent {
@@ -113,11 +123,11 @@ impl Demand {
         history: &History,
     ) -> Self {
         let mut demand = Self::default();
-        let mut observed = BTreeSet::new();
         for (claim, rejection) in claims.iter().zip(rejections) {
             let secret = || claim.secret.clone();
             let owned = history.is_ours(claim);
             let writes = claim.mode == InjectMode::Patch && claim.recorded;
+            demand.protect(claim, rejection.as_ref());
             match claim.want {
                 Want::Present if writes && rejection.is_none() => {
                     if owned || parsed.state(&claim.secret) == EntryState::Absent {
@@ -129,29 +139,37 @@ impl Demand {
                     }
                     demand.required.insert(secret());
                 }
-                Want::Present if !writes => {
-                    observed.insert(secret());
+                Want::Present | Want::Absent if owned && (writes || claim.want == Want::Absent) => {
+                    demand.editable.insert(secret());
                 }
-                Want::Observe => {
-                    observed.insert(secret());
-                }
-                Want::Present | Want::Absent => {
-                    if owned {
-                        demand.editable.insert(secret());
-                    }
-                }
+                Want::Present | Want::Absent | Want::Observe => {}
             }
         }
+        demand
+    }
+
+    /// Protects the entry of a claim that relies on it and that the pool can serve.
+    fn protect(&mut self, claim: &Claim, rejection: Option<&Rejection>) {
+        let relies = claim.mode == InjectMode::Observe || claim.recorded;
+        if claim.want != Want::Absent && relies && rejection.is_none() {
+            self.protected.insert(claim.secret.clone());
+        }
+    }
+
+    /// Leaves the entries to others that are theirs.
+    fn release_others(&mut self, parsed: &ParsedTemplate) {
         // An entry that a claim only observes stays as it is, unless another claim requires it.
-        let required = &demand.required;
-        demand
-            .editable
-            .retain(|secret| required.contains(secret) || !observed.contains(secret));
+        let (required, protected) = (&self.required, &self.protected);
+        self.editable
+            .retain(|secret| required.contains(secret) || !protected.contains(secret));
         // A user's entry of another shape makes ours unnecessary.
-        demand
-            .entries
+        self.entries
             .retain(|entry| parsed.state(&entry.secret) != EntryState::OtherShape);
-        demand
+    }
+
+    /// Whether an entry stays for a claim that relies on it.
+    fn keeps(&self, secret: &str) -> bool {
+        self.required.contains(secret) || self.protected.contains(secret)
     }
 
     /// The template to write, if the template as it was read differs from it.

@@ -21,7 +21,7 @@ use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use url::Url;
 
-pub use api_url::{api_url_of, same_api};
+pub use api_url::{api_url_of, canonical_api, same_api, server_at};
 pub use references::{Purpose, Reference, ReferenceValues, references};
 pub use server_error::ServerError;
 

@@ -191,6 +191,21 @@ impl SecretClient {
             .await
     }
 
+    /// Records the pool entries that name the Secret. None removes the record.
+    ///
+    /// # Errors
+    /// [`WriteError::Conflict`] if it changed: get it and decide again.
+    pub async fn record_entries(
+        &self,
+        namespace: &str,
+        name: &str,
+        observed: &ObservedSecret,
+        entries: Option<&str>,
+    ) -> Result<WrittenSecret, WriteError> {
+        self.patch(namespace, name, &patch::record_entries(observed, entries))
+            .await
+    }
+
     /// Sets the owner reference, so that the garbage collector deletes the Secret with its binding.
     ///
     /// # Errors

@@ -7,7 +7,7 @@
 
 use super::{
     desired::Desired,
-    metadata::CONTENT_HASH,
+    metadata::{ADOPT, CONTENT_HASH},
     observed::{DataOwnership, MetadataKey, ObservedSecret, fingerprint_of_names},
 };
 
@@ -28,10 +28,44 @@ pub struct Claimant<'a> {
     /// The resourceVersion whose data the operator wrote, or compared and found equal.
     pub known_good: Option<&'a str>,
     /// Whether the binding may adopt a Secret that has no controller.
-    pub adopt: bool,
+    pub adopt: Adoption,
     /// Whether the binding in the Secret's annotation ([`ObservedSecret::binding_uid`]) still
     /// exists. Ignored if that binding is the claimant itself.
     pub recorded_binding_exists: bool,
+    /// Name of the binding.
+    pub name: &'a str,
+}
+
+/// Whether a binding may adopt a Secret that has no controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Adoption {
+    /// The spec does not ask for it.
+    NotRequested,
+    /// The spec asks for it, and the Secret has to name the binding in the annotation [`ADOPT`].
+    WithConsent,
+    /// The spec asks for it, and the operator's flags need no consent.
+    WithoutConsent,
+}
+
+impl Adoption {
+    /// What `spec.managedSecret.adopt` and `--adopt-without-consent` come to.
+    #[must_use]
+    pub const fn of(requested: bool, without_consent: bool) -> Self {
+        match (requested, without_consent) {
+            (false, _) => Self::NotRequested,
+            (true, false) => Self::WithConsent,
+            (true, true) => Self::WithoutConsent,
+        }
+    }
+
+    /// Whether the binding may adopt the Secret.
+    fn allows(self, observed: &ObservedSecret, name: &str) -> bool {
+        match self {
+            Self::NotRequested => false,
+            Self::WithConsent => observed.has_annotation(ADOPT, name),
+            Self::WithoutConsent => true,
+        }
+    }
 }
 
 /// The next step for the Secret.
@@ -54,6 +88,13 @@ pub enum Decision {
     Foreign {
         /// Its controller, such as `Certificate web`, if it has one.
         owner: Option<Box<str>>,
+        /// Whether only the consent of the Secret's owner is missing.
+        lacks_consent: bool,
+    },
+    /// The binding that wrote it no longer exists, and its pool entries are being removed.
+    Orphaned {
+        /// The name of that binding.
+        by: Box<str>,
     },
     /// Another binding owns it.
     Claimed {
@@ -134,6 +175,7 @@ fn ownership_conflict(
     claimant: &Claimant<'_>,
 ) -> Option<Decision> {
     let belongs = observed.belongs_to(&desired.binding_uid);
+    let succeeds = succeeds(observed, &desired.binding_uid, claimant.name);
     if let (Some(recorded), false) = (&observed.binding_uid, belongs) {
         // With an owner reference, the garbage collector is about to delete the Secret of a deleted
         // binding. A retained Secret has none, and another binding can adopt it.
@@ -145,6 +187,11 @@ fn ownership_conflict(
                     .unwrap_or_else(|| recorded.to_string().into()),
             });
         }
+        if observed.entry_record().is_some() && !succeeds {
+            return Some(Decision::Orphaned {
+                by: observed.binding.clone().unwrap_or_default(),
+            });
+        }
     }
     let controller = observed
         .controller
@@ -152,13 +199,25 @@ fn ownership_conflict(
         .filter(|controller| controller.uid != *desired.binding_uid);
     // An owner reference to the claimant counts like the annotation: only the operator sets it, or
     // a client that may write the Secret anyway.
-    let is_ours = belongs || observed.is_owned_by(&desired.binding_uid);
-    if controller.is_some() || !(is_ours || claimant.adopt) {
+    let is_ours = belongs || succeeds || observed.is_owned_by(&desired.binding_uid);
+    let adopts = claimant.adopt.allows(observed, claimant.name);
+    if controller.is_some() || !(is_ours || adopts) {
         return Some(Decision::Foreign {
             owner: controller.map(|controller| controller.text.clone()),
+            lacks_consent: controller.is_none() && claimant.adopt != Adoption::NotRequested,
         });
     }
     None
+}
+
+/// Whether the binding takes over what an earlier binding of the same name left: its Secret, and the
+/// pool entries that name it. The earlier binding was deleted without its finalizer. A Secret that
+/// was to outlive its binding is not taken over.
+#[must_use]
+pub fn succeeds(observed: &ObservedSecret, binding_uid: &str, name: &str) -> bool {
+    let same_name = observed.binding.as_deref() == Some(name);
+    let left = observed.entry_record().filter(|record| !record.retain);
+    same_name && left.is_some() && !observed.belongs_to(binding_uid)
 }
 
 fn metadata_matches(observed: &ObservedSecret, desired: &Desired) -> bool {
@@ -172,6 +231,7 @@ fn metadata_matches(observed: &ObservedSecret, desired: &Desired) -> bool {
             .iter()
             .all(|(key, value)| observed.has_annotation(key, value))
         && owned == desired.owner.is_some()
+        && !(desired.removes_entries && observed.entries.is_some())
         && obsolete_metadata(observed, desired).next().is_none()
 }
 

@@ -14,11 +14,12 @@ use super::{
     content_hash::HashKey,
     key_filter::{Exclusion, ForbiddenNames, InvalidGlob, KeyFilter, MAX_VARIABLE_BYTES, is_proxy},
     metadata::{
-        BINDING, BINDING_UID, CONFIG, CONTENT_HASH, InvalidMetadata, PROJECT, annotations, labels,
+        ADOPTED, BINDING, BINDING_UID, CONFIG, CONTENT_HASH, InvalidMetadata, PROJECT, annotations,
+        labels,
     },
 };
 use crate::{
-    crd::{DopplerPrefectBinding, DopplerSpec, ExcludedKey, ManagedSecretSpec},
+    crd::{DopplerPrefectBinding, DopplerSpec, ENTRIES_ANNOTATION, ExcludedKey, ManagedSecretSpec},
     failure::Failure,
     reason::Reason,
 };
@@ -79,6 +80,8 @@ pub struct Desired {
     pub owner: Option<OwnerReference>,
     /// Keyed hash of the content.
     pub content_hash: String,
+    /// Whether to remove the record of pool entries.
+    pub removes_entries: bool,
     /// Excluded names; those that are invalid or reserved come before those that the binding's
     /// globs exclude.
     pub excluded_keys: Vec<ExcludedKey>,
@@ -93,6 +96,28 @@ impl Desired {
             owner: Some(owner_reference(binding, &self.binding_uid)),
             ..self
         }
+    }
+
+    /// The same Secret with this record of the pool entries that name it, or without a record. By
+    /// default, a record stays as it is.
+    #[must_use]
+    pub fn with_entries(mut self, record: Option<String>) -> Self {
+        self.removes_entries = record.is_none();
+        if let Some(record) = record {
+            self.annotations
+                .insert(ENTRIES_ANNOTATION.to_owned(), record);
+        }
+        self
+    }
+
+    /// The same Secret with the mark that the binding adopts it. An adopted Secret has no owner,
+    /// unless `deletes` says that it is deleted with the binding.
+    #[must_use]
+    pub fn as_adopted(mut self, deletes: bool) -> Self {
+        self.annotations
+            .insert(ADOPTED.to_owned(), "true".to_owned());
+        self.owner = self.owner.filter(|_| deletes);
+        self
     }
 
     /// What to say of the keys that choose the proxy of job pods, if there are any: with them, the
@@ -218,6 +243,7 @@ pub fn desired(
         namespace: input.namespace.to_owned(),
         binding_uid: input.binding_uid.to_owned(),
         owner: None,
+        removes_entries: false,
         data,
         labels,
         annotations,

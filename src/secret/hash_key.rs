@@ -93,6 +93,7 @@ fn key_secret(namespace: &str, key: &HashKey) -> Desired {
         labels: BTreeMap::from([(MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned())]),
         annotations: BTreeMap::new(),
         owner: None,
+        removes_entries: false,
         content_hash: String::new(),
         excluded_keys: Vec::new(),
     }

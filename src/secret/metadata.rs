@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::crd::{MANAGED_BY, MANAGED_BY_LABEL, ManagedSecretSpec};
+use crate::crd::{MANAGED_BY, MANAGED_BY_LABEL, MAX_RECORD_BYTES, ManagedSecretSpec};
 
 /// Annotation: UID of the binding that owns the Secret.
 pub const BINDING_UID: &str = "doppler-prefect.dev/binding-uid";
@@ -18,8 +18,14 @@ pub const PROJECT: &str = "doppler-prefect.dev/project";
 pub const CONFIG: &str = "doppler-prefect.dev/config";
 /// Annotation: keyed hash of the content.
 pub const CONTENT_HASH: &str = "doppler-prefect.dev/content-hash";
+/// Annotation: name of the binding that may adopt the Secret. Its owner sets it.
+pub const ADOPT: &str = "doppler-prefect.dev/adopt";
+/// Annotation: the binding adopted the Secret, so that by default it outlives the binding.
+pub const ADOPTED: &str = "doppler-prefect.dev/adopted";
 /// Limit of all annotations in bytes, as the API server counts them.
 const MAX_ANNOTATION_BYTES: usize = 256 * 1024;
+/// The part of it that the operator's own annotations may take.
+const MAX_OWN_BYTES: usize = MAX_RECORD_BYTES + 4096;
 
 /// A label or an annotation that the API server would reject.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -67,7 +73,7 @@ pub(super) fn annotations(
     for (key, value) in &managed.annotations {
         check_metadata_key("annotations", key)?;
         bytes += key.len() + value.len();
-        if bytes > MAX_ANNOTATION_BYTES - 4096 {
+        if bytes > MAX_ANNOTATION_BYTES - MAX_OWN_BYTES {
             return Err(InvalidMetadata {
                 field: "annotations",
                 key: key.clone(),

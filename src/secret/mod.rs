@@ -23,7 +23,7 @@ pub mod patch;
 
 pub use client::{FetchedSecret, SecretClient, WrittenSecret};
 pub use content_hash::HashKey;
-pub use decide::{Claimant, Decision, Target, UpdateReason, decide};
+pub use decide::{Adoption, Claimant, Decision, Target, UpdateReason, decide};
 pub use desired::{Desired, DesiredInput, SecretError, desired, owner_reference};
 pub use error::WriteError;
 pub use hash_key::{HashKeyError, load_or_create_hash_key};

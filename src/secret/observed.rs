@@ -10,8 +10,10 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 use serde_json::Value;
 
-use super::metadata::{BINDING, BINDING_UID};
-use crate::crd::{MANAGED_BY, MANAGED_BY_LABEL, Uid};
+use super::metadata::{ADOPTED, BINDING, BINDING_UID};
+use crate::crd::{
+    ENTRIES_ANNOTATION, EntryRecord, MANAGED_BY, MANAGED_BY_LABEL, MAX_RECORD_BYTES, Uid,
+};
 
 /// The part of a Secret's metadata that decisions need.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +27,8 @@ pub struct ObservedSecret {
     pub binding_uid: Option<Uid>,
     /// Name of that binding.
     pub binding: Option<Box<str>>,
+    /// The record of the pool entries that name it, as text. Empty if it is too long.
+    pub entries: Option<Box<str>>,
     /// Whether it has the operator's label.
     pub has_managed_by_label: bool,
     /// Its controller, unless that is the binding in its annotation.
@@ -93,6 +97,10 @@ impl ObservedSecret {
                 .into(),
             binding_uid: binding_uid.map(Uid::from),
             binding: annotation(BINDING).map(Into::into),
+            entries: annotation(ENTRIES_ANNOTATION).map(|text| {
+                let bounded = text.len() <= MAX_RECORD_BYTES;
+                if bounded { text } else { "" }.into()
+            }),
             has_managed_by_label: metadata
                 .labels
                 .as_ref()
@@ -127,6 +135,19 @@ impl ObservedSecret {
         self.binding_uid
             .as_ref()
             .is_some_and(|uid| uid == binding_uid)
+    }
+
+    /// The record of the pool entries that name it. None without one, and for a text that the
+    /// operator does not write.
+    #[must_use]
+    pub fn entry_record(&self) -> Option<EntryRecord> {
+        EntryRecord::parse(self.entries.as_deref()?)
+    }
+
+    /// Whether a binding adopted it.
+    #[must_use]
+    pub fn is_adopted(&self) -> bool {
+        self.has_annotation(ADOPTED, "true")
     }
 
     /// Whether it has an owner reference to the object of this UID.

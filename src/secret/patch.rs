@@ -15,9 +15,10 @@ use serde::{Serialize, Serializer};
 use super::{
     decide::obsolete_metadata,
     desired::Desired,
-    metadata::{BINDING, BINDING_UID},
+    metadata::{ADOPTED, BINDING, BINDING_UID},
     observed::{MetadataKey, ObservedSecret},
 };
+use crate::crd::ENTRIES_ANNOTATION;
 
 /// One operation of a JSON Patch.
 #[derive(Serialize)]
@@ -107,6 +108,9 @@ pub fn update<'a>(observed: &'a ObservedSecret, desired: &'a Desired) -> Vec<Pat
             }
         }),
     );
+    if desired.removes_entries {
+        push_remove_entries(&mut patch, observed);
+    }
     push_owner(
         &mut patch,
         observed,
@@ -116,36 +120,68 @@ pub fn update<'a>(observed: &'a ObservedSecret, desired: &'a Desired) -> Vec<Pat
     patch
 }
 
+/// The patch that makes `entries` the record of the pool entries that name the `observed` Secret.
+/// A Secret that a pool names has no owner.
+#[must_use]
+pub fn record_entries<'a>(
+    observed: &'a ObservedSecret,
+    entries: Option<&'a str>,
+) -> Vec<PatchOperation<'a>> {
+    let mut patch = vec![version_guard(observed)];
+    match entries {
+        Some(entries) => {
+            let annotation = annotation_path(ENTRIES_ANNOTATION);
+            patch.push(add(annotation, Operand::Text(entries)));
+            if let Some(uid) = &observed.binding_uid {
+                push_owner(&mut patch, observed, &uid.to_string(), None);
+            }
+        }
+        None => push_remove_entries(&mut patch, observed),
+    }
+    patch
+}
+
 /// The patch that keeps the `observed` Secret after its binding is deleted: it removes the owner
-/// reference and the annotations that name the binding.
+/// reference, the annotations that name the binding, and the record of pool entries.
 #[must_use]
 pub fn disown<'a>(observed: &'a ObservedSecret, binding_uid: &str) -> Vec<PatchOperation<'a>> {
     let mut patch = vec![version_guard(observed)];
-    if observed.binding_uid.is_some() {
-        patch.push(remove(format!(
-            "/metadata/annotations/{}",
-            escape_pointer(BINDING_UID)
-        )));
+    for (annotation, exists) in [
+        (BINDING_UID, observed.binding_uid.is_some()),
+        (BINDING, observed.binding.is_some()),
+        (ADOPTED, observed.is_adopted()),
+    ] {
+        if exists {
+            patch.push(remove(annotation_path(annotation)));
+        }
     }
-    if observed.binding.is_some() {
-        patch.push(remove(format!(
-            "/metadata/annotations/{}",
-            escape_pointer(BINDING)
-        )));
-    }
+    push_remove_entries(&mut patch, observed);
     push_owner(&mut patch, observed, binding_uid, None);
     patch
 }
 
-/// The patch that makes the garbage collector delete the `observed` Secret with its binding.
+/// The patch that makes the garbage collector delete the `observed` Secret with its binding. No pool
+/// names the Secret any more.
 #[must_use]
 pub fn set_owner<'a>(
     observed: &'a ObservedSecret,
     owner: &'a OwnerReference,
 ) -> Vec<PatchOperation<'a>> {
     let mut patch = vec![version_guard(observed)];
+    push_remove_entries(&mut patch, observed);
     push_owner(&mut patch, observed, &owner.uid, Some(owner));
     patch
+}
+
+/// Adds the removal of the record of pool entries, if there is one.
+fn push_remove_entries(patch: &mut Vec<PatchOperation<'_>>, observed: &ObservedSecret) {
+    if observed.entries.is_some() {
+        patch.push(remove(annotation_path(ENTRIES_ANNOTATION)));
+    }
+}
+
+fn annotation_path(annotation: &str) -> String {
+    format!("/metadata/annotations/{}", escape_pointer(annotation))
 }
 
 /// Adds what brings one map of the metadata to `desired`.

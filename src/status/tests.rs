@@ -19,6 +19,8 @@ fn synced() -> Outcome {
             hash: "h1".to_owned(),
         }),
         pools: vec![],
+        entries: vec![],
+        deleting: None,
     }
 }
 
@@ -131,6 +133,31 @@ fn names_and_messages_are_bounded_lines() {
     assert!(!text.contains("\\n"), "{text}");
     assert!(text.len() < 32 * 1024, "{}", text.len());
     assert_eq!(status(Some(&first), Some(1), &outcome, &at(9)), first);
+}
+
+#[test]
+fn a_binding_that_is_being_deleted_is_not_ready_for_a_reason_of_its_own() {
+    let first = status(None, Some(1), &synced(), &at(1));
+    let entry = InjectedEntry {
+        server: "http://s/api".to_owned(),
+        pool: "k8s".to_owned(),
+        secret: "s".to_owned(),
+    };
+    let outcome = Outcome {
+        block: ConditionUpdate::Unchanged,
+        secret: ConditionUpdate::Unchanged,
+        deleting: Some("it waits for pool k8s".to_owned()),
+        suspended: true,
+        entries: vec![entry.clone()],
+        ..synced()
+    };
+    let second = status(Some(&first), Some(2), &outcome, &at(2));
+    let ready = find(&second, READY);
+    assert_eq!((&*ready.status, &*ready.reason), ("False", "Deleting"));
+    assert_eq!(ready.message, "it waits for pool k8s");
+    assert_eq!(second.injected_entries, std::slice::from_ref(&entry));
+    // The record is no list that may be shortened.
+    assert_eq!(conditions_only(second).injected_entries, [entry]);
 }
 
 #[test]

@@ -266,6 +266,13 @@ async fn agrees_with_the_controller_about_an_orphaned_secret() -> Result<()> {
     adopting["managedSecret"] = json!({"adopt": true});
     let (all_ok, output) = run_check(&world, &adopting, &[]).await?;
     ensure!(
+        !all_ok && output.contains("annotate secret checked doppler-prefect.dev/adopt=checked"),
+        "{output}"
+    );
+    let consent = json!({"metadata": {"annotations": {"doppler-prefect.dev/adopt": "checked"}}});
+    world.edit_secret("checked", &consent).await?;
+    let (all_ok, output) = run_check(&world, &adopting, &[]).await?;
+    ensure!(
         all_ok && output.contains("checked exists and would be adopted"),
         "{output}"
     );

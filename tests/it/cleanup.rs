@@ -3,6 +3,7 @@
 
 mod detach;
 mod interrupted;
+mod records;
 mod removal_order;
 
 use std::time::{Duration, Instant};
@@ -28,12 +29,11 @@ async fn deletion_removes_entry_waits_then_deletes_secret() -> Result<()> {
         !binding.finalizers().is_empty(),
         "an injected binding has a finalizer"
     );
-    let recorded = &binding.annotations()["doppler-prefect.dev/injected"];
-    ensure!(
-        recorded.contains("cleanup-delete") && recorded.contains("going"),
-        "{recorded}"
-    );
+    let listed = &world.status("going").await?["injectedEntries"];
+    assert_eq!(listed[0]["pool"], "cleanup-delete", "{listed}");
     let owned = world.secrets().get("going").await?;
+    let recorded = &owned.annotations()["doppler-prefect.dev/work-pool-entries"];
+    ensure!(recorded.contains("cleanup-delete"), "{recorded}");
     ensure!(
         owned.owner_references().is_empty(),
         "a Secret with an entry in a pool has no owner"
@@ -141,12 +141,8 @@ async fn restores_owner_and_drops_finalizer_without_pools() -> Result<()> {
             async || {
                 let binding = world.binding("unlisted").await?;
                 ensure!(binding.finalizers().is_empty(), "the finalizer remains");
-                ensure!(
-                    !binding
-                        .annotations()
-                        .contains_key("doppler-prefect.dev/injected"),
-                    "the annotation remains"
-                );
+                let listed = &binding.data["status"]["injectedEntries"];
+                ensure!(listed.is_null(), "{listed}");
                 let secret = world.secrets().get("unlisted").await?;
                 ensure!(
                     secret
@@ -156,6 +152,12 @@ async fn restores_owner_and_drops_finalizer_without_pools() -> Result<()> {
                     "no owner"
                 );
                 assert_eq!(secret.uid(), uid, "the Secret was created again");
+                ensure!(
+                    !secret
+                        .annotations()
+                        .contains_key("doppler-prefect.dev/work-pool-entries"),
+                    "the record remains"
+                );
                 Ok(())
             },
         )
@@ -198,6 +200,9 @@ async fn adopts_a_retained_secret_only_when_asked() -> Result<()> {
     );
     spec["managedSecret"]["adopt"] = json!(true);
     world.apply_binding("retained", &spec).await?;
+    world.until_not_ready("retained", "SecretForeign").await?;
+    let consent = json!({"metadata": {"annotations": {"doppler-prefect.dev/adopt": "retained"}}});
+    world.edit_secret("retained", &consent).await?;
     world.until_ready("retained").await?;
     assert_eq!(world.secrets().get("retained").await?.uid(), kept.uid());
     world.finish().await

@@ -2,16 +2,14 @@
 //!
 //! Input: the spec, the recorded entries, and whether the Secret exists.
 //! Output: claims, their observations, and the entries to record.
-//! Invariants: an entry is claimed as present only if it is recorded and the Secret exists.
+//! Invariants: an entry is claimed as present only if it is recorded, the binding has the finalizer,
+//! and the Secret exists.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
     controller::pass::Pass,
-    crd::{InjectMode, WorkPoolSpec, WorkPoolState, injected::InjectedEntry},
+    crd::{InjectMode, InjectedEntry, MAX_ENTRIES, WorkPoolSpec, WorkPoolState},
     inject::claim::{Claim, Observation, Phase, Want},
     prefect::Connection,
     reason::Reason,
@@ -27,6 +25,24 @@ pub struct PoolClaims {
 }
 
 impl PoolClaims {
+    /// Records nothing more, because the binding has too many entries already.
+    pub fn refuse_to_record(&mut self) {
+        self.to_record.clear();
+        for (pool, observation) in &mut self.observations {
+            let injectable = observation
+                .as_mut()
+                .filter(|observation| observation.phase == Phase::Injectable);
+            if let Some(observation) = injectable {
+                observation.phase = Phase::Skipped;
+                observation.state = Some(WorkPoolState::NotEditable);
+                observation.reason = Reason::PoolNotEditable;
+                observation.message = format!(
+                    "the operator adds no entry to work pool {pool}: entries of earlier versions of the binding wait for their removal from other pools, and it records at most {MAX_ENTRIES}; status.injectedEntries lists them: let their Prefect servers answer again, or delete the binding"
+                );
+            }
+        }
+    }
+
     /// Whether a pool was not read yet.
     #[must_use]
     pub fn awaits_first_read(&self) -> bool {
@@ -63,15 +79,10 @@ pub fn declare_claims(
         return claims;
     };
     let secret_exists = pass.secret_exists();
-    let reported: BTreeMap<&str, WorkPoolState> = pass
-        .last_status()
-        .iter()
-        .flat_map(|status| &status.work_pools)
-        .filter_map(|pool| Some((pool.name.as_str(), pool.state?)))
-        .collect();
+    let guarded = pass.has_finalizer();
     for pool in pools {
         let entry = entry_of(pass, connection, pool);
-        let recorded = pass.entries.recorded.contains(&entry);
+        let recorded = pass.entries.recorded.entries.contains(&entry);
         let patches = pool.mode() == InjectMode::Patch;
         let claim = Claim {
             namespace: pass.key.namespace().to_owned(),
@@ -79,13 +90,12 @@ pub fn declare_claims(
             optional: pool.optional(),
             mode: pool.mode(),
             keys: Arc::clone(key_names),
-            want: if patches && recorded && secret_exists {
+            want: if patches && recorded && guarded && secret_exists {
                 Want::Present
             } else {
                 Want::Observe
             },
             recorded,
-            reported_state: reported.get(pool.name.as_str()).copied(),
             interval: pass.interval(),
         };
         let pools = &pass.context.pools;
@@ -112,7 +122,7 @@ fn entry_of(pass: &Pass<'_>, connection: &Connection, pool: &WorkPoolSpec) -> In
 /// Drops the claims on pools that neither the spec nor a recorded entry names.
 pub fn prune_claims(pass: &Pass<'_>, connection: Option<&Arc<Connection>>) {
     let current = connection.map(|connection| connection.api_url.as_str());
-    let (binding, recorded) = (pass.binding, &pass.entries.recorded);
+    let (binding, recorded) = (pass.binding, &pass.entries.recorded.entries);
     pass.context
         .pools
         .retain(pass.key, &|server, pool, secret| {

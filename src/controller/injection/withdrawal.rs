@@ -12,10 +12,10 @@ use tokio::time::Instant;
 
 use super::pool_claims::{PoolClaims, is_recorded};
 use crate::{
-    controller::pass::Pass,
-    crd::{InjectMode, injected::InjectedEntry},
+    controller::{pass::Pass, recorded_entries::RecordedConnection},
+    crd::{InjectMode, InjectedEntry},
     inject::claim::{Claim, Phase, Want},
-    prefect::{Connection, connection::Auth},
+    prefect::Connection,
     reason::Reason,
 };
 
@@ -32,7 +32,10 @@ pub enum Withdrawal {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PendingRemoval {
     entry: InjectedEntry,
-    why: String,
+    /// Why it is still there. None while its removal makes progress.
+    why: Option<String>,
+    /// Why its server cannot be reached with the credentials of the record, or at all.
+    unreachable: Option<Reason>,
     /// Whether the operator tried to remove it and has a result.
     attempted: bool,
 }
@@ -45,13 +48,31 @@ impl PendingRemoval {
         self.attempted
     }
 
+    /// What the deletion waits for.
+    #[must_use]
+    pub fn waiting_message(&self) -> String {
+        format!("the operator has yet to remove {}", self.description())
+    }
+
     /// What to do about the entry if the operator gives up.
     #[must_use]
     pub fn abandoned_message(&self) -> String {
-        let InjectedEntry { pool, secret, .. } = &self.entry;
         format!(
-            "the operator could not remove the entry from work pool {pool} ({}); Secret {secret} stays: remove the entry from the pool's template, then delete the Secret",
-            self.why
+            "the operator could not remove {}; entry and Secret stay, and the operator goes on trying while the Secret exists; or remove the entry from the pool's template, then delete the Secret",
+            self.description()
+        )
+    }
+
+    fn description(&self) -> String {
+        let InjectedEntry {
+            server,
+            pool,
+            secret,
+        } = &self.entry;
+        let why = self.why.as_ref().map(|why| format!(" ({why})"));
+        format!(
+            "the entry for Secret {secret} from work pool {pool} of {server}{}",
+            why.unwrap_or_default()
         )
     }
 }
@@ -59,7 +80,7 @@ impl PendingRemoval {
 /// Removes all entries of a binding that is being deleted.
 #[must_use]
 pub fn withdraw_all(pass: &Pass<'_>, connection: Option<&Arc<Connection>>) -> Withdrawal {
-    let recorded = &pass.entries.recorded;
+    let recorded = &pass.entries.recorded.entries;
     let mut first = Withdrawal::Done;
     for entry in recorded {
         match withdraw(pass, connection, entry) {
@@ -81,7 +102,7 @@ pub fn withdraw_all(pass: &Pass<'_>, connection: Option<&Arc<Connection>>) -> Wi
 #[must_use]
 pub fn remaining_wait(pass: &Pass<'_>) -> Duration {
     let removed = pass.read_state(|state| state.removed_since.clone());
-    let recorded = pass.entries.recorded.iter();
+    let recorded = pass.entries.recorded.entries.iter();
     let remaining = recorded
         .filter_map(|entry| removed.get(entry))
         .map(|since| {
@@ -95,7 +116,7 @@ pub fn remaining_wait(pass: &Pass<'_>) -> Duration {
 
 /// Reports that the pools have no entry of the binding any more.
 pub fn report_removed(pass: &Pass<'_>) {
-    for entry in &pass.entries.recorded {
+    for entry in &pass.entries.recorded.entries {
         let message = removed_message(&entry.secret, &entry.pool);
         pass.emit(Reason::PoolReleased, &message);
     }
@@ -120,7 +141,8 @@ pub fn withdraw_stale_entries(
         if !same_secret && !is_replaced(&entry, connection, claims) {
             continue;
         }
-        if withdraw(pass, connection, &entry) != Withdrawal::Done {
+        if let Withdrawal::Pending(pending) = withdraw(pass, connection, &entry) {
+            report_unreachable(pass, &pending);
             continue;
         }
         let since = removed_since(pass, &entry);
@@ -131,6 +153,22 @@ pub fn withdraw_stale_entries(
         } else {
             pass.requeue.after(wait);
         }
+    }
+}
+
+/// Reports once that the server of an entry cannot be reached as recorded.
+fn report_unreachable(pass: &Pass<'_>, pending: &PendingRemoval) {
+    let Some(reason) = pending.unreachable else {
+        return;
+    };
+    let is_new = pass.update_state(|state| {
+        let why = pending.why.clone().unwrap_or_default();
+        let reported = &mut state.reported_removals;
+        reported.insert(pending.entry.clone(), why.clone()) != Some(why)
+    });
+    if is_new {
+        let message = pending.waiting_message();
+        pass.emit(reason, &message);
     }
 }
 
@@ -148,7 +186,7 @@ fn stale_entries(pass: &Pass<'_>, connection: Option<&Arc<Connection>>) -> BTree
         let same_server = entry.server == connection.api_url.as_str();
         !same_server || !same_secret || !named.any(|pool| pool.mode() == InjectMode::Patch)
     };
-    let recorded = pass.entries.recorded.iter();
+    let recorded = pass.entries.recorded.entries.iter();
     recorded.filter(is_stale).cloned().collect()
 }
 
@@ -186,26 +224,24 @@ fn withdraw(
     current: Option<&Arc<Connection>>,
     entry: &InjectedEntry,
 ) -> Withdrawal {
-    let pending = |why: String, attempted: bool| {
+    let RecordedConnection {
+        connection,
+        failure,
+    } = connection_for(pass, current, entry);
+    // Without the credentials, only their absence explains what the server answers.
+    let failed = failure.as_ref().map(|failure| failure.message.clone());
+    let pending = |why: Option<String>, attempted: bool| {
         Withdrawal::Pending(PendingRemoval {
             entry: entry.clone(),
-            why,
+            why: failed.clone().or(why),
+            unreachable: failure.as_ref().map(|failure| failure.reason),
             attempted,
         })
     };
-    let Some(connection) = connection_for(pass, current, entry) else {
-        let why = format!(
-            "the operator no longer has the credentials for {}",
-            entry.server
-        );
-        return pending(why, true);
+    let Some(connection) = connection else {
+        let why = "the operator does not know how to reach the server";
+        return pending(Some(why.to_owned()), true);
     };
-    let reported_state = pass
-        .last_status()
-        .iter()
-        .flat_map(|status| &status.work_pools)
-        .find(|pool| pool.name == entry.pool)
-        .and_then(|pool| pool.state);
     let claim = Claim {
         namespace: pass.key.namespace().to_owned(),
         secret: entry.secret.clone(),
@@ -214,41 +250,35 @@ fn withdraw(
         keys: Arc::default(),
         want: Want::Absent,
         recorded: true,
-        reported_state,
         interval: pass.interval(),
     };
     let pools = &pass.context.pools;
     match pools.declare(pass.key, &connection, &entry.pool, claim) {
         Some(observation) if observation.phase == Phase::Removed => Withdrawal::Done,
-        Some(observation) => pending(observation.message, true),
-        None => pending("the first read of the pool is pending".to_owned(), false),
+        Some(observation) => {
+            let failed = observation.reason != Reason::Pending;
+            pending(failed.then_some(observation.message), true)
+        }
+        None => pending(None, false),
     }
 }
 
-/// How to reach the server of an entry: as the spec says, as an earlier pass did, or anonymously.
+/// How to reach the server of an entry: as the spec says, as an earlier pass did, or as the record
+/// says. Also why its credentials are missing, if they are.
 fn connection_for(
     pass: &Pass<'_>,
     current: Option<&Arc<Connection>>,
     entry: &InjectedEntry,
-) -> Option<Arc<Connection>> {
+) -> RecordedConnection {
     let earlier = pass.read_state(|state| state.connections.clone());
     let mut known = current.into_iter().chain(&earlier);
-    known
-        .find(|connection| connection.api_url.as_str() == entry.server)
-        .cloned()
-        .or_else(|| anonymous(pass, entry))
-}
-
-/// After a restart, the operator connects without credentials to a server that the spec no longer
-/// names. Most self-hosted servers accept that.
-fn anonymous(pass: &Pass<'_>, entry: &InjectedEntry) -> Option<Arc<Connection>> {
-    let api_url: url::Url = entry.server.parse().ok()?;
-    let servers = &pass.context.prefect_servers;
-    servers.check(&api_url, pass.key.namespace()).ok()?;
-    Some(Arc::new(Connection {
-        api_url,
-        auth: Auth::None,
-        headers: Vec::new(),
-        ca: None,
-    }))
+    let known = known.find(|connection| connection.api_url.as_str() == entry.server);
+    if let Some(connection) = known {
+        return RecordedConnection {
+            connection: Some(Arc::clone(connection)),
+            failure: None,
+        };
+    }
+    let recorded = pass.recorded_connections.get(&entry.server);
+    recorded.cloned().unwrap_or_default()
 }

@@ -23,8 +23,10 @@ pub(super) struct Observed<'a> {
     /// Why the pool cannot serve the claim.
     pub(super) rejection: Option<Rejection>,
     pub(super) entry: EntryState,
-    /// Whether another claim requires the same entry.
-    pub(super) required: bool,
+    /// Whether the entry stays for another claim.
+    pub(super) kept: bool,
+    /// Whether the operator wrote the entry, for whichever binding.
+    pub(super) operators: bool,
 }
 
 pub(super) fn observe_claim(
@@ -36,13 +38,14 @@ pub(super) fn observe_claim(
         claim,
         rejection,
         entry,
-        required,
+        kept,
+        operators,
     } = observed;
     let (pool, secret) = (view.pool, &claim.secret);
     let exact = matches!(entry, EntryState::Exact { .. });
     let owned = exact && history.is_ours(claim) && view.owner.is_none();
     if claim.want == Want::Absent {
-        return if owned && !required {
+        return if owned && !kept {
             let message = format!("work pool {pool} still has the entry for Secret {secret}");
             Observation::new(Phase::InProgress, None, Reason::Pending, message)
         } else {
@@ -61,6 +64,12 @@ pub(super) fn observe_claim(
         return observe_missing_entry(view, history, claim);
     }
     let writes = claim.mode == InjectMode::Patch && view.owner.is_none();
+    if writes && exact && operators && !claim.recorded {
+        // Another binding, or an earlier one, has the same entry: from now on it is this one's too.
+        let message =
+            format!("work pool {pool} has the entry for Secret {secret}, which is to be recorded");
+        return Observation::new(Phase::Injectable, None, Reason::Pending, message);
+    }
     if owned && writes && history.contested {
         return contested(pool, secret, Phase::Injected);
     }

@@ -1,5 +1,7 @@
 #![allow(clippy::needless_pass_by_value)] // json!(…) is passed by value
 
+mod shared;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,7 +52,6 @@ fn claim(secret: &str, want: Want) -> Claim {
         keys: Arc::default(),
         want,
         recorded: want != Want::Observe,
-        reported_state: None,
         interval: Duration::from_mins(1),
     }
 }
@@ -102,7 +103,7 @@ fn plans_each_want_for_each_template() {
         ..claim("s", want)
     };
     let theirs = Claim {
-        reported_state: Some(State::AlreadyPresent),
+        recorded: false,
         ..claim("s", Want::Absent)
     };
     let unrecorded = Claim {
@@ -352,16 +353,6 @@ fn removes_our_entry_when_jobs_move_to_another_namespace() {
     let after = plan.edit.unwrap();
     assert_eq!(entry_state(&after, "s"), Ok(EntryState::Absent));
     assert_ne!(entry_state(&after, "theirs"), Ok(EntryState::Absent));
-}
-
-#[test]
-fn keeps_a_secret_while_one_of_two_bindings_wants_it() {
-    let with = template(json!([entry("s")]));
-    for other in [Want::Present, Want::Observe] {
-        let (removed, kept) = (claim("s", Want::Absent), claim("s", other));
-        let plan = plan(&view(&with), &[&removed, &kept], &History::default());
-        assert!(plan.edit.is_none(), "{other:?}");
-    }
 }
 
 #[test]

@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::value::RawValue;
 
 use super::deployments::{DeploymentJobs, deployment_jobs};
-use crate::crd::WorkPoolState as State;
 use crate::inject::claim::Claim;
 use crate::inject::job_environment::{
     JobEnvironment, JobNamespace, has_cluster_config, job_namespace,
@@ -45,13 +44,21 @@ pub struct History {
     pub written: BTreeSet<String>,
     /// Whether another writer keeps reverting the template.
     pub contested: bool,
+    /// The claims on the same pool over other connections.
+    pub elsewhere: Vec<Claim>,
 }
 
 impl History {
     /// Whether an entry of exactly our shape counts as ours.
     pub(super) fn is_ours(&self, claim: &Claim) -> bool {
-        self.written.contains(&claim.secret)
-            || (claim.recorded && claim.reported_state != Some(State::AlreadyPresent))
+        self.written.contains(&claim.secret) || claim.recorded
+    }
+
+    /// Whether the operator wrote an entry for this Secret, for whichever binding.
+    pub(super) fn is_operators(&self, secret: &str, claims: &[&Claim]) -> bool {
+        let claims = claims.iter().copied().chain(&self.elsewhere);
+        let mut recorded = claims.filter(|claim| claim.recorded);
+        self.written.contains(secret) || recorded.any(|claim| claim.secret == secret)
     }
 }
 

@@ -75,6 +75,7 @@ impl PoolState {
         snapshot: &PoolSnapshot,
     ) -> Result<Reconciled, ReconcileError> {
         let interval = snapshot.interval;
+        self.history.elsewhere.clone_from(&snapshot.elsewhere);
         let mut actions = BTreeMap::new();
         let mut read_at = Instant::now();
         self.deployments.start_reconcile();

@@ -15,6 +15,7 @@ use crate::crd::{BindingRef, InjectMode};
 use crate::inject::claim::{Claim, Observation, Phase, Want};
 use crate::inject::pool_owner::{self, ManagedPool};
 use crate::prefect::Connection;
+use crate::prefect::connection::same_api;
 use crate::upstream::trigger::Trigger;
 
 /// A pool of a server, with the credentials for it.
@@ -131,10 +132,20 @@ impl Registry {
             .collect();
         let interval = claims.iter().map(|item| item.claim.interval).min()?;
         let url = &pool_key.connection.api_url;
+        let elsewhere = self.pools.iter().filter(|(other, _)| {
+            *other != pool_key
+                && other.pool == pool_key.pool
+                && same_api(&other.connection.api_url, url)
+        });
+        let elsewhere = elsewhere
+            .flat_map(|(_, entry)| entry.records())
+            .map(|(_, record)| record.claim.clone())
+            .collect();
         Some(PoolSnapshot {
             owner: pool_owner::owner_of(&self.managed, url, &pool_key.pool).cloned(),
             version: entry.version,
             claims,
+            elsewhere,
             interval,
         })
     }
@@ -146,7 +157,7 @@ impl Registry {
         &mut self,
         key: &BindingRef,
         pool_key: &PoolKey,
-        mut claim: Claim,
+        claim: Claim,
     ) -> (Option<Observation>, Option<Trigger>) {
         self.last_number += 1;
         let revision = self.last_number;
@@ -165,7 +176,6 @@ impl Registry {
         let mut changed = true;
         if let Some(last) = last {
             injectable_since = last.injectable_since;
-            claim.reported_state = last.claim.reported_state;
             changed = last.claim.want != claim.want
                 || last.claim.recorded != claim.recorded
                 || last.claim.mode != claim.mode

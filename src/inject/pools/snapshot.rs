@@ -21,6 +21,8 @@ pub(super) struct ClaimSnapshot {
 /// The claims on a pool at the start of a reconcile.
 pub(super) struct PoolSnapshot {
     pub(super) claims: Vec<ClaimSnapshot>,
+    /// The claims on the same pool over other connections, with other credentials.
+    pub(super) elsewhere: Vec<Claim>,
     /// Grows when a claim is added, removed, or wants something else.
     pub(super) version: u64,
     pub(super) owner: Option<ManagedPool>,

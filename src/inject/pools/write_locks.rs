@@ -14,6 +14,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::registry::PoolKey;
+use crate::prefect::connection::canonical_api;
 
 type Lock = tokio::sync::Mutex<()>;
 
@@ -24,7 +25,7 @@ pub(super) struct WriteLocks(Mutex<HashMap<(String, String), Weak<Lock>>>);
 impl WriteLocks {
     /// The lock of a pool.
     pub(super) fn of(&self, pool_key: &PoolKey) -> Arc<Lock> {
-        let server = pool_key.connection.api_url.to_string();
+        let server = canonical_api(&pool_key.connection.api_url);
         let key = (server, pool_key.pool.clone());
         let mut locks = self.0.lock();
         if let Some(lock) = locks.get(&key).and_then(Weak::upgrade) {

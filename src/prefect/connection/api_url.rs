@@ -83,14 +83,72 @@ fn url_part<'a>(field: &'static str, text: &'a str) -> Result<&'a str, ServerErr
 /// Whether two URLs name the same API. A Service may have its short or its full DNS name.
 #[must_use]
 pub fn same_api(one: &Url, other: &Url) -> bool {
-    fn canonical(url: &Url) -> (&str, Option<&str>, Option<u16>, &str) {
-        let host = url.host_str().map(|host| {
-            let host = host.trim_end_matches('.');
-            let host = host.strip_suffix(".cluster.local").unwrap_or(host);
-            host.strip_suffix(".svc").unwrap_or(host)
-        });
-        let path = url.path().trim_end_matches('/');
-        (url.scheme(), host, url.port_or_known_default(), path)
-    }
     canonical(one) == canonical(other)
+}
+
+/// A text that is equal for URLs of the same API.
+#[must_use]
+pub fn canonical_api(url: &Url) -> String {
+    let (scheme, host, port, path) = canonical(url);
+    let (host, port) = (host.unwrap_or_default(), port.unwrap_or_default());
+    format!("{scheme}://{host}:{port}{path}")
+}
+
+fn canonical(url: &Url) -> (&str, Option<&str>, Option<u16>, &str) {
+    let host = url.host_str().map(|host| {
+        let host = host.trim_end_matches('.');
+        let host = host.strip_suffix(".cluster.local").unwrap_or(host);
+        host.strip_suffix(".svc").unwrap_or(host)
+    });
+    let path = url.path().trim_end_matches('/');
+    (url.scheme(), host, url.port_or_known_default(), path)
+}
+
+/// The `server` field that names the API at this URL, without credentials: the inverse of
+/// [`api_url_of`]. So a URL that was recorded passes the same checks as one in a spec.
+#[must_use]
+pub fn server_at(url: &Url) -> ServerSpec {
+    let host = url.host_str().unwrap_or_default();
+    let labels: Vec<&str> = host.split('.').collect();
+    if let [name, namespace, "svc"] = labels[..] {
+        let in_cluster = ServerSpec {
+            name: Some(name.to_owned()),
+            namespace: Some(namespace.to_owned()),
+            ..ServerSpec::default()
+        };
+        if api_url_of(&in_cluster, namespace).is_ok_and(|built| built == *url) {
+            return in_cluster;
+        }
+    }
+    ServerSpec {
+        remote_api_url: Some(url.to_string()),
+        ..ServerSpec::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_the_server_at_a_url_and_nothing_else() {
+        let in_cluster = "http://prefect-server.prefect.svc:4200/api";
+        let cloud = "https://api.prefect.cloud/api/accounts/a/workspaces/w";
+        for (url, by_name) in [
+            (in_cluster, true),
+            ("http://x.prefect.svc:80/api", false),
+            ("https://prefect-server.prefect.svc:4200/api", false),
+            (
+                "http://user:pass@prefect-server.prefect.svc:4200/api",
+                false,
+            ),
+            ("http://a.b.prefect.svc:4200/api", false),
+            (cloud, false),
+        ] {
+            let url: Url = url.parse().unwrap();
+            let server = server_at(&url);
+            assert_eq!(server.name.is_some(), by_name, "{url}");
+            assert_eq!(api_url_of(&server, "flows").unwrap(), url);
+        }
+    }
 }

@@ -1,10 +1,11 @@
 use super::*;
 use crate::{
-    crd::{DopplerSpec, ManagedSecretSpec},
+    crd::{DopplerSpec, ENTRIES_ANNOTATION, ManagedSecretSpec},
     secret::{
         content_hash::HashKey,
         desired::{DesiredInput, desired},
         key_filter::ForbiddenNames,
+        metadata::{ADOPT, BINDING, BINDING_UID},
     },
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -63,8 +64,9 @@ fn observed(metadata: &Value) -> ObservedSecret {
 
 const CLAIMANT: Claimant<'static> = Claimant {
     known_good: None,
-    adopt: false,
+    adopt: Adoption::NotRequested,
     recorded_binding_exists: true,
+    name: "b",
 };
 
 fn decision(change: impl FnOnce(&mut Value), claimant: &Claimant<'_>) -> Decision {
@@ -193,6 +195,14 @@ fn repairs_managed_metadata_and_removes_obsolete_keys() {
     );
 }
 
+fn foreign_to(owner: Option<&str>, lacks_consent: bool) -> Decision {
+    let owner = owner.map(Into::into);
+    Decision::Foreign {
+        owner,
+        lacks_consent,
+    }
+}
+
 fn foreign(m: &mut Value) {
     m["annotations"] = json!({});
     m["ownerReferences"] = json!([]);
@@ -205,22 +215,37 @@ fn adopts_foreign_secret_only_on_request_without_controller() {
         m["ownerReferences"] = json!([{"apiVersion": "v1", "kind": "Certificate", "name": "web", "uid": "c", "controller": true}]);
     };
     let adopt = Claimant {
-        adopt: true,
+        adopt: Adoption::WithoutConsent,
         ..CLAIMANT
     };
-    assert_eq!(
-        decision(foreign, &CLAIMANT),
-        Decision::Foreign { owner: None }
-    );
+    assert_eq!(decision(foreign, &CLAIMANT), foreign_to(None, false));
     assert_eq!(decision(foreign, &adopt), update(UpdateReason::Adopt));
-    let owner = Some("Certificate web".into());
     assert_eq!(
         decision(controlled, &CLAIMANT),
-        Decision::Foreign {
-            owner: owner.clone()
-        }
+        foreign_to(Some("Certificate web"), false)
     );
-    assert_eq!(decision(controlled, &adopt), Decision::Foreign { owner });
+    assert_eq!(
+        decision(controlled, &adopt),
+        foreign_to(Some("Certificate web"), false)
+    );
+    let asks = Claimant {
+        adopt: Adoption::WithConsent,
+        ..CLAIMANT
+    };
+    let consents = |to: &'static str| {
+        move |m: &mut Value| {
+            foreign(m);
+            m["annotations"][ADOPT] = json!(to);
+        }
+    };
+    assert_eq!(decision(foreign, &asks), foreign_to(None, true));
+    assert_eq!(decision(consents("other"), &asks), foreign_to(None, true));
+    assert_eq!(decision(consents("b"), &asks), update(UpdateReason::Adopt));
+    assert_eq!(
+        decision(consents("b"), &CLAIMANT),
+        foreign_to(None, false),
+        "the spec does not ask for it"
+    );
 }
 
 #[test]
@@ -235,7 +260,7 @@ fn secret_of_another_binding_stays_claimed_while_that_exists() {
         m["ownerReferences"] = json!([{"apiVersion": "v1", "kind": "B", "name": "first", "uid": "u2", "controller": true}]);
     };
     let adopt = Claimant {
-        adopt: true,
+        adopt: Adoption::WithoutConsent,
         ..CLAIMANT
     };
     let gone = Claimant {
@@ -246,17 +271,84 @@ fn secret_of_another_binding_stays_claimed_while_that_exists() {
     assert_eq!(decision(claimed, &CLAIMANT), by_first);
     assert_eq!(decision(claimed, &adopt), by_first);
     assert_eq!(decision(about_to_go, &gone), by_first);
-    assert_eq!(decision(claimed, &gone), Decision::Foreign { owner: None });
+    assert_eq!(decision(claimed, &gone), foreign_to(None, false));
     assert_eq!(
         decision(
             claimed,
             &Claimant {
-                adopt: true,
+                adopt: Adoption::WithoutConsent,
                 ..gone
             }
         ),
         update(UpdateReason::Adopt)
     );
+}
+
+/// The earlier binding was deleted, after its finalizer was removed by hand.
+#[test]
+fn a_binding_of_the_same_name_takes_over_what_was_left() {
+    let record = |retain: bool| {
+        json!({"retain": retain, "servers": [{"url": "http://s/api", "pools": ["k8s"]}]})
+            .to_string()
+    };
+    let left = |name: &'static str, entries: String| {
+        move |m: &mut Value| {
+            m["annotations"][BINDING_UID] = json!("earlier");
+            m["annotations"][BINDING] = json!(name);
+            m["annotations"][ENTRIES_ANNOTATION] = json!(entries);
+            m["ownerReferences"] = json!([]);
+        }
+    };
+    let gone = Claimant {
+        recorded_binding_exists: false,
+        ..CLAIMANT
+    };
+    let adopts = Claimant {
+        adopt: Adoption::WithoutConsent,
+        ..gone
+    };
+    assert_eq!(
+        decision(left("b", record(false)), &gone),
+        update(UpdateReason::Adopt)
+    );
+    let orphaned = |by: &str| Decision::Orphaned { by: by.into() };
+    for claimant in [&gone, &adopts] {
+        // The operator removes its entries first.
+        assert_eq!(
+            decision(left("other", record(false)), claimant),
+            orphaned("other")
+        );
+        assert_eq!(decision(left("b", record(true)), claimant), orphaned("b"));
+    }
+    let unreadable = left("b", "forged".to_owned());
+    assert_eq!(decision(unreadable, &gone), foreign_to(None, false));
+    let exists = Decision::Claimed { by: "b".into() };
+    assert_eq!(decision(left("b", record(false)), &CLAIMANT), exists);
+}
+
+#[test]
+fn repairs_and_removes_the_record_of_entries() {
+    let record = || Some("{\"servers\":[]}".to_owned());
+    let plain = desired_secret(false, "a");
+    let recorded = plain.clone().with_entries(record());
+    let decide = |metadata: &Value, desired: &Desired| {
+        decide(Target::Present(&observed(metadata)), desired, &CLAIMANT)
+    };
+    assert_eq!(
+        decide(&written(&plain), &recorded),
+        update(UpdateReason::Metadata)
+    );
+    assert_eq!(decide(&written(&recorded), &recorded), Decision::UpToDate);
+    assert_eq!(decide(&written(&recorded), &plain), Decision::UpToDate);
+    let without = plain.with_entries(None);
+    assert_eq!(
+        decide(&written(&recorded), &without),
+        update(UpdateReason::Metadata)
+    );
+    let metadata = observed(&written(&recorded));
+    let patch = serde_json::to_value(crate::secret::patch::update(&metadata, &without)).unwrap();
+    let removal = json!({"op": "remove", "path": "/metadata/annotations/doppler-prefect.dev~1work-pool-entries"});
+    assert!(patch.as_array().unwrap().contains(&removal), "{patch}");
 }
 
 #[test]

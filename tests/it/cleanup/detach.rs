@@ -20,6 +20,16 @@ async fn detach_removes_all_entries_and_finalizers() -> Result<()> {
     for name in ["first", "second"] {
         let binding = world.binding(name).await?;
         ensure!(binding.finalizers().is_empty(), "{name} has its finalizer");
+        for kind in ["Injected", "Ready"] {
+            let detached = world.condition(name, kind).await?;
+            ensure!(
+                detached.status == "False"
+                    && detached.reason == "Detached"
+                    && detached.message.contains("nothing is injected"),
+                "{detached:?}"
+            );
+        }
+        ensure!(world.status(name).await?["injectedEntries"].is_null());
         // The Secret is deleted with its binding.
         let secret = world.secrets().get(name).await?;
         ensure!(
@@ -35,6 +45,9 @@ async fn detach_removes_all_entries_and_finalizers() -> Result<()> {
     world
         .until_sources("cleanup-detach", &["first", "second"])
         .await?;
+    for name in ["first", "second"] {
+        world.until_ready(name).await?;
+    }
 
     world.stop_operator().await?;
     run_detach(&world, &["--keep-secrets"]).await?;

@@ -5,7 +5,7 @@ use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
-use super::spec_with_secret;
+use super::{consent, spec_with_secret};
 use crate::world::{World, pairs, secret};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -57,6 +57,7 @@ async fn retained_secret_needs_adopt_for_a_new_binding() -> Result<()> {
     w.until_values("b", &pairs(&[("A", secret("a"))])).await?;
     w.apply_binding("b", &spec_with_secret(&w, json!({"adopt": true})))
         .await?;
+    consent(&w, "b", "b").await?;
     w.until_ready("b").await?;
     w.until_values("b", &pairs(&[("A", secret("b"))])).await?;
     w.finish().await

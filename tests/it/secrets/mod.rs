@@ -26,3 +26,9 @@ async fn create_foreign_secret(world: &World, name: &str, more: Value) -> Result
     }
     world.apply(&object.to_string()).await
 }
+
+/// Consents to the adoption of a Secret, as its owner does.
+async fn consent(world: &World, name: &str, binding: &str) -> Result<()> {
+    let patch = json!({"metadata": {"annotations": {"doppler-prefect.dev/adopt": binding}}});
+    world.edit_secret(name, &patch).await.map(drop)
+}

@@ -6,7 +6,7 @@ use kube::ResourceExt;
 use kube::api::PostParams;
 use serde_json::json;
 
-use super::{create_foreign_secret, spec_with_secret};
+use super::{consent, create_foreign_secret, spec_with_secret};
 use crate::world::{Setup, World, pairs, secret};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -76,12 +76,27 @@ async fn adopts_only_a_secret_without_controller() -> Result<()> {
         &spec_with_secret(&w, json!({"name": "free", "adopt": true})),
     )
     .await?;
+    // The author of a binding may not be able to read the Secret: its owner has to consent.
+    let refused = w.until_not_ready("adopts", "SecretForeign").await?;
+    let command = "kubectl -n secret-adopt annotate secret free doppler-prefect.dev/adopt=adopts";
+    ensure!(refused.message.contains(command), "{}", refused.message);
+    consent(&w, "free", "another").await?;
+    w.edit_secret("free", &json!({"metadata": {"labels": {"seen": "yes"}}}))
+        .await?;
+    w.until_values("free", &pairs(&[("MINE", secret("mine"))]))
+        .await?;
+    consent(&w, "free", "adopts").await?;
     w.until_ready("adopts").await?;
     w.until_values("free", &pairs(&[("A", secret("a"))]))
         .await?;
+    let adopted = w.secrets().get("free").await?;
     ensure!(
-        w.secrets().get("free").await?.labels()["owner"] == "me",
+        adopted.labels()["owner"] == "me",
         "labels of others are kept"
+    );
+    ensure!(
+        adopted.owner_references().is_empty(),
+        "the garbage collector would delete it"
     );
 
     let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "boss"}});
@@ -105,6 +120,57 @@ async fn adopts_only_a_secret_without_controller() -> Result<()> {
     w.until_not_ready("refused", "SecretForeign").await?;
     w.until_values("controlled", &pairs(&[("MINE", secret("mine"))]))
         .await?;
+    w.finish().await
+}
+
+/// By default, a Secret outlives the binding that adopted it, with and without work pools.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_adopted_secret_is_deleted_only_on_request() -> Result<()> {
+    let w = World::with("secret-adopted", Setup::without_polls()).await?;
+    w.set_doppler_secret("A", &secret("a"));
+    w.create_pool(&w.name, &crate::work_pools::template(&w.name))
+        .await?;
+    for (name, policy, pooled, stays) in [
+        ("plain", None, false, true),
+        ("pooled", None, true, true),
+        ("explicit", Some("Delete"), false, false),
+        ("explicit-pooled", Some("Delete"), true, false),
+    ] {
+        create_foreign_secret(&w, name, json!({})).await?;
+        consent(&w, name, name).await?;
+        let mut spec = spec_with_secret(&w, json!({"adopt": true}));
+        if let Some(policy) = policy {
+            spec["managedSecret"]["deletionPolicy"] = json!(policy);
+        }
+        if pooled {
+            spec["inject"] = json!({"workPools": [{"name": w.name}]});
+        }
+        w.apply_binding(name, &spec).await?;
+        w.until_ready(name).await?;
+        w.delete_binding(name).await?;
+        w.until_binding_deleted(name).await?;
+        w.until_sources(&w.name, &[]).await?;
+        if stays {
+            let kept = w.secrets().get(name).await?;
+            ensure!(kept.owner_references().is_empty(), "{name} has an owner");
+            ensure!(kept.metadata.deletion_timestamp.is_none(), "{name}");
+        } else {
+            w.until_no_secret(name).await?;
+        }
+    }
+    w.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flag_makes_consent_unnecessary() -> Result<()> {
+    let setup = Setup::without_polls().args(&["--adopt-without-consent"]);
+    let w = World::with("secret-adopt-flag", setup).await?;
+    w.set_doppler_secret("A", &secret("a"));
+    create_foreign_secret(&w, "b", json!({})).await?;
+    w.apply_binding("b", &spec_with_secret(&w, json!({"adopt": true})))
+        .await?;
+    w.until_ready("b").await?;
+    w.until_values("b", &pairs(&[("A", secret("a"))])).await?;
     w.finish().await
 }
 
@@ -148,6 +214,7 @@ async fn never_adopts_a_secret_of_another_type() -> Result<()> {
     w.set_doppler_secret("A", &secret("a"));
     let basic = json!({"type": "kubernetes.io/basic-auth", "stringData": {"username": "me", "password": secret("mine")}});
     create_foreign_secret(&w, "typed", basic).await?;
+    consent(&w, "typed", "b").await?;
     let before = w.secrets().get("typed").await?;
     w.apply_binding(
         "b",

@@ -12,7 +12,6 @@ fn claim(want: Want) -> Claim {
         keys: Arc::default(),
         want,
         recorded: true,
-        reported_state: None,
         interval: Duration::from_mins(1),
     }
 }

@@ -6,7 +6,7 @@ use tokio::time::sleep;
 
 use super::fixture::{Fixture, TEMPLATE, claim};
 use crate::crd::WorkPoolState as State;
-use crate::inject::claim::{Claim, Observation, Phase, Want};
+use crate::inject::claim::{Observation, Phase, Want};
 use crate::reason::Reason;
 
 #[tokio::test]
@@ -51,10 +51,7 @@ async fn reports_a_forbidden_pool_and_retries() {
 async fn a_patch_that_landed_despite_a_500_counts_as_ours() {
     let fixture = Fixture::new().await;
     fixture.pool.patch_status.store(500, SeqCst);
-    let claim = Claim {
-        reported_state: Some(State::AlreadyPresent),
-        ..claim("s", Want::Present)
-    };
+    let claim = claim("s", Want::Present);
     let failing = |observation: &Observation| observation.failing_since.is_some();
     fixture.wait_until(&claim, failing).await;
     let body = r#""env": "{{ env }}", "envFrom": [{"secretRef": {"name": "s", "optional": true}}]"#;

@@ -221,7 +221,6 @@ pub(super) fn claim(secret: &str, want: Want) -> Claim {
         keys: Arc::new(BTreeSet::from(["KEY".to_owned()])),
         want,
         recorded: want != Want::Observe,
-        reported_state: None,
         interval: LONG,
     }
 }

@@ -1,0 +1,113 @@
+//! Writes the record of pool entries to the Secret that they name.
+//!
+//! Input: a pass, with the entries that its pools have or will have.
+//! Output: the record that a Secret has to carry, and at most one write.
+//! Invariants: an entry is recorded before it is written to a pool, and as long as a pool has it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use super::{object_cache::ReferenceKind, pass::Pass};
+use crate::{
+    crd::{DeletionPolicy, EntryRecord, InjectedEntry, MAX_ENTRIES, MAX_RECORD_BYTES},
+    prefect::connection::api_url_of,
+    secret::{WriteError, decide::succeeds},
+};
+
+/// Wait before a record that could not be written is written again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The record that the Secret of this name has to carry.
+#[must_use]
+pub fn wanted(pass: &Pass<'_>, secret: &str) -> Option<EntryRecord> {
+    let mut specs = pass.entries.recorded.servers.clone();
+    if let Some(prefect) = &pass.binding.spec.prefect
+        && let Ok(url) = api_url_of(&prefect.server, pass.key.namespace())
+    {
+        specs.insert(url.to_string(), prefect.server.clone());
+    }
+    let required = pass.entries.required.iter();
+    let entries = required.filter(|entry| entry.secret == secret);
+    let retain = pass.deletion_policy(secret) == DeletionPolicy::Retain;
+    EntryRecord::of(entries, &specs, retain)
+}
+
+/// Requires the entries that an earlier binding of the same name left, if this one is about to take
+/// over its Secret. The write of the Secret then records them for this binding.
+pub fn inherit(pass: &mut Pass<'_>) {
+    let name = pass.binding.secret_name();
+    let object = pass.object(ReferenceKind::Secret, name);
+    let Some(cached) = pass.context.objects.get(&object) else {
+        return;
+    };
+    if succeeds(&cached.observed, pass.uid(), pass.key.name())
+        && let Some(record) = cached.observed.entry_record()
+    {
+        pass.entries.required.extend(record.entries(name));
+        pass.entries.recorded.add_servers(record);
+    }
+}
+
+/// Whether all these entries can be recorded.
+#[must_use]
+pub fn fit(entries: &BTreeSet<InjectedEntry>) -> bool {
+    let record = EntryRecord::of(entries, &BTreeMap::new(), false);
+    entries.len() <= MAX_ENTRIES
+        && record.is_none_or(|record| record.to_text().len() <= MAX_RECORD_BYTES)
+}
+
+/// Writes the record to the Secret alone, where the write of its content has not done so: the values
+/// may be unknown, or rejected. Then only what is recorded now remains required.
+pub async fn write(pass: &mut Pass<'_>) {
+    let name = pass.binding.secret_name().to_owned();
+    if let Some(cached) = pass.own_secret(&name) {
+        let wanted = wanted(pass, &name);
+        if !cached.observed.terminating && cached.observed.entry_record() != wanted {
+            let text = wanted.as_ref().map(EntryRecord::to_text);
+            if let Err(error) = write_record(pass, &name, text.as_deref()).await {
+                pass.requeue.after(RETRY_INTERVAL);
+                if !matches!(error, WriteError::Conflict) {
+                    let message = format!("Secret {name}: {error}");
+                    let report = &pass.context.report;
+                    report.log(pass.binding, error.reason(), &message);
+                }
+            }
+        }
+    }
+    pass.read_entries();
+    let recorded = &pass.entries.recorded.entries;
+    pass.entries
+        .required
+        .retain(|entry| recorded.contains(entry));
+    let required = pass.entries.required.clone();
+    pass.update_state(|state| state.injected_entries = required);
+}
+
+async fn write_record(pass: &Pass<'_>, name: &str, text: Option<&str>) -> Result<(), WriteError> {
+    let (context, namespace) = (pass.context, pass.key.namespace());
+    let object = pass.object(ReferenceKind::Secret, name);
+    let Some(cached) = context.objects.get(&object) else {
+        return Ok(());
+    };
+    let secrets = &context.secrets;
+    let written = secrets
+        .record_entries(namespace, name, &cached.observed, text)
+        .await;
+    context.metrics.count_write("secret", written.is_ok());
+    match written {
+        Ok(written) => {
+            let verified = cached.verified;
+            context.objects.observe(&object, written.observed, verified);
+            Ok(())
+        }
+        Err(WriteError::Conflict) => {
+            if let Ok(Some(fetched)) = secrets.get(namespace, name).await {
+                context.objects.observe(&object, fetched.observed, false);
+            }
+            Err(WriteError::Conflict)
+        }
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,208 @@
+//! The record of the pool entries that name a Secret, as the Secret itself carries it.
+//!
+//! Input: the entries, how their servers are reached, and the text of the annotation.
+//! Output: the text of the annotation, and what it says.
+//! Invariants: pure. The text is bounded and holds no credential, only references to them. It counts
+//! for the binding whose UID the Secret carries, because authors of bindings cannot write Secrets.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use super::{injected::InjectedEntry, prefect::ServerSpec};
+
+/// Annotation on a managed Secret: the pool entries that name it.
+pub const ENTRIES_ANNOTATION: &str = "doppler-prefect.dev/work-pool-entries";
+/// Maximum number of entries that are recorded for one binding. The spec names at most 16 pools;
+/// the others are entries of earlier specs, which wait for a server.
+pub const MAX_ENTRIES: usize = 64;
+/// Maximum length of the annotation in bytes.
+pub const MAX_RECORD_BYTES: usize = 64 * 1024;
+
+/// The pool entries that name one Secret.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct EntryRecord {
+    /// Whether the Secret stays when the binding is deleted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub retain: bool,
+    /// The servers, and their pools.
+    pub servers: Vec<RecordedServer>,
+}
+
+/// The entries on one server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RecordedServer {
+    /// URL of the server's API.
+    pub url: String,
+    /// How the binding reached it, without inline credentials.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spec: Option<ServerSpec>,
+    /// The work pools.
+    pub pools: BTreeSet<String>,
+}
+
+impl EntryRecord {
+    /// Parses the annotation, without servers that no spec can name. None if its text is not one that
+    /// the operator writes.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        if text.len() > MAX_RECORD_BYTES {
+            return None;
+        }
+        let mut record: Self = serde_json::from_str(text).ok()?;
+        record.servers.retain(|server| is_api_url(&server.url));
+        (record.len() <= MAX_ENTRIES).then_some(record)
+    }
+
+    /// The record of `entries`, in the order of their servers. `specs` says how each server is
+    /// reached. None without entries.
+    #[must_use]
+    pub fn of<'a>(
+        entries: impl IntoIterator<Item = &'a InjectedEntry>,
+        specs: &BTreeMap<String, ServerSpec>,
+        retain: bool,
+    ) -> Option<Self> {
+        let mut pools: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+        for entry in entries {
+            let server = pools.entry(entry.server.as_str()).or_default();
+            server.insert(entry.pool.clone());
+        }
+        let servers: Vec<RecordedServer> = pools
+            .into_iter()
+            .map(|(url, pools)| RecordedServer {
+                url: url.to_owned(),
+                spec: specs.get(url).map(without_inline_credentials),
+                pools,
+            })
+            .collect();
+        (!servers.is_empty()).then_some(Self { retain, servers })
+    }
+
+    /// The text of the annotation. A record that is too long leaves out how servers are reached.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let text = serde_json::to_string(self).unwrap_or_default();
+        if text.len() <= MAX_RECORD_BYTES {
+            return text;
+        }
+        let mut bare = self.clone();
+        for server in &mut bare.servers {
+            server.spec = None;
+        }
+        serde_json::to_string(&bare).unwrap_or_default()
+    }
+
+    /// The entries, for the Secret that carries the record.
+    pub fn entries<'a>(&'a self, secret: &'a str) -> impl Iterator<Item = InjectedEntry> + 'a {
+        self.servers.iter().flat_map(move |server| {
+            server.pools.iter().map(move |pool| InjectedEntry {
+                server: server.url.clone(),
+                pool: pool.clone(),
+                secret: secret.to_owned(),
+            })
+        })
+    }
+
+    fn len(&self) -> usize {
+        self.servers.iter().map(|server| server.pools.len()).sum()
+    }
+}
+
+/// Whether a spec can name this URL. One with a user name or a password would show them wherever the
+/// entry is reported.
+fn is_api_url(text: &str) -> bool {
+    Url::parse(text).is_ok_and(|url| {
+        url.as_str() == text
+            && matches!(url.scheme(), "http" | "https")
+            && url.username().is_empty()
+            && url.password().is_none()
+    })
+}
+
+/// The same server without credentials that stand in the spec itself.
+fn without_inline_credentials(spec: &ServerSpec) -> ServerSpec {
+    let mut spec = spec.clone();
+    spec.api_key = spec.api_key.filter(|key| key.value.is_none());
+    spec.headers.retain(|header| header.value.is_none());
+    spec
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::crd::{ApiKey, Header, InlineValue};
+
+    fn entry(server: &str, pool: &str) -> InjectedEntry {
+        InjectedEntry {
+            server: server.to_owned(),
+            pool: pool.to_owned(),
+            secret: "s".to_owned(),
+        }
+    }
+
+    #[test]
+    fn reads_what_it_writes() {
+        let entries = BTreeSet::from([entry("http://a/api", "k"), entry("http://b/api", "k")]);
+        let spec = ServerSpec {
+            name: Some("a".to_owned()),
+            ..ServerSpec::default()
+        };
+        let specs = BTreeMap::from([("http://a/api".to_owned(), spec)]);
+        let record = EntryRecord::of(&entries, &specs, true).unwrap();
+        let read = EntryRecord::parse(&record.to_text()).unwrap();
+        assert_eq!(read, record);
+        assert_eq!(read.entries("s").collect::<BTreeSet<_>>(), entries);
+        assert_eq!(EntryRecord::of(&[], &specs, false), None);
+    }
+
+    #[test]
+    fn holds_no_inline_credential() {
+        let inline = || Some(InlineValue("canary".to_owned()));
+        let header = |value| Header {
+            name: "X-Key".to_owned(),
+            value,
+            value_from: None,
+        };
+        let spec = ServerSpec {
+            api_key: Some(ApiKey {
+                value: inline(),
+                value_from: None,
+            }),
+            headers: vec![header(inline()), header(None)],
+            ..ServerSpec::default()
+        };
+        let specs = BTreeMap::from([("http://a/api".to_owned(), spec)]);
+        let record = EntryRecord::of(&[entry("http://a/api", "k")], &specs, false).unwrap();
+        assert!(!record.to_text().contains("canary"), "{}", record.to_text());
+        assert_eq!(record.servers[0].spec.as_ref().unwrap().headers.len(), 1);
+    }
+
+    #[test]
+    fn ignores_servers_that_no_spec_can_name() {
+        for url in [
+            "http://u:p@a/api",
+            "http://u@a/api",
+            "ftp://a/api",
+            "HTTP://A/api",
+            "a",
+        ] {
+            let record = json!({"servers": [{"url": url, "pools": ["k"]}]}).to_string();
+            assert_eq!(EntryRecord::parse(&record).unwrap().len(), 0, "{url}");
+        }
+    }
+
+    #[test]
+    fn rejects_what_it_never_writes() {
+        let pools: Vec<_> = (0..=MAX_ENTRIES)
+            .map(|n| entry("http://a/api", &n.to_string()))
+            .collect();
+        let many = EntryRecord::of(&pools, &BTreeMap::new(), false).unwrap();
+        let long = format!("{{\"servers\":[{}]}}", " ".repeat(MAX_RECORD_BYTES));
+        for text in ["", "[]", "{", "null", &many.to_text(), &long] {
+            assert_eq!(EntryRecord::parse(text), None);
+        }
+    }
+}
