@@ -26,6 +26,8 @@ use crate::{
 
 /// Wait before a step that failed is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+/// Wait while the namespace cannot be listed, before the operator looks at it again.
+const UNLISTED_INTERVAL: Duration = Duration::from_mins(1);
 /// The shortest wait for the first result of a pool, which also enqueues the binding.
 const FIRST_ATTEMPT: Duration = Duration::from_millis(200);
 
@@ -39,6 +41,10 @@ pub async fn cleanup(pass: &mut Pass<'_>) {
     context.blocks.unsubscribe(pass.key);
     context.configs.unsubscribe(pass.key);
     let terminating = namespace_is_terminating(pass).await;
+    if !terminating && !context.is_listed(pass.key.namespace()) {
+        // The operator would neither find the Secret nor the credentials. A list enqueues the binding.
+        return pass.requeue.after(UNLISTED_INTERVAL);
+    }
     let connection = match &binding.spec.prefect {
         Some(prefect) => connect(pass, prefect).await.ok(),
         None => None,
@@ -86,8 +92,9 @@ fn since_first_attempt(pass: &Pass<'_>) -> Duration {
 fn report_abandoned(pass: &Pass<'_>, pending: &injection::PendingRemoval, terminating: bool) {
     let message = format!(
         "the binding is deleted although {}",
-        pending.abandoned_message()
+        pending.abandoned_message(terminating)
     );
+    pass.context.metrics.cleanups_abandoned.inc();
     let report = &pass.context.report;
     if terminating {
         report.log(pass.binding, Reason::CleanupAbandoned, &message);

@@ -29,6 +29,7 @@ pub mod requeue;
 pub mod resolution;
 pub mod resolve;
 pub mod scope;
+pub mod scope_state;
 mod secret;
 pub mod stored_binding;
 pub mod watches;

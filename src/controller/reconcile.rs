@@ -19,10 +19,12 @@ use super::{
     patch_status,
     prune::delete_renamed_secret,
     resolve::resolve,
+    scope_state::Unavailable,
     secret::{desired_secret, reconcile_secret},
 };
 use crate::{
     crd::BindingRef,
+    reason::Reason,
     status::{BLOCK_RESOLVED, ConditionUpdate, Outcome},
 };
 
@@ -59,6 +61,8 @@ pub async fn reconcile(context: &Context, key: &BindingRef) -> Option<Duration> 
 async fn reconcile_binding(mut pass: Pass<'_>) -> Option<Duration> {
     if pass.binding.meta().deletion_timestamp.is_some() {
         cleanup(&mut pass).await;
+    } else if !pass.context.is_listed(pass.key.namespace()) {
+        report_unlisted(&mut pass).await;
     } else if pass.binding.spec.suspend {
         suspend(&mut pass).await;
     } else {
@@ -101,6 +105,42 @@ async fn advance(pass: &mut Pass<'_>) {
         resolved: values.map(|values| (values.project.clone(), values.config.clone())),
         secret_name: pass.binding.secret_name().to_owned(),
         content: secret.content,
+        pools,
+    };
+    patch_status::patch(pass, &outcome).await;
+}
+
+/// Reports a binding of a namespace that cannot be listed. Nothing is read or written for it, because
+/// the caches do not show what exists there.
+async fn report_unlisted(pass: &mut Pass<'_>) {
+    let namespace = pass.key.namespace();
+    let (reason, message) = match pass.context.unavailable(namespace) {
+        Some(Unavailable::Terminating) => (
+            Reason::NamespaceTerminating,
+            format!("namespace {namespace} is being deleted"),
+        ),
+        // The namespace exists again: the lists that follow enqueue the binding.
+        Some(Unavailable::Gone) | None => return,
+        Some(Unavailable::Forbidden) => (
+            Reason::NamespaceForbidden,
+            format!(
+                "the operator may not list the Secrets or ConfigMaps of namespace {namespace}: create the chart's Role there again with helm upgrade"
+            ),
+        ),
+    };
+    let (injected, pools) = injection::suspend(pass);
+    let outcome = Outcome {
+        block: if pass.was_true(BLOCK_RESOLVED) {
+            ConditionUpdate::Unchanged
+        } else {
+            ConditionUpdate::Unknown(reason, message.clone())
+        },
+        secret: ConditionUpdate::False(reason, message),
+        injected,
+        suspended: false,
+        resolved: None,
+        secret_name: pass.binding.secret_name().to_owned(),
+        content: None,
         pools,
     };
     patch_status::patch(pass, &outcome).await;

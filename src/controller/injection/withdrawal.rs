@@ -45,12 +45,22 @@ impl PendingRemoval {
         self.attempted
     }
 
-    /// What to do about the entry if the operator gives up.
+    /// What to do about the entry if the operator gives up. With a terminating namespace, the Secret
+    /// is deleted.
     #[must_use]
-    pub fn abandoned_message(&self) -> String {
-        let InjectedEntry { pool, secret, .. } = &self.entry;
+    pub fn abandoned_message(&self, terminating: bool) -> String {
+        let InjectedEntry {
+            pool,
+            secret,
+            server,
+        } = &self.entry;
+        let (fate, then) = if terminating {
+            ("Kubernetes deletes Secret", "")
+        } else {
+            ("the operator keeps Secret", ", then delete the Secret")
+        };
         format!(
-            "the operator could not remove the entry from work pool {pool} ({}); Secret {secret} stays: remove the entry from the pool's template, then delete the Secret",
+            "the operator could not remove the entry {{\"secretRef\":{{\"name\":\"{secret}\"}}}} from work pool {pool} of {server} ({}); {fate} {secret}: run prefect work-pool inspect {pool} --output json, remove the entry from envFrom in its base_job_template, and run prefect work-pool update {pool} --base-job-template FILE{then}",
             self.why
         )
     }
