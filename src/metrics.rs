@@ -2,8 +2,8 @@
 //!
 //! Input: counts from all modules.
 //! Output: the metrics page as OpenMetrics text.
-//! Invariants: label values come from closed lists. A label never holds a name that a user chose, or
-//! a secret value.
+//! Invariants: label values come from closed lists, or from a flag of the operator. A label never
+//! holds a name that a user chose, or a secret value.
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
@@ -45,6 +45,15 @@ pub struct UpstreamLabels {
 pub struct NotificationLabels {
     /// `doppler` (a watch stream), `prefect` (an event socket) or `webhook`.
     pub source: &'static str,
+}
+
+/// Labels of a watched namespace. The administrator lists them in a flag.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct NamespaceLabels {
+    /// The namespace.
+    pub namespace: String,
+    /// `terminating`, `gone` or `forbidden`.
+    pub reason: &'static str,
 }
 
 /// Labels of a value per kind of source.
@@ -115,6 +124,10 @@ pub struct Metrics {
     pub webhook_requests: Family<WebhookLabels, Counter>,
     /// Panics of tasks that were started again.
     pub task_panics: Family<TaskLabels, Counter>,
+    /// Deleted bindings whose pool entry the operator left behind.
+    pub cleanups_abandoned: Counter,
+    /// Watched namespaces that the operator cannot serve.
+    pub namespace_unavailable: Family<NamespaceLabels, Gauge>,
     /// 1 while this replica is the leader.
     pub leader: Gauge,
 }
@@ -142,6 +155,8 @@ impl Metrics {
             sources: Family::default(),
             webhook_requests: Family::default(),
             task_panics: Family::default(),
+            cleanups_abandoned: Counter::default(),
+            namespace_unavailable: Family::default(),
             leader: Gauge::default(),
             registry: Registry::default(),
         };
@@ -201,6 +216,16 @@ impl Metrics {
             "task_panics",
             "Panics of tasks that were started again, by task",
             metrics.task_panics.clone(),
+        );
+        registry.register(
+            "cleanups_abandoned",
+            "Deleted bindings whose pool entry the operator left behind",
+            metrics.cleanups_abandoned.clone(),
+        );
+        registry.register(
+            "namespace_unavailable",
+            "1 for each watched namespace that is terminating, gone or forbidden",
+            metrics.namespace_unavailable.clone(),
         );
         registry.register(
             "leader",

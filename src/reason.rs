@@ -19,6 +19,8 @@ pub enum Class {
     /// Only a change by a user can help. The operator retries when a dependency changes, and at the
     /// refresh interval.
     WaitForChange,
+    /// The operator has given up.
+    GivenUp,
 }
 
 impl Class {
@@ -27,6 +29,7 @@ impl Class {
             Self::Settled => "keeps polling",
             Self::Retry => "retries with backoff",
             Self::WaitUntil => "retries when the upstream allows it",
+            Self::GivenUp => "does not try again",
             Self::WaitForChange => "retries when a dependency changes, and at the refresh interval",
         }
     }
@@ -287,6 +290,10 @@ reasons! {
     KubernetesError, Retry,
         "The Secret stays as it is.",
         "Check the message and the API server. The operator tries again.";
+    /// The operator has no permission to list what a namespace holds, so it serves no binding there.
+    NamespaceForbidden, Retry,
+        "Secret and pools stay as they are.",
+        "Create the chart's Role in the namespace again with `helm upgrade`.";
     /// The namespace is terminating, so the operator writes nothing into it.
     NamespaceTerminating, WaitForChange,
         "Kubernetes deletes the Secret with its namespace. The operator removes the pool entries.",
@@ -353,9 +360,9 @@ reasons! {
         "Nothing to do.";
     /// The binding is deleted although the operator could not clean up its pool. The Secret stays,
     /// so that runs still start.
-    CleanupAbandoned, Settled,
-        "The Secret and the pool entry that names it stay.",
-        "Remove the entry from the pool's template and delete the Secret. The message names both.";
+    CleanupAbandoned, GivenUp,
+        "The pool entry stays, and the Secret that it names. With its namespace, Kubernetes deletes the Secret: with `optional: false`, runs of the pool then wait for it.",
+        "Remove the entry from the pool's template and delete the Secret. The message names both, the server, and the commands.";
 }
 
 impl fmt::Display for Reason {

@@ -29,6 +29,8 @@ use crate::{
 
 /// Wait before a step that failed is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+/// Wait while the namespace cannot be listed, before the operator looks at it again.
+const UNLISTED_INTERVAL: Duration = Duration::from_mins(1);
 /// The shortest wait for the first result of a pool, which also enqueues the binding.
 const FIRST_ATTEMPT: Duration = Duration::from_millis(200);
 /// Wait before the entries of a binding that no longer exists are tried again.
@@ -45,6 +47,10 @@ pub async fn cleanup(pass: &mut Pass<'_>) {
     context.configs.unsubscribe(pass.key);
     track_objects(pass);
     let terminating = namespace_is_terminating(pass).await;
+    if !terminating && !context.is_listed(pass.key.namespace()) {
+        // The operator would neither find the Secret nor the credentials. A list enqueues the binding.
+        return pass.requeue.after(UNLISTED_INTERVAL);
+    }
     match withdraw_all(pass).await {
         Withdrawal::Pending(pending) => {
             let remaining = remaining_time(pass);
@@ -174,8 +180,9 @@ async fn report_deleting(pass: &mut Pass<'_>, message: String) {
 fn report_abandoned(pass: &Pass<'_>, pending: &PendingRemoval, terminating: bool) {
     let message = format!(
         "the binding is deleted although {}",
-        pending.abandoned_message()
+        pending.abandoned_message(terminating)
     );
+    pass.context.metrics.cleanups_abandoned.inc();
     let report = &pass.context.report;
     if terminating {
         report.log(pass.binding, Reason::CleanupAbandoned, &message);

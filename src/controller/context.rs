@@ -12,8 +12,13 @@ use kube::{
 };
 
 use super::{
-    binding_state::BindingStates, key_refs::KeyRefs, object_cache::ObjectCache,
-    service_types::ServiceTypes, stored_binding::StoredBinding, work_queue::WorkQueue,
+    binding_state::BindingStates,
+    key_refs::KeyRefs,
+    object_cache::ObjectCache,
+    scope_state::{ScopeState, Unavailable},
+    service_types::ServiceTypes,
+    stored_binding::StoredBinding,
+    work_queue::WorkQueue,
 };
 use crate::{
     args::BlockOverrides,
@@ -72,6 +77,8 @@ pub struct Context {
     pub operator_namespace: String,
     /// The bindings, one store per scope.
     pub bindings: Vec<Store<StoredBinding>>,
+    /// How far the lists of each scope are.
+    pub scopes: Vec<Arc<ScopeState>>,
 }
 
 impl Context {
@@ -102,6 +109,22 @@ impl Context {
     pub fn stored(&self, binding: &BindingRef) -> Option<Arc<StoredBinding>> {
         let key = ObjectRef::new(binding.name()).within(binding.namespace());
         self.bindings.iter().find_map(|store| store.get(&key))
+    }
+
+    /// Whether the caches show what exists in a namespace.
+    #[must_use]
+    pub fn is_listed(&self, namespace: &str) -> bool {
+        let mut scopes = self.scopes.iter();
+        scopes.any(|scope| scope.contains(namespace) && scope.progress().is_complete())
+    }
+
+    /// Why a namespace cannot be served.
+    #[must_use]
+    pub fn unavailable(&self, namespace: &str) -> Option<Unavailable> {
+        let mut scopes = self.scopes.iter();
+        scopes
+            .find(|scope| scope.contains(namespace))
+            .and_then(|scope| scope.progress().unavailable)
     }
 
     /// Whether a binding with this UID exists.

@@ -33,6 +33,7 @@ pub mod requeue;
 pub mod resolution;
 pub mod resolve;
 pub mod scope;
+pub mod scope_state;
 mod secret;
 pub mod service_types;
 pub mod stored_binding;

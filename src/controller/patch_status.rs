@@ -82,6 +82,10 @@ pub async fn patch(pass: &mut Pass<'_>, outcome: &Outcome) {
     };
     pass.requeue.after(wait_for_refused(pass, fingerprint));
     let message = error.to_string();
+    if context.unavailable(pass.key.namespace()).is_some() {
+        // One line reports the whole namespace.
+        return tracing::debug!("{message}");
+    }
     if failures == 1 {
         pass.emit(Reason::StatusRefused, &message);
     } else {

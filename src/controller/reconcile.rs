@@ -20,10 +20,12 @@ use super::{
     patch_status,
     prune::delete_renamed_secret,
     resolve::resolve,
+    scope_state::Unavailable,
     secret::{desired_secret, reconcile_secret},
 };
 use crate::{
     crd::BindingRef,
+    reason::Reason,
     status::{BLOCK_RESOLVED, ConditionUpdate, Outcome},
 };
 
@@ -61,6 +63,10 @@ async fn reconcile_binding(mut pass: Pass<'_>, is_valid: bool) -> Option<Duratio
     if pass.binding.meta().deletion_timestamp.is_some() {
         // The cleanup does not need the whole spec.
         cleanup(&mut pass).await;
+        return pass.requeue.wait();
+    }
+    if !pass.context.is_listed(pass.key.namespace()) {
+        report_unlisted(&mut pass).await;
         return pass.requeue.wait();
     }
     // A client that replaces the whole binding drops the finalizer.
@@ -118,6 +124,44 @@ async fn advance(pass: &mut Pass<'_>) {
     };
     patch_status::patch(pass, &outcome).await;
     finalizer::release(pass).await;
+}
+
+/// Reports a binding of a namespace that cannot be listed. Nothing is read or written for it, because
+/// the caches do not show what exists there.
+async fn report_unlisted(pass: &mut Pass<'_>) {
+    let namespace = pass.key.namespace();
+    let (reason, message) = match pass.context.unavailable(namespace) {
+        Some(Unavailable::Terminating) => (
+            Reason::NamespaceTerminating,
+            format!("namespace {namespace} is being deleted"),
+        ),
+        // The namespace exists again: the lists that follow enqueue the binding.
+        Some(Unavailable::Gone) | None => return,
+        Some(Unavailable::Forbidden) => (
+            Reason::NamespaceForbidden,
+            format!(
+                "the operator may not list the Secrets or ConfigMaps of namespace {namespace}: create the chart's Role there again with helm upgrade"
+            ),
+        ),
+    };
+    let (injected, pools) = injection::suspend(pass);
+    let outcome = Outcome {
+        block: if pass.was_true(BLOCK_RESOLVED) {
+            ConditionUpdate::Unchanged
+        } else {
+            ConditionUpdate::Unknown(reason, message.clone())
+        },
+        secret: ConditionUpdate::False(reason, message),
+        injected,
+        suspended: false,
+        resolved: None,
+        secret_name: pass.binding.secret_name().to_owned(),
+        content: None,
+        pools,
+        entries: pass.entries.recorded.entries.iter().cloned().collect(),
+        deleting: None,
+    };
+    patch_status::patch(pass, &outcome).await;
 }
 
 /// Stops all reads for the binding. The Secret and its injection stay as they are.

@@ -3,11 +3,12 @@
 //! Input: the API server's watches of one scope.
 //! Output: [`BindingEvent`]s, and calls of [`ObjectCache`].
 //! Invariants: an event is passed on once the store shows it.
-//! A watch that is interrupted or refused is logged, and started again with backoff.
+//! A watch that is interrupted or refused is logged, and started again with backoff. The backoff grows
+//! until a list or a watch works.
 
-use std::{collections::HashSet, fmt::Debug, sync::Arc};
+use std::{collections::HashSet, fmt::Debug, sync::Arc, time::Duration};
 
-use futures::{StreamExt, stream::BoxStream};
+use futures::{Stream, StreamExt, stream, stream::BoxStream};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::core::v1::{ConfigMap, Secret},
@@ -16,22 +17,27 @@ use kube::{
     Api, Client, Resource,
     core::PartialObjectMeta,
     runtime::{
-        WatchStreamExt,
         reflector::{self, ObjectRef, Store},
         watcher::{self, Event},
     },
 };
 use serde::de::DeserializeOwned;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::{
     object_cache::{ObjectCache, ReferenceKind},
     scope::WatchScope,
+    scope_state::{Part, ScopeState},
     stored_binding::StoredBinding,
 };
-use crate::crd::BindingRef;
+use crate::{
+    crd::BindingRef,
+    upstream::backoff::{Backoff, jittered},
+};
+
+/// Waits before an interrupted or refused watch is opened again.
+const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_mins(1));
 
 /// What the watch of bindings reports.
 #[derive(Debug)]
@@ -47,7 +53,7 @@ pub enum BindingEvent<'a> {
 /// The bindings of a scope, and the task that keeps them current until `shutdown`.
 pub fn watch_bindings<F: Fn(BindingEvent<'_>) + Send + 'static>(
     client: Client,
-    scope: &WatchScope,
+    scope: Arc<ScopeState>,
     on_event: F,
     shutdown: CancellationToken,
 ) -> (
@@ -56,8 +62,8 @@ pub fn watch_bindings<F: Fn(BindingEvent<'_>) + Send + 'static>(
 ) {
     let (store, mut writer) = reflector::store();
     let stored = store.clone();
-    let api: Api<StoredBinding> = scoped_api(client, scope);
-    let events = kube::runtime::watcher(api, watcher::Config::default()).default_backoff();
+    let api: Api<StoredBinding> = scoped_api(client, scope.scope());
+    let events = with_backoff(kube::runtime::watcher(api, watcher::Config::default()));
     let watch = async move {
         let mut events = std::pin::pin!(events.take_until(shutdown.cancelled_owned()));
         let mut changed_in_list = Vec::new();
@@ -65,11 +71,7 @@ pub fn watch_bindings<F: Fn(BindingEvent<'_>) + Send + 'static>(
             let event = match event {
                 Ok(event) => event,
                 Err(error) => {
-                    let reason = error_text(&error);
-                    warn!(
-                        reason,
-                        "the watch of bindings was interrupted; the operator opens it again"
-                    );
+                    on_error(&scope, Part::Bindings, &error);
                     continue;
                 }
             };
@@ -99,6 +101,7 @@ pub fn watch_bindings<F: Fn(BindingEvent<'_>) + Send + 'static>(
                     for key in std::mem::take(&mut changed_in_list) {
                         on_event(BindingEvent::SpecChanged(key));
                     }
+                    scope.on_listed(Part::Bindings);
                 }
                 Event::Apply(binding) => {
                     on_event(BindingEvent::Stored(&binding));
@@ -113,6 +116,45 @@ pub fn watch_bindings<F: Fn(BindingEvent<'_>) + Send + 'static>(
         }
     };
     (store, watch)
+}
+
+/// Reports an interrupted or refused watch. A refusal in one namespace becomes a state of its scope,
+/// which is reported once.
+fn on_error(scope: &ScopeState, part: Part, error: &watcher::Error) {
+    let reason = error_text(error);
+    if scope.namespace().is_some() && status_code(error) == Some(403) {
+        debug!(?part, reason, "a list or watch is refused");
+        scope.on_refused(part);
+    } else {
+        warn!(
+            ?part,
+            reason, "a watch was interrupted; the operator opens it again"
+        );
+    }
+}
+
+/// The events of a watch, with a growing wait after each error. An [`Event::Init`] only says that a
+/// list begins, so it does not end the backoff, as it does with the backoff of kube.
+fn with_backoff<K: Send>(
+    events: impl Stream<Item = watcher::Result<Event<K>>> + Send,
+) -> impl Stream<Item = watcher::Result<Event<K>>> + Send {
+    let state = (Box::pin(events), 0_u32, Duration::ZERO);
+    stream::unfold(state, |(mut events, mut failures, wait)| async move {
+        tokio::time::sleep(wait).await;
+        let event = events.next().await?;
+        let wait = match &event {
+            Err(_) => {
+                failures = failures.saturating_add(1);
+                jittered(BACKOFF.delay(failures), 0.2)
+            }
+            Ok(Event::Init) => Duration::ZERO,
+            Ok(_) => {
+                failures = 0;
+                Duration::ZERO
+            }
+        };
+        Some((event, (events, failures, wait)))
+    })
 }
 
 /// Whether a user changed what the binding asks for since the version in the store.
@@ -131,18 +173,16 @@ fn spec_changed(store: &Store<StoredBinding>, binding: &StoredBinding) -> bool {
 pub struct MetadataWatch {
     /// The API server.
     pub client: Client,
-    /// Where the objects are.
-    pub scope: WatchScope,
+    /// Where the objects are, and how far their lists are.
+    pub scope: Arc<ScopeState>,
     /// The cache that is kept current.
     pub objects: Arc<ObjectCache>,
-    /// Turns true once all objects are listed.
-    pub listed: watch::Sender<bool>,
 }
 
 impl std::fmt::Debug for MetadataWatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("MetadataWatch")
-            .field("scope", &self.scope)
+            .field("scope", self.scope.scope())
             .finish_non_exhaustive()
     }
 }
@@ -150,20 +190,22 @@ impl std::fmt::Debug for MetadataWatch {
 impl MetadataWatch {
     /// Watches Secrets until `shutdown`.
     pub async fn secrets(self, shutdown: CancellationToken) {
-        let events = metadata_events::<Secret>(self.client.clone(), &self.scope, shutdown);
+        let events = metadata_events::<Secret>(self.client.clone(), self.scope.scope(), shutdown);
         self.follow(ReferenceKind::Secret, events).await;
     }
 
     /// Watches ConfigMaps until `shutdown`.
     pub async fn config_maps(self, shutdown: CancellationToken) {
-        let events = metadata_events::<ConfigMap>(self.client.clone(), &self.scope, shutdown);
+        let events =
+            metadata_events::<ConfigMap>(self.client.clone(), self.scope.scope(), shutdown);
         self.follow(ReferenceKind::ConfigMap, events).await;
     }
 
     async fn follow<K: Debug>(self, kind: ReferenceKind, mut events: MetadataEvents<K>) {
-        let namespace = match &self.scope {
-            WatchScope::All => None,
-            WatchScope::Namespace(namespace) => Some(namespace.as_str()),
+        let namespace = self.scope.namespace();
+        let part = match kind {
+            ReferenceKind::Secret => Part::Secrets,
+            ReferenceKind::ConfigMap => Part::ConfigMaps,
         };
         let mut listed = HashSet::new();
         while let Some(event) = events.next().await {
@@ -180,18 +222,11 @@ impl MetadataWatch {
                 Ok(Event::InitDone) => {
                     self.objects.on_relist(kind, namespace, &listed);
                     listed = HashSet::new();
-                    self.listed.send_replace(true);
+                    self.scope.on_listed(part);
                 }
                 Ok(Event::Apply(object)) => self.objects.on_apply(kind, &object.metadata),
                 Ok(Event::Delete(object)) => self.objects.on_delete(kind, &object.metadata),
-                Err(error) => {
-                    let reason = error_text(&error);
-                    warn!(
-                        ?kind,
-                        reason,
-                        "the watch of metadata was interrupted; the operator opens it again"
-                    );
-                }
+                Err(error) => on_error(&self.scope, part, &error),
             }
         }
     }
@@ -213,8 +248,7 @@ where
         + 'static,
 {
     let api: Api<PartialObjectMeta<K>> = scoped_api(client, scope);
-    kube::runtime::watcher(api, watcher::Config::default())
-        .default_backoff()
+    with_backoff(kube::runtime::watcher(api, watcher::Config::default()))
         .take_until(shutdown.cancelled_owned())
         .boxed()
 }
@@ -251,6 +285,16 @@ pub fn error_text(error: &watcher::Error) -> String {
         watcher::Error::NoResourceVersion => {
             "the API server returned no resourceVersion".to_owned()
         }
+    }
+}
+
+fn status_code(error: &watcher::Error) -> Option<u16> {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => Some(status.code),
+        _ => None,
     }
 }
 

@@ -55,6 +55,8 @@ fn names() -> BTreeSet<String> {
         reconcile_seconds: _,
         notification_to_secret_seconds: _,
         task_panics,
+        cleanups_abandoned: _,
+        namespace_unavailable,
         leader: _,
     } = &metrics;
     let upstream = UpstreamLabels {
@@ -78,6 +80,10 @@ fn names() -> BTreeSet<String> {
     }));
     drop(reports.get_or_create(&reason));
     drop(sources.get_or_create(&kind));
+    drop(namespace_unavailable.get_or_create(&NamespaceLabels {
+        namespace: "flows".to_owned(),
+        reason: "gone",
+    }));
     drop(task_panics.get_or_create(&TaskLabels { task: "pool" }));
     drop(webhook_requests.get_or_create(&WebhookLabels { outcome }));
     metrics.count_write("secret", true);

@@ -8,7 +8,6 @@
 use std::{sync::Arc, time::Duration};
 
 use kube::Client;
-use tokio::sync::watch as signal;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -19,9 +18,16 @@ use super::{
 };
 use crate::{
     controller::{
-        self, binding_state::BindingStates, context::Context, key_refs::KeyRefs,
-        object_cache::ObjectCache, prefect_work_pools, scope::WatchScope,
-        service_types::ServiceTypes, work_queue::WorkQueue,
+        self,
+        binding_state::BindingStates,
+        context::Context,
+        key_refs::KeyRefs,
+        object_cache::ObjectCache,
+        prefect_work_pools,
+        scope::WatchScope,
+        scope_state::{Progress, ScopeState},
+        service_types::ServiceTypes,
+        work_queue::WorkQueue,
     },
     crd::BindingRef,
     doppler::Configs,
@@ -94,12 +100,17 @@ impl ControllerManager {
         tasks.spawn("connections", evictions);
 
         let states = Arc::new(BindingStates::default());
-        let mut listed = Vec::new();
+        let mut served = Vec::new();
         let mut stores = Vec::new();
         for scope in WatchScope::of(&settings.watch_namespaces) {
-            let (queue, states) = (Arc::clone(&queue), Arc::clone(&states));
-            let (scope_watch, all_listed) = ScopeWatch::new(client.clone(), scope, queue, states);
-            listed.push(all_listed);
+            let state = Arc::new(ScopeState::new(scope, Arc::clone(&metrics)));
+            served.push(Arc::clone(&state));
+            let scope_watch = ScopeWatch {
+                client: client.clone(),
+                state,
+                queue: Arc::clone(&queue),
+                states: Arc::clone(&states),
+            };
             let (store, watch) = scope_watch.run(&objects, shutdown.clone());
             stores.push(store);
             tasks.spawn("watches", watch);
@@ -131,6 +142,7 @@ impl ControllerManager {
             queue,
             operator_namespace: settings.operator_namespace,
             bindings: stores,
+            scopes: served.clone(),
         });
         let reconciles = controller::run(context, settings.concurrency.into(), shutdown.clone());
         tasks.spawn("controller", reconciles);
@@ -138,7 +150,7 @@ impl ControllerManager {
             "managed pools",
             prefect_work_pools::watch_work_pools(client, scopes, pools, shutdown.clone()),
         );
-        tasks.spawn("ready", become_ready(listed, readiness, shutdown));
+        tasks.spawn("ready", become_ready(served, readiness, shutdown));
         Ok(configs)
     }
 }
@@ -167,16 +179,17 @@ async fn evict_unused(connections: Arc<ConnectionInterner>, shutdown: Cancellati
     }
 }
 
-/// Sets the replica ready once all scopes are listed.
+/// Sets the replica ready once all scopes are listed or cannot be served.
 async fn become_ready(
-    scopes: Vec<signal::Receiver<bool>>,
+    scopes: Vec<Arc<ScopeState>>,
     readiness: Readiness,
     shutdown: CancellationToken,
 ) {
-    for mut scope in scopes {
+    for scope in scopes {
+        let mut progress = scope.subscribe();
         tokio::select! {
             () = shutdown.cancelled() => return,
-            _ = scope.wait_for(|listed| *listed) => {}
+            _ = progress.wait_for(Progress::is_settled) => {}
         }
     }
     readiness.set();

@@ -1,24 +1,28 @@
 //! The watches of one scope, and when its bindings may be reconciled.
 //!
 //! Input: the API server's watches.
-//! Output: keys in the work queue, and a signal once everything is listed.
+//! Output: keys in the work queue, and the state of the scope.
 //! Invariants: no key of the scope is queued before all Secrets and ConfigMaps of the scope are
-//! listed. An earlier reconcile would try to create Secrets that exist.
+//! listed, or cannot be listed. An earlier reconcile would try to create Secrets that exist.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
-use kube::{Client, runtime::reflector::Store};
-use tokio::sync::watch as signal;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{Api, Client, runtime::reflector::Store};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     controller::{
         binding_state::BindingStates,
         object_cache::ObjectCache,
-        scope::WatchScope,
+        scope_state::{ScopeState, Unavailable},
         stored_binding::StoredBinding,
         watches::{BindingEvent, MetadataWatch, watch_bindings},
         work_queue::WorkQueue,
@@ -26,34 +30,22 @@ use crate::{
     crd::BindingRef,
 };
 
+/// Time limit of a read of a namespace.
+const NAMESPACE_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// The watches of one scope.
 pub(super) struct ScopeWatch {
-    client: Client,
-    scope: WatchScope,
-    queue: Arc<WorkQueue>,
-    states: Arc<BindingStates>,
-    listed: signal::Sender<bool>,
+    /// The API server.
+    pub client: Client,
+    /// The scope, and how far its lists are.
+    pub state: Arc<ScopeState>,
+    /// Gets the keys of the scope.
+    pub queue: Arc<WorkQueue>,
+    /// Shares the text of equal keys.
+    pub states: Arc<BindingStates>,
 }
 
 impl ScopeWatch {
-    /// The watches, and the signal that turns true once everything in the scope is listed.
-    pub(super) fn new(
-        client: Client,
-        scope: WatchScope,
-        queue: Arc<WorkQueue>,
-        states: Arc<BindingStates>,
-    ) -> (Self, signal::Receiver<bool>) {
-        let (listed, all_listed) = signal::channel(false);
-        let watches = Self {
-            client,
-            scope,
-            queue,
-            states,
-            listed,
-        };
-        (watches, all_listed)
-    }
-
     /// The store of bindings, and the task that watches until `shutdown`.
     pub(super) fn run(
         self,
@@ -65,10 +57,9 @@ impl ScopeWatch {
     ) {
         let Self {
             client,
-            scope,
+            state,
             queue,
             states,
-            listed,
         } = self;
         let queued = Arc::new(AtomicBool::new(false));
         let on_event = {
@@ -83,47 +74,78 @@ impl ScopeWatch {
                 }
             }
         };
-        let (store, bindings) = watch_bindings(client.clone(), &scope, on_event, shutdown.clone());
-        let metadata_watch = || {
-            let (sender, receiver) = signal::channel(false);
-            let watch = MetadataWatch {
-                client: client.clone(),
-                scope: scope.clone(),
-                objects: Arc::clone(objects),
-                listed: sender,
-            };
-            (watch, receiver)
+        let (store, bindings) = watch_bindings(
+            client.clone(),
+            Arc::clone(&state),
+            on_event,
+            shutdown.clone(),
+        );
+        let metadata_watch = || MetadataWatch {
+            client: client.clone(),
+            scope: Arc::clone(&state),
+            objects: Arc::clone(objects),
         };
-        let (secrets, mut secrets_listed) = metadata_watch();
-        let (config_maps, mut config_maps_listed) = metadata_watch();
-        let start = {
-            let (store, shutdown) = (store.clone(), shutdown.clone());
+        let (secrets, config_maps) = (metadata_watch(), metadata_watch());
+        let enqueue = {
+            let (store, state) = (store.clone(), Arc::clone(&state));
             async move {
-                let all_listed = async {
-                    let _ = secrets_listed.wait_for(|listed| *listed).await;
-                    let _ = config_maps_listed.wait_for(|listed| *listed).await;
-                    // First the flag: an event between the two is queued twice at most.
-                    queued.store(true, Ordering::Release);
-                    for binding in store.state() {
-                        queue.add(&states.intern(BindingRef::of(&*binding)));
+                let mut progress = state.subscribe();
+                let mut before = (false, None);
+                loop {
+                    let now = *progress.borrow_and_update();
+                    // Bindings are reconciled again when the scope can be served or no longer can.
+                    let after = (now.is_complete(), now.unavailable);
+                    if now.is_settled() && before != after {
+                        before = after;
+                        // First the flag: an event between the two is queued twice at most.
+                        queued.store(true, Ordering::Release);
+                        for binding in store.state() {
+                            queue.add(&states.intern(BindingRef::of(&*binding)));
+                        }
                     }
-                    let _ = store.wait_until_ready().await;
-                    listed.send_replace(true);
-                };
-                tokio::select! {
-                    () = shutdown.cancelled() => {}
-                    () = all_listed => {}
+                    if progress.changed().await.is_err() {
+                        return;
+                    }
                 }
             }
         };
+        let diagnosis = diagnose(client.clone(), state);
         let watch = async move {
+            let until_shutdown = async {
+                tokio::select! {
+                    () = shutdown.cancelled() => {}
+                    ((), ()) = async { tokio::join!(enqueue, diagnosis) } => {}
+                }
+            };
             tokio::join!(
                 bindings,
                 secrets.secrets(shutdown.clone()),
-                config_maps.config_maps(shutdown),
-                start,
+                config_maps.config_maps(shutdown.clone()),
+                until_shutdown,
             );
         };
         (store, watch)
+    }
+}
+
+/// Finds out why lists are refused: reads the namespace after each refusal.
+async fn diagnose(client: Client, state: Arc<ScopeState>) {
+    let Some(namespace) = state.namespace() else {
+        return;
+    };
+    let api: Api<Namespace> = Api::all(client);
+    let mut progress = state.subscribe();
+    let mut seen = 0;
+    loop {
+        seen = match progress.wait_for(|now| now.refusals != seen).await {
+            Ok(now) => now.refusals,
+            Err(_) => return,
+        };
+        let answer = timeout(NAMESPACE_TIMEOUT, api.get_metadata(namespace)).await;
+        if let Ok(answer) = answer
+            && let Some(why) = Unavailable::of(&answer)
+        {
+            state.on_unavailable(why);
+        }
     }
 }

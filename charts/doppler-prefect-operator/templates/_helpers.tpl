@@ -169,3 +169,20 @@ belongs to a ClusterRole.
   resources: [prefectworkpools]
   verbs: [get, list, watch]
 {{- end }}
+
+{{- /*
+The listed namespaces that are being deleted or do not exist, as a JSON array. An upgrade leaves their Roles out, because the API server would refuse
+them. An installation, and a tool that renders without a cluster, such as Argo CD, find none.
+*/ -}}
+{{- define "dpo.lostNamespaces" -}}
+{{- $lost := list -}}
+{{- if and .Release.IsUpgrade (lookup "v1" "Namespace" "" .Release.Namespace) -}}
+{{- range concat (default (list) .Values.watchNamespaces) (default (list) .Values.prefectNamespaces) | uniq -}}
+{{- $namespace := lookup "v1" "Namespace" "" . -}}
+{{- if or (not $namespace) (dig "metadata" "deletionTimestamp" "" $namespace) -}}
+{{- $lost = append $lost . -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $lost -}}
+{{- end }}

@@ -54,11 +54,21 @@ impl PendingRemoval {
         format!("the operator has yet to remove {}", self.description())
     }
 
-    /// What to do about the entry if the operator gives up.
+    /// What to do about the entry if the operator gives up. With a terminating namespace, the Secret
+    /// is deleted.
     #[must_use]
-    pub fn abandoned_message(&self) -> String {
+    pub fn abandoned_message(&self, terminating: bool) -> String {
+        let InjectedEntry { pool, secret, .. } = &self.entry;
+        let (fate, then) = if terminating {
+            ("Kubernetes deletes the Secret", "")
+        } else {
+            (
+                "entry and Secret stay, and the operator goes on trying while the Secret exists",
+                ", then delete the Secret",
+            )
+        };
         format!(
-            "the operator could not remove {}; entry and Secret stay, and the operator goes on trying while the Secret exists; or remove the entry from the pool's template, then delete the Secret",
+            "the operator could not remove {}; {fate}: run prefect work-pool inspect {pool} --output json, remove {{\"secretRef\":{{\"name\":\"{secret}\"}}}} from envFrom in its base_job_template, and run prefect work-pool update {pool} --base-job-template FILE{then}",
             self.description()
         )
     }

@@ -8,6 +8,11 @@ use wiremock::{
 };
 
 use super::*;
+use crate::metrics::Metrics;
+
+fn scope(scope: WatchScope) -> Arc<ScopeState> {
+    Arc::new(ScopeState::new(scope, Arc::new(Metrics::new())))
+}
 
 /// The answer to a watch whose version is too old.
 const EXPIRED: &str = r#"{"type":"ERROR","object":{"kind":"Status","apiVersion":"v1","status":"Failure","message":"too old","reason":"Expired","code":410}}"#;
@@ -46,7 +51,7 @@ async fn reports_a_binding_that_is_missing_from_the_second_list() {
     let (says, mut hears) = mpsc::unbounded_channel();
     let tell = move |heard: BindingEvent<'_>| says.send(format!("{heard:?}")).unwrap();
     let shutdown = CancellationToken::new();
-    let (store, following) = watch_bindings(client, &WatchScope::All, tell, shutdown.clone());
+    let (store, following) = watch_bindings(client, scope(WatchScope::All), tell, shutdown.clone());
     let following = tokio::spawn(following);
     let mut next = async || {
         timeout(Duration::from_secs(30), hears.recv())
@@ -115,9 +120,8 @@ async fn secrets_are_listed_and_watched_as_metadata_only() {
     let shutdown = CancellationToken::new();
     let secrets = MetadataWatch {
         client,
-        scope: WatchScope::Namespace("flows".to_owned()),
+        scope: scope(WatchScope::Namespace("flows".to_owned())),
         objects: Arc::new(ObjectCache::new(Arc::new(|_| {}))),
-        listed: watch::channel(false).0,
     };
     let watching = tokio::spawn(secrets.secrets(shutdown.clone()));
     let asked = timeout(Duration::from_secs(30), async {
@@ -146,4 +150,30 @@ async fn secrets_are_listed_and_watched_as_metadata_only() {
         .await
         .unwrap()
         .unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn waits_grow_while_lists_are_refused() {
+    let refused = || {
+        let status: kube::core::Status =
+            serde_json::from_value(serde_json::json!({"code": 403})).unwrap();
+        watcher::Error::InitialListFailed(kube::Error::Api(Box::new(status)))
+    };
+    // As the watcher of kube: each attempt begins with `Init`.
+    let attempts = |number: usize| {
+        stream::iter((0..number).flat_map(move |_| [Ok(Event::Init), Err(refused())]))
+    };
+    let after_list = stream::iter([Ok(Event::Init), Ok(Event::InitDone), Err(refused())]);
+    let events = attempts(12).chain(after_list).chain(attempts(1));
+    let mut events = std::pin::pin!(with_backoff::<StoredBinding>(events));
+    let (mut waits, mut last) = (Vec::new(), tokio::time::Instant::now());
+    while let Some(event) = events.next().await {
+        if matches!(event, Ok(Event::Init)) {
+            waits.push(last.elapsed().as_secs_f64());
+            last = tokio::time::Instant::now();
+        }
+    }
+    assert!(waits[1] < 1.3 && waits[2] > 0.7, "{waits:?}");
+    assert!(waits[11] > 45.0 && waits[12] > 45.0, "{waits:?}");
+    assert!(waits[13] < 1.3, "a list ends the backoff: {waits:?}");
 }

@@ -102,7 +102,7 @@ pub(super) fn retry_delay(
         return (shut.retry_after, false);
     }
     match error.reason().class() {
-        Class::WaitForChange | Class::Settled => (interval, false),
+        Class::WaitForChange | Class::Settled | Class::GivenUp => (interval, false),
         Class::Retry => (backoff, true),
         Class::WaitUntil => {
             let requested = error.retry_after().unwrap_or(backoff);

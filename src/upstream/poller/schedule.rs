@@ -31,7 +31,7 @@ pub(super) fn next_wait(failure: Option<&Failure>, failures: u32, interval: Dura
     };
     let backoff = Backoff::new(MIN_RETRY, interval.max(MIN_RETRY)).delay(failures);
     match failure.reason.class() {
-        Class::WaitForChange | Class::Settled => interval,
+        Class::WaitForChange | Class::Settled | Class::GivenUp => interval,
         Class::Retry => failure
             .retry_after
             .map_or(backoff, |asked| asked.max(backoff))

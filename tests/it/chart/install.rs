@@ -5,6 +5,7 @@
 //! Invariants: each test has its own control plane, because the CRD of the chart is cluster-wide.
 
 mod cluster;
+mod deleted_namespace;
 mod manifest;
 
 use std::time::Duration;

@@ -118,6 +118,45 @@ async fn cleans_the_pools_of_a_terminating_namespace() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn reports_the_entry_that_a_terminating_namespace_leaves() -> Result<()> {
+    let setup = Setup::default().args(&["--release-timeout", "3s"]);
+    let world = World::with("cleanup-lost", setup).await?;
+    world.set_doppler_secret("SECRET_API_KEY", &secret("1234567890"));
+    let server = PrefectServer::start(PrefectOptions::default()).await?;
+    let api = server.api()?;
+    let block = Block::object(&world.name, "dev", &world.token);
+    api.put_block("cleanup-lost", &block).await?;
+    let pool: Value = serde_json::from_str(&template(&world.name))?;
+    api.create_pool("lost-pool", "kubernetes", Some(pool))
+        .await?;
+    let mut spec = world.pool_spec(&json!([{"name": "lost-pool"}]));
+    spec["prefect"]["server"]["remoteApiUrl"] = json!(server.api_url());
+    world.apply_binding("lost", &spec).await?;
+    world.until_ready("lost").await?;
+    server.stop().await;
+    let namespaces: kube::Api<k8s_openapi::api::core::v1::Namespace> =
+        kube::Api::all(world.client.clone());
+    namespaces
+        .delete(&world.name, &DeleteParams::default())
+        .await?;
+    world.until_binding_deleted("lost").await?;
+    let log = world.log();
+    let line = log.lines().find(|line| line.contains("CleanupAbandoned"));
+    let line = line.ok_or_else(|| anyhow::anyhow!("no line: {}", world.log_tail()))?;
+    for expected in [
+        "WARN",
+        "Kubernetes deletes Secret lost",
+        "prefect work-pool update lost-pool --base-job-template FILE",
+        server.api_url().trim_end_matches('/'),
+    ] {
+        ensure!(line.contains(expected), "{expected} is missing: {line}");
+    }
+    let metrics = world.operator()?.metrics().await?;
+    ensure!(metrics.contains("doppler_prefect_cleanups_abandoned_total 1"));
+    world.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn cleans_up_after_kills_between_any_two_steps() -> Result<()> {
     let mut world = world(
         "cleanup-killed",

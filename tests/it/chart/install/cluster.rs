@@ -89,13 +89,14 @@ impl Cluster {
     ) -> Result<String> {
         let watched = format!("watchNamespaces={{{FLOW_NAMESPACE}}}");
         let sets = [
-            set,
             "image.repository=doppler-prefect-operator",
             watched.as_str(),
             "operator.allowedDopplerHosts={http://127.0.0.1:*}",
             "operator.allowedPrefectHosts={http://127.0.0.1:*}",
             "operator.releaseWait=1s",
             "operator.refreshInterval=1s",
+            // The last value counts.
+            set,
         ];
         let mut args = [command, &["op", chart]].concat();
         for set in sets {
