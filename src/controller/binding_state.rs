@@ -41,6 +41,8 @@ pub struct BindingState {
     pub status: Option<WrittenStatus>,
     /// The entries that are in pools, or on their way, as of the last pass.
     pub injected_entries: BTreeSet<InjectedEntry>,
+    /// Entries that are removed from their pools, while a status or a Secret may still list them.
+    pub removed_entries: BTreeSet<InjectedEntry>,
     /// Further Secrets with a record of entries of this binding, such as one of an earlier name.
     pub recorded_secrets: BTreeSet<String>,
     /// The finalizer as last written, until the watch delivers it.

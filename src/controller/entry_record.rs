@@ -31,7 +31,7 @@ pub fn wanted(pass: &Pass<'_>, secret: &str) -> Option<EntryRecord> {
     let required = pass.entries.required.iter();
     let entries = required.filter(|entry| entry.secret == secret);
     let retain = pass.deletion_policy(secret) == DeletionPolicy::Retain;
-    EntryRecord::of(entries, &specs, retain)
+    EntryRecord::of(pass.key.namespace(), entries, &specs, retain)
 }
 
 /// Requires the entries that an earlier binding of the same name left, if this one is about to take
@@ -45,7 +45,7 @@ pub fn inherit(pass: &mut Pass<'_>) {
     if succeeds(&cached.observed, pass.uid(), pass.key.name())
         && let Some(record) = cached.observed.entry_record()
     {
-        pass.entries.required.extend(record.entries(name));
+        pass.entries.required.extend(record.entries());
         pass.entries.recorded.add_servers(record);
     }
 }
@@ -53,7 +53,7 @@ pub fn inherit(pass: &mut Pass<'_>) {
 /// Whether all these entries can be recorded.
 #[must_use]
 pub fn fit(entries: &BTreeSet<InjectedEntry>) -> bool {
-    let record = EntryRecord::of(entries, &BTreeMap::new(), false);
+    let record = EntryRecord::of("", entries, &BTreeMap::new(), false);
     entries.len() <= MAX_ENTRIES
         && record.is_none_or(|record| record.to_text().len() <= MAX_RECORD_BYTES)
 }
@@ -63,19 +63,32 @@ pub fn fit(entries: &BTreeSet<InjectedEntry>) -> bool {
 pub async fn write(pass: &mut Pass<'_>) {
     let name = pass.binding.secret_name().to_owned();
     if let Some(cached) = pass.own_secret(&name) {
-        let wanted = wanted(pass, &name);
-        if !cached.observed.terminating && cached.observed.entry_record() != wanted {
-            let text = wanted.as_ref().map(EntryRecord::to_text);
-            if let Err(error) = write_record(pass, &name, text.as_deref()).await {
-                pass.requeue.after(RETRY_INTERVAL);
-                if !matches!(error, WriteError::Conflict) {
-                    let message = format!("Secret {name}: {error}");
-                    let report = &pass.context.report;
-                    report.log(pass.binding, error.reason(), &message);
-                }
+        let text = wanted(pass, &name).as_ref().map(EntryRecord::to_text);
+        let observed = &cached.observed;
+        if !observed.terminating
+            && observed.entries.as_deref() != text.as_deref()
+            && let Err(error) = write_record(pass, &name, text.as_deref()).await
+        {
+            pass.requeue.after(RETRY_INTERVAL);
+            if !matches!(error, WriteError::Conflict) {
+                let message = format!("Secret {name}: {error}");
+                let report = &pass.context.report;
+                report.log(pass.binding, error.reason(), &message);
             }
         }
     }
+    // An entry that is removed may still stand in a status that is not written yet.
+    let required = pass.entries.required.clone();
+    let before = std::mem::take(&mut pass.entries.recorded.entries);
+    pass.update_state(|state| {
+        state
+            .injected_entries
+            .retain(|entry| required.contains(entry));
+        state.removed_entries.extend(before);
+        state
+            .removed_entries
+            .retain(|entry| !required.contains(entry));
+    });
     pass.read_entries();
     let recorded = &pass.entries.recorded.entries;
     pass.entries

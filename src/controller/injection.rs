@@ -44,6 +44,8 @@ pub struct Injection {
     connection: Option<Arc<Connection>>,
     key_names: Arc<BTreeSet<String>>,
     claims: PoolClaims,
+    /// Whether the binding has too many entries to record another one.
+    is_full: bool,
 }
 
 impl Injection {
@@ -60,15 +62,17 @@ impl Injection {
         let mut claims = declare_claims(pass, connection.as_ref(), &key_names);
         let recorded = &pass.entries.recorded.entries;
         let all: BTreeSet<_> = recorded.union(&claims.to_record).cloned().collect();
-        if entry_record::fit(&all) {
-            pass.entries.required = all;
-        } else {
+        let is_full = !entry_record::fit(&all);
+        if is_full {
             claims.refuse_to_record();
+        } else {
+            pass.entries.required = all;
         }
         Self {
             connection,
             key_names,
             claims,
+            is_full,
         }
     }
 
@@ -96,6 +100,9 @@ impl Injection {
     pub fn ensure(&mut self, pass: &Pass<'_>) {
         if pass.secret_exists() {
             self.claims = declare_claims(pass, self.connection.as_ref(), &self.key_names);
+            if self.is_full {
+                self.claims.refuse_to_record();
+            }
         }
         prune_claims(pass, self.connection.as_ref());
         self.report_events(pass);

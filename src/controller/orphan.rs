@@ -97,7 +97,7 @@ pub async fn reconcile_orphan(
         context.report.log(&binding, Reason::Deleting, &message);
     }
     context.states.update(key, |state| {
-        state.injected_entries.extend(orphan.record.entries(secret));
+        state.injected_entries.extend(orphan.record.entries());
         state.orphan = Some(Box::new(orphan.clone()));
     });
     let mut pass = Pass::new(context, key, &binding, None);

@@ -82,22 +82,18 @@ impl<'a> Pass<'a> {
 
     /// Reads which entries are recorded now.
     pub fn read_entries(&mut self) {
-        let (objects, binding) = (&self.context.objects, self.binding);
-        self.entries.recorded = self.read_state(|state| {
-            let mut names = state.recorded_secrets.clone();
-            names.extend(
-                state
-                    .injected_entries
-                    .iter()
-                    .map(|entry| entry.secret.clone()),
-            );
-            let status = self.last_status();
-            let mut recorded = recorded_entries::read(objects, binding, status, &names);
-            recorded
-                .entries
-                .extend(state.injected_entries.iter().cloned());
-            recorded
+        let (injected, removed, mut secrets) = self.read_state(|state| {
+            let injected = state.injected_entries.clone();
+            let removed = state.removed_entries.clone();
+            (injected, removed, state.recorded_secrets.clone())
         });
+        secrets.extend(injected.iter().map(|entry| entry.secret.clone()));
+        let objects = &self.context.objects;
+        let mut recorded =
+            recorded_entries::read(objects, self.binding, self.last_status(), &secrets);
+        recorded.entries.extend(injected);
+        recorded.entries.retain(|entry| !removed.contains(entry));
+        self.entries.recorded = recorded;
     }
 
     /// Whether the binding has the operator's finalizer.

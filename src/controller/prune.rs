@@ -22,11 +22,12 @@ pub async fn delete_renamed_secret(pass: &mut Pass<'_>) {
         entries.iter().any(|entry| entry.secret == name)
     };
     let recorded = pass.entries.recorded.entries.iter();
+    let removed = pass.read_state(|state| state.removed_entries.clone());
     let names: BTreeSet<String> = pass
         .last_status()
         .and_then(|status| status.secret_name.as_deref())
         .into_iter()
-        .chain(recorded.map(|entry| entry.secret.as_str()))
+        .chain(recorded.chain(&removed).map(|entry| entry.secret.as_str()))
         .filter(|name| *name != pass.binding.secret_name() && !required(name))
         .map(str::to_owned)
         .collect();

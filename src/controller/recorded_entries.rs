@@ -88,7 +88,7 @@ pub fn read(
         let Some(record) = cached.and_then(|cached| cached.observed.entry_record()) else {
             continue;
         };
-        recorded.entries.extend(record.entries(&object.name));
+        recorded.entries.extend(record.entries());
         recorded.add_servers(record);
     }
     recorded

@@ -61,13 +61,17 @@ mod tests {
     use super::*;
 
     fn observed(annotations: &serde_json::Value) -> ObservedSecret {
-        let metadata = json!({"name": "s", "uid": "x", "annotations": annotations});
+        let metadata =
+            json!({"name": "s", "namespace": "flows", "uid": "x", "annotations": annotations});
         ObservedSecret::from_metadata(&serde_json::from_value(metadata).unwrap())
     }
 
     #[test]
     fn knows_the_binding_of_a_secret_with_a_record() {
-        let record = json!({"retain": true, "servers": [{"url": "http://a/api", "pools": ["k"]}]});
+        let record = json!({
+            "secret": "flows/s", "retain": true,
+            "servers": [{"url": "http://a/api", "pools": ["k"]}],
+        });
         let all = json!({
             "doppler-prefect.dev/binding": "b",
             "doppler-prefect.dev/binding-uid": "u",

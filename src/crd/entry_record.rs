@@ -3,7 +3,8 @@
 //! Input: the entries, how their servers are reached, and the text of the annotation.
 //! Output: the text of the annotation, and what it says.
 //! Invariants: pure. The text is bounded and holds no credential, only references to them. It counts
-//! for the binding whose UID the Secret carries, because authors of bindings cannot write Secrets.
+//! for the binding whose UID the Secret carries, because authors of bindings cannot write Secrets. A
+//! copy of the Secret, under another name or in another namespace, carries no valid record.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,6 +24,8 @@ pub const MAX_RECORD_BYTES: usize = 64 * 1024;
 /// The pool entries that name one Secret.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct EntryRecord {
+    /// Namespace and name of the Secret.
+    pub secret: String,
     /// Whether the Secret stays when the binding is deleted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub retain: bool,
@@ -43,10 +46,17 @@ pub struct RecordedServer {
 }
 
 impl EntryRecord {
-    /// Parses the annotation, without servers that no spec can name. None if its text is not one that
+    /// Parses the annotation of a Secret, without servers that no spec can name. None if its text is not one that
     /// the operator writes.
     #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
+    pub fn parse(text: &str, namespace: &str, secret: &str) -> Option<Self> {
+        let record = Self::parse_valid(text)?;
+        (record.secret == secret_ref(namespace, secret)).then_some(record)
+    }
+
+    /// Parses a text for which [`Self::parse`] has found that it belongs to its Secret.
+    #[must_use]
+    pub fn parse_valid(text: &str) -> Option<Self> {
         if text.len() > MAX_RECORD_BYTES {
             return None;
         }
@@ -55,16 +65,21 @@ impl EntryRecord {
         (record.len() <= MAX_ENTRIES).then_some(record)
     }
 
-    /// The record of `entries`, in the order of their servers. `specs` says how each server is
-    /// reached. None without entries.
+    /// The record of `entries`, in the order of their servers, for a Secret in `namespace`. `specs` says
+    /// how each server is reached. None without entries.
     #[must_use]
     pub fn of<'a>(
+        namespace: &str,
         entries: impl IntoIterator<Item = &'a InjectedEntry>,
         specs: &BTreeMap<String, ServerSpec>,
         retain: bool,
     ) -> Option<Self> {
         let mut pools: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+        let mut secret = String::new();
         for entry in entries {
+            if secret.is_empty() {
+                secret = secret_ref(namespace, &entry.secret);
+            }
             let server = pools.entry(entry.server.as_str()).or_default();
             server.insert(entry.pool.clone());
         }
@@ -76,7 +91,11 @@ impl EntryRecord {
                 pools,
             })
             .collect();
-        (!servers.is_empty()).then_some(Self { retain, servers })
+        (!servers.is_empty()).then_some(Self {
+            secret,
+            retain,
+            servers,
+        })
     }
 
     /// The text of the annotation. A record that is too long leaves out how servers are reached.
@@ -93,8 +112,9 @@ impl EntryRecord {
         serde_json::to_string(&bare).unwrap_or_default()
     }
 
-    /// The entries, for the Secret that carries the record.
-    pub fn entries<'a>(&'a self, secret: &'a str) -> impl Iterator<Item = InjectedEntry> + 'a {
+    /// The entries.
+    pub fn entries(&self) -> impl Iterator<Item = InjectedEntry> + '_ {
+        let (_, secret) = self.secret.split_once('/').unwrap_or_default();
         self.servers.iter().flat_map(move |server| {
             server.pools.iter().map(move |pool| InjectedEntry {
                 server: server.url.clone(),
@@ -107,6 +127,10 @@ impl EntryRecord {
     fn len(&self) -> usize {
         self.servers.iter().map(|server| server.pools.len()).sum()
     }
+}
+
+fn secret_ref(namespace: &str, secret: &str) -> String {
+    format!("{namespace}/{secret}")
 }
 
 /// Whether a spec can name this URL. One with a user name or a password would show them wherever the
@@ -151,11 +175,15 @@ mod tests {
             ..ServerSpec::default()
         };
         let specs = BTreeMap::from([("http://a/api".to_owned(), spec)]);
-        let record = EntryRecord::of(&entries, &specs, true).unwrap();
-        let read = EntryRecord::parse(&record.to_text()).unwrap();
+        let record = EntryRecord::of("ns", &entries, &specs, true).unwrap();
+        let text = record.to_text();
+        let read = EntryRecord::parse(&text, "ns", "s").unwrap();
+        for (namespace, copy) in [("ns", "copy"), ("other", "s")] {
+            assert_eq!(EntryRecord::parse(&text, namespace, copy), None);
+        }
         assert_eq!(read, record);
-        assert_eq!(read.entries("s").collect::<BTreeSet<_>>(), entries);
-        assert_eq!(EntryRecord::of(&[], &specs, false), None);
+        assert_eq!(read.entries().collect::<BTreeSet<_>>(), entries);
+        assert_eq!(EntryRecord::of("ns", &[], &specs, false), None);
     }
 
     #[test]
@@ -175,7 +203,7 @@ mod tests {
             ..ServerSpec::default()
         };
         let specs = BTreeMap::from([("http://a/api".to_owned(), spec)]);
-        let record = EntryRecord::of(&[entry("http://a/api", "k")], &specs, false).unwrap();
+        let record = EntryRecord::of("ns", &[entry("http://a/api", "k")], &specs, false).unwrap();
         assert!(!record.to_text().contains("canary"), "{}", record.to_text());
         assert_eq!(record.servers[0].spec.as_ref().unwrap().headers.len(), 1);
     }
@@ -189,8 +217,10 @@ mod tests {
             "HTTP://A/api",
             "a",
         ] {
-            let record = json!({"servers": [{"url": url, "pools": ["k"]}]}).to_string();
-            assert_eq!(EntryRecord::parse(&record).unwrap().len(), 0, "{url}");
+            let servers = json!([{"url": url, "pools": ["k"]}]);
+            let record = json!({"secret": "ns/s", "servers": servers}).to_string();
+            let read = EntryRecord::parse(&record, "ns", "s").unwrap();
+            assert_eq!(read.len(), 0, "{url}");
         }
     }
 
@@ -199,10 +229,13 @@ mod tests {
         let pools: Vec<_> = (0..=MAX_ENTRIES)
             .map(|n| entry("http://a/api", &n.to_string()))
             .collect();
-        let many = EntryRecord::of(&pools, &BTreeMap::new(), false).unwrap();
-        let long = format!("{{\"servers\":[{}]}}", " ".repeat(MAX_RECORD_BYTES));
+        let many = EntryRecord::of("ns", &pools, &BTreeMap::new(), false).unwrap();
+        let long = format!(
+            "{{\"secret\":\"ns/s\",\"servers\":[{}]}}",
+            " ".repeat(MAX_RECORD_BYTES)
+        );
         for text in ["", "[]", "{", "null", &many.to_text(), &long] {
-            assert_eq!(EntryRecord::parse(text), None);
+            assert_eq!(EntryRecord::parse(text, "ns", "s"), None);
         }
     }
 }

@@ -81,7 +81,7 @@ impl Detacher {
         });
         let orphans = orphans.into_iter().map(|(namespace, secret, orphan)| {
             let mut recorded = RecordedEntries {
-                entries: orphan.record.entries(&secret).collect(),
+                entries: orphan.record.entries().collect(),
                 ..RecordedEntries::default()
             };
             let binding = orphan.deleted_binding(&namespace, &secret);

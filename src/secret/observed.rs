@@ -11,9 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectM
 use serde_json::Value;
 
 use super::metadata::{ADOPTED, BINDING, BINDING_UID};
-use crate::crd::{
-    ENTRIES_ANNOTATION, EntryRecord, MANAGED_BY, MANAGED_BY_LABEL, MAX_RECORD_BYTES, Uid,
-};
+use crate::crd::{ENTRIES_ANNOTATION, EntryRecord, MANAGED_BY, MANAGED_BY_LABEL, Uid};
 
 /// The part of a Secret's metadata that decisions need.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +25,8 @@ pub struct ObservedSecret {
     pub binding_uid: Option<Uid>,
     /// Name of that binding.
     pub binding: Option<Box<str>>,
-    /// The record of the pool entries that name it, as text. Empty if it is too long.
+    /// The record of the pool entries that name it, as text. Empty if it is not a record of this
+    /// Secret.
     pub entries: Option<Box<str>>,
     /// Whether it has the operator's label.
     pub has_managed_by_label: bool,
@@ -98,8 +97,10 @@ impl ObservedSecret {
             binding_uid: binding_uid.map(Uid::from),
             binding: annotation(BINDING).map(Into::into),
             entries: annotation(ENTRIES_ANNOTATION).map(|text| {
-                let bounded = text.len() <= MAX_RECORD_BYTES;
-                if bounded { text } else { "" }.into()
+                let namespace = metadata.namespace.as_deref().unwrap_or_default();
+                let name = metadata.name.as_deref().unwrap_or_default();
+                let record = EntryRecord::parse(text, namespace, name);
+                record.map_or("", |_| text).into()
             }),
             has_managed_by_label: metadata
                 .labels
@@ -141,7 +142,8 @@ impl ObservedSecret {
     /// operator does not write.
     #[must_use]
     pub fn entry_record(&self) -> Option<EntryRecord> {
-        EntryRecord::parse(self.entries.as_deref()?)
+        let text = self.entries.as_deref()?;
+        EntryRecord::parse_valid(text)
     }
 
     /// Whether a binding adopted it.

@@ -39,6 +39,7 @@ fn entry(server: &str, pool: &str, secret: &str) -> InjectedEntry {
 /// A cache with one Secret of the operator.
 fn cache(name: &str, uid: &str, record: &str) -> ObjectCache {
     let objects = ObjectCache::new(Arc::new(|_| {}));
+    let record = record.replace("NAME", name);
     let metadata = json!({
         "name": name, "namespace": "flows", "uid": "s", "resourceVersion": "1",
         "labels": {"app.kubernetes.io/managed-by": "doppler-prefect-operator"},
@@ -64,7 +65,7 @@ fn entries(
     read(objects, binding, status, &BTreeSet::new()).entries
 }
 
-const RECORD: &str = r#"{"servers":[{"url":"http://a/api","spec":{"remoteApiUrl":"http://a","basicAuth":{"valueFrom":{"secretKeyRef":{"name":"auth","key":"k"}}}},"pools":["k8s"]}]}"#;
+const RECORD: &str = r#"{"secret":"flows/NAME","servers":[{"url":"http://a/api","spec":{"remoteApiUrl":"http://a","basicAuth":{"valueFrom":{"secretKeyRef":{"name":"auth","key":"k"}}}},"pools":["k8s"]}]}"#;
 
 #[test]
 fn reads_the_secret_of_the_binding_and_how_its_server_is_reached() {
@@ -94,6 +95,8 @@ fn an_author_cannot_forge_a_record() {
     });
     let theirs = cache("b", "another", RECORD);
     assert!(entries(&theirs, &forged, None).is_empty());
+    let copy = cache("b", "u", &RECORD.replace("NAME", "another"));
+    assert!(entries(&copy, &forged, None).is_empty());
     let other_name = cache("other", "u", RECORD);
     assert!(entries(&other_name, &forged, None).is_empty());
     let named = BTreeSet::from(["other".to_owned()]);

@@ -288,8 +288,11 @@ fn secret_of_another_binding_stays_claimed_while_that_exists() {
 #[test]
 fn a_binding_of_the_same_name_takes_over_what_was_left() {
     let record = |retain: bool| {
-        json!({"retain": retain, "servers": [{"url": "http://s/api", "pools": ["k8s"]}]})
-            .to_string()
+        json!({
+            "secret": "ns/b", "retain": retain,
+            "servers": [{"url": "http://s/api", "pools": ["k8s"]}],
+        })
+        .to_string()
     };
     let left = |name: &'static str, entries: String| {
         move |m: &mut Value| {
@@ -328,7 +331,7 @@ fn a_binding_of_the_same_name_takes_over_what_was_left() {
 
 #[test]
 fn repairs_and_removes_the_record_of_entries() {
-    let record = || Some("{\"servers\":[]}".to_owned());
+    let record = || Some("{\"secret\":\"ns/b\",\"servers\":[]}".to_owned());
     let plain = desired_secret(false, "a");
     let recorded = plain.clone().with_entries(record());
     let decide = |metadata: &Value, desired: &Desired| {

@@ -3,22 +3,20 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use kube::ResourceExt;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
-use testkit::prefect::{Block, PrefectOptions, PrefectServer};
 
 use super::removal_order::world;
 use crate::work_pools::{entry, template, with_sources};
-use crate::world::{Setup, World, secret};
+use crate::world::{Setup, World};
 
 const RECORD: &str = "doppler-prefect.dev/work-pool-entries";
 
 /// Applies a binding whose entry would block runs without its Secret.
-async fn bind_strictly(world: &World, name: &str) -> Result<()> {
+pub(super) async fn bind_strictly(world: &World, name: &str) -> Result<()> {
     let pools = json!([{"name": world.name, "optional": false}]);
     world.apply_binding(name, &world.pool_spec(&pools)).await?;
     world.until_ready(name).await?;
@@ -59,27 +57,43 @@ async fn until_guarded(world: &World, name: &str) -> Result<()> {
         .await
 }
 
-async fn until_nothing_is_left(world: &World, name: &str) -> Result<()> {
+pub(super) async fn until_nothing_is_left(world: &World, name: &str) -> Result<()> {
     world.until_binding_deleted(name).await?;
     world.until_sources(&world.name, &[]).await?;
     world.until_no_secret(name).await
 }
 
+/// What other clients take away.
+const LOSSES: [(&str, &[Loss]); 4] = [
+    ("no-finalizer", &[Loss::Finalizer]),
+    ("no-record", &[Loss::Record]),
+    ("neither", &[Loss::Record, Loss::Finalizer]),
+    ("no-secret", &[Loss::Secret, Loss::Finalizer]),
+];
+
+enum Loss {
+    Finalizer,
+    Record,
+    Secret,
+}
+
+async fn lose(world: &World, name: &str, losses: &[Loss]) -> Result<()> {
+    for loss in losses {
+        match loss {
+            Loss::Finalizer => replace(world, name).await?,
+            Loss::Record => remove_record(world, name).await?,
+            Loss::Secret => world.delete_secret(name).await?,
+        }
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn restores_what_other_clients_remove_while_the_operator_runs() -> Result<()> {
     let world = world("cleanup-restored", Setup::without_polls()).await?;
-    for (name, finalizer, record) in [
-        ("no-finalizer", true, false),
-        ("no-record", false, true),
-        ("neither", true, true),
-    ] {
+    for (name, losses) in LOSSES {
         bind_strictly(&world, name).await?;
-        if record {
-            remove_record(&world, name).await?;
-        }
-        if finalizer {
-            replace(&world, name).await?;
-        }
+        lose(&world, name, losses).await?;
         until_guarded(&world, name).await?;
         world.until_ready(name).await?;
         world.delete_binding(name).await?;
@@ -91,24 +105,37 @@ async fn restores_what_other_clients_remove_while_the_operator_runs() -> Result<
 #[tokio::test(flavor = "multi_thread")]
 async fn restores_what_other_clients_removed_while_no_operator_ran() -> Result<()> {
     let mut world = world("cleanup-restored-late", Setup::default()).await?;
-    for (name, finalizer, record) in [
-        ("no-finalizer", true, false),
-        ("no-record", false, true),
-        ("neither", true, true),
-    ] {
+    for (name, losses) in LOSSES {
         bind_strictly(&world, name).await?;
         world.stop_operator().await?;
-        if record {
-            remove_record(&world, name).await?;
-        }
-        if finalizer {
-            replace(&world, name).await?;
-        }
+        lose(&world, name, losses).await?;
         world.start_operator().await?;
         until_guarded(&world, name).await?;
         world.delete_binding(name).await?;
         until_nothing_is_left(&world, name).await?;
     }
+    world.finish().await
+}
+
+/// An earlier version recorded the entry in an annotation of the binding, and its status says that it
+/// patched the pool.
+#[tokio::test(flavor = "multi_thread")]
+async fn owns_the_entry_of_an_earlier_version_again() -> Result<()> {
+    let mut world = world("cleanup-upgraded", Setup::default()).await?;
+    bind_strictly(&world, "upgraded").await?;
+    world.stop_operator().await?;
+    remove_record(&world, "upgraded").await?;
+    let patch = Patch::Merge(json!({"status": {"injectedEntries": null}}));
+    let params = PatchParams::default();
+    world
+        .bindings()
+        .patch_status("upgraded", &params, &patch)
+        .await?;
+    world.start_operator().await?;
+    until_guarded(&world, "upgraded").await?;
+    world.until_ready("upgraded").await?;
+    world.delete_binding("upgraded").await?;
+    until_nothing_is_left(&world, "upgraded").await?;
     world.finish().await
 }
 
@@ -232,7 +259,7 @@ async fn forged_records_of_a_binding_do_nothing() -> Result<()> {
         entry(&shared, "by-hand"),
         entry(&shared, "victim"),
     ]);
-    let record = json!({"servers": [{"url": server, "pools": [world.name]}]});
+    let record = json!({"secret": "cleanup-forged/attacker", "servers": [{"url": server, "pools": [world.name]}]});
     let binding = json!({
         "apiVersion": "doppler-prefect.dev/v1alpha1", "kind": "DopplerPrefectBinding",
         "metadata": {
@@ -274,16 +301,24 @@ async fn a_recorded_server_that_is_not_allowed_gets_no_request() -> Result<()> {
     let world = world("cleanup-recorded-url", setup).await?;
     bind_strictly(&world, "edited").await?;
     let own = world.prefect.api_url();
-    for url in [
-        "http://a:b@127.0.0.1:1/api",
-        "http://prefect.example.com/api",
-    ] {
+    let secret = format!("{}/edited", world.name);
+    let forge = async |url: &str| {
         let pools = json!([world.name]);
         let servers = json!([{"url": own, "pools": pools}, {"url": url, "pools": pools}]);
-        let record = json!({"servers": servers}).to_string();
+        let record = json!({"secret": secret, "servers": servers}).to_string();
         let patch = json!({"metadata": {"annotations": {RECORD: record}}});
-        world.edit_secret("edited", &patch).await?;
-    }
+        world.edit_secret("edited", &patch).await
+    };
+    // No spec can name a URL with a password, so this is no record.
+    forge("http://a:b@127.0.0.1:1/api").await?;
+    world
+        .until("the record to be repaired", async || {
+            let secret = world.secrets().get("edited").await?;
+            ensure!(!secret.annotations()[RECORD].contains("a:b@"), "forged");
+            Ok(())
+        })
+        .await?;
+    forge("http://prefect.example.com/api").await?;
     let event = world.until_event("HostNotAllowed").await?;
     ensure!(event.contains("prefect.example.com"), "{event}");
     let shown = world.status("edited").await?.to_string();
@@ -304,140 +339,5 @@ async fn a_recorded_server_that_is_not_allowed_gets_no_request() -> Result<()> {
     world.until_binding_deleted("edited").await?;
     world.until_sources(&world.name, &[]).await?;
     world.until_event("CleanupAbandoned").await?;
-    world.finish().await
-}
-
-/// `kubectl delete -f dir/` deletes the credentials before or with the binding.
-#[tokio::test(flavor = "multi_thread")]
-async fn waits_for_the_credentials_of_a_deleted_binding() -> Result<()> {
-    let auth = format!("admin:{}", secret("pass"));
-    let server = PrefectServer::start(PrefectOptions {
-        auth: Some(auth.clone()),
-        ..PrefectOptions::default()
-    })
-    .await?;
-    let mut world = World::with("cleanup-credentials", Setup::default()).await?;
-    world.set_doppler_secret("SECRET_API_KEY", &secret("1234567890"));
-    let api = server.api()?;
-    api.put_block(
-        "credentials",
-        &Block::object(&world.name, "dev", &world.token),
-    )
-    .await?;
-    let pool = serde_json::from_str(&template(&world.name))?;
-    api.create_pool("credentials", "kubernetes", Some(pool))
-        .await?;
-    world.put_token("auth", &auth).await?;
-    let mut spec = world.pool_spec(&json!([{"name": "credentials"}]));
-    spec["prefect"] = json!({
-        "server": {
-            "remoteApiUrl": server.api_url(),
-            "basicAuth": {"valueFrom": {"secretKeyRef": {"name": "auth", "key": "token"}}},
-        },
-        "block": {"name": "credentials"},
-    });
-    world.apply_binding("going", &spec).await?;
-    world.until_ready("going").await?;
-
-    world.stop_operator().await?;
-    world.delete_secret("auth").await?;
-    world.delete_binding("going").await?;
-    world.start_operator().await?;
-    let deleting = world.until_not_ready("going", "Deleting").await?;
-    let message = &deleting.message;
-    for says in ["Secret auth does not exist", "credentials", "600 s"] {
-        ensure!(message.contains(says), "no {says} in: {message}");
-    }
-    world.secrets().get("going").await?;
-    world.put_token("auth", &auth).await?;
-    world.until_binding_deleted("going").await?;
-    world.until_no_secret("going").await?;
-    let left = api.template("credentials").await?.to_string();
-    ensure!(!left.contains("secretRef"), "{left}");
-    server.stop().await;
-    world.finish().await
-}
-
-/// After the timeout, the binding is deleted. Its entry is still removed once that is possible.
-#[tokio::test(flavor = "multi_thread")]
-async fn removes_an_abandoned_entry_once_the_credentials_are_back() -> Result<()> {
-    let auth = format!("admin:{}", secret("pass"));
-    let server = PrefectServer::start(PrefectOptions {
-        auth: Some(auth.clone()),
-        ..PrefectOptions::default()
-    })
-    .await?;
-    let setup = Setup::default().args(&["--release-timeout", "2s"]);
-    let mut world = World::with("cleanup-abandoned", setup).await?;
-    world.set_doppler_secret("SECRET_API_KEY", &secret("1234567890"));
-    let api = server.api()?;
-    api.put_block(
-        "abandoned",
-        &Block::object(&world.name, "dev", &world.token),
-    )
-    .await?;
-    let pool = serde_json::from_str(&template(&world.name))?;
-    api.create_pool("abandoned", "kubernetes", Some(pool))
-        .await?;
-    world.put_token("auth", &auth).await?;
-    let mut spec = world.pool_spec(&json!([{"name": "abandoned"}]));
-    spec["prefect"] = json!({
-        "server": {
-            "remoteApiUrl": server.api_url(),
-            "basicAuth": {"valueFrom": {"secretKeyRef": {"name": "auth", "key": "token"}}},
-        },
-        "block": {"name": "abandoned"},
-    });
-    world.apply_binding("left", &spec).await?;
-    world.until_ready("left").await?;
-    world.stop_operator().await?;
-    world.delete_secret("auth").await?;
-    world.delete_binding("left").await?;
-    world.start_operator().await?;
-    world.until_binding_deleted("left").await?;
-    let event = world.until_event("CleanupAbandoned").await?;
-    ensure!(event.contains("Secret auth does not exist"), "{event}");
-    world.secrets().get("left").await?;
-
-    world.put_token("auth", &auth).await?;
-    world.restart_operator().await?;
-    world.until_no_secret("left").await?;
-    let left = api.template("abandoned").await?.to_string();
-    ensure!(!left.contains("secretRef"), "{left}");
-    server.stop().await;
-    world.finish().await
-}
-
-/// Waits long enough that a status must exist before the end of the wait.
-pub(super) const LONG_DELAY: Duration = Duration::from_secs(6);
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_deleted_binding_says_so_at_once() -> Result<()> {
-    let setup = Setup {
-        release_wait: "6s",
-        ..Setup::default()
-    };
-    let world = world("cleanup-says-so", setup).await?;
-    bind_strictly(&world, "going").await?;
-    world.delete_binding("going").await?;
-    let deleted = std::time::Instant::now();
-    let ready = world.until_not_ready("going", "Deleting").await?;
-    ensure!(
-        deleted.elapsed() < LONG_DELAY,
-        "after {:?}",
-        deleted.elapsed()
-    );
-    ensure!(ready.message.contains("being deleted"), "{}", ready.message);
-    world
-        .until_condition("going", "Injected", "False", "Deleting")
-        .await?;
-    world
-        .until("the status to name the wait", async || {
-            let ready = world.condition("going", "Ready").await?;
-            ensure!(ready.message.contains("6 s after"), "{}", ready.message);
-            Ok(())
-        })
-        .await?;
-    until_nothing_is_left(&world, "going").await?;
     world.finish().await
 }
