@@ -18,12 +18,13 @@ use tokio::time::Instant;
 use super::{pass::Pass, resolution::Resolution};
 use crate::{
     crd::{InjectMode, WorkPoolStatus, injected::InjectedEntry},
+    failure::Failure,
     prefect::Connection,
     reason::Reason,
     secret::Desired,
     status::{ConditionUpdate, INJECTED},
 };
-use injected_condition::injected_condition;
+use injected_condition::{InjectionState, injected_condition};
 use pool_claims::{PoolClaims, declare_claims, prune_claims};
 use withdrawal::withdraw_stale_entries;
 
@@ -41,6 +42,8 @@ pub struct Injection {
     connection: Option<Arc<Connection>>,
     key_names: Arc<BTreeSet<String>>,
     claims: PoolClaims,
+    /// Why the pools are not read at all.
+    unread: Option<Failure>,
 }
 
 impl Injection {
@@ -57,10 +60,15 @@ impl Injection {
         let claims = declare_claims(pass, connection.as_ref(), &key_names);
         let recorded = pass.entries.recorded.iter();
         pass.entries.required = recorded.chain(&claims.to_record).cloned().collect();
+        let failed = resolution.failure.as_ref();
+        let unread = failed
+            .filter(|failed| connection.is_none() && failed.persistent)
+            .map(|failed| failed.failure.clone());
         Self {
             connection,
             key_names,
             claims,
+            unread,
         }
     }
 
@@ -118,12 +126,14 @@ impl Injection {
     #[must_use]
     pub fn condition(&self, pass: &Pass<'_>) -> (Option<ConditionUpdate>, Vec<WorkPoolStatus>) {
         let pools = pass.last_status().map(|status| &*status.work_pools);
-        injected_condition(
-            &self.claims,
-            pools.unwrap_or_default(),
-            pass.was_true(INJECTED),
-            pass.grace_period(),
-        )
+        let secret = pass.binding.secret_name();
+        let state = InjectionState {
+            unread: self.unread.as_ref(),
+            missing_secret: (!pass.secret_exists()).then_some(secret),
+            was_true: pass.was_true(INJECTED),
+            grace_period: pass.grace_period(),
+        };
+        injected_condition(&self.claims, pools.unwrap_or_default(), &state)
     }
 
     /// Reports what the workers of the pools did since the last pass.
