@@ -29,6 +29,7 @@ use crate::{
     },
     outbound::{AllowedServers, PatternError},
     prefect::ConnectionInterner,
+    printable::count,
     process::{
         leader_election::{LeaderElector, LeaderLease, LeaseClient, LeaseLost},
         run::{RunError, kubernetes},
@@ -56,7 +57,7 @@ pub enum DetachError {
     List(String),
     /// Some bindings still have the finalizer.
     #[error(
-        "{0} bindings still have the finalizer: run detach again, or remove doppler-prefect.dev/injected from their metadata.finalizers"
+        "bindings that still have the finalizer: {0}. Run detach again, or remove doppler-prefect.dev/injected from their metadata.finalizers"
     )]
     FinalizersLeft(usize),
     /// A replica of the operator acquired the Lease.
@@ -133,7 +134,8 @@ impl Detacher {
                 remaining += 1;
             }
         }
-        print_line(&format!("{} bindings detached", bindings.len() - remaining))?;
+        let detached = count(bindings.len() - remaining, "binding");
+        print_line(&format!("{detached} detached"))?;
         if remaining == 0 {
             Ok(())
         } else {
