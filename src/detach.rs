@@ -31,6 +31,7 @@ use crate::{
     },
     outbound::{AllowedServers, PatternError},
     prefect::ConnectionInterner,
+    printable::count,
     process::{
         leader_election::{LeaderElector, LeaderLease, LeaseClient, LeaseLost},
         run::{RunError, kubernetes},
@@ -63,7 +64,7 @@ pub enum DetachError {
     ListSecrets(String),
     /// Some bindings still have the finalizer.
     #[error(
-        "{0} bindings still have the finalizer: run detach again, or remove doppler-prefect.dev/injected from their metadata.finalizers"
+        "bindings that still have the finalizer: {0}. Run detach again, or remove doppler-prefect.dev/injected from their metadata.finalizers"
     )]
     FinalizersLeft(usize),
     /// A replica of the operator acquired the Lease.
@@ -145,7 +146,7 @@ impl Detacher {
                 remaining += 1;
             }
         }
-        print_line(&format!("{detached} bindings detached"))?;
+        print_line(&format!("{} detached", count(detached, "binding")))?;
         if remaining == 0 {
             Ok(())
         } else {

@@ -39,6 +39,13 @@ pub fn name(text: &str) -> String {
     one_line(text, MAX_NAME_BYTES)
 }
 
+/// A number of things: `1 key`, `2 keys`.
+#[must_use]
+pub fn count(number: usize, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {noun}{plural}")
+}
+
 /// The printable characters of `text`. Each white space becomes a space.
 pub fn characters(text: &str) -> impl Iterator<Item = char> {
     text.chars()
@@ -99,6 +106,12 @@ mod tests {
         ] {
             assert_eq!(one_line(text, 100), shown);
         }
+    }
+
+    #[test]
+    fn counts_one_thing_in_the_singular() {
+        let shown = [0, 1, 2].map(|number| count(number, "binding"));
+        assert_eq!(shown, ["0 bindings", "1 binding", "2 bindings"]);
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::{
     crd::DopplerPrefectBinding,
     doppler::{ConfigKey, Download, Snapshot},
     prefect::{Connection, block::BlockFields},
+    printable::count,
     secret::{Desired, DesiredInput, desired},
     upstream::limiter::ReadRequest,
 };
@@ -225,10 +226,10 @@ fn desired_secret(
     findings.ok(
         "Doppler",
         &format!(
-            "project {}, config {} gives {} keys: {}",
+            "project {}, config {} gives {}: {}",
             config.project,
             config.config,
-            names.len(),
+            count(names.len(), "key"),
             names.join(", ")
         ),
     );

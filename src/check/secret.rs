@@ -11,6 +11,7 @@ use super::{api_server::binding_uid, context::CheckContext, findings::Findings};
 use crate::{
     controller::apply_secret::{claimed, foreign, orphaned},
     crd::DopplerPrefectBinding,
+    printable::count,
     secret::{
         Adoption, Claimant, Decision, Desired, ObservedSecret, Target, UpdateReason, WriteError,
         decide,
@@ -30,8 +31,8 @@ pub(super) async fn check_secret(
     let fetched = match context.secrets.get(&desired.namespace, name).await {
         Ok(Some(fetched)) => fetched,
         Ok(None) => {
-            let keys = desired.data.len();
-            findings.ok(TOPIC, &format!("{name} would be created with {keys} keys"));
+            let keys = count(desired.data.len(), "key");
+            findings.ok(TOPIC, &format!("{name} would be created with {keys}"));
             return dry_run(context, desired, None, findings).await;
         }
         Err(error) => {
@@ -95,8 +96,8 @@ pub(super) async fn check_secret(
             } else if fetched.data_equals(&desired.data) {
                 findings.ok(TOPIC, &format!("{name} is up to date"));
             } else {
-                let keys = desired.data.len();
-                findings.ok(TOPIC, &format!("{name} would be updated to {keys} keys"));
+                let keys = count(desired.data.len(), "key");
+                findings.ok(TOPIC, &format!("{name} would be updated to {keys}"));
                 dry_run(context, desired, Some(&fetched.observed), findings).await;
             }
         }

@@ -20,12 +20,13 @@ use tokio::time::Instant;
 use super::{entry_record, pass::Pass, resolution::Resolution};
 use crate::{
     crd::{InjectMode, WorkPoolStatus},
+    failure::Failure,
     prefect::Connection,
     reason::Reason,
     secret::Desired,
     status::{ConditionUpdate, INJECTED},
 };
-use injected_condition::injected_condition;
+use injected_condition::{InjectionState, injected_condition};
 use pool_claims::{PoolClaims, declare_claims, prune_claims};
 use withdrawal::withdraw_stale_entries;
 
@@ -46,6 +47,8 @@ pub struct Injection {
     claims: PoolClaims,
     /// Whether the binding has too many entries to record another one.
     is_full: bool,
+    /// Why the pools are not read at all.
+    unread: Option<Failure>,
 }
 
 impl Injection {
@@ -68,11 +71,16 @@ impl Injection {
         } else {
             pass.entries.required = all;
         }
+        let failed = resolution.failure.as_ref();
+        let unread = failed
+            .filter(|failed| connection.is_none() && failed.persistent)
+            .map(|failed| failed.failure.clone());
         Self {
             connection,
             key_names,
             claims,
             is_full,
+            unread,
         }
     }
 
@@ -127,12 +135,14 @@ impl Injection {
     #[must_use]
     pub fn condition(&self, pass: &Pass<'_>) -> (Option<ConditionUpdate>, Vec<WorkPoolStatus>) {
         let pools = pass.last_status().map(|status| &*status.work_pools);
-        injected_condition(
-            &self.claims,
-            pools.unwrap_or_default(),
-            pass.was_true(INJECTED),
-            pass.grace_period(),
-        )
+        let secret = pass.binding.secret_name();
+        let state = InjectionState {
+            unread: self.unread.as_ref(),
+            missing_secret: (!pass.secret_exists()).then_some(secret),
+            was_true: pass.was_true(INJECTED),
+            grace_period: pass.grace_period(),
+        };
+        injected_condition(&self.claims, pools.unwrap_or_default(), &state)
     }
 
     /// Reports what the workers of the pools did since the last pass.

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     crd::{DeletionPolicy, DopplerPrefectBindingStatus, EntryRecord},
     failure::Failure,
-    printable,
+    printable::{self, count},
     reason::{Class, Reason},
     secret::{Desired, DesiredInput, desired, hash_key},
     status::{ConditionUpdate, SECRET_SYNCED, SecretContent},
@@ -203,9 +203,9 @@ fn synced_condition(
     }
     upstream.unwrap_or_else(|| {
         let message = format!(
-            "Secret {} holds the {} keys that Doppler last returned",
+            "Secret {} holds the {} that Doppler last returned",
             desired.name,
-            desired.data.len()
+            count(desired.data.len(), "key")
         );
         let message = with_note(&message, desired.proxy_note().as_deref());
         let message = with_note(&message, resolution.values_note.as_deref());
@@ -242,16 +242,16 @@ fn report_applied(pass: &Pass<'_>, resolution: &Resolution, desired: &Desired, a
         );
         pass.emit(Reason::SourceChanged, &message);
     }
-    let (name, key_count) = (&desired.name, desired.data.len());
+    let (name, keys) = (&desired.name, count(desired.data.len(), "key"));
     match applied {
         Applied::Unchanged | Applied::MetadataUpdated => {}
         Applied::Created => pass.emit(
             Reason::SecretCreated,
-            &format!("the operator wrote Secret {name} with {key_count} keys"),
+            &format!("the operator wrote Secret {name} with {keys}"),
         ),
         Applied::Updated => pass.emit(
             Reason::SecretUpdated,
-            &format!("the operator wrote new content to Secret {name}, which has {key_count} keys"),
+            &format!("the operator wrote new content to Secret {name}, which has {keys}"),
         ),
         Applied::Repaired => pass.emit(
             Reason::SecretRepaired,

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     crd::{DopplerPrefectBinding, DopplerSpec, ENTRIES_ANNOTATION, ExcludedKey, ManagedSecretSpec},
     failure::Failure,
+    printable::count,
     reason::Reason,
 };
 
@@ -150,7 +151,8 @@ pub enum SecretError {
     Metadata(#[from] InvalidMetadata),
     /// The values or the whole object exceed a limit.
     #[error(
-        "the {keys} values are {values} bytes ({total} with names and metadata); a Kubernetes Secret holds at most {MAX_VALUE_BYTES} ({MAX_TOTAL_BYTES}): select fewer with spec.doppler.include or exclude, or split the config"
+        "the values of {} are {values} bytes ({total} with names and metadata); a Kubernetes Secret holds at most {MAX_VALUE_BYTES} ({MAX_TOTAL_BYTES}): select fewer with spec.doppler.include or exclude, or split the config",
+        count(*keys, "key")
     )]
     TooLarge {
         /// How many values.

@@ -2,6 +2,7 @@
 //! what it reports.
 
 mod managed;
+mod placeholders;
 
 use anyhow::{Result, ensure};
 use serde_json::json;
@@ -253,93 +254,34 @@ async fn names_a_deployment_with_its_own_namespace() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_advice_for_a_placeholder_makes_the_binding_ready() -> Result<()> {
-    let world = world("pool-placeholder").await?;
-    let text = with_sources(&template(&world.name), "\"{{ env_from }}\"");
-    let with_default = |default: &str| {
-        let variable = format!("\"env_from\": {{\"type\": \"array\", \"default\": {default}}},");
-        text.replacen(
-            "\"properties\": {",
-            &format!("\"properties\": {{{variable}"),
-            1,
-        )
-    };
+async fn says_what_an_injection_waits_for() -> Result<()> {
+    let world = world("pool-waits").await?;
     world
-        .create_pool("pool-placeholder", &with_default("[]"))
+        .create_pool("pool-waits", &template(&world.name))
         .await?;
-    world.bind_to("placed", "pool-placeholder").await?;
+    let pools = json!([{"name": "pool-waits"}]);
+    let mut spec = world.pool_spec(&pools);
+    spec["prefect"]["block"]["name"] = json!("no-such-block");
+    world.apply_binding("blockless", &spec).await?;
+    world
+        .until("the condition to name the Secret", async || {
+            let injected = world.condition("blockless", "Injected").await?;
+            let waits = injected.message.contains("once Secret blockless exists");
+            ensure!(injected.status == "Unknown" && waits, "{injected:?}");
+            Ok(())
+        })
+        .await?;
+    let mut spec = world.pool_spec(&pools);
+    spec["prefect"]["server"]["remoteApiUrl"] = json!("https://prefect.example.com/api");
+    world.apply_binding("refused", &spec).await?;
     let condition = world
-        .until_condition("placed", "Injected", "False", "PoolNotEditable")
+        .until_condition("refused", "Injected", "Unknown", "HostNotAllowed")
         .await?;
-    let ours = entry("placed", true);
-    let advice = format!("put {ours} into the list `variables.properties.env_from.default`");
-    ensure!(condition.message.contains(&advice), "{}", condition.message);
-    world
-        .write_template("pool-placeholder", &with_default(&format!("[{ours}]")))
-        .await?;
-    world
-        .until_pool("placed", "pool-placeholder", "AlreadyPresent")
-        .await?;
-    world.until_ready("placed").await?;
-    // The entry is the user's.
-    let written = world.last_write("pool-placeholder").await?;
-    world.delete_binding("placed").await?;
-    world.until_binding_deleted("placed").await?;
-    assert_eq!(world.last_write("pool-placeholder").await?, written);
-    world.finish().await
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn job_variables_count_only_if_the_template_uses_them() -> Result<()> {
-    let world = world("pool-variables").await?;
-    let text = template(&world.name);
-    let namespace = "\"namespace\": \"{{ namespace }}\"";
-    assert_eq!(text.matches(namespace).count(), 2);
-    let renamed = text
-        .replace(namespace, "\"namespace\": \"{{ k8s_namespace }}\"")
-        .replacen(
-            "\"properties\": {",
-            &format!(
-                "\"properties\": {{\"k8s_namespace\": {{\"type\": \"string\", \"default\": \"{}\"}},",
-                world.name
-            ),
-            1,
-        );
-    let literal = text.replace(namespace, &format!("\"namespace\": \"{}\"", world.name));
-    let cases = [
-        ("variables-literal", &literal, "namespace", "Patched"),
-        ("variables-other", &renamed, "namespace", "Patched"),
-        (
-            "variables-renamed",
-            &renamed,
-            "k8s_namespace",
-            "OtherNamespace",
-        ),
-    ];
-    for (pool, text, variable, _) in cases {
-        world.create_pool(pool, text).await?;
-        let deployment = Deployment {
-            name: &format!("{pool}-elsewhere"),
-            pool,
-            path: &flows(),
-            entrypoint: "flow.py:main",
-            job_variables: json!({variable: "elsewhere"}),
-        };
-        world.api.create_deployment(&deployment).await?;
-    }
-    let pools = cases.map(|(pool, ..)| json!({"name": pool, "optional": false}));
-    world
-        .apply_binding("variables", &world.pool_spec(&json!(pools)))
-        .await?;
-    for (pool, _, _, state) in cases {
-        let status = world.until_pool("variables", pool, state).await?;
-        let unserved = &status["unservedNamespaces"];
-        let expected = state == "OtherNamespace";
-        ensure!(
-            (unserved == &json!(["elsewhere"])) == expected && (unserved.is_null() != expected),
-            "{status}"
-        );
-    }
+    ensure!(
+        condition.message.contains("does not read the work pools"),
+        "{}",
+        condition.message
+    );
     world.finish().await
 }
 
@@ -363,6 +305,12 @@ async fn reports_keys_that_the_pool_overrides() -> Result<()> {
             Ok(())
         })
         .await?;
+    let injected = world.condition("shadowed", "Injected").await?;
+    ensure!(
+        injected.message.contains("keys of the Secret: LOG_LEVEL"),
+        "{}",
+        injected.message
+    );
     world.finish().await
 }
 

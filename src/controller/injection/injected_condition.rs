@@ -17,18 +17,33 @@ use crate::{
     status::{ConditionUpdate, listed_names},
 };
 
-/// Maximum number of namespaces in the condition's message.
-const MAX_NAMESPACES: usize = 10;
+/// Maximum number of names in one list of the condition's message.
+const MAX_NAMES: usize = 10;
 
-/// The condition `Injected` and the pools of the status. `before` are the pools of the last status,
-/// `was_true` is the last status of the condition.
+/// What the condition depends on beside the observations.
+pub struct InjectionState<'a> {
+    /// Why the pools are not read at all.
+    pub unread: Option<&'a Failure>,
+    /// Name of the Secret, if it does not exist yet.
+    pub missing_secret: Option<&'a str>,
+    /// Whether the condition was True.
+    pub was_true: bool,
+    /// For how long a transient failure leaves a True condition.
+    pub grace_period: Duration,
+}
+
+/// The condition `Injected` and the pools of the status. `before` are the pools of the last status.
 #[must_use]
 pub fn injected_condition(
     claims: &PoolClaims,
     before: &[WorkPoolStatus],
-    was_true: bool,
-    grace_period: Duration,
+    state: &InjectionState<'_>,
 ) -> (Option<ConditionUpdate>, Vec<WorkPoolStatus>) {
+    let InjectionState {
+        was_true,
+        grace_period,
+        ..
+    } = *state;
     if claims.observations.is_empty() {
         return (None, Vec::new());
     }
@@ -51,14 +66,48 @@ pub fn injected_condition(
     }
     let update = match failed {
         Some(failure) => ConditionUpdate::of_failure(&failure, true, was_true),
-        None if unknown && was_true => ConditionUpdate::Unchanged,
-        None if unknown => ConditionUpdate::Unknown(
-            Reason::Pending,
-            "the first reads of the work pools are pending".to_owned(),
-        ),
+        None if unknown => unknown_condition(claims, state),
         None => ConditionUpdate::True(Reason::Injected, injected_message(claims, &pools)),
     };
     (Some(update), pools)
+}
+
+/// The condition while nothing failed and not every pool has the entry.
+fn unknown_condition(claims: &PoolClaims, state: &InjectionState<'_>) -> ConditionUpdate {
+    if let Some(failure) = state.unread {
+        return ConditionUpdate::Unknown(
+            failure.reason,
+            format!(
+                "the operator does not read the work pools: {}",
+                failure.message
+            ),
+        );
+    }
+    if state.was_true {
+        return ConditionUpdate::Unchanged;
+    }
+    let in_phase = |phase: Phase| {
+        let observed = claims.observations.iter();
+        let names = observed
+            .filter(|(_, observation)| observation.as_ref().is_some_and(|o| o.phase == phase))
+            .map(|(name, _)| printable::name(name));
+        let names: Vec<String> = names.take(MAX_NAMES).collect();
+        (!names.is_empty()).then(|| names.join(", "))
+    };
+    let message = match (in_phase(Phase::Injectable), in_phase(Phase::InProgress)) {
+        _ if claims.awaits_first_read() => {
+            "the first reads of the work pools are pending".to_owned()
+        }
+        (Some(pools), _) => match state.missing_secret {
+            Some(secret) => format!(
+                "work pools {pools} can take the entry: the operator adds it once Secret {secret} exists (see SecretSynced)"
+            ),
+            None => format!("the operator is about to add the entry to work pools {pools}"),
+        },
+        (None, Some(pools)) => format!("the operator is changing the entry of work pools {pools}"),
+        (None, None) => "the first reads of the work pools are pending".to_owned(),
+    };
+    ConditionUpdate::Unknown(Reason::Pending, message)
 }
 
 enum Progress {
@@ -127,11 +176,14 @@ fn injected_message(claims: &PoolClaims, pools: &[WorkPoolStatus]) -> String {
         .map(String::as_str)
         .collect();
     if !unserved.is_empty() {
-        let names: Vec<&str> = unserved.into_iter().take(MAX_NAMESPACES).collect();
+        let names: Vec<&str> = unserved.into_iter().take(MAX_NAMES).collect();
         message.push_str(
             "; deployments send jobs to namespaces without the Secret (add a binding there): ",
         );
         message.push_str(&names.join(", "));
+    }
+    for pool in pools {
+        message.extend(shadowed_clause(pool));
     }
     let observations = claims.observations.iter();
     let unchecked = observations
@@ -143,10 +195,154 @@ fn injected_message(claims: &PoolClaims, pools: &[WorkPoolStatus]) -> String {
     message
 }
 
+/// Names the keys that the pool overrides, if any.
+fn shadowed_clause(pool: &WorkPoolStatus) -> Option<String> {
+    let keys = &pool.shadowed_keys;
+    if keys.is_empty() {
+        return None;
+    }
+    let shown = keys[..keys.len().min(MAX_NAMES)].join(", ");
+    let more = match keys.len().saturating_sub(MAX_NAMES) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let name = printable::name(&pool.name);
+    Some(format!(
+        "; the env or a later envFrom entry of work pool {name} overrides these keys of the Secret: {shown}{more}"
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::crd::WorkPoolState;
+
+    fn state() -> InjectionState<'static> {
+        InjectionState {
+            unread: None,
+            missing_secret: None,
+            was_true: false,
+            grace_period: Duration::ZERO,
+        }
+    }
+
+    fn observed(phase: Phase) -> Observation {
+        Observation {
+            phase,
+            state: None,
+            reason: if phase == Phase::Injected {
+                Reason::Injected
+            } else {
+                Reason::Pending
+            },
+            message: "observed".to_owned(),
+            shadowed_keys: Vec::new(),
+            later_sources: Vec::new(),
+            unserved_namespaces: Vec::new(),
+            unchecked_deployments: None,
+            failing_since: None,
+            event: None,
+        }
+    }
+
+    fn condition(
+        observations: &[Option<Observation>],
+        state: &InjectionState<'_>,
+    ) -> Option<ConditionUpdate> {
+        let observations = observations.iter().enumerate();
+        let claims = PoolClaims {
+            observations: observations
+                .map(|(number, observation)| (format!("pool-{number}"), observation.clone()))
+                .collect(),
+            to_record: BTreeSet::new(),
+        };
+        injected_condition(&claims, &[], state).0
+    }
+
+    fn pending(message: &str) -> ConditionUpdate {
+        ConditionUpdate::Unknown(Reason::Pending, message.to_owned())
+    }
+
+    #[test]
+    fn says_what_an_injection_waits_for() {
+        let waiting = InjectionState {
+            missing_secret: Some("my-secret"),
+            ..state()
+        };
+        let (ready, injected) = (
+            Some(observed(Phase::Injectable)),
+            Some(observed(Phase::Injected)),
+        );
+        assert_eq!(
+            condition(&[ready.clone(), injected], &waiting),
+            Some(pending(
+                "work pools pool-0 can take the entry: the operator adds it once Secret my-secret exists (see SecretSynced)"
+            ))
+        );
+        assert_eq!(
+            condition(std::slice::from_ref(&ready), &state()),
+            Some(pending(
+                "the operator is about to add the entry to work pools pool-0"
+            ))
+        );
+        assert_eq!(
+            condition(&[ready, None], &waiting),
+            Some(pending("the first reads of the work pools are pending"))
+        );
+        assert_eq!(
+            condition(&[Some(observed(Phase::InProgress))], &state()),
+            Some(pending(
+                "the operator is changing the entry of work pools pool-0"
+            ))
+        );
+    }
+
+    #[test]
+    fn says_why_pools_are_not_read() {
+        let failure = Failure::new(Reason::HostNotAllowed, "x is not an allowed host");
+        for was_true in [false, true] {
+            let refused = InjectionState {
+                unread: Some(&failure),
+                was_true,
+                ..state()
+            };
+            assert_eq!(
+                condition(&[None], &refused),
+                Some(ConditionUpdate::Unknown(
+                    Reason::HostNotAllowed,
+                    "the operator does not read the work pools: x is not an allowed host"
+                        .to_owned()
+                ))
+            );
+        }
+        let before = InjectionState {
+            was_true: true,
+            ..state()
+        };
+        assert_eq!(
+            condition(&[None], &before),
+            Some(ConditionUpdate::Unchanged)
+        );
+    }
+
+    #[test]
+    fn names_the_keys_that_a_pool_overrides() {
+        let keys = |count: usize| (0..count).map(|n| format!("K{n}")).collect();
+        let shadowed = |count| Observation {
+            shadowed_keys: keys(count),
+            ..observed(Phase::Injected)
+        };
+        let Some(ConditionUpdate::True(_, message)) =
+            condition(&[Some(shadowed(1)), Some(shadowed(12))], &state())
+        else {
+            panic!("not injected")
+        };
+        assert!(
+            message.contains("work pool pool-0 overrides these keys of the Secret: K0;")
+                && message.ends_with("K9 and 2 more"),
+            "{message}"
+        );
+    }
 
     #[test]
     fn unchecked_deployments_are_reported_beside_success() {
@@ -166,7 +362,7 @@ mod tests {
             observations: vec![("k8s".to_owned(), Some(observation))],
             to_record: BTreeSet::new(),
         };
-        let (update, _) = injected_condition(&claims, &[], false, Duration::ZERO);
+        let (update, _) = injected_condition(&claims, &[], &state());
         let Some(ConditionUpdate::True(Reason::Injected, message)) = update else {
             panic!("{update:?}")
         };

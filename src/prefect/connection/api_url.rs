@@ -13,7 +13,11 @@ use crate::{
 };
 
 /// Prefect Cloud's API.
-const CLOUD_API_URL: &str = "https://api.prefect.cloud/api";
+pub(super) const CLOUD_API_URL: &str = "https://api.prefect.cloud/api";
+/// Its host.
+const CLOUD_API_HOST: &str = "api.prefect.cloud";
+/// The host of Prefect Cloud's web UI.
+const CLOUD_UI_HOST: &str = "app.prefect.cloud";
 
 /// The URL of the API that a `server` field names, without a slash at its end.
 ///
@@ -46,6 +50,7 @@ pub fn api_url_of(spec: &ServerSpec, namespace: &str) -> Result<Url, ServerError
         (None, None) => return Err(ServerError::MissingAddress),
     };
     let mut url = Url::parse(base.trim()).map_err(|_| ServerError::InvalidUrl)?;
+    reject_cloud_page(&url)?;
     if url.cannot_be_a_base()
         || !url.has_host()
         || !matches!(url.scheme(), "http" | "https")
@@ -69,6 +74,30 @@ pub fn api_url_of(spec: &ServerSpec, namespace: &str) -> Result<Url, ServerError
 fn is_workspace(path: &str) -> bool {
     let parts: Vec<&str> = path.rsplit('/').take(5).collect();
     matches!(parts[..], [_, "workspaces", _, "accounts", "api"])
+}
+
+/// Users copy the address of their workspace's page:
+/// `https://app.prefect.cloud/account/A/workspace/W/dashboard`.
+fn reject_cloud_page(url: &Url) -> Result<(), ServerError> {
+    let id_after = |names: [&str; 2]| {
+        // The UI had its path behind a `#` once.
+        let fragment = url.fragment().unwrap_or_default();
+        let mut segments = url.path().split('/').chain(fragment.split('/'));
+        segments.find(|segment| names.contains(segment))?;
+        let id = segments.next()?;
+        url_part("", id).ok().map(str::to_owned)
+    };
+    let account = id_after(["account", "accounts"]);
+    let workspace = id_after(["workspace", "workspaces"]);
+    let has_page_path = url.path().contains("/account/") && url.path().contains("/workspace/");
+    let host = url.host_str().map(|host| host.trim_end_matches('.'));
+    if host != Some(CLOUD_UI_HOST) && !(has_page_path && host == Some(CLOUD_API_HOST)) {
+        return Ok(());
+    }
+    Err(match (account, workspace) {
+        (Some(account), Some(workspace)) => ServerError::CloudPage { account, workspace },
+        _ => ServerError::CloudPageWithoutIds,
+    })
 }
 
 fn url_part<'a>(field: &'static str, text: &'a str) -> Result<&'a str, ServerError> {

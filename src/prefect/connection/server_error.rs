@@ -4,7 +4,7 @@
 //! Output: [`ServerError`], with its reason and its message.
 //! Invariants: the message names the field, and never contains its value.
 
-use super::references::Purpose;
+use super::{api_url::CLOUD_API_URL, references::Purpose};
 use crate::{failure::Failure, outbound::HostRefused, reason::Reason};
 
 /// Why a `server` field cannot be used.
@@ -20,6 +20,21 @@ pub enum ServerError {
         "spec.prefect.server.remoteApiUrl is not the URL of an API: use a URL such as https://prefect.example.com/api, without a query"
     )]
     InvalidUrl,
+    /// `remoteApiUrl` is the address of a page of Prefect Cloud's web UI.
+    #[error(
+        "spec.prefect.server.remoteApiUrl is the address of a page of Prefect Cloud: use {CLOUD_API_URL}/accounts/{account}/workspaces/{workspace}, or set accountId: {account} and workspaceId: {workspace} and remove remoteApiUrl"
+    )]
+    CloudPage {
+        /// The account id in the address.
+        account: String,
+        /// The workspace id in the address.
+        workspace: String,
+    },
+    /// `remoteApiUrl` is such an address, and does not show both ids.
+    #[error(
+        "spec.prefect.server.remoteApiUrl is the address of a page of Prefect Cloud: remove it, and set accountId and workspaceId to the ids after /account/ and /workspace/ in the address of the workspace's dashboard"
+    )]
+    CloudPageWithoutIds,
     /// A name, a namespace or an id cannot be part of a URL.
     #[error(
         "spec.prefect.server.{field} cannot be part of a URL: use letters, digits and dashes only"
@@ -85,6 +100,8 @@ impl ServerError {
         match self {
             Self::MissingAddress
             | Self::InvalidUrl
+            | Self::CloudPage { .. }
+            | Self::CloudPageWithoutIds
             | Self::InvalidUrlPart { .. }
             | Self::InvalidHeaderName { .. } => Reason::InvalidSpec,
             Self::HostNotAllowed { refused, .. } => refused.reason(),

@@ -182,7 +182,7 @@ fn every_reference_is_listed_with_the_field_that_it_is_for() {
 
 fn allowed(entries: &[&str]) -> AllowedServers {
     let entries: Vec<String> = entries.iter().map(|&entry| entry.to_owned()).collect();
-    let services = ["./*".to_owned(), "prefect/prefect-server".to_owned()];
+    let services = ["./*".to_owned(), "other/p".to_owned()];
     AllowedServers::parse(&entries, &services).unwrap()
 }
 
@@ -369,4 +369,45 @@ fn connection_does_not_print_its_secrets() {
     let printed = format!("{:?}", connect(&full(), &values).unwrap());
     assert!(printed.contains("http://p.flows.svc:4200/api"), "{printed}");
     assert!(!printed.contains("canary"), "{printed}");
+}
+
+#[test]
+fn a_page_of_prefect_cloud_gets_the_url_of_its_api() {
+    let (account, workspace) = (
+        "9b649228-0419-40e1-9e0d-44954b5c0ab6",
+        "d137367a-5055-44ff-b91c-6f7366c9e4c4",
+    );
+    let page = format!("account/{account}/workspace/{workspace}");
+    for url in [
+        format!("https://app.prefect.cloud/{page}"),
+        format!("https://app.prefect.cloud/{page}/dashboard?g_range=x"),
+        format!("https://app.prefect.cloud/{page}/#flow-runs"),
+        format!("https://APP.prefect.cloud./{page}/api"),
+        format!("https://app.prefect.cloud/#/{page}"),
+        format!("https://api.prefect.cloud/{page}"),
+        format!("https://app.prefect.cloud/api/accounts/{account}/workspaces/{workspace}"),
+    ] {
+        let error = self::url(json!({"remoteApiUrl": url})).unwrap_err();
+        assert_eq!(error.reason(), Reason::InvalidSpec);
+        let text = error.to_string();
+        let api =
+            format!("https://api.prefect.cloud/api/accounts/{account}/workspaces/{workspace}");
+        let ids = format!("accountId: {account} and workspaceId: {workspace}");
+        assert!(text.contains(&api) && text.contains(&ids), "{url}: {text}");
+        // The advice works.
+        assert_eq!(self::url(json!({"remoteApiUrl": api})).unwrap(), api);
+        let stanza = json!({"accountId": account, "workspaceId": workspace});
+        assert_eq!(self::url(stanza).unwrap(), api);
+    }
+    for url in [
+        "https://app.prefect.cloud".to_owned(),
+        format!("https://app.prefect.cloud/account/{account}"),
+        "https://app.prefect.cloud/account/a%20b/workspace/<x>".to_owned(),
+    ] {
+        let error = self::url(json!({"remoteApiUrl": url})).unwrap_err();
+        assert_eq!(error, ServerError::CloudPageWithoutIds, "{url}");
+    }
+    // A self-hosted server may have such a path.
+    let other = format!("https://prefect.example.com/{page}/api");
+    assert_eq!(self::url(json!({"remoteApiUrl": other})).unwrap(), other);
 }

@@ -140,9 +140,14 @@ async fn install_upgrade_uninstall(cluster: &Cluster) -> Result<()> {
     cluster.until_pod(OPERATOR_NAMESPACE).await?;
     rejects_unrestricted_pod(cluster).await?;
 
-    cluster
+    ensure!(notes.contains("Two steps remain"), "{notes}");
+    let notes = cluster
         .deploy_with(&["upgrade", "--reuse-values"], CHART, cluster.replicas)
         .await?;
+    ensure!(
+        notes.contains("kubectl get dpb") && !notes.contains("steps remain"),
+        "{notes}"
+    );
     ensure!(
         cluster.crd_has_suspend().await?,
         "helm upgrade did not upgrade the CRD"
