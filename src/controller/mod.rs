@@ -18,6 +18,7 @@ mod delete_secret;
 pub mod finalizer;
 pub mod injection;
 pub mod key_refs;
+mod loss_guard;
 pub mod object_cache;
 pub mod pass;
 pub mod patch_status;
