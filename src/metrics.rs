@@ -93,6 +93,8 @@ pub struct Metrics {
     pub notification_to_secret_seconds: Histogram,
     /// Connected subscriptions.
     pub subscriptions_connected: Family<UpstreamLabels, Gauge>,
+    /// Subscriptions that wait until a connection is free.
+    pub subscriptions_waiting: Family<UpstreamLabels, Gauge>,
     /// Subscriptions that were lost and connected again.
     pub subscription_reconnects: Family<UpstreamLabels, Counter>,
     /// Subscriptions that the upstream rejected.
@@ -131,6 +133,7 @@ impl Metrics {
             bindings: Family::default(),
             notification_to_secret_seconds: Histogram::new(exponential_buckets(0.005, 2.0, 14)),
             subscriptions_connected: Family::default(),
+            subscriptions_waiting: Family::default(),
             subscription_reconnects: Family::default(),
             subscription_rejections: Family::default(),
             change_notifications: Family::default(),
@@ -224,6 +227,11 @@ impl Metrics {
             "subscriptions_connected",
             "Connected watch streams and event sockets",
             self.subscriptions_connected.clone(),
+        );
+        registry.register(
+            "subscriptions_waiting",
+            "Watch streams and event sockets that wait until a connection is free",
+            self.subscriptions_waiting.clone(),
         );
         registry.register(
             "subscription_reconnects",

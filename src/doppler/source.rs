@@ -67,6 +67,7 @@ pub fn configs(
     let spec = PollerSpec {
         upstream: "doppler",
         read,
+        tenant: BindingRef::namespace,
         feed,
     };
     Pollers::new(spec, metrics, enqueue, shutdown)
