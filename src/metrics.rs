@@ -102,6 +102,8 @@ pub struct Metrics {
     pub notification_to_secret_seconds: Histogram,
     /// Connected subscriptions.
     pub subscriptions_connected: Family<UpstreamLabels, Gauge>,
+    /// Subscriptions that wait until a connection is free.
+    pub subscriptions_waiting: Family<UpstreamLabels, Gauge>,
     /// Subscriptions that were lost and connected again.
     pub subscription_reconnects: Family<UpstreamLabels, Counter>,
     /// Subscriptions that the upstream rejected.
@@ -144,6 +146,7 @@ impl Metrics {
             bindings: Family::default(),
             notification_to_secret_seconds: Histogram::new(exponential_buckets(0.005, 2.0, 14)),
             subscriptions_connected: Family::default(),
+            subscriptions_waiting: Family::default(),
             subscription_reconnects: Family::default(),
             subscription_rejections: Family::default(),
             change_notifications: Family::default(),
@@ -207,35 +210,39 @@ impl Metrics {
             metrics.sources.clone(),
         );
         metrics.register_subscriptions(&mut registry);
-        registry.register(
-            "webhook_requests",
-            "Requests to the webhook endpoint by outcome",
-            metrics.webhook_requests.clone(),
-        );
-        registry.register(
-            "task_panics",
-            "Panics of tasks that were started again, by task",
-            metrics.task_panics.clone(),
-        );
-        registry.register(
-            "cleanups_abandoned",
-            "Deleted bindings whose pool entry the operator left behind",
-            metrics.cleanups_abandoned.clone(),
-        );
-        registry.register(
-            "namespace_unavailable",
-            "1 for each watched namespace that is terminating, gone or forbidden",
-            metrics.namespace_unavailable.clone(),
-        );
-        registry.register(
-            "leader",
-            "1 while this replica is the leader, 0 while it is a standby",
-            metrics.leader.clone(),
-        );
+        metrics.register_process(&mut registry);
         Self {
             registry,
             ..metrics
         }
+    }
+
+    fn register_process(&self, registry: &mut Registry) {
+        registry.register(
+            "webhook_requests",
+            "Requests to the webhook endpoint by outcome",
+            self.webhook_requests.clone(),
+        );
+        registry.register(
+            "task_panics",
+            "Panics of tasks that were started again, by task",
+            self.task_panics.clone(),
+        );
+        registry.register(
+            "cleanups_abandoned",
+            "Deleted bindings whose pool entry the operator left behind",
+            self.cleanups_abandoned.clone(),
+        );
+        registry.register(
+            "namespace_unavailable",
+            "1 for each watched namespace that is terminating, gone or forbidden",
+            self.namespace_unavailable.clone(),
+        );
+        registry.register(
+            "leader",
+            "1 while this replica is the leader, 0 while it is a standby",
+            self.leader.clone(),
+        );
     }
 
     fn register_subscriptions(&self, registry: &mut Registry) {
@@ -249,6 +256,11 @@ impl Metrics {
             "subscriptions_connected",
             "Connected watch streams and event sockets",
             self.subscriptions_connected.clone(),
+        );
+        registry.register(
+            "subscriptions_waiting",
+            "Watch streams and event sockets that wait until a connection is free",
+            self.subscriptions_waiting.clone(),
         );
         registry.register(
             "subscription_reconnects",

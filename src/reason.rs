@@ -58,6 +58,8 @@ impl Reason {
                 | Self::DopplerRateLimited
                 | Self::DopplerError
                 | Self::AnswerTooLarge
+                | Self::ConfigIncomplete
+                | Self::NamesLost
         )
     }
 }
@@ -239,8 +241,18 @@ reasons! {
     AnswerTooLarge, WaitForChange,
         "The Secret keeps its last good values.",
         "Make the config or the block smaller, or find the proxy that adds the headers.";
+    /// The answer lacks `DOPPLER_PROJECT`, `DOPPLER_CONFIG` or `DOPPLER_ENVIRONMENT`, which every
+    /// config has and which earlier answers had.
+    ConfigIncomplete, WaitForChange,
+        "The Secret keeps its last good values, however often the answer comes.",
+        "Check that `spec.doppler.host` is the address of Doppler's API, and what answers there.";
+    /// The answer lacks more than half of the names of the one before, and at least five. The
+    /// message lists them. The operator rejects the answer until the next poll confirms it.
+    NamesLost, WaitForChange,
+        "The Secret keeps its last good values for one more interval.",
+        "If the names should not be gone, restore them in Doppler.";
     /// The answer has no values and would empty a Secret that has content. The operator rejects it
-    /// until a second poll gives the same answer.
+    /// until the next poll gives the same answer.
     EmptyAnswer, Retry,
         "The Secret keeps its last good values.",
         "If the config should not be empty, check it in Doppler, and check `include` and `exclude`.";

@@ -73,8 +73,8 @@ pub struct BindingState {
     pub abandoned: bool,
     /// Since when a referenced key cannot be resolved.
     pub key_refs_failing_since: Option<Instant>,
-    /// Whether this process wrote the Secret, or found its content as desired.
-    pub has_written: bool,
+    /// The source of the values that this process wrote, or found in the Secret.
+    pub written_from: Option<u64>,
     /// Since when content is refused that would take most keys out of the Secret.
     pub loss_since: Option<Instant>,
     /// The writes of the Secret.

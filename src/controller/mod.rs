@@ -19,6 +19,7 @@ mod entry_record;
 pub mod finalizer;
 pub mod injection;
 pub mod key_refs;
+mod loss_guard;
 pub mod object_cache;
 mod orphan;
 pub mod pass;

@@ -28,6 +28,8 @@ pub struct LastGood {
     pub config: String,
     /// Its values.
     pub snapshot: Arc<Snapshot>,
+    /// Distinguishes the source from which they were read: the config, its token and transformer.
+    pub source: u64,
 }
 
 /// The stage at which the resolution of newer values fails.

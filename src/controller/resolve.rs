@@ -5,7 +5,12 @@
 //! Invariants: pollers read the upstreams, and enqueue the binding when an answer arrives. The only
 //! request that this module waits for is the first read of a referenced key.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -64,7 +69,9 @@ pub async fn resolve(pass: &Pass<'_>) -> Resolution {
         let configs = &pass.context.configs;
         let state = configs.subscribe(pass.key, &key, pass.interval());
         let snapshot = resolution.record_poll(Stage::Config, &state);
+        let source = hash_of(&key);
         resolution.last_good = snapshot.map(|snapshot| LastGood {
+            source,
             project: key.project,
             config: key.config,
             snapshot,
@@ -78,6 +85,12 @@ pub async fn resolve(pass: &Pass<'_>) -> Resolution {
         resolution.consecutive_reads = 0;
     }
     resolution
+}
+
+fn hash_of(key: &ConfigKey) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// The last good values of earlier passes.

@@ -3,7 +3,8 @@
 //! Input: a binding and its resolution.
 //! Output: the desired Secret, at most a few writes, the condition, and what the status says of the
 //! content.
-//! Invariants: an answer that would empty the Secret is refused until a second read confirms it.
+//! Invariants: content that would take most keys out of the Secret is refused until a later read
+//! confirms it.
 
 use kube::ResourceExt;
 use tokio::time::Instant;
@@ -11,6 +12,7 @@ use tokio::time::Instant;
 use super::{
     apply_secret::{Applied, apply_secret},
     entry_record,
+    loss_guard::refuse_loss,
     pass::Pass,
     resolution::{LastGood, Resolution, with_note},
 };
@@ -22,9 +24,6 @@ use crate::{
     secret::{Desired, DesiredInput, desired, hash_key},
     status::{ConditionUpdate, SECRET_SYNCED, SecretContent},
 };
-
-/// A second read confirms an empty answer after this part of the poll interval.
-const CONFIRMATION: f64 = 1.2;
 
 /// The outcome of a reconcile for the Secret.
 pub struct SecretOutcome {
@@ -117,7 +116,7 @@ async fn write_secret(
     resolution: &Resolution,
     desired: &Desired,
 ) -> Result<ConditionUpdate, Failure> {
-    refuse_empty_answer(pass, resolution, desired)?;
+    refuse_loss(pass, resolution, desired).await?;
     if desired.name == hash_key::SECRET_NAME && desired.namespace == pass.context.operator_namespace
     {
         let message = format!(
@@ -132,6 +131,8 @@ async fn write_secret(
     });
     match apply_secret(pass, desired, written_before).await {
         Ok(applied) => {
+            let source = resolution.last_good.as_ref().map(|values| values.source);
+            pass.update_state(|state| state.written_from = source);
             report_applied(pass, resolution, desired, applied);
             if applied == Applied::Updated
                 && let Some(notified_at) = resolution.notified_at
@@ -154,29 +155,6 @@ async fn write_secret(
             Err(failure)
         }
     }
-}
-
-/// Refuses an answer without keys for a Secret that has keys, until a second read confirms it.
-fn refuse_empty_answer(
-    pass: &mut Pass<'_>,
-    resolution: &Resolution,
-    desired: &Desired,
-) -> Result<(), Failure> {
-    let key_count = pass
-        .last_status()
-        .filter(|status| status.secret_name.as_deref() == Some(&desired.name))
-        .and_then(|status| status.key_count)
-        .unwrap_or(0);
-    if !desired.data.is_empty() || key_count == 0 || resolution.consecutive_reads >= 2 {
-        return Ok(());
-    }
-    pass.requeue.after(pass.interval().mul_f64(CONFIRMATION));
-    let message = format!(
-        "the answer of Doppler would leave Secret {} without any key; the operator rejects it until the next poll confirms it: check the config, and spec.doppler.include and exclude",
-        desired.name
-    );
-    pass.emit(Reason::EmptyAnswer, &message);
-    Err(Failure::new(Reason::EmptyAnswer, message))
 }
 
 /// The condition of a Secret that holds `desired`: whether its values are the newest, and whether

@@ -52,6 +52,8 @@ impl ConfigKey {
             upstream: self.host.origin().ascii_serialization().into(),
             source: self.source(digest.clone()),
             account: Some(digest.finalize().into()),
+            // The account is the token itself.
+            credentials: None,
         }
     }
 

@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use super::loss::LostNames;
 use crate::{outbound::TransportError, reason::Reason, upstream::limiter::CircuitOpen};
 
 /// Why there is no snapshot.
@@ -108,6 +109,26 @@ pub enum DopplerError {
         /// What is wrong with the body.
         problem: String,
     },
+    /// A 200 without the names that every config has.
+    #[error(
+        "the answer of {host} has no {missing}, which every config has and earlier answers had: check that spec.doppler.host is Doppler's API"
+    )]
+    ConfigIncomplete {
+        /// The host of the request.
+        host: String,
+        /// The names.
+        missing: String,
+    },
+    /// A 200 without most of the names of earlier answers.
+    #[error(
+        "the answer of {host} lacks {lost}; the operator rejects it until the next poll confirms it: check the config"
+    )]
+    NamesLost {
+        /// The host of the request.
+        host: String,
+        /// What is lost.
+        lost: LostNames,
+    },
     /// The body is larger than the limit.
     #[error(
         "the answer of {host} is larger than {limit} bytes, the maximum of a Doppler config: check that spec.doppler.host is Doppler's API, or make the config smaller"
@@ -146,6 +167,8 @@ impl DopplerError {
             }
             | Self::TooLarge { .. } => Reason::AnswerTooLarge,
             Self::Unreachable { .. } | Self::ServerError { .. } => Reason::DopplerUnreachable,
+            Self::ConfigIncomplete { .. } => Reason::ConfigIncomplete,
+            Self::NamesLost { .. } => Reason::NamesLost,
             Self::CircuitOpen(open) => open.error.reason(),
         }
     }

@@ -71,6 +71,7 @@ pub fn watch_streams(
         on_message: None,
         slows_polling: false,
         reread_after: None,
+        host: |key| key.host.origin().ascii_serialization(),
         max_connections: settings.max_streams.into(),
     };
     Ok(Subscriptions::new(

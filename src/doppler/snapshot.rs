@@ -6,13 +6,15 @@
 //! shows a name only if its value is the problem. The messages of the JSON parser are
 //! not used, because they quote the body.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
+use parking_lot::Mutex;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{
     Deserialize, Deserializer,
     de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
+use tokio::time::Instant;
 
 use super::error_messages::one_line;
 
@@ -30,13 +32,45 @@ const MAX_SHOWN_CHARS: usize = 60;
 pub struct Snapshot {
     values: BTreeMap<String, SecretString>,
     etag: Option<String>,
+    /// Whether a later read confirmed that most of the names are gone.
+    is_confirmed: bool,
+    /// Since when answers are refused that lack most of these names.
+    loss_since: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Snapshot {
     /// Creates a snapshot. `etag` is Doppler's tag, which is sent back unchanged.
     #[must_use]
-    pub const fn new(values: BTreeMap<String, SecretString>, etag: Option<String>) -> Self {
-        Self { values, etag }
+    pub fn new(values: BTreeMap<String, SecretString>, etag: Option<String>) -> Self {
+        Self {
+            values,
+            etag,
+            ..Self::default()
+        }
+    }
+
+    /// This state, after a later read confirmed that most of the names are gone.
+    pub(super) fn confirmed(self) -> Self {
+        Self {
+            is_confirmed: true,
+            ..self
+        }
+    }
+
+    /// Whether a later read confirmed that most of the names are gone.
+    #[must_use]
+    pub const fn is_confirmed(&self) -> bool {
+        self.is_confirmed
+    }
+
+    /// An answer lacks most of these names. Returns since when answers do.
+    pub(super) fn record_loss(&self, now: Instant) -> Instant {
+        *self.loss_since.lock().get_or_insert(now)
+    }
+
+    /// An answer has these names.
+    pub(super) fn clear_loss(&self) {
+        *self.loss_since.lock() = None;
     }
 
     /// The values by name.

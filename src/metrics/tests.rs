@@ -39,6 +39,7 @@ fn names() -> BTreeSet<String> {
     let Metrics {
         bindings,
         subscriptions_connected,
+        subscriptions_waiting,
         subscription_reconnects,
         subscription_rejections,
         change_notifications,
@@ -69,6 +70,7 @@ fn names() -> BTreeSet<String> {
     let outcome = "unchanged";
     drop(bindings.get_or_create(&reason));
     drop(subscriptions_connected.get_or_create(&upstream));
+    drop(subscriptions_waiting.get_or_create(&upstream));
     drop(subscription_reconnects.get_or_create(&upstream));
     drop(subscription_rejections.get_or_create(&upstream));
     drop(change_notifications.get_or_create(&NotificationLabels { source: "webhook" }));

@@ -112,9 +112,20 @@ impl Connection {
         let account = segments
             .find(|segment| *segment == "accounts")
             .and_then(|_| segments.next());
+        let (kind, credentials) = self.auth.identity();
         LimitKey {
             upstream: self.api_url.origin().ascii_serialization().into(),
             account: account.map(|account| Sha256::digest(account).into()),
+            // An author may name the account of another: only accepted credentials belong to it.
+            credentials: account.map(|account| {
+                Sha256::new()
+                    .chain_update([kind])
+                    .chain_update(account.len().to_le_bytes())
+                    .chain_update(account)
+                    .chain_update(credentials)
+                    .finalize()
+                    .into()
+            }),
             source: self.source(""),
         }
     }

@@ -85,6 +85,7 @@ pub fn event_sockets(
         on_message: Some(on_message),
         slows_polling: true,
         reread_after: Some(FILTER_DELAY),
+        host: |connection| connection.api_url.origin().ascii_serialization(),
         max_connections: MAX_SOCKETS,
     };
     Subscriptions::new(spec, Arc::clone(metrics), shutdown.clone())

@@ -234,7 +234,7 @@ impl HttpClient {
             let permit = self.limiter.acquire(&limit_key, read_request).await;
             let mut permit =
                 permit.map_err(|circuit_open| PrefectError::CircuitOpen(Box::new(circuit_open)))?;
-            let response = self.send(request(), endpoint.max_bytes, &mut permit).await;
+            let response = self.send(request(), endpoint, &mut permit).await;
             drop(permit);
             let response = response?;
             if response.status != StatusCode::SERVICE_UNAVAILABLE || attempt == MAX_ATTEMPTS {
@@ -249,7 +249,7 @@ impl HttpClient {
     async fn send(
         &self,
         request: RequestBuilder,
-        max_bytes: usize,
+        endpoint: &Endpoint<'_>,
         permit: &mut Permit<PrefectError>,
     ) -> Result<ApiResponse, PrefectError> {
         let sent = request.headers(self.headers.clone()).send().await;
@@ -265,7 +265,7 @@ impl HttpClient {
         permit.record(self.outcome(status, retry_after));
         // The status alone identifies a rejection: a body that is too large or broken must not hide it.
         let body = if status.is_success() {
-            let body = read_bounded(response, max_bytes, self.timeout).await;
+            let body = read_bounded(response, endpoint.max_bytes, self.timeout).await;
             let body = body.map_err(|error| match error {
                 BodyError::TooLarge { limit } => PrefectError::TooLarge {
                     host: self.host(),
@@ -273,7 +273,11 @@ impl HttpClient {
                 },
                 BodyError::Transport(error) => self.transport(error),
             })?;
-            permit.record(RequestOutcome::Answered(None));
+            // A server may issue CSRF tokens to anyone: this does not show that the credentials are
+            // accepted.
+            if !matches!(endpoint.subject, Subject::CsrfToken) {
+                permit.record(RequestOutcome::Answered(None));
+            }
             body
         } else {
             let body = read_bounded(response, SMALL_LIMIT, self.timeout).await;
@@ -300,6 +304,7 @@ impl HttpClient {
                 host: self.host(),
                 status,
             }),
+            401 => RequestOutcome::Unauthorized,
             _ => RequestOutcome::Refused(None),
         }
     }

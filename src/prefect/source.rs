@@ -91,6 +91,7 @@ pub fn blocks(
     let spec = PollerSpec {
         upstream: "prefect",
         read,
+        tenant: BindingRef::namespace,
         feed,
     };
     Pollers::new(spec, metrics, enqueue, shutdown)

@@ -84,7 +84,9 @@ pub fn upstreams(
     let configs = doppler::configs(
         Arc::new(client),
         Some(ChangeFeed {
-            subscribe: Box::new(move |key, trigger| streams.subscribe(&key.stream_key(), trigger)),
+            subscribe: Box::new(move |key, tenant, trigger| {
+                streams.subscribe(&key.stream_key(), tenant, trigger)
+            }),
             // A lost update of a config would go unnoticed, so its polling does not slow down.
             poll_interval: Duration::ZERO,
         }),
@@ -95,7 +97,9 @@ pub fn upstreams(
     let pools = Pools::new(
         Arc::clone(&connections),
         Some(ChangeFeed {
-            subscribe: Box::new(move |connection, trigger| sockets.subscribe(connection, trigger)),
+            subscribe: Box::new(move |connection, tenant, trigger| {
+                sockets.subscribe(connection, tenant, trigger)
+            }),
             poll_interval: settings.pushed_refresh_interval,
         }),
         Arc::clone(enqueue),
@@ -131,7 +135,9 @@ fn block_feed(
 ) -> ChangeFeed<prefect::BlockKey> {
     let sockets = sockets.clone();
     ChangeFeed {
-        subscribe: Box::new(move |key, trigger| sockets.subscribe(&key.connection, trigger)),
+        subscribe: Box::new(move |key, tenant, trigger| {
+            sockets.subscribe(&key.connection, tenant, trigger)
+        }),
         poll_interval: settings.pushed_refresh_interval,
     }
 }

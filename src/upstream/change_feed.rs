@@ -6,10 +6,14 @@
 
 use std::time::Duration;
 
-use super::{subscription::SubscriptionGuard, trigger::Trigger};
+use super::{
+    subscription::{SubscriptionGuard, Tenant},
+    trigger::Trigger,
+};
 
-/// Fires the trigger at each change under the key, until the guard is dropped.
-pub type SubscribeFn<K> = Box<dyn Fn(&K, Trigger) -> SubscriptionGuard + Send + Sync>;
+/// Fires the trigger at each change under the key, until the guard is dropped. The connection counts
+/// for the tenant.
+pub type SubscribeFn<K> = Box<dyn Fn(&K, &Tenant, Trigger) -> SubscriptionGuard + Send + Sync>;
 
 /// Change notifications of one upstream, for keys of one kind.
 pub struct ChangeFeed<K> {

@@ -5,7 +5,8 @@
 //! Invariants: each upstream has a bound on requests in flight, so that a slow one does not delay
 //! the others, and one circuit breaker, which only failures of the host open. Sources that stall or
 //! fail leave permits for those that are well. Each account keeps to the limit that its answers state
-//! or that a flag sets. Requests queue per account, first in first out within a priority; every
+//! or that a flag sets; credentials that were never accepted are counted apart, so that they spend
+//! nothing of it. Requests queue per account, first in first out within a priority; every
 //! fourth permit goes to a poll, or every sixteenth while first reads wait. The limiter sends nothing,
 //! and knows an account or a source only by a digest.
 
@@ -28,7 +29,7 @@ pub use priority::{Priority, ReadRequest};
 pub use quota::Rate;
 use sources::Lane;
 pub use sources::SourceId;
-use upstream::Upstream;
+use upstream::{AccountId, Upstream};
 
 /// Upstreams that are kept, beyond those in use.
 const MAX_UPSTREAMS: usize = 1024;
@@ -40,6 +41,8 @@ pub struct LimitKey {
     pub upstream: Arc<str>,
     /// Digest of what the upstream's limit is counted by; none if the upstream has no limit.
     pub account: Option<[u8; 32]>,
+    /// Digest of account and credentials, if the upstream has yet to accept them for the account.
+    pub credentials: Option<[u8; 32]>,
     /// Digest of everything that decides what the request returns. What a source alone can cause
     /// counts against it, and not against the upstream.
     pub source: SourceId,
@@ -53,6 +56,8 @@ pub enum RequestOutcome<E> {
     /// Another answer: an error, or a body that cannot be used or does not end. It concerns the source
     /// and not the upstream.
     Refused(Option<Rate>),
+    /// The upstream does not accept the credentials.
+    Unauthorized,
     /// The account must not send requests for this time.
     RateLimited(Duration),
     /// No answer: the upstream may be down.
@@ -107,6 +112,8 @@ impl<E: Clone + Send + 'static> fmt::Debug for RateLimiter<E> {
 pub struct Permit<E: Clone + Send + 'static> {
     limiter: RateLimiter<E>,
     key: LimitKey,
+    /// What the request is counted by.
+    account: AccountId,
     lane: Lane,
     is_probe: bool,
     sent_at: Instant,
@@ -214,19 +221,18 @@ impl<E: Clone + Send + 'static> RateLimiter<E> {
             Circuit::Open(error, retry_after) => return Err(CircuitOpen { error, retry_after }),
             Circuit::HalfOpen => {
                 // The probe passes the queues, which were emptied when the circuit opened.
-                upstream.begin_probe(key.account, lane, self.0.account_budget, now);
+                let account = upstream.begin_probe(key, lane, self.0.account_budget, now);
                 drop(state);
-                let _ = grant.send(Ok(self.permit(key.clone(), lane, true)));
+                let _ = grant.send(Ok(self.permit(key.clone(), account, lane, true)));
                 return Ok((id, granted));
             }
         }
-        let account = upstream.account(key.account, self.0.account_budget, now);
-        let is_first = account.queued() == 0;
-        let source = key.source;
-        account.push(priority, lane, Waiter { id, source, grant });
-        if is_first {
-            upstream.schedule(key.account);
-        }
+        let waiter = Waiter {
+            id,
+            key: key.clone(),
+            grant,
+        };
+        upstream.push(priority, waiter, self.0.account_budget, now);
         self.grant_permits(state, &key.upstream, now);
         Ok((id, granted))
     }
@@ -234,11 +240,9 @@ impl<E: Clone + Send + 'static> RateLimiter<E> {
     fn raise_priority(&self, key: &LimitKey, id: u64) {
         let now = Instant::now();
         let mut state = self.0.state.lock();
-        let upstream = state.upstreams.get_mut(&key.upstream);
-        let Some(account) = upstream.and_then(|upstream| upstream.account_mut(key.account)) else {
-            return;
-        };
-        account.raise_priority(id);
+        if let Some(upstream) = state.upstreams.get_mut(&key.upstream) {
+            upstream.raise_priority(key, id);
+        }
         self.grant_permits(state, &key.upstream, now);
     }
 
@@ -255,13 +259,9 @@ impl<E: Clone + Send + 'static> RateLimiter<E> {
         let grants = upstream.grant(self.0.max_in_flight, now);
         drop(state);
         for (waiter, account, lane) in grants.ready {
-            let key = LimitKey {
-                upstream: Arc::clone(name),
-                account,
-                source: waiter.source,
-            };
             // If the caller has gone, the permit is returned as it is dropped here.
-            let _ = waiter.grant.send(Ok(self.permit(key, lane, false)));
+            let permit = self.permit(waiter.key, account, lane, false);
+            let _ = waiter.grant.send(Ok(permit));
         }
         for at in grants.checks {
             let (limiter, name) = (self.clone(), Arc::clone(name));
@@ -276,10 +276,11 @@ impl<E: Clone + Send + 'static> RateLimiter<E> {
         }
     }
 
-    fn permit(&self, key: LimitKey, lane: Lane, is_probe: bool) -> Permit<E> {
+    fn permit(&self, key: LimitKey, account: AccountId, lane: Lane, is_probe: bool) -> Permit<E> {
         Permit {
             limiter: self.clone(),
             key,
+            account,
             lane,
             is_probe,
             sent_at: Instant::now(),
@@ -297,16 +298,25 @@ impl<E: Clone + Send + 'static> RateLimiter<E> {
         };
         upstream.finish(permit.lane);
         let (mut has_recovered, mut opened) = (false, None);
-        if let Some(account) = upstream.account_mut(key.account) {
+        if let Some(account) = upstream.account_mut(permit.account) {
             account.finish();
             match &outcome {
                 Some(RequestOutcome::Answered(rate) | RequestOutcome::Refused(rate)) => {
                     account.record_answer(*rate, now);
                 }
                 Some(RequestOutcome::RateLimited(wait)) => account.record_rate_limit(*wait, now),
-                Some(RequestOutcome::Failed(_)) => account.record_answer(None, now),
+                Some(RequestOutcome::Failed(_) | RequestOutcome::Unauthorized) => {
+                    account.record_answer(None, now);
+                }
                 None => {}
             }
+        }
+        match &outcome {
+            Some(RequestOutcome::Answered(_)) => {
+                upstream.accept(key, self.0.account_budget, now);
+            }
+            Some(RequestOutcome::Unauthorized) => upstream.reject(key),
+            _ => {}
         }
         let breaker = &mut upstream.breaker;
         let has_outcome = outcome.is_some();

@@ -30,7 +30,7 @@ use super::{
     change_feed::ChangeFeed,
     limiter::{Priority, ReadRequest},
     pace::{Pace, PaceLimit},
-    subscription::{FeedState, SubscriptionGuard},
+    subscription::{FeedState, SubscriptionGuard, Tenant},
     supervisor::supervised,
     trigger::Trigger,
 };
@@ -65,11 +65,13 @@ pub type ReadFn<K, V> = Box<
 pub type Enqueue<S> = Arc<dyn Fn(&S) + Send + Sync>;
 
 /// How the values of one kind are read.
-pub struct PollerSpec<K, V> {
+pub struct PollerSpec<S, K, V> {
     /// The upstream's name in metrics: `doppler` or `prefect`.
     pub upstream: &'static str,
     /// Reads a key.
     pub read: ReadFn<K, V>,
+    /// The tenant of a subscriber.
+    pub tenant: fn(&S) -> &str,
     /// Reports changes. Without it, keys are only polled.
     pub feed: Option<ChangeFeed<K>>,
 }
@@ -98,7 +100,7 @@ struct Active<S, K, V> {
 
 struct PollersInner<S, K, V> {
     active: Mutex<Active<S, K, V>>,
-    spec: PollerSpec<K, V>,
+    spec: PollerSpec<S, K, V>,
     metrics: Arc<Metrics>,
     enqueue: Enqueue<S>,
     tasks: TaskTracker,
@@ -131,7 +133,7 @@ where
     /// Each read is counted by its outcome.
     #[must_use]
     pub fn new(
-        spec: PollerSpec<K, V>,
+        spec: PollerSpec<S, K, V>,
         metrics: Arc<Metrics>,
         enqueue: Enqueue<S>,
         shutdown: CancellationToken,
@@ -275,7 +277,10 @@ impl<S: Clone + Eq + Hash, K: Clone + Eq + Hash, V> PollersInner<S, K, V> {
     /// Polls a key until it is stopped.
     async fn poll(&self, key: &Arc<K>, trigger: Trigger, stop: &CancellationToken) {
         let feed = self.spec.feed.as_ref();
-        let feed = feed.map(|feed| (feed.subscribe)(key, trigger.clone()));
+        let Some(tenant) = self.tenant(key) else {
+            return;
+        };
+        let feed = feed.map(|feed| (feed.subscribe)(key, &tenant, trigger.clone()));
         if let Some(feed) = &feed {
             feed.settled(FEED_WAIT).await;
             // The first read comes after the connection, and therefore misses no change.
@@ -329,6 +334,13 @@ impl<S: Clone + Eq + Hash, K: Clone + Eq + Hash, V> PollersInner<S, K, V> {
                 tokio::time::sleep(wait).await;
             }
         }
+    }
+
+    /// The tenant of one subscriber to a key.
+    fn tenant(&self, key: &K) -> Option<Tenant> {
+        let active = self.active.lock();
+        let subscriber = active.by_key.get(key)?.subscribers.keys().next()?;
+        Some((self.spec.tenant)(subscriber).into())
     }
 
     fn count(&self, result: &Result<Poll<V>, Failure>) {

@@ -3,21 +3,28 @@
 //! Input: subscribers with their triggers, and a feed that connects. Output: triggers ("read again
 //! now"), and the state of the feed.
 //! Invariants: there is one connection for each key, however many subscribers it has, and never
-//! more than the maximum. A lost connection is opened again with backoff; then everything is read
-//! once, because a change may have been missed. A rejected connection is tried again rarely. This
+//! more than the maximum, which tenants share. A lost connection is opened again with backoff; then everything is read
+//! once, because a change may have been missed. A rejected connection is tried again rarely, and a
+//! host that rejects several is tried slowly. This
 //! module does not interpret messages and reads nothing: a notification only triggers a re-read.
 
 mod feed;
+mod refusals;
+mod slots;
 
 use std::{collections::HashMap, fmt, hash::Hash, pin::Pin, sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::watch,
     time::{Instant, Sleep, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use refusals::Refusals;
+use slots::Slots;
+pub use slots::Tenant;
 
 pub use feed::{Connect, Disconnect, FeedSpec, FeedState, Messages, OnMessage};
 
@@ -51,7 +58,8 @@ struct Active<K> {
 
 struct SubscriptionsInner<K, T> {
     feed: FeedSpec<K, T>,
-    slots: Semaphore,
+    slots: Arc<Slots>,
+    refusals: Mutex<Refusals>,
     metrics: Arc<Metrics>,
     active: Mutex<Active<K>>,
     tasks: TaskTracker,
@@ -120,7 +128,8 @@ where
     #[must_use]
     pub fn new(feed: FeedSpec<K, T>, metrics: Arc<Metrics>, shutdown: CancellationToken) -> Self {
         Self(Arc::new(SubscriptionsInner {
-            slots: Semaphore::new(feed.max_connections.min(Semaphore::MAX_PERMITS)),
+            slots: Slots::new(feed.max_connections),
+            refusals: Mutex::default(),
             feed,
             metrics,
             active: Mutex::new(Active {
@@ -132,8 +141,9 @@ where
         }))
     }
 
-    /// Fires `trigger` at each change under `key`, until the guard is dropped.
-    pub fn subscribe(&self, key: &K, trigger: Trigger) -> SubscriptionGuard {
+    /// Fires `trigger` at each change under `key`, until the guard is dropped. `tenant` is
+    /// for whom; a connection counts for the tenant that subscribed to its key first.
+    pub fn subscribe(&self, key: &K, tenant: &Tenant, trigger: Trigger) -> SubscriptionGuard {
         let mut active = self.0.active.lock();
         active.last_id += 1;
         let id = active.last_id;
@@ -152,11 +162,12 @@ where
         drop(active);
         if let Some(stop) = started {
             let (shared, key) = (Arc::clone(&self.0), key.clone());
+            let tenant = Tenant::clone(tenant);
             self.0.tasks.spawn(async move {
                 tokio::select! {
                     () = stop.cancelled() => {}
                     () = supervised("subscription", &shared.metrics, || {
-                        shared.keep_connected(&key)
+                        shared.keep_connected(&key, &tenant)
                     }) => {}
                 }
             });
@@ -207,39 +218,77 @@ impl<K: Clone + Eq + Hash, T> SubscriptionsInner<K, T> {
     }
 
     /// Keeps the connection of a key open until the task is cancelled.
-    async fn keep_connected(&self, key: &K) {
+    async fn keep_connected(&self, key: &K, tenant: &Tenant) {
+        let host = (self.feed.host)(key);
         let mut failures = 0;
         let mut is_first = true;
         loop {
+            self.wait_for_attempt(key, &host, tenant).await;
             let wait = {
-                let slot = if let Ok(slot) = self.slots.try_acquire() {
-                    Ok(slot)
-                } else {
-                    self.set_state(key, FeedState::OverLimit);
-                    self.slots.acquire().await
+                let slot = match self.slots.acquire(tenant) {
+                    Ok(slot) => Some(slot),
+                    Err(slot) => {
+                        let _waiting = WaitingGauge::new(&self.metrics, self.labels());
+                        self.set_state(key, FeedState::OverLimit);
+                        slot.await
+                    }
                 };
-                // The semaphore is never closed.
-                let Ok(_slot) = slot else { return };
+                // The slots live as long as this task.
+                let Some(slot) = slot else { return };
                 let opened = Instant::now();
-                let disconnect = self.connect(key, &mut is_first).await;
-                let lasted = opened.elapsed() >= STABLE_AFTER;
-                failures = if lasted { 1 } else { failures + 1 };
-                reconnect_wait(&disconnect, failures)
+                tokio::select! {
+                    disconnect = self.connect(key, &host, tenant, &mut is_first) => {
+                        if disconnect.rejected.is_some() {
+                            self.refusals.lock().record_rejected(&host, tenant);
+                        }
+                        let lasted = opened.elapsed() >= STABLE_AFTER;
+                        failures = if lasted { 1 } else { failures + 1 };
+                        reconnect_wait(&disconnect, failures)
+                    }
+                    () = slot.revoked() => {
+                        self.set_state(key, FeedState::OverLimit);
+                        if self.feed.slows_polling {
+                            self.for_each_trigger(key, Trigger::request_read);
+                        }
+                        Duration::ZERO
+                    }
+                }
             };
             sleep(jittered(wait, JITTER)).await;
         }
     }
 
+    /// Waits while the host rejects connections of this tenant.
+    async fn wait_for_attempt(&self, key: &K, host: &str, tenant: &Tenant) {
+        loop {
+            let wait = self.refusals.lock().wait(host, tenant, Instant::now());
+            let Some(wait) = wait else { return };
+            self.set_state(key, FeedState::Disconnected);
+            sleep(jittered(wait, JITTER)).await;
+        }
+    }
+
+    const fn labels(&self) -> UpstreamLabels {
+        UpstreamLabels {
+            upstream: self.feed.upstream,
+        }
+    }
+
     /// Opens a connection and receives its messages until it is closed. The first one that opens is
     /// no reconnect.
-    async fn connect(&self, key: &K, is_first: &mut bool) -> Disconnect {
-        let labels = UpstreamLabels {
-            upstream: self.feed.upstream,
-        };
+    async fn connect(
+        &self,
+        key: &K,
+        host: &str,
+        tenant: &Tenant,
+        is_first: &mut bool,
+    ) -> Disconnect {
+        let labels = self.labels();
         let messages = (self.feed.connect)(key.clone()).await;
         let was_connected = messages.is_ok();
         let disconnect = match messages {
             Ok(messages) => {
+                self.refusals.lock().record_accepted(host, tenant);
                 let is_reconnect = !std::mem::take(is_first);
                 if is_reconnect {
                     self.metrics
@@ -337,6 +386,22 @@ impl<'a> ConnectedGauge<'a> {
 impl Drop for ConnectedGauge<'_> {
     fn drop(&mut self) {
         self.0.subscriptions_connected.get_or_create(&self.1).dec();
+    }
+}
+
+/// Counts a connection that waits for a slot while it lives.
+struct WaitingGauge<'a>(&'a Metrics, UpstreamLabels);
+
+impl<'a> WaitingGauge<'a> {
+    fn new(metrics: &'a Metrics, labels: UpstreamLabels) -> Self {
+        metrics.subscriptions_waiting.get_or_create(&labels).inc();
+        Self(metrics, labels)
+    }
+}
+
+impl Drop for WaitingGauge<'_> {
+    fn drop(&mut self) {
+        self.0.subscriptions_waiting.get_or_create(&self.1).dec();
     }
 }
 

@@ -19,6 +19,7 @@ fn last_good() -> LastGood {
         project: "p".to_owned(),
         config: "c".to_owned(),
         snapshot: Arc::new(Snapshot::new(std::collections::BTreeMap::default(), None)),
+        source: 0,
     }
 }
 

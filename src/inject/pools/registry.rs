@@ -16,6 +16,7 @@ use crate::inject::claim::{Claim, Observation, Phase, Want};
 use crate::inject::pool_owner::{self, ManagedPool};
 use crate::prefect::Connection;
 use crate::prefect::connection::same_api;
+use crate::upstream::subscription::Tenant;
 use crate::upstream::trigger::Trigger;
 
 /// A pool of a server, with the credentials for it.
@@ -90,6 +91,15 @@ impl Registry {
             self.pools.remove(pool_key);
         }
         !claimed
+    }
+
+    /// The tenant of one of the claims; `None` if the pool has been removed.
+    pub(super) fn tenant(&mut self, pool_key: &PoolKey) -> Option<Tenant> {
+        if self.remove_if_unclaimed(pool_key) {
+            return None;
+        }
+        let binding = self.pools.get(pool_key)?.claims.keys().next()?;
+        Some(binding.namespace().into())
     }
 
     /// Whether a binding that has known for less than `time` that the pool can take its entry is

@@ -85,7 +85,11 @@ impl PoolsInner {
 
     async fn run_worker(&self, pool_key: &PoolKey, trigger: Trigger) {
         let feed = self.feed.as_ref();
-        let subscription = feed.map(|feed| (feed.subscribe)(&pool_key.connection, trigger.clone()));
+        let Some(tenant) = self.registry().tenant(pool_key) else {
+            return;
+        };
+        let subscription =
+            feed.map(|feed| (feed.subscribe)(&pool_key.connection, &tenant, trigger.clone()));
         if let Some(subscription) = &subscription {
             subscription.settled(SUBSCRIPTION_WAIT).await;
         }

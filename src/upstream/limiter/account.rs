@@ -10,9 +10,10 @@ use std::collections::VecDeque;
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
+    LimitKey,
     priority::Priority,
     quota::{Quota, Rate},
-    sources::{Lane, SourceId},
+    sources::Lane,
 };
 
 /// One permit of this many goes to a poll, even if interactive requests wait.
@@ -26,7 +27,7 @@ const BACKGROUND_EVERY: u32 = 16;
 /// A queued request. `G` is what it receives once it is granted or refused.
 pub(super) struct Waiter<G> {
     pub(super) id: u64,
-    pub(super) source: SourceId,
+    pub(super) key: LimitKey,
     pub(super) grant: oneshot::Sender<G>,
 }
 
@@ -45,6 +46,8 @@ pub(super) enum Next<G> {
 /// One account: what it may send, and what waits to be sent.
 pub(super) struct Account<G> {
     quota: Quota,
+    /// Whether these are the requests of credentials that have yet to be accepted.
+    pub(super) is_untried: bool,
     in_flight: u32,
     queues: [[VecDeque<Waiter<G>>; Lane::COUNT]; Priority::COUNT],
     /// Permits that were granted.
@@ -54,16 +57,11 @@ pub(super) struct Account<G> {
 }
 
 impl<G> Account<G> {
-    /// An account without requests. `is_limited` is whether the upstream counts its requests; only
-    /// then does `budget` apply.
-    pub(super) fn new(is_limited: bool, budget: Option<u32>) -> Self {
-        let quota = match budget {
-            _ if !is_limited => Quota::unlimited(),
-            Some(per_minute) => Quota::with_budget(per_minute),
-            None => Quota::default(),
-        };
+    /// An account without requests, with this quota.
+    pub(super) fn new(quota: Quota, is_untried: bool) -> Self {
         Self {
             quota,
+            is_untried,
             in_flight: 0,
             queues: [const { [const { VecDeque::new() }; Lane::COUNT] }; Priority::COUNT],
             granted: 0,
@@ -153,6 +151,11 @@ impl<G> Account<G> {
         self.in_flight += 1;
     }
 
+    /// A request was sent that another account had counted.
+    pub(super) fn count_sent(&mut self, now: Instant) {
+        self.quota.record_sent(now);
+    }
+
     /// A request is done, or was never sent.
     pub(super) fn finish(&mut self) {
         self.in_flight = self.in_flight.saturating_sub(1);
@@ -184,6 +187,14 @@ impl<G> Account<G> {
     /// How many requests are queued.
     pub(super) fn queued(&self) -> usize {
         self.queues.iter().flatten().map(VecDeque::len).sum()
+    }
+
+    /// Moves all waiters to the ends of the queues of another account.
+    pub(super) fn move_to(&mut self, other: &mut Self) {
+        let queues = self.queues.iter_mut().flatten();
+        for (from, to) in queues.zip(other.queues.iter_mut().flatten()) {
+            to.append(from);
+        }
     }
 
     /// Takes all waiters out of the queues.

@@ -65,6 +65,14 @@ impl Quota {
         }
     }
 
+    /// A quota of credentials that have yet to be accepted: one request is sent before any other.
+    pub(super) fn untried(per_minute: u32) -> Self {
+        Self {
+            budget: Some((per_minute, VecDeque::new())),
+            ..Self::default()
+        }
+    }
+
     /// Whether the next request of this priority may be sent now; otherwise the time to check
     /// again. `in_flight` requests of this account are not answered yet.
     pub(super) fn check(

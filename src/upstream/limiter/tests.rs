@@ -1,3 +1,5 @@
+mod credentials;
+
 use super::*;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
@@ -7,6 +9,7 @@ fn key(upstream: &str, account: u8) -> LimitKey {
     LimitKey {
         upstream: upstream.into(),
         account: Some([account; 32]),
+        credentials: None,
         source: [account; 16],
     }
 }
@@ -313,6 +316,7 @@ async fn the_budget_holds_per_account_and_only_for_limited_upstreams() {
     let unlimited = LimitKey {
         upstream: "own".into(),
         account: None,
+        credentials: None,
         source: [0; 16],
     };
     for _ in 0..50 {
@@ -371,6 +375,7 @@ async fn sources_that_stall_leave_a_permit_for_a_source_that_is_well() {
     let at = |source: u8| LimitKey {
         upstream: "shared".into(),
         account: None,
+        credentials: None,
         source: [source; 16],
     };
     f.send_answered(&at(0)).await;

@@ -10,13 +10,20 @@ use std::collections::{HashMap, VecDeque};
 use tokio::time::Instant;
 
 use super::{
+    LimitKey,
     account::{Account, Next, Waiter},
     circuit_breaker::CircuitBreaker,
+    priority::Priority,
+    quota::Quota,
     sources::Lane,
 };
 
 /// Accounts that are kept for each upstream, beyond those in use.
 const MAX_ACCOUNTS: usize = 4096;
+
+/// Requests a minute of credentials that the upstream has not accepted: they either are accepted at
+/// once, or wait for a user to correct them.
+const UNACCEPTED_BUDGET: u32 = 4;
 
 /// Digest of what an upstream's limit is counted by; none if the upstream has no limit.
 pub(super) type AccountId = Option<[u8; 32]>;
@@ -28,6 +35,10 @@ pub(super) struct Upstream<E, G> {
     accounts: HashMap<AccountId, Account<G>>,
     /// Accounts with queued requests, in the order of their turns.
     round_robin: VecDeque<AccountId>,
+    /// What all credentials that have yet to be accepted may send together.
+    untried: Option<Quota>,
+    /// Credentials that were accepted for their account, and when last.
+    accepted: HashMap<[u8; 32], Instant>,
 }
 
 impl<E: Clone, G> Default for Upstream<E, G> {
@@ -37,6 +48,8 @@ impl<E: Clone, G> Default for Upstream<E, G> {
             in_flight: [0; Lane::COUNT],
             accounts: HashMap::new(),
             round_robin: VecDeque::new(),
+            untried: None,
+            accepted: HashMap::new(),
         }
     }
 }
@@ -48,21 +61,42 @@ pub(super) struct Grants<G> {
 }
 
 impl<E: Clone, G> Upstream<E, G> {
-    /// The account of this digest, created if it is new.
-    pub(super) fn account(
+    /// What the requests of a key are counted by: its account, or its credentials alone as long as
+    /// the upstream has not accepted them for the account.
+    fn id_of(&self, key: &LimitKey) -> AccountId {
+        match key.credentials {
+            Some(credentials) if !self.accepted.contains_key(&credentials) => Some(credentials),
+            _ => key.account,
+        }
+    }
+
+    /// The account that counts the requests of a key, created if it is new.
+    fn account(
         &mut self,
-        id: AccountId,
+        key: &LimitKey,
         budget: Option<u32>,
         now: Instant,
-    ) -> &mut Account<G> {
+    ) -> (AccountId, &mut Account<G>) {
+        let id = self.id_of(key);
         if self.accounts.len() >= MAX_ACCOUNTS && !self.accounts.contains_key(&id) {
             self.accounts.retain(|_, account| !account.is_idle(now));
         }
-        // Only what an upstream counts has a limit or a budget.
-        let is_limited = id.is_some();
-        self.accounts
-            .entry(id)
-            .or_insert_with(|| Account::new(is_limited, budget))
+        let is_untried = id != key.account;
+        if is_untried {
+            let all = || budget.map_or_else(Quota::unlimited, Quota::with_budget);
+            self.untried.get_or_insert_with(all);
+        }
+        let account = self.accounts.entry(id).or_insert_with(|| {
+            let quota = match budget {
+                // Only what an upstream counts has a limit or a budget.
+                _ if id.is_none() => Quota::unlimited(),
+                _ if is_untried => Quota::untried(UNACCEPTED_BUDGET),
+                Some(per_minute) => Quota::with_budget(per_minute),
+                None => Quota::default(),
+            };
+            Account::new(quota, is_untried)
+        });
+        (id, account)
     }
 
     /// The account of this digest, if there is one.
@@ -70,22 +104,81 @@ impl<E: Clone, G> Upstream<E, G> {
         self.accounts.get_mut(&id)
     }
 
-    /// Makes the account take part in the round robin. To be called when its first request is
-    /// queued.
-    pub(super) fn schedule(&mut self, id: AccountId) {
-        self.round_robin.push_back(id);
+    /// Queues a request.
+    pub(super) fn push(
+        &mut self,
+        priority: Priority,
+        waiter: Waiter<G>,
+        budget: Option<u32>,
+        now: Instant,
+    ) {
+        let lane = self.breaker.lane(waiter.key.source);
+        let (id, account) = self.account(&waiter.key, budget, now);
+        let is_first = account.queued() == 0;
+        account.push(priority, lane, waiter);
+        if is_first {
+            self.round_robin.push_back(id);
+        }
+    }
+
+    /// Moves a poll or a background request to the end of the interactive queue.
+    pub(super) fn raise_priority(&mut self, key: &LimitKey, id: u64) {
+        // It may have been queued before its credentials were accepted or rejected.
+        for account in [key.account, key.credentials] {
+            if let Some(account) = self.accounts.get_mut(&account) {
+                account.raise_priority(id);
+            }
+        }
+    }
+
+    /// The upstream accepted the credentials of a key: its requests belong to the account, also those
+    /// that are queued.
+    pub(super) fn accept(&mut self, key: &LimitKey, budget: Option<u32>, now: Instant) {
+        let Some(credentials) = key.credentials else {
+            return;
+        };
+        if self.accepted.insert(credentials, now).is_some() {
+            return;
+        }
+        if self.accepted.len() > MAX_ACCOUNTS {
+            let oldest = self.accepted.iter().min_by_key(|(_, used_at)| **used_at);
+            if let Some(oldest) = oldest.map(|(oldest, _)| *oldest) {
+                self.accepted.remove(&oldest);
+            }
+        }
+        let Some(mut own) = self.accounts.remove(&key.credentials) else {
+            return;
+        };
+        self.round_robin.retain(|id| *id != key.credentials);
+        let (id, account) = self.account(key, budget, now);
+        // The request that was accepted belongs to the account, too.
+        account.count_sent(now);
+        let was_empty = account.queued() == 0;
+        own.move_to(account);
+        if was_empty && account.queued() > 0 {
+            self.round_robin.push_back(id);
+        }
+    }
+
+    /// The upstream rejected the credentials of a key: its requests are counted apart from now on.
+    pub(super) fn reject(&mut self, key: &LimitKey) {
+        if let Some(credentials) = key.credentials {
+            self.accepted.remove(&credentials);
+        }
     }
 
     /// Sends a request past the queues: the probe of an upstream that does not answer.
     pub(super) fn begin_probe(
         &mut self,
-        id: AccountId,
+        key: &LimitKey,
         lane: Lane,
         budget: Option<u32>,
         now: Instant,
-    ) {
-        self.account(id, budget, now).begin(now);
+    ) -> AccountId {
+        let (id, account) = self.account(key, budget, now);
+        account.begin(now);
         self.in_flight[lane as usize] += 1;
+        id
     }
 
     /// A request is done, or was never sent.
@@ -120,11 +213,19 @@ impl<E: Clone, G> Upstream<E, G> {
                 Lane::Unproven => others < max[lane as usize],
                 Lane::Slow => slow < max[lane as usize] && others < max[Lane::Unproven as usize],
             };
-            match account.next(has_room, now) {
+            let untried = self.untried.as_mut().filter(|_| account.is_untried);
+            let next = match untried.map(|all| all.check(Priority::Initial, 0, now)) {
+                Some(Err(at)) => Next::At(at),
+                _ => account.next(has_room, now),
+            };
+            match next {
                 Next::Empty => {}
                 Next::Ready(waiter, lane) => {
                     exhausted = 0;
                     account.begin(now);
+                    if let Some(all) = self.untried.as_mut().filter(|_| account.is_untried) {
+                        all.record_sent(now);
+                    }
                     self.in_flight[lane as usize] += 1;
                     self.round_robin.push_back(id);
                     grants.ready.push((waiter, id, lane));

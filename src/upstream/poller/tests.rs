@@ -21,6 +21,7 @@ fn pollers(
     let spec = PollerSpec {
         upstream: "doppler",
         read,
+        tenant: |_| "flows",
         feed: None,
     };
     Pollers::new(spec, Arc::new(Metrics::new()), enqueue, shutdown)

@@ -68,6 +68,8 @@ pub struct FeedSpec<K, T> {
     /// For an upstream that does not say when it reports changes: after a reconnect everything is
     /// read at once, and once more after this delay.
     pub reread_after: Option<Duration>,
-    /// How many connections may be open.
+    /// The host of a key, whose rejections are counted together.
+    pub host: fn(&K) -> String,
+    /// How many connections may be open. Tenants share them.
     pub max_connections: usize,
 }

@@ -48,6 +48,7 @@ fn fixture_with_reread(reread_after: Option<Duration>, max_connections: usize) -
         on_message: None,
         slows_polling: false,
         reread_after,
+        host: |_| "host".to_owned(),
         max_connections,
     };
     Fixture {
@@ -77,9 +78,10 @@ const LIMIT: Duration = Duration::from_millis(250);
 async fn subscribers_share_a_connection_and_all_are_triggered() {
     let f = fixture(8);
     let triggers = [Trigger::default(), Trigger::default()];
-    let guard = triggers
-        .each_ref()
-        .map(|trigger| f.subscriptions.subscribe(&"k", trigger.clone()));
+    let guard = triggers.each_ref().map(|trigger| {
+        f.subscriptions
+            .subscribe(&"k", &"flows".into(), trigger.clone())
+    });
     assert_eq!(guard[0].state(), FeedState::Connecting);
     for (guard, trigger) in guard.iter().zip(&triggers) {
         guard.settled(LIMIT).await;
@@ -107,7 +109,9 @@ async fn subscribers_share_a_connection_and_all_are_triggered() {
 async fn a_lost_connection_is_reopened_and_everything_is_read_once() {
     let f = fixture(8);
     let trigger = Trigger::default();
-    let guard = f.subscriptions.subscribe(&"k", trigger.clone());
+    let guard = f
+        .subscriptions
+        .subscribe(&"k", &"flows".into(), trigger.clone());
     guard.settled(LIMIT).await;
     trigger.take_pending();
     f.senders.lock()[0]
@@ -128,7 +132,9 @@ async fn a_lost_connection_is_reopened_and_everything_is_read_once() {
 async fn after_a_reconnect_it_is_read_once_more_if_the_feed_asks() {
     let f = fixture_with_reread(Some(Duration::from_secs(1)), 8);
     let trigger = Trigger::default();
-    let guard = f.subscriptions.subscribe(&"k", trigger.clone());
+    let guard = f
+        .subscriptions
+        .subscribe(&"k", &"flows".into(), trigger.clone());
     guard.settled(LIMIT).await;
     trigger.take_pending();
     sleep(Duration::from_secs(5)).await;
@@ -152,7 +158,9 @@ async fn after_a_reconnect_it_is_read_once_more_if_the_feed_asks() {
 async fn reconnects_back_off_while_the_upstream_is_down() {
     let f = fixture(8);
     *f.reject.lock() = Some(Disconnect::transient());
-    let guard = f.subscriptions.subscribe(&"k", Trigger::default());
+    let guard = f
+        .subscriptions
+        .subscribe(&"k", &"flows".into(), Trigger::default());
     sleep(Duration::from_mins(10)).await;
     let opened = f.opened.load(SeqCst);
     assert!((13..=22).contains(&opened), "{opened}");
@@ -166,7 +174,9 @@ async fn a_rejected_connection_states_why_and_is_tried_again_rarely() {
         rejected: Some("the plan has none".to_owned()),
         retry_after: None,
     });
-    let guard = f.subscriptions.subscribe(&"k", Trigger::default());
+    let guard = f
+        .subscriptions
+        .subscribe(&"k", &"flows".into(), Trigger::default());
     guard.settled(LIMIT).await;
     assert_eq!(
         guard.state(),
@@ -174,7 +184,9 @@ async fn a_rejected_connection_states_why_and_is_tried_again_rarely() {
     );
     // It uses no slot meanwhile.
     *f.reject.lock() = None;
-    let other = f.subscriptions.subscribe(&"other", Trigger::default());
+    let other = f
+        .subscriptions
+        .subscribe(&"other", &"flows".into(), Trigger::default());
     other.settled(LIMIT).await;
     assert_eq!(other.state(), FeedState::Connected);
     drop(other);
@@ -191,10 +203,14 @@ async fn a_rejected_connection_states_why_and_is_tried_again_rarely() {
 #[tokio::test(start_paused = true)]
 async fn beyond_the_maximum_a_subscriber_waits_for_a_free_slot() {
     let f = fixture(1);
-    let first = f.subscriptions.subscribe(&"a", Trigger::default());
+    let first = f
+        .subscriptions
+        .subscribe(&"a", &"flows".into(), Trigger::default());
     first.settled(LIMIT).await;
     let trigger = Trigger::default();
-    let second = f.subscriptions.subscribe(&"b", trigger.clone());
+    let second = f
+        .subscriptions
+        .subscribe(&"b", &"flows".into(), trigger.clone());
     second.settled(LIMIT).await;
     assert_eq!(second.state(), FeedState::OverLimit);
     assert_eq!(f.opened.load(SeqCst), 1);
@@ -206,7 +222,9 @@ async fn beyond_the_maximum_a_subscriber_waits_for_a_free_slot() {
 #[tokio::test(start_paused = true)]
 async fn a_slow_connection_does_not_delay_its_subscribers() {
     let f = fixture(8);
-    let guard = f.subscriptions.subscribe(&"k", Trigger::default());
+    let guard = f
+        .subscriptions
+        .subscribe(&"k", &"flows".into(), Trigger::default());
     let start = Instant::now();
     guard.settled(Duration::from_millis(5)).await;
     assert_eq!(start.elapsed(), Duration::from_millis(5));
@@ -226,4 +244,37 @@ fn an_upstream_can_ask_for_a_wait_within_bounds() {
         reconnect_wait(&Disconnect::transient(), 99),
         Duration::from_mins(1)
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_later_tenant_gets_its_share_and_the_larger_one_polls() {
+    let f = fixture(2);
+    let subscribe = |key, tenant: &str| {
+        let trigger = Trigger::default();
+        f.subscriptions.subscribe(key, &tenant.into(), trigger)
+    };
+    let first = [
+        subscribe(&"a", "large"),
+        subscribe(&"b", "large"),
+        subscribe(&"c", "large"),
+    ];
+    for guard in &first {
+        guard.settled(LIMIT).await;
+    }
+    let states = || first.iter().map(SubscriptionGuard::state);
+    let connected = || states().filter(|state| *state == FeedState::Connected);
+    assert_eq!(connected().count(), 2);
+    let later = subscribe(&"d", "small");
+    let mut state = later.state.clone();
+    state
+        .wait_for(|state| *state == FeedState::Connected)
+        .await
+        .unwrap();
+    assert_eq!(connected().count(), 1);
+    let over_limit = states().filter(|state| *state == FeedState::OverLimit);
+    assert_eq!(over_limit.count(), 2);
+    assert_eq!(f.connected(), 2);
+    drop(later);
+    sleep(LIMIT).await;
+    assert_eq!(connected().count(), 2, "it has the connection again");
 }

@@ -8,7 +8,7 @@ use testkit::doppler::{Doppler, Fault, RateLimit, RecordedRequest};
 use testkit::prefect::Block;
 
 use super::{good, with};
-use crate::world::{World, pairs, secret};
+use crate::world::{Setup, World, pairs, secret};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn keeps_last_good_secret_on_401() -> Result<()> {
@@ -110,38 +110,80 @@ async fn missing_config_and_foreign_token_delete_nothing() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn empty_response_is_rejected_until_the_next_poll_confirms_it() -> Result<()> {
-    let w = World::start("up-empty").await?;
+async fn an_answer_that_is_no_config_never_empties_the_secret() -> Result<()> {
+    let mut w = World::start("up-no-config").await?;
     w.set_doppler_secret("A", &secret("good"));
     w.apply_binding("b", &w.spec()).await?;
     w.until_ready("b").await?;
-    // One empty response may be a mistake of the server.
-    w.doppler
-        .fault_times(1, with(&w.token), Fault::empty_object());
-    w.until_event("EmptyAnswer").await?;
-    w.until_polls("unchanged", 1).await?;
-    w.until_values("b", &good()).await?;
-    w.until_ready("b").await?;
-    // The second empty response in a row confirms it.
-    let fault = w.doppler.fault(with(&w.token), Fault::empty_object());
-    w.until("an empty Secret", async || {
-        let data = w.secrets().get("b").await?.data.unwrap_or_default();
-        ensure!(data.is_empty(), "{} keys", data.len());
-        Ok(())
-    })
+    // Doppler adds three names to every config, so neither answer is one.
+    let only_a = json!({"A": secret("other")}).to_string().into_bytes();
+    for answer in [b"{}".to_vec(), only_a] {
+        let fault = Fault::Answer(200, "application/json".to_owned(), answer);
+        let fault = w.doppler.fault(with(&w.token), fault);
+        let ready = w.until_not_ready("b", "ConfigIncomplete").await?;
+        ensure!(
+            ready.message.contains("DOPPLER_PROJECT"),
+            "{}",
+            ready.message
+        );
+        w.until_polls("ConfigIncomplete", 4).await?;
+        w.until_values("b", &good()).await?;
+        // The last good values outlive the answer: the operator restores the Secret.
+        w.delete_secret("b").await?;
+        w.until_values("b", &good()).await?;
+        // After a restart, the Secret shows what earlier answers had.
+        w.stop_operator().await?;
+        w.start_operator().await?;
+        w.until_not_ready("b", "ConfigIncomplete").await?;
+        let before = w.all_reads("doppler").await?;
+        w.until("three more polls", async || {
+            let now = w.all_reads("doppler").await?;
+            ensure!(now >= before + 3, "{} so far", now - before);
+            Ok(())
+        })
+        .await?;
+        w.until_values("b", &good()).await?;
+        w.doppler.remove_fault(fault);
+        w.until_ready("b").await?;
+    }
+    w.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loss_of_most_names_is_rejected_until_the_next_poll_confirms_it() -> Result<()> {
+    let w = World::with(
+        "up-loss",
+        Setup {
+            refresh_interval: "3s",
+            ..Setup::default()
+        },
+    )
     .await?;
-    let calls = w.doppler.downloads().into_iter().filter(with(&w.token));
-    let empty = calls
-        .rev()
-        .take_while(|call| call.status == Some(200))
-        .count();
-    ensure!(
-        empty >= 2,
-        "the empty config was accepted after {empty} response"
-    );
+    let all: Vec<_> = (0..8).map(|number| format!("N{number}")).collect();
+    for name in &all {
+        w.set_doppler_secret(name, &secret(name));
+    }
+    w.apply_binding("b", &w.direct_spec().await?).await?;
     w.until_ready("b").await?;
-    w.doppler.remove_fault(fault);
-    w.until_values("b", &good()).await?;
+    let full = w.values("b").await?;
+    ensure!(full.len() == all.len());
+    let started = std::time::Instant::now();
+    let few = json!({
+        "DOPPLER_PROJECT": w.name, "DOPPLER_CONFIG": "dev", "DOPPLER_ENVIRONMENT": "dev", "N0": secret("N0"),
+    });
+    let few = few.to_string().into_bytes();
+    let few = Fault::Answer(200, "application/json".to_owned(), few);
+    w.doppler.fault(with(&w.token), few);
+    let ready = w.until_not_ready("b", "NamesLost").await?;
+    ensure!(
+        ready.message.contains("7 of 11 names (N1,"),
+        "{}",
+        ready.message
+    );
+    ensure!(w.values("b").await?.len() > 1, "it was accepted at once");
+    w.until_values("b", &pairs(&[("N0", secret("N0"))])).await?;
+    ensure!(started.elapsed() >= Duration::from_secs(2));
+    w.until_ready("b").await?;
     w.finish().await
 }
 
