@@ -4,18 +4,18 @@
 //! Output: the record that a Secret has to carry, and at most one write.
 //! Invariants: an entry is recorded before it is written to a pool, and as long as a pool has it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use super::{object_cache::ReferenceKind, pass::Pass};
 use crate::{
-    crd::{DeletionPolicy, EntryRecord, InjectedEntry, MAX_ENTRIES, MAX_RECORD_BYTES},
+    crd::{DeletionPolicy, EntryRecord, InjectedEntry, MAX_ENTRIES},
     prefect::connection::api_url_of,
     secret::{WriteError, decide::succeeds},
 };
 
+/// Longest list of entries in a status, in bytes of JSON. The record on the Secret is shorter, because
+/// it names each server once.
+const MAX_LISTED_BYTES: usize = 48 * 1024;
 /// Wait before a record that could not be written is written again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -53,9 +53,8 @@ pub fn inherit(pass: &mut Pass<'_>) {
 /// Whether all these entries can be recorded.
 #[must_use]
 pub fn fit(entries: &BTreeSet<InjectedEntry>) -> bool {
-    let record = EntryRecord::of("", entries, &BTreeMap::new(), false);
-    entries.len() <= MAX_ENTRIES
-        && record.is_none_or(|record| record.to_text().len() <= MAX_RECORD_BYTES)
+    let listed = serde_json::to_string(entries).map_or(usize::MAX, |text| text.len());
+    entries.len() <= MAX_ENTRIES && listed <= MAX_LISTED_BYTES
 }
 
 /// Writes the record to the Secret alone, where the write of its content has not done so: the values
@@ -122,5 +121,35 @@ async fn write_record(pass: &Pass<'_>, name: &str, text: Option<&str>) -> Result
             Err(WriteError::Conflict)
         }
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn entries(count: usize, name: &str) -> BTreeSet<InjectedEntry> {
+        let entry = |n| InjectedEntry {
+            server: "http://prefect-server.prefect.svc:4200/api".to_owned(),
+            pool: format!("{name}{n}"),
+            secret: "s".to_owned(),
+        };
+        (0..count).map(entry).collect()
+    }
+
+    #[test]
+    fn records_a_bounded_number_of_entries_and_bytes() {
+        assert!(fit(&BTreeSet::new()));
+        assert!(fit(&entries(MAX_ENTRIES, "k8s")));
+        assert!(!fit(&entries(MAX_ENTRIES + 1, "k8s")));
+        // What fits into a status fits into the record of one Secret.
+        let long = |count| entries(count, &"\u{10ffff}".repeat(255));
+        let count = (1..=MAX_ENTRIES).take_while(|count| fit(&long(*count)));
+        let most = long(count.last().unwrap());
+        assert!(most.len() >= 16, "as many as one spec can name");
+        let record = EntryRecord::of("flows", &most, &BTreeMap::new(), false).unwrap();
+        assert!(EntryRecord::parse(&record.to_text(), "flows", "s").is_some());
     }
 }

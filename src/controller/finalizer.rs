@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use super::{binding_state::WrittenFinalizer, pass::Pass};
 use crate::{
-    crd::{DopplerPrefectBinding, injected::finalizer_patch},
+    crd::{DopplerPrefectBinding, finalizer::finalizer_patch},
     kubernetes::{json_patch, metadata_only},
     reason::Reason,
 };

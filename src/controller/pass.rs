@@ -22,7 +22,7 @@ use super::{
 use crate::{
     crd::{
         BindingRef, DeletionPolicy, DopplerPrefectBinding, DopplerPrefectBindingStatus,
-        InjectedEntry, injected::has_finalizer,
+        InjectedEntry, finalizer::has_finalizer,
     },
     reason::Reason,
     status::is_true,

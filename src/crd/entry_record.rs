@@ -1,4 +1,4 @@
-//! The record of the pool entries that name a Secret, as the Secret itself carries it.
+//! A pool entry, and the record of the entries that name a Secret, as the Secret itself carries it.
 //!
 //! Input: the entries, how their servers are reached, and the text of the annotation.
 //! Output: the text of the annotation, and what it says.
@@ -8,10 +8,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::{injected::InjectedEntry, prefect::ServerSpec};
+use super::prefect::ServerSpec;
 
 /// Annotation on a managed Secret: the pool entries that name it.
 pub const ENTRIES_ANNOTATION: &str = "doppler-prefect.dev/work-pool-entries";
@@ -20,6 +21,19 @@ pub const ENTRIES_ANNOTATION: &str = "doppler-prefect.dev/work-pool-entries";
 pub const MAX_ENTRIES: usize = 64;
 /// Maximum length of the annotation in bytes.
 pub const MAX_RECORD_BYTES: usize = 64 * 1024;
+
+/// A pool entry that the operator may have written.
+#[derive(
+    Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+pub struct InjectedEntry {
+    /// URL of the Prefect server's API.
+    pub server: String,
+    /// Name of the work pool.
+    pub pool: String,
+    /// Name of the Secret in the entry.
+    pub secret: String,
+}
 
 /// The pool entries that name one Secret.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

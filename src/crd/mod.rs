@@ -9,8 +9,8 @@ mod binding;
 mod binding_ref;
 mod doppler;
 mod entry_record;
+pub mod finalizer;
 mod inject;
-pub mod injected;
 mod labels;
 mod plain_text;
 mod prefect;
@@ -23,10 +23,10 @@ pub use binding::{DopplerPrefectBinding, DopplerPrefectBindingSpec, crd_yaml};
 pub use binding_ref::BindingRef;
 pub use doppler::{AccessToken, DopplerSpec, NameTransformer};
 pub use entry_record::{
-    ENTRIES_ANNOTATION, EntryRecord, MAX_ENTRIES, MAX_RECORD_BYTES, RecordedServer,
+    ENTRIES_ANNOTATION, EntryRecord, InjectedEntry, MAX_ENTRIES, MAX_RECORD_BYTES, RecordedServer,
 };
+pub use finalizer::FINALIZER;
 pub use inject::{InjectMode, InjectSpec, WorkPoolSpec};
-pub use injected::{FINALIZER, InjectedEntry};
 pub use labels::{MANAGED_BY, MANAGED_BY_LABEL};
 pub use plain_text::{PLAIN_TEXT_RULE, control_character};
 pub use prefect::{ApiKey, BasicAuth, BlockSpec, CaBundle, Header, PrefectSpec, ServerSpec};

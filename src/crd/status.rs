@@ -9,7 +9,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::injected::InjectedEntry;
+use super::entry_record::InjectedEntry;
 
 /// The last result of the operator for the binding. The status changes only if the result changes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]

@@ -17,7 +17,7 @@ use crate::{
         stored_binding::StoredBinding,
         watches::scoped_api,
     },
-    crd::{DeletionPolicy, DopplerPrefectBinding, InjectedEntry, injected::has_finalizer},
+    crd::{DeletionPolicy, DopplerPrefectBinding, InjectedEntry, finalizer::has_finalizer},
     secret::{WriteError, owner_reference},
 };
 

@@ -139,6 +139,19 @@ async fn owns_the_entry_of_an_earlier_version_again() -> Result<()> {
     world.finish().await
 }
 
+/// The record costs no request of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_binding_with_a_pool_takes_three_writes() -> Result<()> {
+    let world = world("cleanup-writes", Setup::without_polls()).await?;
+    bind_strictly(&world, "counted").await?;
+    for (object, writes) in [("binding", 1), ("secret", 1), ("status", 1)] {
+        assert_eq!(world.writes(Some(object)).await?, writes, "{object}");
+    }
+    world.delete_binding("counted").await?;
+    until_nothing_is_left(&world, "counted").await?;
+    world.finish().await
+}
+
 /// A suspended binding writes nothing else, but still has to be cleaned up one day.
 #[tokio::test(flavor = "multi_thread")]
 async fn restores_the_finalizer_of_a_suspended_binding() -> Result<()> {

@@ -1,4 +1,4 @@
-//! The finalizer of a binding, and the pool entries that it guards.
+//! The finalizer of a binding, which guards its pool entries.
 //!
 //! Input: a binding's metadata.
 //! Output: whether the binding has the finalizer, and the patch that adds or removes it.
@@ -6,27 +6,12 @@
 //! where the author of a binding cannot write: see [`EntryRecord`](super::EntryRecord).
 
 use kube::ResourceExt;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::binding::DopplerPrefectBinding;
 
 /// Finalizer on a binding while a work pool may refer to its Secret.
 pub const FINALIZER: &str = "doppler-prefect.dev/injected";
-
-/// A pool entry that the operator may have written.
-#[derive(
-    Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
-)]
-pub struct InjectedEntry {
-    /// URL of the Prefect server's API.
-    pub server: String,
-    /// Name of the work pool.
-    pub pool: String,
-    /// Name of the Secret in the entry.
-    pub secret: String,
-}
 
 /// Whether the binding has the operator's finalizer.
 #[must_use]
