@@ -175,3 +175,35 @@ async fn workers_with_different_credentials_lose_no_entry() {
     }
     assert_eq!(fixture.pool.count("PATCH"), 4, "no entry was repaired");
 }
+
+#[tokio::test]
+async fn an_entry_stays_for_a_binding_with_other_credentials() {
+    let fixture = Fixture::new().await;
+    let other = connection(&fixture.server, Auth::Bearer("other".into()));
+    let declare = |want| {
+        let claim = claim("s", want);
+        fixture.pools.declare(&key("other"), &other, "k8s", claim)
+    };
+    let reaches = |want, phase| declare(want).is_some_and(|found| found.phase == phase);
+    let present = claim("s", Want::Present);
+    fixture.wait_for_phase(&present, Phase::Injected).await;
+    // The entry is the operator's, so that the other binding may record it, too.
+    eventually("an entry to record", || {
+        reaches(Want::Observe, Phase::Injectable)
+    })
+    .await;
+    eventually("the other claim", || {
+        reaches(Want::Present, Phase::Injected)
+    })
+    .await;
+
+    let absent = claim("s", Want::Absent);
+    fixture.wait_for_phase(&absent, Phase::Removed).await;
+    assert!(
+        fixture.pool.has_entry("s"),
+        "the other binding relies on it"
+    );
+    fixture.pools.remove_binding(&key("s"));
+    eventually("the removal", || reaches(Want::Absent, Phase::Removed)).await;
+    assert!(!fixture.pool.has_entry("s"));
+}
