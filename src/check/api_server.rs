@@ -6,40 +6,47 @@
 
 use kube::{
     Api, ResourceExt,
-    api::{Patch, PatchParams},
+    api::{Patch, PatchParams, ValidationDirective},
 };
+use serde_json::Value;
 use tokio::time::timeout;
 
 use super::{
     context::{CheckContext, TIMEOUT},
     findings::Findings,
     input::first_line,
+    schema::without_empty_fields,
 };
 use crate::crd::DopplerPrefectBinding;
 
-/// Adds whether the API server accepts the binding. Stores nothing.
+/// Adds whether the API server accepts the binding as it is written, as `kubectl apply` would send it:
+/// with every unknown field refused. Stores nothing. Returns whether the API server has decided.
 pub(super) async fn dry_run(
     context: &CheckContext,
+    written: &Value,
     binding: &DopplerPrefectBinding,
     findings: &mut Findings,
-) {
+) -> bool {
     let namespace = binding.namespace().unwrap_or_default();
     let params = PatchParams {
         dry_run: true,
+        field_validation: Some(ValidationDirective::Strict),
         ..PatchParams::apply("doppler-prefect-operator-check")
     }
     .force();
-    let mut sent = DopplerPrefectBinding::new(&binding.name_any(), binding.spec.clone());
-    sent.metadata.namespace = Some(namespace.clone());
+    let sent = as_applied(written, &namespace);
     let api = api(context, &namespace);
     let (name, patch) = (binding.name_any(), Patch::Apply(&sent));
     match timeout(TIMEOUT, api.patch(&name, &params, &patch)).await {
         Ok(Ok(_)) => findings.ok("API server", "accepts the binding"),
         Ok(Err(kube::Error::Api(status))) => match status.code {
-            403 => findings.note(
-                "API server",
-                "you have no permission to create bindings here, so the check did not ask whether it accepts this one",
-            ),
+            403 => {
+                findings.note(
+                    "API server",
+                    "you have no permission to create bindings here, so the check did not ask whether it accepts this one",
+                );
+                return false;
+            }
             404 => findings.fail(
                 "API server",
                 &format!(
@@ -48,8 +55,37 @@ pub(super) async fn dry_run(
             ),
             _ => findings.fail("API server", &first_line(&status.message)),
         },
-        Ok(Err(_)) | Err(_) => findings.fail("API server", "could not be reached"),
+        Ok(Err(_)) | Err(_) => {
+            findings.fail("API server", "could not be reached");
+            return false;
+        }
     }
+    true
+}
+
+/// The object without what the API server itself sets, which a list of `kubectl get` shows.
+fn as_applied(written: &Value, namespace: &str) -> Value {
+    let mut sent = without_empty_fields(written);
+    if let Some(fields) = sent.as_object_mut() {
+        fields.remove("status");
+    }
+    if let Some(metadata) = sent["metadata"].as_object_mut() {
+        for field in [
+            "creationTimestamp",
+            "deletionGracePeriodSeconds",
+            "deletionTimestamp",
+            "finalizers",
+            "generation",
+            "managedFields",
+            "resourceVersion",
+            "selfLink",
+            "uid",
+        ] {
+            metadata.remove(field);
+        }
+        metadata.insert("namespace".to_owned(), namespace.into());
+    }
+    sent
 }
 
 /// The UID of the binding of this name. `Ok(None)` if there is none.

@@ -1,19 +1,26 @@
 //! Reads bindings from files.
 //!
-//! Input: files of one or more YAML documents.
+//! Input: files of one or more YAML documents, also lists.
 //! Output: the bindings in them, or why a document is not one.
-//! Invariants: reads at most 4 MiB of a file; skips documents of other kinds.
+//! Invariants: refuses a file of more than 32 MiB; skips documents of other kinds.
 
 use std::{
     io::{self, Read},
     path::Path,
 };
 
-use super::error::CheckError;
-use crate::crd::DopplerPrefectBinding;
+use serde_json::Value;
+
+use super::{
+    error::CheckError,
+    schema::{API_VERSION, stored},
+};
+use crate::{crd::DopplerPrefectBinding, printable};
 
 /// Size limit of a file in bytes.
-const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
+const MAX_FILE_BYTES: u64 = 32 * 1024 * 1024;
+const KIND: &str = "DopplerPrefectBinding";
+const LIST_KIND: &str = "DopplerPrefectBindingList";
 
 /// Reads a file. `-` is standard input.
 ///
@@ -26,36 +33,72 @@ pub(super) fn read_file(file: &Path) -> Result<String, CheckError> {
     };
     let mut text = String::new();
     let read = if file == Path::new("-") {
-        io::stdin().take(MAX_FILE_BYTES).read_to_string(&mut text)
+        io::stdin()
+            .take(MAX_FILE_BYTES + 1)
+            .read_to_string(&mut text)
     } else {
         std::fs::File::open(file)
             .map_err(failed)?
-            .take(MAX_FILE_BYTES)
+            .take(MAX_FILE_BYTES + 1)
             .read_to_string(&mut text)
     };
-    read.map_err(failed)?;
+    if read.map_err(failed)? as u64 > MAX_FILE_BYTES {
+        return Err(failed(io::Error::other("it has more than 32 MiB")));
+    }
     Ok(text)
 }
 
-/// The bindings in a text of one or more YAML documents. Documents of other kinds are skipped.
-pub(super) fn parse_bindings(text: &str) -> Vec<Result<DopplerPrefectBinding, String>> {
-    #[derive(serde::Deserialize)]
-    struct TypeMeta {
-        #[serde(default)]
-        kind: String,
+/// The bindings in a text of one or more YAML documents, as they are written. The items of a list
+/// count as documents. Documents of other kinds are skipped.
+pub(super) fn parse_documents(text: &str) -> Vec<Result<Value, String>> {
+    let mut found = Vec::new();
+    for document in text.split("\n---").filter(|document| has_content(document)) {
+        match serde_saphyr::from_str::<Value>(document) {
+            Ok(object) => add_bindings(object, &mut found),
+            Err(error) => found.push(Err(first_line(&error.to_string()))),
+        }
     }
-    text.split("\n---")
-        .filter(|document| has_content(document))
-        .filter_map(
-            |document| match serde_saphyr::from_str::<TypeMeta>(document) {
-                Ok(meta) if meta.kind != "DopplerPrefectBinding" => None,
-                Ok(_) => Some(
-                    serde_saphyr::from_str(document)
-                        .map_err(|error| first_line(&error.to_string())),
-                ),
-                Err(error) => Some(Err(first_line(&error.to_string()))),
-            },
-        )
+    found
+}
+
+/// Adds an object if it is a binding, or the bindings of a list, as `kubectl get -o yaml` prints it.
+fn add_bindings(mut object: Value, found: &mut Vec<Result<Value, String>>) {
+    let kind = object["kind"].as_str().unwrap_or_default();
+    if kind == "List" || kind == LIST_KIND {
+        if let Value::Array(items) = object["items"].take() {
+            for item in items {
+                add_bindings(item, found);
+            }
+        }
+        return;
+    }
+    if kind != KIND {
+        return;
+    }
+    let version = object["apiVersion"].as_str().unwrap_or_default();
+    if version != API_VERSION {
+        found.push(Err(format!(
+            "no kind {KIND} in apiVersion {}: write apiVersion: {API_VERSION}",
+            printable::name(version)
+        )));
+        return;
+    }
+    found.push(Ok(object));
+}
+
+/// The binding with this version's types.
+///
+/// # Errors
+/// If a field has another type.
+pub(super) fn typed(stored: Value) -> Result<DopplerPrefectBinding, String> {
+    serde_json::from_value(stored).map_err(|error| first_line(&error.to_string()))
+}
+
+/// The bindings in a text, with this version's types.
+pub(super) fn parse_bindings(text: &str) -> Vec<Result<DopplerPrefectBinding, String>> {
+    let documents = parse_documents(text).into_iter();
+    documents
+        .map(|document| typed(stored(&document?)))
         .collect()
 }
 
@@ -81,5 +124,38 @@ mod tests {
         assert_eq!(parse_bindings(&text).len(), 1);
         assert!(parse_bindings("kind: DopplerPrefectBinding\nspec: {prefect: 3}\n")[0].is_err());
         assert!(parse_bindings(": : :\n\t- x")[0].is_err());
+        assert!(parse_bindings("a: 1\na: 2\nkind: DopplerPrefectBinding\n")[0].is_err());
+    }
+
+    #[test]
+    fn other_api_versions_are_refused() {
+        let smallest = include_str!("../../examples/smallest.yaml");
+        for version in ["doppler-prefect.dev/v1", "v1", "example.com/v1alpha1"] {
+            let error = parse_bindings(&smallest.replace(API_VERSION, version)).remove(0);
+            let error = error.unwrap_err();
+            assert!(
+                error.contains(version) && error.contains(API_VERSION),
+                "{error}"
+            );
+        }
+        let error = parse_documents("kind: DopplerPrefectBinding\n").remove(0);
+        assert!(error.unwrap_err().contains("apiVersion"));
+    }
+
+    #[test]
+    fn items_of_lists_count_as_documents() {
+        let smallest = include_str!("../../examples/smallest.yaml");
+        let item: Value = serde_saphyr::from_str(smallest).unwrap();
+        let other = serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap"});
+        for (version, kind) in [("v1", "List"), (API_VERSION, LIST_KIND)] {
+            let list = serde_json::json!({"apiVersion": version, "kind": kind, "items": [item, other, item]});
+            let text = format!("{list}\n---\n{smallest}");
+            let names: Vec<_> = parse_bindings(&text)
+                .into_iter()
+                .map(|binding| binding.unwrap().metadata.name.unwrap())
+                .collect();
+            assert_eq!(names, ["my-project-dev"; 3]);
+        }
+        assert!(parse_bindings(r#"{"kind": "List", "items": null}"#).is_empty());
     }
 }

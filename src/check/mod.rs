@@ -7,7 +7,7 @@
 //! Invariants: resolves and decides with the controller's own functions; writes nothing; prints no
 //! value.
 //!
-//! Reading order: [`input`], [`validate`], [`api_server`], [`resolve`], [`secret`], [`pools`].
+//! Reading order: [`input`], [`schema`], [`validate`], [`api_server`], [`resolve`], [`secret`], [`pools`].
 
 mod api_server;
 mod context;
@@ -17,6 +17,8 @@ mod input;
 mod patches;
 mod pools;
 mod resolve;
+mod rules;
+mod schema;
 mod secret;
 mod validate;
 
@@ -26,6 +28,7 @@ use std::{
 };
 
 use kube::ResourceExt;
+use serde_json::Value;
 
 use crate::{
     args::{CheckArgs, PatchForm, UpstreamArgs},
@@ -36,7 +39,7 @@ use crate::{
 };
 use context::{CheckContext, Hosts, Settings};
 use findings::Findings;
-use input::{parse_bindings, read_file};
+use input::{parse_bindings, parse_documents, read_file, typed};
 
 pub use error::CheckError;
 
@@ -125,27 +128,18 @@ async fn print_findings(
 ) -> Result<bool, CheckError> {
     let mut all_ok = true;
     for (file, text) in inputs {
-        let bindings = parse_bindings(text);
-        if bindings.is_empty() {
+        let documents = parse_documents(text);
+        if documents.is_empty() {
             let file = printable::name(file);
             writeln!(io::stdout(), "{file}: contains no DopplerPrefectBinding")?;
             all_ok = false;
         }
-        for binding in bindings {
+        for document in documents {
             let mut findings = Findings::default();
-            match binding {
-                Ok(binding) => {
-                    validate::validate(&binding, hosts, &mut findings);
-                    if let Some(context) = context
-                        && !findings.has_failures()
-                    {
-                        check_online(context, binding, &mut findings).await;
-                    }
-                }
-                Err(why) => {
-                    findings.title.clone_from(file);
-                    findings.fail("binding", &why);
-                }
+            findings.title.clone_from(file);
+            match document {
+                Ok(written) => check_document(context, hosts, &written, &mut findings).await,
+                Err(why) => findings.fail("binding", &why),
             }
             all_ok &= !findings.has_failures();
             write!(io::stdout(), "{findings}")?;
@@ -154,18 +148,61 @@ async fn print_findings(
     Ok(all_ok)
 }
 
+/// Checks one binding as it is written.
+async fn check_document(
+    context: Option<&CheckContext>,
+    hosts: &Hosts,
+    written: &Value,
+    findings: &mut Findings,
+) {
+    let stored = schema::stored(written);
+    let problems = schema::problems(&stored);
+    let namespace = context.map_or("default", |context| &context.namespace);
+    let name = |field: &str| written["metadata"][field].as_str();
+    let (namespace, named) = (name("namespace").unwrap_or(namespace), name("name"));
+    findings.title = format!(
+        "DopplerPrefectBinding {namespace}/{}",
+        named.unwrap_or_default()
+    );
+    let binding = typed(stored).map(|mut binding| {
+        binding.metadata.namespace = Some(namespace.to_owned());
+        binding
+    });
+    // The CRD of the cluster decides, if the API server can be asked: it may be another version.
+    let mut decided = false;
+    if let (Some(context), Ok(binding)) = (context, &binding)
+        && named.is_some()
+    {
+        decided = api_server::dry_run(context, written, binding, findings).await;
+    }
+    if !decided {
+        for problem in &problems {
+            findings.fail("CRD", problem);
+        }
+    }
+    let binding = match binding {
+        Ok(binding) => binding,
+        Err(why) if problems.is_empty() || decided => return findings.fail("spec", &why),
+        Err(_) => return,
+    };
+    if findings.has_failures() {
+        return;
+    }
+    validate::validate(&binding, hosts, findings);
+    if let Some(context) = context
+        && !findings.has_failures()
+    {
+        check_online(context, binding, findings).await;
+    }
+}
+
+/// Checks what the operator would do for a binding that the API server accepts.
 async fn check_online(
     context: &CheckContext,
     mut binding: DopplerPrefectBinding,
     findings: &mut Findings,
 ) {
-    let namespace = binding
-        .namespace()
-        .unwrap_or_else(|| context.namespace.clone());
-    let name = binding.name_any();
-    findings.title = format!("DopplerPrefectBinding {namespace}/{name}");
-    binding.metadata.namespace = Some(namespace.clone());
-    api_server::dry_run(context, &binding, findings).await;
+    let (namespace, name) = (binding.namespace().unwrap_or_default(), binding.name_any());
     let uid = api_server::binding_uid(context, &namespace, &name).await;
     // A binding owns a Secret by its UID. The file cannot set it.
     binding.metadata.uid = uid.as_ref().ok().cloned().flatten();

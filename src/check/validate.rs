@@ -2,7 +2,7 @@
 //!
 //! Input: a binding and the allowed hosts.
 //! Output: findings about its spec.
-//! Invariants: pure. It applies the rules of the CRD that need no API server.
+//! Invariants: pure. [`super::schema`] has applied the CRD before.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,6 @@ use crate::{
 /// Adds what is wrong with the spec, or that it is valid.
 pub(super) fn validate(binding: &DopplerPrefectBinding, hosts: &Hosts, findings: &mut Findings) {
     let namespace = binding.namespace().unwrap_or_else(|| "default".to_owned());
-    findings.title = format!("DopplerPrefectBinding {namespace}/{}", binding.name_any());
     validate_rules(binding, findings);
     validate_hosts(binding, &namespace, hosts, findings);
     validate_secret(binding, &namespace, findings);
@@ -28,34 +27,12 @@ pub(super) fn validate(binding: &DopplerPrefectBinding, hosts: &Hosts, findings:
     }
 }
 
-/// The validation rules of the CRD that no schema shows.
+/// The text fields, which the CRD of an older version may not check.
 fn validate_rules(binding: &DopplerPrefectBinding, findings: &mut Findings) {
     let spec = &binding.spec;
-    let doppler = &spec.doppler;
-    let is_complete =
-        doppler.project.is_some() && doppler.config.is_some() && doppler.access_token.is_some();
-    if spec.prefect.is_none() && !is_complete {
-        findings.fail(
-            "spec",
-            "set spec.prefect.server (the operator reads the block there), or all three of \
-             spec.doppler.project, config and accessToken",
-        );
-    }
-    if spec.prefect.is_none() && !spec.inject.work_pools.is_empty() {
-        findings.fail(
-            "spec",
-            "spec.inject.workPools names work pools of a Prefect server: set spec.prefect.server as well",
-        );
-    }
     if let Err(failure) = check_text_fields(spec) {
         let text = format!("{}: {}", failure.reason, failure.message);
         findings.fail("spec", &text);
-    }
-    if spec.refresh_interval.is_some() && spec.interval().is_none() {
-        findings.fail(
-            "spec",
-            "spec.refreshInterval: use a duration from 10s to 24h, such as 30s, 5m or 1h",
-        );
     }
 }
 

@@ -37,7 +37,11 @@ async fn run_check_of(
     .await
 }
 
-async fn run_with_input(kubeconfig: &Path, input: &str, args: &[&str]) -> Result<(bool, String)> {
+pub async fn run_with_input(
+    kubeconfig: &Path,
+    input: &str,
+    args: &[&str],
+) -> Result<(bool, String)> {
     let mut child = Command::new(env!("CARGO_BIN_EXE_doppler-prefect-operator"))
         .args(["check", "-", "--allowed-prefect-host", "http://127.0.0.1:*"])
         .args([
@@ -232,6 +236,43 @@ async fn offline_needs_no_network_and_api_url_can_be_overridden() -> Result<()> 
     )
     .await?;
     ensure!(all_ok, "{output}");
+    world.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn accepts_what_kubectl_prints_and_refuses_what_kubectl_refuses() -> Result<()> {
+    let world = World::start("check-list").await?;
+    world.set_doppler_secret("A", &secret("a"));
+    let mut spec = world.spec();
+    for name in ["first", "second"] {
+        world.apply_binding(name, &spec).await?;
+        world.until_ready(name).await?;
+    }
+    let kubeconfig = plane()?.admin_kubeconfig_path();
+    let get = [
+        "-n",
+        &world.name,
+        "get",
+        "dpb",
+        "-o",
+        "yaml",
+        "--show-managed-fields",
+    ];
+    let list = testkit::kubectl::kubectl_async(&get, &kubeconfig).await?;
+    ensure!(list.contains("kind: List"), "{list}");
+    let (all_ok, output) = run_with_input(&kubeconfig, &list, &[]).await?;
+    for name in ["first", "second"] {
+        let title = format!("DopplerPrefectBinding check-list/{name}\n");
+        ensure!(all_ok && output.contains(&title), "{output}");
+    }
+    // A field without a value is absent.
+    spec["managedSecret"] = json!(null);
+    let (all_ok, output) = run_check(&world, &spec, &[]).await?;
+    ensure!(all_ok, "{output}");
+    spec["managedSecrets"] = json!({"name": "a"});
+    let (all_ok, output) = run_check(&world, &spec, &[]).await?;
+    let refused = output.contains("FAIL  API server: ") && output.contains("managedSecrets");
+    ensure!(!all_ok && refused, "{output}");
     world.finish().await
 }
 

@@ -5,6 +5,7 @@
 
 mod accepted;
 mod apply;
+mod offline;
 mod rejected;
 mod schema;
 

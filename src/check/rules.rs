@@ -1,0 +1,169 @@
+//! The CEL rules of the CRD, as functions.
+//!
+//! Input: a rule, and the part of a binding that it is about.
+//! Output: whether the rule holds.
+//! Invariants: pure. Every rule of the CRD has its function, and both agree: `tests/it/check.rs`
+//! compares them with the API server.
+
+use serde_json::Value;
+
+use crate::printable::has_control;
+
+/// The headers that the operator sets itself.
+const OWN_HEADERS: [&str; 8] = [
+    "authorization",
+    "host",
+    "connection",
+    "content-length",
+    "transfer-encoding",
+    "upgrade",
+    "te",
+    "trailer",
+];
+/// The longest prefix and name of a label or annotation.
+const MAX_KEY_CHARS: usize = 317;
+
+type Rule = fn(&Value) -> bool;
+
+/// Each rule, by a part of its text that no other rule has, in this order.
+const RULES: [(&str, Rule); 17] = [
+    ("self.all(text, text.matches(", |items| {
+        items
+            .as_array()
+            .is_none_or(|items| items.iter().all(is_plain))
+    }),
+    ("self.matches(r'^[^\\p{Cc}", is_plain),
+    ("self.startsWith('https://') ||", |url| {
+        let url = text(url);
+        url.starts_with("https://") || url.starts_with("http://")
+    }),
+    ("!k.contains('kubernetes.io/')", |map| {
+        map.as_object().is_none_or(|map| {
+            map.keys().all(|key| {
+                key.chars().count() <= MAX_KEY_CHARS
+                    && !key.contains("kubernetes.io/")
+                    && !key.starts_with("doppler-prefect.dev/")
+            })
+        })
+    }),
+    (
+        "has(self.secretKeyRef) != has(self.configMapKeyRef)",
+        |of| has(of, "secretKeyRef") != has(of, "configMapKeyRef"),
+    ),
+    ("has(self.value) != has(self.valueFrom)", |of| {
+        has(of, "value") != has(of, "valueFrom")
+    }),
+    ("self.lowerAscii() in [", |name| {
+        !OWN_HEADERS.contains(&&*text(name).to_ascii_lowercase())
+    }),
+    ("!(has(self.name) && has(self.remoteApiUrl))", |server| {
+        !(has(server, "name") && has(server, "remoteApiUrl"))
+    }),
+    ("has(self.name) || has(self.remoteApiUrl) ||", |server| {
+        has(server, "name")
+            || has(server, "remoteApiUrl")
+            || (has(server, "accountId") && has(server, "workspaceId"))
+    }),
+    ("has(self.accountId) == has(self.workspaceId)", |server| {
+        has(server, "accountId") == has(server, "workspaceId")
+    }),
+    ("!has(self.name) || !has(self.accountId)", |server| {
+        !has(server, "name") || !has(server, "accountId")
+    }),
+    ("!has(self.__namespace__) || has(self.name)", |server| {
+        !has(server, "namespace") || has(server, "name")
+    }),
+    ("!(has(self.apiKey) && has(self.basicAuth))", |server| {
+        !(has(server, "apiKey") && has(server, "basicAuth"))
+    }),
+    ("duration(self) >= duration('10s')", |interval| {
+        // A text that is not a duration breaks the next rule.
+        seconds(text(interval)).is_none_or(|seconds| (10..=24 * 3600).contains(&seconds))
+    }),
+    (
+        "self.matches('^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$') && size(self) > 0",
+        |interval| seconds(text(interval)).is_some(),
+    ),
+    ("has(self.prefect) || (has(self.doppler) &&", |spec| {
+        has(spec, "prefect")
+            || spec.get("doppler").is_some_and(|doppler| {
+                ["project", "config", "accessToken"]
+                    .iter()
+                    .all(|field| has(doppler, field))
+            })
+    }),
+    ("has(self.prefect) || !has(self.inject)", |spec| {
+        has(spec, "prefect")
+            || spec
+                .pointer("/inject/workPools")
+                .and_then(Value::as_array)
+                .is_none_or(Vec::is_empty)
+    }),
+];
+
+/// Whether `rule` holds for `value`. `None` if the rule is not known.
+pub(super) fn holds(rule: &str, value: &Value) -> Option<bool> {
+    let found = RULES.iter().find(|(part, _)| rule.contains(part));
+    found.map(|(_, holds)| holds(value))
+}
+
+/// A field with the value null is absent.
+fn has(of: &Value, field: &str) -> bool {
+    of.get(field).is_some_and(|value| !value.is_null())
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+fn is_plain(value: &Value) -> bool {
+    !has_control(text(value))
+}
+
+/// The seconds of a duration of hours, minutes and seconds, each with at most six digits. `None` if
+/// it is empty or has another form.
+fn seconds(text: &str) -> Option<u64> {
+    let mut rest = text;
+    let mut sum = 0;
+    for (unit, factor) in [('h', 3600), ('m', 60), ('s', 1)] {
+        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        if (1..=6).contains(&digits) && rest[digits..].starts_with(unit) {
+            sum += rest[..digits].parse::<u64>().ok()? * factor;
+            rest = &rest[digits + 1..];
+        }
+    }
+    (rest.is_empty() && !text.is_empty()).then_some(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn durations_have_hours_minutes_and_seconds() {
+        for (text, expected) in [
+            ("30s", Some(30)),
+            ("1h30m", Some(5400)),
+            ("1h1m1s", Some(3661)),
+            ("999999s", Some(999_999)),
+            ("1000000s", None),
+            ("1m1h", None),
+            ("", None),
+            ("1d", None),
+            ("s", None),
+        ] {
+            assert_eq!(seconds(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn null_counts_as_absent() {
+        let rule = "has(self.value) != has(self.valueFrom)";
+        assert_eq!(
+            holds(rule, &json!({"value": null, "valueFrom": {}})),
+            Some(true)
+        );
+        assert_eq!(holds("another", &json!({})), None);
+    }
+}
