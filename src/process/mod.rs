@@ -18,6 +18,7 @@ pub mod run;
 mod scope_watch;
 mod serve;
 pub mod server;
+mod spare_descriptor;
 pub mod tasks;
 pub mod telemetry;
 pub mod upstreams;

@@ -3,7 +3,8 @@
 //! Input: a listener, the router, the number of connections, and the signal to shut down.
 //! Output: one answer for each connection.
 //! Invariants: the number of connections, and the duration and the header of each, are bounded. A
-//! connection without a whole request ends when another one needs its place. After the signal no
+//! connection without a whole request ends when another one needs its place. Without a free file
+//! descriptor, one connection at a time is still served. After the signal no
 //! connection is accepted, and the open ones end within their time limit.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -26,6 +27,8 @@ use tokio::{
     time::{Instant, sleep, timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::spare_descriptor::SpareDescriptor;
 
 /// Time limit for the arrival of a request's header.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -51,6 +54,7 @@ pub async fn serve(
     let free = Arc::new(Semaphore::new(max_connections));
     let waiting = Waiting::default();
     let connections = TaskTracker::new();
+    let spare = SpareDescriptor::new();
     loop {
         let next = async {
             let stream = listener.accept().await.ok()?.0;
@@ -62,8 +66,13 @@ pub async fn serve(
         };
         if let Some((stream, permit)) = next {
             let place = waiting.add();
-            connections.spawn(serve_connection(stream, router.clone(), place, permit));
-        } else {
+            let connection = serve_connection(stream, router.clone(), place, permit);
+            let spare = spare.clone();
+            connections.spawn(async move {
+                connection.await;
+                spare.refill();
+            });
+        } else if !spare.release() {
             // For example because of too many open files.
             waiting.close_oldest(Duration::ZERO);
             sleep(ACCEPT_RETRY_DELAY).await;

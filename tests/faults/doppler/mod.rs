@@ -192,7 +192,7 @@ fn table() -> Vec<Row> {
         (
             "an empty object",
             Break::Fault(Fault::empty_object()),
-            &["EmptyAnswer", "DopplerError"],
+            &["ConfigIncomplete"],
         ),
         (
             "an answer of 20 MiB",
@@ -259,6 +259,11 @@ struct Place {
 
 impl Place {
     async fn start(binding: String) -> Result<Self> {
+        Self::with_interval(binding, "1s").await
+    }
+
+    /// Like [`Self::start`], with this `refreshInterval`.
+    async fn with_interval(binding: String, interval: &str) -> Result<Self> {
         let world = STAGE.world("faults-doppler").await?;
         let doppler = Doppler::start()?;
         let relay = Relay::start(doppler.http_addr()).await?;
@@ -266,7 +271,7 @@ impl Place {
         let token = format!("dp.st.dev.{}", secret(&binding));
         doppler.add_service_token(&token, "p", "dev");
         world.put_token(&format!("{binding}-token"), &token).await?;
-        let spec = json!({"doppler": {
+        let spec = json!({"refreshInterval": interval, "doppler": {
             "host": relay.url(), "project": "p", "config": "dev",
             "accessToken": token_ref(&format!("{binding}-token")),
         }});
@@ -375,13 +380,13 @@ fn long_header() -> Vec<u8> {
 }
 
 async fn most_names_gone() -> Result<Seen> {
-    let place = Place::start("names-gone".to_owned()).await?;
+    let place = Place::with_interval("names-gone".to_owned(), "10s").await?;
     let world = place.world;
     let start = Instant::now();
     let one = [("A".to_owned(), secret("after"))].into();
     place.doppler.replace("p", "dev", [("A", secret("after"))]);
     let condition = world
-        .until_condition("names-gone", "SecretSynced", "False", "EmptyAnswer")
+        .until_condition("names-gone", "SecretSynced", "False", "NamesLost")
         .await;
     let condition = condition.context("the first answer was taken at once")?;
     let recovery = recovered(world, "names-gone", &one, start).await?;
