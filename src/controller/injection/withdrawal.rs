@@ -60,12 +60,11 @@ impl PendingRemoval {
     pub fn abandoned_message(&self, terminating: bool) -> String {
         let InjectedEntry { pool, secret, .. } = &self.entry;
         let (fate, then) = if terminating {
-            ("Kubernetes deletes the Secret", "")
+            (format!("Kubernetes deletes Secret {secret}"), "")
         } else {
-            (
-                "entry and Secret stay, and the operator goes on trying while the Secret exists",
-                ", then delete the Secret",
-            )
+            let stays =
+                "entry and Secret stay, and the operator goes on trying while the Secret exists";
+            (stays.to_owned(), ", then delete the Secret")
         };
         format!(
             "the operator could not remove {}; {fate}: run prefect work-pool inspect {pool} --output json, remove {{\"secretRef\":{{\"name\":\"{secret}\"}}}} from envFrom in its base_job_template, and run prefect work-pool update {pool} --base-job-template FILE{then}",
