@@ -9,12 +9,15 @@ use std::{sync::Arc, time::Duration};
 use kube::Client;
 use url::Url;
 
-use super::error::CheckError;
+use super::{
+    error::CheckError,
+    operator_settings::{Assumed, OperatorSettings},
+};
 use crate::{
     args::BlockOverrides,
     controller::{key_refs::KeyRefs, object_cache::ObjectCache, service_types::ServiceTypes},
     doppler,
-    outbound::{AllowedHosts, AllowedServers},
+    outbound::{AllowedHosts, AllowedServers, PatternError},
     prefect::ConnectionInterner,
     process::run::kubernetes,
     secret::{ForbiddenNames, HashKey, SecretClient},
@@ -31,6 +34,23 @@ pub(super) struct Hosts {
     pub prefect: AllowedServers,
     /// `--allowed-doppler-host`
     pub doppler: AllowedHosts,
+    /// Which of them are assumed.
+    pub assumed: Assumed,
+}
+
+impl Hosts {
+    /// The hosts of these settings.
+    ///
+    /// # Errors
+    /// If a pattern is invalid.
+    pub fn new(operator: &OperatorSettings) -> Result<Self, PatternError> {
+        let services = &operator.prefect_services;
+        Ok(Self {
+            prefect: AllowedServers::parse(&operator.prefect_hosts, services)?,
+            doppler: AllowedHosts::parse("--allowed-doppler-host", &operator.doppler_hosts)?,
+            assumed: operator.assumed.clone(),
+        })
+    }
 }
 
 /// The flags that a check with a cluster needs.

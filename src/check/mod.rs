@@ -7,13 +7,14 @@
 //! Invariants: resolves and decides with the controller's own functions; writes nothing; prints no
 //! value.
 //!
-//! Reading order: [`input`], [`schema`], [`validate`], [`api_server`], [`resolve`], [`secret`], [`pools`].
+//! Reading order: [`operator_settings`], [`input`], [`schema`], [`validate`], [`api_server`], [`resolve`], [`secret`], [`pools`].
 
 mod api_server;
 mod context;
 mod error;
 mod findings;
 mod input;
+mod operator_settings;
 mod patches;
 mod pools;
 mod resolve;
@@ -31,15 +32,16 @@ use kube::ResourceExt;
 use serde_json::Value;
 
 use crate::{
-    args::{CheckArgs, PatchForm, UpstreamArgs},
+    args::{CheckArgs, PatchForm},
     crd::DopplerPrefectBinding,
-    outbound::{AllowedHosts, AllowedServers},
     printable::{self, MAX_MESSAGE_BYTES, one_line},
+    process::run::kubernetes,
     secret::ForbiddenNames,
 };
 use context::{CheckContext, Hosts, Settings};
 use findings::Findings;
 use input::{parse_bindings, parse_documents, read_file, typed};
+use operator_settings::OperatorSettings;
 
 pub use error::CheckError;
 
@@ -56,22 +58,11 @@ pub async fn check(args: CheckArgs) -> Result<ExitCode, CheckError> {
         offline,
         prefect_api_url,
         print_patch,
-        upstream,
-        secret,
-    } = args;
-    let UpstreamArgs {
-        allowed_doppler_hosts,
-        allowed_prefect_hosts,
-        allowed_prefect_services,
-        block_overrides,
+        operator_namespace,
         prefect_timeout,
         doppler_timeout,
-    } = upstream;
-    let hosts = Hosts {
-        prefect: AllowedServers::parse(&allowed_prefect_hosts, &allowed_prefect_services)?,
-        doppler: AllowedHosts::parse("--allowed-doppler-host", &allowed_doppler_hosts)?,
-    };
-    let forbidden_names = ForbiddenNames::parse(&secret.forbidden_names)?;
+        settings: given,
+    } = args;
     let prefect_api_url = prefect_api_url
         .map(|url| url.trim_end_matches('/').parse())
         .transpose()
@@ -83,15 +74,19 @@ pub async fn check(args: CheckArgs) -> Result<ExitCode, CheckError> {
     let all_ok = if let Some(form) = print_patch {
         print_patches(form, &inputs)?
     } else if offline {
-        print_findings(None, &hosts, &inputs).await?
+        let operator = OperatorSettings::new(given, Err("--offline is set".to_owned()));
+        print_findings(None, &Hosts::new(&operator)?, &inputs).await?
     } else {
+        let flags = operator_settings::read(&kubernetes().await?, &operator_namespace).await;
+        let operator = OperatorSettings::new(given, flags);
+        let hosts = Hosts::new(&operator)?;
         let settings = Settings {
             prefect_api_url,
             prefect_timeout,
             doppler_timeout,
-            forbidden_names,
-            block_overrides,
-            adopt_without_consent: secret.adopt_without_consent,
+            forbidden_names: ForbiddenNames::parse(&operator.forbidden_names)?,
+            block_overrides: operator.block_overrides,
+            adopt_without_consent: operator.adopt_without_consent,
         };
         let context = CheckContext::new(settings, hosts.clone()).await?;
         print_findings(Some(&context), &hosts, &inputs).await?
@@ -188,11 +183,18 @@ async fn check_document(
     if findings.has_failures() {
         return;
     }
-    validate::validate(&binding, hosts, findings);
+    let may_contact = validate::validate(&binding, hosts, findings);
     if let Some(context) = context
         && !findings.has_failures()
     {
-        check_online(context, binding, findings).await;
+        if may_contact {
+            check_online(context, binding, findings).await;
+        } else {
+            findings.note(
+                "check",
+                "sends nothing to a host that the operator may not allow: repeat it with the operator's flags",
+            );
+        }
     }
 }
 

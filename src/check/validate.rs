@@ -7,24 +7,34 @@
 use std::collections::BTreeMap;
 
 use kube::ResourceExt;
+use url::Url;
 
 use super::{context::Hosts, findings::Findings};
 use crate::{
     controller::connect::{check_text_fields, doppler_host},
     crd::DopplerPrefectBinding,
-    prefect::connection::{api_url_of, check_server},
+    prefect::{
+        ServerError,
+        connection::{api_url_of, check_server},
+    },
     secret::{DesiredInput, ForbiddenNames, HashKey, desired},
 };
 
-/// Adds what is wrong with the spec, or that it is valid.
-pub(super) fn validate(binding: &DopplerPrefectBinding, hosts: &Hosts, findings: &mut Findings) {
+/// Adds what is wrong with the spec, or that it is valid. Returns whether the operator is known to
+/// allow its hosts.
+pub(super) fn validate(
+    binding: &DopplerPrefectBinding,
+    hosts: &Hosts,
+    findings: &mut Findings,
+) -> bool {
     let namespace = binding.namespace().unwrap_or_else(|| "default".to_owned());
     validate_rules(binding, findings);
-    validate_hosts(binding, &namespace, hosts, findings);
+    let is_allowed = validate_hosts(binding, &namespace, hosts, findings);
     validate_secret(binding, &namespace, findings);
     if !findings.has_failures() {
         findings.ok("spec", "valid");
     }
+    is_allowed
 }
 
 /// The text fields, which the CRD of an older version may not check.
@@ -36,25 +46,54 @@ fn validate_rules(binding: &DopplerPrefectBinding, findings: &mut Findings) {
     }
 }
 
+/// Whether the operator is known to allow both hosts.
 fn validate_hosts(
     binding: &DopplerPrefectBinding,
     namespace: &str,
     hosts: &Hosts,
     findings: &mut Findings,
-) {
+) -> bool {
+    let mut refused = Vec::new();
     if let Some(prefect) = &binding.spec.prefect {
         match api_url_of(&prefect.server, namespace) {
             Err(error) => findings.fail("Prefect", &error.to_string()),
             Ok(url) => {
                 if let Err(error) = check_server(&prefect.server, namespace, &url, &hosts.prefect) {
-                    findings.fail("Prefect", &error.to_string());
+                    let assumed = match &error {
+                        ServerError::HostNotAllowed { refused, .. } if refused.is_unlisted() => {
+                            match prefect.server.name {
+                                Some(_) => hosts.assumed.prefect_services,
+                                None => hosts.assumed.prefect_hosts,
+                            }
+                        }
+                        _ => false,
+                    };
+                    refused.push(("Prefect", error.to_string(), assumed));
                 }
             }
         }
     }
-    if let Err(failure) = doppler_host(&hosts.doppler, binding.spec.doppler.host.as_deref()) {
-        findings.fail("Doppler", &failure.message);
+    let host = binding.spec.doppler.host.as_deref();
+    if let Err(failure) = doppler_host(&hosts.doppler, host) {
+        let url = host.and_then(|host| Url::parse(host).ok());
+        let error = url.and_then(|url| hosts.doppler.check(&url).err());
+        let assumed = hosts.assumed.doppler_hosts && error.is_some_and(|error| error.is_unlisted());
+        refused.push(("Doppler", failure.message, assumed));
     }
+    for (topic, message, assumed) in &refused {
+        if *assumed {
+            let why = &hosts.assumed.why;
+            findings.note(
+                topic,
+                &format!(
+                    "{message}; the operator may have other settings, which are not known: {why}"
+                ),
+            );
+        } else {
+            findings.fail(topic, message);
+        }
+    }
+    refused.is_empty()
 }
 
 /// Globs, labels and annotations, by building a Secret without values.
@@ -80,6 +119,10 @@ fn validate_secret(binding: &DopplerPrefectBinding, namespace: &str, findings: &
 mod tests {
     use super::*;
     use crate::{
+        args::OperatorSettingArgs,
+        check::operator_settings::{Assumed, OperatorSettings},
+    };
+    use crate::{
         check::input::parse_bindings,
         outbound::{AllowedHosts, AllowedServers},
     };
@@ -93,11 +136,41 @@ mod tests {
             prefect: AllowedServers::parse(&host, &service).unwrap(),
             doppler: AllowedHosts::parse("--allowed-doppler-host", &list("api.doppler.com"))
                 .unwrap(),
+            assumed: Assumed::default(),
         };
+        findings_for(text, &hosts)
+    }
+
+    fn findings_for(text: &str, hosts: &Hosts) -> Findings {
         let mut findings = Findings::default();
         let binding = parse_bindings(text).remove(0).unwrap();
-        validate(&binding, &hosts, &mut findings);
+        validate(&binding, hosts, &mut findings);
         findings
+    }
+
+    #[test]
+    fn unknown_settings_make_an_unlisted_host_a_note() {
+        let unknown = || Err("no permission".to_owned());
+        let settings = OperatorSettings::new(OperatorSettingArgs::default(), unknown());
+        let hosts = Hosts::new(&settings).unwrap();
+        let with = |host: &str| {
+            let spec = format!("spec:\n  doppler: {{host: \"{host}\"}}");
+            findings_for(&SMALLEST.replace("spec:", &spec), &hosts)
+        };
+        let findings = with("https://doppler.example.com");
+        let text = findings.to_string();
+        assert!(!findings.has_failures(), "{text}");
+        assert!(text.contains("note  Doppler: ") && text.contains("not known: no permission"));
+        for host in ["http://169.254.169.254", "https://user@doppler.example.com"] {
+            assert!(with(host).has_failures(), "{host}");
+        }
+        let server = "spec:\n  prefect: {server: {name: a, namespace: other}}\nunused:";
+        let findings = findings_for(&SMALLEST.replace("spec:", server), &hosts);
+        assert!(!findings.has_failures(), "{findings}");
+        assert!(
+            findings.to_string().contains("note  Prefect: "),
+            "{findings}"
+        );
     }
 
     #[test]

@@ -113,6 +113,15 @@ pub enum HostRefused {
 }
 
 impl HostRefused {
+    /// Whether other entries of the flags could allow it.
+    #[must_use]
+    pub const fn is_unlisted(&self) -> bool {
+        matches!(
+            self,
+            Self::PlainHttp { .. } | Self::NotListed { .. } | Self::ServiceNotListed { .. }
+        )
+    }
+
     /// The reason for the condition, the Event, the metric and the log.
     #[must_use]
     pub const fn reason(&self) -> Reason {

@@ -42,12 +42,19 @@ pub async fn run_with_input(
     input: &str,
     args: &[&str],
 ) -> Result<(bool, String)> {
+    let hosts = [
+        "--allowed-prefect-host",
+        "http://127.0.0.1:*",
+        "--allowed-doppler-host",
+        "http://127.0.0.1:*,api.doppler.com",
+    ];
+    run_binary(kubeconfig, input, &[&hosts, args].concat()).await
+}
+
+/// Runs `check` with these arguments only.
+async fn run_binary(kubeconfig: &Path, input: &str, args: &[&str]) -> Result<(bool, String)> {
     let mut child = Command::new(env!("CARGO_BIN_EXE_doppler-prefect-operator"))
-        .args(["check", "-", "--allowed-prefect-host", "http://127.0.0.1:*"])
-        .args([
-            "--allowed-doppler-host",
-            "http://127.0.0.1:*,api.doppler.com",
-        ])
+        .args(["check", "-"])
         .args(args)
         .env_clear()
         .env("KUBECONFIG", kubeconfig)
@@ -236,6 +243,42 @@ async fn offline_needs_no_network_and_api_url_can_be_overridden() -> Result<()> 
     )
     .await?;
     ensure!(all_ok, "{output}");
+    world.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn judges_hosts_by_the_settings_of_the_operator() -> Result<()> {
+    let world = World::without_operator("check-settings", Setup::default()).await?;
+    world.set_doppler_secret("A", &secret("a"));
+    let binding = json!({
+        "apiVersion": "doppler-prefect.dev/v1alpha1", "kind": "DopplerPrefectBinding",
+        "metadata": {"name": "checked", "namespace": world.name}, "spec": world.spec(),
+    })
+    .to_string();
+    let admin = plane()?.admin_kubeconfig_path();
+    let args = ["--operator-namespace", world.name.as_str()];
+    let (all_ok, output) = run_binary(&admin, &binding, &args).await?;
+    let noted = "has no Deployment of the operator";
+    ensure!(all_ok && output.contains(noted), "{output}");
+    ensure!(!output.contains("gives"), "it sent a request: {output}");
+
+    let deployment = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "operator"},
+        "spec": {
+            "replicas": 0, "selector": {"matchLabels": {"app": "a"}},
+            "template": {"metadata": {"labels": {"app": "a"}}, "spec": {"containers": [{
+                "name": "operator", "image": "doppler-prefect-operator",
+                "args": ["run", "--allowed-prefect-host=http://127.0.0.1:*"],
+                "env": [{"name": "ALLOWED_DOPPLER_HOST", "value": "http://127.0.0.1:*"}],
+            }]}},
+        },
+    });
+    world.apply(&deployment.to_string()).await?;
+    let (all_ok, output) = run_binary(&admin, &binding, &args).await?;
+    ensure!(all_ok && output.contains("gives 4 keys"), "{output}");
+    let flag = ["--allowed-doppler-host", "api.doppler.com"];
+    let (all_ok, output) = run_binary(&admin, &binding, &[args, flag].concat()).await?;
+    ensure!(!all_ok && output.contains("FAIL  Doppler: "), "{output}");
     world.finish().await
 }
 
