@@ -319,8 +319,9 @@ reasons! {
     PoolForbidden, WaitForChange,
         "The Secret and the pool stay as they are.",
         "Add the permission that the message names to the API key's role, or set `mode: Observe` and add the entry yourself.";
-    /// The pool is not of type kubernetes, its template is empty, or the template has a placeholder
-    /// where the entry belongs and the default of its variable does not have the entry.
+    /// The pool is not of type kubernetes, its template is empty, the template has a placeholder
+    /// where the entry belongs and the default of its variable does not have the entry, or the server
+    /// refuses every update of the template.
     PoolNotEditable, WaitForChange,
         "The Secret and the pool stay as they are.",
         "Follow the message, or set `mode: Observe` and add the entry yourself.";

@@ -3,6 +3,7 @@
 
 mod managed;
 mod placeholders;
+mod refused;
 
 use anyhow::{Result, ensure};
 use serde_json::json;
