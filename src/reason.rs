@@ -330,10 +330,11 @@ reasons! {
     PoolOtherNamespace, WaitForChange,
         "The Secret and the pool stay as they are.",
         "Create the binding in the namespace of the pool's jobs, or change the pool's `namespace`.";
-    /// The pool sends its jobs to another cluster, which does not have the Secret.
+    /// The pool has a `cluster_config`, and so may send its jobs to another cluster, which does not
+    /// have the Secret.
     PoolOtherCluster, WaitForChange,
         "The Secret and the pool stay as they are.",
-        "Run the operator in that cluster, and create a binding there.";
+        "If the pool's `cluster_config` names this cluster, set `sameCluster: true`. Otherwise run the operator in that cluster, and create a binding there.";
     /// A `PrefectWorkPool` owns the pool's template.
     PoolManaged, WaitForChange,
         "The Secret and the pool stay as they are.",

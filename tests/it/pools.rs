@@ -1,6 +1,7 @@
 //! Work pools on the real Prefect server: which templates the operator writes, which it skips, and
 //! what it reports.
 
+mod cluster;
 mod managed;
 mod placeholders;
 mod refused;
