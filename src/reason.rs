@@ -319,8 +319,9 @@ reasons! {
     PoolForbidden, WaitForChange,
         "The Secret and the pool stay as they are.",
         "Add the permission that the message names to the API key's role, or set `mode: Observe` and add the entry yourself.";
-    /// The pool is not of type kubernetes, its template is empty, or the template has a placeholder
-    /// where the entry belongs and the default of its variable does not have the entry.
+    /// The pool is not of type kubernetes, its template is empty, the template has a placeholder
+    /// where the entry belongs and the default of its variable does not have the entry, or the server
+    /// refuses every update of the template.
     PoolNotEditable, WaitForChange,
         "The Secret and the pool stay as they are.",
         "Follow the message, or set `mode: Observe` and add the entry yourself.";
@@ -329,10 +330,11 @@ reasons! {
     PoolOtherNamespace, WaitForChange,
         "The Secret and the pool stay as they are.",
         "Create the binding in the namespace of the pool's jobs, or change the pool's `namespace`.";
-    /// The pool sends its jobs to another cluster, which does not have the Secret.
+    /// The pool has a `cluster_config`, and so may send its jobs to another cluster, which does not
+    /// have the Secret.
     PoolOtherCluster, WaitForChange,
         "The Secret and the pool stay as they are.",
-        "Run the operator in that cluster, and create a binding there.";
+        "If the pool's `cluster_config` names this cluster, set `sameCluster: true`. Otherwise run the operator in that cluster, and create a binding there.";
     /// A `PrefectWorkPool` owns the pool's template.
     PoolManaged, WaitForChange,
         "The Secret and the pool stay as they are.",

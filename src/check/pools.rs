@@ -126,6 +126,7 @@ impl PoolChecks<'_> {
             namespace: self.namespace.clone(),
             secret: self.secret.to_owned(),
             optional: pool.optional(),
+            same_cluster: pool.same_cluster(),
             mode: pool.mode(),
             keys: Arc::clone(&self.keys),
             want: Want::Present,

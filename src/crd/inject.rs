@@ -41,6 +41,13 @@ pub struct WorkPoolSpec {
     /// Prefect shows as Pending, until the Secret exists. Default: true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub optional: Option<bool>,
+    /// Whether the `cluster_config` of the pool names the cluster of this binding. Without it, the
+    /// operator does not write a pool with a `cluster_config`, because it cannot tell which cluster
+    /// that is. Risk: if it names another cluster, its jobs start without the values, or never with
+    /// `optional: false`; if that cluster has a Secret of this name, they get the values of that one.
+    /// Default: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub same_cluster: Option<bool>,
 }
 
 impl WorkPoolSpec {
@@ -48,6 +55,12 @@ impl WorkPoolSpec {
     #[must_use]
     pub fn mode(&self) -> InjectMode {
         self.mode.unwrap_or_default()
+    }
+
+    /// Whether the `cluster_config` of the pool names this cluster, by default false.
+    #[must_use]
+    pub fn same_cluster(&self) -> bool {
+        self.same_cluster.unwrap_or(false)
     }
 
     /// Whether pods start without the Secret, by default true.

@@ -32,6 +32,8 @@ pub struct Claim {
     pub secret: String,
     /// The entry's `optional`.
     pub optional: bool,
+    /// Whether the pool's `cluster_config` names this cluster.
+    pub same_cluster: bool,
     /// Whether the operator may write the pool.
     pub mode: InjectMode,
     /// Names of the Secret's keys.
@@ -52,6 +54,7 @@ impl Claim {
         self.namespace == other.namespace
             && self.secret == other.secret
             && self.optional == other.optional
+            && self.same_cluster == other.same_cluster
             && self.mode == other.mode
             && self.keys == other.keys
             && self.want == other.want

@@ -24,5 +24,5 @@ pub use client::{ClientError, client, direct_client, stream_client};
 pub use hosts::{AllowedHosts, HostRefused};
 pub use in_cluster::in_cluster_url;
 pub use pattern::PatternError;
-pub use services::{AllowedServers, AllowedServices, PREFECT_PATH, PREFECT_PORT, ServiceName};
+pub use services::{AllowedServers, AllowedServices, ServiceName};
 pub use transport::TransportError;

@@ -9,12 +9,8 @@ use std::fmt;
 use globset::{Glob, GlobMatcher};
 use url::Url;
 
-use super::{AllowedHosts, HostRefused, PatternError, in_cluster_url};
+use super::{AllowedHosts, HostRefused, PatternError};
 
-/// The port of a server in the cluster, as prefect-operator and Prefect's charts set it.
-pub const PREFECT_PORT: u16 = 4200;
-/// The path of its API.
-pub const PREFECT_PATH: &str = "/api";
 /// The flag, as messages name it.
 const FLAG: &str = "--allowed-prefect-service";
 /// In place of a namespace: that of the binding. No namespace has this name.
@@ -154,23 +150,6 @@ impl AllowedServers {
             services: AllowedServices::parse(services)?,
         })
     }
-
-    /// Checks the URL of a server that a binding in `own_namespace` named before: by its Service, if
-    /// the URL is one that [`super::in_cluster_url`] makes, or by its host.
-    ///
-    /// # Errors
-    /// If the flags do not allow it, with what to write instead.
-    pub fn check(&self, api_url: &Url, own_namespace: &str) -> Result<(), HostRefused> {
-        if let Some(service) = ServiceName::of_url(api_url)
-            && let Ok(mut made) = in_cluster_url(&service.name, &service.namespace, PREFECT_PORT)
-        {
-            made.set_path(PREFECT_PATH);
-            if made == *api_url && self.services.check(&service, own_namespace).is_ok() {
-                return Ok(());
-            }
-        }
-        self.hosts.check(api_url)
-    }
 }
 
 #[cfg(test)]
@@ -242,26 +221,6 @@ mod tests {
                 text.contains("--allowed-prefect-service") && text.contains("NAMESPACE/NAME"),
                 "{text}"
             );
-        }
-    }
-
-    #[test]
-    fn a_url_that_the_operator_makes_is_judged_by_its_service() {
-        let hosts = ["api.prefect.cloud".to_owned()];
-        let services = ["./*".to_owned()];
-        let servers = AllowedServers::parse(&hosts, &services).unwrap();
-        for (url, allowed) in [
-            ("http://a.flows.svc:4200/api", true),
-            ("http://a.other.svc:4200/api", false),
-            ("http://user:secret@a.flows.svc:4200/api", false),
-            ("http://a.flows.svc:4201/api", false),
-            ("http://a.flows.svc:4200/api/x", false),
-            ("https://a.flows.svc:4200/api", false),
-            ("http://evil.example.com.flows.svc:4200/api", false),
-            ("https://api.prefect.cloud/api", true),
-        ] {
-            let checked = servers.check(&url.parse().unwrap(), "flows");
-            assert_eq!(checked.is_ok(), allowed, "{url}");
         }
     }
 

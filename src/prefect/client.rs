@@ -16,6 +16,7 @@ use super::{
     connection::Connection,
     error::{PrefectError, Subject},
     http_client::{Endpoint, HttpClient},
+    refused_template::{self, is_template_status},
     work_pool::{DeploymentOverrides, DeploymentPage, PAGE_SIZE, WorkPool},
 };
 use crate::{
@@ -117,7 +118,17 @@ impl Client {
             .http
             .send_json(Method::PATCH, &endpoint, &edit, Priority::Interactive)
             .await?;
-        self.http.check(endpoint.subject, &response)
+        match self.http.check(endpoint.subject, &response) {
+            Err(PrefectError::RequestRejected { host, status }) if is_template_status(status) => {
+                Err(PrefectError::TemplateRefused {
+                    host,
+                    pool: name.to_owned(),
+                    status,
+                    detail: refused_template::sentence(response.body(), template),
+                })
+            }
+            checked => checked,
+        }
     }
 
     /// Lists the deployments of a work pool that set one of these variables. Of very many

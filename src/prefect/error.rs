@@ -3,7 +3,7 @@
 //! Input: the status and the body of an answer.
 //! Output: [`PrefectError`], with its reason, its message and the wait that the server asks for.
 //! Invariants: the body only distinguishes answers of equal status and is never kept, because a 422
-//! echoes the request.
+//! echoes the request. Only the sentence about a refused template is shown, without values.
 
 use std::time::Duration;
 
@@ -120,6 +120,21 @@ pub enum PrefectError {
         /// The work pool.
         pool: String,
     },
+    /// 400, 409, 413 or 422 for the template of a work pool.
+    #[error(
+        "the Prefect server {host} refuses every update of the template of work pool {pool} ({status}){}: correct the template, for example in the web UI; the operator then adds the entry",
+        .detail.as_ref().map(|detail| format!(": \"{detail}\"")).unwrap_or_default()
+    )]
+    TemplateRefused {
+        /// The server.
+        host: String,
+        /// The work pool.
+        pool: String,
+        /// The status.
+        status: u16,
+        /// The server's own sentence.
+        detail: Option<String>,
+    },
     /// 429.
     #[error(
         "the Prefect server {host} limits the request rate (429): raise spec.refreshInterval, or the limit of the account"
@@ -212,6 +227,7 @@ impl PrefectError {
             Self::PoolForbidden { .. } => Reason::PoolForbidden,
             Self::BlockMissing { .. } => Reason::BlockMissing,
             Self::PoolMissing { .. } => Reason::PoolMissing,
+            Self::TemplateRefused { .. } => Reason::PoolNotEditable,
             Self::RateLimited { .. } => Reason::PrefectRateLimited,
             Self::Redirect { .. } | Self::NotPrefect { .. } => Reason::PrefectWrongUrl,
             Self::CsrfRejected { .. }

@@ -74,6 +74,13 @@ pub(super) struct ApiResponse {
     retry_after: Option<Duration>,
 }
 
+impl ApiResponse {
+    /// The body, of a rejection up to a bound.
+    pub(super) fn body(&self) -> &[u8] {
+        self.body.expose_secret()
+    }
+}
+
 /// Sends requests to one server. It keeps TCP connections and the CSRF token.
 pub(super) struct HttpClient {
     http: reqwest::Client,
@@ -264,6 +271,11 @@ impl HttpClient {
         // A body that does not arrive concerns the source alone: the server has answered.
         permit.record(self.outcome(status, retry_after));
         // The status alone identifies a rejection: a body that is too large or broken must not hide it.
+        // The refusal of a template echoes it behind the sentence that explains it.
+        let error_limit = match endpoint.subject {
+            Subject::PoolEdit(_) => endpoint.max_bytes,
+            _ => SMALL_LIMIT,
+        };
         let body = if status.is_success() {
             let body = read_bounded(response, endpoint.max_bytes, self.timeout).await;
             let body = body.map_err(|error| match error {
@@ -280,7 +292,7 @@ impl HttpClient {
             }
             body
         } else {
-            let body = read_bounded(response, SMALL_LIMIT, self.timeout).await;
+            let body = read_bounded(response, error_limit, self.timeout).await;
             body.unwrap_or_else(|_| Body::empty())
         };
         Ok(ApiResponse {

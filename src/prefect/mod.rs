@@ -16,6 +16,7 @@ mod event;
 pub mod event_socket;
 mod feed;
 mod http_client;
+mod refused_template;
 mod request_headers;
 mod source;
 mod work_pool;

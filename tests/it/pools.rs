@@ -1,8 +1,10 @@
 //! Work pools on the real Prefect server: which templates the operator writes, which it skips, and
 //! what it reports.
 
+mod cluster;
 mod managed;
 mod placeholders;
+mod refused;
 
 use anyhow::{Result, ensure};
 use serde_json::json;

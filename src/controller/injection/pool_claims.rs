@@ -88,6 +88,7 @@ pub fn declare_claims(
             namespace: pass.key.namespace().to_owned(),
             secret: entry.secret.clone(),
             optional: pool.optional(),
+            same_cluster: pool.same_cluster(),
             mode: pool.mode(),
             keys: Arc::clone(key_names),
             want: if patches && recorded && guarded && secret_exists {

@@ -255,6 +255,7 @@ fn withdraw(
         namespace: pass.key.namespace().to_owned(),
         secret: entry.secret.clone(),
         optional: true,
+        same_cluster: false,
         mode: InjectMode::Patch,
         keys: Arc::default(),
         want: Want::Absent,

@@ -22,7 +22,7 @@ const MAX_NAMED: usize = 5;
 pub(super) struct DeploymentJobs<'a> {
     names: &'a [String],
     place: Place,
-    has_cluster_config: bool,
+    overrides_cluster: bool,
     /// The claimed Secrets that the jobs of the pool have, and these jobs do not.
     without: BTreeSet<String>,
 }
@@ -55,6 +55,8 @@ pub(super) fn deployment_jobs<'a>(
 ) -> Vec<DeploymentJobs<'a>> {
     let groups = view.deployments.map(|deployments| &*deployments.groups);
     let source_variables = template.source_variables();
+    let defaults = template.defaults();
+    let own_config = template.job(&defaults).get("cluster_config").raw();
     let mut jobs = Vec::new();
     for group in groups.unwrap_or_default() {
         let names = group.names.as_slice();
@@ -62,7 +64,7 @@ pub(super) fn deployment_jobs<'a>(
             jobs.push(DeploymentJobs {
                 names,
                 place: Place::Unknown,
-                has_cluster_config: false,
+                overrides_cluster: false,
                 without: BTreeSet::new(),
             });
             continue;
@@ -82,7 +84,9 @@ pub(super) fn deployment_jobs<'a>(
         jobs.push(DeploymentJobs {
             names,
             place,
-            has_cluster_config: has_cluster_config(job),
+            // The pool's own cluster_config is judged with the pool.
+            overrides_cluster: has_cluster_config(job)
+                && job.get("cluster_config").raw() != own_config,
             without: if overrides_sources {
                 missing_secrets(job, secrets)
             } else {
@@ -114,7 +118,7 @@ impl Unserved {
                 continue;
             }
             match &job.place {
-                _ if job.has_cluster_config => unserved.other_cluster.extend(names),
+                _ if job.overrides_cluster => unserved.other_cluster.extend(names),
                 Place::Unknown => unserved.unknown.extend(names),
                 Place::Namespace(namespace) if *namespace == claim.namespace => {}
                 Place::Namespace(namespace) => unserved

@@ -44,12 +44,12 @@ pub(super) fn find_rejection(
     {
         return Some(not_editable(pool, error, claim));
     }
-    if parsed.has_cluster_config {
+    if parsed.leaves_cluster(claim) {
         return Some(Rejection::new(
             State::OtherCluster,
             Reason::PoolOtherCluster,
             format!(
-                "work pool {pool} sends its jobs to another cluster (cluster_config): run the operator in that cluster, and create a binding there"
+                "work pool {pool} sends its jobs to the cluster of its cluster_config, which the operator cannot tell from another: if that is this cluster, set sameCluster: true for the pool; otherwise run the operator in that cluster, and create a binding there"
             ),
         ));
     }

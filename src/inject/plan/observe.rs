@@ -158,6 +158,12 @@ pub(super) fn add_shadows(
     let unserved = Unserved::of(&parsed.deployments, claim);
     let mut clauses = unserved.clauses(view.pool);
     clauses.extend(describe_unchecked(view));
+    if parsed.has_cluster_config && !claim.same_cluster {
+        clauses.push(format!(
+            "work pool {} sends its jobs to the cluster of its cluster_config, and the Secret is in this cluster",
+            view.pool
+        ));
+    }
     observation.unserved_namespaces = unserved.elsewhere.into_keys().collect();
     observation.unchecked_deployments = (!clauses.is_empty()).then(|| clauses.join("; "));
 }

@@ -48,6 +48,7 @@ fn claim(secret: &str, want: Want) -> Claim {
         namespace: NAMESPACE.to_owned(),
         secret: secret.to_owned(),
         optional: true,
+        same_cluster: false,
         mode: InjectMode::Patch,
         keys: Arc::default(),
         want,
@@ -210,7 +211,7 @@ fn skips_an_unsuitable_pool_and_names_the_remedy() {
             &cluster,
             State::OtherCluster,
             Reason::PoolOtherCluster,
-            "another cluster",
+            "sameCluster: true",
         ),
         (&empty, State::NotEditable, Reason::PoolNotEditable, "empty"),
     ];

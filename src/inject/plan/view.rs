@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::value::RawValue;
 
 use super::deployments::{DeploymentJobs, deployment_jobs};
+use crate::crd::InjectMode;
 use crate::inject::claim::Claim;
 use crate::inject::job_environment::{
     JobEnvironment, JobNamespace, has_cluster_config, job_namespace,
@@ -100,6 +101,12 @@ impl<'a> ParsedTemplate<'a> {
             rendered: rendered.into_iter().map(str::to_owned).collect(),
             environment,
         }
+    }
+
+    /// Whether jobs run in another cluster, as far as the operator knows. In mode `Observe` it only
+    /// counts the entry, wherever the jobs run.
+    pub(super) fn leaves_cluster(&self, claim: &Claim) -> bool {
+        self.has_cluster_config && !claim.same_cluster && claim.mode == InjectMode::Patch
     }
 
     /// How the template names a claimed Secret. One that only the rendered template names has an

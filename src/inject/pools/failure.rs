@@ -36,8 +36,8 @@ pub(super) fn observe_failure(
             };
             Observation::new(phase, Some(State::Missing), reason, message)
         }
-        PrefectError::PoolForbidden { .. } => {
-            // With read-only credentials the template still shows which entries are there.
+        PrefectError::PoolForbidden { .. } | PrefectError::TemplateRefused { .. } => {
+            // Without a write the template still shows which entries are there.
             if let Some(planned) = planned.filter(|planned| planned.phase != Phase::InProgress) {
                 return planned.clone();
             }
@@ -48,7 +48,11 @@ pub(super) fn observe_failure(
                 Want::Absent => Phase::InProgress,
                 Want::Observe | Want::Present => Phase::Skipped,
             };
-            Observation::new(phase, Some(State::Forbidden), reason, message)
+            let state = match error {
+                PrefectError::TemplateRefused { .. } => State::NotEditable,
+                _ => State::Forbidden,
+            };
+            Observation::new(phase, Some(state), reason, message)
         }
         _ => {
             let unknown = || Observation::new(Phase::Unknown, None, reason, String::new());

@@ -6,6 +6,7 @@
 //! waits for the next reconcile.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
@@ -25,6 +26,9 @@ use crate::reason::Reason;
 const MAX_WRITES: u32 = 2;
 /// An older template is read again before it is edited.
 const MAX_TEMPLATE_AGE: Duration = Duration::from_secs(1);
+
+/// How long a template that the server refused is not sent again.
+const REFUSAL_HOLDS: Duration = Duration::from_mins(10);
 
 /// The result of a reconcile.
 pub(super) struct Reconciled {
@@ -50,6 +54,13 @@ impl From<PrefectError> for ReconcileError {
     }
 }
 
+/// A template that the server refused to update.
+struct RefusedTemplate {
+    hash: u64,
+    at: Instant,
+    error: PrefectError,
+}
+
 /// What the operator remembers of a pool between reconciles.
 #[derive(Default)]
 pub(super) struct PoolState {
@@ -61,6 +72,8 @@ pub(super) struct PoolState {
     /// The version of the claims, and the required Secrets, for which the template was as wanted.
     converged: Option<(u64, BTreeSet<String>)>,
     repair_backoff: PoolRepairBackoff,
+    /// The last template that the server refused to update.
+    refused: Option<RefusedTemplate>,
     pub(super) deployments: DeploymentListing,
 }
 
@@ -100,6 +113,10 @@ impl PoolState {
             let Some(edit) = plan.edit.as_ref().filter(|_| repair_at.is_none()) else {
                 break;
             };
+            if let Some(error) = self.refusal(&pool) {
+                let planned = Some(plan.observations);
+                return Err(ReconcileError { error, planned });
+            }
             self.attempted = plan.required.difference(&plan.present).cloned().collect();
             if let Err(error) = client.patch(edit).await {
                 // Only a missing answer or a server fault leaves open whether the PATCH took
@@ -108,6 +125,7 @@ impl PoolState {
                 if !matches!(error, Transport { .. } | ServerFault { .. }) {
                     self.attempted.clear();
                 }
+                self.remember_refusal(&pool, &error);
                 let planned = Some(plan.observations);
                 return Err(ReconcileError { error, planned });
             }
@@ -159,6 +177,23 @@ impl PoolState {
             .refresh(client, snapshot.version, variables)
             .await?;
         Ok(pool)
+    }
+
+    /// Why a PATCH of this template would fail: the server has refused it before. It is tried again
+    /// after a while, because the server may be another version then.
+    fn refusal(&self, pool: &WorkPool) -> Option<PrefectError> {
+        let refused = self.refused.as_ref()?;
+        let is_same = refused.hash == hash_of(&pool.base_job_template);
+        (is_same && refused.at.elapsed() < REFUSAL_HOLDS).then(|| refused.error.clone())
+    }
+
+    fn remember_refusal(&mut self, pool: &WorkPool, error: &PrefectError) {
+        let is_refusal = matches!(error, PrefectError::TemplateRefused { .. });
+        self.refused = is_refusal.then(|| RefusedTemplate {
+            hash: hash_of(&pool.base_job_template),
+            at: Instant::now(),
+            error: error.clone(),
+        });
     }
 
     /// Forgets the pool, which is missing. A later pool of the same name is another one.
@@ -231,6 +266,12 @@ impl PoolState {
             item.claim.want == Want::Absent && observation.phase == Phase::InProgress
         })
     }
+}
+
+fn hash_of(template: &RawValue) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    template.get().hash(&mut hasher);
+    hasher.finish()
 }
 
 /// How the entries differ between two templates.

@@ -9,7 +9,7 @@ use url::Url;
 use super::server_error::ServerError;
 use crate::{
     crd::ServerSpec,
-    outbound::{HostRefused, PREFECT_PATH, PREFECT_PORT, in_cluster_url},
+    outbound::{HostRefused, in_cluster_url},
 };
 
 /// Prefect Cloud's API.
@@ -19,6 +19,9 @@ const CLOUD_API_HOST: &str = "api.prefect.cloud";
 /// The host of Prefect Cloud's web UI.
 const CLOUD_UI_HOST: &str = "app.prefect.cloud";
 
+/// The port of a server in the cluster, as prefect-operator and Prefect's charts set it.
+const DEFAULT_PORT: u16 = 4200;
+
 /// The URL of the API that a `server` field names, without a slash at its end.
 ///
 /// # Errors
@@ -26,14 +29,14 @@ const CLOUD_UI_HOST: &str = "app.prefect.cloud";
 pub fn api_url_of(spec: &ServerSpec, namespace: &str) -> Result<Url, ServerError> {
     if let Some(name) = &spec.name {
         let namespace = spec.namespace.as_deref().unwrap_or(namespace);
-        let mut url = in_cluster_url(name, namespace, PREFECT_PORT).map_err(|refused| {
+        let mut url = in_cluster_url(name, namespace, DEFAULT_PORT).map_err(|refused| {
             let field = match refused {
                 HostRefused::InvalidLabel { field: what } => what,
                 _ => "name",
             };
             ServerError::InvalidUrlPart { field }
         })?;
-        url.set_path(PREFECT_PATH);
+        url.set_path("/api");
         return Ok(url);
     }
     let workspace = match (&spec.account_id, &spec.workspace_id) {

@@ -180,6 +180,86 @@ fn job_variables_count_for_the_variables_that_the_template_uses() {
 }
 
 #[test]
+fn a_cluster_config_may_name_this_cluster() {
+    let config = json!({"context_name": "in", "config": {}});
+    let with_sources = |sources: serde_json::Value| {
+        let text = template(sources)
+            .get()
+            .replace("\"{{ cluster_config }}\"", &config.to_string());
+        RawValue::from_string(text).unwrap()
+    };
+    let (without, with) = (with_sources(json!(null)), with_sources(json!([entry("s")])));
+    let patch = |same_cluster| Claim {
+        same_cluster,
+        ..claim("s", Want::Present)
+    };
+    let (edited, observation) = plan_one(&view(&without), &patch(false));
+    assert_eq!(
+        (edited, observation.state),
+        (false, Some(State::OtherCluster))
+    );
+    assert!(
+        observation.message.contains("sameCluster: true"),
+        "{}",
+        observation.message
+    );
+    let (edited, observation) = plan_one(&view(&without), &patch(true));
+    assert!(edited);
+    assert_eq!(observation.unchecked_deployments, None);
+    // Observe counts the entry all the same, and says where the jobs run.
+    let observe = Claim {
+        mode: InjectMode::Observe,
+        ..patch(false)
+    };
+    let (_, observation) = plan_one(&view(&with), &observe);
+    assert_eq!(
+        (observation.phase, observation.state),
+        (Phase::Injected, Some(State::AlreadyPresent))
+    );
+    let clause = observation.unchecked_deployments.unwrap();
+    assert!(
+        clause.contains("the cluster of its cluster_config"),
+        "{clause}"
+    );
+    let (_, observation) = plan_one(&view(&without), &observe);
+    assert_eq!(observation.state, Some(State::Absent));
+}
+
+#[test]
+fn same_cluster_speaks_for_the_pool_and_not_for_overrides() {
+    let here = json!({"context_name": "in", "config": {}});
+    let text = template(json!(null)).get().replace(
+        "\"cluster_config\":{\"default\":null}",
+        &format!("\"cluster_config\":{{\"default\":{here}}}"),
+    );
+    let template = RawValue::from_string(text).unwrap();
+    let strict = Claim {
+        optional: false,
+        same_cluster: true,
+        ..claim("s", Want::Present)
+    };
+    let there = json!({"context_name": "far", "config": {}});
+    for (variables, edits) in [
+        (json!({"namespace": NAMESPACE}), true),
+        (json!({"cluster_config": here}), true),
+        (json!({"cluster_config": null}), true),
+        (json!({"cluster_config": there}), false),
+        (
+            json!({"cluster_config": {"$ref": {"block_document_id": "x"}}}),
+            false,
+        ),
+    ] {
+        let others = deployments(&[("d", variables.clone())]);
+        let listed = PoolView {
+            deployments: Some(&others),
+            ..view(&template)
+        };
+        let (edited, observation) = plan_one(&listed, &strict);
+        assert_eq!(edited, edits, "{variables} {observation:?}");
+    }
+}
+
+#[test]
 fn deployments_in_unknown_places_are_named() {
     let plain = template(json!(null));
     let many: Vec<_> = (0..7)

@@ -8,6 +8,7 @@ fn claim(want: Want) -> Claim {
         namespace: "flows".to_owned(),
         secret: "s".to_owned(),
         optional: true,
+        same_cluster: false,
         mode: InjectMode::Patch,
         keys: Arc::default(),
         want,

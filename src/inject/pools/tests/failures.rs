@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use tokio::time::sleep;
 
-use super::fixture::{Fixture, TEMPLATE, claim};
+use super::fixture::{Fixture, TEMPLATE, claim, eventually, frequent};
 use crate::crd::WorkPoolState as State;
 use crate::inject::claim::{Observation, Phase, Want};
 use crate::reason::Reason;
@@ -45,6 +45,43 @@ async fn reports_a_forbidden_pool_and_retries() {
     fixture.pool.patch_status.store(200, SeqCst);
     fixture.pools.trigger(&|_, _| true);
     fixture.wait_for_phase(&claim, Phase::Injected).await;
+}
+
+#[tokio::test]
+async fn a_refused_template_is_sent_once_and_quoted() {
+    let fixture = Fixture::new().await;
+    fixture.pool.patch_status.store(422, SeqCst);
+    let claim = frequent(claim("s", Want::Present));
+    let found = fixture.wait_for_phase(&claim, Phase::Skipped).await;
+    assert_eq!(
+        (found.state, found.reason),
+        (Some(State::NotEditable), Reason::PoolNotEditable)
+    );
+    assert!(
+        found
+            .message
+            .contains("refuses every update of the template of work pool k8s (422)")
+            && found.message.contains(r#""Work pool "k8s" not found""#),
+        "{}",
+        found.message
+    );
+    // Further reads and claims do not send it again.
+    let reads = fixture.pool.count("GET");
+    fixture
+        .wait_for_phase(
+            &frequent(super::fixture::claim("t", Want::Present)),
+            Phase::Skipped,
+        )
+        .await;
+    eventually("more reads", || fixture.pool.count("GET") > reads + 5).await;
+    assert_eq!(fixture.pool.count("PATCH"), 1);
+    // Another template is.
+    fixture.pool.set(&TEMPLATE.replace("1.50", "2.50"));
+    eventually("a PATCH", || fixture.pool.count("PATCH") == 2).await;
+    fixture.pool.patch_status.store(200, SeqCst);
+    fixture.pool.set(TEMPLATE);
+    fixture.wait_for_phase(&claim, Phase::Injected).await;
+    assert!(fixture.pool.has_entry("s"));
 }
 
 #[tokio::test]

@@ -217,6 +217,7 @@ pub(super) fn claim(secret: &str, want: Want) -> Claim {
         namespace: "flows".to_owned(),
         secret: secret.to_owned(),
         optional: true,
+        same_cluster: false,
         mode: InjectMode::Patch,
         keys: Arc::new(BTreeSet::from(["KEY".to_owned()])),
         want,
