@@ -19,7 +19,7 @@ use super::{
     error::DopplerError,
     error_messages::{self, ErrorMessages, one_line},
     request::{bearer, endpoint, host_and_port},
-    snapshot::{self, Snapshot},
+    snapshot::{self, Invalid, Snapshot},
 };
 use crate::{
     outbound::{self, BodyError, ClientError, TransportError, read_bounded},
@@ -184,8 +184,10 @@ impl Client {
                 return Err(DopplerError::Unreachable { host, cause });
             }
         };
-        let values = snapshot::parse(body.expose_secret())
-            .map_err(|problem| DopplerError::InvalidBody { host, problem })?;
+        let values = snapshot::parse(body.expose_secret()).map_err(|invalid| match invalid {
+            Invalid::TooLarge => DopplerError::ConfigTooLarge { host },
+            Invalid::Malformed(problem) => DopplerError::InvalidBody { host, problem },
+        })?;
         Ok(Snapshot::new(values, etag))
     }
 }
