@@ -117,11 +117,15 @@ impl Client {
         }
         let host = host_and_port(&key.host);
         let response = request.send().await.map_err(|error| {
-            let error = DopplerError::Unreachable {
-                cause: TransportError::new(&error, self.timeout),
-                host: host.clone(),
-            };
-            permit.record(RequestOutcome::Failed(error.clone()));
+            let cause = TransportError::new(&error, self.timeout);
+            let concerns_host = cause.concerns_host();
+            let host = host.clone();
+            let error = DopplerError::Unreachable { cause, host };
+            permit.record(if concerns_host {
+                RequestOutcome::Failed(error.clone())
+            } else {
+                RequestOutcome::Refused(None)
+            });
             error
         })?;
 

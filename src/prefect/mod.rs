@@ -18,6 +18,7 @@ mod feed;
 mod http_client;
 mod request_headers;
 mod source;
+mod version;
 mod work_pool;
 
 pub use block_document::{BlockDocument, ResolvedBlock};
@@ -29,4 +30,5 @@ pub use event::ServerEvent;
 pub use event_socket::{SocketError, events};
 pub use feed::{EventSockets, event_sockets};
 pub use source::{BlockKey, Blocks, blocks};
+pub use version::ServerVersion;
 pub use work_pool::{DeploymentGroup, DeploymentOverrides, WorkPool};
