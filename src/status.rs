@@ -87,6 +87,8 @@ pub struct Outcome {
     pub secret_name: String,
     /// The content of the Secret. None if the Secret was not compared.
     pub content: Option<SecretContent>,
+    /// The version of the Prefect server, if it is known.
+    pub prefect_version: Option<String>,
     /// The work pools of the spec.
     pub pools: Vec<WorkPoolStatus>,
     /// The entries that are recorded for the binding.
@@ -140,6 +142,7 @@ pub fn status(
         after.key_count = i32::try_from(content.key_count).ok();
         after.content_hash = Some(content.hash.clone());
     }
+    after.prefect_version = outcome.prefect_version.as_deref().map(printable::name);
     // Without new content, the keys of the last status, which another version may have written.
     let content = outcome.content.as_ref();
     let keys = content.map_or(&after.excluded_keys, |content| &content.excluded_keys);

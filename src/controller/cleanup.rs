@@ -156,6 +156,7 @@ async fn report_deleting(pass: &mut Pass<'_>, message: String) {
     }
     let status = pass.last_status();
     let pools = status.map(|status| status.work_pools.clone());
+    let prefect_version = status.and_then(|status| status.prefect_version.clone());
     let was_injected = status.is_some_and(|status| {
         let mut conditions = status.conditions.iter();
         conditions.any(|condition| condition.type_ == INJECTED)
@@ -169,6 +170,7 @@ async fn report_deleting(pass: &mut Pass<'_>, message: String) {
         resolved: None,
         secret_name: pass.binding.secret_name().to_owned(),
         content: None,
+        prefect_version,
         pools: pools.unwrap_or_default(),
         entries: pass.entries.recorded.entries.iter().cloned().collect(),
         deleting: Some(message),

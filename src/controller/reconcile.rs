@@ -5,7 +5,7 @@
 //! Invariants: pollers and the workers of the pools read the upstreams, this module does not. It
 //! lists nothing, and at rest it only compares.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use kube::Resource;
 use tokio::time::Instant;
@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     crd::BindingRef,
+    prefect::Connection,
     reason::Reason,
     status::{BLOCK_RESOLVED, ConditionUpdate, Outcome},
 };
@@ -118,6 +119,7 @@ async fn advance(pass: &mut Pass<'_>) {
         resolved: values.map(|values| (values.project.clone(), values.config.clone())),
         secret_name: pass.binding.secret_name().to_owned(),
         content: secret.content,
+        prefect_version: prefect_version(pass, resolution.connection.as_ref()),
         pools,
         entries: pass.entries.required.iter().cloned().collect(),
         deleting: None,
@@ -157,11 +159,20 @@ async fn report_unlisted(pass: &mut Pass<'_>) {
         resolved: None,
         secret_name: pass.binding.secret_name().to_owned(),
         content: None,
+        prefect_version: prefect_version(pass, None),
         pools,
         entries: pass.entries.recorded.entries.iter().cloned().collect(),
         deleting: None,
     };
     patch_status::patch(pass, &outcome).await;
+}
+
+/// The version of the Prefect server: the one that was read, or else that of the last status.
+fn prefect_version(pass: &Pass<'_>, connection: Option<&Arc<Connection>>) -> Option<String> {
+    pass.binding.spec.prefect.as_ref()?;
+    let read = connection.and_then(|connection| pass.context.connections.version(connection));
+    let last = || pass.last_status()?.prefect_version.clone();
+    read.map(|version| version.to_string()).or_else(last)
 }
 
 /// Stops all reads for the binding. The Secret and its injection stay as they are.
@@ -177,6 +188,7 @@ async fn suspend(pass: &mut Pass<'_>) {
         resolved: None,
         secret_name: pass.binding.secret_name().to_owned(),
         content: None,
+        prefect_version: prefect_version(pass, None),
         pools,
         entries: pass.entries.recorded.entries.iter().cloned().collect(),
         deleting: None,

@@ -136,6 +136,12 @@ impl Resolution {
         poll_state.value.clone()
     }
 
+    /// Adds to the message of a True condition `BlockResolved`.
+    pub fn add_block_note(&mut self, note: Option<String>) {
+        let notes: Vec<String> = self.block_note.take().into_iter().chain(note).collect();
+        self.block_note = (!notes.is_empty()).then(|| notes.join("; "));
+    }
+
     /// Records a failure that has lasted for `failing_for`. The first one counts.
     pub fn record_failure(&mut self, stage: Stage, failure: Failure, failing_for: Duration) {
         let persistent = matches!(failure.reason.class(), Class::WaitForChange)

@@ -181,6 +181,9 @@ fn resolve_config_key(
             let key = BlockKey::new(connection, &prefect.block);
             let state = context.blocks.subscribe(pass.key, &key, pass.interval());
             let block = resolution.record_poll(Stage::Block, &state)?;
+            if let Some(version) = context.connections.version(&key.connection) {
+                resolution.add_block_note(version.note());
+            }
             let from = format!("block {}/{} gives", key.type_slug, key.name);
             let fields = block.fields.clone().map_err(Failure::from);
             let policy = context.block_overrides;

@@ -46,6 +46,10 @@ pub struct DopplerPrefectBindingStatus {
     /// Time of the last change of the content.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_change_time: Option<Time>,
+    /// Version of the Prefect server, as the server states it. Absent for Prefect Cloud, and until the
+    /// event socket of the server is connected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefect_version: Option<String>,
     /// State of each work pool that the binding names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_owned()]))]

@@ -43,6 +43,7 @@ pub(super) fn detached_status(
         resolved: None,
         secret_name: secret.to_owned(),
         content: None,
+        prefect_version: before.prefect_version.clone(),
         pools: pools.collect(),
         entries: left.to_vec(),
         deleting: None,

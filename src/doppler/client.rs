@@ -19,7 +19,7 @@ use super::{
     error::DopplerError,
     error_messages::{self, ErrorMessages, one_line},
     request::{bearer, endpoint, host_and_port},
-    snapshot::{self, Snapshot},
+    snapshot::{self, Invalid, Snapshot},
 };
 use crate::{
     outbound::{self, BodyError, ClientError, TransportError, read_bounded},
@@ -117,11 +117,15 @@ impl Client {
         }
         let host = host_and_port(&key.host);
         let response = request.send().await.map_err(|error| {
-            let error = DopplerError::Unreachable {
-                cause: TransportError::new(&error, self.timeout),
-                host: host.clone(),
-            };
-            permit.record(RequestOutcome::Failed(error.clone()));
+            let cause = TransportError::new(&error, self.timeout);
+            let concerns_host = cause.concerns_host();
+            let host = host.clone();
+            let error = DopplerError::Unreachable { cause, host };
+            permit.record(if concerns_host {
+                RequestOutcome::Failed(error.clone())
+            } else {
+                RequestOutcome::Refused(None)
+            });
             error
         })?;
 
@@ -184,8 +188,10 @@ impl Client {
                 return Err(DopplerError::Unreachable { host, cause });
             }
         };
-        let values = snapshot::parse(body.expose_secret())
-            .map_err(|problem| DopplerError::InvalidBody { host, problem })?;
+        let values = snapshot::parse(body.expose_secret()).map_err(|invalid| match invalid {
+            Invalid::TooLarge => DopplerError::ConfigTooLarge { host },
+            Invalid::Malformed(problem) => DopplerError::InvalidBody { host, problem },
+        })?;
         Ok(Snapshot::new(values, etag))
     }
 }

@@ -109,6 +109,14 @@ pub enum DopplerError {
         /// What is wrong with the body.
         problem: String,
     },
+    /// A config that no Secret can hold.
+    #[error(
+        "the config that {host} sent holds more than 1 MiB, which no Secret can hold: split the config"
+    )]
+    ConfigTooLarge {
+        /// The host of the request.
+        host: String,
+    },
     /// A 200 without the names that every config has.
     #[error(
         "the answer of {host} has no {missing}, which every config has and earlier answers had: check that spec.doppler.host is Doppler's API"
@@ -169,6 +177,7 @@ impl DopplerError {
             Self::Unreachable { .. } | Self::ServerError { .. } => Reason::DopplerUnreachable,
             Self::ConfigIncomplete { .. } => Reason::ConfigIncomplete,
             Self::NamesLost { .. } => Reason::NamesLost,
+            Self::ConfigTooLarge { .. } => Reason::SecretTooLarge,
             Self::CircuitOpen(open) => open.error.reason(),
         }
     }

@@ -20,7 +20,7 @@ use crate::{
     settings::UpstreamSettings,
     upstream::{
         limiter::RateLimiter,
-        subscription::{Connect, Disconnect, FeedSpec, Subscriptions},
+        subscription::{Connect, Disconnect, FeedSpec, Opened, Subscriptions},
     },
 };
 
@@ -62,13 +62,17 @@ pub fn watch_streams(
                     Err(error) => Some(Err(disconnect(error))),
                 })
             });
-            Ok(updates.boxed())
+            Ok(Opened {
+                messages: updates.boxed(),
+                is_proven: true,
+            })
         })
     });
     let spec = FeedSpec {
         upstream: "doppler",
         connect,
         on_message: None,
+        proves: |()| true,
         slows_polling: false,
         reread_after: None,
         host: |key| key.host.origin().ascii_serialization(),

@@ -18,9 +18,8 @@ use tokio::time::Instant;
 
 use super::error_messages::one_line;
 
-/// The most that the names and values of a config may hold, in bytes. A Secret holds 1 MiB, and the
-/// binding may exclude a part.
-const MAX_BYTES: usize = 2 << 20;
+/// The most that the names and values of a config may hold, in bytes: no Secret can hold more.
+const MAX_BYTES: usize = 1 << 20;
 /// The maximum number of names of a config.
 const MAX_NAMES: usize = 10_000;
 /// The longest name in an error, in characters.
@@ -119,14 +118,31 @@ impl fmt::Debug for Snapshot {
     }
 }
 
+/// What is wrong with a body, as the rest of a sentence about the answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Invalid {
+    /// No Secret can hold it.
+    #[error("holds more than 1 MiB")]
+    TooLarge,
+    /// It is no config.
+    #[error("{0}")]
+    Malformed(String),
+}
+
+impl From<String> for Invalid {
+    fn from(problem: String) -> Self {
+        Self::Malformed(problem)
+    }
+}
+
 /// Parses the body of a 200: a flat JSON object of strings.
 ///
 /// A number, a boolean or a null is an error: Doppler never sends one, so either another server
 /// answered or Doppler's format has changed. A guess would end up in a Secret.
 ///
 /// # Errors
-/// What is wrong with the body, as the rest of a sentence about the answer.
-pub(super) fn parse(body: &[u8]) -> Result<BTreeMap<String, SecretString>, String> {
+/// What is wrong with the body.
+pub(super) fn parse(body: &[u8]) -> Result<BTreeMap<String, SecretString>, Invalid> {
     let text = std::str::from_utf8(body).map_err(|_| "is not UTF-8".to_owned())?;
     let config: Config = serde_json::from_str(text).map_err(|error| {
         let problem = match error.classify() {
@@ -147,7 +163,7 @@ pub(super) fn parse(body: &[u8]) -> Result<BTreeMap<String, SecretString>, Strin
 struct Config {
     values: BTreeMap<String, SecretString>,
     bytes: usize,
-    problem: Option<String>,
+    problem: Option<Invalid>,
 }
 
 impl Config {
@@ -156,19 +172,19 @@ impl Config {
         &mut self,
         name: String,
         value: Result<SecretString, &'static str>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Invalid> {
         let shown = || one_line(&name, MAX_SHOWN_CHARS);
         let value = value
             .map_err(|kind| format!("has {kind} as the value of {}, and not a string", shown()))?;
         self.bytes += name.len() + value.expose_secret().len();
         if self.bytes > MAX_BYTES {
-            return Err("holds more than 2 MiB, which no Doppler config does".to_owned());
+            return Err(Invalid::TooLarge);
         }
         if self.values.len() == MAX_NAMES {
-            return Err("has more than 10,000 names".to_owned());
+            return Err("has more than 10,000 names".to_owned().into());
         }
         if self.values.contains_key(&name) {
-            return Err(format!("has the name {} twice", shown()));
+            return Err(format!("has the name {} twice", shown()).into());
         }
         self.values.insert(name, value);
         Ok(())

@@ -47,6 +47,13 @@ pub enum TransportError {
 }
 
 impl TransportError {
+    /// Whether other requests to the host may fail in the same way. An answer that cannot be used shows
+    /// that the host answers.
+    #[must_use]
+    pub const fn concerns_host(&self) -> bool {
+        !matches!(self, Self::Headers(_) | Self::Undecodable | Self::Request)
+    }
+
     /// Classifies the error of a client whose time limit is `timeout`.
     #[must_use]
     pub fn new(error: &reqwest::Error, timeout: Duration) -> Self {

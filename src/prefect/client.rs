@@ -17,6 +17,7 @@ use super::{
     error::{PrefectError, Subject},
     http_client::{Endpoint, HttpClient},
     refused_template::{self, is_template_status},
+    version::ServerVersion,
     work_pool::{DeploymentOverrides, DeploymentPage, PAGE_SIZE, WorkPool},
 };
 use crate::{
@@ -25,6 +26,7 @@ use crate::{
 };
 
 /// Bounds on answers, in bytes.
+const VERSION_LIMIT: usize = 1 << 10;
 const BLOCK_LIMIT: usize = 1 << 20;
 const POOL_LIMIT: usize = 4 << 20;
 const DEPLOYMENTS_LIMIT: usize = 8 << 20;
@@ -81,6 +83,23 @@ impl Client {
         };
         endpoint.url.set_query(Some("include_secrets=true"));
         self.http.get(&endpoint, read_request).await
+    }
+
+    /// Reads the version of the server. None if it says something else.
+    ///
+    /// # Errors
+    /// [`PrefectError`].
+    pub async fn version(&self) -> Result<Option<ServerVersion>, PrefectError> {
+        let endpoint = Endpoint {
+            subject: Subject::Version,
+            url: self.http.url(&["admin", "version"])?,
+            content: "a version",
+            max_bytes: VERSION_LIMIT,
+            max_values: Some(1),
+        };
+        let read_request = ReadRequest::with_priority(Priority::Background);
+        let version: String = self.http.get(&endpoint, &read_request).await?;
+        Ok(ServerVersion::parse(&version))
     }
 
     /// Reads a work pool.

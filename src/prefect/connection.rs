@@ -105,6 +105,11 @@ impl Connection {
         }
     }
 
+    /// Whether it is an account of Prefect Cloud, which has no version.
+    pub(super) fn is_cloud(&self) -> bool {
+        self.limit_key().account.is_some()
+    }
+
     /// The key of the rate limit. Prefect Cloud counts the requests of an account over all paths of
     /// its API; a self-hosted server has no limit.
     pub(super) fn limit_key(&self) -> LimitKey {

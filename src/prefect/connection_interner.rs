@@ -14,7 +14,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{client::Client, connection::Connection, error::PrefectError};
+use super::{client::Client, connection::Connection, error::PrefectError, version::ServerVersion};
 use crate::upstream::limiter::RateLimiter;
 
 /// The maximum number of clients.
@@ -24,7 +24,15 @@ const MAX_CLIENTS: usize = 256;
 pub struct ConnectionInterner {
     timeout: Duration,
     limiter: RateLimiter<PrefectError>,
-    interned: Mutex<HashMap<Arc<Connection>, Option<CachedClient>>>,
+    interned: Mutex<HashMap<Arc<Connection>, Interned>>,
+}
+
+/// What is kept for a connection.
+#[derive(Default)]
+struct Interned {
+    client: Option<CachedClient>,
+    /// The version of the server, once it was read.
+    version: Option<ServerVersion>,
 }
 
 struct CachedClient {
@@ -51,7 +59,7 @@ impl ConnectionInterner {
         }
         evict_unused(&mut interned);
         let shared = Arc::new(connection);
-        interned.insert(Arc::clone(&shared), None);
+        interned.insert(Arc::clone(&shared), Interned::default());
         shared
     }
 
@@ -61,6 +69,22 @@ impl ConnectionInterner {
     /// If the certificate authorities of the connection cannot be used.
     pub fn client(&self, connection: &Arc<Connection>) -> Result<Arc<Client>, PrefectError> {
         self.client_at(connection, Instant::now())
+    }
+
+    /// The version of the server, once it was read.
+    #[must_use]
+    pub fn version(&self, connection: &Arc<Connection>) -> Option<ServerVersion> {
+        self.interned.lock().get(connection)?.version.clone()
+    }
+
+    /// Reads the version of the server and keeps it. None if the server does not say.
+    pub(super) async fn read_version(&self, connection: &Arc<Connection>) -> Option<ServerVersion> {
+        let client = self.client(connection).ok()?;
+        let version = client.version().await.ok().flatten()?;
+        if let Some(known) = self.interned.lock().get_mut(connection) {
+            known.version = Some(version.clone());
+        }
+        Some(version)
     }
 
     /// Drops unused connections. [`Self::intern`] does this too; without new connections, a timer
@@ -75,7 +99,8 @@ impl ConnectionInterner {
         now: Instant,
     ) -> Result<Arc<Client>, PrefectError> {
         let mut interned = self.interned.lock();
-        if let Some(Some(cached)) = interned.get_mut(connection) {
+        let known = interned.get_mut(connection);
+        if let Some(cached) = known.and_then(|known| known.client.as_mut()) {
             cached.used_at = now;
             return Ok(Arc::clone(&cached.client));
         }
@@ -85,25 +110,26 @@ impl ConnectionInterner {
             client: Arc::clone(&client),
             used_at: now,
         };
-        interned.insert(Arc::clone(connection), Some(cached));
+        let known = interned.entry(Arc::clone(connection)).or_default();
+        known.client = Some(cached);
         Ok(client)
     }
 }
 
-fn evict_unused(interned: &mut HashMap<Arc<Connection>, Option<CachedClient>>) {
+fn evict_unused(interned: &mut HashMap<Arc<Connection>, Interned>) {
     interned.retain(|connection, _| Arc::strong_count(connection) > 1);
 }
 
 /// Drops a client if there are too many. Its connection stays.
-fn evict_least_recently_used(interned: &mut HashMap<Arc<Connection>, Option<CachedClient>>) {
-    let cached = interned.values().filter(|client| client.is_some());
+fn evict_least_recently_used(interned: &mut HashMap<Arc<Connection>, Interned>) {
+    let cached = interned.values().filter(|known| known.client.is_some());
     if cached.count() < MAX_CLIENTS {
         return;
     }
-    let used_at = |client: &Option<CachedClient>| client.as_ref().map(|cached| cached.used_at);
-    let clients = interned.values_mut().filter(|client| client.is_some());
-    if let Some(oldest) = clients.min_by_key(|client| used_at(client)) {
-        *oldest = None;
+    let used_at = |known: &Interned| known.client.as_ref().map(|cached| cached.used_at);
+    let clients = interned.values_mut().filter(|known| known.client.is_some());
+    if let Some(oldest) = clients.min_by_key(|known| used_at(known)) {
+        oldest.client = None;
     }
 }
 
@@ -168,8 +194,8 @@ mod tests {
             shared.push(connection);
         }
         let interned = connections.interned.lock();
-        let clients = interned.values().filter(|client| client.is_some());
+        let clients = interned.values().filter(|known| known.client.is_some());
         assert_eq!(clients.count(), MAX_CLIENTS);
-        assert!(interned[&shared[0]].is_none());
+        assert!(interned[&shared[0]].client.is_none());
     }
 }

@@ -29,6 +29,8 @@ pub(super) enum Subject<'a> {
     Deployments(&'a str),
     /// A CSRF token.
     CsrfToken,
+    /// The version of the server.
+    Version,
 }
 
 /// Why a request failed.
@@ -284,6 +286,7 @@ fn error_for_403(host: String, subject: Subject<'_>) -> PrefectError {
             };
         }
         Subject::CsrfToken => return PrefectError::CsrfRejected { host },
+        Subject::Version => return PrefectError::RequestRejected { host, status: 403 },
         Subject::Pool(pool) => (pool, "read the template", "View work pools"),
         Subject::PoolEdit(pool) => (pool, "edit the template", "Edit work pools"),
         Subject::Deployments(pool) => (pool, "list the deployments", "View deployments"),

@@ -4,11 +4,12 @@
 //! Output: a stream of [`ServerEvent`]s. Its first error is its end.
 //! Invariants: the HTTP client opens the connection and hands it over after the upgrade, so that TLS,
 //! proxy, refused addresses, headers and credentials are those of every other request. No message is
-//! kept or logged. Events before the connection are not replayed, so the caller reads everything once
+//! kept or logged, and what arrives is bounded for each socket and for all together. Events before the connection are not replayed, so the caller reads everything once
 //! the socket is open.
 
 mod error;
 mod handshake;
+mod metered;
 
 use std::time::Duration;
 
@@ -39,6 +40,7 @@ use super::{
 };
 use crate::outbound::{TransportError, stream_client};
 use handshake::{check_upgrade, upgrade_headers};
+use metered::Metered;
 
 /// The read buffer of each socket, in bytes.
 const READ_BUFFER: usize = 16 << 10;
@@ -56,7 +58,8 @@ pub struct SocketLimits {
     pub silence_timeout: Duration,
     /// The maximum age of a socket. It must be below one year, the span of the event filter.
     pub max_lifetime: Duration,
-    /// The largest message, in bytes. An event of a work pool contains its template twice.
+    /// The largest message, in bytes. An event of a work pool contains its template twice; a larger
+    /// event closes the socket, and everything is read once it is open again.
     pub max_message_bytes: usize,
 }
 
@@ -67,7 +70,7 @@ impl Default for SocketLimits {
             idle_timeout: Duration::from_secs(30),
             silence_timeout: Duration::from_mins(1),
             max_lifetime: Duration::from_hours(30 * 24),
-            max_message_bytes: 9 << 20,
+            max_message_bytes: 2 << 20,
         }
     }
 }
@@ -125,7 +128,8 @@ async fn open(connection: &Connection, limits: SocketLimits) -> Result<Socket, S
         .max_write_buffer_size(WRITE_BUFFER)
         .max_message_size(Some(limits.max_message_bytes))
         .max_frame_size(Some(limits.max_message_bytes));
-    let frames = WebSocketStream::from_raw_socket(upgraded, Role::Client, Some(config)).await;
+    let stream = Metered::new(upgraded);
+    let frames = WebSocketStream::from_raw_socket(stream, Role::Client, Some(config)).await;
     let now = Instant::now();
     let mut socket = Socket {
         host,
@@ -142,7 +146,7 @@ async fn open(connection: &Connection, limits: SocketLimits) -> Result<Socket, S
 /// An open socket.
 struct Socket {
     host: String,
-    frames: WebSocketStream<Upgraded>,
+    frames: WebSocketStream<Metered<Upgraded>>,
     limits: SocketLimits,
     /// When the last frame arrived.
     last_frame_at: Instant,
@@ -221,6 +225,7 @@ impl Socket {
                 Ok(Some(Ok(frame))) => {
                     self.last_frame_at = Instant::now();
                     self.pinged = false;
+                    self.frames.get_mut().message_done();
                     return Ok(frame);
                 }
                 Ok(Some(Err(error))) => return Err(self.protocol_error(&error)),

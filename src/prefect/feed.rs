@@ -10,12 +10,13 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt, future::ready};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, info};
 
 use super::{
     connection::Connection,
+    connection_interner::ConnectionInterner,
     event::ServerEvent,
     event_socket::{SocketError, SocketLimits, events},
 };
@@ -23,7 +24,7 @@ use crate::{
     metrics::Metrics,
     settings::UpstreamSettings,
     upstream::pace::{Pace, PaceLimit},
-    upstream::subscription::{Connect, Disconnect, FeedSpec, OnMessage, Subscriptions},
+    upstream::subscription::{Connect, Disconnect, FeedSpec, OnMessage, Opened, Subscriptions},
 };
 
 /// The maximum number of event sockets.
@@ -37,6 +38,10 @@ const EVENTS: PaceLimit = PaceLimit {
     period: Duration::from_millis(50),
 };
 
+/// Time limit for the version of a server. Without it, the first event of a block has to show that
+/// the server reports them.
+const VERSION_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Event sockets of Prefect servers.
 pub type EventSockets = Subscriptions<Arc<Connection>, ServerEvent>;
 
@@ -44,6 +49,7 @@ pub type EventSockets = Subscriptions<Arc<Connection>, ServerEvent>;
 #[must_use]
 pub fn event_sockets(
     settings: &UpstreamSettings,
+    connections: &Arc<ConnectionInterner>,
     metrics: &Arc<Metrics>,
     on_message: OnMessage<Arc<Connection>, ServerEvent>,
     shutdown: &CancellationToken,
@@ -52,7 +58,9 @@ pub fn event_sockets(
         open_timeout: settings.prefect_timeout,
         ..SocketLimits::default()
     };
+    let connections = Arc::clone(connections);
     let connect: Connect<Arc<Connection>, ServerEvent> = Box::new(move |connection| {
+        let connections = Arc::clone(&connections);
         Box::pin(async move {
             let events = events(&connection, limits).await.map_err(disconnect)?;
             let mut pace = Pace::default();
@@ -76,13 +84,31 @@ pub fn event_sockets(
                     Err(error) => Some(Err(disconnect(error))),
                 })
             });
-            Ok(changes.boxed())
+            let version = if connection.is_cloud() {
+                None
+            } else {
+                let read = connections.read_version(&connection);
+                timeout(VERSION_TIMEOUT, read).await.ok().flatten()
+            };
+            if let Some(version) = &version {
+                let (host, version) = (connection.host(), version.to_string());
+                info!(
+                    host,
+                    version, "the event socket of the Prefect server is connected"
+                );
+            }
+            Ok(Opened {
+                messages: changes.boxed(),
+                is_proven: version.is_some_and(|version| version.reports_blocks()),
+            })
         })
     });
     let spec = FeedSpec {
         upstream: "prefect",
         connect,
         on_message: Some(on_message),
+        // Servers before 3.7.4 accept the socket, and report some changes of pools only.
+        proves: |event| matches!(event, ServerEvent::Block { .. }),
         slows_polling: true,
         reread_after: Some(FILTER_DELAY),
         host: |connection| connection.api_url.origin().ascii_serialization(),

@@ -261,8 +261,14 @@ impl HttpClient {
     ) -> Result<ApiResponse, PrefectError> {
         let sent = request.headers(self.headers.clone()).send().await;
         let response = sent.map_err(|error| {
-            let error = self.transport(TransportError::new(&error, self.timeout));
-            permit.record(RequestOutcome::Failed(error.clone()));
+            let cause = TransportError::new(&error, self.timeout);
+            let concerns_host = cause.concerns_host();
+            let error = self.transport(cause);
+            permit.record(if concerns_host {
+                RequestOutcome::Failed(error.clone())
+            } else {
+                RequestOutcome::Refused(None)
+            });
             error
         })?;
         let status = response.status();
@@ -285,9 +291,9 @@ impl HttpClient {
                 },
                 BodyError::Transport(error) => self.transport(error),
             })?;
-            // A server may issue CSRF tokens to anyone: this does not show that the credentials are
+            // A server may answer these to anyone: this does not show that the credentials are
             // accepted.
-            if !matches!(endpoint.subject, Subject::CsrfToken) {
+            if !matches!(endpoint.subject, Subject::CsrfToken | Subject::Version) {
                 permit.record(RequestOutcome::Answered(None));
             }
             body

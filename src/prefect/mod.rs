@@ -19,6 +19,7 @@ mod http_client;
 mod refused_template;
 mod request_headers;
 mod source;
+mod version;
 mod work_pool;
 
 pub use block_document::{BlockDocument, ResolvedBlock};
@@ -30,4 +31,5 @@ pub use event::ServerEvent;
 pub use event_socket::{SocketError, events};
 pub use feed::{EventSockets, event_sockets};
 pub use source::{BlockKey, Blocks, blocks};
+pub use version::ServerVersion;
 pub use work_pool::{DeploymentGroup, DeploymentOverrides, WorkPool};

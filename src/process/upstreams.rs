@@ -56,8 +56,13 @@ pub fn upstreams(
     let (sender, events) = event_queue();
     let send = move |event| sender.send(event);
     let limiters = Limiters::new(settings, &send, shutdown);
+    let connections = Arc::new(ConnectionInterner::new(
+        settings.prefect_timeout,
+        limiters.prefect.clone(),
+    ));
     let sockets = prefect::event_sockets(
         settings,
+        &connections,
         metrics,
         Box::new(move |connection: &Arc<Connection>, event| {
             send(ChangeEvent::Received(
@@ -68,10 +73,6 @@ pub fn upstreams(
         }),
         shutdown,
     );
-    let connections = Arc::new(ConnectionInterner::new(
-        settings.prefect_timeout,
-        limiters.prefect.clone(),
-    ));
     let blocks = prefect::blocks(
         Arc::clone(&connections),
         Some(block_feed(&sockets, settings)),

@@ -18,6 +18,7 @@ fn synced() -> Outcome {
             excluded_keys: vec![],
             hash: "h1".to_owned(),
         }),
+        prefect_version: Some("3.8.8".to_owned()),
         pools: vec![],
         entries: vec![],
         deleting: None,
@@ -186,6 +187,7 @@ fn worst(pools: usize, keys: usize) -> Outcome {
     outcome.injected = Some(ConditionUpdate::False(Reason::PoolMissing, long(0)));
     outcome.resolved = Some((long(0), long(0)));
     outcome.secret_name = long(0);
+    outcome.prefect_version = Some(long(0));
     let names: Vec<String> = (0..1000).map(long).collect();
     let pool = |number| WorkPoolStatus {
         name: long(number),

@@ -26,7 +26,7 @@ use refusals::Refusals;
 use slots::Slots;
 pub use slots::Tenant;
 
-pub use feed::{Connect, Disconnect, FeedSpec, FeedState, Messages, OnMessage};
+pub use feed::{Connect, Disconnect, FeedSpec, FeedState, Messages, OnMessage, Opened};
 
 use super::{
     backoff::{Backoff, jittered},
@@ -284,10 +284,10 @@ impl<K: Clone + Eq + Hash, T> SubscriptionsInner<K, T> {
         is_first: &mut bool,
     ) -> Disconnect {
         let labels = self.labels();
-        let messages = (self.feed.connect)(key.clone()).await;
-        let was_connected = messages.is_ok();
-        let disconnect = match messages {
-            Ok(messages) => {
+        let opened = (self.feed.connect)(key.clone()).await;
+        let was_connected = opened.is_ok();
+        let disconnect = match opened {
+            Ok(opened) => {
                 self.refusals.lock().record_accepted(host, tenant);
                 let is_reconnect = !std::mem::take(is_first);
                 if is_reconnect {
@@ -297,7 +297,7 @@ impl<K: Clone + Eq + Hash, T> SubscriptionsInner<K, T> {
                         .inc();
                 }
                 let reread_after = self.feed.reread_after.filter(|_| is_reconnect);
-                self.receive(key, messages, reread_after, labels).await
+                self.receive(key, opened, reread_after, labels).await
             }
             Err(disconnect) => disconnect,
         };
@@ -323,7 +323,7 @@ impl<K: Clone + Eq + Hash, T> SubscriptionsInner<K, T> {
     async fn receive(
         &self,
         key: &K,
-        mut messages: Messages<T>,
+        opened: Opened<T>,
         reread_after: Option<Duration>,
         labels: UpstreamLabels,
     ) -> Disconnect {
@@ -331,7 +331,18 @@ impl<K: Clone + Eq + Hash, T> SubscriptionsInner<K, T> {
         // The trigger fires before the state changes: a subscriber that waits for the state then
         // consumes the trigger with its first read.
         self.for_each_trigger(key, Trigger::request_read);
-        self.set_state(key, FeedState::Connected);
+        let Opened {
+            mut messages,
+            mut is_proven,
+        } = opened;
+        self.set_state(
+            key,
+            if is_proven {
+                FeedState::Connected
+            } else {
+                FeedState::Unproven
+            },
+        );
         let mut reread = reread_after.map(|wait| Box::pin(sleep(wait)));
         loop {
             let message = tokio::select! {
@@ -345,6 +356,10 @@ impl<K: Clone + Eq + Hash, T> SubscriptionsInner<K, T> {
             match message {
                 None => return Disconnect::transient(),
                 Some(Ok(message)) => {
+                    if !is_proven && (self.feed.proves)(&message) {
+                        is_proven = true;
+                        self.set_state(key, FeedState::Connected);
+                    }
                     let labels = NotificationLabels {
                         source: self.feed.upstream,
                     };

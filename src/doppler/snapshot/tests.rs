@@ -70,9 +70,16 @@ fn rejects_other_shapes_without_quoting_them() {
         (r#"{"A":"x"} canary"#, "is not JSON"),
         ("<html>canary</html>", "is not JSON"),
     ] {
-        assert_eq!(parse(body.as_bytes()).unwrap_err(), problem, "{body}");
+        assert_eq!(
+            parse(body.as_bytes()).unwrap_err().to_string(),
+            problem,
+            "{body}"
+        );
     }
-    assert_eq!(parse(b"{\"A\":\"\xff\"}").unwrap_err(), "is not UTF-8");
+    assert_eq!(
+        parse(b"{\"A\":\"\xff\"}").unwrap_err().to_string(),
+        "is not UTF-8"
+    );
 }
 
 #[test]
@@ -92,16 +99,13 @@ fn debug_output_omits_the_values() {
 #[test]
 fn rejects_a_config_that_is_larger_than_any() {
     let large = format!(r#"{{"A":"{}"}}"#, "x".repeat(MAX_BYTES));
-    assert_eq!(
-        parse(large.as_bytes()).unwrap_err(),
-        "holds more than 2 MiB, which no Doppler config does"
-    );
+    assert_eq!(parse(large.as_bytes()).unwrap_err(), Invalid::TooLarge);
     let largest = format!(r#"{{"A":"{}"}}"#, "x".repeat(MAX_BYTES - 1));
     assert_eq!(parse(largest.as_bytes()).unwrap().len(), 1);
     let names: Vec<String> = (0..=MAX_NAMES).map(|n| format!(r#""N{n}":"""#)).collect();
     let many = format!("{{{}}}", names.join(","));
     assert_eq!(
-        parse(many.as_bytes()).unwrap_err(),
+        parse(many.as_bytes()).unwrap_err().to_string(),
         "has more than 10,000 names"
     );
     let most = format!("{{{}}}", names[1..].join(","));
@@ -110,5 +114,8 @@ fn rejects_a_config_that_is_larger_than_any() {
 
 #[test]
 fn a_problem_does_not_hide_that_the_body_ends_too_early() {
-    assert_eq!(parse(br#"{"A":1,"B"#).unwrap_err(), "ends too early");
+    assert_eq!(
+        parse(br#"{"A":1,"B"#).unwrap_err().to_string(),
+        "ends too early"
+    );
 }

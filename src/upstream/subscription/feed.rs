@@ -18,6 +18,9 @@ pub enum FeedState {
     Connecting,
     /// Changes are reported.
     Connected,
+    /// The connection is open, but the upstream has not shown yet that it reports changes: subscribers
+    /// poll as without it.
+    Unproven,
     /// The connection is lost, and is being opened again.
     Disconnected,
     /// The maximum number of connections is open.
@@ -48,9 +51,16 @@ impl Disconnect {
 
 /// The messages of a connection. Each one reports a change.
 pub type Messages<T> = BoxStream<'static, Result<T, Disconnect>>;
-/// Opens a connection. It is established once this returns the stream.
+/// A connection that is established.
+pub struct Opened<T> {
+    /// Its messages.
+    pub messages: Messages<T>,
+    /// Whether the upstream is known to report all changes.
+    pub is_proven: bool,
+}
+/// Opens a connection.
 pub type Connect<K, T> =
-    Box<dyn Fn(K) -> BoxFuture<'static, Result<Messages<T>, Disconnect>> + Send + Sync>;
+    Box<dyn Fn(K) -> BoxFuture<'static, Result<Opened<T>, Disconnect>> + Send + Sync>;
 /// Receives the messages of a connection.
 pub type OnMessage<K, T> = Box<dyn Fn(&K, T) + Send + Sync>;
 
@@ -62,6 +72,8 @@ pub struct FeedSpec<K, T> {
     pub connect: Connect<K, T>,
     /// Receives the messages. Without it, each message triggers all subscribers of the connection.
     pub on_message: Option<OnMessage<K, T>>,
+    /// Whether a message shows that the upstream reports all changes.
+    pub proves: fn(&T) -> bool,
     /// Whether subscribers poll less often while the feed is connected. After a loss they read at
     /// once and poll as before.
     pub slows_polling: bool,

@@ -37,7 +37,10 @@ fn fixture_with_reread(reread_after: Option<Duration>, max_connections: usize) -
                 }
                 let (sender, mut messages) = mpsc::unbounded_channel();
                 senders.lock().push((key, sender));
-                Ok(futures::stream::poll_fn(move |cx| messages.poll_recv(cx)).boxed())
+                Ok(Opened {
+                    messages: futures::stream::poll_fn(move |cx| messages.poll_recv(cx)).boxed(),
+                    is_proven: key != "silent",
+                })
             })
         }
     });
@@ -48,6 +51,7 @@ fn fixture_with_reread(reread_after: Option<Duration>, max_connections: usize) -
         on_message: None,
         slows_polling: false,
         reread_after,
+        proves: |()| true,
         host: |_| "host".to_owned(),
         max_connections,
     };
@@ -277,4 +281,17 @@ async fn a_later_tenant_gets_its_share_and_the_larger_one_polls() {
     drop(later);
     sleep(LIMIT).await;
     assert_eq!(connected().count(), 2, "it has the connection again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_connection_is_unproven_until_its_first_message() {
+    let f = fixture(1);
+    let guard = f
+        .subscriptions
+        .subscribe(&"silent", &"flows".into(), Trigger::default());
+    guard.settled(LIMIT).await;
+    assert_eq!(guard.state(), FeedState::Unproven);
+    f.senders.lock()[0].1.send(Ok(())).unwrap();
+    sleep(LIMIT).await;
+    assert_eq!(guard.state(), FeedState::Connected);
 }

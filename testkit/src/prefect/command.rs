@@ -11,7 +11,12 @@ use anyhow::{Context, Result};
 
 /// The virtual environment, created on first use on a blocking thread.
 pub(crate) async fn virtual_environment() -> Result<PathBuf> {
-    tokio::task::spawn_blocking(|| crate::venv::venv("prefect"))
+    environment("prefect").await
+}
+
+/// The virtual environment of `python/{name}.txt`, as [`virtual_environment`].
+pub(super) async fn environment(name: &'static str) -> Result<PathBuf> {
+    tokio::task::spawn_blocking(|| crate::venv::venv(name))
         .await
         .context("creating the virtual environment")?
 }

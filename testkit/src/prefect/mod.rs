@@ -19,7 +19,7 @@ pub use blocks::Block;
 pub(crate) use command::virtual_environment;
 pub use pools::{env_from, kubernetes_template};
 pub use runs::{Deployment, RunState};
-pub use server::{PrefectOptions, PrefectServer};
+pub use server::{PrefectOptions, PrefectServer, PrefectVersion};
 pub use stand_in::{StandIn, StandInCounts};
 pub use worker::{PrefectWorker, WorkerOptions};
 

@@ -14,7 +14,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::OnceCell;
 
 use super::api::PrefectApi;
-use super::command::{prefect, virtual_environment};
+use super::command::{environment, prefect};
 use crate::folder::ScratchDir;
 use crate::guard::{GuardedChild, GuardedCommand, log_tail};
 use crate::{cache, ports, wait};
@@ -38,6 +38,25 @@ const OFF: [&str; 10] = [
     "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED",
 ];
 
+/// The version of a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PrefectVersion {
+    /// The one that all other tests use.
+    #[default]
+    Current,
+    /// 3.7.3, the last one that sends no events for blocks.
+    WithoutBlockEvents,
+}
+
+impl PrefectVersion {
+    const fn requirements(self) -> &'static str {
+        match self {
+            Self::Current => "prefect",
+            Self::WithoutBlockEvents => "prefect-3.7.3",
+        }
+    }
+}
+
 /// The options of a server.
 #[derive(Clone, Default)]
 pub struct PrefectOptions {
@@ -45,6 +64,8 @@ pub struct PrefectOptions {
     pub auth: Option<String>,
     /// Whether writes need a CSRF token.
     pub csrf: bool,
+    /// The version.
+    pub version: PrefectVersion,
     /// Additional environment variables, such as `PREFECT_LOGGING_SERVER_LEVEL`.
     pub env: Vec<(String, String)>,
 }
@@ -65,7 +86,7 @@ impl PrefectServer {
     /// If the virtual environment cannot be created, or the server does not start; the error quotes
     /// its log.
     pub async fn start(options: PrefectOptions) -> Result<Self> {
-        let venv = virtual_environment().await?;
+        let venv = environment(options.version.requirements()).await?;
         let seed = seed(venv.clone()).await?;
         let mut tries = 0;
         loop {

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use testkit::prefect::Block;
+use testkit::prefect::{Block, PrefectOptions, PrefectServer, PrefectVersion};
 use wiremock::matchers::path_regex;
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
@@ -140,12 +140,45 @@ async fn polls_blocks_less_often_while_subscribed() -> Result<()> {
     w.apply_binding("b", &w.spec()).await?;
     w.until_ready("b").await?;
     w.until_subscriptions("prefect", 1).await?;
+    let version = w.status("b").await?["prefectVersion"].clone();
+    ensure!(version == "3.8.8", "{version}");
     // Reads that started before the socket connected.
     w.until_polls("unchanged", 2).await?;
     let before = w.all_reads("prefect").await?;
     w.until_polls("unchanged", 5).await?;
     let more = w.all_reads("prefect").await? - before;
     ensure!(more == 0, "{more} reads of a subscribed block");
+    w.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_reports_no_blocks_is_polled_at_the_interval() -> Result<()> {
+    let options = PrefectOptions {
+        version: PrefectVersion::WithoutBlockEvents,
+        ..PrefectOptions::default()
+    };
+    let setup = Setup::default().args(&["--pushed-refresh-interval", "1h"]);
+    let w = World::with("feed-silent", setup).await?;
+    let server = PrefectServer::start(options).await?;
+    let api = server.api()?;
+    let prd = format!("dp.st.prd.{}", secret("feed-silent"));
+    w.doppler.add_service_token(&prd, &w.name, "prd");
+    w.doppler.set(&w.name, "dev", "A", &secret("dev"));
+    w.doppler.set(&w.name, "prd", "A", &secret("prd"));
+    let block = |config: &str, token: &str| Block::json_string(&w.name, config, token);
+    api.put_block(&w.name, &block("dev", &w.token)).await?;
+    let mut spec = w.spec();
+    spec["prefect"]["server"]["remoteApiUrl"] = json!(server.api_url());
+    w.apply_binding("b", &spec).await?;
+    w.until_ready("b").await?;
+    // The server accepts the socket, and is silent.
+    w.until_subscriptions("prefect", 1).await?;
+    w.until_values("b", &values_with_a("dev")).await?;
+    api.put_block(&w.name, &block("prd", &prd)).await?;
+    w.until_values("b", &values_with_a("prd")).await?;
+    ensure!(w.status("b").await?["prefectVersion"] == "3.7.3");
+    let message = w.condition("b", "BlockResolved").await?.message;
+    ensure!(message.contains("so the operator polls them"), "{message}");
     w.finish().await
 }
 

@@ -234,6 +234,7 @@ async fn reads_and_patches_server_with_basic_auth_and_csrf() -> Result<()> {
             "PREFECT_SERVER_CSRF_TOKEN_EXPIRATION".to_owned(),
             "PT2S".to_owned(),
         )],
+        ..PrefectOptions::default()
     };
     let (w, server) = tokio::join!(World::start("up-csrf"), PrefectServer::start(options));
     let (w, server) = (w?, server?);
