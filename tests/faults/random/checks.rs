@@ -14,7 +14,7 @@ use kube::api::ListParams;
 use super::model::{POOLS, Scene, binding_name, secret_name};
 
 /// A repair of a contested template or Secret waits for minutes.
-const LIMIT: Duration = Duration::from_mins(6);
+const LIMIT: Duration = Duration::from_mins(3);
 /// More memory than at the start, in KiB: allocators keep some.
 const MEMORY: u64 = 24 << 10;
 

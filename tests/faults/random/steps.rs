@@ -175,55 +175,46 @@ fn wish(random: &mut RandomNumbers) -> Wish {
     }
 }
 
-/// Applies a new binding, or another spec of an old one.
+/// Creates a binding, or edits its spec.
 async fn apply(scene: &mut Scene, random: &mut RandomNumbers) -> Result<()> {
-    let (binding, wish) = (random.below(BINDINGS), wish(random));
-    if is_being_deleted(scene, binding).await? {
-        return Ok(());
-    }
-    let spec = scene.spec(binding, &wish);
-    scene
-        .world
-        .apply_binding(&binding_name(binding), &spec)
-        .await?;
-    scene.bindings.insert(binding, wish);
-    Ok(())
+    write_spec(scene, random, true).await
 }
 
 /// Replaces a binding as `kubectl replace` does: annotations and finalizers are gone.
 async fn replace(scene: &mut Scene, random: &mut RandomNumbers) -> Result<()> {
+    write_spec(scene, random, false).await
+}
+
+/// Writes a whole spec. A server-side apply would keep the pools of another field manager.
+async fn write_spec(scene: &mut Scene, random: &mut RandomNumbers, keep: bool) -> Result<()> {
     let (binding, wish) = (random.below(BINDINGS), wish(random));
     let name = binding_name(binding);
-    if is_being_deleted(scene, binding).await? {
-        return Ok(());
-    }
     let bindings = scene.world.bindings();
-    let Some(old) = bindings.get_opt(&name).await? else {
-        return Ok(());
-    };
+    let old = bindings.get_opt(&name).await?;
+    let mut metadata = json!({"name": name});
+    if let Some(old) = &old {
+        if old.metadata.deletion_timestamp.is_some() {
+            return Ok(());
+        }
+        metadata["resourceVersion"] = json!(old.metadata.resource_version);
+        if keep {
+            metadata["annotations"] = json!(old.metadata.annotations);
+            metadata["finalizers"] = json!(old.metadata.finalizers);
+        }
+    }
     let new = serde_json::from_value(json!({
         "apiVersion": "doppler-prefect.dev/v1alpha1", "kind": "DopplerPrefectBinding",
-        "metadata": {"name": name, "resourceVersion": old.metadata.resource_version},
-        "spec": scene.spec(binding, &wish),
+        "metadata": metadata, "spec": scene.spec(binding, &wish),
     }))?;
+    let written = match old {
+        Some(_) => bindings.replace(&name, &PostParams::default(), &new).await,
+        None => bindings.create(&PostParams::default(), &new).await,
+    };
     // The operator may have written meanwhile.
-    if bindings
-        .replace(&name, &PostParams::default(), &new)
-        .await
-        .is_ok()
-    {
+    if written.is_ok() {
         scene.bindings.insert(binding, wish);
     }
     Ok(())
-}
-
-async fn is_being_deleted(scene: &Scene, binding: usize) -> Result<bool> {
-    let found = scene
-        .world
-        .bindings()
-        .get_opt(&binding_name(binding))
-        .await?;
-    Ok(found.is_some_and(|found| found.metadata.deletion_timestamp.is_some()))
 }
 
 async fn delete(scene: &mut Scene, random: &mut RandomNumbers) -> Result<()> {
