@@ -82,8 +82,11 @@ pub async fn patch(pass: &mut Pass<'_>, outcome: &Outcome) {
     };
     pass.requeue.after(wait_for_refused(pass, fingerprint));
     let message = error.to_string();
-    if context.unavailable(pass.key.namespace()).is_some() {
-        // One line reports the whole namespace.
+    if context.unavailable(pass.key.namespace()).is_some()
+        || binding.meta().deletion_timestamp.is_some()
+    {
+        // One line reports the whole namespace. A namespace that is being deleted loses its Role before
+        // its bindings.
         return tracing::debug!("{message}");
     }
     if failures == 1 {

@@ -145,12 +145,14 @@ async fn reports_the_entry_that_a_terminating_namespace_leaves() -> Result<()> {
     let line = line.ok_or_else(|| anyhow::anyhow!("no line: {}", world.log_tail()))?;
     for expected in [
         "WARN",
-        "Kubernetes deletes Secret lost",
+        "Kubernetes deletes the Secret",
         "prefect work-pool update lost-pool --base-job-template FILE",
         server.api_url().trim_end_matches('/'),
     ] {
         ensure!(line.contains(expected), "{expected} is missing: {line}");
     }
+    // The Role is deleted before the binding, which is no news of each binding.
+    ensure!(!log.contains("StatusRefused"), "{}", world.log_tail());
     let metrics = world.operator()?.metrics().await?;
     ensure!(metrics.contains("doppler_prefect_cleanups_abandoned_total 1"));
     world.finish().await
