@@ -29,6 +29,7 @@ mod random;
 mod random_numbers;
 mod relay;
 mod stage;
+mod tenants;
 #[path = "../it/world/mod.rs"]
 #[allow(dead_code, unused_imports)] // the other test binary uses the rest
 mod world;

@@ -10,7 +10,7 @@ use futures::StreamExt as _;
 
 use crate::case::{Case, Outcome};
 use crate::options::Options;
-use crate::{api_server, doppler, page, prefect, process, random};
+use crate::{api_server, doppler, page, prefect, process, random, tenants};
 
 /// Plays the selected cases. False if something did not hold.
 pub async fn play(options: &Options) -> Result<bool> {
@@ -61,7 +61,8 @@ fn selected(options: &Options) -> Vec<Case> {
         .into_iter()
         .chain(prefect::cases())
         .chain(api_server::cases())
-        .chain(process::cases());
+        .chain(process::cases())
+        .chain(tenants::cases());
     let wanted = |case: &Case| match &options.filter {
         Some(text) => case.fault.contains(text) || case.group.title().contains(text),
         None => options.full || options.list || case.short,

@@ -1,0 +1,487 @@
+//! Authors of bindings who try to harm others.
+//!
+//! Input: none. Output: the cases of group Tenants.
+//! Invariants: an author changes bindings, and Doppler configs and blocks of their own, and nothing
+//! else. Each case has its own operator.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+use testkit::prefect::{Block, kubernetes_template};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::case::{Case, Group, Seen};
+use crate::stage::{after, before, recovered, token_ref};
+use crate::world::{Setup, World, secret};
+
+const UNHARMED: &str =
+    "The other binding keeps its Secret and its entry, is Ready, and gets its newest values.";
+
+/// The cases.
+pub fn cases() -> Vec<Case> {
+    let new = |fault: &str, must_hold, play: fn() -> Playing| {
+        Case::new(Group::Tenants, fault, must_hold, play)
+    };
+    vec![
+        new(
+            "a forged record on a binding",
+            "No request to the forged server; the entry of the other binding stays.",
+            || Box::pin(forged_record()),
+        )
+        .in_short_form(),
+        new(
+            "four API keys for one pool",
+            "The pool has the entry of every binding.",
+            || Box::pin(four_keys()),
+        ),
+        new(
+            "a block that changes every 50 ms",
+            "Writes stay few, and the last value arrives.",
+            || Box::pin(flipping_block()),
+        ),
+        new("twenty bindings with revoked tokens", UNHARMED, || {
+            Box::pin(neighbours("tenants-tokens", |_, name, spec| {
+                spec["doppler"] = json!({"host": spec["doppler"]["host"], "project": name, "config": "dev", "accessToken": token_ref("revoked")});
+            }))
+        }),
+        new(
+            "twenty bindings whose blocks do not exist",
+            UNHARMED,
+            || {
+                Box::pin(neighbours("tenants-blocks", |index, _, spec| {
+                    spec["prefect"]["block"]["name"] = json!(format!("none-{index}"));
+                }))
+            },
+        ),
+        new("twenty bindings whose pools do not exist", UNHARMED, || {
+            Box::pin(neighbours("tenants-pools", |index, _, spec| {
+                spec["inject"] = json!({"workPools": [{"name": format!("none-{index}")}]});
+            }))
+        }),
+        new(
+            "twenty bindings with servers that do not exist",
+            UNHARMED,
+            || {
+                Box::pin(neighbours("tenants-servers", |index, _, spec| {
+                    let url = format!("http://127.0.0.1:{}/api", index + 1);
+                    spec["prefect"]["server"] = json!({"remoteApiUrl": url});
+                }))
+            },
+        ),
+        new(
+            "adoption without consent",
+            "The Secret keeps its values, and the condition shows the command that consents.",
+            || Box::pin(adoption()),
+        )
+        .in_short_form(),
+        new(
+            "a Service of another namespace",
+            "No request is sent, and the condition says HostNotAllowed.",
+            || Box::pin(foreign_service()),
+        ),
+        new(
+            "another binding's Secret by name",
+            "The first binding keeps its Secret.",
+            || Box::pin(claimed_secret()),
+        ),
+        new(
+            "line breaks and NUL in names",
+            "The API server refuses the binding.",
+            || Box::pin(control_characters()),
+        ),
+        new(
+            "names that take over a pod",
+            "The Secret does not have them, and the status lists them.",
+            || Box::pin(reserved_names()),
+        ),
+        new(
+            "300 connections with a header without end",
+            "The probe answers, and the memory stays.",
+            || Box::pin(endless_headers()),
+        ),
+    ]
+}
+
+type Playing = std::pin::Pin<Box<dyn Future<Output = Result<Seen>>>>;
+
+/// A world with a Ready binding `victim` that is injected into a pool of the world's name.
+async fn world(name: &str) -> Result<World> {
+    world_with(name, Setup::default()).await
+}
+
+async fn world_with(name: &str, setup: Setup) -> Result<World> {
+    let setup = setup.args(&["--stale-after", "2s"]);
+    let world = World::with(name, setup).await?;
+    world.doppler.replace(name, "dev", before());
+    let mut template = kubernetes_template()?;
+    template["variables"]["properties"]["namespace"]["default"] = json!(name);
+    world
+        .api
+        .create_pool(name, "kubernetes", Some(template))
+        .await?;
+    let mut spec = world.spec();
+    spec["inject"] = json!({"workPools": [{"name": name}]});
+    world.apply_binding("victim", &spec).await?;
+    world.until_ready("victim").await?;
+    Ok(world)
+}
+
+/// The Secrets that the world's pool names.
+async fn entries(world: &World) -> Result<Vec<String>> {
+    let mut template = world.api.template(&world.name).await?;
+    let entries = testkit::prefect::env_from(&mut template)?;
+    let names = entries
+        .iter()
+        .filter_map(|one| one["secretRef"]["name"].as_str());
+    Ok(names.map(ToOwned::to_owned).collect())
+}
+
+/// Checks that the victim has its entry and gets its newest values, and ends the world.
+async fn unharmed(world: World, what: String, start: Instant) -> Result<Seen> {
+    let found = entries(&world).await?;
+    ensure!(
+        found.contains(&"victim".to_owned()),
+        "the entries are {found:?}"
+    );
+    let changed = Instant::now();
+    world.doppler.replace(&world.name, "dev", after());
+    let recovery = recovered(&world, "victim", &after(), changed).await?;
+    world.finish().await?;
+    Ok(Seen {
+        what,
+        requests: None,
+        lasted: Some(changed - start),
+        recovery: Some(recovery),
+    })
+}
+
+/// A server that only counts connections.
+async fn counting_server() -> Result<(String, Arc<AtomicU64>)> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?.to_string();
+    let count = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&count);
+    tokio::spawn(async move {
+        while listener.accept().await.is_ok() {
+            counted.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    Ok((address, count))
+}
+
+async fn forged_record() -> Result<Seen> {
+    let world = world("tenants-forged").await?;
+    let (address, connections) = counting_server().await?;
+    let start = Instant::now();
+    let record = json!([
+        {"server": format!("http://{address}/api"), "pool": world.name, "secret": "victim"},
+        {"server": world.prefect.api_url(), "pool": world.name, "secret": "victim"},
+    ]);
+    let binding = json!({
+        "apiVersion": "doppler-prefect.dev/v1alpha1", "kind": "DopplerPrefectBinding",
+        "metadata": {
+            "name": "attacker", "finalizers": ["doppler-prefect.dev/injected"],
+            "annotations": {
+                "doppler-prefect.dev/injected": record.to_string(),
+                "doppler-prefect.dev/work-pool-entries": record.to_string(),
+            },
+        },
+        "spec": world.spec(),
+    });
+    world.apply(&binding.to_string()).await?;
+    world.until_ready("attacker").await?;
+    world.delete_binding("attacker").await?;
+    world.until_binding_deleted("attacker").await?;
+    let requests = connections.load(Ordering::SeqCst);
+    ensure!(requests == 0, "{requests} connections to the forged server");
+    unharmed(world, "0 requests to the forged server".to_owned(), start).await
+}
+
+async fn four_keys() -> Result<Seen> {
+    const BINDINGS: usize = 32;
+    let world = world("tenants-keys").await?;
+    let start = Instant::now();
+    for key in 0..4 {
+        // A server without authentication accepts every key.
+        world
+            .put_token(&format!("key-{key}"), &secret(&format!("{key}")))
+            .await?;
+    }
+    for index in 0..BINDINGS {
+        let mut spec = world.spec();
+        spec["inject"] = json!({"workPools": [{"name": world.name}]});
+        spec["prefect"]["server"]["apiKey"] = token_ref(&format!("key-{}", index % 4));
+        world.apply_binding(&format!("b{index}"), &spec).await?;
+    }
+    for index in 0..BINDINGS {
+        world.until_ready(&format!("b{index}")).await?;
+    }
+    let found = entries(&world).await?;
+    ensure!(
+        found.len() == BINDINGS + 1,
+        "{} entries: {found:?}",
+        found.len()
+    );
+    unharmed(world, format!("{} entries", BINDINGS + 1), start).await
+}
+
+async fn flipping_block() -> Result<Seen> {
+    const CHANGES: usize = 200;
+    let world = world("tenants-flips").await?;
+    world.doppler.replace(&world.name, "stg", after());
+    let token = format!("dp.sa.{}", secret("flips"));
+    world.doppler.add_account_token(&token);
+    let mut spec = world.spec();
+    spec["prefect"]["block"]["name"] = json!("flips");
+    world
+        .api
+        .put_block("flips", &Block::object(&world.name, "dev", &token))
+        .await?;
+    world.apply_binding("attacker", &spec).await?;
+    world.until_ready("attacker").await?;
+    let (start, writes) = (Instant::now(), world.writes(None).await?);
+    for change in 0..CHANGES {
+        let config = if change % 2 == 0 { "stg" } else { "dev" };
+        world
+            .api
+            .put_block("flips", &Block::object(&world.name, config, &token))
+            .await?;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    world
+        .api
+        .put_block("flips", &Block::object(&world.name, "stg", &token))
+        .await?;
+    world.until_values("attacker", &after()).await?;
+    let written = world.writes(None).await? - writes;
+    // A burst of 30 writes of each kind, and then one every two seconds.
+    let most = 130 + 2 * start.elapsed().as_secs();
+    ensure!(written <= most, "{written} writes in {:?}", start.elapsed());
+    unharmed(
+        world,
+        format!("{written} writes after {CHANGES} changes"),
+        start,
+    )
+    .await
+}
+
+/// Twenty broken bindings beside a good one.
+async fn neighbours(name: &str, breaks: fn(usize, &str, &mut Value)) -> Result<Seen> {
+    let world = world(name).await?;
+    let start = Instant::now();
+    world
+        .put_token("revoked", &format!("dp.st.dev.{}", secret("revoked")))
+        .await?;
+    for index in 0..20 {
+        let mut spec = world.spec();
+        breaks(index, name, &mut spec);
+        world
+            .apply_binding(&format!("broken-{index}"), &spec)
+            .await?;
+    }
+    let mut reason = String::new();
+    for index in 0..20 {
+        let binding = format!("broken-{index}");
+        reason = world
+            .until("a condition that names the failure", async || {
+                let found = world.condition(&binding, "Ready").await?;
+                ensure!(
+                    found.status == "False",
+                    "{} ({})",
+                    found.status,
+                    found.reason
+                );
+                Ok(found.reason)
+            })
+            .await?;
+    }
+    unharmed(world, format!("the others are {reason}"), start).await
+}
+
+async fn adoption() -> Result<Seen> {
+    let world = world("tenants-adopt").await?;
+    let start = Instant::now();
+    world.put_token("theirs", &secret("theirs")).await?;
+    let mut spec = world.spec();
+    spec["managedSecret"] = json!({"name": "theirs", "adopt": true});
+    world.apply_binding("attacker", &spec).await?;
+    let condition = world.until_not_ready("attacker", "SecretForeign").await?;
+    ensure!(
+        condition.message.contains("kubectl"),
+        "{}",
+        condition.message
+    );
+    world.delete_binding("attacker").await?;
+    world.until_binding_deleted("attacker").await?;
+    let kept = world.values("theirs").await?;
+    ensure!(
+        kept == [("token".to_owned(), secret("theirs"))].into(),
+        "the Secret changed"
+    );
+    unharmed(world, condition.reason, start).await
+}
+
+async fn foreign_service() -> Result<Seen> {
+    let world = world("tenants-service").await?;
+    let start = Instant::now();
+    world.put_token("key", &secret("key")).await?;
+    let mut spec = world.spec();
+    spec["prefect"]["server"] =
+        json!({"name": "database", "namespace": "kube-system", "apiKey": token_ref("key")});
+    world.apply_binding("attacker", &spec).await?;
+    let condition = world.until_not_ready("attacker", "HostNotAllowed").await?;
+    unharmed(world, condition.reason, start).await
+}
+
+async fn claimed_secret() -> Result<Seen> {
+    let world = world("tenants-claim").await?;
+    let start = Instant::now();
+    world
+        .doppler
+        .replace(&world.name, "other", [("A", secret("other"))]);
+    let token = format!("dp.st.other.{}", secret("claim"));
+    world
+        .doppler
+        .add_service_token(&token, &world.name, "other");
+    world.put_token("other", &token).await?;
+    let spec = json!({
+        "doppler": {"host": world.doppler.url(), "project": world.name, "config": "other", "accessToken": token_ref("other")},
+        "managedSecret": {"name": "victim", "adopt": true},
+    });
+    world.apply_binding("attacker", &spec).await?;
+    let condition = world
+        .until("a condition that names the owner", async || {
+            let found = world.condition("attacker", "Ready").await?;
+            ensure!(
+                found.status == "False",
+                "{} ({})",
+                found.status,
+                found.reason
+            );
+            Ok(found)
+        })
+        .await?;
+    world.delete_binding("attacker").await?;
+    world.until_binding_deleted("attacker").await?;
+    ensure!(
+        world.values("victim").await? == before(),
+        "the Secret changed"
+    );
+    unharmed(world, condition.reason, start).await
+}
+
+async fn control_characters() -> Result<Seen> {
+    let world = world("tenants-names").await?;
+    let start = Instant::now();
+    let names = [
+        "a\nINFO forged",
+        "a\tb",
+        "a\rb",
+        "a\u{0}b",
+        "a\u{1b}[31m",
+        "a\u{85}b",
+    ];
+    for name in names {
+        let mut block = world.spec();
+        block["prefect"]["block"]["name"] = json!(name);
+        let mut pool = world.spec();
+        pool["inject"] = json!({"workPools": [{"name": name}]});
+        let mut project = world.spec();
+        project["doppler"]["project"] = json!(name);
+        for spec in [block, pool, project] {
+            let applied = world.apply_binding("attacker", &spec).await;
+            ensure!(applied.is_err(), "{name:?} was accepted");
+        }
+    }
+    unharmed(
+        world,
+        format!("{} names in three fields are refused", names.len()),
+        start,
+    )
+    .await
+}
+
+async fn reserved_names() -> Result<Seen> {
+    let setup = Setup::default().args(&["--forbidden-name", "GIT_*"]);
+    let world = world_with("tenants-reserved", setup).await?;
+    let start = Instant::now();
+    let names = [
+        "PATH",
+        "LD_PRELOAD",
+        "PYTHONPATH",
+        "OPENSSL_CONF",
+        "GIT_SSH_COMMAND",
+        "GCONV_PATH",
+        "ENV",
+        "SHELLOPTS",
+        "PERL5OPT",
+        "JAVA_TOOL_OPTIONS",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "REQUESTS_CA_BUNDLE",
+        "CURL_CA_BUNDLE",
+        "KUBECONFIG",
+        "PREFECT_API_URL",
+    ];
+    world.doppler.replace(
+        &world.name,
+        "taken",
+        names.map(|name| (name, secret("taken"))),
+    );
+    world
+        .doppler
+        .set(&world.name, "taken", "FINE", &secret("fine"));
+    let token = format!("dp.st.taken.{}", secret("reserved"));
+    world
+        .doppler
+        .add_service_token(&token, &world.name, "taken");
+    world.put_token("taken", &token).await?;
+    let spec = json!({
+        "doppler": {"host": world.doppler.url(), "project": world.name, "config": "taken", "accessToken": token_ref("taken")},
+        // The operator's flag forbids what the binding allows.
+        "managedSecret": {"allowReservedNames": ["GIT_SSH_COMMAND"]},
+    });
+    world.apply_binding("attacker", &spec).await?;
+    world.until_ready("attacker").await?;
+    let values = world.values("attacker").await?;
+    ensure!(
+        values == [("FINE".to_owned(), secret("fine"))].into(),
+        "{:?}",
+        values.keys()
+    );
+    let status = world.status("attacker").await?;
+    let listed = status["excludedKeys"].as_array().map_or(0, Vec::len);
+    ensure!(listed == names.len(), "{listed} names are listed");
+    unharmed(world, format!("{listed} names are excluded"), start).await
+}
+
+async fn endless_headers() -> Result<Seen> {
+    let world = world("tenants-headers").await?;
+    let (start, memory) = (Instant::now(), world.operator()?.rss_kib()?);
+    let mut open = Vec::new();
+    for address in [
+        world.operator()?.metrics_address(),
+        world.operator()?.health_address(),
+    ] {
+        for _ in 0..150 {
+            let mut stream = TcpStream::connect(address).await?;
+            let header = format!("GET /metrics HTTP/1.1\r\nx: {}", "a".repeat(8 << 10));
+            // The operator may have closed the connection for a newer one.
+            drop(stream.write_all(header.as_bytes()).await);
+            open.push(stream);
+        }
+    }
+    world
+        .until("the probe to answer", async || {
+            world.operator()?.is_ready().await
+        })
+        .await?;
+    let grown = world.operator()?.rss_kib()?.saturating_sub(memory) >> 10;
+    ensure!(grown < 24, "{grown} MiB more");
+    drop(open);
+    unharmed(world, format!("the probe answers, {grown} MiB more"), start).await
+}
