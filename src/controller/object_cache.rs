@@ -15,7 +15,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use parking_lot::Mutex;
 
 pub use crate::crd::ReferenceKind;
-use crate::{crd::BindingRef, secret::ObservedSecret, upstream::poller::Enqueue};
+use crate::{
+    crd::BindingRef,
+    secret::{DataOwnership, ObservedSecret},
+    upstream::poller::Enqueue,
+};
 
 /// An object by kind, namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -57,6 +61,8 @@ pub struct ObjectCache {
 #[derive(Default)]
 struct Index {
     objects: HashMap<Arc<ObjectKey>, Entry>,
+    /// The operator's Secrets that no binding tracks, by the binding in their annotation.
+    untracked: HashMap<BindingRef, Vec<Arc<ObjectKey>>>,
     tracked_by: HashMap<BindingRef, Box<[Arc<ObjectKey>]>>,
 }
 
@@ -66,6 +72,8 @@ struct Entry {
     cached: Option<CachedObject>,
     /// The bindings that track it, sorted. Rarely more than one.
     trackers: Vec<BindingRef>,
+    /// The binding under which it is in [`Index::untracked`].
+    left_by: Option<BindingRef>,
 }
 
 impl std::fmt::Debug for ObjectCache {
@@ -126,6 +134,26 @@ impl ObjectCache {
         };
         let objects = tracked.into_iter().flatten().filter(has_entries);
         objects.map(|object| object.name.clone()).collect()
+    }
+
+    /// The Secrets that the operator wrote for a binding with this UID, and that no binding tracks,
+    /// such as one of an earlier name.
+    #[must_use]
+    pub fn left_secrets(&self, binding: &BindingRef, uid: &str) -> Vec<String> {
+        let index = self.index.lock();
+        let left = index.untracked.get(binding).into_iter().flatten();
+        let was_written_for = |object: &&Arc<ObjectKey>| {
+            let cached = index.cached(object);
+            cached.is_some_and(|cached| {
+                let owner = cached.observed.binding_uid.as_ref();
+                // A user's copy has the same annotations, but another client wrote its data.
+                let is_ours = matches!(cached.observed.data, DataOwnership::Ours(_));
+                is_ours && owner.is_some_and(|owner| *owner == *uid)
+            })
+        };
+        left.filter(was_written_for)
+            .map(|object| object.name.clone())
+            .collect()
     }
 
     /// Whether a binding tracks the object.
@@ -284,16 +312,50 @@ impl Index {
         } else {
             let entry = Entry {
                 cached: Some(cached),
-                trackers: Vec::new(),
+                ..Entry::default()
             };
             self.objects.insert(Arc::new(object.clone()), entry);
+        }
+        self.index_untracked(object);
+    }
+
+    /// Brings [`Index::untracked`] up to date for one object.
+    fn index_untracked(&mut self, object: &ObjectKey) {
+        let Some((shared, _)) = self.objects.get_key_value(object) else {
+            return;
+        };
+        let shared = Arc::clone(shared);
+        let Some(entry) = self.objects.get_mut(object) else {
+            return;
+        };
+        let cached = entry.cached.as_ref().filter(|_| entry.trackers.is_empty());
+        let observed = cached.map(|cached| &*cached.observed);
+        let observed = observed.filter(|observed| observed.has_managed_by_label);
+        let binding = observed.and_then(|observed| observed.binding.as_deref());
+        let now = binding.map(|binding| BindingRef::new(&object.namespace, binding));
+        if entry.left_by == now {
+            return;
+        }
+        let before = std::mem::replace(&mut entry.left_by, now.clone());
+        if let Some(before) = before
+            && let Some(left) = self.untracked.get_mut(&before)
+        {
+            left.retain(|other| **other != *object);
+            if left.is_empty() {
+                self.untracked.remove(&before);
+            }
+        }
+        if let Some(now) = now {
+            self.untracked.entry(now).or_default().push(shared);
         }
     }
 
     fn evict(&mut self, object: &ObjectKey) {
         if let Some(entry) = self.objects.get_mut(object) {
             entry.cached = None;
-            if entry.trackers.is_empty() {
+            let is_unused = entry.trackers.is_empty();
+            self.index_untracked(object);
+            if is_unused {
                 self.objects.remove(object);
             }
         }
@@ -310,6 +372,7 @@ impl Index {
             }
             entry.trackers.insert(at, binding.clone());
         }
+        self.index_untracked(&object);
         object
     }
 
@@ -322,7 +385,9 @@ impl Index {
         }
         let cached = entry.cached.as_ref();
         let is_ours = cached.is_some_and(|cached| cached.observed.has_managed_by_label);
-        if entry.trackers.is_empty() && !is_ours {
+        let is_unused = entry.trackers.is_empty() && !is_ours;
+        self.index_untracked(object);
+        if is_unused {
             self.objects.remove(object);
         }
     }

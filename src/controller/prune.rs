@@ -1,6 +1,7 @@
 //! Deletes the Secret of an earlier name, after a binding was renamed to another Secret.
 //!
-//! Input: the names that the status and the recorded entries hold.
+//! Input: the names that the status and the recorded entries hold, and Secrets with the binding's UID
+//! that no binding tracks: the status may not have been written under the earlier name.
 //! Output: at most one deletion per name.
 //! Invariants: the new Secret exists before the old one is deleted, and no pool entry refers to the
 //! old one any more.
@@ -23,10 +24,13 @@ pub async fn delete_renamed_secret(pass: &mut Pass<'_>) {
     };
     let recorded = pass.entries.recorded.entries.iter();
     let removed = pass.read_state(|state| state.removed_entries.clone());
+    let uid = pass.binding.metadata.uid.as_deref().unwrap_or_default();
+    let left = pass.context.objects.left_secrets(pass.key, uid);
     let names: BTreeSet<String> = pass
         .last_status()
         .and_then(|status| status.secret_name.as_deref())
         .into_iter()
+        .chain(left.iter().map(String::as_str))
         .chain(recorded.chain(&removed).map(|entry| entry.secret.as_str()))
         .filter(|name| *name != pass.binding.secret_name() && !required(name))
         .map(str::to_owned)

@@ -10,16 +10,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
 /// How a relay treats connections.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Mode {
     /// Forwards both directions.
     Forward,
+    /// Forwards both directions to another server.
+    ForwardTo(SocketAddr),
+    /// Forwards both directions of a TLS connection, with this certificate.
+    Tls(Arc<ServerConfig>),
     /// Nothing listens.
     Refuse,
     /// Each connection is reset.
@@ -91,6 +97,11 @@ impl Relay {
         self.mode.send_replace(mode);
     }
 
+    /// The relay's port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
     /// The number of connections so far.
     pub fn connections(&self) -> u64 {
         self.connections.load(Ordering::Relaxed)
@@ -115,7 +126,7 @@ async fn serve(
     let mut listener = Some(listener);
     loop {
         let now = mode.borrow_and_update().clone();
-        if now == Mode::Refuse {
+        if matches!(now, Mode::Refuse) {
             listener = None;
             if mode.changed().await.is_err() {
                 return;
@@ -135,6 +146,7 @@ async fn serve(
             changed = mode.changed() => if changed.is_err() { return },
             accepted = listening.accept() => if let Ok((client, _)) = accepted {
                 connections.fetch_add(1, Ordering::Relaxed);
+                // The copy has seen the mode of this connection.
                 tokio::spawn(connection(client, server, now, mode.clone()));
             },
         }
@@ -149,26 +161,31 @@ async fn connection(
     now: Mode,
     mut mode: watch::Receiver<Mode>,
 ) {
-    let changed = async {
-        while mode.changed().await.is_ok() {
-            if *mode.borrow() != now {
-                return;
-            }
-        }
-    };
     tokio::select! {
-        () = changed => {}
+        _ = mode.changed() => {}
         _ = show(client, server, &now) => {}
     }
 }
 
+/// Forwards both directions until one peer ends.
+async fn forward<C>(mut client: C, server: SocketAddr) -> std::io::Result<()>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut server = TcpStream::connect(server).await?;
+    server.set_nodelay(true)?;
+    copy_bidirectional(&mut client, &mut server).await?;
+    Ok(())
+}
+
 async fn show(mut client: TcpStream, server: SocketAddr, mode: &Mode) -> std::io::Result<()> {
+    client.set_nodelay(true)?;
     match mode {
-        Mode::Forward => {
-            let mut server = TcpStream::connect(server).await?;
-            client.set_nodelay(true)?;
-            server.set_nodelay(true)?;
-            copy_bidirectional(&mut client, &mut server).await?;
+        Mode::Forward => forward(client, server).await?,
+        Mode::ForwardTo(other) => forward(client, *other).await?,
+        Mode::Tls(config) => {
+            let client = TlsAcceptor::from(Arc::clone(config)).accept(client).await?;
+            forward(client, server).await?;
         }
         Mode::Refuse => {}
         Mode::Reset => client.set_zero_linger()?,

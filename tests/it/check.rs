@@ -66,7 +66,7 @@ async fn run_binary(kubeconfig: &Path, input: &str, args: &[&str]) -> Result<(bo
     let mut stdin = child.stdin.take().context("no standard input")?;
     stdin.write_all(input.as_bytes()).await?;
     drop(stdin);
-    let done = timeout(TIMEOUT, child.wait_with_output()).await??;
+    let done = timeout(TIMEOUT * 3, child.wait_with_output()).await??;
     let output = format!(
         "{}{}",
         String::from_utf8_lossy(&done.stdout),

@@ -115,9 +115,9 @@ async fn bindings_share_reads_and_cost_nothing_at_rest() -> Result<()> {
         Ok(())
     })
     .await?;
-    // One request for the block, and one for the socket.
+    // One request for the block, one for the socket, and one for the server's version.
     ensure!(
-        network.requests(&host) == 2,
+        network.requests(&host) == 3,
         "{} requests to Prefect",
         network.requests(&host)
     );

@@ -120,3 +120,44 @@ fn relist_evicts_and_enqueues_missing_objects() {
     assert!(objects.get(&key("t")).is_some());
     assert_eq!(*enqueued.lock(), ["a"]);
 }
+
+/// A Secret of binding `b` with UID `u`, whose data this client wrote.
+fn written(name: &str, client: &str) -> ObjectMeta {
+    serde_json::from_value(serde_json::json!({
+        "name": name, "namespace": "flows", "uid": format!("uid-{name}"), "resourceVersion": "1",
+        "labels": {"app.kubernetes.io/managed-by": "doppler-prefect-operator"},
+        "annotations": {
+            "doppler-prefect.dev/binding": "b",
+            "doppler-prefect.dev/binding-uid": "u",
+        },
+        "managedFields": [{
+            "manager": client, "operation": "Update", "apiVersion": "v1",
+            "fieldsType": "FieldsV1", "fieldsV1": {"f:data": {"f:A": {}}},
+        }],
+    }))
+    .unwrap()
+}
+
+#[test]
+fn finds_the_secrets_that_a_binding_left_and_no_copies() {
+    let (objects, _) = objects();
+    let left = || objects.left_secrets(&binding("b"), "u");
+    objects.track(&binding("b"), HashSet::from([key("now")]));
+    for name in ["now", "earlier"] {
+        let ours = written(name, "doppler-prefect-operator");
+        objects.on_apply(ReferenceKind::Secret, &ours);
+    }
+    objects.on_apply(ReferenceKind::Secret, &written("copy", "kubectl"));
+    assert_eq!(left(), ["earlier"]);
+    assert!(objects.left_secrets(&binding("b"), "other").is_empty());
+    assert!(objects.left_secrets(&binding("c"), "u").is_empty());
+
+    objects.track(&binding("b"), HashSet::from([key("earlier")]));
+    assert_eq!(left(), ["now"], "the binding tracks the other one");
+    objects.evict(&key("now"));
+    assert!(left().is_empty());
+    objects.untrack(&binding("b"));
+    assert_eq!(left(), ["earlier"]);
+    objects.on_delete(ReferenceKind::Secret, &written("earlier", "anyone"));
+    assert!(left().is_empty());
+}

@@ -145,7 +145,7 @@ async fn reports_the_entry_that_a_terminating_namespace_leaves() -> Result<()> {
     let line = line.ok_or_else(|| anyhow::anyhow!("no line: {}", world.log_tail()))?;
     for expected in [
         "WARN",
-        "Kubernetes deletes the Secret",
+        "Kubernetes deletes Secret lost",
         "prefect work-pool update lost-pool --base-job-template FILE",
         server.api_url().trim_end_matches('/'),
     ] {

@@ -4,12 +4,15 @@
 //! Invariants: cases share one real server, each behind its own relay. A case that changes a server
 //! has a server of its own.
 
+mod servers;
+mod tls;
+
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use testkit::prefect::{Block, PrefectOptions, PrefectServer, kubernetes_template};
+use testkit::prefect::{Block, PrefectServer, kubernetes_template};
 
 use crate::case::{Case, Group, Seen};
 use crate::relay::{Mode, Relay};
@@ -73,7 +76,6 @@ pub fn cases() -> Vec<Case> {
         .collect();
     cases.extend([
         Case::new(Group::Prefect, "the block is deleted and created again", KEEPS, block_deleted),
-        Case::new(Group::Prefect, "the server stops and starts", KEEPS, server_restarts),
         Case::new(
             Group::Prefect,
             "the pool is deleted and created again",
@@ -100,6 +102,8 @@ pub fn cases() -> Vec<Case> {
             entry_removed_once,
         ),
     ]);
+    cases.extend(servers::cases());
+    cases.extend(tls::cases());
     cases
 }
 
@@ -124,17 +128,22 @@ impl Place {
 
     /// Applies the binding with this block, and waits until it is Ready.
     async fn bind(&self, pools: &Value) -> Result<()> {
-        let spec = json!({
+        let spec = self.spec(pools);
+        self.world.apply_binding(&self.binding, &spec).await?;
+        self.world.until_ready(&self.binding).await?;
+        self.world.until_values(&self.binding, &before()).await
+    }
+
+    /// The spec with these pools.
+    fn spec(&self, pools: &Value) -> Value {
+        json!({
             "prefect": {
                 "server": {"remoteApiUrl": format!("{}/api", self.relay.url())},
                 "block": {"name": self.binding},
             },
             "doppler": {"host": self.world.doppler.url()},
             "inject": {"workPools": pools},
-        });
-        self.world.apply_binding(&self.binding, &spec).await?;
-        self.world.until_ready(&self.binding).await?;
-        self.world.until_values(&self.binding, &before()).await
+        })
     }
 
     /// The block that names a config of the binding's own project.
@@ -236,33 +245,6 @@ async fn block_deleted() -> Result<Seen> {
     Ok(Seen {
         what: reason,
         requests: Some(place.relay.connections() - connections),
-        lasted: Some(lasted),
-        recovery: Some(recovery),
-    })
-}
-
-async fn server_restarts() -> Result<Seen> {
-    let server = PrefectServer::start(PrefectOptions::default()).await?;
-    let address = SocketAddr::from(([127, 0, 0, 1], server.port()));
-    let place = Place::start("server-stops".to_owned(), address).await?;
-    let (world, api) = (place.world, server.api()?);
-    api.put_block(&place.binding, &place.block("dev")).await?;
-    api.create_pool("stops", "kubernetes", Some(template(world)?))
-        .await?;
-    place.bind(&json!([{"name": "stops"}])).await?;
-    let (start, connections) = (Instant::now(), place.relay.connections());
-    server.stop().await;
-    let reason = reported(world, &place.binding, &["PrefectUnreachable"]).await?;
-    ensure_kept(world, &place.binding).await?;
-    let lasted = start.elapsed();
-    let requests = place.relay.connections() - connections;
-    server.restart().await?;
-    let mended = Instant::now();
-    api.put_block(&place.binding, &place.block("stg")).await?;
-    let recovery = recovered(world, &place.binding, &after(), mended).await?;
-    Ok(Seen {
-        what: reason,
-        requests: Some(requests),
         lasted: Some(lasted),
         recovery: Some(recovery),
     })
