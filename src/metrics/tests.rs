@@ -1,4 +1,5 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::Hash;
 
 use super::*;
 
@@ -32,8 +33,13 @@ fn text_holds_the_counts() {
     );
 }
 
-/// The names of all metrics as their samples have them, without the suffixes of histograms.
-fn names() -> BTreeSet<String> {
+/// Adds a sample. Labels that are `Copy` own no text, so the program has all their values.
+fn sample<L: Copy + Eq + Hash + 'static, M>(family: &Family<L, M>, labels: L) {
+    drop(family.get_or_create(&labels));
+}
+
+/// The page with a sample of each family.
+fn page() -> String {
     let metrics = Metrics::new();
     // Exhaustive, because the page omits a family without samples: a new one does not compile here.
     let Metrics {
@@ -46,7 +52,7 @@ fn names() -> BTreeSet<String> {
         upstream_queue_depth,
         source_max_age_seconds,
         reads,
-        writes: _,
+        writes,
         reports,
         sources,
         webhook_requests,
@@ -68,29 +74,39 @@ fn names() -> BTreeSet<String> {
         ReasonLabels { reason: "Ready" },
     );
     let outcome = "unchanged";
-    drop(bindings.get_or_create(&reason));
-    drop(subscriptions_connected.get_or_create(&upstream));
-    drop(subscriptions_waiting.get_or_create(&upstream));
-    drop(subscription_reconnects.get_or_create(&upstream));
-    drop(subscription_rejections.get_or_create(&upstream));
-    drop(change_notifications.get_or_create(&NotificationLabels { source: "webhook" }));
-    drop(upstream_queue_depth.get_or_create(&upstream));
-    drop(source_max_age_seconds.get_or_create(&kind));
-    drop(reads.get_or_create(&ReadLabels {
+    let read = ReadLabels {
         upstream: "doppler",
         outcome,
-    }));
-    drop(reports.get_or_create(&reason));
-    drop(sources.get_or_create(&kind));
+    };
+    sample(bindings, reason);
+    sample(subscriptions_connected, upstream);
+    sample(subscriptions_waiting, upstream);
+    sample(subscription_reconnects, upstream);
+    sample(subscription_rejections, upstream);
+    sample(
+        change_notifications,
+        NotificationLabels { source: "webhook" },
+    );
+    sample(upstream_queue_depth, upstream);
+    sample(source_max_age_seconds, kind);
+    sample(reads, read);
+    sample(reports, reason);
+    sample(sources, kind);
+    sample(task_panics, TaskLabels { task: "pool" });
+    sample(webhook_requests, WebhookLabels { outcome });
+    // The administrator lists the namespaces in a flag.
     drop(namespace_unavailable.get_or_create(&NamespaceLabels {
         namespace: "flows".to_owned(),
         reason: "gone",
     }));
-    drop(task_panics.get_or_create(&TaskLabels { task: "pool" }));
-    drop(webhook_requests.get_or_create(&WebhookLabels { outcome }));
-    metrics.count_write("secret", true);
+    let (object, outcome) = ("secret", "ok");
+    sample(writes, WriteLabels { object, outcome });
+    metrics.text()
+}
 
-    let page = metrics.text();
+/// The names of all metrics as their samples have them, without the suffixes of histograms.
+fn names() -> BTreeSet<String> {
+    let page = page();
     let families = page.lines().filter_map(|line| {
         let (name, kind) = line.strip_prefix("# TYPE ")?.split_once(' ')?;
         let suffix = match kind {
@@ -119,16 +135,49 @@ fn mentioned(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-#[test]
-fn manual_lists_every_metric() {
+/// The metrics in the table of the manual, with their labels.
+fn documented() -> BTreeMap<String, BTreeSet<String>> {
     let manual = manual();
     let (_, section) = manual.split_once("\n## Metrics\n").unwrap();
     let rows = section
         .lines()
         .skip_while(|line| !line.starts_with('|'))
         .take_while(|line| line.starts_with('|'));
-    let first_cells: Vec<_> = rows.filter_map(|row| row.split('|').nth(1)).collect();
-    assert_eq!(mentioned(&first_cells.join(" ")), names());
+    let with_labels = rows.flat_map(|row| {
+        let cells: Vec<_> = row.split('|').collect();
+        let labels = cells[2].split('`').skip(1).step_by(2);
+        let labels: BTreeSet<_> = labels.map(str::to_owned).collect();
+        let names = mentioned(cells[1]).into_iter();
+        names.map(move |name| (name, labels.clone()))
+    });
+    with_labels.collect()
+}
+
+/// The labels of the samples of a metric.
+fn labels(page: &str, name: &str) -> BTreeSet<String> {
+    let samples = page
+        .lines()
+        .filter_map(|line| line.strip_prefix(name)?.strip_prefix('{'));
+    let pairs = samples.flat_map(|sample| sample.split('}').next().unwrap_or(sample).split(','));
+    let names = pairs.filter_map(|pair| Some(pair.split_once('=')?.0.to_owned()));
+    names.collect()
+}
+
+#[test]
+fn manual_lists_every_metric() {
+    let documented: BTreeSet<_> = documented().into_keys().collect();
+    assert_eq!(documented, names());
+}
+
+/// [`sample`] accepts only labels with closed lists of values.
+#[test]
+fn labels_are_closed_and_listed_in_the_manual() {
+    let page = page();
+    let shown: BTreeMap<_, _> = names()
+        .into_iter()
+        .map(|name| (name.clone(), labels(&page, &name)))
+        .collect();
+    assert_eq!(documented(), shown);
 }
 
 #[test]

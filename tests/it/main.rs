@@ -33,6 +33,7 @@ mod pools;
 mod runs;
 mod scale;
 mod secrets;
+mod threat_model;
 mod upstream;
 mod work_pools;
 mod world;
