@@ -207,11 +207,17 @@ fn each_value_set_renders_its_objects() {
     assert_eq!(defaults, expected);
 
     let listed = objects(VALUE_SETS[1].1);
-    let wide = one(&listed, "ClusterRole").data["rules"].to_string();
-    assert!(!wide.contains("secrets"), "{wide}");
+    let wide: Vec<_> = listed
+        .iter()
+        .filter(|object| kubernetes::kind(object) == "ClusterRole")
+        .map(|object| object.data["rules"].to_string())
+        .collect();
+    assert_eq!(wide.len(), 2, "bindings, and Services elsewhere: {wide:?}");
+    assert!(!wide.concat().contains("secrets"), "{wide:?}");
     let narrow = kinds_of(&[
         "watchNamespaces={flows}",
         "rbac.terminatingNamespaces=false",
+        "operator.allowedPrefectServices={./*}",
     ]);
     assert!(!narrow.contains("ClusterRole") && !narrow.contains("ClusterRoleBinding"));
     let roles: BTreeSet<_> = listed
