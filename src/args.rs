@@ -13,6 +13,10 @@ use std::{
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod metrics;
+
+pub use metrics::MetricsArgs;
+
 /// Brings Doppler secrets into the flow runs of Prefect's Kubernetes work pools.
 #[derive(Debug, Parser)]
 #[command(version, about, max_term_width = 120)]
@@ -247,14 +251,9 @@ pub struct RunArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub election: ElectionArgs,
-    /// Address of `/metrics`.
-    #[arg(
-        long,
-        env = "METRICS_ADDRESS",
-        default_value = "0.0.0.0:8080",
-        value_name = "ADDRESS:PORT"
-    )]
-    pub metrics_address: SocketAddr,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub metrics: MetricsArgs,
     /// Address of `/healthz` and `/readyz`.
     #[arg(
         long,

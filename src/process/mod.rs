@@ -7,13 +7,17 @@
 //!
 //! In reading order: [`run`] (what every replica does), [`leader_election`] (which replica leads),
 //! [`manager`] (what the leader runs), [`upstreams`] and `dispatch` (what reads the upstreams, and
-//! what triggers it), [`doppler_webhook`] (Doppler's webhooks), and what they need.
+//! what triggers it), [`doppler_webhook`] (Doppler's webhooks), `metrics_port` (TLS and
+//! authorization of metrics), and what they need.
 
+mod certificate_dir;
 mod dispatch;
 pub mod doppler_webhook;
 pub mod fatal;
 pub mod leader_election;
 pub mod manager;
+mod metrics_access;
+mod metrics_port;
 pub mod run;
 mod scope_watch;
 mod serve;

@@ -16,6 +16,7 @@ use super::{
     doppler_webhook::{self, Forwarder, SecretDir, SecretDirError, WebhookReceiver},
     leader_election::{LeaderElector, LeaderLease, LeaseClient, LeaseLost},
     manager::ControllerManager,
+    metrics_port::{MetricsPortError, metrics_port},
     serve::serve,
     server::{self, GaugeUpdater, ListenError, Readiness},
     tasks::{TaskEnded, Tasks},
@@ -61,6 +62,9 @@ pub enum RunError {
     /// An address cannot be bound.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// Metrics cannot be served as the flags ask.
+    #[error(transparent)]
+    Metrics(#[from] MetricsPortError),
     /// The directory of the webhook secrets cannot be read.
     #[error(transparent)]
     WebhookSecrets(#[from] SecretDirError),
@@ -134,9 +138,15 @@ impl Replica {
             shutdown.clone(),
         );
         tasks.spawn("health", served);
-        let listener = server::listen(args.metrics_address, "metrics").await?;
+        // A client of its own, so that scrapes do not wait for reconciles.
+        let reviews = if args.metrics.metrics_authorization {
+            Some(kubernetes().await?)
+        } else {
+            None
+        };
         let router = server::metrics(Arc::clone(&metrics), gauge_updater.clone());
-        let served = serve(listener, router, server::METRICS_CONNECTIONS, shutdown);
+        let (port, router) = metrics_port(&args.metrics, router, reviews).await?;
+        let served = serve(port, router, server::METRICS_CONNECTIONS, shutdown);
         tasks.spawn("metrics", served);
         Ok(Self {
             tasks,

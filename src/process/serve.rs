@@ -1,11 +1,12 @@
 //! Serves the connections of one port. Health, metrics and webhooks each have their own.
 //!
-//! Input: a listener, the router, the number of connections, and the signal to shut down.
+//! Input: a port, the router, the number of connections, and the signal to shut down.
 //! Output: one answer for each connection.
 //! Invariants: the number of connections, and the duration and the header of each, are bounded. A
-//! connection without a whole request ends when another one needs its place. Without a free file
-//! descriptor, one connection at a time is still served. After the signal no
-//! connection is accepted, and the open ones end within their time limit.
+//! TLS handshake counts as a part of the header. A connection without a whole request ends when
+//! another one needs its place. Without a free file descriptor, one connection at a time is still
+//! served. After the signal no connection is accepted, and the open ones end within their time
+//! limit.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -22,15 +23,17 @@ use hyper_util::{
 };
 use parking_lot::Mutex;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, sleep, timeout, timeout_at},
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::spare_descriptor::SpareDescriptor;
+use super::{certificate_dir::CertificateDir, spare_descriptor::SpareDescriptor};
 
-/// Time limit for the arrival of a request's header.
+/// Time limit for the arrival of a request's header, TLS handshake included.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time limit of a connection, below the grace period of the process.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(18);
@@ -44,13 +47,39 @@ const REQUEST_GRACE: Duration = Duration::from_millis(20);
 /// How long a connection may send its request after the signal to shut down.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 
+/// A bound address, and the certificate of its TLS connections. Without one, it serves plain HTTP.
+pub struct Port {
+    listener: TcpListener,
+    certificate: Option<CertificateDir>,
+}
+
+impl Port {
+    /// A port whose connections use TLS if there is a certificate.
+    pub fn new(listener: TcpListener, certificate: Option<CertificateDir>) -> Self {
+        Self {
+            listener,
+            certificate,
+        }
+    }
+}
+
+impl From<TcpListener> for Port {
+    fn from(listener: TcpListener) -> Self {
+        Self::new(listener, None)
+    }
+}
+
 /// Serves until `shutdown`, at most `max_connections` at the same time and one request each.
 pub async fn serve(
-    listener: TcpListener,
+    port: impl Into<Port>,
     router: Router,
     max_connections: usize,
     shutdown: CancellationToken,
 ) {
+    let Port {
+        listener,
+        certificate,
+    } = port.into();
     let free = Arc::new(Semaphore::new(max_connections));
     let waiting = Waiting::default();
     let connections = TaskTracker::new();
@@ -66,7 +95,8 @@ pub async fn serve(
         };
         if let Some((stream, permit)) = next {
             let place = waiting.add();
-            let connection = serve_connection(stream, router.clone(), place, permit);
+            let (certificate, router) = (certificate.clone(), router.clone());
+            let connection = serve_connection(stream, certificate, router, place, permit);
             let spare = spare.clone();
             connections.spawn(async move {
                 connection.await;
@@ -104,11 +134,38 @@ async fn acquire(free: &Arc<Semaphore>, waiting: &Waiting) -> Option<OwnedSemaph
 
 async fn serve_connection(
     stream: TcpStream,
+    certificate: Option<CertificateDir>,
     router: Router,
     place: Place,
     _permit: OwnedSemaphorePermit,
 ) {
     let closed = place.closed.clone();
+    let connection = async {
+        let Some(certificate) = certificate else {
+            return serve_request(stream, router, place, HEADER_TIMEOUT).await;
+        };
+        let since = Instant::now();
+        let handshake = async {
+            let acceptor = TlsAcceptor::from(certificate.current().await);
+            acceptor.accept(stream).await
+        };
+        if let Ok(Ok(stream)) = timeout(HEADER_TIMEOUT, handshake).await {
+            let rest = HEADER_TIMEOUT.saturating_sub(since.elapsed());
+            serve_request(stream, router, place, rest).await;
+        }
+    };
+    tokio::select! {
+        () = closed.cancelled() => {}
+        // A failure concerns this connection only, which ends here.
+        _ = timeout(CONNECTION_TIMEOUT, connection) => {}
+    }
+}
+
+/// Answers the one request of a connection, whose header must arrive within `header_timeout`.
+async fn serve_request<S>(stream: S, router: Router, place: Place, header_timeout: Duration)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |request: Request<Incoming>| {
         place.remove();
@@ -116,15 +173,11 @@ async fn serve_connection(
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
+        .header_read_timeout(header_timeout)
         .max_buf_size(MAX_HEADER_BYTES)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
-    tokio::select! {
-        () = closed.cancelled() => {}
-        // A failure concerns this connection only, which ends here.
-        _ = timeout(CONNECTION_TIMEOUT, connection) => {}
-    }
+    let _ = connection.await;
 }
 
 /// The connections that have not sent a whole header yet, the oldest first.
@@ -202,110 +255,4 @@ impl Drop for Place {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use axum::routing::get;
-    use std::net::SocketAddr;
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt},
-        task::JoinSet,
-    };
-
-    const MAX_CONNECTIONS: usize = 8;
-    /// Well below the time after which an idle connection ends by itself.
-    const SOON: Duration = Duration::from_secs(2);
-
-    async fn start() -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<()>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let shutdown = CancellationToken::new();
-        let router = Router::new().route("/healthz", get(async || "ok"));
-        let served = serve(listener, router, MAX_CONNECTIONS, shutdown.clone());
-        (address, shutdown, tokio::spawn(served))
-    }
-
-    async fn answer_to(address: SocketAddr, request: &[u8]) -> String {
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        let mut answer = Vec::new();
-        let _ = stream.write_all(request).await;
-        let _ = stream.read_to_end(&mut answer).await;
-        String::from_utf8_lossy(&answer).into_owned()
-    }
-
-    async fn probe(address: SocketAddr) -> String {
-        let request = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
-        timeout(SOON, answer_to(address, request)).await.unwrap()
-    }
-
-    #[tokio::test]
-    async fn probe_answers_beside_idle_connections() {
-        let (address, _, _) = start().await;
-        let mut idle = Vec::new();
-        for _ in 0..10 * MAX_CONNECTIONS {
-            idle.push(TcpStream::connect(address).await.unwrap());
-        }
-        for _ in 0..3 {
-            assert!(probe(address).await.ends_with("ok"));
-        }
-    }
-
-    #[tokio::test]
-    async fn probe_answers_beside_headers_without_end() {
-        let (address, _, _) = start().await;
-        let mut clients = JoinSet::new();
-        for _ in 0..300 {
-            clients.spawn(async move {
-                let mut stream = TcpStream::connect(address).await.unwrap();
-                let _ = stream.write_all(b"GET / HTTP/1.1\r\nx: ").await;
-                while stream.write_all(&[b'a'; 1000]).await.is_ok() {
-                    sleep(Duration::from_millis(50)).await;
-                }
-            });
-        }
-        for _ in 0..3 {
-            assert!(probe(address).await.ends_with("ok"));
-        }
-        clients.abort_all();
-    }
-
-    #[tokio::test]
-    async fn header_above_the_bound_is_rejected() {
-        let (address, _, _) = start().await;
-        let mut request = b"GET /healthz HTTP/1.1\r\nx: ".to_vec();
-        request.resize(2 * MAX_HEADER_BYTES, b'a');
-        let answer = timeout(SOON, answer_to(address, &request)).await.unwrap();
-        assert!(!answer.contains("200"), "{answer}");
-    }
-
-    #[tokio::test]
-    async fn connection_with_a_request_keeps_its_place() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let router = Router::new().route(
-            "/slow",
-            get(async || {
-                sleep(Duration::from_millis(300)).await;
-                "done"
-            }),
-        );
-        tokio::spawn(serve(listener, router, 2, CancellationToken::new()));
-        let slow = tokio::spawn(answer_to(address, b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n"));
-        sleep(Duration::from_millis(50)).await;
-        let mut idle = Vec::new();
-        for _ in 0..20 {
-            idle.push(TcpStream::connect(address).await.unwrap());
-        }
-        assert!(slow.await.unwrap().ends_with("done"));
-    }
-
-    #[tokio::test]
-    async fn idle_connections_do_not_delay_the_shutdown() {
-        let (address, shutdown, served) = start().await;
-        let _idle = TcpStream::connect(address).await.unwrap();
-        assert!(probe(address).await.ends_with("ok"));
-        let since = Instant::now();
-        shutdown.cancel();
-        served.await.unwrap();
-        assert!(since.elapsed() < SOON, "{:?}", since.elapsed());
-    }
-}
+mod tests;

@@ -29,6 +29,7 @@ mod image;
 mod leader_election;
 mod manual;
 mod memory;
+mod metrics;
 mod pools;
 mod runs;
 mod scale;

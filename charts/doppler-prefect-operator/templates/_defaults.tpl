@@ -37,6 +37,10 @@ ports:
   metrics: 8080
   health: 8081
   webhook: 8082
+metrics:
+  tls:
+    enabled: false
+  authorization: false
 webhook:
   enabled: false
   service:

@@ -49,6 +49,16 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if gt (int .Values.replicaCount) 1 }}true{{ end -}}
 {{- end }}
 
+{{- /* Not empty if the operator authorizes the clients of /metrics. */ -}}
+{{- define "dpo.metricsAuthorization" -}}
+{{- if .Values.metrics.authorization }}
+{{- if not .Values.metrics.tls.enabled }}
+{{- fail "metrics.authorization is true: set metrics.tls.enabled to true, because clients would send their tokens in clear text" }}
+{{- end -}}
+true
+{{- end -}}
+{{- end }}
+
 {{- /* Environment of the operator and of the detach Job: the servers that they may reach. */ -}}
 {{- define "dpo.upstreamEnv" -}}
 - name: ALLOWED_DOPPLER_HOST

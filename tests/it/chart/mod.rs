@@ -2,9 +2,11 @@
 //!
 //! Input: the chart and sets of values.
 //! Output: the rendered objects (here), missing and invalid values (`values`), the permissions that
-//! the chart grants (`permissions`), and what an installation leaves behind (`install`).
+//! the chart grants (`permissions`), protected metrics (`metrics`), and what an installation leaves
+//! behind (`install`).
 
 mod install;
+mod metrics;
 mod permissions;
 mod values;
 
@@ -28,7 +30,7 @@ const MANIFEST: &str = include_str!("../../../deploy/operator.yaml");
 const BINARY: &str = env!("CARGO_BIN_EXE_doppler-prefect-operator");
 
 /// Typical sets of values, each with its purpose.
-const VALUE_SETS: [(&str, &[&str]); 9] = [
+const VALUE_SETS: [(&str, &[&str]); 10] = [
     ("the defaults", &[]),
     (
         "listed namespaces",
@@ -91,6 +93,7 @@ const VALUE_SETS: [(&str, &[&str]); 9] = [
             "webhook.ingress.tlsSecretName=webhook-tls",
         ],
     ),
+    ("protected metrics", &metrics::PROTECTED),
 ];
 
 /// An image is required; no test pulls it.
@@ -207,11 +210,13 @@ fn each_value_set_renders_its_objects() {
     assert_eq!(defaults, expected);
 
     let listed = objects(VALUE_SETS[1].1);
-    let is_wide = |object: &&DynamicObject| kubernetes::kind(object) == "ClusterRole";
-    for role in listed.iter().filter(is_wide) {
-        let rules = role.data["rules"].to_string();
-        assert!(!rules.contains("secrets"), "{rules}");
-    }
+    let wide: Vec<_> = listed
+        .iter()
+        .filter(|object| kubernetes::kind(object) == "ClusterRole")
+        .map(|object| object.data["rules"].to_string())
+        .collect();
+    assert_eq!(wide.len(), 2, "bindings, and Services elsewhere: {wide:?}");
+    assert!(!wide.concat().contains("secrets"), "{wide:?}");
     let narrow = kinds_of(&[
         "watchNamespaces={flows}",
         "rbac.terminatingNamespaces=false",
@@ -358,7 +363,7 @@ fn crd_of_the_chart_is_a_current_file() {
 /// Otherwise a flag that is renamed in the binary would be ignored silently.
 #[test]
 fn binary_reads_every_environment_variable_of_the_chart() {
-    let with_all = [VALUE_SETS[1].1, VALUE_SETS[8].1].concat();
+    let with_all = [VALUE_SETS[1].1, VALUE_SETS[8].1, VALUE_SETS[9].1].concat();
     let objects = objects(&with_all);
     for (kind, subcommand) in [("Deployment", "run"), ("Job", "detach")] {
         let container = container(one(&objects, kind));

@@ -25,6 +25,7 @@ fn schema_rejects_unknown_and_invalid_values() {
         ("watchNamespaces={Flows}", "watchNamespaces"),
         ("image.digest=latest", "digest"),
         ("log.format=xml", "format"),
+        ("metrics.tls.secret=mine", "secret"),
     ] {
         for helm in HELMS {
             let rejected = template_with(helm, "op", "doppler", &[set]);
@@ -56,6 +57,14 @@ fn missing_values_are_named_in_a_sentence() {
                 "webhook.ingress.enabled=true",
             ],
             "set webhook.ingress.host to the host that Doppler calls",
+        ),
+        (
+            &["metrics.tls.enabled=true"],
+            "set metrics.tls.secretName to an existing Secret of type kubernetes.io/tls",
+        ),
+        (
+            &["metrics.authorization=true"],
+            "metrics.authorization is true: set metrics.tls.enabled to true",
         ),
         (
             &["podDisruptionBudget.enabled=true"],
@@ -133,6 +142,7 @@ fn null_values_have_their_defaults() {
     let optional = json!({
         "image": {"repository": "doppler-prefect-operator"},
         "webhook": {"enabled": true, "secretName": "a"},
+        "metrics": {"tls": {"enabled": true, "secretName": "b"}, "authorization": true},
         "serviceMonitor": {"enabled": true},
         "networkPolicy": {"enabled": true},
     });
