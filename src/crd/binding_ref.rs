@@ -2,8 +2,9 @@
 //!
 //! Input: a binding, or its namespace and name.
 //! Output: a [`BindingRef`].
-//! Invariants: a Secret whose binding is gone has a key that no binding has. Clones share one text. Names take most of the memory of the operator's maps, because
-//! each of thousands of bindings is a key in several of them.
+//! Invariants: a Secret whose binding is gone has a key that no binding has. Clones share one text:
+//! names take most of the memory of the operator's maps, because each of thousands of bindings is a
+//! key in several of them.
 
 use std::{fmt, sync::Arc};
 

@@ -34,6 +34,9 @@ impl Stage {
                 "2s",
                 "--release-timeout",
                 "30s",
+                // Relays speak HTTP and TLS.
+                "--allowed-prefect-host",
+                "http://127.0.0.1:*,127.0.0.1:*",
             ])
         };
         self.0
