@@ -103,8 +103,10 @@ pub async fn serve(
                 spare.refill();
             });
         } else if !spare.release() {
-            // For example because of too many open files.
-            waiting.close_oldest(Duration::ZERO);
+            // For example because of too many open files. Without a free descriptor, accepting fails
+            // even if no client waits, so that the only open connection may be a probe that was
+            // accepted just now.
+            waiting.close_oldest(REQUEST_GRACE);
             sleep(ACCEPT_RETRY_DELAY).await;
         }
     }
