@@ -2,9 +2,10 @@
 //!
 //! Input: a client of the API server, and requests.
 //! Output: the request passes, or an answer that says why not.
-//! Invariants: a review has a time limit, and all reviews share one pace, first in first out, so that
-//! a flood of invalid tokens neither overloads the API server nor excludes a valid one. A failure is
-//! logged once until it changes, without the answer's text, which could repeat the token.
+//! Invariants: a review has a time limit. All reviews share one pace, so that a flood of invalid
+//! tokens does not overload the API server, and they leave connections free for clients that are
+//! known to be allowed. A failure is logged once until it changes, without the answer's text, which
+//! could repeat the token.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,17 +19,27 @@ use axum::{
 use k8s_openapi::api::{authentication::v1::TokenReview, authorization::v1::SubjectAccessReview};
 use kube::{Api, Client, api::PostParams};
 use parking_lot::Mutex;
-use tokio::time::{Instant, sleep, timeout};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep, timeout},
+};
 use tracing::{info, warn};
 
 use super::{
     answer_cache::{AnswerCache, TokenHash},
     decision::{Access, access, access_review, bearer_token, token_review, user},
 };
-use crate::upstream::pace::{Pace, PaceLimit};
+use crate::{
+    process::server::METRICS_CONNECTIONS,
+    upstream::pace::{Pace, PaceLimit},
+};
 
 /// Time limit of the reviews of one request, with the wait for their turn.
 const REVIEW_TIMEOUT: Duration = Duration::from_secs(5);
+/// The maximum number of requests that wait for their review. The other connections are for clients
+/// whose answer is known.
+const MAX_WAITING: usize = METRICS_CONNECTIONS - 2;
 /// How many tokens are reviewed.
 const REVIEW_LIMIT: PaceLimit = PaceLimit {
     burst: 20,
@@ -46,6 +57,8 @@ enum ReviewFailure {
     Status(u16),
     #[error("the API server did not answer in time, or cannot be reached")]
     NoAnswer,
+    #[error("too many other tokens are being reviewed")]
+    Busy,
 }
 
 impl From<kube::Error> for ReviewFailure {
@@ -62,6 +75,7 @@ impl From<kube::Error> for ReviewFailure {
 pub struct Reviewer {
     client: Client,
     answers: Mutex<AnswerCache>,
+    waiting: Semaphore,
     pace: tokio::sync::Mutex<Pace>,
     failure: Mutex<Option<ReviewFailure>>,
 }
@@ -72,26 +86,42 @@ impl Reviewer {
         Self {
             client,
             answers: Mutex::default(),
+            waiting: Semaphore::new(MAX_WAITING),
             pace: tokio::sync::Mutex::default(),
             failure: Mutex::default(),
         }
     }
 
     /// What the sender of this header may do.
-    async fn decide(&self, headers: &HeaderMap) -> Result<Access, ReviewFailure> {
+    async fn decide(self: &Arc<Self>, headers: &HeaderMap) -> Result<Access, ReviewFailure> {
         let Some(token) = bearer_token(headers) else {
             return Ok(Access::Unauthenticated);
         };
         let hash = TokenHash::of(token);
-        if let Some(access) = self.answers.lock().get(&hash, Instant::now()) {
-            return Ok(access);
+        let known = self.answers.lock().get(&hash, Instant::now());
+        if let Some(known) = known {
+            if known.refresh {
+                let (reviewer, token) = (Arc::clone(self), SecretString::from(token));
+                tokio::spawn(async move { reviewer.ask(token.expose_secret()).await });
+            }
+            return Ok(known.access);
         }
+        let Ok(_waiting) = self.waiting.try_acquire() else {
+            return Err(ReviewFailure::Busy);
+        };
+        self.ask(token).await
+    }
+
+    /// Asks the API server, and keeps its answer.
+    async fn ask(&self, token: &str) -> Result<Access, ReviewFailure> {
+        let since = Instant::now();
         let reviewed = timeout(REVIEW_TIMEOUT, self.review(token))
             .await
             .unwrap_or(Err(ReviewFailure::NoAnswer));
         self.note(reviewed.err());
         if let Ok(access) = reviewed {
-            self.answers.lock().insert(hash, access, Instant::now());
+            let hash = TokenHash::of(token);
+            self.answers.lock().insert(hash, access, since);
         }
         reviewed
     }
@@ -157,7 +187,7 @@ fn refusal(reviewed: Result<Access, ReviewFailure>) -> Response {
             .into_response(),
         Err(_) => (
             StatusCode::SERVICE_UNAVAILABLE,
-            "the API server does not review this token; the log of the operator says why\n",
+            "this token could not be reviewed; try again, and see the log of the operator\n",
         )
             .into_response(),
     }

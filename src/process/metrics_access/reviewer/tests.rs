@@ -1,4 +1,5 @@
 use super::*;
+use crate::process::metrics_access::answer_cache::REFRESH_AGE;
 use axum::http::header::AUTHORIZATION;
 use kube::Config;
 use serde_json::{Value, json};
@@ -10,10 +11,10 @@ use wiremock::{
 const TOKENS: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
 const ACCESS: &str = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
 
-fn reviewer(api_server: &str) -> Reviewer {
+fn reviewer(api_server: &str) -> Arc<Reviewer> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let config = Config::new(api_server.parse().unwrap());
-    Reviewer::new(Client::try_from(config).unwrap())
+    Arc::new(Reviewer::new(Client::try_from(config).unwrap()))
 }
 
 /// The API server knows one token, and allows one user.
@@ -116,4 +117,52 @@ async fn unreachable_api_server_allows_nothing() {
     let access = reviewer.decide(&bearer("good")).await;
     assert!(access.is_err(), "{access:?}");
     assert_eq!(refusal(access).status(), 503);
+}
+
+#[tokio::test]
+async fn known_client_passes_beside_a_flood_of_unknown_tokens() {
+    let server = MockServer::start().await;
+    let slow = ResponseTemplate::new(500).set_delay(REVIEW_TIMEOUT);
+    Mock::given(path(TOKENS))
+        .respond_with(slow)
+        .mount(&server)
+        .await;
+    let reviewer = reviewer(&server.uri());
+    let hash = TokenHash::of("good");
+    let now = Instant::now();
+    reviewer.answers.lock().insert(hash, Access::Allowed, now);
+    for number in 0..MAX_WAITING {
+        let reviewer = Arc::clone(&reviewer);
+        tokio::spawn(async move { reviewer.decide(&bearer(&format!("bad{number}"))).await });
+    }
+    while reviewer.waiting.available_permits() > 0 {
+        tokio::task::yield_now().await;
+    }
+    let unknown = reviewer.decide(&bearer("bad")).await;
+    assert_eq!(unknown, Err(ReviewFailure::Busy));
+    let known = reviewer.decide(&bearer("good")).await;
+    assert_eq!(known, Ok(Access::Allowed));
+    assert_eq!(*reviewer.failure.lock(), None, "a flood writes no log");
+}
+
+#[tokio::test]
+async fn allowed_answer_is_refreshed_before_it_expires() {
+    let server = api_server(false).await;
+    let reviewer = reviewer(&server.uri());
+    let hash = TokenHash::of("good");
+    let since = Instant::now() - REFRESH_AGE;
+    reviewer.answers.lock().insert(hash, Access::Allowed, since);
+    let first = reviewer.decide(&bearer("good")).await;
+    assert_eq!(
+        first,
+        Ok(Access::Allowed),
+        "it does not wait for the refresh"
+    );
+    let refreshed = async {
+        while reviewer.decide(&bearer("good")).await != Ok(Access::Forbidden) {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(REVIEW_TIMEOUT, refreshed).await.unwrap();
+    assert_eq!(requests(&server).await, [TOKENS, ACCESS]);
 }
