@@ -298,9 +298,9 @@ reasons! {
     StatusRefused, Retry,
         "Secret and pools are served, but the status of the binding does not show it. If a shorter status is accepted, it has the conditions only.",
         "Apply the CRD of this version, grant the operator's service account `patch` on dopplerprefectbindings/status, or ask the administrator of the policy to allow it.";
-    /// The API server did not accept the write.
+    /// The API server did not accept the write of the Secret or of the binding's finalizer.
     KubernetesError, Retry,
-        "The Secret stays as it is.",
+        "The Secret stays as it is. Without the finalizer, no further work pool gets the entry, and a deleted binding with the finalizer stays.",
         "Check the message and the API server. The operator tries again.";
     /// The operator has no permission to list what a namespace holds, so it serves no binding there.
     NamespaceForbidden, Retry,

@@ -118,6 +118,16 @@ impl Sentence {
         Self(text)
     }
 
+    /// The sentence in parentheses, to follow the name of the policy. Empty if it is not known.
+    #[must_use]
+    pub fn quoted(&self) -> String {
+        let sentence = self.to_string();
+        if sentence.is_empty() {
+            return sentence;
+        }
+        format!(" (\"{sentence}\")")
+    }
+
     /// A sentence that may repeat unknown values is not shown.
     #[must_use]
     pub fn hidden(self) -> Self {

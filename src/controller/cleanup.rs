@@ -75,6 +75,9 @@ pub async fn cleanup(pass: &mut Pass<'_>) {
     }
     if finalizer::remove(pass).await {
         context.forget(pass.key);
+    } else if let Some(failure) = pass.finalizer_failure.take() {
+        let message = format!("the binding is being deleted: {failure}");
+        report_deleting(pass, message).await;
     }
 }
 

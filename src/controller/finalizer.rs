@@ -15,11 +15,11 @@ use kube::{
 };
 use tokio::time::timeout;
 
-use super::{binding_state::WrittenFinalizer, pass::Pass};
+use super::{binding_state::WrittenFinalizer, finalizer_error::FinalizerError, pass::Pass};
 use crate::{
     crd::{DopplerPrefectBinding, finalizer::finalizer_patch},
+    failure::Failure,
     kubernetes::{json_patch, metadata_only},
-    reason::Reason,
 };
 
 /// Wait after a conflict: the watch delivers the newer binding within it.
@@ -28,32 +28,6 @@ const CONFLICT_WAIT: Duration = Duration::from_millis(500);
 const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 /// Wait after a failed write for a binding that is being deleted.
 const REMOVE_RETRY_INTERVAL: Duration = Duration::from_secs(5);
-
-/// The binding could not be patched.
-#[derive(Debug, thiserror::Error)]
-pub enum FinalizerError {
-    /// The binding changed meanwhile, or is deleted: a newer event follows.
-    #[error("the binding changed while the operator wrote its finalizer; the operator tries again")]
-    Conflict,
-    /// The API server rejected the patch.
-    #[error(
-        "the API server rejected the finalizer (status {0}): grant the operator's service account `patch` on dopplerprefectbindings"
-    )]
-    Refused(u16),
-    /// The API server did not answer.
-    #[error(
-        "the API server did not answer when the operator set the finalizer; the operator tries again"
-    )]
-    Unreachable,
-}
-
-impl FinalizerError {
-    /// Its reason.
-    #[must_use]
-    pub const fn reason(&self) -> Reason {
-        Reason::KubernetesError
-    }
-}
 
 /// Adds or removes the finalizer. Returns the binding's new version.
 ///
@@ -77,12 +51,8 @@ pub async fn patch_finalizer(
     let response = client.request::<PartialObjectMeta<DopplerPrefectBinding>>(request);
     match timeout(limit, response).await {
         Ok(Ok(patched)) => Ok(patched.metadata.resource_version.unwrap_or_default()),
-        // A failed test of the patch is answered 422.
-        Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409 | 422) => {
-            Err(FinalizerError::Conflict)
-        }
-        Ok(Err(kube::Error::Api(status))) => Err(FinalizerError::Refused(status.code)),
-        Ok(Err(_)) | Err(_) => Err(FinalizerError::Unreachable),
+        Ok(Err(error)) => Err(FinalizerError::of(&error)),
+        Err(_) => Err(FinalizerError::Unreachable),
     }
 }
 
@@ -118,7 +88,7 @@ async fn patch(pass: &mut Pass<'_>, present: bool) {
             pass.update_state(|state| state.finalizer = None);
             pass.requeue.after(match error {
                 FinalizerError::Conflict => CONFLICT_WAIT,
-                FinalizerError::Refused(_) | FinalizerError::Unreachable => RETRY_INTERVAL,
+                _ => RETRY_INTERVAL,
             });
         }
     }
@@ -138,17 +108,22 @@ pub async fn remove(pass: &mut Pass<'_>) -> bool {
     false
 }
 
-/// Sends the patch, counts it, and logs an error other than a conflict.
-async fn write(pass: &Pass<'_>, present: bool) -> Result<String, FinalizerError> {
+/// Sends the patch, counts it, and logs an error other than a conflict. The pass keeps the error for
+/// the status.
+async fn write(pass: &mut Pass<'_>, present: bool) -> Result<String, FinalizerError> {
     let (context, binding) = (pass.context, pass.binding);
     let limit = context.settings.kubernetes_timeout;
     let written = patch_finalizer(&context.client, binding, present, limit).await;
     context.metrics.count_write("binding", written.is_ok());
+    pass.finalizer_failure = None;
     if let Err(error) = &written
         && !matches!(error, FinalizerError::Conflict)
     {
-        let message = error.to_string();
-        context.report.log(binding, error.reason(), &message);
+        let failure = Failure::new(error.reason(), error.to_string());
+        context
+            .report
+            .log(binding, failure.reason, &failure.message);
+        pass.finalizer_failure = Some(failure);
     }
     written
 }

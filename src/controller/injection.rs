@@ -138,6 +138,7 @@ impl Injection {
         let secret = pass.binding.secret_name();
         let state = InjectionState {
             unread: self.unread.as_ref(),
+            unguarded: pass.finalizer_failure.as_ref(),
             missing_secret: (!pass.secret_exists()).then_some(secret),
             was_true: pass.was_true(INJECTED),
             grace_period: pass.grace_period(),

@@ -17,6 +17,7 @@ pub mod context;
 mod delete_secret;
 mod entry_record;
 pub mod finalizer;
+pub mod finalizer_error;
 pub mod injection;
 pub mod key_refs;
 mod loss_guard;

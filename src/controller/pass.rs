@@ -24,6 +24,7 @@ use crate::{
         BindingRef, DeletionPolicy, DopplerPrefectBinding, DopplerPrefectBindingStatus,
         InjectedEntry, finalizer::has_finalizer,
     },
+    failure::Failure,
     reason::Reason,
     status::is_true,
 };
@@ -40,6 +41,8 @@ pub struct Pass<'a> {
     pub entries: InjectedEntries,
     /// How to reach the servers of recorded entries that the spec no longer names, by URL.
     pub recorded_connections: BTreeMap<String, RecordedConnection>,
+    /// Why the finalizer could not be written in this pass.
+    pub finalizer_failure: Option<Failure>,
     /// When to reconcile again.
     pub requeue: Requeue,
     /// The status as last written, if the store does not have it yet.
@@ -70,6 +73,7 @@ impl<'a> Pass<'a> {
             binding,
             entries: InjectedEntries::default(),
             recorded_connections: BTreeMap::new(),
+            finalizer_failure: None,
             requeue: Requeue::default(),
             written_status,
         };

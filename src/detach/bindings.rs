@@ -11,7 +11,8 @@ use tokio::time::timeout;
 
 use crate::{
     controller::{
-        finalizer::{self, FinalizerError},
+        finalizer,
+        finalizer_error::FinalizerError,
         patch_status::{now, write_status},
         scope::WatchScope,
         stored_binding::StoredBinding,

@@ -6,7 +6,7 @@
 //! from the request. Of a policy's sentence, the values that the request held are removed; without
 //! these values, the sentence is not kept.
 
-use std::{collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
 
 use secrecy::{ExposeSecret, SecretString};
 
@@ -52,7 +52,7 @@ pub enum WriteError {
     /// An admission policy rejected it.
     #[error(
         "{policy} rejects the request to {verb} the Secret{}: change the binding, or ask the administrator of the policy to allow it",
-        Said(.sentence)
+        .sentence.quoted()
     )]
     Rejected {
         /// `create`, `patch` or `delete`.
@@ -65,7 +65,7 @@ pub enum WriteError {
     /// A `ResourceQuota` is used up.
     #[error(
         "ResourceQuota {name} allows no further Secret in namespace {namespace}{}: delete Secrets there, or raise the quota",
-        Said(.sentence)
+        .sentence.quoted()
     )]
     QuotaExceeded {
         /// Name of the `ResourceQuota`.
@@ -228,18 +228,5 @@ impl WriteError {
                     .collect(),
             },
         }
-    }
-}
-
-/// A policy's sentence in a message, if it is known.
-struct Said<'a>(&'a Sentence);
-
-impl fmt::Display for Said<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sentence = self.0.to_string();
-        if sentence.is_empty() {
-            return Ok(());
-        }
-        write!(f, " (\"{sentence}\")")
     }
 }

@@ -1,4 +1,5 @@
-//! Admission policies and quotas of the API server that refuse the Secret or the status of a binding.
+//! Admission policies and quotas of the API server that refuse the Secret, the status or the finalizer
+//! of a binding.
 
 use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::{ConfigMap, ResourceQuota};
@@ -8,6 +9,7 @@ use serde_json::{Value, json};
 use testkit::kubernetes;
 
 use crate::check::run_check;
+use crate::work_pools::template;
 use crate::world::{Setup, World, secret};
 
 /// A `ValidatingAdmissionPolicy` of the world's namespace.
@@ -243,5 +245,46 @@ async fn reports_a_refused_status_and_writes_it_later() -> Result<()> {
         "{}",
         w.binding("b").await?.name_any()
     );
+    w.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_the_policy_that_refuses_the_finalizer() -> Result<()> {
+    let w = World::start("admission-finalizer").await?;
+    w.set_doppler_secret("A", &secret("a"));
+    let pool = &w.name;
+    w.create_pool(pool, &template(&w.name)).await?;
+    let refuse = |expression, message| {
+        let policy = Policy {
+            group: "doppler-prefect.dev",
+            version: "v1alpha1",
+            resource: "dopplerprefectbindings",
+            expression,
+            message,
+        };
+        self::policy(&w, &policy)
+    };
+    let objects = refuse("!has(object.metadata.finalizers)", "'no finalizers'");
+    enforce(&w, &objects).await?;
+    w.bind_to("b", pool).await?;
+    let condition = w.until_not_ready("b", "KubernetesError").await?;
+    let expected = "ValidatingAdmissionPolicy admission-finalizer rejects the finalizer of the binding (\"no finalizers\")";
+    ensure!(condition.message.contains(expected), "{condition:?}");
+    ensure!(w.sources(pool).await?.is_empty(), "an unguarded entry");
+    lift(&w, &objects).await?;
+    w.until_ready("b").await?;
+
+    // The same for the removal.
+    let objects = refuse("has(object.metadata.finalizers)", "'keep finalizers'");
+    enforce(&w, &objects).await?;
+    w.delete_binding("b").await?;
+    w.until("the message of the policy", async || {
+        let message = w.condition("b", "Ready").await?.message;
+        ensure!(message.contains("(\"keep finalizers\")"), "{message}");
+        Ok(())
+    })
+    .await?;
+    lift(&w, &objects).await?;
+    w.until_binding_deleted("b").await?;
     w.finish().await
 }

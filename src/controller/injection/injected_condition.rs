@@ -24,6 +24,8 @@ const MAX_NAMES: usize = 10;
 pub struct InjectionState<'a> {
     /// Why the pools are not read at all.
     pub unread: Option<&'a Failure>,
+    /// Why the binding has no finalizer, without which no entry is added.
+    pub unguarded: Option<&'a Failure>,
     /// Name of the Secret, if it does not exist yet.
     pub missing_secret: Option<&'a str>,
     /// Whether the condition was True.
@@ -79,6 +81,15 @@ fn unknown_condition(claims: &PoolClaims, state: &InjectionState<'_>) -> Conditi
             failure.reason,
             format!(
                 "the operator does not read the work pools: {}",
+                failure.message
+            ),
+        );
+    }
+    if let Some(failure) = state.unguarded {
+        return ConditionUpdate::False(
+            failure.reason,
+            format!(
+                "the operator adds no entry to the work pools: {}",
                 failure.message
             ),
         );
@@ -220,6 +231,7 @@ mod tests {
     fn state() -> InjectionState<'static> {
         InjectionState {
             unread: None,
+            unguarded: None,
             missing_secret: None,
             was_true: false,
             grace_period: Duration::ZERO,
@@ -323,6 +335,28 @@ mod tests {
             condition(&[None], &before),
             Some(ConditionUpdate::Unchanged)
         );
+    }
+
+    #[test]
+    fn says_that_no_entry_is_added_without_the_finalizer() {
+        let failure = Failure::new(Reason::KubernetesError, "Policy p rejects the finalizer");
+        let unguarded = InjectionState {
+            unguarded: Some(&failure),
+            ..state()
+        };
+        let expected = ConditionUpdate::False(
+            Reason::KubernetesError,
+            "the operator adds no entry to the work pools: Policy p rejects the finalizer"
+                .to_owned(),
+        );
+        let observations = [Some(observed(Phase::Injectable))];
+        assert_eq!(condition(&observations, &unguarded), Some(expected));
+        // An entry that is in place is not affected.
+        let observations = [Some(observed(Phase::Injected))];
+        assert!(matches!(
+            condition(&observations, &unguarded),
+            Some(ConditionUpdate::True(..))
+        ));
     }
 
     #[test]
