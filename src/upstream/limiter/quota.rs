@@ -94,10 +94,9 @@ impl Quota {
             let reserve = reserved(*per_minute, priority);
             let max =
                 usize::try_from(per_minute.saturating_sub(reserve).max(1)).unwrap_or(usize::MAX);
-            if sent.len() >= max {
-                // The oldest requests beyond the budget have to be a minute old.
-                let at = sent.len() - max;
-                return Err(sent.get(at).map_or(now + MINUTE, |at| *at + MINUTE));
+            // So many requests were sent since this one; it has to be a minute old.
+            if let Some(at) = sent.iter().nth_back(max - 1) {
+                return Err(*at + MINUTE);
             }
         }
         if !self.is_known && in_flight > 0 {
@@ -203,7 +202,7 @@ mod tests {
     fn first_request_is_sent_alone_until_the_limit_is_known() {
         let (mut quota, now) = (Quota::default(), Instant::now());
         assert_eq!(quota.check(Priority::Background, 0, now), Ok(()));
-        assert!(quota.check(Priority::Initial, 1, now).is_err());
+        assert_eq!(quota.check(Priority::Initial, 1, now), Err(now + MINUTE));
         quota.record_answer(None, now);
         assert_eq!(quota.check(Priority::Background, 1000, now), Ok(()));
     }
@@ -252,6 +251,67 @@ mod tests {
     }
 
     #[test]
+    fn each_priority_leaves_its_reserve() {
+        let (mut quota, now) = (Quota::default(), Instant::now());
+        quota.record_answer(Some(rate(120, 40)), now);
+        for (priority, max) in [
+            (Priority::Initial, 120),
+            (Priority::Interactive, 120),
+            (Priority::Poll, 108),
+            (Priority::Background, 90),
+        ] {
+            assert_eq!(quota.check(priority, max - 1, now), Ok(()));
+            assert!(quota.check(priority, max, now).is_err());
+        }
+    }
+
+    #[test]
+    fn an_answer_counts_for_its_own_window() {
+        let (mut quota, now) = (Quota::default(), Instant::now());
+        quota.record_answer(Some(rate(0, 10)), now);
+        // The next window has begun.
+        let next = now + Duration::from_secs(11);
+        quota.record_answer(Some(rate(110, 59)), next);
+        assert_eq!(quota.check(Priority::Interactive, 109, next), Ok(()));
+        // An answer of the window before was late.
+        quota.record_answer(Some(rate(0, 1)), next);
+        assert_eq!(quota.check(Priority::Interactive, 109, next), Ok(()));
+        let ends = next + Duration::from_secs(59) + MARGIN;
+        assert_eq!(quota.check(Priority::Interactive, 110, next), Err(ends));
+    }
+
+    #[test]
+    fn an_answer_without_a_limit_counts_as_one_request() {
+        let (mut quota, now) = (Quota::default(), Instant::now());
+        let none = Rate {
+            limit: 0,
+            ..rate(0, 40)
+        };
+        quota.record_answer(Some(none), now);
+        assert_eq!(quota.check(Priority::Background, 1000, now), Ok(()));
+        quota.record_answer(Some(rate(2, 40)), now);
+        quota.record_answer(Some(none), now);
+        assert_eq!(quota.check(Priority::Interactive, 0, now), Ok(()));
+        quota.record_answer(None, now);
+        assert!(quota.check(Priority::Interactive, 0, now).is_err());
+    }
+
+    #[test]
+    fn a_quota_is_stale_once_nothing_of_it_has_an_effect() {
+        let now = Instant::now();
+        let at = |second| now + Duration::from_secs(second);
+        let mut quota = Quota::default();
+        assert!(quota.is_stale(now));
+        quota.pause(Duration::from_secs(9), now);
+        assert!(!quota.is_stale(at(8)) && quota.is_stale(at(9)));
+        quota.record_answer(Some(rate(5, 40)), now);
+        assert!(!quota.is_stale(at(40)) && quota.is_stale(at(40) + MARGIN));
+        let mut quota = Quota::with_budget(2);
+        quota.record_sent(now);
+        assert!(!quota.is_stale(at(59)) && quota.is_stale(at(60)));
+    }
+
+    #[test]
     fn a_pause_holds_for_all_priorities_and_is_never_shortened() {
         let (mut quota, now) = (Quota::default(), Instant::now());
         quota.pause(Duration::from_secs(9), now);
@@ -282,6 +342,35 @@ mod tests {
         assert!(now.duration_since(start) <= MINUTE * 4);
         assert!(!quota.is_stale(now));
         assert!(quota.is_stale(now + MINUTE * 2));
+    }
+
+    #[test]
+    fn an_unlimited_or_budgeted_upstream_has_no_first_request() {
+        let now = Instant::now();
+        for mut quota in [Quota::unlimited(), Quota::with_budget(100)] {
+            assert_eq!(quota.check(Priority::Background, 1000, now), Ok(()));
+        }
+        let mut untried = Quota::untried(100);
+        assert_eq!(untried.check(Priority::Initial, 0, now), Ok(()));
+        assert_eq!(untried.check(Priority::Initial, 1, now), Err(now + MINUTE));
+    }
+
+    #[test]
+    fn a_budget_waits_until_enough_requests_are_a_minute_old() {
+        let (mut quota, start) = (Quota::with_budget(8), Instant::now());
+        let at = |second| start + Duration::from_secs(second);
+        for second in 0..8 {
+            assert_eq!(quota.check(Priority::Initial, 0, at(second)), Ok(()));
+            quota.record_sent(at(second));
+        }
+        let now = at(20);
+        assert_eq!(quota.check(Priority::Initial, 0, now), Err(at(60)));
+        // Two of the eight are reserved, so that two more have to be a minute old.
+        assert_eq!(quota.check(Priority::Background, 0, now), Err(at(62)));
+        assert!(quota.check(Priority::Initial, 0, at(60) - MARGIN).is_err());
+        assert_eq!(quota.check(Priority::Initial, 0, at(60)), Ok(()));
+        assert_eq!(quota.check(Priority::Background, 0, at(61)), Err(at(62)));
+        assert_eq!(quota.check(Priority::Background, 0, at(62)), Ok(()));
     }
 
     #[test]
