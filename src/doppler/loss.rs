@@ -187,5 +187,9 @@ mod tests {
         assert!(shown.starts_with("13 of 13 names (N0, N1, N10"), "{shown}");
         assert!(shown.ends_with(" and 3 more)"), "{shown}");
         assert!(!shown.contains('\n') && shown.len() < 1000);
+        let before = names(MAX_LISTED);
+        let lost = lost_names(before.iter().map(String::as_str), ["A"]).unwrap();
+        let shown = lost.to_string();
+        assert!(shown.ends_with(", N8, N9)"), "none is left out: {shown}");
     }
 }

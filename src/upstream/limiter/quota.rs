@@ -353,6 +353,11 @@ mod tests {
         let mut untried = Quota::untried(100);
         assert_eq!(untried.check(Priority::Initial, 0, now), Ok(()));
         assert_eq!(untried.check(Priority::Initial, 1, now), Err(now + MINUTE));
+        let mut untried = Quota::untried(1);
+        untried.record_sent(now);
+        untried.record_answer(None, now);
+        let ends = Err(now + MINUTE);
+        assert_eq!(untried.check(Priority::Initial, 0, now), ends, "its budget");
     }
 
     #[test]
