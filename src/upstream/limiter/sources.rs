@@ -208,6 +208,7 @@ mod tests {
         assert!(sources.is_proven(A));
         sources.record_failure(A, now);
         assert!(!sources.is_proven(A) && !sources.any_proven(now));
+        assert_eq!(sources.lane(A), Lane::Unproven);
         sources.record_answer(A, now);
         assert!(sources.is_proven(A), "the host answers it again");
         assert!(sources.any_proven(now));
@@ -231,6 +232,32 @@ mod tests {
         assert_eq!(sources.max_in_flight(Lane::Slow, 8, later), 7);
         succeed(&mut sources, A, QUICK, later);
         assert_eq!(sources.lane(A), Lane::Proven);
+    }
+
+    #[test]
+    fn only_a_quick_success_shows_that_the_host_is_quick() {
+        let (mut sources, now) = (Sources::default(), Instant::now());
+        succeed(&mut sources, A, SLOW_AFTER, now);
+        assert_eq!(sources.max_in_flight(Lane::Slow, 8, now), 7);
+        sources.record_failure([2; 16], now);
+        sources.record_duration([2; 16], QUICK, now);
+        assert_eq!(sources.max_in_flight(Lane::Slow, 8, now), 7);
+    }
+
+    #[test]
+    fn a_full_list_drops_half_for_a_new_source_only() {
+        let (mut sources, start) = (Sources::default(), Instant::now());
+        let id = |index: usize| (index as u128).to_le_bytes();
+        let at = |index: usize| start + Duration::from_millis(index as u64);
+        for index in 0..MAX_SOURCES {
+            sources.record_success(id(index), at(index));
+        }
+        sources.record_success(id(0), at(MAX_SOURCES));
+        assert_eq!(sources.by_id.len(), MAX_SOURCES, "it was known");
+        sources.record_success(id(MAX_SOURCES), at(MAX_SOURCES + 1));
+        assert_eq!(sources.by_id.len(), MAX_SOURCES / 2);
+        assert!(sources.is_proven(id(0)) && sources.is_proven(id(MAX_SOURCES)));
+        assert!(!sources.is_proven(id(1)));
     }
 
     #[test]

@@ -259,11 +259,11 @@ struct Place {
 
 impl Place {
     async fn start(binding: String) -> Result<Self> {
-        Self::with_interval(binding, "1s").await
+        Self::with_interval(binding, None).await
     }
 
     /// Like [`Self::start`], with this `refreshInterval`.
-    async fn with_interval(binding: String, interval: &str) -> Result<Self> {
+    async fn with_interval(binding: String, interval: Option<&str>) -> Result<Self> {
         let world = STAGE.world("faults-doppler").await?;
         let doppler = Doppler::start()?;
         let relay = Relay::start(doppler.http_addr()).await?;
@@ -271,10 +271,13 @@ impl Place {
         let token = format!("dp.st.dev.{}", secret(&binding));
         doppler.add_service_token(&token, "p", "dev");
         world.put_token(&format!("{binding}-token"), &token).await?;
-        let spec = json!({"refreshInterval": interval, "doppler": {
+        let mut spec = json!({"doppler": {
             "host": relay.url(), "project": "p", "config": "dev",
             "accessToken": token_ref(&format!("{binding}-token")),
         }});
+        if let Some(interval) = interval {
+            spec["refreshInterval"] = json!(interval);
+        }
         world.apply_binding(&binding, &spec).await?;
         world.until_ready(&binding).await?;
         world.until_values(&binding, &before()).await?;
@@ -380,7 +383,7 @@ fn long_header() -> Vec<u8> {
 }
 
 async fn most_names_gone() -> Result<Seen> {
-    let place = Place::with_interval("names-gone".to_owned(), "10s").await?;
+    let place = Place::with_interval("names-gone".to_owned(), Some("10s")).await?;
     let world = place.world;
     let start = Instant::now();
     let one = [("A".to_owned(), secret("after"))].into();

@@ -33,7 +33,7 @@ pub fn cases() -> Vec<Case> {
             "certificate of an unknown issuer",
             "tls-issuer",
             Wrong::Issuer,
-            "authority",
+            "issuer",
         ),
         (
             "plain HTTP where TLS is expected",

@@ -190,3 +190,65 @@ proptest! {
         }
     }
 }
+
+/// Lets three of 20 sources that were well open the circuit.
+fn open(breaker: &mut CircuitBreaker<&'static str>, now: Instant) {
+    for index in 0..20 {
+        breaker.record_answer(source(index), true, now);
+    }
+    assert!(breaker.is_healthy());
+    assert!(!fail(breaker, source(0), now));
+    assert!(!breaker.is_healthy());
+    assert!(!fail(breaker, source(1), now));
+    assert!(fail(breaker, source(2), now));
+    assert!(!breaker.is_healthy());
+}
+
+#[test]
+fn probes_of_all_sources_keep_a_distance() {
+    let (mut breaker, now) = (CircuitBreaker::default(), Instant::now());
+    open(&mut breaker, now);
+    let wait = Circuit::Open("down", MIN_WAIT);
+    assert_eq!(check(&mut breaker, source(3), now), wait);
+    let next = now + MIN_WAIT;
+    assert_eq!(check(&mut breaker, source(3), next), Circuit::HalfOpen);
+    assert_eq!(check(&mut breaker, source(4), next), wait);
+    // Other sources have probes of their own.
+    assert_eq!(check(&mut breaker, source(40), next), Circuit::HalfOpen);
+    assert_eq!(check(&mut breaker, source(41), next), wait);
+}
+
+#[test]
+fn each_kind_of_source_has_its_share_of_probes() {
+    let (mut breaker, mut now) = (CircuitBreaker::default(), Instant::now());
+    for index in 20..30 {
+        breaker.record_answer(source(index), true, now);
+        assert!(!fail(&mut breaker, source(index), now));
+        assert!(!fail(&mut breaker, source(index), now));
+        // The host answers another source.
+        breaker.record_answer(source(0), true, now);
+        assert!(!breaker.sources.is_proven(source(index)));
+    }
+    open(&mut breaker, now);
+    let mut probes = |sources: std::ops::Range<u8>| {
+        let sent = sources.filter(|index| {
+            now += MIN_WAIT;
+            breaker.check(source(*index), false, 16, now) == Circuit::HalfOpen
+        });
+        sent.count()
+    };
+    assert_eq!(probes(3..18), 8, "proven sources");
+    assert_eq!(probes(40..50), 2, "sources that never succeeded");
+    assert_eq!(probes(20..30), 2, "and sources that succeeded once: four");
+}
+
+#[test]
+fn a_lane_has_the_permits_that_the_sources_allow() {
+    let (mut breaker, now) = (CircuitBreaker::<()>::default(), Instant::now());
+    breaker.record_answer(VICTIM, true, now);
+    assert_eq!(breaker.lane(VICTIM), Lane::Proven);
+    assert_eq!(breaker.max_in_flight(Lane::Proven, 8, now), 8);
+    assert_eq!(breaker.max_in_flight(Lane::Unproven, 8, now), 7);
+    breaker.record_duration(VICTIM, Duration::from_mins(1), now);
+    assert_eq!(breaker.lane(VICTIM), Lane::Slow);
+}
