@@ -130,10 +130,10 @@ async fn password_set() -> Result<Seen> {
     ensure_kept(world, &place.binding).await?;
     let lasted = start.elapsed();
     let requests = place.relay.connections() - connections;
-    world.put_token("password", &password).await?;
+    world.put_token("server-password", &password).await?;
     let mended = Instant::now();
     let mut spec = place.spec(&json!([]));
-    spec["prefect"]["server"]["basicAuth"] = token_ref("password");
+    spec["prefect"]["server"]["basicAuth"] = token_ref("server-password");
     world.apply_binding(&place.binding, &spec).await?;
     let recovery = recovered(world, &place.binding, &after(), mended).await?;
     Ok(Seen {
