@@ -12,6 +12,9 @@ use crate::{
     secret::{ForbiddenNames, InvalidForbiddenName},
 };
 
+/// The maximum number of event sockets. Each is one connection.
+const MAX_SOCKETS: usize = 256;
+
 /// The waits and limits of the controller.
 #[derive(Clone, Copy, Debug)]
 pub struct ControllerSettings {
@@ -39,7 +42,9 @@ pub struct UpstreamSettings {
     /// Requests a minute for each account of Prefect Cloud.
     pub prefect_account_budget: u32,
     /// The maximum number of watch streams to Doppler.
-    pub max_streams: u16,
+    pub max_streams: usize,
+    /// The maximum number of event sockets of Prefect servers.
+    pub max_sockets: usize,
     /// Shortest poll interval while an event socket is connected.
     pub pushed_refresh_interval: Duration,
 }
@@ -103,7 +108,8 @@ impl ManagerSettings {
                 prefect_timeout: upstream.prefect_timeout,
                 doppler_timeout: upstream.doppler_timeout,
                 prefect_account_budget: args.prefect_account_budget,
-                max_streams: args.max_streams,
+                max_streams: args.max_streams.into(),
+                max_sockets: MAX_SOCKETS,
                 pushed_refresh_interval: args.pushed_refresh_interval,
             },
             watch_namespaces: args.watch_namespaces.clone(),

@@ -76,7 +76,7 @@ pub fn watch_streams(
         slows_polling: false,
         reread_after: None,
         host: |key| key.host.origin().ascii_serialization(),
-        max_connections: settings.max_streams.into(),
+        max_connections: settings.max_streams,
     };
     Ok(Subscriptions::new(
         spec,

@@ -27,8 +27,6 @@ use crate::{
     upstream::subscription::{Connect, Disconnect, FeedSpec, OnMessage, Opened, Subscriptions},
 };
 
-/// The maximum number of event sockets.
-const MAX_SOCKETS: usize = 256;
 /// A Prefect server does not confirm the event filter. After this time it is in force.
 const FILTER_DELAY: Duration = Duration::from_secs(1);
 
@@ -112,7 +110,7 @@ pub fn event_sockets(
         slows_polling: true,
         reread_after: Some(FILTER_DELAY),
         host: |connection| connection.api_url.origin().ascii_serialization(),
-        max_connections: MAX_SOCKETS,
+        max_connections: settings.max_sockets,
     };
     Subscriptions::new(spec, Arc::clone(metrics), shutdown.clone())
 }

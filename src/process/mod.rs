@@ -11,6 +11,7 @@
 //! authorization of metrics), and what they need.
 
 mod certificate_dir;
+mod descriptors;
 mod dispatch;
 pub mod doppler_webhook;
 pub mod fatal;

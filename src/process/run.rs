@@ -13,6 +13,7 @@ use tower::limit::ConcurrencyLimitLayer;
 use tracing::{error, info, warn};
 
 use super::{
+    descriptors::{bounded, descriptor_limit},
     doppler_webhook::{self, Forwarder, SecretDir, SecretDirError, WebhookReceiver},
     leader_election::{LeaderElector, LeaderLease, LeaseClient, LeaseLost},
     manager::ControllerManager,
@@ -266,7 +267,7 @@ fn webhook_address(webhook: &WebhookArgs, election: &ElectionArgs) -> Option<Soc
 pub async fn kubernetes() -> Result<Client, RunError> {
     let config = Config::infer().await.map_err(|_| RunError::Kubernetes)?;
     let client = ClientBuilder::try_from(config).map_err(|_| RunError::Kubernetes)?;
-    let limit = ConcurrencyLimitLayer::new(KUBERNETES_CONCURRENCY);
+    let limit = ConcurrencyLimitLayer::new(bounded(KUBERNETES_CONCURRENCY, descriptor_limit(), 4));
     Ok(client.with_layer(&limit).build())
 }
 

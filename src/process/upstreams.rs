@@ -10,6 +10,7 @@ use futures::future::BoxFuture;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::descriptors::{bounded, descriptor_limit};
 use super::dispatch::{ChangeEvent, Dispatcher, event_queue};
 use crate::{
     crd::BindingRef,
@@ -55,7 +56,9 @@ pub fn upstreams(
 ) -> Result<Upstreams, ClientError> {
     let (sender, events) = event_queue();
     let send = move |event| sender.send(event);
-    let limiters = Limiters::new(settings, &send, shutdown);
+    let descriptors = descriptor_limit();
+    let settings = &within(settings, descriptors);
+    let limiters = Limiters::new(settings, descriptors, &send, shutdown);
     let connections = Arc::new(ConnectionInterner::new(
         settings.prefect_timeout,
         limiters.prefect.clone(),
@@ -129,6 +132,15 @@ pub fn upstreams(
     })
 }
 
+/// The settings with connections that leave descriptors for requests.
+fn within(settings: &UpstreamSettings, descriptors: usize) -> UpstreamSettings {
+    UpstreamSettings {
+        max_streams: bounded(settings.max_streams, descriptors, 4),
+        max_sockets: bounded(settings.max_sockets, descriptors, 4),
+        ..*settings
+    }
+}
+
 /// A block is read again at each change that its server reports.
 fn block_feed(
     sockets: &EventSockets,
@@ -152,13 +164,14 @@ struct Limiters {
 impl Limiters {
     fn new(
         settings: &UpstreamSettings,
+        descriptors: usize,
         send: &(impl Fn(ChangeEvent) + Clone + Send + Sync + 'static),
         shutdown: &CancellationToken,
     ) -> Self {
         let (send_prefect, send_doppler) = (send.clone(), send.clone());
         Self {
             prefect: RateLimiter::new(
-                PREFECT_CONCURRENCY,
+                bounded(PREFECT_CONCURRENCY, descriptors, 16),
                 Some(settings.prefect_account_budget),
                 Box::new(move |origin| {
                     send_prefect(ChangeEvent::PrefectRecovered(origin.to_owned()));
@@ -166,7 +179,7 @@ impl Limiters {
                 shutdown.clone(),
             ),
             doppler: RateLimiter::new(
-                DOPPLER_CONCURRENCY,
+                bounded(DOPPLER_CONCURRENCY, descriptors, 8),
                 None,
                 Box::new(move |origin| {
                     send_doppler(ChangeEvent::DopplerRecovered(origin.to_owned()));

@@ -48,8 +48,7 @@ pub fn cases() -> Vec<Case> {
             "64 file descriptors",
             "All bindings are served, and the probe answers.",
             || Box::pin(few_descriptors()),
-        )
-        .in_short_form(),
+        ),
         new(
             "the memory limit of the chart",
             "Hostile answers do not end the process, and others are served.",
