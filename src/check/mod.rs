@@ -38,7 +38,7 @@ use crate::{
     process::run::kubernetes,
     secret::ForbiddenNames,
 };
-use context::{CheckContext, Hosts, Settings};
+use context::{CheckContext, Hosts, Settings, TIMEOUT};
 use findings::Findings;
 use input::{parse_bindings, parse_documents, read_file, typed};
 use operator_settings::OperatorSettings;
@@ -77,7 +77,8 @@ pub async fn check(args: CheckArgs) -> Result<ExitCode, CheckError> {
         let operator = OperatorSettings::new(given, Err("--offline is set".to_owned()));
         print_findings(None, &Hosts::new(&operator)?, &inputs).await?
     } else {
-        let flags = operator_settings::read(&kubernetes().await?, &operator_namespace).await;
+        let flags =
+            operator_settings::read(&kubernetes().await?, &operator_namespace, TIMEOUT).await;
         let operator = OperatorSettings::new(given, flags);
         let hosts = Hosts::new(&operator)?;
         let settings = Settings {

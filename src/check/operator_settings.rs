@@ -5,14 +5,13 @@
 //! default, with the reason why the operator's own is not known.
 //! Invariants: reads one list of Deployments with the user's permissions, and nothing else.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use clap::{Arg, Args as _, Command, ValueEnum};
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Container};
 use kube::{Api, Client, api::ListParams};
 use tokio::time::timeout;
 
-use super::context::TIMEOUT;
 use crate::args::{BlockOverrides, OperatorSettingArgs, RunArgs};
 
 const DOPPLER_HOST: &str = "allowed-doppler-host";
@@ -96,14 +95,18 @@ impl OperatorSettings {
     }
 }
 
-/// The flags of the operator whose Deployment is in `namespace`.
+/// The flags of the operator whose Deployment is in `namespace`. The API server has `limit` to answer.
 ///
 /// # Errors
 /// Why they are not known.
-pub(super) async fn read(client: &Client, namespace: &str) -> Result<Flags, String> {
+pub(super) async fn read(
+    client: &Client,
+    namespace: &str,
+    limit: Duration,
+) -> Result<Flags, String> {
     let api: Api<Deployment> = Api::namespaced(client.clone(), namespace);
     let params = ListParams::default().limit(MAX_DEPLOYMENTS);
-    let deployments = match timeout(TIMEOUT, api.list(&params)).await {
+    let deployments = match timeout(limit, api.list(&params)).await {
         Ok(Ok(deployments)) => deployments.items,
         Ok(Err(kube::Error::Api(status))) if status.code == 403 => {
             return Err(format!(

@@ -12,18 +12,20 @@
 
 mod container;
 mod entry;
+mod entry_state;
 
 use std::collections::{BTreeSet, HashMap};
 
 use serde_json::value::RawValue;
 
 use self::container::{EnvFrom, FirstContainer, POD_SPEC_PATH, first_container};
-use self::entry::secret_source;
+use self::entry_state::secret_source;
 use super::json_text::{range_of, splice};
 
 pub use self::container::NotEditable;
-pub(super) use self::entry::has_list;
-pub use self::entry::{Entry, EntryState, entry_state, entry_states};
+pub use self::entry::Entry;
+pub(super) use self::entry_state::has_list;
+pub use self::entry_state::{EntryState, entry_state, entry_states};
 
 /// The result of an edit.
 #[derive(Debug)]

@@ -21,7 +21,7 @@ use rustls::{
 };
 use rustls_platform_verifier::Verifier;
 
-use super::client::ClientError;
+use super::client_error::ClientError;
 
 /// The TLS configuration of a client that also trusts the certificates of `pem`, and offers the
 /// application protocols `alpn`.

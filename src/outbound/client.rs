@@ -14,40 +14,12 @@ use reqwest::{
     redirect,
 };
 
-use super::{address::refused_address, ca_bundle::tls_config};
-use crate::reason::Reason;
+use super::{address::refused_address, ca_bundle::tls_config, client_error::ClientError};
 
 /// A reachable server accepts a connection much faster than this.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longer than the default poll interval, so that a poll reuses its connection.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
-
-/// Why a client could not be created.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ClientError {
-    /// The certificate authorities cannot be parsed.
-    #[error(
-        "the CA bundle is not a list of certificates in PEM: use whole blocks from -----BEGIN CERTIFICATE----- to -----END CERTIFICATE-----"
-    )]
-    CaBundle,
-    /// The client cannot be created: the image has no certificate authorities or no crypto
-    /// provider.
-    #[error(
-        "the HTTP client cannot be created: check that the image has certificate authorities under /etc/ssl, or set SSL_CERT_FILE"
-    )]
-    Build,
-}
-
-impl ClientError {
-    /// The reason for the condition, the Event, the metric and the log.
-    #[must_use]
-    pub const fn reason(self) -> Reason {
-        match self {
-            Self::CaBundle => Reason::ReferenceInvalid,
-            Self::Build => Reason::KubernetesError,
-        }
-    }
-}
 
 /// Creates a client whose requests, from connecting to the last byte of the body, take at most
 /// `timeout`. `ca_bundle` is PEM and extends the system's roots. Keep the client: it owns the
@@ -159,6 +131,7 @@ pub(crate) fn install_crypto_provider() {
 mod tests {
     use super::*;
     use crate::outbound::TransportError;
+    use crate::reason::Reason;
     use wiremock::{Mock, MockServer, ResponseTemplate, matchers::any};
 
     const LIMIT: Duration = Duration::from_secs(10);

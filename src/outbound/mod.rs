@@ -11,6 +11,7 @@ mod body;
 mod ca_bundle;
 mod certificate_problem;
 mod client;
+mod client_error;
 mod hosts;
 mod in_cluster;
 mod pattern;
@@ -20,7 +21,8 @@ mod transport;
 pub use body::{Body, BodyError, read_bounded};
 #[cfg(test)]
 pub(crate) use client::install_crypto_provider;
-pub use client::{ClientError, client, direct_client, stream_client};
+pub use client::{client, direct_client, stream_client};
+pub use client_error::ClientError;
 pub use hosts::{AllowedHosts, HostRefused};
 pub use in_cluster::in_cluster_url;
 pub use pattern::PatternError;

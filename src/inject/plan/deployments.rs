@@ -8,12 +8,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::view::PoolView;
 use crate::inject::claim::Claim;
 use crate::inject::job_environment::{
     JobNamespace, env_from_sources, has_cluster_config, job_namespace,
 };
 use crate::inject::rendering::{Job, JobTemplate};
+use crate::prefect::DeploymentOverrides;
 
 /// Deployments that a message names.
 const MAX_NAMED: usize = 5;
@@ -50,10 +50,10 @@ pub(super) struct Unserved {
 /// The jobs of the deployments that override a variable.
 pub(super) fn deployment_jobs<'a>(
     template: &JobTemplate,
-    view: &PoolView<'a>,
+    deployments: Option<&'a DeploymentOverrides>,
     secrets: &BTreeSet<&str>,
 ) -> Vec<DeploymentJobs<'a>> {
-    let groups = view.deployments.map(|deployments| &*deployments.groups);
+    let groups = deployments.map(|deployments| &*deployments.groups);
     let source_variables = template.source_variables();
     let defaults = template.defaults();
     let own_config = template.job(&defaults).get("cluster_config").raw();

@@ -97,7 +97,7 @@ impl<'a> ParsedTemplate<'a> {
             states: entry_states(view.template),
             namespace: job_namespace(job),
             has_cluster_config: has_cluster_config(job),
-            deployments: deployment_jobs(&template, view, &rendered),
+            deployments: deployment_jobs(&template, view.deployments, &rendered),
             rendered: rendered.into_iter().map(str::to_owned).collect(),
             environment,
         }

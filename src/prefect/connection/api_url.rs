@@ -6,15 +6,13 @@
 
 use url::Url;
 
-use super::server_error::ServerError;
+use super::server_error::{CLOUD_API_URL, ServerError};
 use crate::{
     crd::ServerSpec,
     outbound::{HostRefused, in_cluster_url},
 };
 
-/// Prefect Cloud's API.
-pub(super) const CLOUD_API_URL: &str = "https://api.prefect.cloud/api";
-/// Its host.
+/// Host of Prefect Cloud's API.
 const CLOUD_API_HOST: &str = "api.prefect.cloud";
 /// The host of Prefect Cloud's web UI.
 const CLOUD_UI_HOST: &str = "app.prefect.cloud";

@@ -4,8 +4,11 @@
 //! Output: [`ServerError`], with its reason and its message.
 //! Invariants: the message names the field, and never contains its value.
 
-use super::{api_url::CLOUD_API_URL, references::Purpose};
+use super::references::Purpose;
 use crate::{failure::Failure, outbound::HostRefused, reason::Reason};
+
+/// Prefect Cloud's API.
+pub(super) const CLOUD_API_URL: &str = "https://api.prefect.cloud/api";
 
 /// Why a `server` field cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -4,16 +4,17 @@
 //! Invariants: an author changes bindings, and Doppler configs and blocks of their own, and nothing
 //! else. Each case has its own operator.
 
+mod load;
+mod names;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use kube::api::PostParams;
-use serde_json::{Value, json};
-use testkit::prefect::{Block, kubernetes_template};
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::{TcpListener, TcpStream};
+use serde_json::json;
+use testkit::prefect::kubernetes_template;
+use tokio::net::TcpListener;
 
 use crate::case::{Case, Group, Seen};
 use crate::stage::{after, before, recovered, token_ref};
@@ -37,15 +38,15 @@ pub fn cases() -> Vec<Case> {
         new(
             "four API keys for one pool",
             "The pool has the entry of every binding.",
-            || Box::pin(four_keys()),
+            || Box::pin(load::four_keys()),
         ),
         new(
             "a block that changes every 50 ms",
             "Writes stay few, and the last value arrives.",
-            || Box::pin(flipping_block()),
+            || Box::pin(load::flipping_block()),
         ),
         new("twenty bindings with revoked tokens", UNHARMED, || {
-            Box::pin(neighbours("tenants-tokens", |_, name, spec| {
+            Box::pin(load::neighbours("tenants-tokens", |_, name, spec| {
                 spec["doppler"] = json!({"host": spec["doppler"]["host"], "project": name, "config": "dev", "accessToken": token_ref("revoked")});
             }))
         }),
@@ -53,13 +54,13 @@ pub fn cases() -> Vec<Case> {
             "twenty bindings whose blocks do not exist",
             UNHARMED,
             || {
-                Box::pin(neighbours("tenants-blocks", |index, _, spec| {
+                Box::pin(load::neighbours("tenants-blocks", |index, _, spec| {
                     spec["prefect"]["block"]["name"] = json!(format!("none-{index}"));
                 }))
             },
         ),
         new("twenty bindings whose pools do not exist", UNHARMED, || {
-            Box::pin(neighbours("tenants-pools", |index, _, spec| {
+            Box::pin(load::neighbours("tenants-pools", |index, _, spec| {
                 spec["inject"] = json!({"workPools": [{"name": format!("none-{index}")}]});
             }))
         }),
@@ -67,7 +68,7 @@ pub fn cases() -> Vec<Case> {
             "twenty bindings with servers that do not exist",
             UNHARMED,
             || {
-                Box::pin(neighbours("tenants-servers", |index, _, spec| {
+                Box::pin(load::neighbours("tenants-servers", |index, _, spec| {
                     let url = format!("http://127.0.0.1:{}/api", index + 1);
                     spec["prefect"]["server"] = json!({"remoteApiUrl": url});
                 }))
@@ -92,17 +93,17 @@ pub fn cases() -> Vec<Case> {
         new(
             "line breaks and NUL in names",
             "The API server refuses the binding.",
-            || Box::pin(control_characters()),
+            || Box::pin(names::control_characters()),
         ),
         new(
             "names that take over a pod",
             "The Secret does not have them, and the status lists them.",
-            || Box::pin(reserved_names()),
+            || Box::pin(names::reserved_names()),
         ),
         new(
             "300 connections with a header without end",
             "The probe answers, and the memory stays.",
-            || Box::pin(endless_headers()),
+            || Box::pin(load::endless_headers()),
         ),
     ]
 }
@@ -202,107 +203,6 @@ async fn forged_record() -> Result<Seen> {
     unharmed(world, "0 requests to the forged server".to_owned(), start).await
 }
 
-async fn four_keys() -> Result<Seen> {
-    const BINDINGS: usize = 32;
-    let world = world("tenants-keys").await?;
-    let start = Instant::now();
-    for key in 0..4 {
-        // A server without authentication accepts every key.
-        world
-            .put_token(&format!("key-{key}"), &secret(&format!("{key}")))
-            .await?;
-    }
-    for index in 0..BINDINGS {
-        let mut spec = world.spec();
-        spec["inject"] = json!({"workPools": [{"name": world.name}]});
-        spec["prefect"]["server"]["apiKey"] = token_ref(&format!("key-{}", index % 4));
-        world.apply_binding(&format!("b{index}"), &spec).await?;
-    }
-    for index in 0..BINDINGS {
-        world.until_ready(&format!("b{index}")).await?;
-    }
-    let found = entries(&world).await?;
-    ensure!(
-        found.len() == BINDINGS + 1,
-        "{} entries: {found:?}",
-        found.len()
-    );
-    unharmed(world, format!("{} entries", BINDINGS + 1), start).await
-}
-
-async fn flipping_block() -> Result<Seen> {
-    const CHANGES: usize = 200;
-    let world = world("tenants-flips").await?;
-    world.doppler.replace(&world.name, "stg", after());
-    let token = format!("dp.sa.{}", secret("flips"));
-    world.doppler.add_account_token(&token);
-    let mut spec = world.spec();
-    spec["prefect"]["block"]["name"] = json!("flips");
-    world
-        .api
-        .put_block("flips", &Block::object(&world.name, "dev", &token))
-        .await?;
-    world.apply_binding("attacker", &spec).await?;
-    world.until_ready("attacker").await?;
-    let (start, writes) = (Instant::now(), world.writes(None).await?);
-    for change in 0..CHANGES {
-        let config = if change % 2 == 0 { "stg" } else { "dev" };
-        world
-            .api
-            .put_block("flips", &Block::object(&world.name, config, &token))
-            .await?;
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    world
-        .api
-        .put_block("flips", &Block::object(&world.name, "stg", &token))
-        .await?;
-    world.until_values("attacker", &after()).await?;
-    let written = world.writes(None).await? - writes;
-    // A burst of 30 writes of each kind, and then one every two seconds.
-    let most = 130 + 2 * start.elapsed().as_secs();
-    ensure!(written <= most, "{written} writes in {:?}", start.elapsed());
-    unharmed(
-        world,
-        format!("{written} writes after {CHANGES} changes"),
-        start,
-    )
-    .await
-}
-
-/// Twenty broken bindings beside a good one.
-async fn neighbours(name: &str, breaks: fn(usize, &str, &mut Value)) -> Result<Seen> {
-    let world = world(name).await?;
-    let start = Instant::now();
-    world
-        .put_token("revoked", &format!("dp.st.dev.{}", secret("revoked")))
-        .await?;
-    for index in 0..20 {
-        let mut spec = world.spec();
-        breaks(index, name, &mut spec);
-        world
-            .apply_binding(&format!("broken-{index}"), &spec)
-            .await?;
-    }
-    let mut reason = String::new();
-    for index in 0..20 {
-        let binding = format!("broken-{index}");
-        reason = world
-            .until("a condition that names the failure", async || {
-                let found = world.condition(&binding, "Ready").await?;
-                ensure!(
-                    found.status == "False",
-                    "{} ({})",
-                    found.status,
-                    found.reason
-                );
-                Ok(found.reason)
-            })
-            .await?;
-    }
-    unharmed(world, format!("the others are {reason}"), start).await
-}
-
 async fn adoption() -> Result<Seen> {
     let world = world("tenants-adopt").await?;
     let start = Instant::now();
@@ -373,125 +273,4 @@ async fn claimed_secret() -> Result<Seen> {
         "the Secret changed"
     );
     unharmed(world, condition.reason, start).await
-}
-
-async fn control_characters() -> Result<Seen> {
-    let world = world("tenants-names").await?;
-    let start = Instant::now();
-    let names = [
-        "a\nINFO forged",
-        "a\tb",
-        "a\rb",
-        "a\u{0}b",
-        "a\u{1b}[31m",
-        "a\u{85}b",
-    ];
-    for name in names {
-        let mut block = world.spec();
-        block["prefect"]["block"]["name"] = json!(name);
-        let mut pool = world.spec();
-        pool["inject"] = json!({"workPools": [{"name": name}]});
-        let mut project = world.spec();
-        project["doppler"]["project"] = json!(name);
-        for spec in [block, pool, project] {
-            // As JSON: YAML takes some of these characters for line breaks.
-            let binding = serde_json::from_value(json!({
-                "apiVersion": "doppler-prefect.dev/v1alpha1", "kind": "DopplerPrefectBinding",
-                "metadata": {"name": "attacker"}, "spec": spec,
-            }))?;
-            let created = world
-                .bindings()
-                .create(&PostParams::default(), &binding)
-                .await;
-            let refused = matches!(created, Err(kube::Error::Api(status)) if status.code == 422);
-            ensure!(refused, "{name:?} was accepted");
-        }
-    }
-    unharmed(
-        world,
-        format!("{} names in three fields are refused", names.len()),
-        start,
-    )
-    .await
-}
-
-async fn reserved_names() -> Result<Seen> {
-    let setup = Setup::default().args(&["--forbidden-name", "GIT_*"]);
-    let world = world_with("tenants-reserved", setup).await?;
-    let start = Instant::now();
-    let names = [
-        "PATH",
-        "LD_PRELOAD",
-        "PYTHONPATH",
-        "OPENSSL_CONF",
-        "GIT_SSH_COMMAND",
-        "GCONV_PATH",
-        "ENV",
-        "SHELLOPTS",
-        "PERL5OPT",
-        "JAVA_TOOL_OPTIONS",
-        "SSL_CERT_FILE",
-        "SSL_CERT_DIR",
-        "REQUESTS_CA_BUNDLE",
-        "CURL_CA_BUNDLE",
-        "KUBECONFIG",
-        "PREFECT_API_URL",
-    ];
-    world.doppler.replace(
-        &world.name,
-        "taken",
-        names.map(|name| (name, secret("taken"))),
-    );
-    world
-        .doppler
-        .set(&world.name, "taken", "FINE", &secret("fine"));
-    let token = format!("dp.st.taken.{}", secret("reserved"));
-    world
-        .doppler
-        .add_service_token(&token, &world.name, "taken");
-    world.put_token("taken", &token).await?;
-    let spec = json!({
-        "doppler": {"host": world.doppler.url(), "project": world.name, "config": "taken", "accessToken": token_ref("taken")},
-        // The operator's flag forbids what the binding allows.
-        "managedSecret": {"allowReservedNames": ["GIT_SSH_COMMAND"]},
-    });
-    world.apply_binding("attacker", &spec).await?;
-    world.until_ready("attacker").await?;
-    let values = world.values("attacker").await?;
-    ensure!(
-        values == [("FINE".to_owned(), secret("fine"))].into(),
-        "{:?}",
-        values.keys()
-    );
-    let status = world.status("attacker").await?;
-    let listed = status["excludedKeys"].as_array().map_or(0, Vec::len);
-    ensure!(listed == names.len(), "{listed} names are listed");
-    unharmed(world, format!("{listed} names are excluded"), start).await
-}
-
-async fn endless_headers() -> Result<Seen> {
-    let world = world("tenants-headers").await?;
-    let (start, memory) = (Instant::now(), world.operator()?.rss_kib()?);
-    let mut open = Vec::new();
-    for address in [
-        world.operator()?.metrics_address(),
-        world.operator()?.health_address(),
-    ] {
-        for _ in 0..150 {
-            let mut stream = TcpStream::connect(address).await?;
-            let header = format!("GET /metrics HTTP/1.1\r\nx: {}", "a".repeat(8 << 10));
-            // The operator may have closed the connection for a newer one.
-            drop(stream.write_all(header.as_bytes()).await);
-            open.push(stream);
-        }
-    }
-    world
-        .until("the probe to answer", async || {
-            world.operator()?.is_ready().await
-        })
-        .await?;
-    let grown = world.operator()?.rss_kib()?.saturating_sub(memory) >> 10;
-    ensure!(grown < 24, "{grown} MiB more");
-    drop(open);
-    unharmed(world, format!("the probe answers, {grown} MiB more"), start).await
 }
