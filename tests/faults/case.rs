@@ -53,8 +53,11 @@ pub struct Seen {
     pub recovery: Option<Duration>,
 }
 
+/// A case that is being played.
+pub type Playing = Pin<Box<dyn Future<Output = Result<Seen>>>>;
+
 /// Plays a case.
-pub type Play = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = Result<Seen>>>>>;
+pub type Play = Box<dyn FnOnce() -> Playing>;
 
 /// A row of the table.
 pub struct Case {

@@ -9,11 +9,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use testkit::folder::ScratchDir;
-use testkit::prefect::kubernetes_template;
 
-use crate::case::{Case, Group, Seen};
+use crate::case::{Case, Group, Playing, Seen};
 use crate::random_numbers::RandomNumbers;
-use crate::stage::{after, before, recovered, token_ref};
+use crate::stage::{after, before, entries, recovered, template, token_ref};
 use crate::world::{Setup, World, secret};
 
 const NEWEST: &str = "After the next start the newest values are in the Secret, the pool has exactly its entry, and nothing is left behind.";
@@ -62,17 +61,13 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-type Playing = std::pin::Pin<Box<dyn Future<Output = Result<Seen>>>>;
-
 /// A world with a binding `b` that is injected into a pool of the world's name.
 async fn world(name: &str, setup: Setup) -> Result<World> {
     let world = World::with(name, setup).await?;
     world.doppler.replace(name, "dev", before());
-    let mut template = kubernetes_template()?;
-    template["variables"]["properties"]["namespace"]["default"] = json!(name);
     world
         .api
-        .create_pool(name, "kubernetes", Some(template))
+        .create_pool(name, "kubernetes", Some(template(&world)?))
         .await?;
     world.apply_binding("b", &spec(&world)).await?;
     Ok(world)
@@ -83,16 +78,6 @@ fn spec(world: &World) -> Value {
     let mut spec = world.spec();
     spec["inject"] = json!({"workPools": [{"name": world.name}]});
     spec
-}
-
-/// The Secrets that the pool's template names.
-async fn entries(world: &World) -> Result<Vec<String>> {
-    let mut template = world.api.template(&world.name).await?;
-    let entries = testkit::prefect::env_from(&mut template)?;
-    let names = entries
-        .iter()
-        .filter_map(|one| one["secretRef"]["name"].as_str());
-    Ok(names.map(ToOwned::to_owned).collect())
 }
 
 async fn restarted(name: &str, kill: bool) -> Result<Seen> {
@@ -112,7 +97,7 @@ async fn restarted(name: &str, kill: bool) -> Result<Seen> {
     let mended = Instant::now();
     world.doppler.replace(name, "dev", after());
     let recovery = recovered(&world, "b", &after(), mended).await?;
-    let found = entries(&world).await?;
+    let found = entries(&world, &world.name).await?;
     ensure!(found == ["b"], "the pool has the entries {found:?}");
     world.finish().await?;
     Ok(Seen {
@@ -135,7 +120,7 @@ async fn killed_in_deletion() -> Result<Seen> {
         world.start_operator().await?;
         world.until_binding_deleted("b").await?;
         world.until_no_secret("b").await?;
-        let found = entries(&world).await?;
+        let found = entries(&world, &world.name).await?;
         ensure!(found.is_empty(), "the pool has the entries {found:?}");
         world.apply_binding("b", &spec(&world)).await?;
     }

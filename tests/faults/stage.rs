@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
+use testkit::prefect::kubernetes_template;
 use tokio::sync::OnceCell;
 
+use crate::world::observe::Condition;
 use crate::world::{Setup, World, canary, pairs, secret};
 
 /// The operator of a group. It polls each second and reports a failure after two.
@@ -96,4 +98,50 @@ pub async fn ensure_kept(world: &World, binding: &str) -> Result<()> {
         found.keys().collect::<Vec<_>>()
     );
     Ok(())
+}
+
+/// Waits until the condition is False.
+pub async fn until_false(world: &World, binding: &str, kind: &str) -> Result<Condition> {
+    world
+        .until("a condition that names the failure", async || {
+            let found = world.condition(binding, kind).await?;
+            ensure!(
+                found.status == "False",
+                "{kind} is {} ({}): {}",
+                found.status,
+                found.reason,
+                found.message
+            );
+            Ok(found)
+        })
+        .await
+}
+
+/// Waits until the binding is not Ready, and returns the reason, which must be one of `reasons`.
+pub async fn reported(world: &World, binding: &str, reasons: &[&str]) -> Result<String> {
+    let condition = until_false(world, binding, "Ready").await?;
+    ensure!(
+        reasons.contains(&condition.reason.as_str()),
+        "the reason is {}: {}",
+        condition.reason,
+        condition.message
+    );
+    Ok(condition.reason)
+}
+
+/// The default template for jobs in the world's namespace.
+pub fn template(world: &World) -> Result<Value> {
+    let mut template = kubernetes_template()?;
+    template["variables"]["properties"]["namespace"]["default"] = json!(world.name);
+    Ok(template)
+}
+
+/// The Secrets that the pool's template names.
+pub async fn entries(world: &World, pool: &str) -> Result<Vec<String>> {
+    let mut template = world.api.template(pool).await?;
+    let entries = testkit::prefect::env_from(&mut template)?;
+    let names = entries
+        .iter()
+        .filter_map(|one| one["secretRef"]["name"].as_str());
+    Ok(names.map(ToOwned::to_owned).collect())
 }

@@ -15,25 +15,13 @@ use testkit::kubernetes;
 
 use super::{change, failed_writes, recovers, setup, until_failed_write, world};
 use crate::case::Seen;
-use crate::stage::{after, ensure_kept};
+use crate::stage::{after, ensure_kept, until_false};
 use crate::world::World;
 
 /// Waits until the write of the Secret is refused, and checks that attempts stay few.
 async fn refused(world: &World) -> Result<String> {
     change(world);
-    let condition = world
-        .until("a condition that names the refusal", async || {
-            let found = world.condition("b", "SecretSynced").await?;
-            ensure!(
-                found.status == "False",
-                "{} ({}): {}",
-                found.status,
-                found.reason,
-                found.message
-            );
-            Ok(found)
-        })
-        .await?;
+    let condition = until_false(world, "b", "SecretSynced").await?;
     ensure_kept(world, "b").await?;
     Ok(format!("{}: {}", condition.reason, condition.message))
 }
@@ -64,18 +52,7 @@ pub async fn quota() -> Result<Seen> {
         })
         .await?;
     world.apply_binding("b", &world.spec()).await?;
-    let condition = world
-        .until("a condition that names the quota", async || {
-            let found = world.condition("b", "SecretSynced").await?;
-            ensure!(
-                found.status == "False",
-                "{} ({})",
-                found.status,
-                found.reason
-            );
-            Ok(found)
-        })
-        .await?;
+    let condition = until_false(&world, "b", "SecretSynced").await?;
     ensure!(condition.message.contains("quota"), "{}", condition.message);
     let failed = failed_writes(&world).await?;
     quotas.delete("few", &DeleteParams::default()).await?;

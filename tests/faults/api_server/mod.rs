@@ -14,7 +14,7 @@ use anyhow::{Result, ensure};
 use testkit::control_plane::{ControlPlane, Options};
 use tokio::sync::{Mutex, OnceCell};
 
-use crate::case::{Case, Group, Seen};
+use crate::case::{Case, Group, Playing, Seen};
 use crate::stage::{after, before, recovered};
 use crate::world::{CRD, Setup, World};
 
@@ -105,8 +105,6 @@ pub fn cases() -> Vec<Case> {
         ),
     ]
 }
-
-type Playing = std::pin::Pin<Box<dyn Future<Output = Result<Seen>>>>;
 
 async fn plane() -> Result<&'static ControlPlane> {
     let plane = PLANE.get_or_try_init(async || {

@@ -17,7 +17,7 @@ use testkit::doppler::{Doppler, Fault, RateLimit};
 
 use crate::case::{Case, Group, Seen};
 use crate::relay::{Mode, Relay};
-use crate::stage::{Stage, after, before, ensure_kept, recovered, token_ref};
+use crate::stage::{Stage, after, before, ensure_kept, recovered, reported, token_ref};
 use crate::world::{World, secret};
 
 static STAGE: Stage = Stage::new();
@@ -311,25 +311,7 @@ async fn keeps_last_good(binding: String, broken: Break, reasons: &[&str]) -> Re
         // An unchanged config is a 304, which has no body.
         place.doppler.replace("p", "dev", after());
     }
-    let condition = world
-        .until("a condition that names the failure", async || {
-            let found = world.condition(binding, "Ready").await?;
-            ensure!(
-                found.status == "False",
-                "Ready is {} ({}): {}",
-                found.status,
-                found.reason,
-                found.message
-            );
-            Ok(found)
-        })
-        .await?;
-    ensure!(
-        reasons.contains(&condition.reason.as_str()),
-        "the reason is {}: {}",
-        condition.reason,
-        condition.message
-    );
+    let reason = reported(world, binding, reasons).await?;
     ensure_kept(world, binding).await?;
     let lasted = start.elapsed();
     let requests = place.traffic() - before_fault;
@@ -344,7 +326,7 @@ async fn keeps_last_good(binding: String, broken: Break, reasons: &[&str]) -> Re
     }
     let recovery = recovered(world, binding, &after(), mended).await?;
     Ok(Seen {
-        what: condition.reason,
+        what: reason,
         requests: Some(requests),
         lasted: Some(lasted),
         recovery: Some(recovery),

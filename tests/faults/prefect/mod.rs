@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use testkit::prefect::{Block, PrefectServer, kubernetes_template};
+use testkit::prefect::{Block, PrefectServer};
 
 use crate::case::{Case, Group, Seen};
 use crate::relay::{Mode, Relay};
-use crate::stage::{Stage, after, before, ensure_kept, recovered};
+use crate::stage::{Stage, after, before, ensure_kept, entries, recovered, reported, template};
 use crate::world::{World, secret};
 
 static STAGE: Stage = Stage::new();
@@ -200,30 +200,6 @@ async fn keeps_last_good(binding: String, mode: Mode, reasons: &[&str]) -> Resul
     })
 }
 
-/// Waits until the binding is not Ready, and returns the reason, which must be one of `reasons`.
-async fn reported(world: &World, binding: &str, reasons: &[&str]) -> Result<String> {
-    let condition = world
-        .until("a condition that names the failure", async || {
-            let found = world.condition(binding, "Ready").await?;
-            ensure!(
-                found.status == "False",
-                "Ready is {} ({}): {}",
-                found.status,
-                found.reason,
-                found.message
-            );
-            Ok(found)
-        })
-        .await?;
-    ensure!(
-        reasons.contains(&condition.reason.as_str()),
-        "the reason is {}: {}",
-        condition.reason,
-        condition.message
-    );
-    Ok(condition.reason)
-}
-
 async fn block_deleted() -> Result<Seen> {
     let place = Place::start("block-deleted".to_owned(), shared().await?).await?;
     let world = place.world;
@@ -250,13 +226,6 @@ async fn block_deleted() -> Result<Seen> {
     })
 }
 
-/// The default template for jobs in the world's namespace.
-fn template(world: &World) -> Result<Value> {
-    let mut template = kubernetes_template()?;
-    template["variables"]["properties"]["namespace"]["default"] = json!(world.name);
-    Ok(template)
-}
-
 /// A binding with a pool of the shared server, both of this name.
 async fn with_pool(name: &str) -> Result<Place> {
     let place = Place::start(name.to_owned(), shared().await?).await?;
@@ -272,16 +241,6 @@ async fn with_pool(name: &str) -> Result<Place> {
         "the pool has no entry"
     );
     Ok(place)
-}
-
-/// The Secrets that the pool's template names.
-async fn entries(world: &World, pool: &str) -> Result<Vec<String>> {
-    let mut template = world.api.template(pool).await?;
-    let entries = testkit::prefect::env_from(&mut template)?;
-    let names = entries
-        .iter()
-        .filter_map(|one| one["secretRef"]["name"].as_str());
-    Ok(names.map(ToOwned::to_owned).collect())
 }
 
 async fn until_entries(world: &World, pool: &str, expected: &[&str]) -> Result<()> {

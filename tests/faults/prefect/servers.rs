@@ -10,10 +10,10 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 use testkit::prefect::{PrefectOptions, PrefectServer};
 
-use super::{KEEPS, Place, reported, shared, template};
+use super::{KEEPS, Place, shared};
 use crate::case::{Case, Group, Seen};
 use crate::relay::Mode;
-use crate::stage::{after, ensure_kept, recovered, token_ref};
+use crate::stage::{after, ensure_kept, recovered, reported, template, token_ref};
 use crate::world::secret;
 
 /// The cases.

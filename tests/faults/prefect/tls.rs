@@ -12,10 +12,10 @@ use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::json;
 
-use super::{Place, reported, shared};
+use super::{Place, shared};
 use crate::case::{Case, Group, Seen};
 use crate::relay::Mode;
-use crate::stage::{after, before, ensure_kept, recovered};
+use crate::stage::{after, before, ensure_kept, recovered, reported};
 
 const NAMED: &str = "The Secret keeps its last good values, the condition says what is wrong with the certificate, and a changed block is followed after the end.";
 

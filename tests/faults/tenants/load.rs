@@ -11,9 +11,9 @@ use testkit::prefect::Block;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use super::{entries, unharmed, world};
+use super::{unharmed, world};
 use crate::case::Seen;
-use crate::stage::{after, token_ref};
+use crate::stage::{after, entries, token_ref, until_false};
 use crate::world::secret;
 
 pub async fn four_keys() -> Result<Seen> {
@@ -35,7 +35,7 @@ pub async fn four_keys() -> Result<Seen> {
     for index in 0..BINDINGS {
         world.until_ready(&format!("b{index}")).await?;
     }
-    let found = entries(&world).await?;
+    let found = entries(&world, &world.name).await?;
     ensure!(
         found.len() == BINDINGS + 1,
         "{} entries: {found:?}",
@@ -101,18 +101,7 @@ pub async fn neighbours(name: &str, breaks: fn(usize, &str, &mut Value)) -> Resu
     let mut reason = String::new();
     for index in 0..20 {
         let binding = format!("broken-{index}");
-        reason = world
-            .until("a condition that names the failure", async || {
-                let found = world.condition(&binding, "Ready").await?;
-                ensure!(
-                    found.status == "False",
-                    "{} ({})",
-                    found.status,
-                    found.reason
-                );
-                Ok(found.reason)
-            })
-            .await?;
+        reason = until_false(&world, &binding, "Ready").await?.reason;
     }
     unharmed(world, format!("the others are {reason}"), start).await
 }

@@ -13,11 +13,10 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use serde_json::json;
-use testkit::prefect::kubernetes_template;
 use tokio::net::TcpListener;
 
-use crate::case::{Case, Group, Seen};
-use crate::stage::{after, before, recovered, token_ref};
+use crate::case::{Case, Group, Playing, Seen};
+use crate::stage::{after, before, entries, recovered, template, token_ref, until_false};
 use crate::world::{Setup, World, secret};
 
 const UNHARMED: &str =
@@ -108,8 +107,6 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-type Playing = std::pin::Pin<Box<dyn Future<Output = Result<Seen>>>>;
-
 /// A world with a Ready binding `victim` that is injected into a pool of the world's name.
 async fn world(name: &str) -> Result<World> {
     world_with(name, Setup::default()).await
@@ -119,11 +116,9 @@ async fn world_with(name: &str, setup: Setup) -> Result<World> {
     let setup = setup.args(&["--stale-after", "2s"]);
     let world = World::with(name, setup).await?;
     world.doppler.replace(name, "dev", before());
-    let mut template = kubernetes_template()?;
-    template["variables"]["properties"]["namespace"]["default"] = json!(name);
     world
         .api
-        .create_pool(name, "kubernetes", Some(template))
+        .create_pool(name, "kubernetes", Some(template(&world)?))
         .await?;
     let mut spec = world.spec();
     spec["inject"] = json!({"workPools": [{"name": name}]});
@@ -132,19 +127,9 @@ async fn world_with(name: &str, setup: Setup) -> Result<World> {
     Ok(world)
 }
 
-/// The Secrets that the world's pool names.
-async fn entries(world: &World) -> Result<Vec<String>> {
-    let mut template = world.api.template(&world.name).await?;
-    let entries = testkit::prefect::env_from(&mut template)?;
-    let names = entries
-        .iter()
-        .filter_map(|one| one["secretRef"]["name"].as_str());
-    Ok(names.map(ToOwned::to_owned).collect())
-}
-
 /// Checks that the victim has its entry and gets its newest values, and ends the world.
 async fn unharmed(world: World, what: String, start: Instant) -> Result<Seen> {
-    let found = entries(&world).await?;
+    let found = entries(&world, &world.name).await?;
     ensure!(
         found.contains(&"victim".to_owned()),
         "the entries are {found:?}"
@@ -254,18 +239,7 @@ async fn claimed_secret() -> Result<Seen> {
         "managedSecret": {"name": "victim", "adopt": true},
     });
     world.apply_binding("attacker", &spec).await?;
-    let condition = world
-        .until("a condition that names the owner", async || {
-            let found = world.condition("attacker", "Ready").await?;
-            ensure!(
-                found.status == "False",
-                "{} ({})",
-                found.status,
-                found.reason
-            );
-            Ok(found)
-        })
-        .await?;
+    let condition = until_false(&world, "attacker", "Ready").await?;
     world.delete_binding("attacker").await?;
     world.until_binding_deleted("attacker").await?;
     ensure!(

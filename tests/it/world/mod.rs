@@ -9,7 +9,7 @@
 
 pub mod canary;
 pub mod chart;
-mod observe;
+pub mod observe;
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
