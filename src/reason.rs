@@ -325,6 +325,17 @@ reasons! {
     PoolNotEditable, WaitForChange,
         "The Secret and the pool stay as they are.",
         "Follow the message, or set `mode: Observe` and add the entry yourself.";
+    /// The pool has a variable of its own under the name by which runs should choose the Secret, or
+    /// other bindings of the pool use another variable.
+    PoolVariableTaken, WaitForChange,
+        "The pool stays as it is, and no run can choose the Secret.",
+        "Set `variable` as the message says: one name for all bindings of the pool, which is no variable of the pool itself.";
+    /// A binding no longer offers its Secret, by removal, by another Secret name or by deletion, and
+    /// deployments of the pool choose it. Without the name in the list, Prefect would refuse all their
+    /// new runs.
+    PoolConfigInUse, WaitForChange,
+        "The name stays in the list of the variable, and the Secret exists, until no deployment chooses it, or until `--release-timeout` is over. From then on Prefect refuses new runs of these deployments.",
+        "Change the variable in the job variables of the deployments that the message and `status.workPools[].usedBy` name.";
     /// The pool's jobs, or with `optional: false` the jobs of some deployment, run in another
     /// namespace, which does not have the Secret.
     PoolOtherNamespace, WaitForChange,

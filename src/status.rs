@@ -222,8 +222,7 @@ fn listed_pools(pools: &[WorkPoolStatus], room: &mut Room) -> Vec<WorkPoolStatus
         let pool = WorkPoolStatus {
             name,
             state: pool.state,
-            shadowed_keys: Vec::new(),
-            unserved_namespaces: Vec::new(),
+            ..WorkPoolStatus::default()
         };
         if !room.take(&pool) {
             break;
@@ -243,6 +242,7 @@ fn list_names(listed: &mut [WorkPoolStatus], pools: &[WorkPoolStatus], room: &mu
         for (list, names) in [
             (&mut pool.shadowed_keys, &of.shadowed_keys),
             (&mut pool.unserved_namespaces, &of.unserved_namespaces),
+            (&mut pool.used_by, &of.used_by),
         ] {
             // The name of the list counts too.
             if names.is_empty() || !room.take(&"unservedNamespaces: []") {

@@ -6,20 +6,21 @@
 
 use crate::{
     args::PatchForm,
-    crd::DopplerPrefectBinding,
+    crd::{DopplerPrefectBinding, WorkPoolSpec},
     inject::{patch_text, template::Entry},
 };
 
 /// The text to copy for each work pool that the binding names.
 pub(super) fn patches(form: PatchForm, binding: &DopplerPrefectBinding) -> String {
-    let entry = |optional| Entry {
+    let entry = |pool: &WorkPoolSpec| Entry {
         secret: binding.secret_name().to_owned(),
-        optional,
+        optional: pool.optional(),
+        variable: pool.variable().map(str::to_owned),
     };
     let pools = &binding.spec.inject.work_pools;
     pools
         .iter()
-        .map(|pool| patch_text(form, &pool.name, &entry(pool.optional()), None))
+        .map(|pool| patch_text(form, &pool.name, &entry(pool), None))
         .collect()
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Input: the desired Secret, and each work pool that the binding names.
 //! Output: findings, by the controller's own plan.
-//! Invariants: writes nothing; prints only `envFrom`, because the rest of a template may hold
-//! secrets.
+//! Invariants: writes nothing; prints only `envFrom` and the variable by which runs choose, because
+//! the rest of a template may hold secrets.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -125,12 +125,15 @@ impl PoolChecks<'_> {
         Claim {
             namespace: self.namespace.clone(),
             secret: self.secret.to_owned(),
+            variable: pool.variable().map(str::to_owned),
             optional: pool.optional(),
             same_cluster: pool.same_cluster(),
             mode: pool.mode(),
             keys: Arc::clone(&self.keys),
             want: Want::Present,
             recorded: true,
+            adopts: false,
+            release_used: false,
             interval: Duration::from_mins(1),
         }
     }
@@ -157,7 +160,7 @@ fn report_plan(
     findings.ok_with_details(
         topic,
         "would change only this part of its template:",
-        &env_from_diff(view.template, edited),
+        &template_diff(view.template, edited, claim.variable.as_deref()),
     );
     // Only the edited template shows what overrides the entry.
     let view = PoolView {
@@ -183,13 +186,18 @@ fn note_details(observation: &Observation, topic: &str, findings: &mut Findings)
     }
 }
 
-/// The change of `envFrom` as a diff.
-fn env_from_diff(before: &RawValue, after: &RawValue) -> String {
+/// The change of `envFrom`, and of the variable by which runs choose, as a diff.
+fn template_diff(before: &RawValue, after: &RawValue, variable: Option<&str>) -> String {
     let list = |template: &RawValue| {
         let template: serde_json::Value = serde_json::from_str(template.get()).unwrap_or_default();
-        template
+        let variable = variable.and_then(|variable| {
+            let declared = template["variables"]["properties"].get(variable)?;
+            Some(format!("{variable}: {declared:#}\n"))
+        });
+        let list = template
             .pointer(ENV_FROM)
-            .map_or_else(String::new, |list| format!("envFrom: {list:#}\n"))
+            .map_or_else(String::new, |list| format!("envFrom: {list:#}\n"));
+        list + &variable.unwrap_or_default()
     };
     let (before, after) = (list(before), list(after));
     TextDiff::from_lines(&before, &after)

@@ -7,7 +7,7 @@
 
 use serde_json::Value;
 
-use crate::printable::has_control;
+use crate::{crd::NO_CONFIG, printable::has_control};
 
 /// The headers that the operator sets itself.
 const OWN_HEADERS: [&str; 8] = [
@@ -26,7 +26,7 @@ const MAX_KEY_CHARS: usize = 317;
 type Rule = fn(&Value) -> bool;
 
 /// Each rule, by a part of its text that no other rule has, in this order.
-const RULES: [(&str, Rule); 17] = [
+const RULES: [(&str, Rule); 20] = [
     ("self.all(text, text.matches(", |items| {
         items
             .as_array()
@@ -91,6 +91,17 @@ const RULES: [(&str, Rule); 17] = [
                     .iter()
                     .all(|field| has(doppler, field))
             })
+    }),
+    ("self.metadata.name) != 'none'", |binding| {
+        let named = binding.pointer("/spec/managedSecret/name");
+        let named = named.filter(|name| !name.is_null());
+        text(named.unwrap_or(&binding["metadata"]["name"])) != NO_CONFIG
+    }),
+    ("!has(self.variable) || (has(self.runs)", |pool| {
+        !has(pool, "variable") || text(&pool["runs"]) == "Selected"
+    }),
+    ("!has(self.runs) || self.runs != 'Selected' ||", |pool| {
+        text(&pool["runs"]) != "Selected" || pool["optional"] != false
     }),
     ("has(self.prefect) || !has(self.inject)", |spec| {
         has(spec, "prefect")

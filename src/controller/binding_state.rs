@@ -57,6 +57,8 @@ pub struct BindingState {
     pub repair_backoff: SecretRepairBackoff,
     /// Since when entries are removed from their pools.
     pub removed_since: BTreeMap<InjectedEntry, Instant>,
+    /// Since when this process tries to remove entries that the binding gave up.
+    pub withdrawing_since: BTreeMap<InjectedEntry, Instant>,
     /// Why entries whose server cannot be reached are not removed, as last reported.
     pub reported_removals: BTreeMap<InjectedEntry, String>,
     /// The last good values, shared with all bindings of the same config.

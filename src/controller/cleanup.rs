@@ -51,7 +51,11 @@ pub async fn cleanup(pass: &mut Pass<'_>) {
         // The operator would neither find the Secret nor the credentials. A list enqueues the binding.
         return pass.requeue.after(UNLISTED_INTERVAL);
     }
-    match withdraw_all(pass).await {
+    match withdraw_all(pass, terminating).await {
+        Withdrawal::Pending(pending) if pending.in_use().is_some() => {
+            report_in_use(pass, &pending).await;
+            pass.requeue.after(RETRY_INTERVAL);
+        }
         Withdrawal::Pending(pending) => {
             let remaining = remaining_time(pass);
             if !remaining.is_zero() || !pending.was_attempted() {
@@ -85,7 +89,12 @@ pub async fn cleanup(pass: &mut Pass<'_>) {
 /// nothing waits for it. Returns whether all is done.
 pub async fn clean_orphan(pass: &mut Pass<'_>) -> bool {
     let terminating = namespace_is_terminating(pass).await;
-    match withdraw_all(pass).await {
+    match withdraw_all(pass, terminating).await {
+        Withdrawal::Pending(pending) if pending.in_use().is_some() => {
+            restart_timeout(pass);
+            pass.requeue.after(RETRY_INTERVAL);
+            false
+        }
         Withdrawal::Pending(pending) => {
             let remaining = remaining_time(pass);
             if remaining.is_zero() && pending.was_attempted() {
@@ -103,14 +112,30 @@ pub async fn clean_orphan(pass: &mut Pass<'_>) -> bool {
     }
 }
 
-/// Removes all entries from their pools.
-async fn withdraw_all(pass: &mut Pass<'_>) -> Withdrawal {
+/// Removes all entries from their pools. In a terminating namespace no run can start.
+async fn withdraw_all(pass: &mut Pass<'_>, terminating: bool) -> Withdrawal {
     let connection = match &pass.binding.spec.prefect {
         Some(prefect) => connect(pass, prefect).await.ok(),
         None => None,
     };
     injection::connect_recorded(pass, connection.as_ref()).await;
-    injection::withdraw_all(pass, connection.as_ref())
+    injection::withdraw_all(pass, connection.as_ref(), terminating)
+}
+
+/// The server answers, and only deployments that choose the Secret keep its name. The timeout of an
+/// unreachable server begins after that.
+fn restart_timeout(pass: &Pass<'_>) {
+    pass.update_state(|state| state.cleanup_since = None);
+}
+
+/// Writes a status that says which deployments the deletion waits for.
+async fn report_in_use(pass: &mut Pass<'_>, pending: &PendingRemoval) {
+    restart_timeout(pass);
+    let message = format!(
+        "the binding is being deleted: {}",
+        pending.in_use_message(pass)
+    );
+    report_deleting_with(pass, message, pending.in_use()).await;
 }
 
 /// Deletes the Secrets once the workers have reloaded the templates. Returns whether all are gone.
@@ -154,11 +179,26 @@ fn remaining_time(pass: &Pass<'_>) -> Duration {
 
 /// Writes a status that says what the deletion waits for. A binding that no longer exists has none.
 async fn report_deleting(pass: &mut Pass<'_>, message: String) {
+    report_deleting_with(pass, message, None).await;
+}
+
+/// As [`report_deleting`], with a pool and the deployments that choose the Secret in it.
+async fn report_deleting_with(
+    pass: &mut Pass<'_>,
+    message: String,
+    in_use: Option<(&str, &[String])>,
+) {
     if pass.key.orphaned_secret().is_some() {
         return;
     }
     let status = pass.last_status();
-    let pools = status.map(|status| status.work_pools.clone());
+    let mut pools = status.map(|status| status.work_pools.clone());
+    let named = pools.iter_mut().flatten();
+    if let Some((name, used_by)) = in_use
+        && let Some(pool) = named.into_iter().find(|pool| pool.name == name)
+    {
+        pool.used_by = used_by.to_vec();
+    }
     let prefect_version = status.and_then(|status| status.prefect_version.clone());
     let was_injected = status.is_some_and(|status| {
         let mut conditions = status.conditions.iter();

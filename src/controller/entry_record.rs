@@ -135,6 +135,7 @@ mod tests {
             server: "http://prefect-server.prefect.svc:4200/api".to_owned(),
             pool: format!("{name}{n}"),
             secret: "s".to_owned(),
+            variable: None,
         };
         (0..count).map(entry).collect()
     }

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::{entry_record, pass::Pass, resolution::Resolution};
 use crate::{
-    crd::{InjectMode, WorkPoolStatus},
+    crd::{InjectMode, WorkPoolSpec, WorkPoolStatus},
     failure::Failure,
     prefect::Connection,
     reason::Reason,
@@ -40,6 +40,9 @@ pub const FIRST_READ_WAIT: Duration = Duration::from_secs(3);
 /// bindings that arrive together.
 pub const PROGRESS_WAIT: Duration = Duration::from_secs(30);
 
+/// Deployments that the status lists for one pool.
+const MAX_USED_BY: usize = 20;
+
 /// The injection of a binding's Secret, in one pass.
 pub struct Injection {
     connection: Option<Arc<Connection>>,
@@ -49,6 +52,8 @@ pub struct Injection {
     is_full: bool,
     /// Why the pools are not read at all.
     unread: Option<Failure>,
+    /// What the binding no longer offers, while deployments choose it.
+    in_use: Vec<PendingRemoval>,
 }
 
 impl Injection {
@@ -81,6 +86,7 @@ impl Injection {
             claims,
             is_full,
             unread,
+            in_use: Vec::new(),
         }
     }
 
@@ -99,8 +105,8 @@ impl Injection {
     }
 
     /// Removes the entries that the spec no longer asks for, and unmarks those that are gone.
-    pub fn withdraw_stale(&self, pass: &mut Pass<'_>) {
-        withdraw_stale_entries(pass, self.connection.as_ref(), &self.claims);
+    pub fn withdraw_stale(&mut self, pass: &mut Pass<'_>) {
+        self.in_use = withdraw_stale_entries(pass, self.connection.as_ref(), &self.claims);
     }
 
     /// Claims the recorded entries once the Secret exists, drops other claims, and reports what the
@@ -136,14 +142,22 @@ impl Injection {
     pub fn condition(&self, pass: &Pass<'_>) -> (Option<ConditionUpdate>, Vec<WorkPoolStatus>) {
         let pools = pass.last_status().map(|status| &*status.work_pools);
         let secret = pass.binding.secret_name();
+        let in_use = self.in_use.first();
         let state = InjectionState {
+            in_use: in_use
+                .map(|pending| Failure::new(Reason::PoolConfigInUse, pending.in_use_message(pass))),
             unread: self.unread.as_ref(),
             unguarded: pass.finalizer_failure.as_ref(),
             missing_secret: (!pass.secret_exists()).then_some(secret),
             was_true: pass.was_true(INJECTED),
             grace_period: pass.grace_period(),
         };
-        injected_condition(&self.claims, pools.unwrap_or_default(), &state)
+        let before = pools.unwrap_or_default();
+        let (condition, mut pools) = injected_condition(&self.claims, before, &state);
+        for (name, used_by) in self.in_use.iter().filter_map(PendingRemoval::in_use) {
+            add_used_by(&mut pools, name, used_by);
+        }
+        (condition, pools)
     }
 
     /// Reports what the workers of the pools did since the last pass.
@@ -160,16 +174,39 @@ impl Injection {
             });
             if is_new {
                 let secret = pass.binding.secret_name();
-                let message = match reason {
-                    Reason::PoolPatched => format!(
+                let mut specs = pass.binding.spec.inject.work_pools.iter();
+                let spec = specs.find(|spec| spec.name == *pool);
+                let variable = spec.and_then(WorkPoolSpec::variable);
+                let message = match (reason, variable) {
+                    (Reason::PoolPatched, None) => format!(
                         "the operator added the entry for Secret {secret} to the template of work pool {pool}"
                     ),
-                    _ => withdrawal::removed_message(secret, pool),
+                    (Reason::PoolPatched, Some(variable)) => format!(
+                        "runs of work pool {pool} can choose Secret {secret} in variable {variable}"
+                    ),
+                    _ => withdrawal::removed_message(secret, variable, pool),
                 };
                 pass.emit(reason, &message);
             }
         }
     }
+}
+
+/// Adds the deployments that choose a Secret which the binding no longer offers.
+fn add_used_by(pools: &mut Vec<WorkPoolStatus>, name: &str, used_by: &[String]) {
+    let at = pools.iter().position(|pool| pool.name == name);
+    let at = at.unwrap_or_else(|| {
+        pools.push(WorkPoolStatus {
+            name: name.to_owned(),
+            ..WorkPoolStatus::default()
+        });
+        pools.len() - 1
+    });
+    let listed = &mut pools[at].used_by;
+    listed.extend(used_by.iter().cloned());
+    listed.sort();
+    listed.dedup();
+    listed.truncate(MAX_USED_BY);
 }
 
 /// Drops all claims of a suspended binding. Returns the condition and the pools, which stay as they

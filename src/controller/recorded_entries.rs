@@ -130,6 +130,7 @@ fn patched_before_records(
     let patched = |pool: &&WorkPoolSpec| {
         let mut pools = status.work_pools.iter();
         pool.mode() == InjectMode::Patch
+            && pool.variable().is_none()
             && pools.any(|reported| {
                 reported.name == pool.name && reported.state == Some(WorkPoolState::Patched)
             })
@@ -140,6 +141,7 @@ fn patched_before_records(
             server: url.to_string(),
             pool: pool.name.clone(),
             secret: secret.clone(),
+            variable: None,
         })
         .collect()
 }

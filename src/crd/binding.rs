@@ -35,6 +35,11 @@ use super::{
     namespaced,
     status = "DopplerPrefectBindingStatus",
     derive = "PartialEq",
+    validation = Rule::new(
+        "(has(self.spec.managedSecret) && has(self.spec.managedSecret.name) ? self.spec.managedSecret.name : self.metadata.name) != 'none'"
+    ).message(
+        "no Secret may have the name none, because a run that chooses none gets no values: set spec.managedSecret.name"
+    ),
     doc = "Syncs one Doppler config to one Kubernetes Secret, and injects the Secret into the job pods of Prefect work pools. Create it in the namespace in which the job pods run.",
     printcolumn(
         name = "Ready",

@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::prefect::ServerSpec;
+use super::{inject::is_variable, prefect::ServerSpec};
 
 /// Annotation on a managed Secret: the pool entries that name it.
 pub const ENTRIES_ANNOTATION: &str = "doppler-prefect.dev/work-pool-entries";
@@ -33,6 +33,9 @@ pub struct InjectedEntry {
     pub pool: String,
     /// Name of the Secret in the entry.
     pub secret: String,
+    /// The variable of the pool that offers the name of the Secret. Absent if all runs get it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variable: Option<String>,
 }
 
 /// The pool entries that name one Secret.
@@ -48,15 +51,18 @@ pub struct EntryRecord {
 }
 
 /// The entries on one server.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RecordedServer {
     /// URL of the server's API.
     pub url: String,
     /// How the binding reached it, without inline credentials.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spec: Option<ServerSpec>,
-    /// The work pools.
+    /// The work pools with an entry that names the Secret.
     pub pools: BTreeSet<String>,
+    /// The work pools with a variable that offers the Secret's name, and these variables.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub selected: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl EntryRecord {
@@ -76,6 +82,11 @@ impl EntryRecord {
         }
         let mut record: Self = serde_json::from_str(text).ok()?;
         record.servers.retain(|server| is_api_url(&server.url));
+        for server in &mut record.servers {
+            for variables in server.selected.values_mut() {
+                variables.retain(|variable| is_variable(variable));
+            }
+        }
         (record.len() <= MAX_ENTRIES).then_some(record)
     }
 
@@ -88,23 +99,28 @@ impl EntryRecord {
         specs: &BTreeMap<String, ServerSpec>,
         retain: bool,
     ) -> Option<Self> {
-        let mut pools: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+        let mut servers: BTreeMap<&str, RecordedServer> = BTreeMap::new();
         let mut secret = String::new();
         for entry in entries {
             if secret.is_empty() {
                 secret = secret_ref(namespace, &entry.secret);
             }
-            let server = pools.entry(entry.server.as_str()).or_default();
-            server.insert(entry.pool.clone());
-        }
-        let servers: Vec<RecordedServer> = pools
-            .into_iter()
-            .map(|(url, pools)| RecordedServer {
+            let url = entry.server.as_str();
+            let server = servers.entry(url).or_insert_with(|| RecordedServer {
                 url: url.to_owned(),
                 spec: specs.get(url).map(without_inline_credentials),
-                pools,
-            })
-            .collect();
+                ..RecordedServer::default()
+            });
+            let pool = entry.pool.clone();
+            match &entry.variable {
+                None => server.pools.insert(pool),
+                Some(variable) => {
+                    let selected = server.selected.entry(pool).or_default();
+                    selected.insert(variable.clone())
+                }
+            };
+        }
+        let servers: Vec<RecordedServer> = servers.into_values().collect();
         (!servers.is_empty()).then_some(Self {
             secret,
             retain,
@@ -130,16 +146,27 @@ impl EntryRecord {
     pub fn entries(&self) -> impl Iterator<Item = InjectedEntry> + '_ {
         let (_, secret) = self.secret.split_once('/').unwrap_or_default();
         self.servers.iter().flat_map(move |server| {
-            server.pools.iter().map(move |pool| InjectedEntry {
-                server: server.url.clone(),
-                pool: pool.clone(),
-                secret: secret.to_owned(),
-            })
+            let all = server.pools.iter().map(|pool| (pool, None));
+            let selected = server.selected.iter().flat_map(|(pool, variables)| {
+                let variables = variables.iter();
+                variables.map(move |variable| (pool, Some(variable.clone())))
+            });
+            all.chain(selected)
+                .map(move |(pool, variable)| InjectedEntry {
+                    server: server.url.clone(),
+                    pool: pool.clone(),
+                    secret: secret.to_owned(),
+                    variable,
+                })
         })
     }
 
     fn len(&self) -> usize {
-        self.servers.iter().map(|server| server.pools.len()).sum()
+        let servers = self.servers.iter();
+        let selected = |server: &RecordedServer| server.selected.values().map(BTreeSet::len).sum();
+        servers
+            .map(|server| server.pools.len() + selected(server))
+            .sum()
     }
 }
 
@@ -178,12 +205,25 @@ mod tests {
             server: server.to_owned(),
             pool: pool.to_owned(),
             secret: "s".to_owned(),
+            variable: None,
+        }
+    }
+
+    fn selected(server: &str, pool: &str, variable: &str) -> InjectedEntry {
+        InjectedEntry {
+            variable: Some(variable.to_owned()),
+            ..entry(server, pool)
         }
     }
 
     #[test]
     fn reads_what_it_writes() {
-        let entries = BTreeSet::from([entry("http://a/api", "k"), entry("http://b/api", "k")]);
+        let entries = BTreeSet::from([
+            entry("http://a/api", "k"),
+            entry("http://b/api", "k"),
+            selected("http://b/api", "k", "x"),
+            selected("http://b/api", "k", "y"),
+        ]);
         let spec = ServerSpec {
             name: Some("a".to_owned()),
             ..ServerSpec::default()
@@ -239,6 +279,16 @@ mod tests {
     }
 
     #[test]
+    fn ignores_what_cannot_be_a_variable() {
+        let selected = json!({"k": ["x", "a b", "{{ y }}"]});
+        let servers = json!([{"url": "http://a/api", "pools": [], "selected": selected}]);
+        let record = json!({"secret": "ns/s", "servers": servers}).to_string();
+        let read = EntryRecord::parse(&record, "ns", "s").unwrap();
+        let variables: Vec<_> = read.entries().filter_map(|entry| entry.variable).collect();
+        assert_eq!(variables, ["x"]);
+    }
+
+    #[test]
     fn rejects_what_it_never_writes() {
         let pools: Vec<_> = (0..=MAX_ENTRIES)
             .map(|n| entry("http://a/api", &n.to_string()))
@@ -248,7 +298,18 @@ mod tests {
             "{{\"secret\":\"ns/s\",\"servers\":[{}]}}",
             " ".repeat(MAX_RECORD_BYTES)
         );
-        for text in ["", "[]", "{", "null", &many.to_text(), &long] {
+        let variables = (0..=MAX_ENTRIES).map(|n| selected("http://a/api", "k", &format!("v{n}")));
+        let variables: Vec<_> = variables.collect();
+        let variables = EntryRecord::of("ns", &variables, &BTreeMap::new(), false).unwrap();
+        for text in [
+            "",
+            "[]",
+            "{",
+            "null",
+            &many.to_text(),
+            &variables.to_text(),
+            &long,
+        ] {
             assert_eq!(EntryRecord::parse(text, "ns", "s"), None);
         }
     }

@@ -20,13 +20,25 @@ pub struct InjectSpec {
     pub work_pools: Vec<WorkPoolSpec>,
 }
 
+/// The variable of a pool by which deployments choose a Secret, unless the spec names another.
+pub const DEFAULT_VARIABLE: &str = "doppler_config";
+/// The value of the variable that chooses no Secret. No binding may have a Secret of this name.
+pub const NO_CONFIG: &str = "none";
+
 /// A Prefect work pool.
 ///
 /// The schema has no defaults in it: `kubectl apply` replaces a list as a whole, so that a default
-/// in a list item makes each apply a change. [`Self::mode`] and [`Self::optional`] fill the
-/// defaults in.
+/// in a list item makes each apply a change. The methods fill the defaults in.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[schemars(description = "A Prefect work pool.")]
+#[x_kube(validation = Rule::new(
+    "!has(self.variable) || (has(self.runs) && self.runs == 'Selected')"
+).message("variable has a meaning only with runs: Selected: set that as well, or remove variable"))]
+#[x_kube(validation = Rule::new(
+    "!has(self.runs) || self.runs != 'Selected' || !has(self.optional) || self.optional"
+).message(
+    "with runs: Selected, a run that chooses nothing has no Secret, so that the entry must be optional: remove optional: false"
+))]
 #[serde(rename_all = "camelCase")]
 pub struct WorkPoolSpec {
     /// Name of the work pool on the Prefect server, such as `k8s`.
@@ -41,6 +53,16 @@ pub struct WorkPoolSpec {
     /// Prefect shows as Pending, until the Secret exists. Default: true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub optional: Option<bool>,
+    /// Which runs of the pool get the Secret. Default: `All`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runs: Option<Runs>,
+    /// With `runs: Selected`, the variable of the pool by which a deployment or a run chooses a
+    /// Secret, by its name. All bindings of a pool use the same one; a binding with another one is
+    /// not injected. It must not be a variable that the pool already has. Default:
+    /// `doppler_config`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[A-Za-z_][A-Za-z0-9_]*$"))]
+    pub variable: Option<String>,
     /// Whether the `cluster_config` of the pool names the cluster of this binding. Without it, the
     /// operator does not write a pool with a `cluster_config`, because it cannot tell which cluster
     /// that is. Risk: if it names another cluster, its jobs start without the values, or never with
@@ -63,11 +85,44 @@ impl WorkPoolSpec {
         self.same_cluster.unwrap_or(false)
     }
 
-    /// Whether pods start without the Secret, by default true.
+    /// Whether pods start without the Secret, by default true, and always if runs choose it.
     #[must_use]
     pub fn optional(&self) -> bool {
-        self.optional.unwrap_or(true)
+        self.optional.unwrap_or(true) || self.variable().is_some()
     }
+
+    /// The variable by which runs choose the Secret. None if all runs get it.
+    #[must_use]
+    pub fn variable(&self) -> Option<&str> {
+        match self.runs.unwrap_or_default() {
+            Runs::All => None,
+            Runs::Selected => Some(self.variable.as_deref().unwrap_or(DEFAULT_VARIABLE)),
+        }
+    }
+}
+
+/// Whether a text can name the variable of a pool.
+#[must_use]
+pub fn is_variable(text: &str) -> bool {
+    let mut characters = text.chars();
+    let first = characters.next();
+    text.len() <= 63
+        && first.is_some_and(|first| first.is_ascii_alphabetic() || first == '_')
+        && characters.all(|character| character.is_ascii_alphanumeric() || character == '_')
+}
+
+// The schema of an optional enum shows this description, and not that of the field.
+/// `All`: each run of the pool gets the Secret. `Selected`: only runs that choose it in the variable
+/// of the pool get it, such as a deployment with `job_variables: {doppler_config: my-secret}` or a
+/// run with `-jv doppler_config=my-secret`. It wins over the Secrets that all runs get. Default:
+/// `All`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Runs {
+    /// Each run of the pool gets the Secret.
+    #[default]
+    All,
+    /// A run gets the Secret if its deployment, or the run itself, chooses it.
+    Selected,
 }
 
 // The schema of an optional enum shows this description, and not that of the field.
@@ -81,4 +136,44 @@ pub enum InjectMode {
     Patch,
     /// The operator only reads the template.
     Observe,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_the_variable_of_selected_runs_only() {
+        let pool = |runs, variable: Option<&str>| WorkPoolSpec {
+            runs,
+            variable: variable.map(str::to_owned),
+            optional: Some(false),
+            ..WorkPoolSpec::default()
+        };
+        assert_eq!(pool(None, Some("x")).variable(), None);
+        assert_eq!(pool(Some(Runs::All), None).variable(), None);
+        let default = pool(Some(Runs::Selected), None);
+        assert_eq!(default.variable(), Some("doppler_config"));
+        assert!(
+            default.optional(),
+            "a run that chooses nothing has to start"
+        );
+        assert_eq!(pool(Some(Runs::Selected), Some("x")).variable(), Some("x"));
+    }
+
+    #[test]
+    fn a_variable_is_an_identifier() {
+        for (text, expected) in [
+            ("doppler_config", true),
+            ("_X9", true),
+            ("9x", false),
+            ("a-b", false),
+            ("a.b", false),
+            ("ä", false),
+            ("", false),
+        ] {
+            assert_eq!(is_variable(text), expected, "{text}");
+        }
+        assert!(is_variable(&"x".repeat(63)) && !is_variable(&"x".repeat(64)));
+    }
 }

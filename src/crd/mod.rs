@@ -26,7 +26,9 @@ pub use entry_record::{
     ENTRIES_ANNOTATION, EntryRecord, InjectedEntry, MAX_ENTRIES, MAX_RECORD_BYTES, RecordedServer,
 };
 pub use finalizer::FINALIZER;
-pub use inject::{InjectMode, InjectSpec, WorkPoolSpec};
+pub use inject::{
+    DEFAULT_VARIABLE, InjectMode, InjectSpec, NO_CONFIG, Runs, WorkPoolSpec, is_variable,
+};
 pub use labels::{MANAGED_BY, MANAGED_BY_LABEL};
 pub use plain_text::{PLAIN_TEXT_RULE, control_character};
 pub use prefect::{ApiKey, BasicAuth, BlockSpec, CaBundle, Header, PrefectSpec, ServerSpec};

@@ -70,7 +70,7 @@ pub struct ExcludedKey {
 }
 
 /// Last observed state of a work pool.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkPoolStatus {
     /// Name of the work pool.
@@ -86,6 +86,10 @@ pub struct WorkPoolStatus {
     /// status lists at most 50.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unserved_namespaces: Vec<String>,
+    /// With `runs: Selected`, deployments that choose the Secret in the variable of the pool. The
+    /// status lists at most 20.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub used_by: Vec<String>,
 }
 
 // The schema of an optional enum shows this description, and not that of the field.
@@ -98,8 +102,9 @@ pub enum WorkPoolState {
     AlreadyPresent,
     /// Another client keeps removing the entry. The operator restores it with backoff.
     Contested,
-    /// The operator cannot add the entry: the template is empty, is not of a kubernetes pool, or
-    /// has a placeholder in that place without the entry in its default.
+    /// The operator cannot add the entry: the template is empty, is not of a kubernetes pool, has a
+    /// placeholder in that place without the entry in its default, or has a variable of its own
+    /// under the name by which runs should choose.
     NotEditable,
     /// The credentials have no permission to read or edit the pool.
     Forbidden,

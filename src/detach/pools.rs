@@ -18,7 +18,7 @@ use url::Url;
 use crate::{
     controller::connect::{build_connection, check_service},
     crd::{InjectedEntry, PrefectSpec, ServerSpec},
-    inject::template::{Edit, edit},
+    inject::template::{Edit, EntryKey, edit},
     prefect::{
         Connection, PrefectError,
         connection::{api_url_of, server_at},
@@ -50,9 +50,9 @@ impl Detacher {
         }
         let mut uncleaned = BTreeSet::new();
         for ((server, pool), entries) in pools {
-            let ours: BTreeSet<String> = entries
+            let ours: BTreeSet<EntryKey> = entries
                 .iter()
-                .map(|(_, entry)| entry.secret.clone())
+                .map(|(_, entry)| EntryKey::from(entry))
                 .collect();
             match self.remove_entries(&server, &pool, &entries, &ours).await {
                 Ok(()) => print_line(&format!("work pool {pool} on {server}: clean"))?,
@@ -73,7 +73,7 @@ impl Detacher {
         server: &str,
         pool: &str,
         entries: &[(&BindingEntries, InjectedEntry)],
-        ours: &BTreeSet<String>,
+        ours: &BTreeSet<EntryKey>,
     ) -> Result<(), String> {
         let connection = self.connection_for(server, entries).await?;
         let client = self
@@ -165,10 +165,7 @@ impl Detacher {
     }
 }
 
-fn names(secrets: &BTreeSet<String>) -> String {
-    secrets
-        .iter()
-        .map(String::as_str)
-        .collect::<Vec<_>>()
-        .join(", ")
+fn names(entries: &BTreeSet<EntryKey>) -> String {
+    let secrets: BTreeSet<&str> = entries.iter().map(|key| key.secret.as_str()).collect();
+    secrets.into_iter().collect::<Vec<_>>().join(", ")
 }

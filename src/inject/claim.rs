@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::template::{Entry, EntryKey};
 use crate::crd::{InjectMode, WorkPoolState};
 use crate::reason::Reason;
 
@@ -30,6 +31,8 @@ pub struct Claim {
     pub namespace: String,
     /// Name of the Secret.
     pub secret: String,
+    /// The variable of the pool by which runs choose the Secret. None if all runs get it.
+    pub variable: Option<String>,
     /// The entry's `optional`.
     pub optional: bool,
     /// Whether the pool's `cluster_config` names this cluster.
@@ -43,16 +46,40 @@ pub struct Claim {
     /// Whether the entry is recorded for the binding, where its author cannot write. Then an entry
     /// of exactly our shape is ours.
     pub recorded: bool,
+    /// Whether another entry for the Secret is recorded in this pool. An older version of the
+    /// operator records no variable, so a variable of exactly our shape may then be ours.
+    pub adopts: bool,
+    /// Whether the variable stops offering the Secret even if deployments choose it.
+    pub release_used: bool,
     /// How often the pool is read.
     pub interval: Duration,
 }
 
 impl Claim {
+    /// What identifies its entry in the template.
+    #[must_use]
+    pub fn key(&self) -> EntryKey {
+        self.entry().key()
+    }
+
+    /// Its entry.
+    #[must_use]
+    pub fn entry(&self) -> Entry {
+        Entry {
+            secret: self.secret.clone(),
+            optional: self.optional,
+            variable: self.variable.clone(),
+        }
+    }
+
     /// Whether both claims request the same.
     #[must_use]
     pub fn same_request(&self, other: &Self) -> bool {
         self.namespace == other.namespace
             && self.secret == other.secret
+            && self.variable == other.variable
+            && self.adopts == other.adopts
+            && self.release_used == other.release_used
             && self.optional == other.optional
             && self.same_cluster == other.same_cluster
             && self.mode == other.mode
@@ -97,6 +124,8 @@ pub struct Observation {
     pub later_sources: Vec<String>,
     /// Namespaces without the Secret to which deployments send jobs.
     pub unserved_namespaces: Vec<String>,
+    /// Deployments that choose the Secret.
+    pub used_by: Vec<String>,
     /// What is unknown about the pool's deployments, in one clause.
     pub unchecked_deployments: Option<String>,
     /// The first of the failures in a row.
@@ -120,6 +149,7 @@ impl Observation {
             shadowed_keys: Vec::new(),
             later_sources: Vec::new(),
             unserved_namespaces: Vec::new(),
+            used_by: Vec::new(),
             unchecked_deployments: None,
             failing_since: None,
             event: None,

@@ -4,26 +4,63 @@
 //! Output: text to paste.
 //! Invariants: sends and writes nothing.
 
-use serde_json::json;
-use serde_json::value::RawValue;
+use std::fmt::Write;
 
-use super::template::{Entry, has_list};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::template::{Entry, EntryKey, EntryState, has_list, leading_entries};
+use super::template::{declaration_of, declared_variable, entry_state};
 use crate::{args::PatchForm, printable};
 
 /// JSON pointer of the list that takes the entry in a base job template.
 const ENV_FROM_POINTER: &str =
     "/job_configuration/job_manifest/spec/template/spec/containers/0/envFrom";
 
-/// The JSON Patch operation that adds the entry: before the existing sources, or as a new list.
+/// The JSON Patch operations that add the entry, and the name to its variable.
 ///
-/// Without a template the list counts as missing, as in Prefect's default template.
-#[must_use]
-pub fn add_operation(entry: &Entry, template: Option<&RawValue>) -> serde_json::Value {
-    if template.is_some_and(has_list) {
-        json!({"op": "add", "path": format!("{ENV_FROM_POINTER}/0"), "value": entry.json()})
-    } else {
-        json!({"op": "add", "path": ENV_FROM_POINTER, "value": [entry.json()]})
+/// The entry goes before the existing sources, and that of a variable behind the entries for all
+/// runs. Without a template the list and the variable count as missing, as in Prefect's default
+/// template.
+fn operations(entry: &Entry, template: Option<&RawValue>) -> Vec<Value> {
+    let list = template.is_some_and(has_list);
+    let at = template.map_or(0, leading_entries);
+    let Some(variable) = &entry.variable else {
+        return vec![add_source(entry, list.then_some(0))];
+    };
+    let declared = template.and_then(|template| declared_variable(template, variable));
+    let path = format!("/variables/properties/{variable}");
+    let name = match declared.map(|declared| declared.names) {
+        Some(Some(_)) => {
+            json!({"op": "add", "path": format!("{path}/enum/-"), "value": entry.secret})
+        }
+        _ => json!({"op": "add", "path": path, "value": declaration_of([&*entry.secret])}),
+    };
+    let placeholder = entry.json()["secretRef"]["name"].clone();
+    let placeholder = EntryKey::all(placeholder.as_str().unwrap_or_default());
+    let is_there = template.is_some_and(|template| {
+        entry_state(template, placeholder).is_ok_and(|state| state != EntryState::Absent)
+    });
+    let source = (!is_there).then(|| add_source(entry, list.then_some(at)));
+    [name].into_iter().chain(source).collect()
+}
+
+/// The operation that adds the entry to the list at this place, or as a new list.
+fn add_source(entry: &Entry, at: Option<usize>) -> Value {
+    match at {
+        Some(at) => {
+            json!({"op": "add", "path": format!("{ENV_FROM_POINTER}/{at}"), "value": entry.json()})
+        }
+        None => json!({"op": "add", "path": ENV_FROM_POINTER, "value": [entry.json()]}),
     }
+}
+
+/// The operations in one line.
+#[must_use]
+pub(super) fn operations_text(entry: &Entry, template: Option<&RawValue>) -> String {
+    let operations = operations(entry, template);
+    let operations: Vec<String> = operations.iter().map(Value::to_string).collect();
+    operations.join(", ")
 }
 
 /// The text to paste where another tool owns the template of the pool.
@@ -34,38 +71,77 @@ pub fn patch_text(
     entry: &Entry,
     template: Option<&RawValue>,
 ) -> String {
-    let operation = add_operation(entry, template);
-    let list = template.is_some_and(has_list);
-    let Entry { secret, optional } = entry;
     // A line break in a name would begin a line of the text.
-    let (secret, shown_pool) = (printable::name(secret), printable::name(pool));
+    let shown_pool = printable::name(pool);
     match form {
-        PatchForm::Json => format!("[{operation}]\n"),
+        PatchForm::Json => format!("[{}]\n", operations_text(entry, template)),
         PatchForm::PrefectOperator => {
-            let path = operation["path"].as_str().unwrap_or_default();
-            let value = if list {
-                format!("          secretRef: {{name: {secret}, optional: {optional}}}")
-            } else {
-                format!("          - secretRef: {{name: {secret}, optional: {optional}}}")
-            };
+            let mut text = format!(
+                "# kubectl edit prefectworkpool (the object of work pool {shown_pool})\nspec:\n  baseJobTemplate:\n    patches:\n"
+            );
+            for operation in operations(entry, template) {
+                let (path, value) = (&operation["path"], &operation["value"]);
+                // JSON is YAML. A line break in a text is an escape in it.
+                let _ = write!(
+                    text,
+                    "      - op: add\n        path: {path}\n        value: {value}\n"
+                );
+            }
+            text
+        }
+        PatchForm::Terraform => terraform(pool, entry),
+        PatchForm::Helm => {
+            let variable = entry.variable.as_ref().map(|variable| {
+                let declaration = declaration_of([&*entry.secret]);
+                format!(
+                    "# and this to variables.properties of that JSON; if it is there already, add the name to its enum\n\
+                     \"{variable}\": {declaration}\n"
+                )
+            });
             format!(
-                "# kubectl edit prefectworkpool (the object of work pool {shown_pool})\nspec:\n  baseJobTemplate:\n    patches:\n      - op: add\n        path: {path}\n        value:\n{value}\n"
+                "# the prefect-worker chart writes worker.config.baseJobTemplate.configuration (JSON text, or the ConfigMap of\n\
+                 # existingConfigMapName) to work pool {shown_pool} at each start of the worker: add this to the first container\n\
+                 # of that JSON, before other sources{}\n\
+                 \"envFrom\": [{}]\n{}",
+                behind(entry),
+                entry.json(),
+                variable.unwrap_or_default()
             )
         }
-        PatchForm::Terraform => format!(
-            "# in the job manifest of resource \"prefect_work_pool\" with name = {}: base_job_template = jsonencode({{…}})\n\
-             # at job_configuration.job_manifest.spec.template.spec.containers[0], before other sources\n\
-             envFrom = [\n  {{ secretRef = {{ name = \"{secret}\", optional = {optional} }} }},\n]\n",
-            json!(pool)
-        ),
-        PatchForm::Helm => format!(
-            "# the prefect-worker chart writes worker.config.baseJobTemplate.configuration (JSON text, or the ConfigMap of\n\
-             # existingConfigMapName) to work pool {shown_pool} at each start of the worker: add this to the first container\n\
-             # of that JSON, before other sources\n\
-             \"envFrom\": [{}]\n",
-            entry.json()
-        ),
     }
+}
+
+/// Where the entry of a variable stands among those of bindings.
+const fn behind(entry: &Entry) -> &'static str {
+    if entry.variable.is_some() {
+        " and behind the entries for all runs"
+    } else {
+        ""
+    }
+}
+
+fn terraform(pool: &str, entry: &Entry) -> String {
+    let source = entry.json();
+    let (name, optional) = (&source["secretRef"]["name"], entry.optional);
+    let variable = entry.variable.as_ref().map(|variable| {
+        let declaration = declaration_of([&*entry.secret]);
+        let members = declaration.as_object().into_iter().flatten();
+        let members: Vec<String> = members
+            .map(|(key, value)| format!("{key} = {value}"))
+            .collect();
+        format!(
+            "# at variables.properties; if it is there already, add the name to its enum\n{variable} = {{ {} }}\n",
+            members.join(", ")
+        )
+    });
+    format!(
+        "# in the job manifest of resource \"prefect_work_pool\" with name = {}: base_job_template = jsonencode({{…}})\n\
+         # at job_configuration.job_manifest.spec.template.spec.containers[0], before other sources{}\n\
+         envFrom = [\n  {{ secretRef = {{ name = {name}, optional = {optional} }} }},\n]\n{}",
+        json!(pool),
+        behind(entry),
+        variable.unwrap_or_default()
+    )
 }
 
 #[cfg(test)]
@@ -76,6 +152,15 @@ mod tests {
         Entry {
             secret: "my-secret".to_owned(),
             optional: true,
+            variable: None,
+        }
+    }
+
+    fn selected(secret: &str) -> Entry {
+        Entry {
+            secret: secret.to_owned(),
+            variable: Some("doppler_config".to_owned()),
+            ..entry()
         }
     }
 
@@ -86,41 +171,69 @@ mod tests {
             PatchForm::Helm,
             PatchForm::Terraform,
         ] {
-            let lines = |pool| patch_text(form, pool, &entry(), None).lines().count();
-            assert_eq!(lines("a\nspec: {}"), lines("a"), "{form:?}");
+            for entry in [entry(), selected("s")] {
+                let lines = |pool| patch_text(form, pool, &entry, None).lines().count();
+                assert_eq!(lines("a\nspec: {}"), lines("a"), "{form:?}");
+            }
         }
     }
 
-    const BARE: &str = r#"{"job_configuration":{"job_manifest":{"spec":{"template":{"spec":{"containers":[{"name":"x"}]}}}}}}"#;
-    const LISTED: &str = r#"{"job_configuration":{"job_manifest":{"spec":{"template":{"spec":{"containers":[{"envFrom":[{"secretRef":{"name":"u"}}]}]}}}}}}"#;
+    const BARE: &str = r#"{"job_configuration":{"job_manifest":{"spec":{"template":{"spec":{"containers":[{"name":"x"}]}}}}},"variables":{"properties":{}}}"#;
+    const LISTED: &str = r#"{"job_configuration":{"job_manifest":{"spec":{"template":{"spec":{"containers":[{"envFrom":[{"secretRef":{"name":"u"}}]}]}}}}},"variables":{"properties":{}}}"#;
+
+    fn raw(text: &str) -> Box<RawValue> {
+        serde_json::from_str(text).unwrap()
+    }
+
+    /// The template after the printed patch.
+    fn patched(text: &str, entry: &Entry) -> String {
+        let patch = patch_text(PatchForm::Json, "k8s", entry, Some(&raw(text)));
+        let patch: json_patch::Patch = serde_json::from_str(&patch).unwrap();
+        let mut template: Value = serde_json::from_str(text).unwrap();
+        json_patch::patch(&mut template, &patch).unwrap();
+        template.to_string()
+    }
+
+    fn sources(text: &str) -> Vec<Value> {
+        let template: Value = serde_json::from_str(text).unwrap();
+        let list = template.pointer(ENV_FROM_POINTER).unwrap();
+        list.as_array().unwrap().clone()
+    }
 
     #[test]
     fn the_json_patch_adds_the_entry_before_others() {
         for (text, count) in [(BARE, 1), (LISTED, 2)] {
-            let raw: Box<RawValue> = serde_json::from_str(text).unwrap();
-            let patch = patch_text(PatchForm::Json, "k8s", &entry(), Some(&raw));
-            let patch: json_patch::Patch = serde_json::from_str(&patch).unwrap();
-            let mut template: serde_json::Value = serde_json::from_str(text).unwrap();
-            json_patch::patch(&mut template, &patch).unwrap();
-            let sources = template
-                .pointer(ENV_FROM_POINTER)
-                .unwrap()
-                .as_array()
-                .unwrap();
+            let sources = sources(&patched(text, &entry()));
             assert_eq!((sources.len(), &sources[0]), (count, &entry().json()));
+        }
+    }
+
+    #[test]
+    fn the_json_patch_adds_variable_and_entry_behind_those_for_all_runs() {
+        for (text, others) in [(BARE, 0), (LISTED, 1)] {
+            let text = patched(&patched(text, &entry()), &selected("a"));
+            let text = patched(&text, &selected("b"));
+            let found = sources(&text);
+            assert_eq!(found.len(), 2 + others, "{text}");
+            assert_eq!(found[0], entry().json());
+            assert_eq!(found[1], selected("a").json());
+            let declared = declared_variable(&raw(&text), "doppler_config").unwrap();
+            assert_eq!(declared.names.unwrap(), ["none", "a", "b"]);
         }
     }
 
     #[test]
     fn the_prefect_operator_form_is_yaml_of_the_same_patch() {
         for text in [BARE, LISTED] {
-            let raw: Box<RawValue> = serde_json::from_str(text).unwrap();
-            let yaml = patch_text(PatchForm::PrefectOperator, "k8s", &entry(), Some(&raw));
-            let value: serde_json::Value = serde_saphyr::from_str(&yaml).unwrap();
-            assert_eq!(
-                value.pointer("/spec/baseJobTemplate/patches/0"),
-                Some(&add_operation(&entry(), Some(&raw)))
-            );
+            for entry in [entry(), selected("s")] {
+                let raw = raw(text);
+                let yaml = patch_text(PatchForm::PrefectOperator, "k8s", &entry, Some(&raw));
+                let value: Value = serde_saphyr::from_str(&yaml).unwrap();
+                assert_eq!(
+                    value.pointer("/spec/baseJobTemplate/patches"),
+                    Some(&Value::Array(operations(&entry, Some(&raw))))
+                );
+            }
         }
     }
 
@@ -133,6 +246,10 @@ mod tests {
         ] {
             let text = patch_text(form, "k8s", &entry(), None);
             assert!(text.contains("my-secret") && text.contains("k8s"), "{text}");
+            let text = patch_text(form, "k8s", &selected("s"), None);
+            for part in ["{{ doppler_config }}", "\"none\",\"s\"", "k8s"] {
+                assert!(text.contains(part), "{part}: {text}");
+            }
         }
     }
 }

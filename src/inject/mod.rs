@@ -15,5 +15,5 @@ pub mod pools;
 mod rendering;
 pub mod template;
 
-pub use manual_patch::{add_operation, patch_text};
+pub use manual_patch::patch_text;
 pub use pools::Pools;

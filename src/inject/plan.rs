@@ -14,12 +14,18 @@
 //! - An entry that a placeholder brings counts as the user's, because no edit can take it away.
 //! - If two bindings claim one Secret, its entry stays while one of them wants it, over whichever
 //!   connection. If they differ, `optional: true` wins.
+//! - A name that a variable offers stays while deployments choose it, unless its claim says
+//!   otherwise: without it, Prefect refuses every new run of theirs.
+//! - All bindings of a pool use one variable. A variable that a binding gives up stays beside the
+//!   next one until its names are out.
 //! - A claim that the pool cannot serve, as from another namespace, or that may never own the
 //!   Secret, keeps no entry in the pool: else it could stop the removal of another tenant's entry.
 
 mod deployments;
 mod eligibility;
 mod observe;
+mod usage;
+mod variables;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,9 +35,11 @@ use serde_json::value::RawValue;
 use self::deployments::Unserved;
 use self::eligibility::{Rejection, find_rejection};
 use self::observe::{Observed, add_shadows, observe_claim};
+use self::usage::Usage;
+use self::variables::PoolVariables;
 use self::view::{KUBERNETES, ParsedTemplate};
 use super::claim::{Claim, Observation, Want};
-use super::template::{Edit, Entry, EntryState, edit};
+use super::template::{Edit, Entry, EntryKey, EntryState, declared_variable, edit};
 use crate::crd::InjectMode;
 
 pub use self::view::{History, PoolView, destination_variables};
@@ -42,10 +50,10 @@ pub struct Plan {
     pub edit: Option<Box<RawValue>>,
     /// For each claim, in their order, what the template as it was read means for it.
     pub observations: Vec<Observation>,
-    /// Secrets whose entry is in the template.
-    pub present: BTreeSet<String>,
-    /// Secrets whose entry has to stay in the template.
-    pub required: BTreeSet<String>,
+    /// Entries that are in the template.
+    pub present: BTreeSet<EntryKey>,
+    /// Entries that have to stay in the template.
+    pub required: BTreeSet<EntryKey>,
 }
 
 /// What the claims together ask of the template.
@@ -53,47 +61,70 @@ pub struct Plan {
 struct Demand {
     /// Entries that have to be in the template.
     entries: Vec<Entry>,
-    /// Secrets whose entry the operator may add, change or remove.
-    editable: BTreeSet<String>,
-    /// Secrets whose entry has to stay in the template.
-    required: BTreeSet<String>,
-    /// Secrets whose entry stays as it is, because a claim relies on it.
-    protected: BTreeSet<String>,
+    /// Entries that the operator may add, change or remove.
+    editable: BTreeSet<EntryKey>,
+    /// Entries that have to stay in the template.
+    required: BTreeSet<EntryKey>,
+    /// Entries that stay as they are, because a claim relies on them.
+    protected: BTreeSet<EntryKey>,
+    /// Names that stay, because deployments choose them, and who does.
+    used: BTreeMap<EntryKey, Usage>,
 }
 
 /// Plans one write of a pool for all claims.
 #[must_use]
 pub fn plan(view: &PoolView<'_>, claims: &[&Claim], history: &History) -> Plan {
     let parsed = ParsedTemplate::parse(view, claims);
-    let rejections: Vec<_> = claims
+    let mut rejections: Vec<_> = claims
         .iter()
         .map(|claim| find_rejection(view, &parsed, claim))
         .collect();
+    let elsewhere: Vec<_> = history
+        .elsewhere
+        .iter()
+        .map(|claim| (claim, find_rejection(view, &parsed, claim)))
+        .collect();
+    let served = claims.iter().copied().zip(&rejections);
+    let served = served.chain(
+        elsewhere
+            .iter()
+            .map(|(claim, rejection)| (*claim, rejection)),
+    );
+    let served = served.filter(|(_, rejection)| rejection.is_none());
+    let variables = PoolVariables::of(served.map(|(claim, _)| claim), history);
+    for (claim, rejection) in claims.iter().zip(&mut rejections) {
+        if rejection.is_none() {
+            *rejection = variables.find_rejection(view, &parsed, claim);
+        }
+    }
     let mut demand = Demand::of(claims, &rejections, &parsed, history);
-    for claim in &history.elsewhere {
-        let rejection = find_rejection(view, &parsed, claim);
+    for (claim, rejection) in &elsewhere {
         demand.protect(claim, rejection.as_ref());
     }
     demand.release_others(&parsed);
+    demand.hold_used(view, claims);
     let edit = demand.edit(view);
     let present = claims
         .iter()
-        .filter(|claim| parsed.state(&claim.secret) != EntryState::Absent)
-        .map(|claim| claim.secret.clone())
+        .map(|claim| claim.key())
+        .filter(|key| parsed.state(key) != EntryState::Absent)
         .collect();
     let keys: BTreeMap<&str, &BTreeSet<String>> = claims
         .iter()
         .map(|claim| (claim.secret.as_str(), &*claim.keys))
         .collect();
     let observe = |(claim, rejection): (&&Claim, Option<Rejection>)| {
+        let key = claim.key();
         let observed = Observed {
             claim,
             rejection,
-            entry: parsed.state(&claim.secret),
-            kept: demand.keeps(&claim.secret),
-            operators: history.is_operators(&claim.secret, claims),
+            entry: parsed.state(&key),
+            kept: demand.keeps(&key),
+            operators: history.is_operators(&key, claims) || is_adopted(view, claim),
+            used: demand.used.get(&key),
         };
         let mut observation = observe_claim(view, history, observed);
+        observation.used_by = Usage::of(view, &key).deployments;
         if claim.want != Want::Absent {
             add_shadows(view, &parsed, claim, &keys, &mut observation);
         }
@@ -106,6 +137,16 @@ pub fn plan(view: &PoolView<'_>, claims: &[&Claim], history: &History) -> Plan {
         present,
         required: demand.required,
     }
+}
+
+/// Whether a variable of exactly our shape is ours, because an older version recorded the entry.
+fn is_adopted(view: &PoolView<'_>, claim: &Claim) -> bool {
+    let declared = claim
+        .variable
+        .as_ref()
+        .filter(|_| claim.adopts)
+        .and_then(|variable| declared_variable(view.template, variable));
+    declared.is_some_and(|declared| declared.has_our_description)
 }
 
 /// The deployments that send jobs to namespaces without the Secret of the claim, by namespace.
@@ -124,23 +165,22 @@ impl Demand {
     ) -> Self {
         let mut demand = Self::default();
         for (claim, rejection) in claims.iter().zip(rejections) {
-            let secret = || claim.secret.clone();
+            let key = claim.key();
             let owned = history.is_ours(claim);
             let writes = claim.mode == InjectMode::Patch && claim.recorded;
             demand.protect(claim, rejection.as_ref());
             match claim.want {
                 Want::Present if writes && rejection.is_none() => {
-                    if owned || parsed.state(&claim.secret) == EntryState::Absent {
-                        demand.entries.push(Entry {
-                            secret: secret(),
-                            optional: claim.optional,
-                        });
-                        demand.editable.insert(secret());
+                    if owned || parsed.state(&key) == EntryState::Absent {
+                        demand.entries.push(claim.entry());
+                        demand.editable.insert(key.clone());
                     }
-                    demand.required.insert(secret());
+                    demand.required.insert(key);
                 }
+                // The variable is a user's.
+                Want::Present if rejection.as_ref().is_some_and(Rejection::is_taken) => {}
                 Want::Present | Want::Absent if owned && (writes || claim.want == Want::Absent) => {
-                    demand.editable.insert(secret());
+                    demand.editable.insert(key);
                 }
                 Want::Present | Want::Absent | Want::Observe => {}
             }
@@ -152,7 +192,7 @@ impl Demand {
     fn protect(&mut self, claim: &Claim, rejection: Option<&Rejection>) {
         let relies = claim.mode == InjectMode::Observe || claim.recorded;
         if claim.want != Want::Absent && relies && rejection.is_none() {
-            self.protected.insert(claim.secret.clone());
+            self.protected.insert(claim.key());
         }
     }
 
@@ -161,15 +201,36 @@ impl Demand {
         // An entry that a claim only observes stays as it is, unless another claim requires it.
         let (required, protected) = (&self.required, &self.protected);
         self.editable
-            .retain(|secret| required.contains(secret) || !protected.contains(secret));
+            .retain(|key| required.contains(key) || !protected.contains(key));
         // A user's entry of another shape makes ours unnecessary.
         self.entries
-            .retain(|entry| parsed.state(&entry.secret) != EntryState::OtherShape);
+            .retain(|entry| parsed.state(&entry.key()) != EntryState::OtherShape);
+    }
+
+    /// Keeps the names that deployments choose, unless a claim gives them up.
+    fn hold_used(&mut self, view: &PoolView<'_>, claims: &[&Claim]) {
+        let given_up: BTreeSet<EntryKey> = claims
+            .iter()
+            .filter(|claim| claim.release_used)
+            .map(|claim| claim.key())
+            .collect();
+        let (required, used) = (&self.required, &mut self.used);
+        self.editable.retain(|key| {
+            if required.contains(key) || given_up.contains(key) {
+                return true;
+            }
+            let usage = Usage::of(view, key);
+            let is_used = usage.is_used();
+            if is_used {
+                used.insert(key.clone(), usage);
+            }
+            !is_used
+        });
     }
 
     /// Whether an entry stays for a claim that relies on it.
-    fn keeps(&self, secret: &str) -> bool {
-        self.required.contains(secret) || self.protected.contains(secret)
+    fn keeps(&self, key: &EntryKey) -> bool {
+        self.required.contains(key) || self.protected.contains(key)
     }
 
     /// The template to write, if the template as it was read differs from it.

@@ -9,7 +9,7 @@ use std::fmt;
 use serde_json::value::RawValue;
 use url::Url;
 
-use super::manual_patch::add_operation;
+use super::manual_patch::operations_text;
 use super::template::Entry;
 use crate::prefect::connection::same_api;
 
@@ -54,7 +54,7 @@ pub fn owner_message(
 ) -> String {
     format!(
         "{owner} owns the base job template of work pool {pool}: add this to its spec.baseJobTemplate.patches: {}",
-        add_operation(entry, Some(template))
+        operations_text(entry, Some(template))
     )
 }
 
@@ -91,6 +91,7 @@ mod tests {
         let entry = Entry {
             secret: "s".to_owned(),
             optional: true,
+            variable: None,
         };
         let text = owner_message(&owner, "k8s", &entry, &RawValue::NULL.to_owned());
         assert!(

@@ -31,6 +31,7 @@ use self::worker::PoolsInner;
 use self::write_locks::WriteLocks;
 use super::claim::{Claim, Observation};
 use super::pool_owner::{self, ManagedPool};
+use super::template::EntryKey;
 use crate::crd::BindingRef;
 use crate::metrics::Metrics;
 use crate::prefect::{Connection, ConnectionInterner};
@@ -72,7 +73,7 @@ impl Pools {
         }))
     }
 
-    /// Declares a binding's claim for a Secret. It replaces the binding's earlier claim for it.
+    /// Declares a binding's claim for an entry. It replaces the binding's earlier claim for it.
     ///
     /// Returns the current observation without waiting. A later change enqueues the binding.
     #[allow(clippy::must_use_candidate)] // the call has an effect of its own
@@ -88,7 +89,7 @@ impl Pools {
             pool: pool.to_owned(),
         };
         let mut registry = self.0.registry();
-        if let Some(record) = registry.record(key, &pool_key, &claim.secret)
+        if let Some(record) = registry.record(key, &pool_key, &claim.key())
             && record.claim.same_request(&claim)
         {
             return record.observation.clone();
@@ -101,11 +102,11 @@ impl Pools {
         observation
     }
 
-    /// Drops the binding's claims for which `keep` of server, pool and Secret is false.
-    pub fn retain(&self, key: &BindingRef, keep: &dyn Fn(&str, &str, &str) -> bool) {
+    /// Drops the binding's claims for which `keep` of server, pool and entry is false.
+    pub fn retain(&self, key: &BindingRef, keep: &dyn Fn(&str, &str, &EntryKey) -> bool) {
         for (pool_key, entry) in &mut self.0.registry().pools {
             let server = pool_key.connection.api_url.as_str();
-            entry.retain(key, |secret| keep(server, &pool_key.pool, secret));
+            entry.retain(key, |wanted| keep(server, &pool_key.pool, wanted));
         }
     }
 

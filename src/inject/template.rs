@@ -1,31 +1,39 @@
-//! The smallest edit of a base job template that adds or removes our `envFrom` entries.
+//! The smallest edit of a base job template that adds or removes our `envFrom` entries, and the
+//! variables by which runs choose a Secret.
 //!
-//! Input: the template as raw JSON, the wanted entries, and the Secrets whose entries may be
-//! removed.
-//! Output: the same text with one range changed, or why the template cannot take an entry.
+//! Input: the template as raw JSON, the wanted entries, and the entries that may be removed.
+//! Output: the same text with few ranges changed, or why the template cannot take an entry.
 //! Invariants: moves no key, number, escape or space of anything else.
 //!
 //! Our entries come first, sorted by name: of two `envFrom` sources the later wins, so the user's
-//! sources win. If the last of our entries leaves the list empty, the key is removed too, so a
+//! sources win. The entry of a variable names its placeholder, which sorts behind every Secret: what
+//! a run chooses wins over what all runs get. If the last of our entries leaves the list empty, the key is removed too, so a
 //! template without `envFrom` gets its text back. A template with an empty list loses the list,
 //! which means the same to Kubernetes.
 
+mod choice;
 mod container;
 mod entry;
 mod entry_state;
+mod variable;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::value::RawValue;
 
+use self::choice::{Choice, Placement, insert_member, remove_member};
 use self::container::{EnvFrom, FirstContainer, POD_SPEC_PATH, first_container};
+use self::entry::placeholder;
 use self::entry_state::secret_source;
 use super::json_text::{range_of, splice};
 
 pub use self::container::NotEditable;
-pub use self::entry::Entry;
-pub(super) use self::entry_state::has_list;
+pub use self::entry::{Entry, EntryKey};
 pub use self::entry_state::{EntryState, entry_state, entry_states};
+pub(super) use self::entry_state::{has_list, leading_entries};
+pub(super) use self::variable::{
+    DeclaredVariable, declaration_of, declared_variable, refuses_undeclared,
+};
 
 /// The result of an edit.
 #[derive(Debug)]
@@ -38,16 +46,97 @@ pub enum Edit {
 
 /// Adds the wanted entries and removes those of `ours` that are not wanted.
 ///
-/// Removes and changes only entries of exactly our shape whose Secret is in `ours`. A wanted Secret
-/// that is not in `ours` and that an entry already names stays as it is.
+/// Removes and changes only entries of exactly our shape that are in `ours`. A wanted Secret that is
+/// not in `ours` and that an entry already names stays as it is.
 ///
 /// # Errors
 /// If the template cannot take an entry.
 pub fn edit(
     template: &RawValue,
     entries: &[Entry],
-    ours: &BTreeSet<String>,
+    ours: &BTreeSet<EntryKey>,
 ) -> Result<Edit, NotEditable> {
+    first_container(template)?;
+    let all = entries.iter().filter(|entry| entry.variable.is_none());
+    let mut sources: Vec<Source> = all
+        .map(|entry| Source {
+            name: entry.secret.clone(),
+            optional: entry.optional,
+        })
+        .collect();
+    let plain = ours.iter().filter(|key| key.variable.is_none());
+    let mut our_names: BTreeSet<String> = plain.map(|key| key.secret.clone()).collect();
+    let mut changed: Option<Box<RawValue>> = None;
+    for (variable, choice) in choices(entries, ours) {
+        let (text, placement) = choice.edit(changed.as_deref().unwrap_or(template), variable)?;
+        if let Some(text) = text {
+            changed = Some(parse(text)?);
+        }
+        let name = placeholder(variable);
+        if placement == Placement::Present {
+            sources.push(Source {
+                name: name.clone(),
+                optional: true,
+            });
+        }
+        if placement != Placement::Foreign {
+            our_names.insert(name);
+        }
+    }
+    let with_variables = changed.as_deref().unwrap_or(template);
+    if let Some(text) = edit_sources(with_variables, sources, &our_names)? {
+        changed = Some(parse(text)?);
+    }
+    Ok(changed.map_or(Edit::Unchanged, Edit::Changed))
+}
+
+/// A source of `envFrom` in exactly our shape.
+struct Source {
+    name: String,
+    optional: bool,
+}
+
+impl Source {
+    fn json(&self) -> String {
+        let entry = Entry {
+            secret: self.name.clone(),
+            optional: self.optional,
+            variable: None,
+        };
+        entry.json().to_string()
+    }
+}
+
+/// The names of each variable.
+fn choices<'a>(
+    entries: &'a [Entry],
+    ours: &'a BTreeSet<EntryKey>,
+) -> BTreeMap<&'a str, Choice<'a>> {
+    let mut choices: BTreeMap<&str, Choice<'_>> = BTreeMap::new();
+    for entry in entries {
+        if let Some(variable) = &entry.variable {
+            let choice = choices.entry(variable).or_default();
+            choice.wanted.insert(&entry.secret);
+        }
+    }
+    for key in ours {
+        if let Some(variable) = &key.variable {
+            choices
+                .entry(variable)
+                .or_default()
+                .ours
+                .insert(&key.secret);
+        }
+    }
+    choices
+}
+
+/// The template with the wanted sources and without the others of `ours`. None if it is so already.
+fn edit_sources(
+    template: &RawValue,
+    mut wanted: Vec<Source>,
+    ours: &BTreeSet<String>,
+) -> Result<Option<String>, NotEditable> {
     let target = first_container(template)?;
     let elements = target.sources.elements();
     let named: Vec<_> = elements
@@ -56,33 +145,20 @@ pub fn edit(
         .collect();
     let is_ours =
         |at: usize| matches!(named.get(at), Some(Some((name, Some(_)))) if ours.contains(name));
-    let mut wanted: Vec<&Entry> = entries
-        .iter()
-        .filter(|entry| {
-            ours.contains(&entry.secret)
-                || !named
-                    .iter()
-                    .flatten()
-                    .any(|(name, _)| *name == entry.secret)
-        })
-        .collect();
-    wanted.sort_by(|a, b| a.secret.cmp(&b.secret).then(b.optional.cmp(&a.optional)));
-    wanted.dedup_by(|a, b| a.secret == b.secret);
+    wanted.retain(|entry| {
+        ours.contains(&entry.name) || !named.iter().flatten().any(|(name, _)| *name == entry.name)
+    });
+    wanted.sort_by(|a, b| a.name.cmp(&b.name).then(b.optional.cmp(&a.optional)));
+    wanted.dedup_by(|a, b| a.name == b.name);
 
     let in_place = are_in_place(&wanted, &named);
     let kept: Vec<usize> = (0..elements.len()).filter(|at| !is_ours(*at)).collect();
     let count = elements.len() - kept.len();
-    let owned = wanted
-        .iter()
-        .filter(|entry| ours.contains(&entry.secret))
-        .count();
-    if in_place && count == owned {
-        return Ok(Edit::Unchanged);
+    let owned = wanted.iter().filter(|entry| ours.contains(&entry.name));
+    if in_place && count == owned.count() {
+        return Ok(None);
     }
-    let our_entries: Vec<String> = wanted
-        .iter()
-        .map(|entry| entry.json().to_string())
-        .collect();
+    let our_entries: Vec<String> = wanted.iter().map(Source::json).collect();
     let text = match &target.sources {
         EnvFrom::List(list, elements) if !(our_entries.is_empty() && kept.is_empty()) => {
             let new = rebuild_list(list.get(), elements, &our_entries, &kept);
@@ -95,22 +171,25 @@ pub fn edit(
             .and_then(|null| replace_part(template, null, &format!("[{}]", our_entries.join(",")))),
         EnvFrom::Missing => insert_list(template, &target, &our_entries),
     };
-    match text.map(RawValue::from_string) {
-        Some(Ok(template)) => Ok(Edit::Changed(template)),
-        // The ranges come from the text itself, so this cannot happen. An unwritten pool is better
-        // than a broken one.
-        Some(Err(_)) | None => Err(NotEditable::WrongType(
-            POD_SPEC_PATH.join("."),
-            "JSON that can be edited in place",
-        )),
-    }
+    text.map(Some).ok_or_else(unexpected)
+}
+
+/// The text as JSON.
+fn parse(text: String) -> Result<Box<RawValue>, NotEditable> {
+    RawValue::from_string(text).map_err(|_| unexpected())
+}
+
+/// The ranges come from the text itself, so this cannot happen. An unwritten pool is better than a
+/// broken one.
+fn unexpected() -> NotEditable {
+    NotEditable::WrongType(POD_SPEC_PATH.join("."), "JSON that can be edited in place")
 }
 
 /// Whether the entries are in order, after nothing but entries of our shape.
 ///
 /// After a restart, entries of our shape may belong to bindings that have not declared a claim yet.
 /// They are no reason to move an entry.
-fn are_in_place(wanted: &[&Entry], named: &[Option<(String, Option<bool>)>]) -> bool {
+fn are_in_place(wanted: &[Source], named: &[Option<(String, Option<bool>)>]) -> bool {
     let mut first_positions: HashMap<(&str, bool), usize> = HashMap::new();
     for (at, source) in named.iter().enumerate() {
         if let Some((name, Some(optional))) = source {
@@ -121,7 +200,7 @@ fn are_in_place(wanted: &[&Entry], named: &[Option<(String, Option<bool>)>]) -> 
         .iter()
         .map(|entry| {
             first_positions
-                .get(&(entry.secret.as_str(), entry.optional))
+                .get(&(entry.name.as_str(), entry.optional))
                 .copied()
         })
         .collect();
@@ -174,32 +253,12 @@ fn insert_list(
     our_entries: &[String],
 ) -> Option<String> {
     let member = format!("\"envFrom\":[{}]", our_entries.join(","));
-    let whole = template.get();
-    if let Some((_, last)) = target.members.0.last() {
-        let end = range_of(whole, last.get())?.end;
-        Some(splice(whole, end..end, &format!(",{member}")))
-    } else {
-        let inside = range_of(whole, target.container.get())?.start + 1;
-        Some(splice(whole, inside..inside, &member))
-    }
+    insert_member(template, target.container, &target.members, &member)
 }
 
 /// The template without the container's `envFrom`.
 fn remove_list(template: &RawValue, target: &FirstContainer<'_>) -> Option<String> {
-    let whole = template.get();
-    let at = target.members.position("envFrom")?;
-    let end = range_of(whole, target.members.0[at].1.get())?.end;
-    if at > 0 {
-        let start = range_of(whole, target.members.0[at - 1].1.get())?.end;
-        return Some(splice(whole, start..end, ""));
-    }
-    let open = range_of(whole, target.container.get())?.start;
-    let start = open + whole[open..].find('"')?;
-    let end = match whole[end..].trim_start().strip_prefix(',') {
-        Some(rest) => whole.len() - rest.trim_start().len(),
-        None => end,
-    };
-    Some(splice(whole, start..end, ""))
+    remove_member(template, target.container, &target.members, "envFrom")
 }
 
 #[cfg(test)]

@@ -6,7 +6,10 @@
 //! Invariants: a template may contain secrets, so [`WorkPool`] has no `Debug`. The number of groups
 //! and names and the size of values are bounded.
 
-use std::{collections::BTreeSet, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use serde::{
     Deserialize, Deserializer,
@@ -22,7 +25,11 @@ const MAX_NAME_CHARS: usize = 253;
 const MAX_VARIABLES_BYTES: usize = 4096;
 /// Groups that are kept: more than the status shows.
 const MAX_GROUPS: usize = 64;
-/// Deployments that are named for each group.
+/// Text values that are kept, of all variables.
+const MAX_TEXTS: usize = 256;
+/// The longest text value that is kept, in bytes: the longest name of a Secret.
+const MAX_TEXT_BYTES: usize = 253;
+/// Deployments that are named for each group, and for each text value.
 pub(super) const MAX_NAMES: usize = 20;
 
 /// A work pool.
@@ -42,6 +49,10 @@ pub struct DeploymentOverrides {
     pub groups: Vec<DeploymentGroup>,
     /// Whether there are more groups, which were dropped.
     pub more_groups: bool,
+    /// By variable and by text value, the names of some deployments that set it.
+    pub by_text: BTreeMap<String, BTreeMap<String, Vec<String>>>,
+    /// Whether there are more values, which were dropped.
+    pub more_values: bool,
     /// The pool has more deployments than this number, and only the first by name were read.
     pub truncated_at: Option<usize>,
 }
@@ -81,6 +92,9 @@ impl DeploymentOverrides {
         if selected.members == 0 {
             return;
         }
+        for (variable, value) in selected.texts {
+            self.add_text(variable, value, deployment);
+        }
         let group = match self
             .groups
             .iter_mut()
@@ -102,6 +116,22 @@ impl DeploymentOverrides {
         };
         if group.names.len() < MAX_NAMES {
             group.names.push(deployment.name());
+        }
+    }
+
+    fn add_text(&mut self, variable: String, value: String, deployment: &Deployment<'_>) {
+        let values = self.by_text.values();
+        let count: usize = values.map(BTreeMap::len).sum();
+        let of_variable = self.by_text.get(&variable);
+        let is_known = of_variable.is_some_and(|values| values.contains_key(&value));
+        if !is_known && count >= MAX_TEXTS {
+            self.more_values = true;
+            return;
+        }
+        let values = self.by_text.entry(variable).or_default();
+        let names = values.entry(value).or_default();
+        if names.len() < MAX_NAMES {
+            names.push(deployment.name());
         }
     }
 }
@@ -155,6 +185,8 @@ struct Selected<'a>(&'a BTreeSet<String>);
 struct SelectedMembers {
     members: usize,
     text: Option<Box<str>>,
+    /// The members that are short texts.
+    texts: BTreeMap<String, String>,
 }
 
 impl<'de> DeserializeSeed<'de> for Selected<'_> {
@@ -176,6 +208,7 @@ impl<'de> Visitor<'de> for Selected<'_> {
         let mut members = 0;
         let mut text = String::from("{");
         let mut fits = true;
+        let mut texts = BTreeMap::new();
         while let Some(key) = map.next_key::<String>()? {
             let root = key.split(['.', '[', ']']).next().unwrap_or_default();
             if !self.0.contains(root) {
@@ -183,6 +216,15 @@ impl<'de> Visitor<'de> for Selected<'_> {
                 continue;
             }
             let value = map.next_value::<&RawValue>()?;
+            // An escape has at most six bytes for each of the value.
+            if self.0.contains(&key)
+                && value.get().len() <= 6 * MAX_TEXT_BYTES
+                && let Ok(short) = serde_json::from_str::<String>(value.get())
+                && short.len() <= MAX_TEXT_BYTES
+                && texts.len() < MAX_TEXTS
+            {
+                texts.insert(key.clone(), short);
+            }
             fits &= text.len() + key.len() + value.get().len() <= MAX_VARIABLES_BYTES;
             if fits {
                 let separator = if members > 0 { "," } else { "" };
@@ -197,6 +239,7 @@ impl<'de> Visitor<'de> for Selected<'_> {
         Ok(SelectedMembers {
             members,
             text: fits.then(|| text.into_boxed_str()),
+            texts,
         })
     }
 }

@@ -74,6 +74,7 @@ fn failed_pool_leaves_secret_synced_true() {
         state: Some(WorkPoolState::Missing),
         shadowed_keys: vec![],
         unserved_namespaces: vec![],
+        used_by: Vec::new(),
     }];
     let status = status(None, Some(1), &outcome, &at(1));
     assert_eq!(find(&status, SECRET_SYNCED).status, "True");
@@ -138,6 +139,7 @@ fn ready_counts_the_pools() {
         state: Some(WorkPoolState::Patched),
         shadowed_keys: vec![],
         unserved_namespaces: vec![],
+        used_by: Vec::new(),
     };
     for (pools, end) in [
         (vec![], "is in place"),
@@ -186,6 +188,7 @@ fn names_and_messages_are_bounded_lines() {
         state: None,
         shadowed_keys: vec![forged.clone(); 2 * MAX_LISTED],
         unserved_namespaces: vec![forged.clone(); 2 * MAX_LISTED],
+        used_by: vec![forged.clone(); 2 * MAX_LISTED],
     };
     let content = outcome.content.as_mut().unwrap();
     content.excluded_keys = vec![key("1"), key("2")];
@@ -206,6 +209,7 @@ fn a_binding_that_is_being_deleted_is_not_ready_for_a_reason_of_its_own() {
         server: "http://s/api".to_owned(),
         pool: "k8s".to_owned(),
         secret: "s".to_owned(),
+        variable: None,
     };
     let outcome = Outcome {
         block: ConditionUpdate::Unchanged,
@@ -257,6 +261,7 @@ fn worst(pools: usize, keys: usize) -> Outcome {
         state: Some(WorkPoolState::OtherNamespace),
         shadowed_keys: names.clone(),
         unserved_namespaces: names.clone(),
+        used_by: names.clone(),
     };
     let key = |number| ExcludedKey {
         name: long(number),
@@ -290,6 +295,7 @@ fn names_of_ordinary_length_are_all_listed() {
         state: Some(WorkPoolState::Patched),
         shadowed_keys: names("DATABASE"),
         unserved_namespaces: names("team"),
+        used_by: Vec::new(),
     };
     outcome.pools = (0..8).map(pool).collect();
     let first = status(None, Some(1), &outcome, &at(1));

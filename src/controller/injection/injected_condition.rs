@@ -28,6 +28,8 @@ pub struct InjectionState<'a> {
     pub unguarded: Option<&'a Failure>,
     /// Name of the Secret, if it does not exist yet.
     pub missing_secret: Option<&'a str>,
+    /// What the binding no longer offers, while deployments choose it.
+    pub in_use: Option<Failure>,
     /// Whether the condition was True.
     pub was_true: bool,
     /// For how long a transient failure leaves a True condition.
@@ -47,7 +49,9 @@ pub fn injected_condition(
         ..
     } = *state;
     if claims.observations.is_empty() {
-        return (None, Vec::new());
+        let update = state.in_use.as_ref();
+        let update = update.map(|failure| ConditionUpdate::of_failure(failure, true, was_true));
+        return (update, Vec::new());
     }
     let mut failed: Option<Failure> = None;
     let mut unknown = false;
@@ -66,7 +70,7 @@ pub fn injected_condition(
             }
         }
     }
-    let update = match failed {
+    let update = match failed.or_else(|| state.in_use.clone()) {
         Some(failure) => ConditionUpdate::of_failure(&failure, true, was_true),
         None if unknown => unknown_condition(claims, state),
         None => ConditionUpdate::True(Reason::Injected, injected_message(claims, &pools)),
@@ -164,9 +168,7 @@ fn pool_status(
     let Some(observation) = observation else {
         return old.cloned().unwrap_or_else(|| WorkPoolStatus {
             name: name.to_owned(),
-            state: None,
-            shadowed_keys: Vec::new(),
-            unserved_namespaces: Vec::new(),
+            ..WorkPoolStatus::default()
         });
     };
     WorkPoolStatus {
@@ -174,6 +176,7 @@ fn pool_status(
         state: observation.state.or_else(|| old.and_then(|old| old.state)),
         shadowed_keys: listed_names(&observation.shadowed_keys),
         unserved_namespaces: listed_names(&observation.unserved_namespaces),
+        used_by: listed_names(&observation.used_by),
     }
 }
 
@@ -233,6 +236,7 @@ mod tests {
             unread: None,
             unguarded: None,
             missing_secret: None,
+            in_use: None,
             was_true: false,
             grace_period: Duration::ZERO,
         }
@@ -251,6 +255,7 @@ mod tests {
             shadowed_keys: Vec::new(),
             later_sources: Vec::new(),
             unserved_namespaces: Vec::new(),
+            used_by: Vec::new(),
             unchecked_deployments: None,
             failing_since: None,
             event: None,

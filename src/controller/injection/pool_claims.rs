@@ -10,7 +10,10 @@ use std::{collections::BTreeSet, sync::Arc};
 use crate::{
     controller::pass::Pass,
     crd::{InjectMode, InjectedEntry, MAX_ENTRIES, WorkPoolSpec, WorkPoolState},
-    inject::claim::{Claim, Observation, Phase, Want},
+    inject::{
+        claim::{Claim, Observation, Phase, Want},
+        template::EntryKey,
+    },
     prefect::Connection,
     reason::Reason,
 };
@@ -87,6 +90,7 @@ pub fn declare_claims(
         let claim = Claim {
             namespace: pass.key.namespace().to_owned(),
             secret: entry.secret.clone(),
+            variable: entry.variable.clone(),
             optional: pool.optional(),
             same_cluster: pool.same_cluster(),
             mode: pool.mode(),
@@ -97,6 +101,8 @@ pub fn declare_claims(
                 Want::Observe
             },
             recorded,
+            adopts: has_sibling(&pass.entries.recorded.entries, &entry),
+            release_used: false,
             interval: pass.interval(),
         };
         let pools = &pass.context.pools;
@@ -117,22 +123,33 @@ fn entry_of(pass: &Pass<'_>, connection: &Connection, pool: &WorkPoolSpec) -> In
         server: connection.api_url.to_string(),
         pool: pool.name.clone(),
         secret: pass.binding.secret_name().to_owned(),
+        variable: pool.variable().map(str::to_owned),
     }
+}
+
+/// Whether another entry for the same Secret is recorded in the pool.
+fn has_sibling(recorded: &BTreeSet<InjectedEntry>, entry: &InjectedEntry) -> bool {
+    let mut recorded = recorded.iter();
+    recorded.any(|other| {
+        other != entry
+            && other.server == entry.server
+            && other.pool == entry.pool
+            && other.secret == entry.secret
+    })
 }
 
 /// Drops the claims on pools that neither the spec nor a recorded entry names.
 pub fn prune_claims(pass: &Pass<'_>, connection: Option<&Arc<Connection>>) {
     let current = connection.map(|connection| connection.api_url.as_str());
     let (binding, recorded) = (pass.binding, &pass.entries.recorded.entries);
-    pass.context
-        .pools
-        .retain(pass.key, &|server, pool, secret| {
-            let mut pools = binding.spec.inject.work_pools.iter();
-            let in_spec = current.is_none_or(|current| current == server)
-                && secret == binding.secret_name()
-                && pools.any(|named| named.name == pool);
-            in_spec || is_recorded(recorded, server, pool, secret)
-        });
+    pass.context.pools.retain(pass.key, &|server, pool, entry| {
+        let mut pools = binding.spec.inject.work_pools.iter();
+        let in_spec = current.is_none_or(|current| current == server)
+            && entry.secret == binding.secret_name()
+            && pools
+                .any(|named| named.name == pool && named.variable() == entry.variable.as_deref());
+        in_spec || is_recorded(recorded, server, pool, entry)
+    });
 }
 
 /// Whether an entry of these names is recorded.
@@ -140,8 +157,10 @@ pub fn is_recorded(
     recorded: &BTreeSet<InjectedEntry>,
     server: &str,
     pool: &str,
-    secret: &str,
+    wanted: &EntryKey,
 ) -> bool {
     let mut recorded = recorded.iter();
-    recorded.any(|entry| entry.server == server && entry.pool == pool && entry.secret == secret)
+    recorded.any(|entry| {
+        entry.server == server && entry.pool == pool && EntryKey::from(entry) == *wanted
+    })
 }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::pool_claims::{PoolClaims, is_recorded};
 use crate::{
     controller::{pass::Pass, recorded_entries::RecordedConnection},
-    crd::{InjectMode, InjectedEntry},
+    crd::{InjectMode, InjectedEntry, WorkPoolSpec},
     inject::claim::{Claim, Phase, Want},
     prefect::Connection,
     reason::Reason,
@@ -38,6 +38,8 @@ pub struct PendingRemoval {
     unreachable: Option<Reason>,
     /// Whether the operator tried to remove it and has a result.
     attempted: bool,
+    /// The deployments that choose the Secret, if it stays for them.
+    used_by: Option<Vec<String>>,
 }
 
 impl PendingRemoval {
@@ -46,6 +48,14 @@ impl PendingRemoval {
     #[must_use]
     pub const fn was_attempted(&self) -> bool {
         self.attempted
+    }
+
+    /// The pool, and the deployments for which its variable still offers the Secret. None if another
+    /// reason keeps the entry.
+    #[must_use]
+    pub fn in_use(&self) -> Option<(&str, &[String])> {
+        let used_by = self.used_by.as_deref()?;
+        Some((&self.entry.pool, used_by))
     }
 
     /// What the deletion waits for.
@@ -58,7 +68,12 @@ impl PendingRemoval {
     /// is deleted.
     #[must_use]
     pub fn abandoned_message(&self, terminating: bool) -> String {
-        let InjectedEntry { pool, secret, .. } = &self.entry;
+        let InjectedEntry {
+            pool,
+            secret,
+            variable,
+            ..
+        } = &self.entry;
         let (fate, then) = if terminating {
             (format!("Kubernetes deletes Secret {secret}"), "")
         } else {
@@ -66,9 +81,27 @@ impl PendingRemoval {
                 "entry and Secret stay, and the operator goes on trying while the Secret exists";
             (stays.to_owned(), ", then delete the Secret")
         };
+        let what = match variable {
+            None => format!(
+                "remove {{\"secretRef\":{{\"name\":\"{secret}\"}}}} from envFrom in its base_job_template"
+            ),
+            Some(variable) => format!(
+                "remove {secret} from the enum of variable {variable} in its base_job_template"
+            ),
+        };
         format!(
-            "the operator could not remove {}; {fate}: run prefect work-pool inspect {pool} --output json, remove {{\"secretRef\":{{\"name\":\"{secret}\"}}}} from envFrom in its base_job_template, and run prefect work-pool update {pool} --base-job-template FILE{then}",
+            "the operator could not remove {}; {fate}: run prefect work-pool inspect {pool} --output json, {what}, and run prefect work-pool update {pool} --base-job-template FILE{then}",
             self.description()
+        )
+    }
+
+    /// What to change so that the name can go, and until when it stays.
+    #[must_use]
+    pub fn in_use_message(&self, pass: &Pass<'_>) -> String {
+        let timeout = pass.context.settings.release_timeout.as_secs();
+        format!(
+            "{}; the name stays in the list for {timeout} s at most, and then Prefect refuses their new runs",
+            self.why.as_deref().unwrap_or_default()
         )
     }
 
@@ -77,32 +110,49 @@ impl PendingRemoval {
             server,
             pool,
             secret,
+            variable,
         } = &self.entry;
         let why = self.why.as_ref().map(|why| format!(" ({why})"));
-        format!(
-            "the entry for Secret {secret} from work pool {pool} of {server}{}",
-            why.unwrap_or_default()
-        )
+        let why = why.unwrap_or_default();
+        match variable {
+            None => {
+                format!("the entry for Secret {secret} from work pool {pool} of {server}{why}")
+            }
+            Some(variable) => format!(
+                "Secret {secret} from variable {variable} of work pool {pool} of {server}{why}"
+            ),
+        }
     }
 }
 
-/// Removes all entries of a binding that is being deleted.
+/// Removes all entries of a binding that is being deleted. `at_once` also removes names that
+/// deployments choose.
 #[must_use]
-pub fn withdraw_all(pass: &Pass<'_>, connection: Option<&Arc<Connection>>) -> Withdrawal {
-    let recorded = &pass.entries.recorded.entries;
+pub fn withdraw_all(
+    pass: &mut Pass<'_>,
+    connection: Option<&Arc<Connection>>,
+    at_once: bool,
+) -> Withdrawal {
+    let recorded = pass.entries.recorded.entries.clone();
     let mut first = Withdrawal::Done;
-    for entry in recorded {
-        match withdraw(pass, connection, entry) {
-            Withdrawal::Done => {
-                removed_since(pass, entry);
-            }
-            pending if first == Withdrawal::Done => first = pending,
-            Withdrawal::Pending(_) => {}
+    for entry in &recorded {
+        let Withdrawal::Pending(pending) = withdraw(pass, connection, entry, at_once) else {
+            removed_since(pass, entry);
+            continue;
+        };
+        report_in_use(pass, &pending);
+        // An entry that only waits for deployments is not what the operator gives up.
+        let is_better = match &first {
+            Withdrawal::Done => true,
+            Withdrawal::Pending(first) => first.used_by.is_some() && pending.used_by.is_none(),
+        };
+        if is_better {
+            first = Withdrawal::Pending(pending);
         }
     }
     let pools = &pass.context.pools;
-    pools.retain(pass.key, &|server, pool, secret| {
-        is_recorded(recorded, server, pool, secret)
+    pools.retain(pass.key, &|server, pool, entry| {
+        is_recorded(&recorded, server, pool, entry)
     });
     first
 }
@@ -126,32 +176,51 @@ pub fn remaining_wait(pass: &Pass<'_>) -> Duration {
 /// Reports that the pools have no entry of the binding any more.
 pub fn report_removed(pass: &Pass<'_>) {
     for entry in &pass.entries.recorded.entries {
-        let message = removed_message(&entry.secret, &entry.pool);
+        let message = removed_message(&entry.secret, entry.variable.as_deref(), &entry.pool);
         pass.emit(Reason::PoolReleased, &message);
     }
 }
 
 /// The message for a removed entry.
-pub fn removed_message(secret: &str, pool: &str) -> String {
-    format!(
-        "the operator removed the entry for Secret {secret} from the template of work pool {pool}"
-    )
+pub fn removed_message(secret: &str, variable: Option<&str>, pool: &str) -> String {
+    match variable {
+        None => format!(
+            "the operator removed the entry for Secret {secret} from the template of work pool {pool}"
+        ),
+        Some(variable) => format!(
+            "the operator removed Secret {secret} from variable {variable} of work pool {pool}"
+        ),
+    }
 }
 
 /// Removes the recorded entries that the spec no longer asks for. An entry stops being required
 /// once it is removed and, if its Secret goes as well, the workers have reloaded the template.
+/// Returns what deployments still choose.
 pub fn withdraw_stale_entries(
     pass: &mut Pass<'_>,
     connection: Option<&Arc<Connection>>,
     claims: &PoolClaims,
-) {
-    for entry in stale_entries(pass, connection) {
+) -> Vec<PendingRemoval> {
+    let stale = stale_entries(pass, connection);
+    pass.update_state(|state| {
+        let since = &mut state.withdrawing_since;
+        since.retain(|entry, _| stale.contains(entry));
+    });
+    let mut in_use = Vec::new();
+    for entry in stale {
         let same_secret = entry.secret == pass.binding.secret_name();
-        if !same_secret && !is_replaced(&entry, connection, claims) {
+        let pools = &pass.binding.spec.inject.work_pools;
+        let named = pools.iter().find(|pool| pool.name == entry.pool);
+        let same_way = named.is_none_or(|pool| pool.variable() == entry.variable.as_deref());
+        if !(same_secret && same_way) && !is_replaced(&entry, connection, claims) {
             continue;
         }
-        if let Withdrawal::Pending(pending) = withdraw(pass, connection, &entry) {
+        if let Withdrawal::Pending(pending) = withdraw(pass, connection, &entry, false) {
             report_unreachable(pass, &pending);
+            report_in_use(pass, &pending);
+            if pending.used_by.is_some() {
+                in_use.push(pending);
+            }
             continue;
         }
         let since = removed_since(pass, &entry);
@@ -162,6 +231,23 @@ pub fn withdraw_stale_entries(
         } else {
             pass.requeue.after(wait);
         }
+    }
+    in_use
+}
+
+/// Reports which deployments choose a Secret that the binding no longer offers, once for each list
+/// of them.
+fn report_in_use(pass: &Pass<'_>, pending: &PendingRemoval) {
+    if pending.used_by.is_none() {
+        return;
+    }
+    let why = pending.why.clone().unwrap_or_default();
+    let is_new = pass.update_state(|state| {
+        let reported = &mut state.reported_removals;
+        reported.insert(pending.entry.clone(), why.clone()) != Some(why.clone())
+    });
+    if is_new {
+        pass.emit(Reason::PoolConfigInUse, &pending.in_use_message(pass));
     }
 }
 
@@ -190,10 +276,15 @@ fn stale_entries(pass: &Pass<'_>, connection: Option<&Arc<Connection>>) -> BTree
         let mut named = pools.iter().filter(|pool| pool.name == entry.pool);
         let Some(connection) = connection else {
             // Without a connection, the server of the spec is not known: compare the names only.
-            return binding.spec.prefect.is_none() || !same_secret || named.next().is_none();
+            return binding.spec.prefect.is_none()
+                || !same_secret
+                || !named.any(|pool| pool.variable() == entry.variable.as_deref());
         };
         let same_server = entry.server == connection.api_url.as_str();
-        !same_server || !same_secret || !named.any(|pool| pool.mode() == InjectMode::Patch)
+        let is_asked = |pool: &WorkPoolSpec| {
+            pool.mode() == InjectMode::Patch && pool.variable() == entry.variable.as_deref()
+        };
+        !same_server || !same_secret || !named.any(is_asked)
     };
     let recorded = pass.entries.recorded.entries.iter();
     recorded.filter(is_stale).cloned().collect()
@@ -229,10 +320,17 @@ fn removed_since(pass: &Pass<'_>, entry: &InjectedEntry) -> Instant {
 
 /// Claims that an entry be absent, with the last credentials for its server.
 fn withdraw(
-    pass: &Pass<'_>,
+    pass: &mut Pass<'_>,
     current: Option<&Arc<Connection>>,
     entry: &InjectedEntry,
+    at_once: bool,
 ) -> Withdrawal {
+    let since = pass.update_state(|state| {
+        let since = state.withdrawing_since.entry(entry.clone());
+        *since.or_insert_with(Instant::now)
+    });
+    let timeout = pass.context.settings.release_timeout;
+    let remaining = timeout.saturating_sub(since.elapsed());
     let RecordedConnection {
         connection,
         failure,
@@ -245,6 +343,7 @@ fn withdraw(
             why: failed.clone().or(why),
             unreachable: failure.as_ref().map(|failure| failure.reason),
             attempted,
+            used_by: None,
         })
     };
     let Some(connection) = connection else {
@@ -254,17 +353,30 @@ fn withdraw(
     let claim = Claim {
         namespace: pass.key.namespace().to_owned(),
         secret: entry.secret.clone(),
+        variable: entry.variable.clone(),
         optional: true,
         same_cluster: false,
         mode: InjectMode::Patch,
         keys: Arc::default(),
         want: Want::Absent,
         recorded: true,
+        adopts: false,
+        release_used: at_once || remaining.is_zero(),
         interval: pass.interval(),
     };
     let pools = &pass.context.pools;
     match pools.declare(pass.key, &connection, &entry.pool, claim) {
         Some(observation) if observation.phase == Phase::Removed => Withdrawal::Done,
+        Some(observation) if observation.reason == Reason::PoolConfigInUse => {
+            pass.requeue.after(remaining);
+            Withdrawal::Pending(PendingRemoval {
+                entry: entry.clone(),
+                why: Some(observation.message),
+                unreachable: None,
+                attempted: true,
+                used_by: Some(observation.used_by),
+            })
+        }
         Some(observation) => {
             let failed = observation.reason != Reason::Pending;
             pending(failed.then_some(observation.message), true)

@@ -33,6 +33,7 @@ fn entry(server: &str, pool: &str, secret: &str) -> InjectedEntry {
         server: server.to_owned(),
         pool: pool.to_owned(),
         secret: secret.to_owned(),
+        variable: None,
     }
 }
 

@@ -25,6 +25,8 @@ pub(super) struct DeploymentJobs<'a> {
     overrides_cluster: bool,
     /// The claimed Secrets that the jobs of the pool have, and these jobs do not.
     without: BTreeSet<String>,
+    /// The Secrets of `runs: Selected` that the jobs have.
+    with: BTreeSet<String>,
 }
 
 /// Where jobs run.
@@ -52,6 +54,7 @@ pub(super) fn deployment_jobs<'a>(
     template: &JobTemplate,
     deployments: Option<&'a DeploymentOverrides>,
     secrets: &BTreeSet<&str>,
+    chosen: &BTreeSet<&str>,
 ) -> Vec<DeploymentJobs<'a>> {
     let groups = deployments.map(|deployments| &*deployments.groups);
     let source_variables = template.source_variables();
@@ -66,6 +69,7 @@ pub(super) fn deployment_jobs<'a>(
                 place: Place::Unknown,
                 overrides_cluster: false,
                 without: BTreeSet::new(),
+                with: BTreeSet::new(),
             });
             continue;
         };
@@ -92,6 +96,10 @@ pub(super) fn deployment_jobs<'a>(
             } else {
                 BTreeSet::new()
             },
+            with: env_from_sources(job)
+                .filter_map(|source| source.secret)
+                .filter(|secret| chosen.contains(secret.as_str()))
+                .collect(),
         });
     }
     jobs
@@ -113,7 +121,12 @@ impl Unserved {
         let mut unserved = Self::default();
         for job in jobs {
             let names = job.names.iter().cloned();
-            if job.without.contains(&claim.secret) {
+            if claim.variable.is_some() {
+                // Jobs that have not chosen the Secret do without it by intention.
+                if !job.with.contains(&claim.secret) {
+                    continue;
+                }
+            } else if job.without.contains(&claim.secret) {
                 unserved.without_entry.extend(names);
                 continue;
             }

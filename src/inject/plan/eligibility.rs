@@ -6,11 +6,11 @@
 
 use super::deployments::Unserved;
 use super::view::{KUBERNETES, ParsedTemplate, PoolView};
-use crate::crd::WorkPoolState as State;
+use crate::crd::{NO_CONFIG, WorkPoolState as State};
 use crate::failure::Failure;
 use crate::inject::claim::Claim;
 use crate::inject::job_environment::JobNamespace;
-use crate::inject::template::{Entry, EntryState, NotEditable};
+use crate::inject::template::{EntryState, NotEditable};
 use crate::reason::Reason;
 
 /// Why a pool cannot serve a claim.
@@ -20,7 +20,7 @@ pub(super) struct Rejection {
 }
 
 impl Rejection {
-    fn new(state: State, reason: Reason, message: String) -> Self {
+    pub(super) fn new(state: State, reason: Reason, message: String) -> Self {
         Self {
             state,
             failure: Failure::new(reason, message),
@@ -40,9 +40,18 @@ pub(super) fn find_rejection(
     }
     // An entry that a placeholder brings needs no edit.
     if let Err(error) = &parsed.states
-        && parsed.state(&claim.secret) == EntryState::Absent
+        && parsed.state(&claim.key()) == EntryState::Absent
     {
         return Some(not_editable(pool, error, claim));
+    }
+    if claim.variable.is_some() && claim.secret == NO_CONFIG {
+        return Some(Rejection::new(
+            State::NotEditable,
+            Reason::PoolNotEditable,
+            format!(
+                "a run of work pool {pool} that chooses {NO_CONFIG} gets no values, so that no Secret of this name can be chosen: set spec.managedSecret.name"
+            ),
+        ));
     }
     if parsed.leaves_cluster(claim) {
         return Some(Rejection::new(
@@ -124,11 +133,7 @@ fn reject_unserved_deployments(
 }
 
 fn not_editable(pool: &str, error: &NotEditable, claim: &Claim) -> Rejection {
-    let entry = Entry {
-        secret: claim.secret.clone(),
-        optional: claim.optional,
-    };
-    let advice = error.advice(&entry);
+    let advice = error.advice(&claim.entry());
     Rejection::new(
         State::NotEditable,
         Reason::PoolNotEditable,

@@ -8,13 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::deployments::Unserved;
 use super::eligibility::Rejection;
+use super::usage::Usage;
 use super::view::{History, ParsedTemplate, PoolView};
-use crate::crd::{InjectMode, WorkPoolState as State};
+use crate::crd::{InjectMode, NO_CONFIG, WorkPoolState as State};
 use crate::failure::Failure;
 use crate::inject::claim::{Claim, Observation, Phase, Want};
-use crate::inject::manual_patch::add_operation;
+use crate::inject::manual_patch::operations_text;
 use crate::inject::pool_owner;
-use crate::inject::template::{Entry, EntryState};
+use crate::inject::template::{EntryState, declared_variable};
 use crate::reason::Reason;
 
 /// What is known of one claim before it is observed.
@@ -27,6 +28,8 @@ pub(super) struct Observed<'a> {
     pub(super) kept: bool,
     /// Whether the operator wrote the entry, for whichever binding.
     pub(super) operators: bool,
+    /// Who chooses the Secret, if its name stays for them.
+    pub(super) used: Option<&'a Usage>,
 }
 
 pub(super) fn observe_claim(
@@ -40,12 +43,18 @@ pub(super) fn observe_claim(
         entry,
         kept,
         operators,
+        used,
     } = observed;
     let (pool, secret) = (view.pool, &claim.secret);
     let exact = matches!(entry, EntryState::Exact { .. });
     let owned = exact && history.is_ours(claim) && view.owner.is_none();
     if claim.want == Want::Absent {
-        return if owned && !kept {
+        return if let (true, false, Some(used), Some(variable)) =
+            (owned, kept, used, &claim.variable)
+        {
+            let message = used.message(pool, variable, secret);
+            Observation::new(Phase::InProgress, None, Reason::PoolConfigInUse, message)
+        } else if owned && !kept {
             let message = format!("work pool {pool} still has the entry for Secret {secret}");
             Observation::new(Phase::InProgress, None, Reason::Pending, message)
         } else {
@@ -84,10 +93,7 @@ pub(super) fn observe_claim(
 
 fn observe_missing_entry(view: &PoolView<'_>, history: &History, claim: &Claim) -> Observation {
     let (pool, secret) = (view.pool, &claim.secret);
-    let wanted = Entry {
-        secret: secret.clone(),
-        optional: claim.optional,
-    };
+    let wanted = claim.entry();
     match view.owner {
         Some(owner) => Observation::new(
             Phase::Skipped,
@@ -101,7 +107,7 @@ fn observe_missing_entry(view: &PoolView<'_>, history: &History, claim: &Claim) 
             Reason::PoolEntryAbsent,
             format!(
                 "work pool {pool} has no entry for Secret {secret}, and the operator never writes a pool in mode Observe: apply this JSON patch to the source of its base job template: {}",
-                add_operation(&wanted, Some(view.template))
+                operations_text(&wanted, Some(view.template))
             ),
         ),
         None if history.contested => contested(pool, secret, Phase::InProgress),
@@ -140,18 +146,27 @@ pub(super) fn add_shadows(
     keys: &BTreeMap<&str, &BTreeSet<String>>,
     observation: &mut Observation,
 ) {
-    let mut shadows = parsed.environment.shadows(&claim.keys, &claim.secret);
+    // A run that chooses nothing shows where the entry of the variable stands.
+    let default = |variable: &String| declared_variable(view.template, variable)?.default;
+    let own = claim.variable.as_ref().map(default);
+    let rendered = match &own {
+        None => Some(&claim.secret),
+        Some(default) => default.as_ref(),
+    };
+    let rendered = rendered.map_or("", String::as_str);
+    let mut shadows = parsed.environment.shadows(&claim.keys, rendered);
     let mut shadowed: BTreeSet<String> = shadows.keys.into_iter().collect();
     // The keys of our other Secrets are known, if those are in this namespace.
     shadows.later_sources.retain(|source| {
-        let Some(theirs) = source
-            .strip_prefix("Secret ")
-            .and_then(|name| keys.get(name))
-        else {
+        let Some(name) = source.strip_prefix("Secret ") else {
             return true;
         };
-        shadowed.extend(claim.keys.intersection(theirs).cloned());
-        false
+        if let Some(theirs) = keys.get(name) {
+            shadowed.extend(claim.keys.intersection(theirs).cloned());
+            return false;
+        }
+        // What a run chooses wins by intention.
+        name != NO_CONFIG
     });
     observation.shadowed_keys = shadowed.into_iter().collect();
     observation.later_sources = shadows.later_sources;

@@ -1,5 +1,6 @@
 #![allow(clippy::needless_pass_by_value)] // json!(…) is passed by value
 
+mod selected;
 mod shared;
 
 use std::sync::Arc;
@@ -47,12 +48,15 @@ fn claim(secret: &str, want: Want) -> Claim {
     Claim {
         namespace: NAMESPACE.to_owned(),
         secret: secret.to_owned(),
+        variable: None,
         optional: true,
         same_cluster: false,
         mode: InjectMode::Patch,
         keys: Arc::default(),
         want,
         recorded: want != Want::Observe,
+        adopts: false,
+        release_used: false,
         interval: Duration::from_mins(1),
     }
 }
@@ -61,6 +65,8 @@ fn view(template: &RawValue) -> PoolView<'_> {
     static NONE: DeploymentOverrides = DeploymentOverrides {
         groups: Vec::new(),
         more_groups: false,
+        by_text: BTreeMap::new(),
+        more_values: false,
         truncated_at: None,
     };
     PoolView {

@@ -16,7 +16,7 @@ use crate::inject::job_environment::{
 };
 use crate::inject::pool_owner::ManagedPool;
 use crate::inject::rendering::JobTemplate;
-use crate::inject::template::{EntryState, NotEditable, entry_states};
+use crate::inject::template::{EntryKey, EntryState, NotEditable, entry_states};
 use crate::prefect::DeploymentOverrides;
 
 /// The only type of work pool whose template takes an entry.
@@ -41,8 +41,8 @@ pub struct PoolView<'a> {
 /// What this process remembers of a pool.
 #[derive(Clone, Debug, Default)]
 pub struct History {
-    /// Secrets whose entry this process wrote.
-    pub written: BTreeSet<String>,
+    /// Entries that this process wrote.
+    pub written: BTreeSet<EntryKey>,
     /// Whether another writer keeps reverting the template.
     pub contested: bool,
     /// The claims on the same pool over other connections.
@@ -52,21 +52,21 @@ pub struct History {
 impl History {
     /// Whether an entry of exactly our shape counts as ours.
     pub(super) fn is_ours(&self, claim: &Claim) -> bool {
-        self.written.contains(&claim.secret) || claim.recorded
+        self.written.contains(&claim.key()) || claim.recorded
     }
 
-    /// Whether the operator wrote an entry for this Secret, for whichever binding.
-    pub(super) fn is_operators(&self, secret: &str, claims: &[&Claim]) -> bool {
+    /// Whether the operator wrote this entry, for whichever binding.
+    pub(super) fn is_operators(&self, key: &EntryKey, claims: &[&Claim]) -> bool {
         let claims = claims.iter().copied().chain(&self.elsewhere);
         let mut recorded = claims.filter(|claim| claim.recorded);
-        self.written.contains(secret) || recorded.any(|claim| claim.secret == secret)
+        self.written.contains(key) || recorded.any(|claim| claim.key() == *key)
     }
 }
 
 /// The template, parsed once for all claims.
 pub(super) struct ParsedTemplate<'a> {
     /// How its text names each Secret, or why it cannot be edited.
-    pub(super) states: Result<BTreeMap<String, EntryState>, NotEditable>,
+    pub(super) states: Result<BTreeMap<EntryKey, EntryState>, NotEditable>,
     pub(super) namespace: JobNamespace,
     pub(super) has_cluster_config: bool,
     pub(super) environment: JobEnvironment,
@@ -89,6 +89,8 @@ impl<'a> ParsedTemplate<'a> {
         let job = template.job(&defaults);
         let environment = JobEnvironment::of(job);
         let claimed: BTreeSet<&str> = claims.iter().map(|claim| claim.secret.as_str()).collect();
+        let chosen = claims.iter().filter(|claim| claim.variable.is_some());
+        let chosen: BTreeSet<&str> = chosen.map(|claim| claim.secret.as_str()).collect();
         let rendered: BTreeSet<&str> = environment
             .secrets()
             .filter(|secret| claimed.contains(secret))
@@ -97,7 +99,7 @@ impl<'a> ParsedTemplate<'a> {
             states: entry_states(view.template),
             namespace: job_namespace(job),
             has_cluster_config: has_cluster_config(job),
-            deployments: deployment_jobs(&template, view.deployments, &rendered),
+            deployments: deployment_jobs(&template, view.deployments, &rendered, &chosen),
             rendered: rendered.into_iter().map(str::to_owned).collect(),
             environment,
         }
@@ -111,12 +113,16 @@ impl<'a> ParsedTemplate<'a> {
 
     /// How the template names a claimed Secret. One that only the rendered template names has an
     /// entry of another shape.
-    pub(super) fn state(&self, secret: &str) -> EntryState {
+    pub(super) fn state(&self, key: &EntryKey) -> EntryState {
         let states = self.states.as_ref().ok();
-        let written = states.and_then(|states| states.get(secret).copied());
+        let written = states.and_then(|states| states.get(key).copied());
         match written {
             Some(exact @ EntryState::Exact { .. }) => exact,
-            _ if self.rendered.contains(secret) => EntryState::OtherShape,
+            // All runs have it, but none has chosen it.
+            _ if key.variable.is_none() && self.rendered.contains(&key.secret) => {
+                EntryState::OtherShape
+            }
+            Some(EntryState::OtherShape) if key.variable.is_some() => EntryState::OtherShape,
             _ => EntryState::Absent,
         }
     }

@@ -18,7 +18,7 @@ use super::snapshot::PoolSnapshot;
 use crate::crd::InjectMode;
 use crate::inject::claim::{Claim, Observation, Phase, Want};
 use crate::inject::plan::{History, Plan, PoolView, destination_variables, plan};
-use crate::inject::template::{EntryState, entry_states};
+use crate::inject::template::{EntryKey, EntryState, entry_states};
 use crate::prefect::{PrefectError, WorkPool};
 use crate::reason::Reason;
 
@@ -34,8 +34,8 @@ const REFUSAL_HOLDS: Duration = Duration::from_mins(10);
 pub(super) struct Reconciled {
     /// For each claim, in their order.
     pub(super) observations: Vec<Observation>,
-    /// By Secret, what was done to its entry.
-    pub(super) actions: BTreeMap<String, Reason>,
+    /// By entry, what was done to it.
+    pub(super) actions: BTreeMap<EntryKey, Reason>,
     /// When the repair backoff allows the next repair.
     pub(super) repair_at: Option<Instant>,
 }
@@ -66,11 +66,11 @@ struct RefusedTemplate {
 pub(super) struct PoolState {
     history: History,
     /// Secrets that the last PATCH should have added, until a GET shows whether it did.
-    attempted: BTreeSet<String>,
+    attempted: BTreeSet<EntryKey>,
     /// Required Secrets whose entry a GET showed, or a PATCH wrote.
-    verified: BTreeSet<String>,
+    verified: BTreeSet<EntryKey>,
     /// The version of the claims, and the required Secrets, for which the template was as wanted.
-    converged: Option<(u64, BTreeSet<String>)>,
+    converged: Option<(u64, BTreeSet<EntryKey>)>,
     repair_backoff: PoolRepairBackoff,
     /// The last template that the server refused to update.
     refused: Option<RefusedTemplate>,
@@ -207,7 +207,7 @@ impl PoolState {
         name: &str,
         pool: &WorkPool,
         snapshot: &PoolSnapshot,
-        actions: &mut BTreeMap<String, Reason>,
+        actions: &mut BTreeMap<EntryKey, Reason>,
     ) -> Plan {
         let view = PoolView {
             pool: name,
@@ -275,7 +275,7 @@ fn hash_of(template: &RawValue) -> u64 {
 }
 
 /// How the entries differ between two templates.
-fn changed_entries(before: &RawValue, after: &RawValue) -> BTreeMap<String, Reason> {
+fn changed_entries(before: &RawValue, after: &RawValue) -> BTreeMap<EntryKey, Reason> {
     let (Ok(before), Ok(after)) = (entry_states(before), entry_states(after)) else {
         return BTreeMap::new();
     };
@@ -290,7 +290,7 @@ fn changed_entries(before: &RawValue, after: &RawValue) -> BTreeMap<String, Reas
 }
 
 /// What was done for a claim, if its binding writes.
-pub(super) fn action_for(claim: &Claim, actions: &BTreeMap<String, Reason>) -> Option<Reason> {
+pub(super) fn action_for(claim: &Claim, actions: &BTreeMap<EntryKey, Reason>) -> Option<Reason> {
     let writes = claim.mode == InjectMode::Patch && claim.recorded;
-    actions.get(&claim.secret).copied().filter(|_| writes)
+    actions.get(&claim.key()).copied().filter(|_| writes)
 }

@@ -14,6 +14,7 @@ use super::snapshot::{ClaimSnapshot, PoolSnapshot};
 use crate::crd::{BindingRef, InjectMode};
 use crate::inject::claim::{Claim, Observation, Phase, Want};
 use crate::inject::pool_owner::{self, ManagedPool};
+use crate::inject::template::EntryKey;
 use crate::prefect::Connection;
 use crate::prefect::connection::same_api;
 use crate::upstream::subscription::Tenant;
@@ -37,8 +38,8 @@ pub(super) struct ClaimRecord {
 
 #[derive(Default)]
 pub(super) struct PoolEntry {
-    /// By binding and by Secret.
-    pub(super) claims: HashMap<BindingRef, HashMap<String, ClaimRecord>>,
+    /// By binding and by entry.
+    pub(super) claims: HashMap<BindingRef, HashMap<EntryKey, ClaimRecord>>,
     pub(super) version: u64,
     pub(super) trigger: Trigger,
     /// When the pool was last read.
@@ -55,12 +56,12 @@ pub(super) struct Registry {
 
 impl PoolEntry {
     /// Drops the claims of `key` for which `keep` is false.
-    pub(super) fn retain(&mut self, key: &BindingRef, keep: impl Fn(&str) -> bool) {
+    pub(super) fn retain(&mut self, key: &BindingRef, keep: impl Fn(&EntryKey) -> bool) {
         let Some(claims) = self.claims.get_mut(key) else {
             return;
         };
         let before = claims.len();
-        claims.retain(|secret, _| keep(secret));
+        claims.retain(|entry, _| keep(entry));
         if claims.len() == before {
             return;
         }
@@ -120,9 +121,9 @@ impl Registry {
         &self,
         key: &BindingRef,
         pool_key: &PoolKey,
-        secret: &str,
+        entry: &EntryKey,
     ) -> Option<&ClaimRecord> {
-        self.pools.get(pool_key)?.claims.get(key)?.get(secret)
+        self.pools.get(pool_key)?.claims.get(key)?.get(entry)
     }
 
     /// The claims on the pool; `None` if it has been removed.
@@ -171,8 +172,8 @@ impl Registry {
     ) -> (Option<Observation>, Option<Trigger>) {
         self.last_number += 1;
         let revision = self.last_number;
-        let secret = claim.secret.clone();
-        let moved = self.take_from_other_credentials(key, pool_key, &secret);
+        let entry_key = claim.key();
+        let moved = self.take_from_other_credentials(key, pool_key, &entry_key);
         let mut started = None;
         let entry = self.pools.entry(pool_key.clone()).or_insert_with(|| {
             let entry = PoolEntry::default();
@@ -180,7 +181,7 @@ impl Registry {
             entry
         });
         let claims = entry.claims.entry(key.clone()).or_default();
-        let last = claims.remove(&secret).or(moved);
+        let last = claims.remove(&entry_key).or(moved);
         let mut observation = None;
         let mut injectable_since = None;
         let mut changed = true;
@@ -190,6 +191,7 @@ impl Registry {
                 || last.claim.recorded != claim.recorded
                 || last.claim.mode != claim.mode
                 || last.claim.optional != claim.optional
+                || last.claim.release_used != claim.release_used
                 || last.claim.namespace != claim.namespace;
             observation = match last.observation {
                 Some(last) if changed => Some(failure::observe_changed_claim(&claim, &last)),
@@ -205,7 +207,7 @@ impl Registry {
             observation: observation.clone(),
             injectable_since,
         };
-        claims.insert(secret, record);
+        claims.insert(entry_key, record);
         entry.trigger.request_read();
         (observation, started)
     }
@@ -215,7 +217,7 @@ impl Registry {
         &mut self,
         key: &BindingRef,
         pool_key: &PoolKey,
-        secret: &str,
+        entry_key: &EntryKey,
     ) -> Option<ClaimRecord> {
         self.pools
             .iter_mut()
@@ -225,7 +227,7 @@ impl Registry {
                     && *other != pool_key
             })
             .find_map(|(_, entry)| {
-                let record = entry.claims.get_mut(key)?.remove(secret)?;
+                let record = entry.claims.get_mut(key)?.remove(entry_key)?;
                 entry.claims_changed(key);
                 Some(record)
             })
@@ -249,7 +251,7 @@ impl Registry {
         }
         for (item, (mut observation, action)) in snapshot.claims.iter().zip(outcome.claims) {
             let claims = entry.claims.get_mut(&item.key);
-            let record = claims.and_then(|claims| claims.get_mut(&item.claim.secret));
+            let record = claims.and_then(|claims| claims.get_mut(&item.claim.key()));
             let Some(record) = record.filter(|record| record.revision == item.revision) else {
                 continue;
             };

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use crate::crd::BindingRef;
-use crate::inject::claim::{Claim, Observation};
+use crate::inject::claim::{Claim, Observation, Want};
 use crate::inject::pool_owner::ManagedPool;
 
 /// One claim at the start of a reconcile.
@@ -28,4 +28,12 @@ pub(super) struct PoolSnapshot {
     pub(super) owner: Option<ManagedPool>,
     /// The shortest interval of the claims.
     pub(super) interval: Duration,
+}
+
+impl PoolSnapshot {
+    /// Whether a name waits until no deployment chooses it. No notification says so.
+    pub(super) fn waits_for_deployments(&self) -> bool {
+        let mut claims = self.claims.iter().map(|item| &item.claim);
+        claims.any(|claim| claim.want == Want::Absent && claim.variable.is_some())
+    }
 }

@@ -108,8 +108,10 @@ impl PoolsInner {
                 subscription.as_ref().is_some_and(connected)
             });
             // The feed does not report deployments, so rare reconciles list them each time.
-            state.deployments.every_time =
-                feed_interval.is_some_and(|interval| interval > snapshot.interval);
+            let waits_for_deployments = snapshot.waits_for_deployments();
+            let feed_interval = feed_interval.filter(|_| !waits_for_deployments);
+            state.deployments.every_time = waits_for_deployments
+                || feed_interval.is_some_and(|interval| interval > snapshot.interval);
             let result = self
                 .reconcile_pool(pool_key, priority, &snapshot, &mut state)
                 .await;

@@ -19,6 +19,9 @@ pub(super) const POD_SPEC_PATH: [&str; 5] = [
     "spec",
 ];
 
+/// What a message calls the template itself.
+pub(super) const TOP: &str = "the top";
+
 /// The longest text of a placeholder that is kept, in characters.
 const MAX_SHOWN: usize = 80;
 
@@ -121,6 +124,23 @@ fn parse_object<'a>(value: &'a RawValue, path: &str) -> Result<Members<'a>, NotE
     }
 }
 
+/// A member of an object at `path`.
+///
+/// # Errors
+/// If the value is no object, or does not have the member.
+pub(super) fn parse_member<'a>(
+    value: &'a RawValue,
+    path: &str,
+    key: &str,
+) -> Result<&'a RawValue, NotEditable> {
+    let found = parse_object(value, path)?.get(key);
+    found.ok_or_else(|| {
+        let parent = if path == TOP { "" } else { path };
+        let dot = if parent.is_empty() { "" } else { "." };
+        NotEditable::Missing(format!("{parent}{dot}{key}"))
+    })
+}
+
 /// Finds the first container.
 ///
 /// # Errors
@@ -128,7 +148,7 @@ fn parse_object<'a>(value: &'a RawValue, path: &str) -> Result<Members<'a>, NotE
 pub(super) fn first_container(template: &RawValue) -> Result<FirstContainer<'_>, NotEditable> {
     let mut members = match parse_kind(template) {
         JsonKind::Null => return Err(NotEditable::Empty),
-        _ => parse_object(template, "the top")?,
+        _ => parse_object(template, TOP)?,
     };
     if members.0.is_empty() {
         return Err(NotEditable::Empty);

@@ -1,7 +1,7 @@
-//! How a base job template names Secrets in `envFrom`.
+//! How a base job template names Secrets in `envFrom`, also by way of a variable that offers them.
 //!
 //! Input: the template as raw JSON.
-//! Output: how its text names each Secret. Placeholders are text like any other here.
+//! Output: how its text names each Secret.
 //! Invariants: edits nothing.
 
 use std::collections::BTreeMap;
@@ -9,6 +9,9 @@ use std::collections::BTreeMap;
 use serde_json::value::RawValue;
 
 use super::container::{EnvFrom, NotEditable, first_container};
+use super::entry::{EntryKey, placeholder};
+use super::variable::declared_variable;
+use crate::inject::rendering::variable_of_placeholder;
 
 /// How a template names a Secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,23 +46,33 @@ pub(super) fn secret_source(element: &RawValue) -> Option<(String, Option<bool>)
     Some((name, optional))
 }
 
-/// How the text of the template names each Secret that it adds.
+/// How the text of the template names each Secret that it adds, or that a variable of an entry
+/// offers.
 ///
 /// # Errors
 /// If the template cannot take an entry.
-pub fn entry_states(template: &RawValue) -> Result<BTreeMap<String, EntryState>, NotEditable> {
+pub fn entry_states(template: &RawValue) -> Result<BTreeMap<EntryKey, EntryState>, NotEditable> {
     let target = first_container(template)?;
     let mut states = BTreeMap::new();
-    for (name, exact) in target
-        .sources
-        .elements()
-        .iter()
-        .filter_map(|e| secret_source(e))
-    {
-        let state = states.entry(name).or_insert(EntryState::OtherShape);
+    let mut add = |key: EntryKey, exact: Option<bool>| {
+        let state = states.entry(key).or_insert(EntryState::OtherShape);
         if let (Some(optional), EntryState::OtherShape) = (exact, *state) {
             *state = EntryState::Exact { optional };
         }
+    };
+    let sources = target.sources.elements().iter();
+    for (name, exact) in sources.filter_map(|element| secret_source(element)) {
+        if let Some(variable) = variable_of_placeholder(&name)
+            && let Some(names) = declared_variable(template, variable).and_then(|of| of.names)
+        {
+            // Another spacing in the placeholder is not our shape.
+            let exact = exact.filter(|_| name == placeholder(variable));
+            for secret in names {
+                let variable = Some(variable.to_owned());
+                add(EntryKey { secret, variable }, exact);
+            }
+        }
+        add(EntryKey::all(name), exact);
     }
     Ok(states)
 }
@@ -68,9 +81,23 @@ pub fn entry_states(template: &RawValue) -> Result<BTreeMap<String, EntryState>,
 ///
 /// # Errors
 /// If the template cannot take an entry.
-pub fn entry_state(template: &RawValue, secret: &str) -> Result<EntryState, NotEditable> {
+pub fn entry_state(
+    template: &RawValue,
+    key: impl Into<EntryKey>,
+) -> Result<EntryState, NotEditable> {
     let states = entry_states(template)?;
-    Ok(states.get(secret).copied().unwrap_or(EntryState::Absent))
+    let state = states.get(&key.into());
+    Ok(state.copied().unwrap_or(EntryState::Absent))
+}
+
+/// How many entries of our shape the list begins with.
+pub(in crate::inject) fn leading_entries(template: &RawValue) -> usize {
+    let Ok(target) = first_container(template) else {
+        return 0;
+    };
+    let elements = target.sources.elements().iter();
+    let exact = |element: &&&RawValue| matches!(secret_source(element), Some((_, Some(_))));
+    elements.take_while(exact).count()
 }
 
 /// Whether the first container has a list of sources.

@@ -2,6 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod choices;
+
 /// The default template of prefect-kubernetes, as a server sends it.
 const DEFAULT: &str = r#"{"job_configuration": {"env": "{{ env }}", "namespace": "{{ namespace }}", "job_manifest": {"apiVersion": "batch/v1", "spec": {"backoffLimit": "{{ backoff_limit }}", "template": {"spec": {"completions": 1, "containers": [{"args": "{{ command }}", "env": "{{ env }}", "name": "prefect-job"}], "restartPolicy": "Never"}}}}}, "variables": {"properties": {"n": {"default": 1.0, "x": [1e5, 12345678901234567890, -0.0, "\u00e9\/"]}}}}"#;
 
@@ -13,11 +15,12 @@ fn entry(secret: &str) -> Entry {
     Entry {
         secret: secret.to_owned(),
         optional: true,
+        variable: None,
     }
 }
 
-fn set(names: &[&str]) -> BTreeSet<String> {
-    names.iter().map(|name| (*name).to_owned()).collect()
+fn set(names: &[&str]) -> BTreeSet<EntryKey> {
+    names.iter().map(|name| EntryKey::from(*name)).collect()
 }
 
 fn edited(template: &str, entries: &[Entry], ours: &[&str]) -> String {

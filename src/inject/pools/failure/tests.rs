@@ -7,12 +7,15 @@ fn claim(want: Want) -> Claim {
     Claim {
         namespace: "flows".to_owned(),
         secret: "s".to_owned(),
+        variable: None,
         optional: true,
         same_cluster: false,
         mode: InjectMode::Patch,
         keys: Arc::default(),
         want,
         recorded: true,
+        adopts: false,
+        release_used: false,
         interval: Duration::from_mins(1),
     }
 }

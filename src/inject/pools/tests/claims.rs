@@ -98,7 +98,7 @@ async fn expects_the_claim_of_an_injectable_binding_for_a_while() {
         .pools
         .0
         .registry()
-        .record(&key("s"), &pool_key, "s")
+        .record(&key("s"), &pool_key, &"s".into())
         .unwrap()
         .injectable_since;
     // Another reconcile, and a changed claim, do not restart the time.
@@ -113,7 +113,7 @@ async fn expects_the_claim_of_an_injectable_binding_for_a_while() {
             .pools
             .0
             .registry()
-            .record(&key("s"), &pool_key, "s")
+            .record(&key("s"), &pool_key, &"s".into())
             .unwrap()
             .injectable_since,
         known

@@ -216,12 +216,15 @@ pub(super) fn claim(secret: &str, want: Want) -> Claim {
     Claim {
         namespace: "flows".to_owned(),
         secret: secret.to_owned(),
+        variable: None,
         optional: true,
         same_cluster: false,
         mode: InjectMode::Patch,
         keys: Arc::new(BTreeSet::from(["KEY".to_owned()])),
         want,
         recorded: want != Want::Observe,
+        adopts: false,
+        release_used: false,
         interval: LONG,
     }
 }

@@ -12,9 +12,9 @@ async fn drops_a_pool_and_its_credentials_without_claims() {
             .wait_for_phase(&claim(name, Want::Present), Phase::Injected)
             .await;
     }
-    fixture
-        .pools
-        .retain(&key("a"), &|_, pool, secret| pool == "k8s" && secret == "a");
+    fixture.pools.retain(&key("a"), &|_, pool, entry| {
+        pool == "k8s" && entry.secret == "a"
+    });
     fixture.pools.remove_binding(&key("b"));
     assert_eq!(fixture.pools.len(), 1);
     fixture.pools.remove_binding(&key("a"));
