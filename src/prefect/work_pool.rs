@@ -9,6 +9,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    time::Instant,
 };
 
 use serde::{
@@ -40,6 +41,9 @@ pub struct WorkPool {
     pub pool_type: String,
     /// Its template, as the server wrote it.
     pub base_job_template: Box<RawValue>,
+    /// When the request for it was sent.
+    #[serde(skip, default = "Instant::now")]
+    pub read_at: Instant,
 }
 
 /// The deployments of a work pool that set one of the variables that were asked for.
