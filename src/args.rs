@@ -231,9 +231,9 @@ pub struct RunArgs {
     /// each heartbeat, and Jobs that exist already name the Secret.
     #[arg(long, env = "RELEASE_WAIT", default_value = "90s", value_parser = duration_or_zero, value_name = "DURATION")]
     pub release_wait: Duration,
-    /// How long a deleted binding waits for a Prefect server that does not respond, counted from the
-    /// first attempt of this process. After that the operator removes the finalizer and keeps the
-    /// Secret.
+    /// How long a deleted binding waits for a Prefect server that does not respond, and a variable of
+    /// a pool offers a given-up Secret to deployments that choose it, from the first attempt of this
+    /// process. After that the operator keeps the Secret of the former, and removes the latter.
     #[arg(long, env = "RELEASE_TIMEOUT", default_value = "10m", value_parser = duration, value_name = "DURATION")]
     pub release_timeout: Duration,
     /// Timeout of one step at the API server.

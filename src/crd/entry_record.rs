@@ -162,11 +162,7 @@ impl EntryRecord {
     }
 
     fn len(&self) -> usize {
-        let servers = self.servers.iter();
-        let selected = |server: &RecordedServer| server.selected.values().map(BTreeSet::len).sum();
-        servers
-            .map(|server| server.pools.len() + selected(server))
-            .sum()
+        self.entries().count()
     }
 }
 

@@ -5,6 +5,7 @@ mod cluster;
 mod managed;
 mod placeholders;
 mod refused;
+mod selected;
 
 use anyhow::{Result, ensure};
 use serde_json::json;

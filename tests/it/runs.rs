@@ -1,6 +1,8 @@
 //! Flow runs that a real worker starts and the process node executes: their environment, and that
 //! they run regardless of the operator's state.
 
+mod selected;
+
 use std::time::Duration;
 
 use anyhow::{Result, ensure};

@@ -393,6 +393,7 @@ mod tests {
             shadowed_keys: Vec::new(),
             later_sources: Vec::new(),
             unserved_namespaces: vec!["team".to_owned()],
+            used_by: Vec::new(),
             unchecked_deployments: Some("only the first 5000 were checked".to_owned()),
             failing_since: None,
             event: None,

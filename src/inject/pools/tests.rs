@@ -2,4 +2,5 @@ mod claims;
 mod failures;
 mod fixture;
 mod lifecycle;
+mod selected;
 mod writes;

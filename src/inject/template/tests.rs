@@ -102,6 +102,7 @@ fn rewrites_changed_optional_and_moves_entry_to_the_front() {
     let strict = Entry {
         secret: "s".to_owned(),
         optional: false,
+        variable: None,
     };
     assert_eq!(
         edited(&with, std::slice::from_ref(&strict), &["s"]),

@@ -1,6 +1,6 @@
 //! The life of the binding: applied, changed in Doppler, and deleted.
 //!
-//! Input: the stage, and the smallest example. Output: a line for each step.
+//! Input: the stage, and the file of an example. Output: a line for each step.
 //! Invariants: after the deletion the pool's template is byte for byte what it was before the
 //! binding.
 
@@ -16,30 +16,33 @@ use super::names::{DOPPLER_CONFIG, KEY, NAMESPACE, POOL, SECOND_VALUE};
 use super::output::Output;
 use super::stage::Environment;
 use super::table::lines_of;
+use crate::binary::workspace;
 use crate::{kubernetes, wait};
 
 const TIMEOUT: Duration = Duration::from_mins(2);
 
 /// The binding that was applied.
 pub(super) struct AppliedBinding<'a> {
-    yaml: &'a str,
+    file: &'a str,
+    yaml: String,
     name: String,
     api: Api<DynamicObject>,
 }
 
-/// Applies the binding and waits until it is Ready.
+/// Applies the binding of an example and waits until it is Ready.
 pub(super) async fn apply_binding<'a>(
     output: &Output,
     stage: &Environment,
-    yaml: &'a str,
+    file: &'a str,
 ) -> Result<AppliedBinding<'a>> {
     let started_at = Instant::now();
-    let applied = kubernetes::apply(&stage.client, NAMESPACE, yaml).await?;
+    let yaml = std::fs::read_to_string(workspace().join(file))?;
+    let applied = kubernetes::apply(&stage.client, NAMESPACE, &yaml).await?;
     let object = applied.into_iter().next();
     let object = object.context("the example has no binding")?;
     let name = object.metadata.name.clone();
     let name = name.context("the binding has no name")?;
-    output.step("kubectl apply -f examples/smallest.yaml");
+    output.step(&format!("kubectl apply -f {file}"));
     let api = kubernetes::api(&stage.client, NAMESPACE, &object).await?;
     wait::until(TIMEOUT, "the binding to be Ready", async || {
         let found = api.get(&name).await?;
@@ -59,7 +62,12 @@ pub(super) async fn apply_binding<'a>(
     for line in printed_table(stage).await? {
         output.quote(&line);
     }
-    Ok(AppliedBinding { yaml, name, api })
+    Ok(AppliedBinding {
+        file,
+        yaml,
+        name,
+        api,
+    })
 }
 
 /// What `kubectl get dpb` prints.
@@ -108,15 +116,25 @@ pub(super) async fn delete_binding(
     binding: &AppliedBinding<'_>,
     template: &str,
 ) -> Result<()> {
-    let started_at = Instant::now();
     let prefect = stage.prefect.api()?;
     let changed = prefect.template_text(POOL).await?;
     ensure!(
         changed != template,
         "expected the pool's template to name the Secret, and it is the template before the binding"
     );
-    kubernetes::delete(&stage.client, NAMESPACE, binding.yaml).await?;
-    output.step("kubectl delete -f examples/smallest.yaml");
+    request_deletion(output, stage, binding).await?;
+    check_deletion(output, stage, binding, template).await
+}
+
+/// Waits until the binding is deleted, and checks that nothing of it is left.
+pub(super) async fn check_deletion(
+    output: &Output,
+    stage: &Environment,
+    binding: &AppliedBinding<'_>,
+    template: &str,
+) -> Result<()> {
+    let started_at = Instant::now();
+    let prefect = stage.prefect.api()?;
     let name = &binding.name;
     wait::until(TIMEOUT, "the binding to be deleted", async || match binding
         .api
@@ -144,4 +162,32 @@ pub(super) async fn delete_binding(
         after.len()
     ));
     Ok(())
+}
+
+/// Asks for the deletion of the binding.
+pub(super) async fn request_deletion(
+    output: &Output,
+    stage: &Environment,
+    binding: &AppliedBinding<'_>,
+) -> Result<()> {
+    kubernetes::delete(&stage.client, NAMESPACE, &binding.yaml).await?;
+    output.step(&format!("kubectl delete -f {}", binding.file));
+    Ok(())
+}
+
+/// The message of the condition Ready, once it has this text in it.
+pub(super) async fn wait_for_message(binding: &AppliedBinding<'_>, part: &str) -> Result<String> {
+    let what = format!("a message with {part:?}");
+    wait::until(TIMEOUT, &what, async || {
+        let found = binding.api.get(&binding.name).await?;
+        let conditions = found.data["status"]["conditions"].clone();
+        let mut ready = conditions.as_array().into_iter().flatten();
+        let ready = ready.find(|condition| condition["type"] == "Ready");
+        let message = ready.and_then(|ready| ready["message"].as_str());
+        match message.filter(|message| message.contains(part)) {
+            Some(message) => Ok(message.to_owned()),
+            None => bail!("conditions {conditions}"),
+        }
+    })
+    .await
 }

@@ -2,7 +2,7 @@
 //!
 //! Input: none.
 //! Output: constants.
-//! Invariants: they equal the names in `examples/smallest.yaml`.
+//! Invariants: they equal the names in `examples/smallest.yaml` and `examples/selected.yaml`.
 
 /// The namespace of the job pods and of the binding.
 pub(super) const NAMESPACE: &str = "flows";
@@ -24,3 +24,11 @@ pub(super) const KEY: &str = "SECRET_API_KEY";
 pub(super) const FIRST_VALUE: &str = "1234567890";
 /// The value of the secret after the change.
 pub(super) const SECOND_VALUE: &str = "0987654321";
+/// The Doppler config that a deployment chooses, the block of its binding, and its Secret.
+pub(super) const CHOSEN_CONFIG: &str = "prd";
+pub(super) const CHOSEN_BLOCK: &str = "doppler-etl-prd";
+pub(super) const CHOSEN_SECRET: &str = "etl-prd";
+/// The variable of the pool by which it chooses.
+pub(super) const VARIABLE: &str = "doppler_config";
+/// The value of the secret in the chosen config.
+pub(super) const CHOSEN_VALUE: &str = "5432109876";

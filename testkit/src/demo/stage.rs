@@ -11,7 +11,7 @@ use anyhow::Result;
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::{Api, Client};
 
-use super::names::{DOPPLER_CONFIG, NAMESPACE, OPERATOR_NAMESPACE};
+use super::names::{CHOSEN_CONFIG, DOPPLER_CONFIG, NAMESPACE, OPERATOR_NAMESPACE};
 use super::output::Output;
 use crate::control_plane::{ControlPlane, Options};
 use crate::doppler::Doppler;
@@ -44,6 +44,8 @@ pub(super) struct Environment {
     pub(super) client: Client,
     /// Doppler's service token, which is redacted.
     pub(super) token: String,
+    /// The token of the config that a deployment chooses, which is redacted.
+    pub(super) chosen_token: String,
     /// The file with the authority of Doppler's certificate, in PEM.
     pub(super) authority: PathBuf,
     _folder: ScratchDir,
@@ -83,6 +85,7 @@ impl Environment {
             worker: None,
             node: None,
             token: doppler.service_token(DOPPLER_CONFIG.0, DOPPLER_CONFIG.1),
+            chosen_token: doppler.service_token(DOPPLER_CONFIG.0, CHOSEN_CONFIG),
             prefect,
             network,
             doppler,
@@ -119,7 +122,8 @@ impl Environment {
     }
 
     pub(super) fn redact_token(&self, text: &str) -> String {
-        text.replace(&self.token, "********")
+        let text = text.replace(&self.token, "********");
+        text.replace(&self.chosen_token, "********")
     }
 }
 

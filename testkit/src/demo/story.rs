@@ -9,17 +9,17 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::binding::{apply_binding, change_secret, delete_binding};
+use super::choice::choose_config;
 use super::flow_run::{FlowRun, run_flow};
 use super::install::install;
 use super::names::{ARTICLE, DOPPLER_CONFIG, FIRST_VALUE, FLOW, KEY, POOL, SECOND_VALUE};
 use super::output::Output;
 use super::prefect_setup::{Deployments, set_up_prefect, wait_for_heartbeats};
 use super::stage::Environment;
-use crate::binary::workspace;
 use crate::progress::Step;
 
 /// The number of acts in [`run`].
-const ACTS: usize = 7;
+const ACTS: usize = 8;
 
 /// Runs all acts.
 pub(super) async fn run(output: &Output, stage: &mut Environment, binary: &Path) -> Result<()> {
@@ -50,8 +50,7 @@ pub(super) async fn run(output: &Output, stage: &mut Environment, binary: &Path)
     acts.set(3);
 
     let template = api.template_text(POOL).await?;
-    let yaml = std::fs::read_to_string(workspace().join("examples/smallest.yaml"))?;
-    let binding = apply_binding(output, stage, &yaml).await?;
+    let binding = apply_binding(output, stage, "examples/smallest.yaml").await?;
     wait_for_heartbeats(&api).await?;
     acts.set(4);
 
@@ -68,6 +67,9 @@ pub(super) async fn run(output: &Output, stage: &mut Environment, binary: &Path)
     acts.set(6);
 
     delete_binding(output, stage, &binding, &template).await?;
+    acts.set(7);
+
+    choose_config(output, stage, &api, &template).await?;
     acts.set(ACTS);
     acts.finish();
     Ok(())

@@ -184,6 +184,26 @@ fn refusals() -> Vec<(Value, &'static str)> {
             json!({"inject": {"workPools": many(17)}}),
             "spec.inject.workPools",
         ),
+        (
+            json!({"inject": {"workPools": [{"name": "k8s", "runs": "Some"}]}}),
+            "spec.inject.workPools[0].runs",
+        ),
+        (
+            json!({"inject": {"workPools": [{"name": "k8s", "runs": "Selected", "variable": "a-b"}]}}),
+            "spec.inject.workPools[0].variable",
+        ),
+        (
+            json!({"inject": {"workPools": [{"name": "k8s", "variable": "x"}]}}),
+            "variable has a meaning only with runs: Selected",
+        ),
+        (
+            json!({"inject": {"workPools": [{"name": "k8s", "runs": "Selected", "optional": false}]}}),
+            "remove optional: false",
+        ),
+        (
+            json!({"managedSecret": {"name": "none"}}),
+            "no Secret may have the name none",
+        ),
     ]
 }
 
@@ -252,6 +272,12 @@ async fn rejects_invalid_specs_with_a_correction() -> Result<()> {
         }
     }
     ensure!(failures.is_empty(), "{}", failures.join("\n"));
+    // The name of the binding is the name of its Secret, unless the spec names another one.
+    let none = api.create(&dry, &binding("none", &valid_spec())?).await;
+    let refused = format!("{:#}", none.unwrap_err());
+    ensure!(refused.contains("spec.managedSecret.name"), "{refused}");
+    let named = spec_with(&json!({"managedSecret": {"name": "other"}}));
+    api.create(&dry, &binding("none", &named)?).await?;
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::crd::NO_CONFIG;
+use crate::inject::template::variable::DeclaredVariable;
 
 const VARIABLE: &str = "doppler_config";
 /// A container that has the entry of the variable.

@@ -1,5 +1,7 @@
 //! Pages of deployments and the job variables that they set.
 
+use std::collections::BTreeMap;
+
 use super::*;
 
 fn names(names: &[&str]) -> BTreeSet<String> {
@@ -155,4 +157,32 @@ async fn bounds_names_values_and_groups() {
     assert_eq!((found.groups.len(), found.more_groups), (64, true));
     assert_eq!(found.groups[0].variables, None);
     assert_eq!(found.groups[0].names, ["x".repeat(253)]);
+}
+
+#[tokio::test]
+async fn names_the_deployments_of_each_text_value() {
+    let page = json!([
+        {"name": "a", "job_variables": {"config": "dev", "image": CANARY, "ns": "x"}},
+        {"name": "b", "job_variables": {"config": "dev", "ns": "y"}},
+        {"name": "c", "job_variables": {"config": "prd"}},
+        {"name": "d", "job_variables": {"config": ["dev"], "config.x": "dev"}},
+        {"name": "e", "job_variables": {"config": "x".repeat(254)}},
+        {"name": "f", "job_variables": {"config": null}},
+    ]);
+    let found = overrides(page, &["config"]).await;
+    let by_text = json!({"config": {"dev": ["a", "b"], "prd": ["c"]}});
+    assert_eq!(serde_json::to_value(&found.by_text).unwrap(), by_text);
+    assert!(!found.more_values);
+}
+
+#[tokio::test]
+async fn bounds_text_values_and_their_names() {
+    let same = (0..30).map(|n| json!({"name": format!("s{n}"), "job_variables": {"c": "same"}}));
+    let other = (0..170)
+        .map(|n| json!({"name": "o", "job_variables": {"c": format!("{n}"), "d": format!("{n}")}}));
+    let page: Vec<_> = same.chain(other).collect();
+    let found = overrides(json!(page), &["c", "d"]).await;
+    let count: usize = found.by_text.values().map(BTreeMap::len).sum();
+    assert_eq!((count, found.more_values), (256, true));
+    assert_eq!(found.by_text["c"]["same"].len(), MAX_NAMES);
 }
