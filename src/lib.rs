@@ -30,6 +30,8 @@
 //! - *excluded key*: a name of the config that is not written, with the reason in the status.
 //! - *entry*: one item of `envFrom` in a *base job template*, which names the managed Secret.
 //! - *injection*: how job pods get the Secret. Today there is one way: entries in work pools.
+//! - *variable*: of a work pool, by which a deployment or a run chooses among the Secrets that
+//!   bindings *offer* in it (`runs: Selected`).
 //! - *claim*: what one binding wants of one work pool.
 //! - *upstream*: Prefect or Doppler. A *source* is a typed poller of one of them.
 //! - *poller*: reads one block or config for all bindings that subscribe to it.

@@ -193,9 +193,9 @@ async fn report_deleting_with(
     }
     let status = pass.last_status();
     let mut pools = status.map(|status| status.work_pools.clone());
-    let named = pools.iter_mut().flatten();
+    let mut named = pools.iter_mut().flatten();
     if let Some((name, used_by)) = in_use
-        && let Some(pool) = named.into_iter().find(|pool| pool.name == name)
+        && let Some(pool) = named.find(|pool| pool.name == name)
     {
         pool.used_by = used_by.to_vec();
     }

@@ -39,7 +39,7 @@ use self::usage::Usage;
 use self::variables::PoolVariables;
 use self::view::{KUBERNETES, ParsedTemplate};
 use super::claim::{Claim, Observation, Want};
-use super::template::{Edit, Entry, EntryKey, EntryState, declared_variable, edit};
+use super::template::{Edit, Entry, EntryKey, EntryState, edit};
 use crate::crd::InjectMode;
 
 pub use self::view::{History, PoolView, destination_variables};
@@ -102,7 +102,7 @@ pub fn plan(view: &PoolView<'_>, claims: &[&Claim], history: &History) -> Plan {
         demand.protect(claim, rejection.as_ref());
     }
     demand.release_others(&parsed);
-    demand.hold_used(view, claims);
+    demand.hold_used(view, &parsed, claims);
     let edit = demand.edit(view);
     let present = claims
         .iter()
@@ -120,11 +120,11 @@ pub fn plan(view: &PoolView<'_>, claims: &[&Claim], history: &History) -> Plan {
             rejection,
             entry: parsed.state(&key),
             kept: demand.keeps(&key),
-            operators: history.is_operators(&key, claims) || is_adopted(view, claim),
+            operators: history.is_operators(&key, claims) || is_adopted(&parsed, claim),
             used: demand.used.get(&key),
         };
         let mut observation = observe_claim(view, history, observed);
-        observation.used_by = Usage::of(view, &key).deployments;
+        observation.used_by = Usage::of(view, &parsed, &key).deployments;
         if claim.want != Want::Absent {
             add_shadows(view, &parsed, claim, &keys, &mut observation);
         }
@@ -140,12 +140,9 @@ pub fn plan(view: &PoolView<'_>, claims: &[&Claim], history: &History) -> Plan {
 }
 
 /// Whether a variable of exactly our shape is ours, because an older version recorded the entry.
-fn is_adopted(view: &PoolView<'_>, claim: &Claim) -> bool {
-    let declared = claim
-        .variable
-        .as_ref()
-        .filter(|_| claim.adopts)
-        .and_then(|variable| declared_variable(view.template, variable));
+fn is_adopted(parsed: &ParsedTemplate<'_>, claim: &Claim) -> bool {
+    let variable = claim.variable.as_ref().filter(|_| claim.adopts);
+    let declared = variable.and_then(|variable| parsed.declared(variable));
     declared.is_some_and(|declared| declared.has_our_description)
 }
 
@@ -208,7 +205,7 @@ impl Demand {
     }
 
     /// Keeps the names that deployments choose, unless a claim gives them up.
-    fn hold_used(&mut self, view: &PoolView<'_>, claims: &[&Claim]) {
+    fn hold_used(&mut self, view: &PoolView<'_>, parsed: &ParsedTemplate<'_>, claims: &[&Claim]) {
         let given_up: BTreeSet<EntryKey> = claims
             .iter()
             .filter(|claim| claim.release_used)
@@ -219,7 +216,7 @@ impl Demand {
             if required.contains(key) || given_up.contains(key) {
                 return true;
             }
-            let usage = Usage::of(view, key);
+            let usage = Usage::of(view, parsed, key);
             let is_used = usage.is_used();
             if is_used {
                 used.insert(key.clone(), usage);

@@ -31,7 +31,9 @@ pub use self::container::NotEditable;
 pub use self::entry::{Entry, EntryKey};
 pub use self::entry_state::{EntryState, entry_state, entry_states};
 pub(super) use self::entry_state::{has_list, leading_entries};
-pub(super) use self::variable::{declaration_of, declared_variable, refuses_undeclared};
+pub(super) use self::variable::{
+    DeclaredVariable, declaration_of, declared_variable, refuses_undeclared,
+};
 
 /// The result of an edit.
 #[derive(Debug)]

@@ -217,8 +217,11 @@ async fn offline_needs_no_network_and_api_url_can_be_overridden() -> Result<()> 
     world.set_doppler_secret("SECRET_API_KEY", &secret("1234567890"));
     let nowhere = Path::new("/nonexistent");
     let smallest = include_str!("../../examples/smallest.yaml");
-    let (all_ok, output) = run_with_input(nowhere, smallest, &["--offline"]).await?;
-    ensure!(all_ok, "{output}");
+    let selected = include_str!("../../examples/selected.yaml");
+    for example in [smallest, selected] {
+        let (all_ok, output) = run_with_input(nowhere, example, &["--offline"]).await?;
+        ensure!(all_ok, "{output}");
+    }
     for (form, expected) in [
         ("json", r#""op":"add""#),
         ("prefect-operator", "baseJobTemplate"),
@@ -230,6 +233,11 @@ async fn offline_needs_no_network_and_api_url_can_be_overridden() -> Result<()> 
             all_ok && output.contains("my-project-dev") && output.contains(expected),
             "{form}: {output}"
         );
+        let (all_ok, output) = run_with_input(nowhere, selected, &["--print-patch", form]).await?;
+        ensure!(all_ok, "{form}: {output}");
+        for part in [expected, r#"["none","etl-prd"]"#, "{{ doppler_config }}"] {
+            ensure!(output.contains(part), "{form}: {part}: {output}");
+        }
     }
 
     // The address in the cluster is not reachable from here. The overriding one is.

@@ -1,4 +1,5 @@
-//! The table of flags in docs/operations.md, compared with the arguments of `run`.
+//! The table of flags in docs/operations.md, compared with the arguments of `run`, and the commands
+//! of the pages that need no server.
 
 use std::collections::BTreeMap;
 
@@ -63,4 +64,36 @@ fn manual_lists_every_flag_with_variable_and_default() {
         flags.insert(flag, (variable, default));
     }
     assert_eq!(documented, flags);
+}
+
+/// Runs each `check --print-patch` of the pages as it is written there.
+#[test]
+fn commands_of_the_pages_print_patches() {
+    let pages = [
+        include_str!("../../docs/injection.md"),
+        include_str!("../../docs/terraform-and-ci.md"),
+        include_str!("../../docs/worker-chart.md"),
+    ];
+    let commands = pages
+        .iter()
+        .flat_map(|page| page.lines())
+        .filter_map(|line| {
+            let command = line.strip_prefix("doppler-prefect-operator ")?;
+            command
+                .starts_with("check --print-patch")
+                .then_some(command)
+        });
+    let mut count = 0;
+    for command in commands {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_doppler-prefect-operator"))
+            .args(command.split(' '))
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .unwrap();
+        let printed = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{command}: {printed}");
+        assert!(printed.contains("secretRef"), "{command}: {printed}");
+        count += 1;
+    }
+    assert_eq!(count, 3);
 }

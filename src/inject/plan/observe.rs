@@ -15,7 +15,7 @@ use crate::failure::Failure;
 use crate::inject::claim::{Claim, Observation, Phase, Want};
 use crate::inject::manual_patch::operations_text;
 use crate::inject::pool_owner;
-use crate::inject::template::{EntryState, declared_variable};
+use crate::inject::template::EntryState;
 use crate::reason::Reason;
 
 /// What is known of one claim before it is observed.
@@ -49,9 +49,7 @@ pub(super) fn observe_claim(
     let exact = matches!(entry, EntryState::Exact { .. });
     let owned = exact && history.is_ours(claim) && view.owner.is_none();
     if claim.want == Want::Absent {
-        return if let (true, false, Some(used), Some(variable)) =
-            (owned, kept, used, &claim.variable)
-        {
+        return if let (false, Some(used), Some(variable)) = (kept, used, &claim.variable) {
             let message = used.message(pool, variable, secret);
             Observation::new(Phase::InProgress, None, Reason::PoolConfigInUse, message)
         } else if owned && !kept {
@@ -147,11 +145,11 @@ pub(super) fn add_shadows(
     observation: &mut Observation,
 ) {
     // A run that chooses nothing shows where the entry of the variable stands.
-    let default = |variable: &String| declared_variable(view.template, variable)?.default;
-    let own = claim.variable.as_ref().map(default);
-    let rendered = match &own {
+    let rendered = match &claim.variable {
         None => Some(&claim.secret),
-        Some(default) => default.as_ref(),
+        Some(variable) => parsed
+            .declared(variable)
+            .and_then(|declared| declared.default.as_ref()),
     };
     let rendered = rendered.map_or("", String::as_str);
     let mut shadows = parsed.environment.shadows(&claim.keys, rendered);

@@ -5,9 +5,9 @@
 //! Invariants: pure. A run that chooses the name itself (`-jv`) is not seen. Where the deployments
 //! are not known, the name counts as used.
 
-use super::view::PoolView;
+use super::view::{ParsedTemplate, PoolView};
 use crate::crd::NO_CONFIG;
-use crate::inject::template::{EntryKey, declared_variable, refuses_undeclared};
+use crate::inject::template::EntryKey;
 use crate::printable;
 
 /// Deployments that a status lists.
@@ -27,18 +27,21 @@ pub(super) struct Usage {
 }
 
 impl Usage {
-    /// Who chooses the Secret. If all runs get it, no deployment does.
-    pub(super) fn of(view: &PoolView<'_>, key: &EntryKey) -> Self {
+    /// Who chooses the Secret. Without a variable that offers it, no deployment does.
+    pub(super) fn of(view: &PoolView<'_>, parsed: &ParsedTemplate<'_>, key: &EntryKey) -> Self {
         let Some(variable) = &key.variable else {
             return Self::default();
         };
-        let Some(declared) = declared_variable(view.template, variable) else {
+        let Some(declared) = parsed.declared(variable) else {
             return Self::default();
         };
+        if !declared.offers(&key.secret) {
+            return Self::default();
+        }
         let values = view.deployments.and_then(|all| all.by_text.get(variable));
         let names = |value: &str| values.and_then(|values| values.get(value)).cloned();
         let mut deployments = names(&key.secret).unwrap_or_default();
-        if refuses_undeclared(view.template) {
+        if parsed.refuses_undeclared {
             // Prefect would refuse them without the variable, whatever they choose.
             deployments.extend(names(NO_CONFIG).unwrap_or_default());
         }

@@ -10,7 +10,7 @@ use super::eligibility::Rejection;
 use super::view::{History, ParsedTemplate, PoolView};
 use crate::crd::{InjectMode, WorkPoolState as State};
 use crate::inject::claim::{Claim, Want};
-use crate::inject::template::{EntryState, declared_variable};
+use crate::inject::template::EntryState;
 use crate::reason::Reason;
 
 /// The variables of one pool.
@@ -68,7 +68,7 @@ impl PoolVariables {
                 "the bindings of work pool {pool} let runs choose by variable {current}, and this one names variable {variable}: set variable: {current}, or use another work pool"
             )));
         }
-        let declared = declared_variable(view.template, variable)?;
+        let declared = parsed.declared(variable)?;
         let is_ours = if self.operators.contains(variable) {
             declared.is_plausible()
         } else {

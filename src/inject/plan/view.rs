@@ -16,7 +16,10 @@ use crate::inject::job_environment::{
 };
 use crate::inject::pool_owner::ManagedPool;
 use crate::inject::rendering::JobTemplate;
-use crate::inject::template::{EntryKey, EntryState, NotEditable, entry_states};
+use crate::inject::template::{
+    DeclaredVariable, EntryKey, EntryState, NotEditable, declared_variable, entry_states,
+    refuses_undeclared,
+};
 use crate::prefect::DeploymentOverrides;
 
 /// The only type of work pool whose template takes an entry.
@@ -74,6 +77,10 @@ pub(super) struct ParsedTemplate<'a> {
     rendered: BTreeSet<String>,
     /// The jobs of the deployments that override a variable.
     pub(super) deployments: Vec<DeploymentJobs<'a>>,
+    /// The variables that the claims name, as far as the template declares them.
+    declared: BTreeMap<String, DeclaredVariable>,
+    /// Whether Prefect refuses job variables that the template does not declare.
+    pub(super) refuses_undeclared: bool,
 }
 
 /// The variables of a template that decide where jobs run and whether they have an entry.
@@ -89,6 +96,8 @@ impl<'a> ParsedTemplate<'a> {
         let job = template.job(&defaults);
         let environment = JobEnvironment::of(job);
         let claimed: BTreeSet<&str> = claims.iter().map(|claim| claim.secret.as_str()).collect();
+        let variables = claims.iter().filter_map(|claim| claim.variable.as_ref());
+        let variables: BTreeSet<&String> = variables.collect();
         let chosen = claims.iter().filter(|claim| claim.variable.is_some());
         let chosen: BTreeSet<&str> = chosen.map(|claim| claim.secret.as_str()).collect();
         let rendered: BTreeSet<&str> = environment
@@ -101,6 +110,11 @@ impl<'a> ParsedTemplate<'a> {
             has_cluster_config: has_cluster_config(job),
             deployments: deployment_jobs(&template, view.deployments, &rendered, &chosen),
             rendered: rendered.into_iter().map(str::to_owned).collect(),
+            declared: variables
+                .into_iter()
+                .filter_map(|name| Some((name.clone(), declared_variable(view.template, name)?)))
+                .collect(),
+            refuses_undeclared: refuses_undeclared(view.template),
             environment,
         }
     }
@@ -109,6 +123,11 @@ impl<'a> ParsedTemplate<'a> {
     /// counts the entry, wherever the jobs run.
     pub(super) fn leaves_cluster(&self, claim: &Claim) -> bool {
         self.has_cluster_config && !claim.same_cluster && claim.mode == InjectMode::Patch
+    }
+
+    /// The variable of this name. None if the template does not declare it, or no claim names it.
+    pub(super) fn declared(&self, variable: &str) -> Option<&DeclaredVariable> {
+        self.declared.get(variable)
     }
 
     /// How the template names a claimed Secret. One that only the rendered template names has an

@@ -119,13 +119,12 @@ impl Choice<'_> {
         }
         // From the end, so that the earlier ranges stay valid.
         edits.sort_by_key(|(range, _)| std::cmp::Reverse(range.start));
-        let text = edits
+        edits
             .into_iter()
             .fold(None, |text: Option<String>, (range, new)| {
                 let whole = text.as_deref().unwrap_or(template.get());
                 Some(splice(whole, range, &new))
-            });
-        text
+            })
     }
 
     /// The list without the removed names, and with the missing ones in their alphabetical place.

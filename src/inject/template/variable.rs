@@ -4,6 +4,8 @@
 //! Output: what the template declares under this name, and the declaration that the operator adds.
 //! Invariants: edits nothing.
 
+use std::collections::BTreeSet;
+
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -93,7 +95,7 @@ fn text_of(value: &RawValue) -> Option<String> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeclaredVariable {
     /// The names that it offers. None if it has no list, so that a run may choose anything.
-    pub names: Option<Vec<String>>,
+    pub names: Option<BTreeSet<String>>,
     /// The text that a run without a choice has.
     pub default: Option<String>,
     /// Whether it has the description that the operator writes.
@@ -104,8 +106,15 @@ impl DeclaredVariable {
     /// Whether it still looks like one that the operator wrote, whatever a user changed in it.
     #[must_use]
     pub fn is_plausible(&self) -> bool {
-        let names = self.names.as_deref().unwrap_or_default();
-        self.has_our_description || names.iter().any(|name| name == NO_CONFIG)
+        self.has_our_description || self.offers(NO_CONFIG)
+    }
+
+    /// Whether its list has the name.
+    #[must_use]
+    pub fn offers(&self, name: &str) -> bool {
+        self.names
+            .as_ref()
+            .is_some_and(|names| names.contains(name))
     }
 }
 

@@ -8,7 +8,7 @@ use super::{State, claim, entry, owner, plan_one, template, view};
 use crate::crd::InjectMode;
 use crate::inject::claim::{Claim, Observation, Phase, Want};
 use crate::inject::plan::{History, PoolView, plan};
-use crate::inject::template::{EntryState, declared_variable, entry_state};
+use crate::inject::template::{EntryState, entry_state};
 use crate::prefect::DeploymentOverrides;
 use crate::reason::Reason;
 use serde_json::value::RawValue;
@@ -29,7 +29,14 @@ fn written(template: &RawValue, claims: &[&Claim]) -> Box<RawValue> {
 }
 
 fn names(template: &RawValue) -> Option<Vec<String>> {
-    declared_variable(template, VARIABLE)?.names
+    names_of(template, VARIABLE)
+}
+
+/// The list of a variable, in its order.
+fn names_of(template: &RawValue, variable: &str) -> Option<Vec<String>> {
+    let template: serde_json::Value = serde_json::from_str(template.get()).unwrap();
+    let declared = template["variables"]["properties"].get(variable)?;
+    serde_json::from_value(declared["enum"].clone()).ok()
 }
 
 fn with_property(text: &RawValue, property: &serde_json::Value) -> Box<RawValue> {
@@ -159,8 +166,7 @@ fn the_bindings_of_a_pool_use_one_variable() {
     let plan = plan(&view(&new), &next, &nothing);
     let after = plan.edit.unwrap();
     assert_eq!(names(&after), None);
-    let offered = declared_variable(&after, "aaa").unwrap().names;
-    assert_eq!(offered.unwrap(), ["none", "a"]);
+    assert_eq!(names_of(&after, "aaa").unwrap(), ["none", "a"]);
 }
 
 #[test]

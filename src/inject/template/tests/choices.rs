@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::crd::NO_CONFIG;
-use crate::inject::template::variable::DeclaredVariable;
 
 const VARIABLE: &str = "doppler_config";
 /// A container that has the entry of the variable.
@@ -32,8 +31,11 @@ fn declared(template: &str) -> Option<DeclaredVariable> {
     declared_variable(&raw(template), VARIABLE)
 }
 
+/// The list of the variable, in its order.
 fn names(template: &str) -> Vec<String> {
-    declared(template).unwrap().names.unwrap()
+    let template: serde_json::Value = serde_json::from_str(template).unwrap();
+    let list = &template["variables"]["properties"][VARIABLE]["enum"];
+    serde_json::from_value(list.clone()).unwrap()
 }
 
 fn with_properties(container: &str, properties: &str) -> String {
@@ -200,8 +202,8 @@ proptest! {
             expected.sort();
             let found = declared(&text);
             prop_assert_eq!(found.is_some(), !expected.is_empty());
-            if let Some(found) = found {
-                prop_assert_eq!(&found.names.unwrap()[1..], &expected[..]);
+            if found.is_some() {
+                prop_assert_eq!(&names(&text)[1..], &expected[..]);
             }
         }
         prop_assert_eq!(after(&text, &[], &ours), template);
