@@ -276,9 +276,7 @@ fn stale_entries(pass: &Pass<'_>, connection: Option<&Arc<Connection>>) -> BTree
         let mut named = pools.iter().filter(|pool| pool.name == entry.pool);
         let Some(connection) = connection else {
             // Without a connection, the server of the spec is not known: compare the names only.
-            return binding.spec.prefect.is_none()
-                || !same_secret
-                || !named.any(|pool| pool.variable() == entry.variable.as_deref());
+            return binding.spec.prefect.is_none() || !same_secret || named.next().is_none();
         };
         let same_server = entry.server == connection.api_url.as_str();
         let is_asked = |pool: &WorkPoolSpec| {
@@ -361,7 +359,7 @@ fn withdraw(
         want: Want::Absent,
         recorded: true,
         adopts: false,
-        release_used: at_once || remaining.is_zero(),
+        release_used: entry.variable.is_some() && (at_once || remaining.is_zero()),
         interval: pass.interval(),
     };
     let pools = &pass.context.pools;

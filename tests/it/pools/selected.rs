@@ -171,12 +171,16 @@ async fn a_used_name_stays_until_no_deployment_chooses_it() -> Result<()> {
 
     // The binding is deleted. Name and Secret stay, and the message says what to change.
     world.delete_binding("used-a").await?;
-    let condition = world
-        .until_condition("used-a", "Injected", "False", "Deleting")
+    world
+        .until("the deployment in the condition", async || {
+            let found = world.condition("used-a", "Injected").await?;
+            ensure!(found.reason == "Deleting", "{}", found.reason);
+            for part in [name.as_str(), "doppler_config", "Secret used-a"] {
+                ensure!(found.message.contains(part), "{}", found.message);
+            }
+            Ok(())
+        })
         .await?;
-    for part in [name.as_str(), "doppler_config", "used-a"] {
-        ensure!(condition.message.contains(part), "{}", condition.message);
-    }
     let event = world.until_event("PoolConfigInUse").await?;
     ensure!(event.contains(&name), "{event}");
     world.until_polls("unchanged", 2).await?;
