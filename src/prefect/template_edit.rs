@@ -3,7 +3,7 @@
 //! Input: a work pool as it was read, the text that replaces its template, and a function that edits
 //! the template once more.
 //! Output: whether the server has the new text.
-//! Invariants: Prefect replaces the whole template without a condition, so an edit that somebody
+//! Invariants: Prefect replaces the whole template without a condition, so an edit that a user
 //! makes between our GET and our PATCH is lost. The time between both is bounded: a template that is
 //! older when the PATCH has its permit is read again, under the same permit. It changes nothing in a
 //! template by itself.
