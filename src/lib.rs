@@ -29,7 +29,8 @@
 //! - *content hash*: a keyed hash of a Secret's content, by which the operator finds drift.
 //! - *excluded key*: a name of the config that is not written, with the reason in the status.
 //! - *entry*: one item of `envFrom` in a *base job template*, which names the managed Secret.
-//! - *injection*: how job pods get the Secret. Today there is one way: entries in work pools.
+//! - *injection*: how job pods get the Secret: by entries in work pools, or by the *admission policy*,
+//!   by which the API server adds the Secret to the Jobs that a binding selects.
 //! - *claim*: what one binding wants of one work pool.
 //! - *upstream*: Prefect or Doppler. A *source* is a typed poller of one of them.
 //! - *poller*: reads one block or config for all bindings that subscribe to it.

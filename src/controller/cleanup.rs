@@ -172,6 +172,7 @@ async fn report_deleting(pass: &mut Pass<'_>, message: String) {
         suspended: false,
         resolved: None,
         secret_name: pass.binding.secret_name().to_owned(),
+        job_secret: injection::recorded_job_secret(pass),
         content: None,
         prefect_version,
         pools: pools.unwrap_or_default(),

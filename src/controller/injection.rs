@@ -1,14 +1,16 @@
-//! How a Secret gets into job pods: the seam behind which work pools live. No other module of the
-//! controller knows what a work pool is.
+//! How a Secret gets into job pods: the seam behind which work pools and the admission policy for Jobs
+//! live. No other module of the controller knows what they are.
 //!
 //! Input: a pass, its resolution, and the desired Secret.
-//! Output: claims on the pools of the spec, the entries to record, the condition `Injected`, and
-//! `status.workPools`.
+//! Output: claims on the pools of the spec, the entries to record, the Secret for the admission
+//! policy, the condition `Injected`, and `status.workPools`.
 //! Invariants: an entry is observed, recorded on the Secret, guarded by the finalizer, and then
 //! injected. In reverse, the entry is removed, the workers reload the template, the Secret is deleted,
 //! and then the finalizer.
 
 mod injected_condition;
+mod jobs;
+mod jobs_label;
 mod pool_claims;
 mod recorded_connections;
 mod withdrawal;
@@ -27,9 +29,11 @@ use crate::{
     status::{ConditionUpdate, INJECTED},
 };
 use injected_condition::{InjectionState, injected_condition};
+use jobs::JobInjection;
 use pool_claims::{PoolClaims, declare_claims, prune_claims};
 use withdrawal::withdraw_stale_entries;
 
+pub use jobs::{holds_secret, job_secret, recorded_job_secret};
 pub use recorded_connections::connect_recorded;
 pub use withdrawal::{PendingRemoval, Withdrawal, remaining_wait, report_removed, withdraw_all};
 
@@ -45,6 +49,7 @@ pub struct Injection {
     connection: Option<Arc<Connection>>,
     key_names: Arc<BTreeSet<String>>,
     claims: PoolClaims,
+    jobs: JobInjection,
     /// Whether the binding has too many entries to record another one.
     is_full: bool,
     /// Why the pools are not read at all.
@@ -79,6 +84,7 @@ impl Injection {
             connection,
             key_names,
             claims,
+            jobs: JobInjection::default(),
             is_full,
             unread,
         }
@@ -104,8 +110,9 @@ impl Injection {
     }
 
     /// Claims the recorded entries once the Secret exists, drops other claims, and reports what the
-    /// pools did.
-    pub fn ensure(&mut self, pass: &Pass<'_>) {
+    /// pools did. Prepares the binding for the admission policy.
+    pub async fn ensure(&mut self, pass: &mut Pass<'_>) {
+        self.jobs = JobInjection::ensure(pass).await;
         if pass.secret_exists() {
             self.claims = declare_claims(pass, self.connection.as_ref(), &self.key_names);
             if self.is_full {
@@ -143,7 +150,9 @@ impl Injection {
             was_true: pass.was_true(INJECTED),
             grace_period: pass.grace_period(),
         };
-        injected_condition(&self.claims, pools.unwrap_or_default(), &state)
+        let (injected, pools) = injected_condition(&self.claims, pools.unwrap_or_default(), &state);
+        let jobs = self.jobs.condition(pass, pass.was_true(INJECTED));
+        (jobs::join(injected, jobs), pools)
     }
 
     /// Reports what the workers of the pools did since the last pass.

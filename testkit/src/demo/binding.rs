@@ -1,6 +1,6 @@
 //! The life of the binding: applied, changed in Doppler, and deleted.
 //!
-//! Input: the stage, and the smallest example. Output: a line for each step.
+//! Input: the stage, and an example. Output: a line for each step.
 //! Invariants: after the deletion the pool's template is byte for byte what it was before the
 //! binding.
 
@@ -27,10 +27,18 @@ pub(super) struct AppliedBinding<'a> {
     api: Api<DynamicObject>,
 }
 
+impl AppliedBinding<'_> {
+    /// The name of the binding.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
 /// Applies the binding and waits until it is Ready.
 pub(super) async fn apply_binding<'a>(
     output: &Output,
     stage: &Environment,
+    file: &str,
     yaml: &'a str,
 ) -> Result<AppliedBinding<'a>> {
     let started_at = Instant::now();
@@ -39,7 +47,7 @@ pub(super) async fn apply_binding<'a>(
     let object = object.context("the example has no binding")?;
     let name = object.metadata.name.clone();
     let name = name.context("the binding has no name")?;
-    output.step("kubectl apply -f examples/smallest.yaml");
+    output.step(&format!("kubectl apply -f {file}"));
     let api = kubernetes::api(&stage.client, NAMESPACE, &object).await?;
     wait::until(TIMEOUT, "the binding to be Ready", async || {
         let found = api.get(&name).await?;

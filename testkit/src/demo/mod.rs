@@ -7,9 +7,10 @@
 //! logs.
 //!
 //! Reading order: `stage` starts the servers, `install` installs the operator, `story` runs the
-//! acts in `prefect_setup`, `flow_run` and `binding`, and `keep` waits for Ctrl-C.
+//! acts in `prefect_setup`, `flow_run`, `binding` and `by_label`, and `keep` waits for Ctrl-C.
 
 mod binding;
+mod by_label;
 mod flow_run;
 mod install;
 mod keep;

@@ -9,6 +9,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::binding::{apply_binding, change_secret, delete_binding};
+use super::by_label::inject_by_label;
 use super::flow_run::{FlowRun, run_flow};
 use super::install::install;
 use super::names::{ARTICLE, DOPPLER_CONFIG, FIRST_VALUE, FLOW, KEY, POOL, SECOND_VALUE};
@@ -19,7 +20,7 @@ use crate::binary::workspace;
 use crate::progress::Step;
 
 /// The number of acts in [`run`].
-const ACTS: usize = 7;
+const ACTS: usize = 8;
 
 /// Runs all acts.
 pub(super) async fn run(output: &Output, stage: &mut Environment, binary: &Path) -> Result<()> {
@@ -30,7 +31,11 @@ pub(super) async fn run(output: &Output, stage: &mut Environment, binary: &Path)
     output.step(&format!(
         "Doppler: project {project}, config {config}, {KEY}={FIRST_VALUE}"
     ));
-    let Deployments { flow, article } = set_up_prefect(output, stage, &api).await?;
+    let Deployments {
+        flow,
+        article,
+        nightly,
+    } = set_up_prefect(output, stage, &api).await?;
     acts.set(1);
     install(output, stage, binary).await?;
     acts.set(2);
@@ -51,7 +56,7 @@ pub(super) async fn run(output: &Output, stage: &mut Environment, binary: &Path)
 
     let template = api.template_text(POOL).await?;
     let yaml = std::fs::read_to_string(workspace().join("examples/smallest.yaml"))?;
-    let binding = apply_binding(output, stage, &yaml).await?;
+    let binding = apply_binding(output, stage, "examples/smallest.yaml", &yaml).await?;
     wait_for_heartbeats(&api).await?;
     acts.set(4);
 
@@ -68,6 +73,9 @@ pub(super) async fn run(output: &Output, stage: &mut Environment, binary: &Path)
     acts.set(6);
 
     delete_binding(output, stage, &binding, &template).await?;
+    acts.set(7);
+
+    inject_by_label(output, stage, &api, &nightly).await?;
     acts.set(ACTS);
     acts.finish();
     Ok(())
