@@ -29,7 +29,8 @@
 //! - *content hash*: a keyed hash of a Secret's content, by which the operator finds drift.
 //! - *excluded key*: a name of the config that is not written, with the reason in the status.
 //! - *entry*: one item of `envFrom` in a *base job template*, which names the managed Secret.
-//! - *injection*: how job pods get the Secret. Today there is one way: entries in work pools.
+//! - *injection*: how job pods get the Secret: by entries in work pools, or by the *admission policy*,
+//!   by which the API server adds the Secret to the Jobs that a binding selects.
 //! - *variable*: of a work pool, by which a deployment or a run chooses among the Secrets that
 //!   bindings *offer* in it (`runs: Selected`).
 //! - *claim*: what one binding wants of one work pool.

@@ -121,9 +121,10 @@ reasons! {
     Synced, Settled,
         "The Secret is current.",
         "Nothing to do.";
-    /// Every work pool that the binding names has an entry for the Secret.
+    /// Every work pool that the binding names has an entry for the Secret, and the admission policy adds
+    /// it to the Jobs that the binding selects.
     Injected, Settled,
-        "Every pool entry is in place.",
+        "Every pool entry is in place, and new Jobs get the Secret.",
         "Nothing to do.";
     /// The operator waits for the first answer from an upstream.
     Pending, Retry,
@@ -310,6 +311,12 @@ reasons! {
     NamespaceTerminating, WaitForChange,
         "Kubernetes deletes the Secret with its namespace. The operator removes the pool entries.",
         "Nothing to do.";
+    /// The binding selects Jobs (`spec.inject.jobs`), and the API server has no admission policy that
+    /// adds the Secret to them: it does not serve the API, or the policy is not installed. If the
+    /// operator has no permission to read the policy, the condition is Unknown.
+    AdmissionUnavailable, Retry,
+        "Jobs that the binding selects start without the Secret. Pool entries are not affected.",
+        "Use Kubernetes 1.36 or newer, or 1.34 with the feature gate that the message names, and set `admission.enabled` of the chart to `true`, or apply `deploy/admission.yaml`.";
     /// The work pool does not exist.
     PoolMissing, WaitForChange,
         "The Secret and the other pools stay as they are.",

@@ -19,7 +19,8 @@ use crate::{
 pub const BLOCK_RESOLVED: &str = "BlockResolved";
 /// Condition: the Secret holds the values that Doppler last returned.
 pub const SECRET_SYNCED: &str = "SecretSynced";
-/// Condition: every work pool in the spec references the Secret.
+/// Condition: every work pool in the spec references the Secret, and the admission policy adds it to
+/// Jobs.
 pub const INJECTED: &str = "Injected";
 /// Condition: all of the above hold for this generation.
 pub const READY: &str = "Ready";
@@ -77,7 +78,8 @@ pub struct Outcome {
     pub block: ConditionUpdate,
     /// The condition `SecretSynced`.
     pub secret: ConditionUpdate,
-    /// The condition `Injected`. None if the spec names no work pool.
+    /// The condition `Injected`. None if the spec names no work pool and no
+    /// Jobs.
     pub injected: Option<ConditionUpdate>,
     /// Whether the binding is suspended.
     pub suspended: bool,
@@ -85,6 +87,8 @@ pub struct Outcome {
     pub resolved: Option<(String, String)>,
     /// Name of the Secret.
     pub secret_name: String,
+    /// The Secret that the admission policy adds to Jobs, if any.
+    pub job_secret: Option<String>,
     /// The content of the Secret. None if the Secret was not compared.
     pub content: Option<SecretContent>,
     /// The version of the Prefect server, if it is known.
@@ -133,6 +137,7 @@ pub fn status(
         after.config = Some(printable::name(config));
     }
     after.secret_name = Some(printable::name(&outcome.secret_name));
+    after.job_secret_name.clone_from(&outcome.job_secret);
     let mut room = Room(MAX_LISTS_BYTES);
     after.work_pools = listed_pools(&outcome.pools, &mut room);
     if let Some(content) = &outcome.content {

@@ -7,13 +7,14 @@
 //! Invariants: resolves and decides with the controller's own functions; writes nothing; prints no
 //! value.
 //!
-//! Reading order: [`operator_settings`], [`input`], [`schema`], [`validate`], [`api_server`], [`resolve`], [`secret`], [`pools`].
+//! Reading order: [`operator_settings`], [`input`], [`schema`], [`validate`], [`api_server`], [`resolve`], [`secret`], [`pools`], [`jobs`].
 
 mod api_server;
 mod context;
 mod error;
 mod findings;
 mod input;
+mod jobs;
 mod operator_settings;
 mod patches;
 mod pools;
@@ -209,6 +210,7 @@ async fn check_online(
     let uid = api_server::binding_uid(context, &namespace, &name).await;
     // A binding owns a Secret by its UID. The file cannot set it.
     binding.metadata.uid = uid.as_ref().ok().cloned().flatten();
+    jobs::check_jobs(context, &binding, findings).await;
     let Some(resolved) = resolve::resolve(context, &binding, findings).await else {
         return;
     };

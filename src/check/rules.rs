@@ -7,7 +7,7 @@
 
 use serde_json::Value;
 
-use crate::{crd::NO_CONFIG, printable::has_control};
+use crate::{crd::NO_CONFIG, inject::job_labels, printable::has_control};
 
 /// The headers that the operator sets itself.
 const OWN_HEADERS: [&str; 8] = [
@@ -23,15 +23,23 @@ const OWN_HEADERS: [&str; 8] = [
 /// The longest prefix and name of a label or annotation.
 const MAX_KEY_CHARS: usize = 317;
 
+/// A part of the rule for the values of labels.
+const LABEL_VALUE: &str = "size(self) <= 63 && self.matches(";
+
 type Rule = fn(&Value) -> bool;
 
 /// Each rule, by a part of its text that no other rule has, in this order.
-const RULES: [(&str, Rule); 20] = [
+const RULES: [(&str, Rule); 22] = [
     ("self.all(text, text.matches(", |items| {
         items
             .as_array()
             .is_none_or(|items| items.iter().all(is_plain))
     }),
+    ("self.all(k, size(k) <= 317 && k.matches(", |map| {
+        map.as_object()
+            .is_none_or(|map| map.keys().all(|key| job_labels::is_key(key)))
+    }),
+    (LABEL_VALUE, |value| job_labels::is_value(text(value))),
     ("self.matches(r'^[^\\p{Cc}", is_plain),
     ("self.startsWith('https://') ||", |url| {
         let url = text(url);
@@ -116,6 +124,17 @@ const RULES: [(&str, Rule); 20] = [
 pub(super) fn holds(rule: &str, value: &Value) -> Option<bool> {
     let found = RULES.iter().find(|(part, _)| rule.contains(part));
     found.map(|(_, holds)| holds(value))
+}
+
+/// The message about a value that breaks `rule`, if it depends on the value.
+pub(super) fn message(rule: &str, value: &Value) -> Option<String> {
+    let slug = rule
+        .contains(LABEL_VALUE)
+        .then(|| job_labels::slug(text(value)))
+        .flatten()?;
+    Some(format!(
+        "this value cannot be a label: write the slug that Prefect's worker writes, {slug}"
+    ))
 }
 
 /// A field with the value null is absent.

@@ -245,6 +245,12 @@ fn object(members: &Map<String, Value>, schema: &Value, path: &str, found: &mut 
     if let Some(max) = limit(schema, "maxProperties").filter(|max| members.len() > *max) {
         found.push(format!("{}: may have at most {max} fields", shown(path)));
     }
+    if let Some(min) = limit(schema, "minProperties").filter(|min| members.len() < *min) {
+        found.push(format!(
+            "{}: has to have at least {min} fields",
+            shown(path)
+        ));
+    }
     // The schema of `metadata` has no fields: `metadata` checks them.
     let is_open =
         schema.get("properties").is_none() && schema.get("additionalProperties").is_none();
@@ -267,7 +273,8 @@ fn check_rules(value: &Value, schema: &Value, path: &str, found: &mut Vec<String
     for validation in validations.into_iter().flatten() {
         let rule = validation["rule"].as_str().unwrap_or_default();
         if rules::holds(rule, value) == Some(false) {
-            let message = validation["message"].as_str().unwrap_or(rule);
+            let fixed = validation["message"].as_str().unwrap_or(rule);
+            let message = rules::message(rule, value).unwrap_or_else(|| fixed.to_owned());
             found.push(format!("{}: {message}", shown(path)));
         }
     }

@@ -46,7 +46,11 @@ pub struct BindingState {
     /// Further Secrets with a record of entries of this binding, such as one of an earlier name.
     pub recorded_secrets: BTreeSet<String>,
     /// The finalizer as last written, until the watch delivers it.
-    pub finalizer: Option<WrittenFinalizer>,
+    pub finalizer: Option<WrittenMark>,
+    /// The label of a binding that selects Jobs as last written, until the watch delivers it.
+    pub jobs_label: Option<WrittenMark>,
+    /// When a status last named a Secret of an earlier name for the admission policy.
+    pub job_secret_since: BTreeMap<String, Instant>,
     /// Names of the Secret's keys, if a pool compares them.
     pub key_names: Option<Arc<BTreeSet<String>>>,
     /// The number of the last reported event of each pool.
@@ -87,9 +91,9 @@ pub struct BindingState {
     pub waiting_since: Option<Instant>,
 }
 
-/// A finalizer that the operator added or removed.
+/// A finalizer or a label that the operator added or removed.
 #[derive(Clone)]
-pub struct WrittenFinalizer {
+pub struct WrittenMark {
     /// Whether the binding has it.
     pub present: bool,
     /// The resource version of the binding with that.

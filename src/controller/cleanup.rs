@@ -212,6 +212,7 @@ async fn report_deleting_with(
         suspended: false,
         resolved: None,
         secret_name: pass.binding.secret_name().to_owned(),
+        job_secret: injection::recorded_job_secret(pass),
         content: None,
         prefect_version,
         pools: pools.unwrap_or_default(),

@@ -12,6 +12,7 @@ use kube::{
 };
 
 use super::{
+    admission_policy::AdmissionPolicy,
     binding_state::BindingStates,
     key_refs::KeyRefs,
     object_cache::ObjectCache,
@@ -43,6 +44,8 @@ pub struct Context {
     pub prefect_servers: AllowedServers,
     /// The types of Services that bindings name as Prefect servers.
     pub service_types: ServiceTypes,
+    /// Whether the API server has the admission policy for Jobs.
+    pub admission_policy: AdmissionPolicy,
     /// Allowed hosts of Doppler's API.
     pub doppler_hosts: AllowedHosts,
     /// Whether bindings may use a block's token for another config.

@@ -15,7 +15,7 @@ use kube::{
 };
 use tokio::time::timeout;
 
-use super::{binding_state::WrittenFinalizer, finalizer_error::FinalizerError, pass::Pass};
+use super::{binding_state::WrittenMark, finalizer_error::FinalizerError, pass::Pass};
 use crate::{
     crd::{DopplerPrefectBinding, finalizer::finalizer_patch},
     failure::Failure,
@@ -81,7 +81,7 @@ async fn patch(pass: &mut Pass<'_>, present: bool) {
     match write(pass, present).await {
         Ok(version) => {
             let version = version.into();
-            let written = WrittenFinalizer { present, version };
+            let written = WrittenMark { present, version };
             pass.update_state(|state| state.finalizer = Some(written));
         }
         Err(error) => {

@@ -1,14 +1,16 @@
-//! How a Secret gets into job pods: the seam behind which work pools live. No other module of the
-//! controller knows what a work pool is.
+//! How a Secret gets into job pods: the seam behind which work pools and the admission policy for Jobs
+//! live. No other module of the controller knows what they are.
 //!
 //! Input: a pass, its resolution, and the desired Secret.
-//! Output: claims on the pools of the spec, the entries to record, the condition `Injected`, and
-//! `status.workPools`.
+//! Output: claims on the pools of the spec, the entries to record, the Secret for the admission
+//! policy, the condition `Injected`, and `status.workPools`.
 //! Invariants: an entry is observed, recorded on the Secret, guarded by the finalizer, and then
 //! injected. In reverse, the entry is removed, the workers reload the template, the Secret is deleted,
 //! and then the finalizer.
 
 mod injected_condition;
+mod jobs;
+mod jobs_label;
 mod pool_claims;
 mod recorded_connections;
 mod withdrawal;
@@ -27,9 +29,11 @@ use crate::{
     status::{ConditionUpdate, INJECTED},
 };
 use injected_condition::{InjectionState, injected_condition};
+use jobs::JobInjection;
 use pool_claims::{PoolClaims, declare_claims, prune_claims};
 use withdrawal::withdraw_stale_entries;
 
+pub use jobs::{holds_secret, job_secret, recorded_job_secret};
 pub use recorded_connections::connect_recorded;
 pub use withdrawal::{PendingRemoval, Withdrawal, remaining_wait, report_removed, withdraw_all};
 
@@ -48,6 +52,7 @@ pub struct Injection {
     connection: Option<Arc<Connection>>,
     key_names: Arc<BTreeSet<String>>,
     claims: PoolClaims,
+    jobs: JobInjection,
     /// Whether the binding has too many entries to record another one.
     is_full: bool,
     /// Why the pools are not read at all.
@@ -84,6 +89,7 @@ impl Injection {
             connection,
             key_names,
             claims,
+            jobs: JobInjection::default(),
             is_full,
             unread,
             in_use: Vec::new(),
@@ -110,8 +116,9 @@ impl Injection {
     }
 
     /// Claims the recorded entries once the Secret exists, drops other claims, and reports what the
-    /// pools did.
-    pub fn ensure(&mut self, pass: &Pass<'_>) {
+    /// pools did. Prepares the binding for the admission policy.
+    pub async fn ensure(&mut self, pass: &mut Pass<'_>) {
+        self.jobs = JobInjection::ensure(pass).await;
         if pass.secret_exists() {
             self.claims = declare_claims(pass, self.connection.as_ref(), &self.key_names);
             if self.is_full {
@@ -157,7 +164,8 @@ impl Injection {
         for (name, used_by) in self.in_use.iter().filter_map(PendingRemoval::in_use) {
             add_used_by(&mut pools, name, used_by);
         }
-        (condition, pools)
+        let jobs = self.jobs.condition(pass, pass.was_true(INJECTED));
+        (jobs::join(condition, jobs), pools)
     }
 
     /// Reports what the workers of the pools did since the last pass.

@@ -7,8 +7,9 @@
 //! the modules: [`resolve`] and [`resolution`], [`secret`] and [`apply_secret`], [`injection`],
 //! [`entry_record`], [`finalizer`], [`prune`], [`patch_status`]; [`cleanup`] runs in reverse order, also for an [`orphan`].
 //! Each takes a [`pass`]. [`work_queue`] and [`watches`] say what enqueues a binding. [`context`],
-//! [`binding_state`], [`recorded_entries`], [`object_cache`], [`key_refs`] and [`stored_binding`] hold what a pass reads.
+//! [`binding_state`], [`recorded_entries`], [`object_cache`], [`key_refs`], [`admission_policy`] and [`stored_binding`] hold what a pass reads.
 
+pub mod admission_policy;
 pub mod apply_secret;
 pub mod binding_state;
 pub mod cleanup;

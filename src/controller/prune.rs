@@ -3,12 +3,12 @@
 //! Input: the names that the status and the recorded entries hold, and Secrets with the binding's UID
 //! that no binding tracks: the status may not have been written under the earlier name.
 //! Output: at most one deletion per name.
-//! Invariants: the new Secret exists before the old one is deleted, and no pool entry refers to the
-//! old one any more.
+//! Invariants: the new Secret exists before the old one is deleted, and no pool entry and no
+//! Job that was just created refers to the old one any more.
 
 use std::{collections::BTreeSet, time::Duration};
 
-use super::{delete_secret::delete_secret, pass::Pass};
+use super::{delete_secret::delete_secret, injection::holds_secret, pass::Pass};
 
 /// Wait before a failed deletion is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
@@ -36,6 +36,9 @@ pub async fn delete_renamed_secret(pass: &mut Pass<'_>) {
         .map(str::to_owned)
         .collect();
     for name in names {
+        if holds_secret(pass, &name) {
+            continue;
+        }
         if delete_secret(pass, &name).await.is_err() {
             pass.requeue.after(RETRY_INTERVAL);
         }

@@ -105,7 +105,7 @@ async fn advance(pass: &mut Pass<'_>) {
     entry_record::write(pass).await;
     finalizer::ensure(pass).await;
     delete_renamed_secret(pass).await;
-    injection.ensure(pass);
+    injection.ensure(pass).await;
     let synced = matches!(secret.condition, ConditionUpdate::True(..));
     if synced && injection.is_in_progress(pass) {
         return pass.requeue.after(PROGRESS_WAIT);
@@ -118,6 +118,7 @@ async fn advance(pass: &mut Pass<'_>) {
         suspended: false,
         resolved: values.map(|values| (values.project.clone(), values.config.clone())),
         secret_name: pass.binding.secret_name().to_owned(),
+        job_secret: injection::job_secret(pass),
         content: secret.content,
         prefect_version: prefect_version(pass, resolution.connection.as_ref()),
         pools,
@@ -158,6 +159,7 @@ async fn report_unlisted(pass: &mut Pass<'_>) {
         suspended: false,
         resolved: None,
         secret_name: pass.binding.secret_name().to_owned(),
+        job_secret: injection::recorded_job_secret(pass),
         content: None,
         prefect_version: prefect_version(pass, None),
         pools,
@@ -187,6 +189,7 @@ async fn suspend(pass: &mut Pass<'_>) {
         suspended: true,
         resolved: None,
         secret_name: pass.binding.secret_name().to_owned(),
+        job_secret: injection::recorded_job_secret(pass),
         content: None,
         prefect_version: prefect_version(pass, None),
         pools,

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json, value::RawValue};
 
 use crate::crd::{
     BindingRef, DeletionPolicy, DopplerPrefectBinding, DopplerPrefectBindingSpec,
-    DopplerPrefectBindingStatus, InjectedEntry,
+    DopplerPrefectBindingStatus, InjectedEntry, SELECTS_JOBS_LABEL,
 };
 
 /// A binding of the store. Its text may contain an inline API key, so `Debug` prints only the name.
@@ -35,18 +35,26 @@ struct RawBinding {
     status: Option<Box<RawValue>>,
 }
 
-/// The parts of its metadata that are stored. Nothing needs labels, annotations, owners and managed
-/// fields; `last-applied-configuration` would contain the binding again.
+/// The parts of its metadata that are stored. Nothing needs annotations, owners, managed fields and the
+/// labels of others; `last-applied-configuration` would contain the binding again.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Metadata {
     deletion_timestamp: Option<Time>,
     finalizers: Option<Vec<String>>,
     generation: Option<i64>,
+    labels: Option<Labels>,
     name: Option<String>,
     namespace: Option<String>,
     resource_version: Option<String>,
     uid: Option<String>,
+}
+
+/// The label that is stored.
+#[derive(Deserialize)]
+struct Labels {
+    #[serde(rename = "doppler-prefect.dev/selects-jobs")]
+    selects_jobs: Option<String>,
 }
 
 impl StoredBinding {
@@ -126,6 +134,10 @@ impl<'de> Deserialize<'de> for StoredBinding {
                 deletion_timestamp: metadata.deletion_timestamp,
                 finalizers: metadata.finalizers,
                 generation: metadata.generation,
+                labels: metadata.labels.and_then(|labels| {
+                    let value = labels.selects_jobs?;
+                    Some([(SELECTS_JOBS_LABEL.to_owned(), value)].into())
+                }),
                 name: metadata.name,
                 namespace: metadata.namespace,
                 resource_version: metadata.resource_version,
@@ -186,7 +198,7 @@ mod tests {
             "metadata": {
                 "name": "b", "namespace": "flows", "uid": "u", "resourceVersion": "7", "generation": 3, "finalizers": ["f"],
                 "deletionTimestamp": "2026-01-01T00:00:00Z",
-                "labels": {"a": "b"}, "annotations": {"other": "x"},
+                "labels": {"a": "b", SELECTS_JOBS_LABEL: "true"}, "annotations": {"other": "x"},
                 "managedFields": [{"manager": "kubectl"}],
             },
             "spec": spec,
@@ -209,7 +221,7 @@ mod tests {
         assert_eq!(read.metadata, *stored.meta());
         let expected = ObjectMeta {
             annotations: None,
-            labels: None,
+            labels: Some([(SELECTS_JOBS_LABEL.to_owned(), "true".to_owned())].into()),
             managed_fields: None,
             ..binding.metadata
         };

@@ -161,8 +161,9 @@ fn with_backoff<K: Send>(
 fn spec_changed(store: &Store<StoredBinding>, binding: &StoredBinding) -> bool {
     let relevant = |binding: &StoredBinding| {
         let meta = binding.meta();
-        // A deletion changes the generation; a removed finalizer does not.
-        (meta.uid.clone(), meta.generation, meta.finalizers.clone())
+        // A deletion changes the generation; a removed finalizer or label does not.
+        let marks = (meta.finalizers.clone(), meta.labels.clone());
+        (meta.uid.clone(), meta.generation, marks)
     };
     store
         .get(&ObjectRef::from_obj(binding))

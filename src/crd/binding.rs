@@ -122,7 +122,7 @@ pub struct DopplerPrefectBindingSpec {
     #[serde(default, skip_serializing_if = "is_default")]
     pub managed_secret: ManagedSecretSpec,
 
-    /// The work pools whose job pods get the Secret as environment variables. Default: none.
+    /// The work pools and the Jobs whose pods get the Secret as environment variables. Default: none.
     #[serde(default, skip_serializing_if = "is_default")]
     pub inject: InjectSpec,
 }

@@ -1,4 +1,4 @@
-//! The work pools whose job pods get the Secret.
+//! The work pools and the Jobs whose pods get the Secret.
 //!
 //! Input: `spec.inject` as users write it.
 //! Output: its type and schema.
@@ -8,7 +8,9 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The work pools whose job pods get the Secret as environment variables.
+use super::jobs::JobSelector;
+
+/// The work pools and the Jobs whose pods get the Secret as environment variables.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct InjectSpec {
@@ -18,6 +20,14 @@ pub struct InjectSpec {
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_owned()]))]
     pub work_pools: Vec<WorkPoolSpec>,
+    /// Jobs of the binding's namespace that get the Secret when a client creates them, by an
+    /// admission policy of the API server. No template of a work pool is changed, and
+    /// the policy works without the operator. Needs the chart's `admission.enabled` and Kubernetes
+    /// 1.36, or 1.34 with a feature gate. A label is a convenience and no boundary: everybody who may
+    /// set labels of Jobs can choose any of the namespace's bindings. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub jobs: Vec<JobSelector>,
 }
 
 /// The variable of a pool by which deployments choose a Secret, unless the spec names another.

@@ -11,6 +11,7 @@ mod doppler;
 mod entry_record;
 pub mod finalizer;
 mod inject;
+mod jobs;
 mod labels;
 mod plain_text;
 mod prefect;
@@ -29,6 +30,7 @@ pub use finalizer::FINALIZER;
 pub use inject::{
     DEFAULT_VARIABLE, InjectMode, InjectSpec, NO_CONFIG, Runs, WorkPoolSpec, is_variable,
 };
+pub use jobs::{INJECTED_ANNOTATION, JOBS_POLICY, JobSelector, SELECTS_JOBS_LABEL};
 pub use labels::{MANAGED_BY, MANAGED_BY_LABEL};
 pub use plain_text::{PLAIN_TEXT_RULE, control_character};
 pub use prefect::{ApiKey, BasicAuth, BlockSpec, CaBundle, Header, PrefectSpec, ServerSpec};

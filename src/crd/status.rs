@@ -18,7 +18,7 @@ pub struct DopplerPrefectBindingStatus {
     /// Generation of the spec that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `BlockResolved`, `SecretSynced`, `Injected` (absent if the binding names no pool) and
+    /// `BlockResolved`, `SecretSynced`, `Injected` (absent if the binding names no pool and no Jobs) and
     /// `Ready`.
     #[serde(default)]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]
@@ -32,6 +32,14 @@ pub struct DopplerPrefectBindingStatus {
     /// Name of the Secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_name: Option<String>,
+    /// Name of the Secret that the admission policy adds to Jobs. Absent without
+    /// `spec.inject.jobs`, and until the Secret exists and belongs to the binding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+    )]
+    pub job_secret_name: Option<String>,
     /// Number of keys in the Secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_count: Option<i32>,

@@ -42,6 +42,7 @@ pub(super) fn detached_status(
         suspended: false,
         resolved: None,
         secret_name: secret.to_owned(),
+        job_secret: None,
         content: None,
         prefect_version: before.prefect_version.clone(),
         pools: pools.collect(),

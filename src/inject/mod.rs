@@ -7,6 +7,7 @@
 
 pub mod claim;
 mod job_environment;
+pub mod job_labels;
 mod json_text;
 mod manual_patch;
 pub mod plan;

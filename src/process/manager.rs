@@ -19,6 +19,7 @@ use super::{
 use crate::{
     controller::{
         self,
+        admission_policy::AdmissionPolicy,
         binding_state::BindingStates,
         context::Context,
         key_refs::KeyRefs,
@@ -122,6 +123,10 @@ impl ControllerManager {
             client: client.clone(),
             settings: settings.controller,
             prefect_servers: settings.prefect_servers,
+            admission_policy: AdmissionPolicy::new(
+                client.clone(),
+                settings.controller.kubernetes_timeout,
+            ),
             service_types: ServiceTypes::new(
                 client.clone(),
                 settings.controller.kubernetes_timeout,

@@ -13,6 +13,7 @@ fn synced() -> Outcome {
         suspended: false,
         resolved: Some(("my-project".to_owned(), "dev".to_owned())),
         secret_name: "my-project-dev".to_owned(),
+        job_secret: None,
         content: Some(SecretContent {
             key_count: 4,
             excluded_keys: vec![],

@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::cache;
-use crate::control_plane::{go_version, in_path};
+use crate::control_plane::{go_version, in_path, pinned_version};
 use crate::guard::GuardedCommand;
 
 const BUILD_TIMEOUT: Duration = Duration::from_mins(30);
@@ -94,7 +94,9 @@ impl Helm {
         Ok(folder.join("helm"))
     }
 
-    /// Runs Helm. Without a kubeconfig it has no cluster (`template`, `lint`, `package`).
+    /// Runs Helm. Without a kubeconfig it has no cluster (`template`, `lint`, `package`). Without
+    /// `--kube-version`, `template` and `lint` render for the version of the control plane, because a
+    /// Helm that Go installs takes Kubernetes for 1.20.
     ///
     /// Blocks: inside a runtime use `spawn_blocking` or `run_async`.
     ///
@@ -115,6 +117,7 @@ impl Helm {
             ])
             .arg(self.program()?)
             .args(args)
+            .args(kube_version(args)?)
             .env("HELM_STDOUT", home.join("stdout"))
             .env("HELM_STDERR", home.join("stderr"))
             .env("HELM_CACHE_HOME", home.join("cache"))
@@ -146,6 +149,21 @@ impl Helm {
         let kubeconfig = kubeconfig.map(Path::to_owned);
         tokio::task::spawn_blocking(move || self.run(&args, kubeconfig.as_deref())).await?
     }
+}
+
+/// The version to render for, if the arguments need one and have none.
+fn kube_version<A: AsRef<OsStr>>(args: &[A]) -> Result<Vec<String>> {
+    let is = |argument: &A, text: &str| argument.as_ref() == text;
+    let renders = args
+        .first()
+        .is_some_and(|first| is(first, "template") || is(first, "lint"));
+    if !renders || args.iter().any(|argument| is(argument, "--kube-version")) {
+        return Ok(Vec::new());
+    }
+    Ok(vec![
+        "--kube-version".to_owned(),
+        pinned_version()?.to_string(),
+    ])
 }
 
 /// The Helm in `PATH` and its major version.

@@ -5,6 +5,7 @@
 //! Output: running servers, and clients for them.
 //! Invariants: every process ends with the value that stands for it, or with the test process.
 
+pub mod admission;
 mod background;
 pub mod binary;
 pub mod cache;

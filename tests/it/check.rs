@@ -19,7 +19,7 @@ pub async fn run_check(world: &World, spec: &Value, args: &[&str]) -> Result<(bo
     run_check_of(world, "checked", spec, args).await
 }
 
-async fn run_check_of(
+pub async fn run_check_of(
     world: &World,
     name: &str,
     spec: &Value,

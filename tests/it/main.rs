@@ -26,6 +26,7 @@ mod crd;
 mod doppler_webhook;
 mod feeds;
 mod image;
+mod jobs;
 mod leader_election;
 mod manual;
 mod memory;

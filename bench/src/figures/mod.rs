@@ -12,6 +12,7 @@ mod cold;
 mod cold_counts;
 mod cold_runs;
 mod context;
+mod jobs;
 mod memory;
 mod rate_limit;
 mod restart;
@@ -44,7 +45,7 @@ pub struct Figure {
 }
 
 /// All figures, in the order in which they are measured.
-pub const ALL: [Figure; 12] = [
+pub const ALL: [Figure; 13] = [
     figure("cold", "cold sync, the small run", true, |context| {
         cold::small(context).boxed_local()
     }),
@@ -92,6 +93,12 @@ pub const ALL: [Figure; 12] = [
         "a change of the Prefect block, by event socket",
         false,
         |context| block_change::measure(context).boxed_local(),
+    ),
+    figure(
+        "jobs",
+        "the creation of a Job under the admission policy",
+        false,
+        |context| jobs::measure(context).boxed_local(),
     ),
     figure("rest", "an operator at rest", true, |context| {
         at_rest::measure(context).boxed_local()

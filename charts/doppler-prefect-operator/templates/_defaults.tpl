@@ -9,11 +9,14 @@ image:
 crds:
   enabled: true
   keep: true
+admission:
+  enabled: auto
 serviceAccount:
   create: true
 rbac:
   create: true
   terminatingNamespaces: true
+  admission: true
 operator:
   concurrency: 64
   refreshInterval: 60s

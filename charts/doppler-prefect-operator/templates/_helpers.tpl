@@ -49,6 +49,19 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if gt (int .Values.replicaCount) 1 }}true{{ end -}}
 {{- end }}
 
+{{- /* The version of the API of MutatingAdmissionPolicy, or nothing if the policy is not installed. */ -}}
+{{- define "dpo.admissionVersion" -}}
+{{- $version := .Capabilities.KubeVersion.Version -}}
+{{- $enabled := toString .Values.admission.enabled -}}
+{{- if ne $enabled "false" -}}
+{{- if semverCompare ">=1.36.0-0" $version -}}
+v1
+{{- else if eq $enabled "true" -}}
+v1beta1
+{{- end -}}
+{{- end -}}
+{{- end }}
+
 {{- /* Not empty if the operator authorizes the clients of /metrics. */ -}}
 {{- define "dpo.metricsAuthorization" -}}
 {{- if .Values.metrics.authorization }}

@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 
 use super::authority::Authority;
 use super::binaries::Binaries;
+use super::version::Version;
 use crate::folder::ScratchDir;
 use crate::guard::{GuardedChild, GuardedCommand};
 use crate::{kubernetes, ports, progress, wait};
@@ -181,6 +182,7 @@ impl ControlPlane {
             "--allow-privileged=true".to_owned(),
             "--shutdown-delay-duration=0s".to_owned(),
         ]);
+        command.args(self.binaries.version.admission_arguments());
         command.args(&self.options.apiserver_arguments);
         let child =
             GuardedCommand::new("kube-apiserver", command, folder.join("kube-apiserver.log"))
@@ -246,6 +248,11 @@ impl ControlPlane {
         .await?;
         write_if_absent(&self.controllers, Some(child));
         Ok(())
+    }
+
+    /// The version of the API server.
+    pub fn version(&self) -> Version {
+        self.binaries.version
     }
 
     /// The URL of the API server.

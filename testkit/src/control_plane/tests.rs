@@ -163,7 +163,12 @@ async fn serves_metrics_and_version() -> Result<()> {
         "no request counter"
     );
     let version = plane.admin_client()?.apiserver_version().await?;
-    assert_eq!(version.major, "1");
+    let expected = plane.version();
+    assert_eq!(version.major, expected.major.to_string());
+    assert_eq!(version.minor, expected.minor.to_string());
+    if let Ok(selected) = std::env::var(super::VERSION_VARIABLE) {
+        assert_eq!(format!("{}.{}", version.major, version.minor), selected);
+    }
     Ok(())
 }
 

@@ -29,6 +29,13 @@ pub(super) struct AppliedBinding<'a> {
     api: Api<DynamicObject>,
 }
 
+impl AppliedBinding<'_> {
+    /// The name of the binding.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
 /// Applies the binding of an example and waits until it is Ready.
 pub(super) async fn apply_binding<'a>(
     output: &Output,

@@ -7,9 +7,10 @@
 //! logs.
 //!
 //! Reading order: `stage` starts the servers, `install` installs the operator, `story` runs the
-//! acts in `prefect_setup`, `flow_run`, `binding` and `choice`, and `keep` waits for Ctrl-C.
+//! acts in `prefect_setup`, `flow_run`, `binding`, `choice` and `by_label`, and `keep` waits for Ctrl-C.
 
 mod binding;
+mod by_label;
 mod choice;
 mod flow_run;
 mod install;

@@ -2,7 +2,8 @@
 //!
 //! Input: none.
 //! Output: constants.
-//! Invariants: they equal the names in `examples/smallest.yaml` and `examples/selected.yaml`.
+//! Invariants: they equal the names in `examples/smallest.yaml`, `examples/selected.yaml` and
+//! `examples/jobs.yaml`.
 
 /// The namespace of the job pods and of the binding.
 pub(super) const NAMESPACE: &str = "flows";
@@ -16,6 +17,8 @@ pub(super) const RELEASE: &str = "doppler-prefect-operator";
 pub(super) const POOL: &str = "k8s";
 /// The flow that reads its environment, and its deployment.
 pub(super) const FLOW: &str = "my-flow";
+/// The deployment of the same flow that `examples/jobs.yaml` selects.
+pub(super) const NIGHTLY: &str = "nightly";
 /// The flow that reads Doppler with the SDK, and its deployment.
 pub(super) const ARTICLE: &str = "article";
 /// The name of the secret.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::names::{ARTICLE, DOPPLER_CONFIG, FLOW, NAMESPACE, POOL};
+use super::names::{ARTICLE, DOPPLER_CONFIG, FLOW, NAMESPACE, NIGHTLY, POOL};
 use super::output::Output;
 use super::stage::Environment;
 use crate::prefect::{
@@ -25,6 +25,7 @@ const HEARTBEAT_TIMEOUT: Duration = Duration::from_mins(2);
 pub(super) struct Deployments {
     pub(super) flow: String,
     pub(super) article: String,
+    pub(super) nightly: String,
 }
 
 /// Creates block, work pool and deployments, and starts a worker.
@@ -71,9 +72,11 @@ async fn create_deployments(api: &PrefectApi) -> Result<Deployments> {
     };
     let flow = deployment(FLOW, "flow.py:main");
     let article = deployment(ARTICLE, "article.py:main");
+    let nightly = deployment(NIGHTLY, "flow.py:main");
     Ok(Deployments {
         flow: api.create_deployment(&flow).await?,
         article: api.create_deployment(&article).await?,
+        nightly: api.create_deployment(&nightly).await?,
     })
 }
 

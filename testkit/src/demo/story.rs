@@ -9,6 +9,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::binding::{apply_binding, change_secret, delete_binding};
+use super::by_label::inject_by_label;
 use super::choice::choose_config;
 use super::flow_run::{FlowRun, run_flow};
 use super::install::install;
@@ -30,7 +31,11 @@ pub(super) async fn run(output: &Output, stage: &mut Environment, binary: &Path)
     output.step(&format!(
         "Doppler: project {project}, config {config}, {KEY}={FIRST_VALUE}"
     ));
-    let Deployments { flow, article } = set_up_prefect(output, stage, &api).await?;
+    let Deployments {
+        flow,
+        article,
+        nightly,
+    } = set_up_prefect(output, stage, &api).await?;
     acts.set(1);
     install(output, stage, binary).await?;
     acts.set(2);
@@ -70,6 +75,7 @@ pub(super) async fn run(output: &Output, stage: &mut Environment, binary: &Path)
     acts.set(7);
 
     choose_config(output, stage, &api, &template).await?;
+    inject_by_label(output, stage, &api, &nightly).await?;
     acts.set(ACTS);
     acts.finish();
     Ok(())

@@ -2,12 +2,13 @@
 //!
 //! Input: the chart and sets of values.
 //! Output: the rendered objects (here), missing and invalid values (`values`), the permissions that
-//! the chart grants (`permissions`), protected metrics (`metrics`), and what an installation leaves
-//! behind (`install`).
+//! the chart grants (`permissions`), the admission policy (`policy`), protected metrics (`metrics`),
+//! and what an installation leaves behind (`install`).
 
 mod install;
 mod metrics;
 mod permissions;
+mod policy;
 mod values;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -198,6 +199,10 @@ fn each_value_set_renders_its_objects() {
         format!("ServiceAccount {name}"),
         format!("ClusterRole {name}"),
         format!("ClusterRoleBinding {name}"),
+        format!("ClusterRole {name}.doppler.admission"),
+        format!("ClusterRoleBinding {name}.doppler.admission"),
+        "MutatingAdmissionPolicy doppler-prefect-jobs".to_owned(),
+        "MutatingAdmissionPolicyBinding doppler-prefect-jobs".to_owned(),
         format!("Role {name}-hash-key"),
         format!("RoleBinding {name}-hash-key"),
         format!("Role {name}-detach"),
@@ -215,11 +220,16 @@ fn each_value_set_renders_its_objects() {
         .filter(|object| kubernetes::kind(object) == "ClusterRole")
         .map(|object| object.data["rules"].to_string())
         .collect();
-    assert_eq!(wide.len(), 2, "bindings, and Services elsewhere: {wide:?}");
+    assert_eq!(
+        wide.len(),
+        3,
+        "bindings, policy, and Services elsewhere: {wide:?}"
+    );
     assert!(!wide.concat().contains("secrets"), "{wide:?}");
     let narrow = kinds_of(&[
         "watchNamespaces={flows}",
         "rbac.terminatingNamespaces=false",
+        "rbac.admission=false",
         "operator.allowedPrefectServices={./*}",
     ]);
     assert!(!narrow.contains("ClusterRole") && !narrow.contains("ClusterRoleBinding"));
@@ -393,7 +403,7 @@ fn plain_manifest_equals_the_rendered_chart() {
         "doppler-prefect-operator",
         "--no-hooks",
         "--set",
-        "crds.enabled=false,image.repository=REGISTRY/doppler-prefect-operator",
+        "crds.enabled=false,admission.enabled=false,image.repository=REGISTRY/doppler-prefect-operator",
     ];
     let rendered = Helm::V3.run(&command, None).unwrap().success().unwrap();
     assert_eq!(

@@ -156,6 +156,22 @@ async fn listed_namespaces_limit_the_account_to_those_namespaces() {
     assert!(is_allowed(&client, "get", "services:prefect-server", elsewhere).await);
     assert!(!is_allowed(&client, "get", "services:other", elsewhere).await);
     assert!(!is_allowed(&client, "list", "services", elsewhere).await);
+    // The admission policy for Jobs, by its name only.
+    for kind in [
+        "mutatingadmissionpolicies",
+        "mutatingadmissionpolicybindings",
+    ] {
+        let policy = |name: &str| format!("admissionregistration.k8s.io/{kind}:{name}");
+        let own = policy("doppler-prefect-jobs");
+        assert!(is_allowed(&client, "get", &own, None).await, "{kind}");
+        assert!(!is_allowed(&client, "patch", &own, None).await, "{kind}");
+        assert!(
+            !is_allowed(&client, "get", &policy("other"), None).await,
+            "{kind}"
+        );
+        let any = format!("admissionregistration.k8s.io/{kind}");
+        assert!(!is_allowed(&client, "list", &any, None).await, "{kind}");
+    }
     for (verb, what) in NEVER {
         for namespace in [flows, Some("permissions-home"), Some("default"), None] {
             assert!(

@@ -35,6 +35,7 @@ fn refusals() -> Vec<(Value, &'static str)> {
     let server = |change: Value| json!({"prefect": {"server": change}});
     let key = json!({"secretKeyRef": {"name": "a", "key": "b"}});
     let map = json!({"name": "a", "key": "b"});
+    let jobs = |labels: Value| json!({"inject": {"jobs": [{"matchLabels": labels}]}});
     let many = |count: usize| {
         (0..count)
             .map(|n| json!({"name": format!("p{n}")}))
@@ -203,6 +204,31 @@ fn refusals() -> Vec<(Value, &'static str)> {
         (
             json!({"managedSecret": {"name": "none"}}),
             "no Secret may have the name none",
+        ),
+        (
+            jobs(json!({"prefect.io/deployment-name": "Nightly Job (prod)!"})),
+            "this value cannot be a label: write the slug that Prefect's worker writes, Nightly-Job-prod",
+        ),
+        (
+            jobs(json!({"a": "b", "c": format!("{} b", "a".repeat(62))})),
+            "write the slug that Prefect's worker writes, aaaaaaaa",
+        ),
+        (
+            jobs(json!({"prefect.io/flow-name": "Größe"})),
+            "as kubectl get jobs --show-labels shows it",
+        ),
+        (
+            jobs(json!({"a b": "c"})),
+            "a key cannot be a label: write one such as prefect.io/deployment-name",
+        ),
+        (jobs(json!({})), "spec.inject.jobs[0].matchLabels"),
+        (
+            json!({"inject": {"jobs": [{"optional": true}]}}),
+            "spec.inject.jobs[0].matchLabels",
+        ),
+        (
+            json!({"inject": {"jobs": vec![json!({"matchLabels": {"a": "b"}}); 17]}}),
+            "spec.inject.jobs",
         ),
     ]
 }
