@@ -45,6 +45,7 @@ pub async fn cleanup(pass: &mut Pass<'_>) {
     }
     context.blocks.unsubscribe(pass.key);
     context.configs.unsubscribe(pass.key);
+    context.runs.remove(pass.key);
     track_objects(pass);
     let terminating = namespace_is_terminating(pass).await;
     if !terminating && !context.is_listed(pass.key.namespace()) {
@@ -174,6 +175,7 @@ async fn report_deleting(pass: &mut Pass<'_>, message: String) {
         secret_name: pass.binding.secret_name().to_owned(),
         content: None,
         prefect_version,
+        refreshed: None,
         pools: pools.unwrap_or_default(),
         entries: pass.entries.recorded.entries.iter().cloned().collect(),
         deleting: Some(message),

@@ -44,7 +44,8 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_min
 pub enum BindingEvent<'a> {
     /// The store has a new version of this binding.
     Stored(&'a StoredBinding),
-    /// The binding is new, or a user changed its spec. A write of the status does not count.
+    /// The binding is new, or a user changed its spec or asks for a refresh. A write of the status does
+    /// not count.
     SpecChanged(BindingRef),
     /// The binding was deleted.
     Deleted(BindingRef),
@@ -161,8 +162,13 @@ fn with_backoff<K: Send>(
 fn spec_changed(store: &Store<StoredBinding>, binding: &StoredBinding) -> bool {
     let relevant = |binding: &StoredBinding| {
         let meta = binding.meta();
-        // A deletion changes the generation; a removed finalizer does not.
-        (meta.uid.clone(), meta.generation, meta.finalizers.clone())
+        // A deletion changes the generation; a removed finalizer and an annotation do not.
+        (
+            meta.uid.clone(),
+            meta.generation,
+            meta.finalizers.clone(),
+            meta.annotations.clone(),
+        )
     };
     store
         .get(&ObjectRef::from_obj(binding))

@@ -44,6 +44,7 @@ pub(super) fn detached_status(
         secret_name: secret.to_owned(),
         content: None,
         prefect_version: before.prefect_version.clone(),
+        refreshed: None,
         pools: pools.collect(),
         entries: left.to_vec(),
         deleting: None,

@@ -15,6 +15,8 @@ mod context;
 mod memory;
 mod rate_limit;
 mod restart;
+mod run_load;
+mod run_start;
 mod statistics;
 mod stream;
 mod template;
@@ -44,7 +46,7 @@ pub struct Figure {
 }
 
 /// All figures, in the order in which they are measured.
-pub const ALL: [Figure; 12] = [
+pub const ALL: [Figure; 13] = [
     figure("cold", "cold sync, the small run", true, |context| {
         cold::small(context).boxed_local()
     }),
@@ -92,6 +94,12 @@ pub const ALL: [Figure; 12] = [
         "a change of the Prefect block, by event socket",
         false,
         |context| block_change::measure(context).boxed_local(),
+    ),
+    figure(
+        "run",
+        "a flow run right after a change in Doppler, without a push",
+        false,
+        |context| run_start::measure(context).boxed_local(),
     ),
     figure("rest", "an operator at rest", true, |context| {
         at_rest::measure(context).boxed_local()
