@@ -77,7 +77,7 @@ mod tests {
             let (mut now, mut sent) = (start, vec![start]);
             for gap in gaps {
                 now += Duration::from_millis(gap);
-                // A reader that waits as long as it is told.
+                // A reader that waits for this long.
                 now += demand_wait(sent[sent.len() - 1], now).unwrap_or_default();
                 sent.push(now);
             }
