@@ -13,9 +13,13 @@ use std::{
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod durations;
 mod metrics;
+mod refresh;
 
+use durations::{duration, duration_or_zero, interval};
 pub use metrics::MetricsArgs;
+pub use refresh::RefreshArgs;
 
 /// Brings Doppler secrets into the flow runs of Prefect's Kubernetes work pools.
 #[derive(Debug, Parser)]
@@ -38,6 +42,10 @@ pub enum Command {
     /// Report what the operator would do for the bindings in files, with the permissions of your
     /// own kubeconfig. Writes nothing and never prints a secret value.
     Check(Box<CheckArgs>),
+    /// Make the operator read the block and the config of a binding now, and wait until the Secret
+    /// holds what it read. Exit code: 0 if it does, 3 if it does not in time, 1 if the request cannot
+    /// be made.
+    Refresh(RefreshArgs),
     /// Remove the operator's entries from all work pools and its finalizers from all bindings. Run
     /// it before you uninstall the operator.
     Detach(Box<DetachArgs>),
@@ -130,8 +138,8 @@ pub struct WebhookArgs {
     /// receives no webhooks.
     #[arg(long, env = "WEBHOOK_SECRETS", value_name = "DIR")]
     pub webhook_secrets: Option<PathBuf>,
-    /// Address of `POST /webhooks/doppler`. The operator listens there only if `--webhook-secrets`
-    /// is set.
+    /// Address of `POST /webhooks/doppler` and `POST /webhooks/refresh/NAMESPACE/NAME`. The operator
+    /// listens there only if `--webhook-secrets` is set.
     #[arg(
         long,
         env = "WEBHOOK_ADDRESS",
@@ -421,33 +429,6 @@ pub struct DetachArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub upstream: UpstreamArgs,
-}
-
-fn duration_or_zero(text: &str) -> Result<Duration, String> {
-    let span: jiff::SignedDuration = text
-        .parse()
-        .map_err(|_| "use a duration such as 90s, 5m or 1h".to_owned())?;
-    Duration::try_from(span).map_err(|_| "a duration cannot be negative".to_owned())
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    duration_or_zero(text).and_then(|span| {
-        if span.is_zero() {
-            Err("must be longer than zero".to_owned())
-        } else {
-            Ok(span)
-        }
-    })
-}
-
-fn interval(text: &str) -> Result<Duration, String> {
-    duration(text).and_then(|span| {
-        if (Duration::from_secs(1)..=Duration::from_hours(24)).contains(&span) {
-            Ok(span)
-        } else {
-            Err("must be from 1s to 24h".to_owned())
-        }
-    })
 }
 
 #[cfg(test)]

@@ -13,11 +13,13 @@
 //! 4. [`upstream`]: pollers, subscriptions, rate limiter and backoff, which both upstreams share.
 //! 5. [`outbound`], [`prefect`], [`doppler`]: guarded HTTP, and the two upstreams.
 //! 6. [`secret`]: the Secret, from values to the guarded write.
-//! 7. [`inject`]: the entry in the base job template of a work pool.
+//! 7. [`inject`]: the entry in the base job template of a work pool; [`runs`]: whose values a flow run
+//!    that starts is about to read.
 //! 8. [`status`], [`report`], [`metrics`]: conditions, Events, logs and metrics of an outcome, in
 //!    [`printable`] text.
 //! 9. [`args`], [`settings`], [`process`]: flags become settings, and settings become tasks.
-//! 10. [`check`], [`detach`]: the same path from a laptop, and the removal before an uninstall.
+//! 10. [`check`], [`refresh`], [`detach`]: the same path from a laptop, a read on request, and the
+//!     removal before an uninstall.
 //!
 //! # Glossary
 //! - *binding*: a `DopplerPrefectBinding`; its *key* is its namespace and name.
@@ -38,6 +40,7 @@
 //! - *poller*: reads one block or config for all bindings that subscribe to it.
 //! - *subscription*: a long-lived stream that delivers *notifications*; a *feed* is a typed one.
 //! - *notification*: says that something changed. It only triggers a re-read.
+//! - *demand*: asks a poller for a value that is current now, although nothing says that it changed.
 //! - *permit*: allows one request; the *rate limiter* hands permits out by *priority*.
 //! - *quota*: how many requests an account may still send.
 //! - *circuit breaker*: stops requests to a host that does not answer.
@@ -65,8 +68,10 @@ pub mod prefect;
 pub mod printable;
 pub mod process;
 pub mod reason;
+pub mod refresh;
 pub mod refusal;
 pub mod report;
+pub mod runs;
 pub mod secret;
 pub mod settings;
 pub mod status;

@@ -14,7 +14,7 @@ use doppler_prefect_operator::{
         self,
         fatal::{report_fatal, report_panics},
     },
-    reason,
+    reason, refresh,
 };
 
 #[tokio::main]
@@ -30,6 +30,7 @@ async fn main() -> ExitCode {
         Command::Crd => crd::crd_yaml().map(|text| print(&text)).map_err(Into::into),
         Command::Reasons => Ok(print(&reason::manual())),
         Command::Check(args) => check::check(*args).await.map_err(Into::into),
+        Command::Refresh(args) => refresh::refresh(args).await.map_err(Into::into),
         Command::Detach(args) => detach::detach(*args)
             .await
             .map(|()| ExitCode::SUCCESS)

@@ -43,7 +43,8 @@ pub struct UpstreamLabels {
 /// Labels of a change notification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct NotificationLabels {
-    /// `doppler` (a watch stream), `prefect` (an event socket) or `webhook`.
+    /// `doppler` (a watch stream), `prefect` (an event socket: blocks and work pools), `prefect-run`
+    /// (an event socket: flow runs) or `webhook`.
     pub source: &'static str,
 }
 

@@ -366,6 +366,11 @@ reasons! {
     PoolEntryAbsent, WaitForChange,
         "The Secret and the pool stay as they are.",
         "Add the entry from the message where the template is maintained.";
+    /// The value of the annotation `doppler-prefect.dev/refresh` is too long, or has control
+    /// characters.
+    RefreshRefused, WaitForChange,
+        "The operator does not answer the request. Everything else goes on.",
+        "Set the annotation to a text of at most 128 characters, such as the time.";
     /// The operator created the Secret.
     SecretCreated, Settled,
         "The Secret is current.",

@@ -93,6 +93,8 @@ pub struct Outcome {
     pub content: Option<SecretContent>,
     /// The version of the Prefect server, if it is known.
     pub prefect_version: Option<String>,
+    /// The request to refresh that is answered. None leaves the last answer.
+    pub refreshed: Option<String>,
     /// The work pools of the spec.
     pub pools: Vec<WorkPoolStatus>,
     /// The entries that are recorded for the binding.
@@ -148,6 +150,9 @@ pub fn status(
         after.content_hash = Some(content.hash.clone());
     }
     after.prefect_version = outcome.prefect_version.as_deref().map(printable::name);
+    if let Some(text) = &outcome.refreshed {
+        after.refreshed = Some(text.clone());
+    }
     // Without new content, the keys of the last status, which another version may have written.
     let content = outcome.content.as_ref();
     let keys = content.map_or(&after.excluded_keys, |content| &content.excluded_keys);

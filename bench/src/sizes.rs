@@ -34,6 +34,10 @@ pub struct Sizes {
     pub block_changes: usize,
     /// Changes of a config with many bindings.
     pub many_changes: usize,
+    /// Flow runs that start right after a change.
+    pub flow_runs: usize,
+    /// How long flow runs start at a rate of 100 a minute.
+    pub flow_run_load: Duration,
     /// Bindings of each run that calibrates the floor.
     pub calibration: usize,
     /// The concurrencies that the calibration tries.
@@ -56,6 +60,8 @@ impl Sizes {
         changes: 200,
         block_changes: 40,
         many_changes: 9,
+        flow_runs: 50,
+        flow_run_load: Duration::from_mins(1),
         calibration: 300,
         concurrencies: &[1, 4, 8, 16, 32, 64],
     };
@@ -74,6 +80,8 @@ impl Sizes {
         changes: 10,
         block_changes: 4,
         many_changes: 1,
+        flow_runs: 3,
+        flow_run_load: Duration::from_secs(6),
         calibration: 20,
         concurrencies: &[8],
     };

@@ -5,7 +5,8 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
+use serde_json::Value;
 use testkit::doppler::{Doppler, Fault, RateLimit};
 use testkit::prefect::{
     Block, PrefectApi, PrefectOptions, PrefectServer, StandIn, kubernetes_template,
@@ -80,15 +81,15 @@ pub async fn start_prefect(
         }
     };
     if workload.real_prefect {
-        ensure!(
-            !workload.has_pool,
-            "no figure uses a work pool on the real Prefect server"
-        );
         let server = PrefectServer::start(PrefectOptions::default()).await?;
         let api = server.api()?;
         for number in 0..workload.blocks() {
             let fields = Block::object(PROJECT, &config(number), &token(number));
             api.put_block(&block(number), &fields).await?;
+        }
+        if let Some(pool) = workload.pool() {
+            api.create_kubernetes_pool(pool).await?;
+            api.set_template(pool, &template(namespace)?).await?;
         }
         return Ok(Prefect::Real(Box::new((server, api))));
     }
@@ -97,11 +98,16 @@ pub async fn start_prefect(
         stand_in.put_block(&block(number), PROJECT, &config(number), &token(number));
     }
     if let Some(pool) = workload.pool() {
-        let mut template = kubernetes_template()?;
-        let jobs = template.pointer_mut("/variables/properties/namespace/default");
-        *jobs.context("the template has no namespace")? = namespace.into();
-        stand_in.put_pool(pool, template);
+        stand_in.put_pool(pool, template(namespace)?);
     }
     stand_in.set_delay(workload.delay);
     Ok(Prefect::StandIn(stand_in))
+}
+
+/// The template of a work pool whose jobs run in this namespace.
+fn template(namespace: &str) -> Result<Value> {
+    let mut template = kubernetes_template()?;
+    let jobs = template.pointer_mut("/variables/properties/namespace/default");
+    *jobs.context("the template has no namespace")? = namespace.into();
+    Ok(template)
 }

@@ -71,6 +71,8 @@ pub struct BindingState {
     pub cleanup_since: Option<Instant>,
     /// Since when the Secret cannot be written.
     pub secret_failing_since: Option<Instant>,
+    /// The request to refresh that this process saw last.
+    pub refresh: Option<RefreshRequest>,
     /// The status that the API server refused.
     pub refused_status: Option<RefusedStatus>,
     /// What a binding that no longer exists left.
@@ -115,6 +117,15 @@ impl WrittenStatus {
         let version = binding.meta().resource_version.as_deref();
         version.is_some_and(|version| !is_newer(&self.version, version))
     }
+}
+
+/// A request of a user to read block and config now.
+#[derive(Clone)]
+pub struct RefreshRequest {
+    /// The value of the annotation.
+    pub text: Box<str>,
+    /// When this process saw it.
+    pub since: Instant,
 }
 
 /// A status that could not be written.

@@ -45,6 +45,7 @@ pub async fn cleanup(pass: &mut Pass<'_>) {
     }
     context.blocks.unsubscribe(pass.key);
     context.configs.unsubscribe(pass.key);
+    context.runs.remove(pass.key);
     track_objects(pass);
     let terminating = namespace_is_terminating(pass).await;
     if !terminating && !context.is_listed(pass.key.namespace()) {
@@ -215,6 +216,7 @@ async fn report_deleting_with(
         job_secret: injection::recorded_job_secret(pass),
         content: None,
         prefect_version,
+        refreshed: None,
         pools: pools.unwrap_or_default(),
         entries: pass.entries.recorded.entries.iter().cloned().collect(),
         deleting: Some(message),

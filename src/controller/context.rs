@@ -30,6 +30,7 @@ use crate::{
     outbound::{AllowedHosts, AllowedServers},
     prefect::{Blocks, ConnectionInterner},
     report::Report,
+    runs::RunRegistry,
     secret::{ForbiddenNames, HashKey, SecretClient},
     settings::ControllerSettings,
 };
@@ -60,6 +61,8 @@ pub struct Context {
     pub configs: Configs,
     /// Workers of the work pools.
     pub pools: Pools,
+    /// The flow runs that bindings serve.
+    pub runs: Arc<RunRegistry>,
     /// Cache of Secrets and ConfigMaps.
     pub objects: Arc<ObjectCache>,
     /// Cache of the values of referenced keys.
@@ -91,6 +94,7 @@ impl Context {
         self.blocks.unsubscribe(binding);
         self.configs.unsubscribe(binding);
         self.pools.remove_binding(binding);
+        self.runs.remove(binding);
         self.objects.untrack(binding);
         self.states.remove(binding);
         self.report.forget(binding);

@@ -5,7 +5,7 @@
 //! Output: reconciles, up to `--concurrency` at a time.
 //! Invariants: data runs one way, binding → block → config → Secret → injection → status, and so do
 //! the modules: [`resolve`] and [`resolution`], [`secret`] and [`apply_secret`], [`injection`],
-//! [`entry_record`], [`finalizer`], [`prune`], [`patch_status`]; [`cleanup`] runs in reverse order, also for an [`orphan`].
+//! [`entry_record`], [`finalizer`], [`prune`], [`refresh`], [`patch_status`]; [`cleanup`] runs in reverse order, also for an [`orphan`].
 //! Each takes a [`pass`]. [`work_queue`] and [`watches`] say what enqueues a binding. [`context`],
 //! [`binding_state`], [`recorded_entries`], [`object_cache`], [`key_refs`], [`admission_policy`] and [`stored_binding`] hold what a pass reads.
 
@@ -31,6 +31,7 @@ mod prune;
 pub mod reconcile;
 pub mod recorded_entries;
 pub mod recorded_orphan;
+mod refresh;
 pub mod repair_backoff;
 pub mod requeue;
 pub mod resolution;

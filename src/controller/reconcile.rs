@@ -19,6 +19,8 @@ use super::{
     pass::Pass,
     patch_status,
     prune::delete_renamed_secret,
+    refresh,
+    resolution::Resolution,
     resolve::resolve,
     scope_state::Unavailable,
     secret::{desired_secret, reconcile_secret},
@@ -27,6 +29,7 @@ use crate::{
     crd::BindingRef,
     prefect::Connection,
     reason::Reason,
+    runs::selectors,
     status::{BLOCK_RESOLVED, ConditionUpdate, Outcome},
 };
 
@@ -86,6 +89,8 @@ async fn reconcile_binding(mut pass: Pass<'_>, is_valid: bool) -> Option<Duratio
 /// From the spec to the status, through the Secret and its injection.
 async fn advance(pass: &mut Pass<'_>) {
     let resolution = resolve(pass).await;
+    declare_runs(pass, &resolution);
+    refresh::demand(pass);
     if resolution.waits_for_first_answer() {
         // The answer enqueues the binding.
         return;
@@ -111,6 +116,7 @@ async fn advance(pass: &mut Pass<'_>) {
         return pass.requeue.after(PROGRESS_WAIT);
     }
     let (injected, pools) = injection.condition(pass);
+    let refreshed = refresh::answer(pass, &resolution, &secret);
     let outcome = Outcome {
         block: resolution.block_condition(pass.was_true(BLOCK_RESOLVED)),
         secret: secret.condition,
@@ -121,12 +127,24 @@ async fn advance(pass: &mut Pass<'_>) {
         job_secret: injection::job_secret(pass),
         content: secret.content,
         prefect_version: prefect_version(pass, resolution.connection.as_ref()),
+        refreshed,
         pools,
         entries: pass.entries.required.iter().cloned().collect(),
         deleting: None,
     };
     patch_status::patch(pass, &outcome).await;
     finalizer::release(pass).await;
+}
+
+/// Declares the flow runs that the binding serves. Without a connection, those of the last pass stay.
+fn declare_runs(pass: &Pass<'_>, resolution: &Resolution) {
+    let runs = &pass.context.runs;
+    let selectors = selectors(&pass.binding.spec);
+    match &resolution.connection {
+        _ if selectors.is_empty() => runs.remove(pass.key),
+        Some(connection) => runs.declare(pass.key, connection, selectors),
+        None => {}
+    }
 }
 
 /// Reports a binding of a namespace that cannot be listed. Nothing is read or written for it, because
@@ -162,6 +180,7 @@ async fn report_unlisted(pass: &mut Pass<'_>) {
         job_secret: injection::recorded_job_secret(pass),
         content: None,
         prefect_version: prefect_version(pass, None),
+        refreshed: None,
         pools,
         entries: pass.entries.recorded.entries.iter().cloned().collect(),
         deleting: None,
@@ -181,6 +200,7 @@ fn prefect_version(pass: &Pass<'_>, connection: Option<&Arc<Connection>>) -> Opt
 async fn suspend(pass: &mut Pass<'_>) {
     pass.context.blocks.unsubscribe(pass.key);
     pass.context.configs.unsubscribe(pass.key);
+    pass.context.runs.remove(pass.key);
     let (injected, pools) = injection::suspend(pass);
     let outcome = Outcome {
         block: ConditionUpdate::Unchanged,
@@ -192,6 +212,7 @@ async fn suspend(pass: &mut Pass<'_>) {
         job_secret: injection::recorded_job_secret(pass),
         content: None,
         prefect_version: prefect_version(pass, None),
+        refreshed: None,
         pools,
         entries: pass.entries.recorded.entries.iter().cloned().collect(),
         deleting: None,

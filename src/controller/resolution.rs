@@ -81,6 +81,9 @@ pub struct Resolution {
     pub values_note: Option<String>,
     /// When the change notification arrived that led to these values.
     pub notified_at: Option<Instant>,
+    /// The values are at least as current as this: when the older of the requests was sent that block
+    /// and config answer.
+    pub current_as_of: Option<Instant>,
     /// When to reconcile again.
     pub requeue: Requeue,
     grace_period: Duration,
@@ -101,6 +104,7 @@ impl Resolution {
             block_note: None,
             values_note: None,
             notified_at: None,
+            current_as_of: None,
             requeue: Requeue::default(),
             grace_period,
         }
@@ -130,10 +134,23 @@ impl Resolution {
             Stage::Config => &mut self.values_note,
         };
         *note = note_of(poll_state);
+        if let Some(sent_at) = poll_state.sent_at {
+            let others = self.current_as_of.unwrap_or(sent_at);
+            self.current_as_of = Some(others.min(sent_at));
+        }
         if poll_state.unchanged_reads <= 1 {
             self.notified_at = poll_state.notified_at.or(self.notified_at);
         }
         poll_state.value.clone()
+    }
+
+    /// Whether the values are at least as current as `since`, and nothing fails.
+    #[must_use]
+    pub fn is_current(&self, since: Instant) -> bool {
+        self.failure.is_none()
+            && !self.pending
+            && self.last_good.is_some()
+            && self.current_as_of.is_some_and(|at| at >= since)
     }
 
     /// Adds to the message of a True condition `BlockResolved`.

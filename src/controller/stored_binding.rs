@@ -5,7 +5,7 @@
 //! parsed fields, most of which are empty, and parsing costs far less than a reconcile.
 //! Invariants: a binding that cannot be parsed is still stored, so that its status can say so.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{Resource, api::ObjectMeta, core::NamespaceResourceScope};
@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json, value::RawValue};
 
 use crate::crd::{
     BindingRef, DeletionPolicy, DopplerPrefectBinding, DopplerPrefectBindingSpec,
-    DopplerPrefectBindingStatus, InjectedEntry, SELECTS_JOBS_LABEL,
+    DopplerPrefectBindingStatus, InjectedEntry, SELECTS_JOBS_LABEL, only_refresh,
 };
 
 /// A binding of the store. Its text may contain an inline API key, so `Debug` prints only the name.
@@ -35,11 +35,13 @@ struct RawBinding {
     status: Option<Box<RawValue>>,
 }
 
-/// The parts of its metadata that are stored. Nothing needs annotations, owners, managed fields and the
-/// labels of others; `last-applied-configuration` would contain the binding again.
+/// The parts of its metadata that are stored. Nothing needs owners, managed fields, and most labels and
+/// annotations; `last-applied-configuration` would contain the binding again.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Metadata {
+    #[serde(default)]
+    annotations: Option<BTreeMap<String, String>>,
     deletion_timestamp: Option<Time>,
     finalizers: Option<Vec<String>>,
     generation: Option<i64>,
@@ -131,6 +133,7 @@ impl<'de> Deserialize<'de> for StoredBinding {
         } = RawBinding::deserialize(deserializer)?;
         Ok(Self {
             metadata: ObjectMeta {
+                annotations: metadata.annotations.and_then(only_refresh),
                 deletion_timestamp: metadata.deletion_timestamp,
                 finalizers: metadata.finalizers,
                 generation: metadata.generation,
@@ -198,7 +201,8 @@ mod tests {
             "metadata": {
                 "name": "b", "namespace": "flows", "uid": "u", "resourceVersion": "7", "generation": 3, "finalizers": ["f"],
                 "deletionTimestamp": "2026-01-01T00:00:00Z",
-                "labels": {"a": "b", SELECTS_JOBS_LABEL: "true"}, "annotations": {"other": "x"},
+                "labels": {"a": "b", SELECTS_JOBS_LABEL: "true"},
+                "annotations": {"other": "x", "doppler-prefect.dev/refresh": "now"},
                 "managedFields": [{"manager": "kubectl"}],
             },
             "spec": spec,
@@ -219,8 +223,9 @@ mod tests {
         let read = stored.parse().unwrap();
         assert_eq!((&read.spec, &read.status), (&binding.spec, &binding.status));
         assert_eq!(read.metadata, *stored.meta());
+        let refresh = ("doppler-prefect.dev/refresh".to_owned(), "now".to_owned());
         let expected = ObjectMeta {
-            annotations: None,
+            annotations: Some(BTreeMap::from([refresh])),
             labels: Some([(SELECTS_JOBS_LABEL.to_owned(), "true".to_owned())].into()),
             managed_fields: None,
             ..binding.metadata

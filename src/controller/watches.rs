@@ -44,7 +44,8 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_min
 pub enum BindingEvent<'a> {
     /// The store has a new version of this binding.
     Stored(&'a StoredBinding),
-    /// The binding is new, or a user changed its spec. A write of the status does not count.
+    /// The binding is new, or a user changed its spec or asks for a refresh. A write of the status does
+    /// not count.
     SpecChanged(BindingRef),
     /// The binding was deleted.
     Deleted(BindingRef),
@@ -161,8 +162,12 @@ fn with_backoff<K: Send>(
 fn spec_changed(store: &Store<StoredBinding>, binding: &StoredBinding) -> bool {
     let relevant = |binding: &StoredBinding| {
         let meta = binding.meta();
-        // A deletion changes the generation; a removed finalizer or label does not.
-        let marks = (meta.finalizers.clone(), meta.labels.clone());
+        // A deletion changes the generation; a removed finalizer or label and an annotation do not.
+        let marks = (
+            meta.finalizers.clone(),
+            meta.labels.clone(),
+            meta.annotations.clone(),
+        );
         (meta.uid.clone(), meta.generation, marks)
     };
     store

@@ -108,6 +108,14 @@ pub struct DopplerPrefectBindingSpec {
     ).message("use a duration from 10s to 24h"))]
     pub refresh_interval: Option<String>,
 
+    /// Whether the operator also reads the config when a worker starts a flow run in one of the work
+    /// pools in `inject`, before the worker creates the Job, at most once a second. A run then starts
+    /// with the values that Doppler has at that moment. The run never waits: if the read fails or takes
+    /// too long, it starts with the last good values. Without effect if the Prefect server does not
+    /// report flow runs. Default: true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh_on_run: Option<bool>,
+
     /// The Prefect server, and the block on it that holds the Doppler project, config and token.
     /// Required unless `doppler` sets all three and `inject` names no work pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -132,6 +140,12 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 }
 
 impl DopplerPrefectBindingSpec {
+    /// Whether the start of a flow run causes a read, by default true.
+    #[must_use]
+    pub fn refresh_on_run(&self) -> bool {
+        self.refresh_on_run.unwrap_or(true)
+    }
+
     /// The polling interval of the binding. `None` if it sets none, or if the text is not a valid
     /// duration.
     #[must_use]

@@ -16,6 +16,7 @@ mod labels;
 mod plain_text;
 mod prefect;
 mod references;
+mod refresh;
 mod secret;
 mod status;
 mod uid;
@@ -35,6 +36,9 @@ pub use labels::{MANAGED_BY, MANAGED_BY_LABEL};
 pub use plain_text::{PLAIN_TEXT_RULE, control_character};
 pub use prefect::{ApiKey, BasicAuth, BlockSpec, CaBundle, Header, PrefectSpec, ServerSpec};
 pub use references::{InlineValue, KeyRef, KeyRefSource, ReferenceKind, SecretKeySource};
+pub use refresh::{
+    InvalidRefresh, MAX_REFRESH_CHARS, REFRESH_ANNOTATION, only_refresh, refresh_request,
+};
 pub use secret::{DeletionPolicy, ManagedSecretSpec};
 pub use status::{DopplerPrefectBindingStatus, ExcludedKey, WorkPoolState, WorkPoolStatus};
 pub use uid::Uid;

@@ -54,6 +54,12 @@ pub struct DopplerPrefectBindingStatus {
     /// Time of the last change of the content.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_change_time: Option<Time>,
+    /// The last value of the annotation `doppler-prefect.dev/refresh` for which the operator has read
+    /// block and config, and the Secret holds what it read. During an outage, the value appears once
+    /// the upstream answers again. `kubectl wait --for=jsonpath='{.status.refreshed}'=VALUE` waits
+    /// for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refreshed: Option<String>,
     /// Version of the Prefect server, as the server states it. Absent for Prefect Cloud, and until the
     /// event socket of the server is connected.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -45,6 +45,7 @@ pub(super) fn detached_status(
         job_secret: None,
         content: None,
         prefect_version: before.prefect_version.clone(),
+        refreshed: None,
         pools: pools.collect(),
         entries: left.to_vec(),
         deleting: None,

@@ -73,6 +73,7 @@ pub fn watch_streams(
         connect,
         on_message: None,
         proves: |()| true,
+        source: |()| "doppler",
         slows_polling: false,
         reread_after: None,
         host: |key| key.host.origin().ascii_serialization(),

@@ -51,7 +51,9 @@ impl WebhookScope {
         }
     }
 
-    fn covers(&self, project: &str) -> bool {
+    /// Whether the secret covers this project.
+    #[must_use]
+    pub fn covers(&self, project: &str) -> bool {
         match self {
             Self::All => true,
             Self::Projects(projects) => projects.contains(project),

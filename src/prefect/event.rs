@@ -16,6 +16,7 @@
 //! | a block that another one references is changed | one `updated` for the referenced block | its id and name; nothing of the parent |
 //! | a work pool is created, changed, deleted | `prefect.work-pool.{created,updated,deleted}` | id, name, type |
 //! | a work pool is replaced by an equal one | none | |
+//! | a worker takes a flow run | `prefect.flow-run.Pending`, before it creates the Job | flow run, flow, deployment, work queue and work pool, each with its name; the type of the pool |
 //!
 //! Blocks and pools cannot be renamed: a name in the request is a 422. So the operator finds a block
 //! by its name, and a referenced block by its id. The server sends an event before it commits the
@@ -26,14 +27,16 @@ use serde::Deserialize;
 use serde_json::json;
 
 /// The events that the filter selects.
-const EVENT_NAMES: [&str; 6] = [
+const EVENT_NAMES: [&str; 7] = [
     "prefect.block-document.created",
     "prefect.block-document.updated",
     "prefect.block-document.deleted",
     "prefect.work-pool.created",
     "prefect.work-pool.updated",
     "prefect.work-pool.deleted",
+    RUN_PENDING,
 ];
+const RUN_PENDING: &str = "prefect.flow-run.Pending";
 const BLOCK_PREFIX: &str = "prefect.block-document.";
 const POOL_PREFIX: &str = "prefect.work-pool.";
 /// The server only sends events within the filter's span. One day back and one year ahead exceed any
@@ -56,8 +59,17 @@ pub enum ServerEvent {
         /// Its name.
         name: String,
     },
+    /// A worker took a flow run, and is about to create its Job.
+    RunPending(PendingRun),
     /// The server answered a ping.
     Heartbeat,
+}
+
+/// A flow run whose Job a worker is about to create.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PendingRun {
+    /// Name of its work pool.
+    pub work_pool: String,
 }
 
 /// The message is not JSON.
@@ -89,25 +101,46 @@ pub(super) fn is_auth_success(message: &[u8]) -> bool {
     serde_json::from_slice(message).is_ok_and(|answer: Answer| answer.r#type == "auth_success")
 }
 
+#[derive(Deserialize)]
+struct Message {
+    event: Event,
+}
+
+#[derive(Deserialize)]
+struct Event {
+    #[serde(rename = "event")]
+    name: Option<String>,
+    resource: Resource,
+    #[serde(default)]
+    related: Vec<RelatedResource>,
+}
+
+#[derive(Deserialize)]
+struct Resource {
+    #[serde(rename = "prefect.resource.id")]
+    id: String,
+    #[serde(rename = "prefect.resource.name")]
+    name: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct RelatedResource {
+    #[serde(rename = "prefect.resource.role")]
+    role: Option<String>,
+    #[serde(rename = "prefect.resource.name")]
+    name: Option<String>,
+    #[serde(rename = "prefect.work-pool.type")]
+    pool_type: Option<String>,
+}
+
 /// The object that a message is about, if it is an event of the filter.
 pub(super) fn parse_event(message: &[u8]) -> Result<Option<ServerEvent>, NotJson> {
-    #[derive(Deserialize)]
-    struct Message {
-        event: Event,
-    }
-    #[derive(Deserialize)]
-    struct Event {
-        resource: Resource,
-    }
-    #[derive(Deserialize)]
-    struct Resource {
-        #[serde(rename = "prefect.resource.id")]
-        id: String,
-        #[serde(rename = "prefect.resource.name")]
-        name: Option<String>,
-    }
-    let Resource { id, name } = match serde_json::from_slice(message) {
-        Ok(Message { event }) => event.resource,
+    let Event {
+        name: event_name,
+        resource: Resource { id, name },
+        related,
+    } = match serde_json::from_slice(message) {
+        Ok(Message { event }) => event,
         // A newer server may send messages of other shapes.
         Err(error) if error.is_data() => return Ok(None),
         Err(_) => return Err(NotJson),
@@ -117,9 +150,21 @@ pub(super) fn parse_event(message: &[u8]) -> Result<Option<ServerEvent>, NotJson
         Some(ServerEvent::Block { id, name })
     } else if id.starts_with(POOL_PREFIX) {
         name.map(|name| ServerEvent::Pool { name })
+    } else if event_name.as_deref() == Some(RUN_PENDING) {
+        pending_run(related).map(ServerEvent::RunPending)
     } else {
         None
     })
+}
+
+/// The run of these related resources, if its work pool is of type kubernetes. A run without a work
+/// pool has no Job. A server that does not state the type may mean such a pool.
+fn pending_run(related: Vec<RelatedResource>) -> Option<PendingRun> {
+    let is_pool = |resource: &RelatedResource| resource.role.as_deref() == Some("work-pool");
+    let pool = related.into_iter().find(is_pool)?;
+    let is_kubernetes = pool.pool_type.is_none_or(|of| of == "kubernetes");
+    let work_pool = pool.name.filter(|_| is_kubernetes)?;
+    Some(PendingRun { work_pool })
 }
 
 #[cfg(test)]
@@ -144,6 +189,43 @@ mod tests {
         let pool = br#"{"event": {"resource": {"prefect.resource.id": "prefect.work-pool.1", "prefect.resource.name": "k8s"}}}"#;
         let name = "k8s".to_owned();
         assert_eq!(parse_event(pool).unwrap(), Some(ServerEvent::Pool { name }));
+    }
+
+    #[test]
+    fn pending_run_carries_its_kubernetes_pool() {
+        let run = |related: Value| {
+            let event = json!({"type": "event", "event": {
+                "event": "prefect.flow-run.Pending",
+                "resource": {"prefect.resource.id": "prefect.flow-run.1", "prefect.resource.name": "red-fox"},
+                "related": related,
+                "payload": {"validated_state": {"type": "PENDING"}},
+            }});
+            parse_event(event.to_string().as_bytes()).unwrap()
+        };
+        let pool = |more: Value| {
+            let mut pool =
+                json!({"prefect.resource.role": "work-pool", "prefect.resource.name": "k8s"});
+            if let Value::Object(more) = more {
+                pool.as_object_mut().unwrap().extend(more);
+            }
+            json!([{"prefect.resource.role": "flow", "prefect.resource.name": "etl"}, pool])
+        };
+        let pending = Some(ServerEvent::RunPending(PendingRun {
+            work_pool: "k8s".to_owned(),
+        }));
+        assert_eq!(
+            run(pool(json!({"prefect.work-pool.type": "kubernetes"}))),
+            pending
+        );
+        assert_eq!(run(pool(json!({}))), pending, "the type is unknown");
+        for related in [
+            pool(json!({"prefect.work-pool.type": "process"})),
+            pool(json!({"prefect.resource.name": null})),
+            json!([{"prefect.resource.role": "flow", "prefect.resource.name": "k8s"}]),
+            json!([]),
+        ] {
+            assert_eq!(run(related.clone()), None, "{related}");
+        }
     }
 
     #[test]

@@ -35,6 +35,12 @@ const EVENTS: PaceLimit = PaceLimit {
     burst: 200,
     period: Duration::from_millis(50),
 };
+/// How many events of flow runs are received. They come from all work pools of the server and cost
+/// little, and many of them must not delay those of blocks.
+const RUN_EVENTS: PaceLimit = PaceLimit {
+    burst: 2000,
+    period: Duration::from_millis(5),
+};
 
 /// Time limit for the version of a server. Without it, the first event of a block has to show that
 /// the server reports them.
@@ -61,12 +67,16 @@ pub fn event_sockets(
         let connections = Arc::clone(&connections);
         Box::pin(async move {
             let events = events(&connection, limits).await.map_err(disconnect)?;
-            let mut pace = Pace::default();
+            let (mut changes, mut runs) = (Pace::default(), Pace::default());
             let events = events.then(move |event| {
-                let wait = pace.take(EVENTS, Instant::now()).err().unwrap_or_default();
+                let (pace, limit) = match &event {
+                    Ok(ServerEvent::RunPending(_)) => (&mut runs, RUN_EVENTS),
+                    _ => (&mut changes, EVENTS),
+                };
+                let wait = pace.take(limit, Instant::now()).err().unwrap_or_default();
                 // After the wait it may be received, and is counted.
                 if !wait.is_zero() {
-                    let _ = pace.take(EVENTS, Instant::now() + wait);
+                    let _ = pace.take(limit, Instant::now() + wait);
                 }
                 async move {
                     if !wait.is_zero() {
@@ -107,6 +117,10 @@ pub fn event_sockets(
         on_message: Some(on_message),
         // Servers before 3.7.4 accept the socket, and report some changes of pools only.
         proves: |event| matches!(event, ServerEvent::Block { .. }),
+        source: |event| match event {
+            ServerEvent::RunPending(_) => "prefect-run",
+            _ => "prefect",
+        },
         slows_polling: true,
         reread_after: Some(FILTER_DELAY),
         host: |connection| connection.api_url.origin().ascii_serialization(),

@@ -30,7 +30,7 @@ pub use client::Client;
 pub use connection::{Connection, ServerError};
 pub use connection_interner::ConnectionInterner;
 pub use error::PrefectError;
-pub use event::ServerEvent;
+pub use event::{PendingRun, ServerEvent};
 pub use event_socket::{SocketError, events};
 pub use feed::{EventSockets, event_sockets};
 pub use source::{BlockKey, Blocks, blocks};

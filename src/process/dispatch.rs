@@ -159,7 +159,8 @@ impl Dispatcher {
             ServerEvent::Pool { name } => self
                 .pools
                 .trigger(&|server, pool| server == connection.api_url.as_str() && pool == name),
-            ServerEvent::Heartbeat => false,
+            // A run has changed nothing: `run_starts` demands its configs.
+            ServerEvent::RunPending(_) | ServerEvent::Heartbeat => false,
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The controller manager: builds everything that the working replica runs.
 //!
 //! Input: settings, clients, and the key of the content hashes.
-//! Output: the tasks of watches, pollers, pool workers and controller, and the pollers of configs, so
-//! that webhooks can refresh them.
+//! Output: the tasks of watches, pollers, pool workers and controller, and the pollers that
+//! webhooks refresh.
 //! Invariants: nothing of this runs on a standby replica.
 
 use std::{sync::Arc, time::Duration};
@@ -15,6 +15,7 @@ use super::{
     server::{GaugeUpdater, Readiness},
     tasks::Tasks,
     upstreams::{Upstreams, upstreams},
+    webhook_handlers::RefreshedPollers,
 };
 use crate::{
     controller::{
@@ -31,7 +32,6 @@ use crate::{
         work_queue::WorkQueue,
     },
     crd::BindingRef,
-    doppler::Configs,
     metrics::Metrics,
     outbound::ClientError,
     prefect::ConnectionInterner,
@@ -63,11 +63,11 @@ pub struct ControllerManager {
 }
 
 impl ControllerManager {
-    /// Spawns the tasks. Returns the pollers of configs, so that webhooks can refresh them.
+    /// Spawns the tasks. Returns the pollers that webhooks refresh.
     ///
     /// # Errors
     /// If the TLS backend cannot build an HTTP client.
-    pub fn start(self, tasks: &mut Tasks) -> Result<Configs, ClientError> {
+    pub fn start(self, tasks: &mut Tasks) -> Result<RefreshedPollers, ClientError> {
         let Self {
             client,
             secrets,
@@ -90,11 +90,13 @@ impl ControllerManager {
             blocks,
             configs,
             pools,
+            runs,
             update_gauges,
             dispatch,
         } = upstreams;
         update_at_scrape(&gauge_updater, update_gauges, &queue, &metrics);
         tasks.spawn("dispatch", dispatch);
+        let refreshed_blocks = blocks.clone();
         let (report, events) = Report::new(client.clone(), Arc::clone(&metrics), shutdown.clone());
         tasks.spawn("events", events);
         let evictions = evict_unused(Arc::clone(&connections), shutdown.clone());
@@ -138,6 +140,7 @@ impl ControllerManager {
             blocks,
             configs: configs.clone(),
             pools: pools.clone(),
+            runs,
             objects,
             secrets,
             hash_key,
@@ -156,7 +159,10 @@ impl ControllerManager {
             prefect_work_pools::watch_work_pools(client, scopes, pools, shutdown.clone()),
         );
         tasks.spawn("ready", become_ready(served, readiness, shutdown));
-        Ok(configs)
+        Ok(RefreshedPollers {
+            blocks: refreshed_blocks,
+            configs,
+        })
     }
 }
 

@@ -6,8 +6,9 @@
 //! Invariants: nothing here knows what a reconcile does.
 //!
 //! In reading order: [`run`] (what every replica does), [`leader_election`] (which replica leads),
-//! [`manager`] (what the leader runs), [`upstreams`] and `dispatch` (what reads the upstreams, and
-//! what triggers it), [`doppler_webhook`] (Doppler's webhooks), `metrics_port` (TLS and
+//! [`manager`] (what the leader runs), [`upstreams`], `dispatch` and `run_starts` (what reads the
+//! upstreams, and what triggers it), [`doppler_webhook`] and
+//! [`webhook_handlers`] (webhooks), `metrics_port` (TLS and
 //! authorization of metrics), and what they need.
 
 mod certificate_dir;
@@ -20,6 +21,7 @@ pub mod manager;
 mod metrics_access;
 mod metrics_port;
 pub mod run;
+mod run_starts;
 mod scope_watch;
 mod serve;
 pub mod server;
@@ -27,3 +29,4 @@ mod spare_descriptor;
 pub mod tasks;
 pub mod telemetry;
 pub mod upstreams;
+pub mod webhook_handlers;

@@ -8,7 +8,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use kube::{Client, Config, client::ClientBuilder};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use tower::limit::ConcurrencyLimitLayer;
 use tracing::{error, info, warn};
 
@@ -25,8 +25,7 @@ use super::{
 };
 use crate::{
     args::{ElectionArgs, RunArgs, WebhookArgs},
-    doppler::Configs,
-    metrics::{Metrics, NotificationLabels},
+    metrics::Metrics,
     outbound::ClientError,
     secret::{HashKey, HashKeyError, SecretClient, load_or_create_hash_key},
     settings::{ManagerSettings, SettingsError},
@@ -227,23 +226,12 @@ impl Replica {
             readiness,
             gauge_updater,
         };
-        let configs = manager.start(&mut tasks)?;
+        let pollers = manager.start(&mut tasks)?;
         if let Some(webhooks) = webhooks {
-            refresh_on_webhook(&webhooks, configs, metrics);
+            webhooks.start_leading(pollers.handlers(metrics));
         }
         Ok(tasks.run_to_end().await?)
     }
-}
-
-/// From now on a webhook triggers a read of the configs that it affects.
-fn refresh_on_webhook(webhooks: &WebhookReceiver, configs: Configs, metrics: Arc<Metrics>) {
-    webhooks.start_leading(Arc::new(move |webhook| {
-        let labels = NotificationLabels { source: "webhook" };
-        metrics.change_notifications.get_or_create(&labels).inc();
-        configs.refresh(Instant::now(), |key, _| {
-            webhook.affects(&key.project, &key.config)
-        });
-    }));
 }
 
 /// The address at which other replicas forward webhooks to this one.

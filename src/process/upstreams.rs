@@ -12,13 +12,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::descriptors::{bounded, descriptor_limit};
 use super::dispatch::{ChangeEvent, Dispatcher, event_queue};
+use super::run_starts::RunStarts;
 use crate::{
     crd::BindingRef,
     doppler::{self, Configs, DopplerError},
     inject::pools::Pools,
     metrics::{Metrics, SourceLabels, UpstreamLabels},
     outbound::ClientError,
-    prefect::{self, Blocks, Connection, ConnectionInterner, EventSockets, PrefectError},
+    prefect::{
+        self, Blocks, Connection, ConnectionInterner, EventSockets, PrefectError, ServerEvent,
+    },
+    runs::RunRegistry,
     settings::UpstreamSettings,
     upstream::{change_feed::ChangeFeed, limiter::RateLimiter, poller::Enqueue},
 };
@@ -38,6 +42,8 @@ pub struct Upstreams {
     pub configs: Configs,
     /// Workers of the work pools.
     pub pools: Pools,
+    /// The flow runs that bindings serve.
+    pub runs: Arc<RunRegistry>,
     /// Updates the gauges of sources and queues.
     pub update_gauges: Box<dyn Fn() + Send + Sync>,
     /// Dispatches change events until the shutdown.
@@ -63,26 +69,6 @@ pub fn upstreams(
         settings.prefect_timeout,
         limiters.prefect.clone(),
     ));
-    let sockets = prefect::event_sockets(
-        settings,
-        &connections,
-        metrics,
-        Box::new(move |connection: &Arc<Connection>, event| {
-            send(ChangeEvent::Received(
-                Arc::clone(connection),
-                event,
-                Instant::now(),
-            ));
-        }),
-        shutdown,
-    );
-    let blocks = prefect::blocks(
-        Arc::clone(&connections),
-        Some(block_feed(&sockets, settings)),
-        Arc::clone(metrics),
-        Arc::clone(enqueue),
-        shutdown.clone(),
-    );
     let streams = doppler::watch_streams(settings, metrics, shutdown)?;
     let client = doppler::Client::new(settings.doppler_timeout, limiters.doppler.clone())?;
     let configs = doppler::configs(
@@ -94,6 +80,32 @@ pub fn upstreams(
             // A lost update of a config would go unnoticed, so its polling does not slow down.
             poll_interval: Duration::ZERO,
         }),
+        Arc::clone(metrics),
+        Arc::clone(enqueue),
+        shutdown.clone(),
+    );
+    let runs = Arc::new(RunRegistry::default());
+    let starts = RunStarts {
+        runs: Arc::clone(&runs),
+        configs: configs.clone(),
+    };
+    let sockets = prefect::event_sockets(
+        settings,
+        &connections,
+        metrics,
+        Box::new(move |connection: &Arc<Connection>, event| match event {
+            ServerEvent::RunPending(run) => starts.on_run(connection, &run),
+            event => send(ChangeEvent::Received(
+                Arc::clone(connection),
+                event,
+                Instant::now(),
+            )),
+        }),
+        shutdown,
+    );
+    let blocks = prefect::blocks(
+        Arc::clone(&connections),
+        Some(block_feed(&sockets, settings)),
         Arc::clone(metrics),
         Arc::clone(enqueue),
         shutdown.clone(),
@@ -127,6 +139,7 @@ pub fn upstreams(
         blocks,
         configs,
         pools,
+        runs,
         update_gauges: Box::new(move || gauges.update()),
         dispatch: Box::pin(dispatcher.run(events, shutdown.clone())),
     })

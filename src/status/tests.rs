@@ -20,6 +20,7 @@ fn synced() -> Outcome {
             hash: "h1".to_owned(),
         }),
         prefect_version: Some("3.8.8".to_owned()),
+        refreshed: None,
         pools: vec![],
         entries: vec![],
         deleting: None,
@@ -333,4 +334,15 @@ fn short_status_keeps_conditions() {
     assert_eq!(short.conditions, whole.conditions);
     assert_eq!(short.content_hash, whole.content_hash);
     assert!(short.work_pools.is_empty() && short.excluded_keys.is_empty());
+}
+
+#[test]
+fn an_answered_request_stays_in_the_status() {
+    let mut outcome = synced();
+    outcome.refreshed = Some("deploy 7".to_owned());
+    let first = status(None, Some(1), &outcome, &at(1));
+    assert_eq!(first.refreshed.as_deref(), Some("deploy 7"));
+    outcome.refreshed = None;
+    let second = status(Some(&first), Some(1), &outcome, &at(2));
+    assert_eq!(second, first);
 }

@@ -191,7 +191,7 @@ impl<E: Clone + Send + 'static> RateLimiter<E> {
                 biased;
                 grant = &mut granted => {
                     // This request answers every change that was reported until now.
-                    request.trigger.take_pending();
+                    request.trigger.record_sent();
                     return match grant {
                         Ok(grant) => grant,
                         // The queue ends only with the process.

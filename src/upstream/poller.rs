@@ -6,9 +6,12 @@
 //! Invariants: there is at most one request for each key in flight. Polls have jitter, retries have
 //! backoff. A value (a secret) is dropped with its last subscriber. A notification only triggers a
 //! re-read, and many of them to reads at a bounded rate, of which the last follows the last
-//! notification; polling continues as the fallback. The poller does not interpret values, and leaves it
-//! to the reader when a request may be sent.
+//! notification; polling continues as the fallback. Demands of a current value lead to at most one read
+//! a second. The poller does not interpret values, and leaves it to the reader when a request may be
+//! sent.
 
+mod active;
+mod demand;
 mod schedule;
 mod state;
 
@@ -38,6 +41,8 @@ use crate::{
     failure::Failure,
     metrics::{Metrics, ReadLabels},
 };
+use active::{Active, Polled};
+use demand::{Waiting, demand_wait};
 use schedule::{next_wait, staleness};
 use state::ReadResult;
 pub use state::{Poll, PollState};
@@ -74,28 +79,6 @@ pub struct PollerSpec<S, K, V> {
     pub tenant: fn(&S) -> &str,
     /// Reports changes. Without it, keys are only polled.
     pub feed: Option<ChangeFeed<K>>,
-}
-
-struct Polled<S, V> {
-    state: PollState<V>,
-    /// The subscribers and the intervals that they ask for.
-    subscribers: HashMap<S, Duration>,
-    trigger: Trigger,
-    stop: CancellationToken,
-}
-
-impl<S, V> Polled<S, V> {
-    /// The shortest interval that a subscriber asks for.
-    fn interval(&self) -> Duration {
-        self.subscribers.values().min().copied().unwrap_or_default()
-    }
-}
-
-struct Active<S, K, V> {
-    by_key: HashMap<Arc<K>, Polled<S, V>>,
-    /// The key of each subscriber. Keys are shared, because thousands of subscribers may have the
-    /// same one.
-    key_of: HashMap<S, Arc<K>>,
 }
 
 struct PollersInner<S, K, V> {
@@ -168,6 +151,7 @@ where
         let polled = Polled {
             state: PollState::default(),
             subscribers: HashMap::from([(subscriber.clone(), interval)]),
+            waiting: Waiting::default(),
             trigger: Trigger::default(),
             stop: self.0.shutdown.child_token(),
         };
@@ -206,6 +190,43 @@ where
         any
     }
 
+    /// Reads again the keys of these subscribers, at most once a second. A subscriber is not enqueued
+    /// unless the value or the failure changes. Returns how many of them have a key.
+    pub fn demand<'a>(&self, subscribers: impl IntoIterator<Item = &'a S>) -> usize
+    where
+        S: 'a,
+    {
+        let active = self.0.active.lock();
+        let mut keys: Vec<_> = Vec::new();
+        for subscriber in subscribers {
+            keys.extend(active.key_of.get(subscriber));
+        }
+        for key in &keys {
+            if let Some(polled) = active.by_key.get(*key) {
+                polled.trigger.demand();
+            }
+        }
+        keys.len()
+    }
+
+    /// The key of a subscriber.
+    #[must_use]
+    pub fn key_of(&self, subscriber: &S) -> Option<Arc<K>> {
+        self.0.active.lock().key_of.get(subscriber).cloned()
+    }
+
+    /// Reads again the key of this subscriber, at most once a second, and enqueues the subscriber once
+    /// the value is at least as current as `since`, even if it is unchanged.
+    pub fn demand_since(&self, subscriber: &S, since: Instant) {
+        let mut active = self.0.active.lock();
+        let Active { by_key, key_of } = &mut *active;
+        let key = key_of.get(subscriber);
+        if let Some(polled) = key.and_then(|key| by_key.get_mut(key)) {
+            polled.waiting.add(subscriber.clone(), since);
+            polled.trigger.demand();
+        }
+    }
+
     /// Reads again now the keys that `is_affected` selects and whose last read failed.
     pub fn retry_failed(&self, is_affected: impl Fn(&K) -> bool) {
         for (key, polled) in &self.0.active.lock().by_key {
@@ -238,38 +259,6 @@ where
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-}
-
-impl<S: Clone + Eq + Hash, K: Clone + Eq + Hash, V> Active<S, K, V> {
-    /// Makes `key` the only key of a subscriber. Returns it as all subscribers share it.
-    fn assign(&mut self, subscriber: &S, key: &K) -> Arc<K> {
-        if let Some(last) = self.key_of.get(subscriber) {
-            if **last == *key {
-                return Arc::clone(last);
-            }
-            self.unsubscribe(subscriber);
-        }
-        let shared = match self.by_key.get_key_value(key) {
-            Some((shared, _)) => Arc::clone(shared),
-            None => Arc::new(key.clone()),
-        };
-        self.key_of.insert(subscriber.clone(), Arc::clone(&shared));
-        shared
-    }
-
-    fn unsubscribe(&mut self, subscriber: &S) {
-        let Some(key) = self.key_of.remove(subscriber) else {
-            return;
-        };
-        let Some(polled) = self.by_key.get_mut(&key) else {
-            return;
-        };
-        polled.subscribers.remove(subscriber);
-        if polled.subscribers.is_empty() {
-            polled.stop.cancel();
-            self.by_key.remove(&key);
-        }
     }
 }
 
@@ -310,8 +299,11 @@ impl<S: Clone + Eq + Hash, K: Clone + Eq + Hash, V> PollersInner<S, K, V> {
             self.count(&result);
             let failure = result.as_ref().err().cloned();
             failures = if failure.is_some() { failures + 1 } else { 0 };
+            // A reader without a rate limiter sends its request at once.
+            let sent_at = trigger.sent_at().map_or(began, |at| at.max(began));
             let read = ReadResult {
                 result,
+                sent_at,
                 feed_state: feed
                     .as_ref()
                     .map_or(FeedState::Disabled, SubscriptionGuard::state),
@@ -327,11 +319,8 @@ impl<S: Clone + Eq + Hash, K: Clone + Eq + Hash, V> PollersInner<S, K, V> {
                 () = trigger.triggered() => Priority::Interactive,
                 () = tokio::time::sleep(wait) => Priority::Poll,
             };
-            // The read that follows the wait also answers the triggers that arrive meanwhile.
-            while priority == Priority::Interactive
-                && let Err(wait) = pace.take(TRIGGERED_READS, Instant::now())
-            {
-                tokio::time::sleep(wait).await;
+            if priority == Priority::Interactive {
+                pace_triggered(&trigger, &mut pace, sent_at).await;
             }
         }
     }
@@ -387,6 +376,12 @@ impl<S: Clone + Eq + Hash, K: Clone + Eq + Hash, V> PollersInner<S, K, V> {
         }
         let is_connected = read.feed_state == FeedState::Connected;
         let differs = polled.state.apply(read, Instant::now());
+        let answered = match polled.state.sent_at {
+            Some(sent_at) if polled.state.failure.is_none() => {
+                polled.waiting.take_answered(sent_at)
+            }
+            _ => Vec::new(),
+        };
         let mut interval = polled.subscribers.values().min().copied()?;
         if let Some(feed) = self.spec.feed.as_ref().filter(|_| is_connected) {
             interval = interval.max(feed.poll_interval);
@@ -394,9 +389,29 @@ impl<S: Clone + Eq + Hash, K: Clone + Eq + Hash, V> PollersInner<S, K, V> {
         let affected = if differs {
             polled.subscribers.keys().cloned().collect()
         } else {
-            HashSet::new()
+            answered.into_iter().collect()
         };
         Some((interval, affected))
+    }
+}
+
+/// Waits until a triggered read may begin. It also answers the triggers that arrive meanwhile.
+async fn pace_triggered(trigger: &Trigger, pace: &mut Pace, sent_at: Instant) {
+    loop {
+        let now = Instant::now();
+        if trigger.is_urgent() {
+            match pace.take(TRIGGERED_READS, now) {
+                Ok(()) => return,
+                Err(wait) => tokio::time::sleep(wait).await,
+            }
+        } else if let Some(wait) = demand_wait(sent_at, now) {
+            tokio::select! {
+                () = trigger.triggered() => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+        } else {
+            return;
+        }
     }
 }
 

@@ -361,7 +361,7 @@ impl<K: Clone + Eq + Hash, T> SubscriptionsInner<K, T> {
                         self.set_state(key, FeedState::Connected);
                     }
                     let labels = NotificationLabels {
-                        source: self.feed.upstream,
+                        source: (self.feed.source)(&message),
                     };
                     self.metrics
                         .change_notifications

@@ -41,6 +41,11 @@ impl SecretDir {
 
 /// Sends a webhook to `address` and returns the status of the answer.
 pub async fn post_webhook(address: &str, secret: &str, body: &str) -> Result<u16> {
+    post_signed(&format!("http://{address}/webhooks/doppler"), secret, body).await
+}
+
+/// Sends a signed body to `url` and returns the status of the answer.
+pub async fn post_signed(url: &str, secret: &str, body: &str) -> Result<u16> {
     let mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes())?;
     let signature = mac.chain_update(body).finalize().into_bytes();
     let mut header = "sha256=".to_owned();
@@ -50,7 +55,7 @@ pub async fn post_webhook(address: &str, secret: &str, body: &str) -> Result<u16
     let _ = rustls::crypto::ring::default_provider().install_default();
     let http = reqwest::Client::builder().no_proxy().build()?;
     let answer = http
-        .post(format!("http://{address}/webhooks/doppler"))
+        .post(url)
         .header("X-Doppler-Signature", header)
         .body(body.to_owned())
         .send()

@@ -32,6 +32,7 @@ mod manual;
 mod memory;
 mod metrics;
 mod pools;
+mod refresh;
 mod runs;
 mod scale;
 mod secrets;

@@ -16,6 +16,8 @@ mod jobs;
 mod memory;
 mod rate_limit;
 mod restart;
+mod run_load;
+mod run_start;
 mod statistics;
 mod stream;
 mod template;
@@ -99,6 +101,12 @@ pub const ALL: [Figure; 13] = [
         "the creation of a Job under the admission policy",
         false,
         |context| jobs::measure(context).boxed_local(),
+    ),
+    figure(
+        "run",
+        "a flow run right after a change in Doppler, without a push",
+        false,
+        |context| run_start::measure(context).boxed_local(),
     ),
     figure("rest", "an operator at rest", true, |context| {
         at_rest::measure(context).boxed_local()

@@ -1,13 +1,16 @@
 //! Forwards a webhook from a standby replica to the leader.
 //!
-//! Input: a raw body and its signature, which this replica has verified.
-//! Output: whether the leader accepted it.
+//! Input: a path, a raw body and its signature, which this replica has verified.
+//! Output: the answer of the leader.
 //! Invariants: the leader's address comes from the Lease, and the leader verifies the signature
 //! again, so the secrets are all that is trusted. Each try has a time limit, and so has the whole.
 
 use std::{net::SocketAddr, time::Duration};
 
-use axum::{body::Bytes, http::HeaderValue};
+use axum::{
+    body::Bytes,
+    http::{HeaderValue, StatusCode},
+};
 use tokio::time::{sleep, timeout};
 
 use crate::{
@@ -16,8 +19,6 @@ use crate::{
     process::leader_election::LeaseClient,
 };
 
-/// The path at which each replica receives webhooks.
-pub const PATH: &str = "/webhooks/doppler";
 /// Marks a webhook that was forwarded, so that it is not forwarded again.
 pub const FORWARDED_HEADER: &str = "x-doppler-prefect-forwarded";
 /// Time limit of one try.
@@ -26,6 +27,15 @@ const TRY_TIMEOUT: Duration = Duration::from_secs(3);
 const TOTAL_TIMEOUT: Duration = Duration::from_secs(8);
 const MAX_TRIES: usize = 3;
 const RETRY_DELAY: Duration = Duration::from_millis(500);
+
+/// What the leader answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaderAnswer {
+    /// It accepted the webhook.
+    Accepted,
+    /// It serves nothing at this path.
+    NotServed,
+}
 
 /// Sends webhooks to the leader.
 pub struct Forwarder {
@@ -45,9 +55,14 @@ impl Forwarder {
         })
     }
 
-    /// Sends a webhook to the leader and returns whether the leader accepted it. The first try uses
-    /// the last known address of the leader. Each further try reads the Lease first.
-    pub async fn forward(&self, signature: &HeaderValue, body: &Bytes) -> bool {
+    /// Sends a webhook to this path of the leader and returns the answer of the leader. The first try
+    /// uses the last known address of the leader. Each further try reads the Lease first.
+    pub async fn forward(
+        &self,
+        path: &str,
+        signature: &HeaderValue,
+        body: &Bytes,
+    ) -> Option<LeaderAnswer> {
         let tries = async {
             for number in 0..MAX_TRIES {
                 let leader = if number == 0 {
@@ -57,25 +72,35 @@ impl Forwarder {
                     self.leases.fetch_leader_address().await
                 };
                 if let Some(leader) = leader
-                    && self.post_to(leader, signature, body).await
+                    && let Some(answer) = self.post_to(leader, path, signature, body).await
                 {
-                    return true;
+                    return Some(answer);
                 }
             }
-            false
+            None
         };
-        timeout(TOTAL_TIMEOUT, tries).await.unwrap_or(false)
+        timeout(TOTAL_TIMEOUT, tries).await.unwrap_or(None)
     }
 
-    async fn post_to(&self, leader: SocketAddr, signature: &HeaderValue, body: &Bytes) -> bool {
+    async fn post_to(
+        &self,
+        leader: SocketAddr,
+        path: &str,
+        signature: &HeaderValue,
+        body: &Bytes,
+    ) -> Option<LeaderAnswer> {
         let response = self
             .http
-            .post(format!("http://{leader}{PATH}"))
+            .post(format!("http://{leader}{path}"))
             .header(SIGNATURE_HEADER, signature)
             .header(FORWARDED_HEADER, "1")
             .body(body.clone())
             .send()
             .await;
-        response.is_ok_and(|response| response.status() == reqwest::StatusCode::ACCEPTED)
+        match response.ok()?.status() {
+            StatusCode::ACCEPTED => Some(LeaderAnswer::Accepted),
+            StatusCode::NOT_FOUND => Some(LeaderAnswer::NotServed),
+            _ => None,
+        }
     }
 }

@@ -17,8 +17,10 @@ pub enum WebhookOutcome {
     Forwarded,
     /// This replica is not the leader, and no leader accepted it. Doppler sends it again.
     NotForwarded,
-    /// No valid secret signed it.
+    /// No valid secret signed it, or it was signed for something else.
     Rejected,
+    /// The operator reads no config for this binding, or the secret does not cover its project.
+    NotServed,
     /// The body is too large.
     TooLarge,
     /// The body did not arrive completely or in time.
@@ -34,6 +36,7 @@ impl WebhookOutcome {
             Self::Forwarded => "forwarded",
             Self::NotForwarded => "not-forwarded",
             Self::Rejected => "rejected",
+            Self::NotServed => "not-served",
             Self::TooLarge => "too-large",
             Self::Incomplete => "incomplete",
         }
@@ -45,6 +48,7 @@ impl WebhookOutcome {
             Self::Accepted | Self::RateLimited | Self::Forwarded => StatusCode::ACCEPTED,
             Self::NotForwarded => StatusCode::SERVICE_UNAVAILABLE,
             Self::Rejected => StatusCode::UNAUTHORIZED,
+            Self::NotServed => StatusCode::NOT_FOUND,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Incomplete => StatusCode::REQUEST_TIMEOUT,
         }

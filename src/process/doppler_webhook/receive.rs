@@ -14,7 +14,7 @@ use std::{
 use axum::{
     Router,
     body::{Body, Bytes},
-    extract::{Request, State},
+    extract::{Path, Request, State},
     http::{HeaderMap, HeaderValue, StatusCode},
     routing::post,
 };
@@ -29,12 +29,14 @@ use tracing::debug;
 
 use super::{
     coalesce::Coalescer,
-    forward::{FORWARDED_HEADER, Forwarder, PATH},
+    endpoint::{DOPPLER_PATH, Endpoint, REFRESH_ROUTE},
+    forward::{FORWARDED_HEADER, Forwarder, LeaderAnswer},
     outcome::WebhookOutcome,
     secret_dir::SecretDir,
 };
 use crate::{
-    doppler::webhook::{SIGNATURE_HEADER, Webhook, parse_signature},
+    crd::BindingRef,
+    doppler::webhook::{SIGNATURE_HEADER, Webhook, WebhookScope, parse_signature},
     metrics::{Metrics, WebhookLabels},
 };
 
@@ -49,12 +51,23 @@ const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The handler of verified webhooks.
 pub type OnWebhook = Arc<dyn Fn(&Webhook) + Send + Sync>;
+/// The handler of verified requests to refresh a binding. Returns whether the operator reads a config
+/// for it that the secret covers.
+pub type OnRefresh = Arc<dyn Fn(&WebhookScope, &BindingRef) -> bool + Send + Sync>;
+
+/// What the leader does with verified webhooks.
+pub struct Handlers {
+    /// Follows a webhook of Doppler.
+    pub on_webhook: OnWebhook,
+    /// Follows a request to refresh a binding.
+    pub on_refresh: OnRefresh,
+}
 
 /// Receives webhooks.
 pub struct WebhookReceiver {
     secrets: SecretDir,
     /// Set once this replica is the leader.
-    handler: OnceLock<OnWebhook>,
+    handlers: OnceLock<Handlers>,
     forwarder: Option<Forwarder>,
     coalescer: Mutex<Coalescer>,
     deferred: Notify,
@@ -68,7 +81,7 @@ impl WebhookReceiver {
     pub fn new(secrets: SecretDir, forwarder: Option<Forwarder>, metrics: Arc<Metrics>) -> Self {
         Self {
             secrets,
-            handler: OnceLock::new(),
+            handlers: OnceLock::new(),
             forwarder,
             coalescer: Mutex::default(),
             deferred: Notify::new(),
@@ -76,10 +89,10 @@ impl WebhookReceiver {
         }
     }
 
-    /// Makes this replica the leader: from now on `handler` is called here.
-    pub fn start_leading(&self, handler: OnWebhook) {
-        // A leader leads until its process ends, so the handler is set once.
-        let _ = self.handler.set(handler);
+    /// Makes this replica the leader: from now on the handlers are called here.
+    pub fn start_leading(&self, handlers: Handlers) {
+        // A leader leads until its process ends, so the handlers are set once.
+        let _ = self.handlers.set(handlers);
     }
 
     /// Calls the handler for deferred webhooks when their interval ends, until `shutdown`.
@@ -98,15 +111,20 @@ impl WebhookReceiver {
                 () = due => {}
             }
             let due = self.coalescer.lock().take_due(Instant::now());
-            if let Some(handler) = self.handler.get() {
+            if let Some(handlers) = self.handlers.get() {
                 for webhook in &due {
-                    handler(webhook);
+                    (handlers.on_webhook)(webhook);
                 }
             }
         }
     }
 
-    pub(super) async fn receive(&self, headers: &HeaderMap, body: Body) -> WebhookOutcome {
+    pub(super) async fn receive(
+        &self,
+        endpoint: &Endpoint,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> WebhookOutcome {
         let Some(signature) = signature(headers) else {
             return WebhookOutcome::Rejected;
         };
@@ -116,29 +134,45 @@ impl WebhookReceiver {
             Err(_) => return WebhookOutcome::Incomplete,
         };
         let secrets = self.secrets.current().await;
-        let Some(webhook) = secrets.verify(signature.as_bytes(), &body) else {
+        let verified = secrets.verify(signature.as_bytes(), &body);
+        let Some(webhook) = verified.filter(|_| endpoint.accepts(&body)) else {
             return WebhookOutcome::Rejected;
         };
-        if let Some(handler) = self.handler.get() {
-            return self.dispatch(webhook, handler);
+        if let Some(handlers) = self.handlers.get() {
+            return self.dispatch(endpoint, webhook, handlers);
         }
         let was_forwarded = headers.contains_key(FORWARDED_HEADER);
-        if let Some(forwarder) = self.forwarder.as_ref().filter(|_| !was_forwarded)
-            && forwarder.forward(signature, &body).await
-        {
-            return WebhookOutcome::Forwarded;
+        if let Some(forwarder) = self.forwarder.as_ref().filter(|_| !was_forwarded) {
+            match forwarder.forward(&endpoint.path(), signature, &body).await {
+                Some(LeaderAnswer::Accepted) => return WebhookOutcome::Forwarded,
+                Some(LeaderAnswer::NotServed) => return WebhookOutcome::NotServed,
+                None => {}
+            }
         }
         // This replica may have become the leader in the meantime.
-        match self.handler.get() {
-            Some(handler) => self.dispatch(webhook, handler),
+        match self.handlers.get() {
+            Some(handlers) => self.dispatch(endpoint, webhook, handlers),
             None => WebhookOutcome::NotForwarded,
         }
     }
 
-    fn dispatch(&self, webhook: Webhook, handler: &OnWebhook) -> WebhookOutcome {
+    fn dispatch(
+        &self,
+        endpoint: &Endpoint,
+        webhook: Webhook,
+        handlers: &Handlers,
+    ) -> WebhookOutcome {
+        if let Endpoint::Refresh(binding) = endpoint {
+            // The pollers bound the reads.
+            return if (handlers.on_refresh)(&webhook.scope, binding) {
+                WebhookOutcome::Accepted
+            } else {
+                WebhookOutcome::NotServed
+            };
+        }
         let admitted = self.coalescer.lock().offer(webhook, Instant::now());
         if let Some(webhook) = admitted {
-            handler(&webhook);
+            (handlers.on_webhook)(&webhook);
             WebhookOutcome::Accepted
         } else {
             self.deferred.notify_one();
@@ -175,19 +209,40 @@ async fn read_body(body: Body) -> Result<Bytes, WebhookOutcome> {
     Ok(whole.into())
 }
 
-/// Routes `POST /webhooks/doppler`, and nothing else.
+/// Routes `POST /webhooks/doppler` and `POST /webhooks/refresh/NAMESPACE/NAME`, and nothing else.
 pub fn router(receiver: Arc<WebhookReceiver>) -> Router {
     Router::new()
-        .route(PATH, post(handle_request))
+        .route(DOPPLER_PATH, post(handle_webhook))
+        .route(REFRESH_ROUTE, post(handle_refresh))
         .with_state(receiver)
 }
 
-async fn handle_request(
+async fn handle_webhook(
     State(receiver): State<Arc<WebhookReceiver>>,
     request: Request,
 ) -> StatusCode {
+    handle_request(&receiver, Some(&Endpoint::Doppler), request).await
+}
+
+async fn handle_refresh(
+    State(receiver): State<Arc<WebhookReceiver>>,
+    Path((namespace, name)): Path<(String, String)>,
+    request: Request,
+) -> StatusCode {
+    let endpoint = Endpoint::refresh(&namespace, &name);
+    handle_request(&receiver, endpoint.as_ref(), request).await
+}
+
+async fn handle_request(
+    receiver: &WebhookReceiver,
+    endpoint: Option<&Endpoint>,
+    request: Request,
+) -> StatusCode {
     let (parts, body) = request.into_parts();
-    let outcome = receiver.receive(&parts.headers, body).await;
+    let outcome = match endpoint {
+        Some(endpoint) => receiver.receive(endpoint, &parts.headers, body).await,
+        None => WebhookOutcome::Rejected,
+    };
     debug!(outcome = outcome.label(), "webhook received");
     let labels = WebhookLabels {
         outcome: outcome.label(),

@@ -27,8 +27,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{coalesce::SCOPE_INTERVAL, outcome::WebhookOutcome, *};
+use super::{coalesce::SCOPE_INTERVAL, endpoint::Endpoint, outcome::WebhookOutcome, *};
 use crate::{
+    crd::BindingRef,
     doppler::webhook::{SIGNATURE_HEADER, Webhook, WebhookScope},
     metrics::{Metrics, WebhookLabels},
     outbound::install_crypto_provider,
@@ -55,6 +56,7 @@ struct Replica {
     metrics: Arc<Metrics>,
     address: SocketAddr,
     handled: Arc<Mutex<Vec<Webhook>>>,
+    refreshed: Arc<Mutex<Vec<BindingRef>>>,
     dir: PathBuf,
     shutdown: CancellationToken,
 }
@@ -95,6 +97,7 @@ impl Replica {
             metrics,
             address,
             handled: Arc::default(),
+            refreshed: Arc::default(),
             dir,
             shutdown,
         }
@@ -102,10 +105,16 @@ impl Replica {
 
     fn lead(self) -> Self {
         let handled = Arc::clone(&self.handled);
-        self.receiver
-            .start_leading(Arc::new(move |webhook: &Webhook| {
+        let refreshed = Arc::clone(&self.refreshed);
+        self.receiver.start_leading(Handlers {
+            on_webhook: Arc::new(move |webhook: &Webhook| {
                 handled.lock().push(webhook.clone());
-            }));
+            }),
+            on_refresh: Arc::new(move |_: &WebhookScope, binding: &BindingRef| {
+                refreshed.lock().push(binding.clone());
+                binding.name() != "unknown"
+            }),
+        });
         self
     }
 
@@ -119,8 +128,12 @@ impl Replica {
     }
 
     async fn post(&self, body: &[u8], headers: &[(&str, &str)]) -> u16 {
+        self.post_to(DOPPLER_PATH, body, headers).await
+    }
+
+    async fn post_to(&self, path: &str, body: &[u8], headers: &[(&str, &str)]) -> u16 {
         let mut request = http()
-            .post(format!("http://{}{PATH}", self.address))
+            .post(format!("http://{}{path}", self.address))
             .body(body.to_vec());
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -218,18 +231,27 @@ async fn a_wrong_or_missing_signature_is_rejected() {
 }
 
 #[tokio::test]
-async fn serves_only_post_and_only_one_path() {
+async fn serves_only_post_and_only_two_paths() {
     let replica = Replica::start("path", None).await.lead();
     let url = format!("http://{}", replica.address);
     let status = async |request: reqwest::RequestBuilder| request.send().await.unwrap().status();
-    assert_eq!(status(http().get(format!("{url}{PATH}"))).await, 405);
-    assert_eq!(status(http().put(format!("{url}{PATH}"))).await, 405);
+    assert_eq!(
+        status(http().get(format!("{url}{DOPPLER_PATH}"))).await,
+        405
+    );
+    assert_eq!(
+        status(http().put(format!("{url}{DOPPLER_PATH}"))).await,
+        405
+    );
     for path in [
         "/",
         "/webhooks",
         "/metrics",
         "/healthz",
         "/webhooks/doppler/x",
+        "/webhooks/refresh",
+        "/webhooks/refresh/flows",
+        "/webhooks/refresh/flows/b/x",
     ] {
         assert_eq!(
             status(http().post(format!("{url}{path}"))).await,
@@ -284,7 +306,7 @@ async fn a_burst_calls_the_handler_twice() {
     for number in 0..20 {
         let outcome = replica
             .receiver
-            .receive(&headers(b"[]"), Body::from("[]"))
+            .receive(&Endpoint::Doppler, &headers(b"[]"), Body::from("[]"))
             .await;
         let expected = if number == 0 {
             WebhookOutcome::Accepted
@@ -360,4 +382,39 @@ async fn a_standby_that_becomes_leader_handles_the_webhook() {
     let (status, ()) = tokio::join!(post, lead);
     assert_eq!(status, 202);
     assert_eq!(standby.handled(), [whole()]);
+}
+
+#[tokio::test]
+async fn a_signed_refresh_calls_its_handler() {
+    let leader = Replica::start("refresh-leader", None).await.lead();
+    let standby = Replica::start("refresh-standby", Some(forward_to(Some(leader.address)))).await;
+    let path = "/webhooks/refresh/flows/b";
+    for replica in [&leader, &standby] {
+        let post = async |path: &str, body: &[u8], signed: &[u8]| {
+            let signature = sign(SECRET, signed);
+            replica
+                .post_to(path, body, &[(SIGNATURE_HEADER, &signature)])
+                .await
+        };
+        let before = leader.refreshed.lock().len();
+        assert_eq!(post(path, b"flows/b", b"flows/b").await, 202);
+        assert_eq!(leader.refreshed.lock().len(), before + 1);
+        // A signature of another body, a body for another binding, and a webhook of Doppler.
+        for (body, signed) in [
+            (&b"flows/b"[..], &b"flows/c"[..]),
+            (b"flows/c", b"flows/c"),
+            (b"{}", b"{}"),
+        ] {
+            assert_eq!(post(path, body, signed).await, 401);
+        }
+        let names = "/webhooks/refresh/flows/a%2f..%2fb";
+        assert_eq!(post(names, b"flows/a/../b", b"flows/a/../b").await, 401);
+        assert_eq!(leader.refreshed.lock().len(), before + 1);
+        let unknown = "/webhooks/refresh/flows/unknown";
+        assert_eq!(post(unknown, b"flows/unknown", b"flows/unknown").await, 404);
+    }
+    assert_eq!(leader.refreshed.lock()[0], BindingRef::new("flows", "b"));
+    assert_eq!(leader.handled(), []);
+    assert_eq!(standby.counted("forwarded"), 1);
+    assert_eq!(standby.counted("not-served"), 1);
 }

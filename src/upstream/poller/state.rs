@@ -38,6 +38,8 @@ pub struct PollState<V> {
     pub notified_at: Option<Instant>,
     /// When the value was last read.
     pub read_at: Option<Instant>,
+    /// When the request was sent that the last successful read answers.
+    pub sent_at: Option<Instant>,
     /// Whether the first result takes so long that the binding's status has to say so.
     pub overdue: bool,
 }
@@ -53,6 +55,7 @@ impl<V> Clone for PollState<V> {
             staleness: self.staleness,
             notified_at: self.notified_at,
             read_at: self.read_at,
+            sent_at: self.sent_at,
             overdue: self.overdue,
         }
     }
@@ -69,6 +72,7 @@ impl<V> Default for PollState<V> {
             staleness: None,
             notified_at: None,
             read_at: None,
+            sent_at: None,
             overdue: false,
         }
     }
@@ -77,6 +81,7 @@ impl<V> Default for PollState<V> {
 /// A read that has ended, and its circumstances.
 pub(super) struct ReadResult<V> {
     pub(super) result: Result<Poll<V>, Failure>,
+    pub(super) sent_at: Instant,
     pub(super) feed_state: FeedState,
     pub(super) staleness: Option<Duration>,
     pub(super) notified_at: Option<Instant>,
@@ -99,6 +104,7 @@ impl<V> PollState<V> {
     pub(super) fn apply(&mut self, read: ReadResult<V>, now: Instant) -> bool {
         let ReadResult {
             result,
+            sent_at,
             feed_state,
             staleness,
             notified_at,
@@ -119,6 +125,7 @@ impl<V> PollState<V> {
                 let recovered = self.failure.take().is_some();
                 self.failing_since = None;
                 self.read_at = Some(now);
+                self.sent_at = Some(sent_at);
                 match poll {
                     Poll::Unchanged => {
                         self.unchanged_reads = self.unchanged_reads.saturating_add(1);

@@ -246,3 +246,105 @@ async fn a_read_that_panics_is_repeated() {
         Some(&"v")
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn demands_cause_one_read_a_second_and_none_at_rest() {
+    let mut f = fixture(vec![Ok(Poll::Changed("v1")), Ok(Poll::Unchanged)]);
+    let day = Duration::from_hours(24);
+    f.pollers.subscribe(&"a", &"k", day);
+    f.pollers.subscribe(&"b", &"k", day);
+    f.pollers.subscribe(&"c", &"other", day);
+    for _ in 0..3 {
+        f.enqueued.recv().await;
+    }
+    tokio::time::sleep(MINUTE).await;
+    let before = f.reads.load(SeqCst);
+    for _ in 0..300 {
+        assert_eq!(f.pollers.demand([&"a", &"b", &"unknown"]), 2);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let during = f.reads.load(SeqCst) - before;
+    assert!((3..=4).contains(&during), "{during} reads in 3 s");
+    tokio::time::sleep(MINUTE).await;
+    let after = f.reads.load(SeqCst) - before;
+    assert!(after <= during + 1, "{after} reads");
+    assert!(
+        f.enqueued.try_recv().is_err(),
+        "an unchanged value enqueues no subscriber"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_demand_during_a_read_causes_another_one() {
+    let mut f = fixture(vec![
+        Ok(Poll::Changed("v1")),
+        Ok(Poll::Unchanged),
+        Ok(Poll::Changed("v2")),
+    ]);
+    f.pollers.subscribe(&"a", &"k", MINUTE);
+    f.enqueued.recv().await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    f.pollers.demand([&"a"]);
+    let began = Instant::now();
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    // The read may have fetched the value before it changed.
+    f.pollers.demand([&"a"]);
+    assert_eq!(f.enqueued.recv().await, Some("a"));
+    assert!(began.elapsed() < Duration::from_millis(1100));
+    assert_eq!(f.reads.load(SeqCst), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reported_change_is_not_delayed_by_demands() {
+    let mut f = fixture(vec![
+        Ok(Poll::Changed("v1")),
+        Ok(Poll::Unchanged),
+        Ok(Poll::Changed("v2")),
+    ]);
+    f.pollers.subscribe(&"a", &"k", MINUTE);
+    f.enqueued.recv().await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    f.pollers.demand([&"a"]);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    // This one has to wait for the rest of the second, and then the notification arrives.
+    f.pollers.demand([&"a"]);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let notified_at = Instant::now();
+    f.pollers.refresh(notified_at, |_, _| true);
+    assert_eq!(f.enqueued.recv().await, Some("a"));
+    assert!(notified_at.elapsed() < Duration::from_millis(100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_demand_is_answered_by_a_later_read_that_succeeds() {
+    let mut f = fixture(vec![Ok(Poll::Changed("v1")), Ok(Poll::Unchanged)]);
+    f.pollers.subscribe(&"a", &"k", MINUTE);
+    f.pollers.subscribe(&"b", &"k", MINUTE);
+    f.enqueued.recv().await;
+    f.enqueued.recv().await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let since = Instant::now();
+    let is_current = |since| {
+        let state = f.pollers.subscribe(&"a", &"k", MINUTE);
+        state.failure.is_none() && state.sent_at.unwrap() >= since
+    };
+    assert!(!is_current(since));
+    f.pollers.demand_since(&"a", since);
+    assert_eq!(f.enqueued.recv().await, Some("a"), "although unchanged");
+    assert!(is_current(since));
+
+    // During an outage it waits, and the end of the outage answers it.
+    *f.replies.lock() = vec![Err(failure(Reason::DopplerUnreachable))];
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let since = Instant::now();
+    f.pollers.demand_since(&"a", since);
+    for _ in 0..2 {
+        f.enqueued.recv().await; // the failure
+    }
+    assert!(!is_current(since));
+    tokio::time::sleep(MINUTE).await;
+    assert!(f.enqueued.try_recv().is_err());
+    *f.replies.lock() = vec![Ok(Poll::Unchanged)];
+    f.enqueued.recv().await;
+    assert!(is_current(since));
+}

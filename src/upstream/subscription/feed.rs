@@ -74,6 +74,8 @@ pub struct FeedSpec<K, T> {
     pub on_message: Option<OnMessage<K, T>>,
     /// Whether a message shows that the upstream reports all changes.
     pub proves: fn(&T) -> bool,
+    /// What a message counts as in the metric of change notifications.
+    pub source: fn(&T) -> &'static str,
     /// Whether subscribers poll less often while the feed is connected. After a loss they read at
     /// once and poll as before.
     pub slows_polling: bool,

@@ -52,6 +52,7 @@ fn fixture_with_reread(reread_after: Option<Duration>, max_connections: usize) -
         slows_polling: false,
         reread_after,
         proves: |()| true,
+        source: |()| "doppler",
         host: |_| "host".to_owned(),
         max_connections,
     };
