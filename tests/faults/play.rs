@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 use futures::StreamExt as _;
 
-use crate::case::{Case, Outcome};
+use crate::case::{Case, Outcome, Verdict};
 use crate::options::Options;
 use crate::{api_server, doppler, page, prefect, process, random, tenants};
 
@@ -48,8 +48,16 @@ pub async fn play(options: &Options) -> Result<bool> {
     for stage in [doppler::stage(), prefect::stage()] {
         stage.ensure_clean_log()?;
     }
-    let failed = outcomes.iter().filter(|one| one.seen.is_err()).count();
-    println!("{} faults played, {failed} did not hold", outcomes.len());
+    let count = |is: fn(&Verdict<'_>) -> bool| {
+        let verdicts = outcomes.iter().map(Outcome::verdict);
+        verdicts.filter(is).count()
+    };
+    let failed = count(|verdict| matches!(verdict, Verdict::Failed(_)));
+    let skipped = count(|verdict| matches!(verdict, Verdict::Skipped(_)));
+    println!(
+        "{} faults played, {failed} did not hold; {skipped} skipped",
+        outcomes.len() - skipped
+    );
     if options.full && options.filter.is_none() {
         page::write(&outcomes)?;
     }
