@@ -18,18 +18,15 @@ const ROOT: &str = "/sys/fs/cgroup";
 /// The names of the files, which differ by version.
 struct Files {
     limit: &'static str,
-    usage: &'static str,
     events: &'static str,
 }
 
 const VERSION_1: Files = Files {
     limit: "memory.limit_in_bytes",
-    usage: "memory.usage_in_bytes",
     events: "memory.oom_control",
 };
 const VERSION_2: Files = Files {
     limit: "memory.max",
-    usage: "memory.current",
     events: "memory.events",
 };
 
@@ -82,13 +79,6 @@ impl Cgroup {
     pub fn set_limit(&self, limit: u64) -> Result<()> {
         let path = self.path.join(self.files.limit);
         fs::write(&path, limit.to_string()).with_context(|| path.display().to_string())
-    }
-
-    /// The memory in use, with the files that the kernel caches.
-    pub fn usage(&self) -> Result<u64> {
-        Ok(fs::read_to_string(self.path.join(self.files.usage))?
-            .trim()
-            .parse()?)
     }
 
     /// How many processes the kernel killed because of the limit.

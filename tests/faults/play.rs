@@ -58,7 +58,7 @@ pub async fn play(options: &Options) -> Result<bool> {
         "{} faults played, {failed} did not hold; {skipped} skipped",
         outcomes.len() - skipped
     );
-    if options.full && options.filter.is_none() {
+    if options.full && options.filters.is_empty() {
         page::write(&outcomes)?;
     }
     Ok(failed == 0)
@@ -71,9 +71,14 @@ fn selected(options: &Options) -> Vec<Case> {
         .chain(api_server::cases())
         .chain(process::cases())
         .chain(tenants::cases());
-    let wanted = |case: &Case| match &options.filter {
-        Some(text) => case.fault.contains(text) || case.group.title().contains(text),
-        None => options.full || options.list || case.short,
+    let is_named =
+        |case: &Case, text: &String| case.fault.contains(text) || case.group.title().contains(text);
+    let wanted = |case: &Case| {
+        if options.filters.is_empty() {
+            options.full || options.list || case.short
+        } else {
+            options.filters.iter().any(|text| is_named(case, text))
+        }
     };
     all.filter(wanted).collect()
 }

@@ -95,9 +95,9 @@ async fn limited(world: &World) -> Result<Doppler> {
     doppler.replace("p", "dev", before());
     let token = format!("dp.st.dev.{}", secret("limited"));
     doppler.add_service_token(&token, "p", "dev");
-    world.put_token("limited", &token).await?;
+    world.put_token("limited-token", &token).await?;
     let spec = json!({"doppler": {
-        "host": doppler.url(), "project": "p", "config": "dev", "accessToken": token_ref("limited"),
+        "host": doppler.url(), "project": "p", "config": "dev", "accessToken": token_ref("limited-token"),
     }});
     world.apply_binding("limited", &spec).await?;
     Ok(doppler)
@@ -167,12 +167,17 @@ async fn deletion(name: &str, shim: &Shim, timeout: &str) -> Result<(World, Rela
 }
 
 async fn until_no_entry(world: &World) -> Result<()> {
+    // What was given up is tried again once a minute.
     world
-        .until("the removal of the entry", async || {
-            let found = entries(world, &world.name).await?;
-            ensure!(found.is_empty(), "{found:?}");
-            Ok(())
-        })
+        .until_within(
+            Duration::from_mins(2),
+            "the removal of the entry",
+            async || {
+                let found = entries(world, &world.name).await?;
+                ensure!(found.is_empty(), "{found:?}");
+                Ok(())
+            },
+        )
         .await
 }
 

@@ -185,9 +185,10 @@ async fn junk_keys() -> Result<Seen> {
     };
     for number in 0..KEYS {
         let name = format!("junk-{number}");
-        attacker.put_token(&name, &secret(&name)).await?;
+        let key = format!("{name}-key");
+        attacker.put_token(&key, &secret(&key)).await?;
         attacker
-            .apply_binding(&name, &spec(attacker, &name, &name))
+            .apply_binding(&name, &spec(attacker, &name, &key))
             .await?;
     }
     let start = Instant::now();
@@ -285,9 +286,10 @@ async fn many_sockets() -> Result<Seen> {
     for number in 0..3 * SOCKETS {
         let name = format!("b{number}");
         // A server without authentication accepts every key, and each has its own socket.
-        attacker.put_token(&name, &secret(&name)).await?;
+        let key = format!("{name}-key");
+        attacker.put_token(&key, &secret(&key)).await?;
         let mut spec = attacker.spec();
-        spec["prefect"]["server"]["apiKey"] = token_ref(&name);
+        spec["prefect"]["server"]["apiKey"] = token_ref(&key);
         attacker.apply_binding(&name, &spec).await?;
     }
     until_connected(attacker, "prefect", SOCKETS).await?;
@@ -327,8 +329,9 @@ async fn refused_streams() -> Result<Seen> {
         doppler.replace(&tried, &config, before());
         let token = format!("dp.st.{config}.{}", secret("plan"));
         doppler.add_service_token(&token, &tried, &config);
-        attacker.put_token(&name, &token).await?;
-        let spec = direct(&doppler, &tried, &config, &name);
+        let key = format!("{name}-token");
+        attacker.put_token(&key, &token).await?;
+        let spec = direct(&doppler, &tried, &config, &key);
         attacker.apply_binding(&name, &spec).await?;
     }
     for number in 0..TOKENS {
