@@ -28,14 +28,14 @@ use crate::{
 const LIST_INTERVAL: Duration = Duration::from_secs(1);
 /// How long an orphan waits for the list. After that, the API server is asked for its binding alone.
 const LIST_TIMEOUT: Duration = Duration::from_secs(30);
-/// Wait after the API server did not say whether the binding exists.
+/// Wait while the binding may still exist.
 const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Who is responsible for a Secret with a record of entries.
 #[derive(Debug, PartialEq, Eq)]
 enum Responsible {
-    /// Its own binding.
-    Binding,
+    /// Its own binding, which may be about to go.
+    Binding { is_deleted: bool },
     /// A new binding of the same name, which takes it over.
     Successor,
     /// No binding.
@@ -67,13 +67,17 @@ pub async fn reconcile_orphan(
     }
     let binding_key = BindingRef::new(key.namespace(), &orphan.binding);
     match responsible(context, &binding_key, &orphan, secret) {
-        Responsible::Binding => {
+        Responsible::Binding { is_deleted } => {
             let is_new = secret != orphan.binding
                 && context.states.update(&binding_key, |state| {
                     state.recorded_secrets.insert(secret.to_owned())
                 });
             if is_new {
                 context.queue.add(&binding_key);
+            }
+            if is_deleted {
+                // The watch may still have a binding that has given its entries up.
+                return Some(RETRY_INTERVAL);
             }
             context.forget(key);
             return None;
@@ -132,7 +136,8 @@ fn responsible(
     };
     let meta = stored.meta();
     if meta.uid.as_deref() == Some(&orphan.uid) {
-        return Responsible::Binding;
+        let is_deleted = meta.deletion_timestamp.is_some();
+        return Responsible::Binding { is_deleted };
     }
     let takes_over = meta.deletion_timestamp.is_none()
         && !orphan.record.retain

@@ -1,13 +1,16 @@
 //! The work queue: keys of bindings that wait for a reconcile.
 //!
 //! Input: keys, from watches, pollers and pool workers, and requeues from [`super::run`].
-//! Output: one key at a time, in the order in which the keys were added.
+//! Output: one key at a time. Namespaces take turns ([`ready_keys`]); within a namespace, keys come in
+//! the order in which they were added.
 //! Invariants: A key is in the queue at most once, and at most one reconcile of it runs at a time.
 //! A key that is added during its reconcile is queued again as soon as that reconcile is done.
 //! A delay ends when the key is handed out, since the reconcile decides on the next delay.
 
+mod ready_keys;
+
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, HashSet},
     future::poll_fn,
     task::{Context, Poll, Waker},
     time::Duration,
@@ -17,6 +20,7 @@ use parking_lot::Mutex;
 use tokio_util::time::{DelayQueue, delay_queue};
 
 use crate::crd::BindingRef;
+use ready_keys::ReadyKeys;
 
 /// Keys of bindings that wait for a reconcile, as in the work queue of client-go. It has one consumer.
 #[derive(Debug, Default)]
@@ -24,8 +28,8 @@ pub struct WorkQueue(Mutex<QueueState>);
 
 #[derive(Debug, Default)]
 struct QueueState {
-    /// Keys in the order in which they are handed out.
-    ready: VecDeque<BindingRef>,
+    /// Keys that may be handed out.
+    ready: ReadyKeys,
     /// Keys that need a reconcile: those in `ready`, and those added during their reconcile.
     dirty: HashSet<BindingRef>,
     /// Keys whose reconcile runs.
@@ -67,7 +71,7 @@ impl QueueState {
     }
 
     fn make_ready(&mut self, key: BindingRef) {
-        self.ready.push_back(key);
+        self.ready.push(key);
         self.wake_consumer();
     }
 
@@ -84,7 +88,7 @@ impl QueueState {
             self.delayed.remove(&key);
             self.add(key);
         }
-        let Some(key) = self.ready.pop_front() else {
+        let Some(key) = self.ready.pop() else {
             self.consumer = Some(context.waker().clone());
             return Poll::Pending;
         };
@@ -95,7 +99,6 @@ impl QueueState {
         self.processing.insert(key.clone());
         if self.ready.is_empty() {
             // After a burst, its memory is given back.
-            self.ready.shrink_to_fit();
             self.dirty.shrink_to_fit();
         }
         Poll::Ready(key)
@@ -146,6 +149,22 @@ mod tests {
             assert_eq!(next(&queue), Some(key(name)));
         }
         assert_eq!(next(&queue), None);
+    }
+
+    #[tokio::test]
+    async fn a_long_queue_of_one_namespace_delays_no_other() {
+        let queue = WorkQueue::default();
+        for number in 0..10_000 {
+            queue.add(&BindingRef::new("many", &format!("b{number}")));
+        }
+        assert_eq!(
+            next(&queue).as_ref().map(BindingRef::namespace),
+            Some("many")
+        );
+        queue.add(&key("late"));
+        let waited = (0..).find(|_| next(&queue) == Some(key("late")));
+        assert!(waited < Some(2), "{waited:?} reconciles of the other");
+        assert_eq!(queue.depth(), 10_000 - 1 - waited.unwrap_or_default());
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! The messages of a Prefect server's event socket.
 //!
-//! Input: the time, or the bytes of a message.
+//! Input: the bytes of a message.
 //! Output: the filter that selects the events, and the object that an event is about.
 //! Invariants: pure. The payload of an event is never kept: that of a block contains every text that
 //! its class does not declare secret, that of a work pool contains the template.
@@ -22,7 +22,6 @@
 //! by its name, and a referenced block by its id. The server sends an event before it commits the
 //! change, and drops events when many wait: an event says when to read, never what.
 
-use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -39,10 +38,10 @@ const EVENT_NAMES: [&str; 7] = [
 const RUN_PENDING: &str = "prefect.flow-run.Pending";
 const BLOCK_PREFIX: &str = "prefect.block-document.";
 const POOL_PREFIX: &str = "prefect.work-pool.";
-/// The server only sends events within the filter's span. One day back and one year ahead exceed any
-/// difference of the clocks.
-const DAY: i64 = 24 * 60 * 60;
-const YEAR: i64 = 366 * DAY;
+/// The server only sends events within the filter's span. No server's clock is outside of this one,
+/// and a wrong clock of the operator hides no event. How far back it looks, the server bounds itself.
+const SINCE: &str = "2000-01-01T00:00:00Z";
+const UNTIL: &str = "2200-01-01T00:00:00Z";
 
 /// The object that an event is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -76,18 +75,13 @@ pub struct PendingRun {
 #[derive(Debug)]
 pub(super) struct NotJson;
 
-/// The message with the event filter. No socket is useful for longer than its year.
-pub(super) fn subscription_filter(now: Timestamp) -> String {
-    let at = |seconds: i64, otherwise| {
-        let at = now.as_second().saturating_add(seconds);
-        Timestamp::from_second(at).unwrap_or(otherwise)
-    };
-    let (since, until) = (at(-DAY, Timestamp::MIN), at(YEAR, Timestamp::MAX));
+/// The message with the event filter.
+pub(super) fn subscription_filter() -> String {
     let filter = json!({
         "type": "filter",
         // Earlier events are not needed: everything is read once after a socket opens.
         "backfill": false,
-        "filter": {"event": {"name": EVENT_NAMES}, "occurred": {"since": since, "until": until}},
+        "filter": {"event": {"name": EVENT_NAMES}, "occurred": {"since": SINCE, "until": UNTIL}},
     });
     filter.to_string()
 }
@@ -255,14 +249,12 @@ mod tests {
     }
 
     #[test]
-    fn filter_allows_for_clock_differences() {
-        let now: Timestamp = "2026-03-01T12:00:00.123456789Z".parse().unwrap();
-        let filter: Value = serde_json::from_str(&subscription_filter(now)).unwrap();
+    fn filter_spans_more_than_any_clock_and_wants_no_earlier_events() {
+        let filter: Value = serde_json::from_str(&subscription_filter()).unwrap();
         assert_eq!(
             filter["filter"]["occurred"],
-            json!({"since": "2026-02-28T12:00:00Z", "until": "2027-03-02T12:00:00Z"})
+            json!({"since": "2000-01-01T00:00:00Z", "until": "2200-01-01T00:00:00Z"})
         );
         assert_eq!(filter["backfill"], false);
-        assert!(super::subscription_filter(Timestamp::MAX).contains("until"));
     }
 }

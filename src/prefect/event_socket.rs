@@ -17,7 +17,6 @@ use futures::{
     SinkExt, StreamExt,
     stream::{self, BoxStream},
 };
-use jiff::Timestamp;
 use reqwest::Upgraded;
 use secrecy::ExposeSecret;
 use serde_json::json;
@@ -168,8 +167,7 @@ impl Socket {
         if !event::is_auth_success(&self.next_message().await?) {
             return Err(self.rejected(RejectionCause::Authentication));
         }
-        self.send(Message::text(event::subscription_filter(Timestamp::now())))
-            .await
+        self.send(Message::text(event::subscription_filter())).await
     }
 
     /// The next event.

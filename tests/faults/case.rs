@@ -53,6 +53,12 @@ pub struct Seen {
     pub recovery: Option<Duration>,
 }
 
+/// Why a case cannot be played on this machine. Any other error of a case means that something did not
+/// hold.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Skipped(pub String);
+
 /// A case that is being played.
 pub type Playing = Pin<Box<dyn Future<Output = Result<Seen>>>>;
 
@@ -105,4 +111,23 @@ pub struct Outcome {
     pub fault: String,
     pub must_hold: &'static str,
     pub seen: Result<Seen>,
+}
+
+/// What a played case came to.
+pub enum Verdict<'a> {
+    Held(&'a Seen),
+    Skipped(&'a Skipped),
+    Failed(&'a anyhow::Error),
+}
+
+impl Outcome {
+    /// What the case came to.
+    pub fn verdict(&self) -> Verdict<'_> {
+        match &self.seen {
+            Ok(seen) => Verdict::Held(seen),
+            Err(error) => error
+                .downcast_ref()
+                .map_or(Verdict::Failed(error), Verdict::Skipped),
+        }
+    }
 }

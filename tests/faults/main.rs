@@ -5,8 +5,8 @@
 //! Invariants: the exit code is 0 only if everything that must hold held.
 //!
 //! Reading order: `options` says what is played, `case` what a fault is. `doppler`, `prefect`,
-//! `api_server`, `process` and `tenants` are the table; `stage` and `relay` are what they are played
-//! on. `play` plays, and `page` writes. `random` is the randomised run.
+//! `api_server`, `process` and `tenants` are the table; `stage`, `relay`, `shim`, `cgroup` and `hostile` are what they are
+//! played on. `play` plays, and `page` writes. `random` is the randomised run.
 
 // A fault that cannot be played is a panic of the table, as in other tests.
 #![allow(
@@ -19,7 +19,10 @@
 
 mod api_server;
 mod case;
+mod cgroup;
 mod doppler;
+#[path = "../it/memory/hostile.rs"]
+mod hostile;
 mod options;
 mod page;
 mod play;
@@ -28,6 +31,7 @@ mod process;
 mod random;
 mod random_numbers;
 mod relay;
+mod shim;
 mod stage;
 mod tenants;
 #[path = "../it/world/mod.rs"]

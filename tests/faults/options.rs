@@ -13,9 +13,9 @@ pub struct Options {
     /// Play the whole table, and write docs/reliability.md.
     #[arg(long)]
     pub full: bool,
-    /// Play only faults whose group or name contains this text. Nothing is written.
+    /// Play only faults whose group or name contains one of these texts. Nothing is written.
     #[arg(value_name = "TEXT")]
-    pub filter: Option<String>,
+    pub filters: Vec<String>,
     /// List the faults.
     #[arg(long)]
     pub list: bool,
@@ -23,7 +23,7 @@ pub struct Options {
     #[arg(long, default_value_t = 8, value_name = "N")]
     pub parallel: usize,
     /// Play random changes and faults instead of the table, then check that everything is as desired.
-    #[arg(long, conflicts_with_all = ["full", "filter", "list"])]
+    #[arg(long, conflicts_with_all = ["full", "filters", "list"])]
     pub random: bool,
     /// The seed of the random run. The same seed plays the same steps.
     #[arg(long, default_value_t = 1, value_name = "N", requires = "random")]

@@ -10,24 +10,23 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::case::{Group, Outcome};
+use crate::case::{Group, Outcome, Verdict};
 
 const INTRODUCTION: &str = include_str!("page.md");
 
 /// One outcome, as a line of a terminal.
 pub fn line(outcome: &Outcome) -> String {
-    let Outcome {
-        group, fault, seen, ..
-    } = outcome;
-    match seen {
-        Ok(seen) => format!(
+    let Outcome { group, fault, .. } = outcome;
+    match outcome.verdict() {
+        Verdict::Held(seen) => format!(
             "held    {}: {fault}: {} (requests {}, recovery {})",
             group.title(),
             seen.what,
             number(seen.requests),
             seconds(seen.recovery)
         ),
-        Err(error) => format!("FAILED  {}: {fault}: {error:#}", group.title()),
+        Verdict::Skipped(reason) => format!("skipped {}: {fault}: {reason}", group.title()),
+        Verdict::Failed(error) => format!("FAILED  {}: {fault}: {error:#}", group.title()),
     }
 }
 
@@ -58,19 +57,16 @@ fn page(outcomes: &[Outcome]) -> String {
 }
 
 fn table_row(outcome: &Outcome) -> String {
-    let (seen, lasted, requests, recovery) = match &outcome.seen {
-        Ok(seen) => (
+    let without_numbers = |text| (text, String::new(), String::new(), String::new());
+    let (seen, lasted, requests, recovery) = match outcome.verdict() {
+        Verdict::Held(seen) => (
             format!("held: {}", seen.what),
             seconds(seen.lasted),
             number(seen.requests),
             seconds(seen.recovery),
         ),
-        Err(error) => (
-            format!("**did not hold**: {error:#}"),
-            String::new(),
-            String::new(),
-            String::new(),
-        ),
+        Verdict::Skipped(reason) => without_numbers(format!("**skipped**: {reason}")),
+        Verdict::Failed(error) => without_numbers(format!("**did not hold**: {error:#}")),
     };
     let cells = [
         outcome.fault.as_str(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 use futures::StreamExt as _;
 
-use crate::case::{Case, Outcome};
+use crate::case::{Case, Outcome, Verdict};
 use crate::options::Options;
 use crate::{api_server, doppler, page, prefect, process, random, tenants};
 
@@ -48,9 +48,17 @@ pub async fn play(options: &Options) -> Result<bool> {
     for stage in [doppler::stage(), prefect::stage()] {
         stage.ensure_clean_log()?;
     }
-    let failed = outcomes.iter().filter(|one| one.seen.is_err()).count();
-    println!("{} faults played, {failed} did not hold", outcomes.len());
-    if options.full && options.filter.is_none() {
+    let count = |is: fn(&Verdict<'_>) -> bool| {
+        let verdicts = outcomes.iter().map(Outcome::verdict);
+        verdicts.filter(is).count()
+    };
+    let failed = count(|verdict| matches!(verdict, Verdict::Failed(_)));
+    let skipped = count(|verdict| matches!(verdict, Verdict::Skipped(_)));
+    println!(
+        "{} faults played, {failed} did not hold; {skipped} skipped",
+        outcomes.len() - skipped
+    );
+    if options.full && options.filters.is_empty() {
         page::write(&outcomes)?;
     }
     Ok(failed == 0)
@@ -63,9 +71,14 @@ fn selected(options: &Options) -> Vec<Case> {
         .chain(api_server::cases())
         .chain(process::cases())
         .chain(tenants::cases());
-    let wanted = |case: &Case| match &options.filter {
-        Some(text) => case.fault.contains(text) || case.group.title().contains(text),
-        None => options.full || options.list || case.short,
+    let is_named =
+        |case: &Case, text: &String| case.fault.contains(text) || case.group.title().contains(text);
+    let wanted = |case: &Case| {
+        if options.filters.is_empty() {
+            options.full || options.list || case.short
+        } else {
+            options.filters.iter().any(|text| is_named(case, text))
+        }
     };
     all.filter(wanted).collect()
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
-use testkit::prefect::kubernetes_template;
+use testkit::prefect::{PrefectApi, kubernetes_template};
 use tokio::sync::OnceCell;
 
 use crate::world::observe::Condition;
@@ -136,9 +136,14 @@ pub fn template(world: &World) -> Result<Value> {
     Ok(template)
 }
 
-/// The Secrets that the pool's template names.
+/// The Secrets that the template of a pool of the shared server names.
 pub async fn entries(world: &World, pool: &str) -> Result<Vec<String>> {
-    let mut template = world.api.template(pool).await?;
+    entries_of(&world.api, pool).await
+}
+
+/// The Secrets that the template of a pool of this server names.
+pub async fn entries_of(api: &PrefectApi, pool: &str) -> Result<Vec<String>> {
+    let mut template = api.template(pool).await?;
     let entries = testkit::prefect::env_from(&mut template)?;
     let names = entries
         .iter()

@@ -8,13 +8,15 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use serde_json::json;
-use testkit::prefect::{PrefectOptions, PrefectServer};
+use testkit::prefect::{Block, PrefectOptions, PrefectServer, PrefectVersion};
 
-use super::{KEEPS, Place, shared};
+use super::{KEEPS, Place, put_config, shared, token};
 use crate::case::{Case, Group, Seen};
 use crate::relay::Mode;
-use crate::stage::{after, ensure_kept, recovered, reported, template, token_ref};
-use crate::world::secret;
+use crate::stage::{
+    after, before, ensure_kept, entries_of, recovered, reported, template, token_ref,
+};
+use crate::world::{Setup, World, secret};
 
 /// The cases.
 pub fn cases() -> Vec<Case> {
@@ -42,6 +44,12 @@ pub fn cases() -> Vec<Case> {
             "CSRF protection is switched on",
             "The operator fetches a CSRF token and writes the entry.",
             csrf_on,
+        ),
+        Case::new(
+            Group::Prefect,
+            "an old server: Prefect 3.7.3, which reports no changes of blocks",
+            "Blocks are polled at the interval although the socket is open, the status names the version, the pool gets its entry, and an outage ends as with a new server.",
+            old_version,
         ),
     ]
 }
@@ -169,6 +177,56 @@ async fn csrf_on() -> Result<Seen> {
         what: "the pool has the entry".to_owned(),
         requests: None,
         lasted: None,
+        recovery: Some(recovery),
+    })
+}
+
+async fn old_version() -> Result<Seen> {
+    // Subscribed sources are not polled during the case.
+    let setup = Setup::default().args(&["--stale-after", "2s", "--pushed-refresh-interval", "1h"]);
+    let world = World::with("faults-prefect-old", setup).await?;
+    let options = PrefectOptions {
+        version: PrefectVersion::WithoutBlockEvents,
+        ..PrefectOptions::default()
+    };
+    let server = PrefectServer::start(options).await?;
+    let (api, name) = (server.api()?, world.name.clone());
+    put_config(&world, &name);
+    let block = |config: &str| Block::object(&name, config, &token(&name));
+    api.put_block(&name, &block("dev")).await?;
+    api.create_pool(&name, "kubernetes", Some(template(&world)?))
+        .await?;
+    let mut spec = world.spec();
+    spec["prefect"]["server"]["remoteApiUrl"] = json!(server.api_url());
+    spec["inject"] = json!({"workPools": [{"name": name}]});
+    world.apply_binding("b", &spec).await?;
+    world.until_ready("b").await?;
+    let found = entries_of(&api, &name).await?;
+    ensure!(found == ["b"], "the pool has the entries {found:?}");
+    let version = world.status("b").await?["prefectVersion"].clone();
+    ensure!(version == "3.7.3", "the status names {version}");
+    let message = world.condition("b", "BlockResolved").await?.message;
+    ensure!(message.contains("so the operator polls them"), "{message}");
+
+    api.put_block(&name, &block("stg")).await?;
+    recovered(&world, "b", &after(), Instant::now()).await?;
+    api.put_block(&name, &block("dev")).await?;
+    recovered(&world, "b", &before(), Instant::now()).await?;
+    let start = Instant::now();
+    server.stop().await;
+    let reason = reported(&world, "b", &["PrefectUnreachable"]).await?;
+    ensure_kept(&world, "b").await?;
+    let lasted = start.elapsed();
+    server.restart().await?;
+    let mended = Instant::now();
+    api.put_block(&name, &block("stg")).await?;
+    let recovery = recovered(&world, "b", &after(), mended).await?;
+    server.stop().await;
+    world.finish().await?;
+    Ok(Seen {
+        what: format!("two changes of the block arrived by polls; {reason} during an outage"),
+        requests: None,
+        lasted: Some(lasted),
         recovery: Some(recovery),
     })
 }

@@ -6,6 +6,7 @@
 
 mod load;
 mod names;
+mod namespaces;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,7 +28,7 @@ pub fn cases() -> Vec<Case> {
     let new = |fault: &str, must_hold, play: fn() -> Playing| {
         Case::new(Group::Tenants, fault, must_hold, play)
     };
-    vec![
+    let mut cases = vec![
         new(
             "a forged record on a binding",
             "No request to the forged server; the entry of the other binding stays.",
@@ -104,7 +105,9 @@ pub fn cases() -> Vec<Case> {
             "The probe answers, and the memory stays.",
             || Box::pin(load::endless_headers()),
         ),
-    ]
+    ];
+    cases.extend(namespaces::cases());
+    cases
 }
 
 /// A world with a Ready binding `victim` that is injected into a pool of the world's name.

@@ -112,6 +112,43 @@ async fn removes_an_abandoned_entry_once_the_credentials_are_back() -> Result<()
     world.finish().await
 }
 
+/// After the timeout, the operator goes on trying without a restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn removes_an_abandoned_entry_once_the_server_is_back() -> Result<()> {
+    let server = PrefectServer::start(PrefectOptions::default()).await?;
+    let setup = Setup::default().args(&["--release-timeout", "2s"]);
+    let world = World::with("cleanup-server-back", setup).await?;
+    world.set_doppler_secret("SECRET_API_KEY", &secret("1234567890"));
+    let (api, name) = (server.api()?, world.name.clone());
+    let block = Block::object(&name, "dev", &world.token);
+    api.put_block(&name, &block).await?;
+    let pool = serde_json::from_str(&template(&name))?;
+    api.create_pool(&name, "kubernetes", Some(pool)).await?;
+    let mut spec = world.pool_spec(&json!([{"name": name}]));
+    spec["prefect"]["server"]["remoteApiUrl"] = json!(server.api_url());
+    world.apply_binding("left", &spec).await?;
+    world.until_ready("left").await?;
+    server.stop().await;
+    world.delete_binding("left").await?;
+    world.until_binding_deleted("left").await?;
+    world.until_event("CleanupAbandoned").await?;
+    world.secrets().get("left").await?;
+
+    server.restart().await?;
+    // The operator looks again after a minute.
+    let limit = Duration::from_mins(2);
+    world
+        .until_within(limit, "the removal of the entry", async || {
+            let left = api.template(&name).await?.to_string();
+            ensure!(!left.contains("secretRef"), "{left}");
+            Ok(())
+        })
+        .await?;
+    world.until_no_secret("left").await?;
+    server.stop().await;
+    world.finish().await
+}
+
 /// Waits long enough that a status must exist before the end of the wait.
 pub(super) const LONG_DELAY: Duration = Duration::from_secs(6);
 

@@ -1,8 +1,9 @@
-//! The chart, rendered for an operator that watches one namespace.
+//! The chart, rendered for an operator that watches one or two namespaces.
 //!
-//! Input: the operator's namespace, the watched namespace, and whether there are several replicas.
+//! Input: the operator's namespace, the watched namespaces, and whether there are several replicas.
 //! Output: the manifests as Helm renders them.
-//! Invariants: Helm renders at most twice for each process; the names are inserted afterwards.
+//! Invariants: Helm renders each variant at most once for each process; the names are inserted
+//! afterwards.
 
 use anyhow::{Context, Result};
 use testkit::helm::helm_async;
@@ -10,6 +11,7 @@ use tokio::sync::OnceCell;
 
 const HOME: &str = "placeholder-operator";
 const WATCHED: &str = "placeholder-watched";
+const NEIGHBOUR: &str = "placeholder-neighbour";
 
 /// The path of the chart.
 pub fn path() -> String {
@@ -19,20 +21,30 @@ pub fn path() -> String {
     )
 }
 
-/// Renders the chart for `watchNamespaces: [watched]` in the namespace `home`.
+/// Renders the chart for `watchNamespaces: [watched]`, and the neighbour if there is one, in the
+/// namespace `home`.
 ///
 /// # Errors
 /// If Helm cannot be downloaded, or fails.
-pub async fn render(home: &str, watched: &str, several: bool) -> Result<String> {
-    static ONE: OnceCell<String> = OnceCell::const_new();
-    static SEVERAL: OnceCell<String> = OnceCell::const_new();
-    let (cell, replicas) = if several {
-        (&SEVERAL, "replicaCount=2")
+pub async fn render(
+    home: &str,
+    watched: &str,
+    neighbour: Option<&str>,
+    several: bool,
+) -> Result<String> {
+    static VARIANTS: [[OnceCell<String>; 2]; 2] =
+        [const { [const { OnceCell::const_new() }; 2] }; 2];
+    let cell = &VARIANTS[usize::from(several)][usize::from(neighbour.is_some())];
+    let replicas = if several {
+        "replicaCount=2"
     } else {
-        (&ONE, "replicaCount=1")
+        "replicaCount=1"
     };
     let template = cell.get_or_try_init(async || {
-        let watch = format!("watchNamespaces={{{WATCHED}}}");
+        let watch = match neighbour {
+            None => format!("watchNamespaces={{{WATCHED}}}"),
+            Some(_) => format!("watchNamespaces={{{WATCHED},{NEIGHBOUR}}}"),
+        };
         let chart = path();
         let args = [
             "template",
@@ -55,5 +67,6 @@ pub async fn render(home: &str, watched: &str, several: bool) -> Result<String> 
     Ok(template
         .await?
         .replace(HOME, home)
-        .replace(WATCHED, watched))
+        .replace(WATCHED, watched)
+        .replace(NEIGHBOUR, neighbour.unwrap_or_default()))
 }

@@ -11,6 +11,7 @@ pub mod canary;
 pub mod chart;
 pub mod observe;
 
+use std::iter;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -49,8 +50,11 @@ pub struct Setup {
     pub plane: Option<&'static ControlPlane>,
     /// Renders the chart for several replicas, and enables leader election.
     pub replicated: bool,
-    /// The binary to start instead of the one that was built with the tests.
+    /// The binary to start instead of [`operator_binary`].
     pub binary: Option<PathBuf>,
+    /// A further namespace to watch, of another tenant. It is the name of another world, which has no
+    /// operator of its own.
+    pub neighbour: Option<String>,
 }
 
 impl Default for Setup {
@@ -63,8 +67,18 @@ impl Default for Setup {
             plane: None,
             replicated: false,
             binary: None,
+            neighbour: None,
         }
     }
+}
+
+/// The operator's binary: the one that was built with the tests, unless `OPERATOR_BINARY` names
+/// another one, such as the one that is released.
+pub fn operator_binary() -> PathBuf {
+    std::env::var_os("OPERATOR_BINARY").map_or_else(
+        || env!("CARGO_BIN_EXE_doppler-prefect-operator").into(),
+        PathBuf::from,
+    )
 }
 
 impl Setup {
@@ -169,7 +183,8 @@ impl World {
             json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         kubernetes::apply(&client, name, &namespace.to_string()).await?;
         let home = format!("{name}-operator");
-        let rendered = chart::render(&home, name, setup.replicated).await?;
+        let rendered =
+            chart::render(&home, name, setup.neighbour.as_deref(), setup.replicated).await?;
         let grant = grant_from_chart(plane, &rendered, &home).await?;
         let token = format!("dp.st.dev.{}", secret(name));
         doppler.add_service_token(&token, name, "dev");
@@ -252,8 +267,11 @@ impl World {
 
     fn options(&self) -> OperatorOptions {
         let doppler = "http://127.0.0.1:*";
+        let neighbour = self.setup.neighbour.iter().map(String::as_str);
+        let watched: Vec<&str> = iter::once(self.name.as_str()).chain(neighbour).collect();
+        let watched = watched.join(",");
         let fixed = [
-            ("--watch-namespace", self.name.as_str()),
+            ("--watch-namespace", watched.as_str()),
             ("--operator-namespace", &self.grant.namespace),
             ("--refresh-interval", self.setup.refresh_interval),
             // Tests of polls must not wait for the longer interval of subscribed sources.
@@ -278,7 +296,7 @@ impl World {
         OperatorOptions {
             binary: match &self.setup.binary {
                 Some(binary) => binary.clone(),
-                None => env!("CARGO_BIN_EXE_doppler-prefect-operator").into(),
+                None => operator_binary(),
             },
             kubeconfig: self.grant.kubeconfig.clone(),
             args: args.chain(self.setup.args.iter().cloned()).collect(),

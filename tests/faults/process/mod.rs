@@ -3,6 +3,10 @@
 //! Input: none. Output: the cases of group Process.
 //! Invariants: each case has its own operator on the shared control plane.
 
+mod clock;
+mod memory;
+mod threads;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -13,19 +17,16 @@ use testkit::folder::ScratchDir;
 use crate::case::{Case, Group, Playing, Seen};
 use crate::random_numbers::RandomNumbers;
 use crate::stage::{after, before, entries, recovered, template, token_ref};
-use crate::world::{Setup, World, secret};
+use crate::world::{Setup, World, operator_binary, secret};
 
 const NEWEST: &str = "After the next start the newest values are in the Secret, the pool has exactly its entry, and nothing is left behind.";
-
-/// The memory limit of the chart, in bytes.
-const MEMORY_LIMIT: u64 = 128 << 20;
 
 /// The cases.
 pub fn cases() -> Vec<Case> {
     let new = |fault: &str, must_hold, play: fn() -> Playing| {
         Case::new(Group::Process, fault, must_hold, play)
     };
-    vec![
+    let mut cases = vec![
         new("SIGTERM during changes", NEWEST, || {
             Box::pin(restarted("process-term", false))
         })
@@ -49,16 +50,15 @@ pub fn cases() -> Vec<Case> {
             || Box::pin(few_descriptors()),
         ),
         new(
-            "the memory limit of the chart",
-            "Hostile answers do not end the process, and others are served.",
-            || Box::pin(little_memory()),
-        ),
-        new(
             "the disk for the log is full",
             "The process goes on and serves its bindings.",
             || Box::pin(full_disk()),
         ),
-    ]
+    ];
+    cases.extend(clock::cases());
+    cases.extend(memory::cases());
+    cases.push(threads::case());
+    cases
 }
 
 /// A world with a binding `b` that is injected into a pool of the world's name.
@@ -173,7 +173,7 @@ async fn stopped_past_the_lease() -> Result<Seen> {
 fn wrapped(folder: &Path, lines: &str) -> Result<PathBuf> {
     use std::os::unix::fs::PermissionsExt as _;
     let path = folder.join("operator");
-    let operator = env!("CARGO_BIN_EXE_doppler-prefect-operator");
+    let operator = operator_binary().display().to_string();
     std::fs::write(
         &path,
         format!("#!/bin/sh\n{lines}\nexec {operator} \"$@\"\n"),
@@ -230,44 +230,6 @@ async fn few_descriptors() -> Result<Seen> {
         requests: None,
         lasted: Some(lasted),
         recovery: None,
-    })
-}
-
-async fn little_memory() -> Result<Seen> {
-    let world = world("process-memory", Setup::default()).await?;
-    world.until_ready("b").await?;
-    let start = Instant::now();
-    // Text that unfolds: 8 bytes for each of the values.
-    let hostile = format!("[{}{{}}]", "{\"a\":1},".repeat(120_000));
-    for index in 0..8 {
-        let name = format!("hostile-{index}");
-        let block = testkit::prefect::Block::Secret(serde_json::from_str(&hostile)?);
-        world.api.put_block(&name, &block).await?;
-        let mut spec = world.spec();
-        spec["prefect"]["block"]["name"] = json!(name);
-        world.apply_binding(&name, &spec).await?;
-    }
-    for index in 0..8 {
-        let name = format!("hostile-{index}");
-        world
-            .until_condition(&name, "BlockResolved", "False", "AnswerTooLarge")
-            .await?;
-    }
-    let peak = world.operator()?.peak_kib()? << 10;
-    ensure!(peak < MEMORY_LIMIT, "the peak is {} MiB", peak >> 20);
-    let mended = Instant::now();
-    world.doppler.replace("process-memory", "dev", after());
-    let recovery = recovered(&world, "b", &after(), mended).await?;
-    world.finish().await?;
-    Ok(Seen {
-        what: format!(
-            "eight blocks of 1 MiB: the peak is {} MiB of {} MiB",
-            peak >> 20,
-            MEMORY_LIMIT >> 20
-        ),
-        requests: None,
-        lasted: Some(mended - start),
-        recovery: Some(recovery),
     })
 }
 
