@@ -104,6 +104,11 @@ impl Replica {
     }
 
     fn lead(self) -> Self {
+        self.start_leading();
+        self
+    }
+
+    fn start_leading(&self) {
         let handled = Arc::clone(&self.handled);
         let refreshed = Arc::clone(&self.refreshed);
         self.receiver.start_leading(Handlers {
@@ -115,7 +120,6 @@ impl Replica {
                 binding.name() != "unknown"
             }),
         });
-        self
     }
 
     fn handled(&self) -> Vec<Webhook> {
@@ -368,16 +372,11 @@ async fn a_standby_that_becomes_leader_handles_the_webhook() {
     let reads = Arc::default();
     let standby = Replica::start("becoming", Some(forward_counting(None, &reads))).await;
     let post = standby.post_signed(b"{}");
-    let handled = Arc::clone(&standby.handled);
     let lead = async {
         while reads.load(SeqCst) == 0 {
             tokio::task::yield_now().await;
         }
-        standby
-            .receiver
-            .start_leading(Arc::new(move |webhook: &Webhook| {
-                handled.lock().push(webhook.clone());
-            }));
+        standby.start_leading();
     };
     let (status, ()) = tokio::join!(post, lead);
     assert_eq!(status, 202);
