@@ -26,7 +26,7 @@ const YEAR: i64 = 365 * DAY;
 const PACE: &str = "Polls keep their pace, a rate limit is kept, and the newest values arrive.";
 const DELETION: &str =
     "A deletion that waits for Prefect waits for its timeout, no shorter and no longer.";
-const SOCKET: &str = "A changed block is followed at once, without a poll.";
+const SOCKET: &str = "A changed block is followed without a poll.";
 
 /// The cases.
 pub fn cases() -> Vec<Case> {

@@ -407,8 +407,8 @@ async fn long_queue() -> Result<Seen> {
     victim.until_values("victim", &after()).await?;
     let (waited, ahead) = (changed.elapsed(), changed_secrets(attacker).await?);
     ensure!(
-        ahead < BINDINGS,
-        "all {BINDINGS} bindings of the other namespace were served first"
+        ahead < BINDINGS / 2,
+        "{ahead} of {BINDINGS} bindings of the other namespace were served first"
     );
     attacker
         .until_within(Duration::from_mins(2), "the other changes", async || {

@@ -127,9 +127,9 @@ impl HostileServer {
                 }
                 Input::Sockets => {
                     // Each key has a socket of its own.
-                    world.put_token(&name, &crate::world::secret(&name)).await?;
-                    let key =
-                        json!({"valueFrom": {"secretKeyRef": {"name": name, "key": "token"}}});
+                    let key = format!("{name}-key");
+                    world.put_token(&key, &crate::world::secret(&key)).await?;
+                    let key = json!({"valueFrom": {"secretKeyRef": {"name": key, "key": "token"}}});
                     spec["prefect"]["server"]["apiKey"] = key;
                 }
             }
