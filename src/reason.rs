@@ -341,7 +341,7 @@ reasons! {
     /// deployments of the pool choose it. Without the name in the list, Prefect would refuse all their
     /// new runs.
     PoolConfigInUse, WaitForChange,
-        "The name stays in the list of the variable, and the Secret exists, until no deployment chooses it, or until `--release-timeout` is over. From then on Prefect refuses new runs of these deployments.",
+        "The name stays in the list of the variable, and the Secret exists, until no deployment chooses it, or until `--release-timeout` is over. From then on Prefect refuses new runs of these deployments, or starts them without the values if no other name is left.",
         "Change the variable in the job variables of the deployments that the message and `status.workPools[].usedBy` name.";
     /// The pool's jobs, or with `optional: false` the jobs of some deployment, run in another
     /// namespace, which does not have the Secret.

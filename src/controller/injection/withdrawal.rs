@@ -100,7 +100,7 @@ impl PendingRemoval {
     pub fn in_use_message(&self, pass: &Pass<'_>) -> String {
         let timeout = pass.context.settings.release_timeout.as_secs();
         format!(
-            "{}; the name stays in the list for {timeout} s at most, and then Prefect refuses their new runs",
+            "{}; the name stays in the list for {timeout} s at most, and then their new runs are refused, or start without the values if the list is empty",
             self.why.as_deref().unwrap_or_default()
         )
     }

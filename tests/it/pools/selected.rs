@@ -54,16 +54,11 @@ async fn set_variables(world: &World, deployment: &str, variables: &Value) -> Re
     world.api.patch(&path, &body).await.map(drop)
 }
 
-/// Sends a request that Prefect refuses with 422. Returns what it says.
-async fn refusal(
-    world: &World,
-    method: reqwest::Method,
-    path: &str,
-    body: &Value,
-) -> Result<String> {
+/// Sends a POST that Prefect refuses with 422. Returns what it says.
+async fn refusal(world: &World, path: &str, body: &Value) -> Result<String> {
     let client = reqwest::Client::builder().no_proxy().build()?;
     let url = format!("{}{path}", world.prefect.api_url());
-    let answer = client.request(method, &url).json(body).send().await?;
+    let answer = client.post(&url).json(body).send().await?;
     let (status, text) = (answer.status(), answer.text().await?);
     ensure!(status == 422, "{status}: {text}");
     Ok(text)
@@ -155,19 +150,26 @@ async fn a_used_name_stays_until_no_deployment_chooses_it() -> Result<()> {
         .await?;
 
     // A value that no binding offers is refused, with the choices.
-    let wrong = json!({"job_variables": {"doppler_config": "kube-root"}});
-    for (method, path) in [
-        (reqwest::Method::PATCH, format!("/deployments/{idle}")),
+    let flow = world.api.post("/flows/", &json!({"name": "wrong"})).await?;
+    let variables = json!({"doppler_config": "kube-root"});
+    let run = format!("/deployments/{idle}/create_flow_run");
+    for (path, body) in [
         (
-            reqwest::Method::POST,
-            format!("/deployments/{idle}/create_flow_run"),
+            "/deployments/",
+            json!({"name": "wrong", "flow_id": flow["id"], "work_pool_name": pool, "job_variables": variables}),
         ),
+        (run.as_str(), json!({"job_variables": variables})),
     ] {
-        let refused = refusal(&world, method, &path, &wrong).await?;
+        let refused = refusal(&world, path, &body).await?;
         for part in ["kube-root", "none", "used-a", "used-b"] {
             ensure!(refused.contains(part), "{part}: {refused}");
         }
     }
+    // Prefect changes a deployment without looking at the value, and then refuses its runs.
+    set_variables(&world, &idle, &variables).await?;
+    let refused = refusal(&world, &run, &json!({})).await?;
+    ensure!(refused.contains("used-a"), "{refused}");
+    set_variables(&world, &idle, &json!({"doppler_config": "none"})).await?;
 
     // The binding is deleted. Name and Secret stay, and the message says what to change.
     world.delete_binding("used-a").await?;
@@ -237,7 +239,7 @@ async fn the_release_timeout_bounds_how_long_a_used_name_stays() -> Result<()> {
     until_offered(&world, pool, &["none", "renamed", "second"]).await?;
     world.until_ready("first").await?;
     let path = format!("/deployments/{choosing}/create_flow_run");
-    let refused = refusal(&world, reqwest::Method::POST, &path, &json!({})).await?;
+    let refused = refusal(&world, &path, &json!({})).await?;
     ensure!(refused.contains("renamed"), "{refused}");
     world
         .until("the deletion of the earlier Secret", async || {

@@ -98,7 +98,7 @@ fn keeps_what_a_user_wrote_in_the_declaration() {
     let expected = theirs.replace(list, r#"[ "mine", "none" ,"a","b"]"#);
     assert_eq!(more, expected);
     assert_eq!(after(&more, &a, &both), theirs);
-    // Prefect refuses a default that is not in the list.
+    // A default must not name a Secret that goes.
     let without = after(&more, &b, &both);
     let default = declared(&without).unwrap().default;
     assert_eq!(default.as_deref(), Some(NO_CONFIG));
