@@ -20,7 +20,7 @@ use crate::{
     crd::{InjectedEntry, PrefectSpec, ServerSpec},
     inject::template::{Edit, edit},
     prefect::{
-        Connection, PrefectError,
+        Connection, PrefectError, WorkPool,
         connection::{api_url_of, server_at},
     },
     reason::Reason,
@@ -82,14 +82,19 @@ impl Detacher {
             .map_err(|error| error.to_string())?;
         loop {
             let done = async {
-                let before = client.work_pool(pool, Priority::Interactive).await?;
-                if let Ok(Edit::Changed(template)) = edit(&before.base_job_template, &[], ours) {
-                    client.patch_work_pool(pool, &template).await?;
+                let without_ours = |pool: &WorkPool| match edit(&pool.base_job_template, &[], ours)
+                {
+                    Ok(Edit::Changed(template)) => Some(template),
+                    Ok(Edit::Unchanged) | Err(_) => None,
+                };
+                let mut before = client.work_pool(pool, Priority::Interactive).await?;
+                if let Some(template) = without_ours(&before) {
+                    let again = |pool: &WorkPool| Ok(without_ours(pool));
+                    client
+                        .edit_work_pool(pool, &mut before, template, again)
+                        .await?;
                     let after = client.work_pool(pool, Priority::Interactive).await?;
-                    return Ok::<_, PrefectError>(matches!(
-                        edit(&after.base_job_template, &[], ours),
-                        Ok(Edit::Unchanged) | Err(_)
-                    ));
+                    return Ok::<_, PrefectError>(without_ours(&after).is_none());
                 }
                 Ok(true)
             };

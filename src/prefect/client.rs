@@ -1,22 +1,20 @@
 //! The API of one Prefect server, as far as the operator uses it.
 //!
-//! Input: names of blocks and work pools, and templates to write.
+//! Input: names of blocks and work pools.
 //! Output: a block document, a work pool with the text of its template unchanged, and the job
 //! variables of its deployments; or a [`PrefectError`].
-//! Invariants: it caches no answer, and changes nothing in a template by itself.
+//! Invariants: it caches no answer. What it writes is in `template_edit.rs`.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use reqwest::Method;
-use serde::Serialize;
-use serde_json::{json, value::RawValue};
+use serde_json::json;
 
 use super::{
     block_document::BlockDocument,
     connection::Connection,
     error::{PrefectError, Subject},
-    http_client::{Endpoint, HttpClient},
-    refused_template::{self, is_template_status},
+    http_client::{ApiResponse, Endpoint, HttpClient},
     version::ServerVersion,
     work_pool::{DeploymentOverrides, DeploymentPage, PAGE_SIZE, WorkPool},
 };
@@ -38,7 +36,7 @@ const MAX_PAGES: usize = 25;
 
 /// The client of one server.
 pub struct Client {
-    http: HttpClient,
+    pub(super) http: HttpClient,
 }
 
 impl Client {
@@ -113,41 +111,8 @@ impl Client {
     ) -> Result<WorkPool, PrefectError> {
         let endpoint = self.pool_endpoint(Subject::Pool(name), name)?;
         let read_request = ReadRequest::with_priority(priority);
-        self.http.get(&endpoint, &read_request).await
-    }
-
-    /// Replaces the whole template of a work pool by exactly this text.
-    ///
-    /// # Errors
-    /// [`PrefectError`].
-    pub async fn patch_work_pool(
-        &self,
-        name: &str,
-        template: &RawValue,
-    ) -> Result<(), PrefectError> {
-        #[derive(Serialize)]
-        struct TemplatePatch<'a> {
-            base_job_template: &'a RawValue,
-        }
-        let endpoint = self.pool_endpoint(Subject::PoolEdit(name), name)?;
-        let edit = TemplatePatch {
-            base_job_template: template,
-        };
-        let response = self
-            .http
-            .send_json(Method::PATCH, &endpoint, &edit, Priority::Interactive)
-            .await?;
-        match self.http.check(endpoint.subject, &response) {
-            Err(PrefectError::RequestRejected { host, status }) if is_template_status(status) => {
-                Err(PrefectError::TemplateRefused {
-                    host,
-                    pool: name.to_owned(),
-                    status,
-                    detail: refused_template::sentence(response.body(), template),
-                })
-            }
-            checked => checked,
-        }
+        let response = self.http.fetch(&endpoint, &read_request).await?;
+        self.parse_pool(&endpoint, &response)
     }
 
     /// Lists the deployments of a work pool that set one of these variables. Of very many
@@ -207,7 +172,19 @@ impl Client {
         }
     }
 
-    fn pool_endpoint<'a>(
+    /// The pool that an answer holds.
+    pub(super) fn parse_pool(
+        &self,
+        endpoint: &Endpoint<'_>,
+        response: &ApiResponse,
+    ) -> Result<WorkPool, PrefectError> {
+        let mut pool: WorkPool = self.http.parse(endpoint, response)?;
+        pool.read_at = response.sent_at;
+        Ok(pool)
+    }
+
+    /// Where a work pool is read and written.
+    pub(super) fn pool_endpoint<'a>(
         &self,
         subject: Subject<'a>,
         name: &str,

@@ -112,7 +112,7 @@ impl Connection {
 
     /// The key of the rate limit. Prefect Cloud counts the requests of an account over all paths of
     /// its API; a self-hosted server has no limit.
-    pub(super) fn limit_key(&self) -> LimitKey {
+    pub(crate) fn limit_key(&self) -> LimitKey {
         let mut segments = self.api_url.path_segments().into_iter().flatten();
         let account = segments
             .find(|segment| *segment == "accounts")

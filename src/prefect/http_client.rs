@@ -4,33 +4,30 @@
 //! Output: the parsed body of a success, or a [`PrefectError`].
 //! Invariants: each request has a time limit, bounds on the body and on the values in it, and a
 //! permit of the rate limiter.
-//! No redirect is followed. A busy database (503) is retried a few times. Requests other than GET
-//! carry the CSRF token that the server may require.
+//! No redirect is followed. A busy database (503) is retried a few times. Requests with a body are
+//! in `json_request.rs`.
 
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use reqwest::{
-    Method, RequestBuilder, StatusCode,
-    header::{HeaderMap, HeaderName},
-};
+use reqwest::{RequestBuilder, StatusCode, header::HeaderMap};
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, de::DeserializeOwned};
 use tokio::{sync::Mutex, time::sleep};
 use url::Url;
 
 use super::{
     connection::Connection,
-    csrf::{CsrfAction, CsrfState, TokenResponse, is_csrf_refusal},
-    error::{PrefectError, Subject, detail, error_for_status, is_json},
-    request_headers::{request_headers, sensitive},
+    csrf::{CsrfAction, CsrfState, TokenResponse},
+    error::{PrefectError, Subject, error_for_status, is_json},
+    request_headers::request_headers,
 };
 use crate::{
     bounded_json,
     outbound::{self, Body, BodyError, TransportError, read_bounded},
     upstream::{
         backoff::{Backoff, jittered},
-        limiter::{LimitKey, Permit, Priority, RateLimiter, ReadRequest, RequestOutcome},
+        limiter::{LimitKey, Permit, RateLimiter, ReadRequest, RequestOutcome},
         rate_headers::retry_after,
     },
 };
@@ -50,9 +47,6 @@ const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(5);
 /// The longest `Retry-After` that is respected.
 pub(super) const MAX_RETRY_AFTER: Duration = Duration::from_hours(1);
 
-const CSRF_CLIENT: HeaderName = HeaderName::from_static("prefect-csrf-client");
-const CSRF_TOKEN: HeaderName = HeaderName::from_static("prefect-csrf-token");
-
 /// What a request is about.
 pub(super) struct Endpoint<'a> {
     /// The object, for errors.
@@ -69,9 +63,11 @@ pub(super) struct Endpoint<'a> {
 
 /// The answer to a request.
 pub(super) struct ApiResponse {
-    status: StatusCode,
+    pub(super) status: StatusCode,
     body: Body,
     retry_after: Option<Duration>,
+    /// When the request was sent: what it returns is no older.
+    pub(super) sent_at: Instant,
 }
 
 impl ApiResponse {
@@ -83,7 +79,7 @@ impl ApiResponse {
 
 /// Sends requests to one server. It keeps TCP connections and the CSRF token.
 pub(super) struct HttpClient {
-    http: reqwest::Client,
+    pub(super) http: reqwest::Client,
     api_url: Url,
     host: String,
     pub(super) headers: HeaderMap,
@@ -91,7 +87,7 @@ pub(super) struct HttpClient {
     limiter: RateLimiter<PrefectError>,
     connection: Connection,
     pub(super) csrf: Mutex<CsrfState>,
-    csrf_client_id: String,
+    pub(super) csrf_client_id: String,
 }
 
 impl HttpClient {
@@ -139,42 +135,51 @@ impl HttpClient {
         endpoint: &Endpoint<'_>,
         read_request: &ReadRequest,
     ) -> Result<T, PrefectError> {
-        let request = || self.http.get(endpoint.url.clone());
-        let response = self.request(request, endpoint, read_request).await?;
+        let response = self.fetch(endpoint, read_request).await?;
         self.parse(endpoint, &response)
     }
 
-    /// Sends a request with a JSON body and a CSRF token. A refused token is renewed once.
-    pub(super) async fn send_json(
+    /// Sends a GET, and leaves its answer to the caller.
+    pub(super) async fn fetch(
         &self,
-        method: Method,
         endpoint: &Endpoint<'_>,
-        body: &impl Serialize,
-        priority: Priority,
+        read_request: &ReadRequest,
     ) -> Result<ApiResponse, PrefectError> {
-        let read_request = ReadRequest::with_priority(priority);
-        for _ in 0..2 {
-            let token = self.csrf_token(&read_request).await?;
-            let request = || {
-                let url = endpoint.url.clone();
-                let request = self.http.request(method.clone(), url).json(body);
-                match &token {
-                    Some(token) => request
-                        .header(CSRF_CLIENT, &self.csrf_client_id)
-                        .header(CSRF_TOKEN, sensitive(token.expose_secret())),
-                    None => request,
-                }
-            };
-            let response = self.request(request, endpoint, &read_request).await?;
-            let is_rejected = response.status == StatusCode::FORBIDDEN
-                && detail(response.body.expose_secret())
-                    .is_some_and(|detail| is_csrf_refusal(&detail));
-            if !is_rejected {
+        let mut attempt = 1;
+        loop {
+            let mut permit = self.permit(endpoint, read_request).await?;
+            let request = self.http.get(endpoint.url.clone());
+            let response = self.send(request, endpoint, &mut permit).await?;
+            drop(permit);
+            if !wait_while_busy(&response, &mut attempt).await {
                 return Ok(response);
             }
-            self.invalidate_csrf_token(token.as_ref()).await;
         }
-        Err(PrefectError::CsrfRejected { host: self.host() })
+    }
+
+    /// Waits for the permit to send one request.
+    pub(super) async fn permit(
+        &self,
+        endpoint: &Endpoint<'_>,
+        read_request: &ReadRequest,
+    ) -> Result<Permit<PrefectError>, PrefectError> {
+        let limit_key = LimitKey {
+            source: self.connection.source(endpoint.url.path()),
+            ..self.connection.limit_key()
+        };
+        let permit = self.limiter.acquire(&limit_key, read_request).await;
+        permit.map_err(|circuit_open| PrefectError::CircuitOpen(Box::new(circuit_open)))
+    }
+
+    /// Sends a GET under the permit of a request that is about to be sent.
+    pub(super) async fn fetch_under(
+        &self,
+        permit: &mut Permit<PrefectError>,
+        endpoint: &Endpoint<'_>,
+    ) -> Result<ApiResponse, PrefectError> {
+        permit.extend();
+        let request = self.http.get(endpoint.url.clone());
+        self.send(request, endpoint, permit).await
     }
 
     /// The error of a response, unless it is a success.
@@ -225,40 +230,14 @@ impl HttpClient {
         })
     }
 
-    /// Sends a request that may be repeated, and repeats it while the server's database is busy.
-    async fn request(
-        &self,
-        request: impl Fn() -> RequestBuilder,
-        endpoint: &Endpoint<'_>,
-        read_request: &ReadRequest,
-    ) -> Result<ApiResponse, PrefectError> {
-        let limit_key = LimitKey {
-            source: self.connection.source(endpoint.url.path()),
-            ..self.connection.limit_key()
-        };
-        let mut attempt = 1;
-        loop {
-            let permit = self.limiter.acquire(&limit_key, read_request).await;
-            let mut permit =
-                permit.map_err(|circuit_open| PrefectError::CircuitOpen(Box::new(circuit_open)))?;
-            let response = self.send(request(), endpoint, &mut permit).await;
-            drop(permit);
-            let response = response?;
-            if response.status != StatusCode::SERVICE_UNAVAILABLE || attempt == MAX_ATTEMPTS {
-                return Ok(response);
-            }
-            sleep(jittered(BUSY.delay(attempt), BUSY_JITTER)).await;
-            attempt += 1;
-        }
-    }
-
     /// Sends one request, reads its answer, and records what came of it.
-    async fn send(
+    pub(super) async fn send(
         &self,
         request: RequestBuilder,
         endpoint: &Endpoint<'_>,
         permit: &mut Permit<PrefectError>,
     ) -> Result<ApiResponse, PrefectError> {
+        let sent_at = Instant::now();
         let sent = request.headers(self.headers.clone()).send().await;
         let response = sent.map_err(|error| {
             let cause = TransportError::new(&error, self.timeout);
@@ -305,6 +284,7 @@ impl HttpClient {
             status,
             body,
             retry_after,
+            sent_at,
         })
     }
 
@@ -329,7 +309,7 @@ impl HttpClient {
 
     /// The CSRF token, if the server requires one. One request at a time fetches it, because a new
     /// token invalidates the last one.
-    async fn csrf_token(
+    pub(super) async fn csrf_token(
         &self,
         read_request: &ReadRequest,
     ) -> Result<Option<SecretString>, PrefectError> {
@@ -350,8 +330,7 @@ impl HttpClient {
             .url
             .query_pairs_mut()
             .append_pair("client", &self.csrf_client_id);
-        let request = || self.http.get(endpoint.url.clone());
-        let response = self.request(request, &endpoint, read_request).await?;
+        let response = self.fetch(&endpoint, read_request).await?;
         let now = Instant::now();
         *csrf = match response.status.as_u16() {
             401 | 429 => return Err(self.error_for(endpoint.subject, &response)),
@@ -367,7 +346,7 @@ impl HttpClient {
     }
 
     /// Drops the CSRF state, unless another request has replaced it since.
-    async fn invalidate_csrf_token(&self, rejected: Option<&SecretString>) {
+    pub(super) async fn invalidate_csrf_token(&self, rejected: Option<&SecretString>) {
         let mut csrf = self.csrf.lock().await;
         let current = csrf.action(Instant::now()).token();
         if current.as_ref().map(ExposeSecret::expose_secret)
@@ -394,4 +373,14 @@ impl HttpClient {
             error,
         }
     }
+}
+
+/// Whether the server's database was busy, so that the request is sent again. Waits before that.
+pub(super) async fn wait_while_busy(response: &ApiResponse, attempt: &mut u32) -> bool {
+    if response.status != StatusCode::SERVICE_UNAVAILABLE || *attempt >= MAX_ATTEMPTS {
+        return false;
+    }
+    sleep(jittered(BUSY.delay(*attempt), BUSY_JITTER)).await;
+    *attempt += 1;
+    true
 }

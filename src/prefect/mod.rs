@@ -1,7 +1,8 @@
 //! Prefect's API: blocks, work pools, and the event socket of one server.
 //!
 //! Input: the `server` field of a binding, and the values that it references ([`connection`]).
-//! Output: [`source`] polls blocks; [`client`] reads and writes work pools; [`feed`] subscribes to the
+//! Output: [`source`] polls blocks; [`client`] reads work pools, and writes
+//! them by `template_edit`; [`feed`] subscribes to the
 //! event socket. An error of a request becomes a `Failure` in [`source`].
 //! Invariants: only this module knows Prefect's paths, headers and statuses.
 
@@ -16,9 +17,11 @@ mod event;
 pub mod event_socket;
 mod feed;
 mod http_client;
+mod json_request;
 mod refused_template;
 mod request_headers;
 mod source;
+mod template_edit;
 mod version;
 mod work_pool;
 

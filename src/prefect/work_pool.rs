@@ -6,7 +6,7 @@
 //! Invariants: a template may contain secrets, so [`WorkPool`] has no `Debug`. The number of groups
 //! and names and the size of values are bounded.
 
-use std::{collections::BTreeSet, fmt};
+use std::{collections::BTreeSet, fmt, time::Instant};
 
 use serde::{
     Deserialize, Deserializer,
@@ -33,6 +33,9 @@ pub struct WorkPool {
     pub pool_type: String,
     /// Its template, as the server wrote it.
     pub base_job_template: Box<RawValue>,
+    /// When the request for it was sent.
+    #[serde(skip, default = "Instant::now")]
+    pub read_at: Instant,
 }
 
 /// The deployments of a work pool that set one of the variables that were asked for.

@@ -285,12 +285,15 @@ fn status_has_a_total_bound() {
 #[test]
 fn names_of_ordinary_length_are_all_listed() {
     let mut outcome = synced();
-    let names = |prefix: &str| (0..MAX_LISTED).map(|n| format!("{prefix}_{n}")).collect();
+    let names = |prefix: &str, pool: usize| {
+        let name = |n: usize| format!("{prefix}_{pool}_{n}");
+        (0..MAX_LISTED).map(name).collect()
+    };
     let pool = |n: usize| WorkPoolStatus {
         name: format!("pool-{n}"),
         state: Some(WorkPoolState::Patched),
-        shadowed_keys: names("DATABASE"),
-        unserved_namespaces: names("team"),
+        shadowed_keys: names("DATABASE", n),
+        unserved_namespaces: names("team", n),
     };
     outcome.pools = (0..8).map(pool).collect();
     let first = status(None, Some(1), &outcome, &at(1));

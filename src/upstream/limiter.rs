@@ -131,6 +131,15 @@ impl<E: Clone + Send + 'static> Permit<E> {
     pub fn record(&mut self, outcome: RequestOutcome<E>) {
         self.outcome = Some(outcome);
     }
+
+    /// Permits one more request in front of this one, at once: a write whose turn came late reads
+    /// again what it is made from. The account counts both, and may exceed its limit by one;
+    /// the requests behind it wait for that. Waiting for another permit would age what was read
+    /// once more, so that a write might never be sent.
+    pub fn extend(&mut self) {
+        self.limiter.count_sent(self);
+        self.sent_at = Instant::now();
+    }
 }
 
 impl<E: Clone + Send + 'static> Drop for Permit<E> {
@@ -285,6 +294,16 @@ impl<E: Clone + Send + 'static> RateLimiter<E> {
             is_probe,
             sent_at: Instant::now(),
             outcome: None,
+        }
+    }
+
+    /// One more request is sent under a permit.
+    fn count_sent(&self, permit: &Permit<E>) {
+        let mut state = self.0.state.lock();
+        let upstream = state.upstreams.get_mut(&permit.key.upstream);
+        let account = upstream.and_then(|upstream| upstream.account_mut(permit.account));
+        if let Some(account) = account {
+            account.count_sent(Instant::now());
         }
     }
 

@@ -27,9 +27,20 @@ impl PoolClient<'_> {
         self.count("pool-read", result)
     }
 
-    pub(super) async fn patch(&self, template: &RawValue) -> Result<(), PrefectError> {
-        let result = self.client.patch_work_pool(self.pool, template).await;
-        self.count("pool-write", result)
+    /// Writes the template that was planned for `pool`. If its turn comes late, the pool is read
+    /// again, and `replan` plans from it; the result is false if nothing is left to write.
+    pub(super) async fn edit(
+        &self,
+        pool: &mut WorkPool,
+        template: Box<RawValue>,
+        replan: impl FnMut(&WorkPool) -> Result<Option<Box<RawValue>>, PrefectError>,
+    ) -> Result<bool, PrefectError> {
+        let client = &self.client;
+        let result = client.edit_work_pool(self.pool, pool, template, replan);
+        match result.await {
+            Ok(false) => Ok(false),
+            result => self.count("pool-write", result),
+        }
     }
 
     pub(super) async fn deployment_overrides(

@@ -2,8 +2,8 @@
 //!
 //! Input: the claims, and the pool's client.
 //! Output: what the template means for each claim, after the operator wrote it and read it again.
-//! Invariants: a fresh GET precedes every PATCH, and only the GET after it shows its result. Never
-//! waits for the next reconcile.
+//! Invariants: a fresh GET precedes every PATCH, also one that has to wait for its turn, and only
+//! the GET after it shows its result. Never waits for the next reconcile.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -24,9 +24,6 @@ use crate::reason::Reason;
 
 /// How often one reconcile writes at most.
 const MAX_WRITES: u32 = 2;
-/// An older template is read again before it is edited.
-const MAX_TEMPLATE_AGE: Duration = Duration::from_secs(1);
-
 /// How long a template that the server refused is not sent again.
 const REFUSAL_HOLDS: Duration = Duration::from_mins(10);
 
@@ -52,6 +49,12 @@ impl From<PrefectError> for ReconcileError {
         let planned = None;
         Self { error, planned }
     }
+}
+
+/// A pool as it was last read, and what the plan makes of it.
+struct Look {
+    pool: WorkPool,
+    plan: Plan,
 }
 
 /// A template that the server refused to update.
@@ -89,58 +92,40 @@ impl PoolState {
     ) -> Result<Reconciled, ReconcileError> {
         let interval = snapshot.interval;
         self.history.elsewhere.clone_from(&snapshot.elsewhere);
-        let mut actions = BTreeMap::new();
-        let mut read_at = Instant::now();
         self.deployments.start_reconcile();
-        let mut pool = self.read(client, snapshot).await?;
-        let mut plan = self.plan(client.pool, &pool, snapshot, &mut actions);
-        if plan.edit.is_some() && read_at.elapsed() > MAX_TEMPLATE_AGE {
-            read_at = Instant::now();
-            pool = self.read(client, snapshot).await?;
-            plan = self.plan(client.pool, &pool, snapshot, &mut actions);
-        }
-        let drifted = plan.edit.is_some() && self.is_drift(&plan, snapshot.version);
-        let urgent = self.is_urgent(&plan, snapshot);
+        let mut actions = BTreeMap::new();
+        let pool = self.read(client, snapshot).await?;
+        let plan = self.plan(client.pool, &pool, snapshot, &mut actions);
+        let read_at = pool.read_at;
+        let mut look = Look { pool, plan };
+        let drifted = look.plan.edit.is_some() && self.is_drift(&look.plan, snapshot.version);
+        let urgent = self.is_urgent(&look.plan, snapshot);
         let repair_at = self
             .repair_backoff
             .blocked_until(read_at)
             .filter(|_| drifted && !urgent);
-        if plan.edit.is_none() {
+        if look.plan.edit.is_none() {
             self.repair_backoff.record_unchanged(read_at, interval);
         }
         let mut wrote = false;
         for _ in 0..MAX_WRITES {
-            let Some(edit) = plan.edit.as_ref().filter(|_| repair_at.is_none()) else {
+            if look.plan.edit.is_none() || repair_at.is_some() {
                 break;
-            };
-            if let Some(error) = self.refusal(&pool) {
-                let planned = Some(plan.observations);
-                return Err(ReconcileError { error, planned });
             }
-            self.attempted = plan.required.difference(&plan.present).cloned().collect();
-            if let Err(error) = client.patch(edit).await {
-                // Only a missing answer or a server fault leaves open whether the PATCH took
-                // effect.
-                use PrefectError::{ServerFault, Transport};
-                if !matches!(error, Transport { .. } | ServerFault { .. }) {
-                    self.attempted.clear();
-                }
-                self.remember_refusal(&pool, &error);
-                let planned = Some(plan.observations);
-                return Err(ReconcileError { error, planned });
-            }
-            if drifted && !wrote {
+            let before = self
+                .write(client, snapshot, &mut look, &mut actions)
+                .await?;
+            if before.is_some() && drifted && !wrote {
                 self.repair_backoff.record_repair(Instant::now(), interval);
             }
-            wrote = true;
-            let before = pool;
-            pool = self.read(client, snapshot).await?;
-            actions.extend(changed_entries(
-                &before.base_job_template,
-                &pool.base_job_template,
-            ));
-            plan = self.plan(client.pool, &pool, snapshot, &mut actions);
+            wrote |= before.is_some();
+            look.pool = self.read(client, snapshot).await?;
+            if let Some(before) = before {
+                actions.extend(changed_entries(&before, &look.pool.base_job_template));
+            }
+            look.plan = self.plan(client.pool, &look.pool, snapshot, &mut actions);
         }
+        let Look { pool, mut plan } = look;
         if wrote && plan.edit.is_some() && !drifted {
             // Another writer wrote between our PATCH and our GET, each time.
             self.repair_backoff.record_repair(Instant::now(), interval);
@@ -163,6 +148,64 @@ impl PoolState {
             actions,
             repair_at,
         })
+    }
+
+    /// Writes the planned template. If the PATCH has to wait for its turn, the pool is read again
+    /// and planned again first. The result is the template that was replaced; none if nothing was
+    /// written, because the pool has changed meanwhile.
+    async fn write(
+        &mut self,
+        client: &PoolClient<'_>,
+        snapshot: &PoolSnapshot,
+        look: &mut Look,
+        actions: &mut BTreeMap<String, Reason>,
+    ) -> Result<Option<Box<RawValue>>, ReconcileError> {
+        let Look { pool, plan } = look;
+        let result = match self.start_write(pool, plan) {
+            Ok(None) => Ok(false),
+            Ok(Some(template)) => {
+                let variables = destination_variables(&pool.base_job_template);
+                let replan = |pool: &WorkPool| {
+                    // Other deployments would have to be listed.
+                    if destination_variables(&pool.base_job_template) != variables {
+                        return Ok(None);
+                    }
+                    *plan = self.plan(client.pool, pool, snapshot, actions);
+                    self.start_write(pool, plan)
+                };
+                client.edit(pool, template, replan).await
+            }
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok(written) => Ok(written.then(|| pool.base_job_template.clone())),
+            Err(error) => {
+                // Only a missing answer or a server fault leaves open whether the PATCH took effect.
+                use PrefectError::{ServerFault, Transport};
+                if !matches!(error, Transport { .. } | ServerFault { .. }) {
+                    self.attempted.clear();
+                }
+                self.remember_refusal(pool, &error);
+                let planned = Some(std::mem::take(&mut plan.observations));
+                Err(ReconcileError { error, planned })
+            }
+        }
+    }
+
+    /// The template to write, if the plan has one and the server did not refuse the present one.
+    fn start_write(
+        &mut self,
+        pool: &WorkPool,
+        plan: &Plan,
+    ) -> Result<Option<Box<RawValue>>, PrefectError> {
+        let edit = plan.edit.clone();
+        if edit.is_some() {
+            if let Some(error) = self.refusal(pool) {
+                return Err(error);
+            }
+            self.attempted = plan.required.difference(&plan.present).cloned().collect();
+        }
+        Ok(edit)
     }
 
     /// Reads the pool, and the deployments that set a variable which its template uses.

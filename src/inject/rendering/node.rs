@@ -25,7 +25,8 @@ pub(in crate::inject) enum Node<'a> {
     Value(&'a Value),
     /// A key that is not there, or a placeholder of a variable without a value. The worker drops it.
     Missing,
-    /// Only a run resolves it: a block, a Prefect variable, or the environment of the worker.
+    /// Only a run resolves it: a block, a Prefect variable, or the environment of the worker. Or the
+    /// value of a variable that is longer than any name.
     Unresolved(&'a Value),
 }
 
@@ -57,7 +58,7 @@ impl<'a> Node<'a> {
 
     /// The value of a variable.
     fn value(value: &'a Value) -> Self {
-        let is_unresolved = value.as_str().is_some_and(needs_server) || is_block_reference(value);
+        let is_unresolved = value.as_str().is_some_and(is_unknown) || is_block_reference(value);
         if is_unresolved {
             Self::Unresolved(value)
         } else {
@@ -141,6 +142,12 @@ impl Text<'_> {
 fn is_block_reference(value: &Value) -> bool {
     let reference = value.get("$ref");
     reference.is_some_and(|reference| reference.get("block_document_id").is_some())
+}
+
+/// Whether the text of a variable is too long to be looked through, for each placeholder anew, or
+/// only a run resolves it.
+fn is_unknown(text: &str) -> bool {
+    text.len() > MAX_TEXT || needs_server(text)
 }
 
 fn needs_server(text: &str) -> bool {

@@ -2,6 +2,7 @@ mod csrf;
 mod deployments;
 mod failures;
 mod health;
+mod late_edits;
 
 use super::*;
 use crate::{
@@ -16,7 +17,7 @@ use crate::{
     reason::Reason,
 };
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 use std::time::Instant;
 use wiremock::{
     Mock, MockServer, Request, ResponseTemplate,
@@ -55,6 +56,19 @@ fn status(code: u16, body: &str) -> ResponseTemplate {
 
 fn raw(text: &str) -> Box<RawValue> {
     RawValue::from_string(text.to_owned()).unwrap()
+}
+
+/// Replaces a template that was read just now.
+async fn patch(client: &Client, name: &str, template: &str) -> Result<bool, PrefectError> {
+    let mut pool = WorkPool {
+        pool_type: "kubernetes".to_owned(),
+        base_job_template: raw("{}"),
+        read_at: Instant::now(),
+    };
+    let unread = |_: &WorkPool| unreachable!("the pool is not read again");
+    client
+        .edit_work_pool(name, &mut pool, raw(template), unread)
+        .await
 }
 
 async fn block(server: &MockServer) -> Result<BlockDocument, PrefectError> {
@@ -175,7 +189,7 @@ async fn name_is_one_segment_of_the_path() {
         assert_eq!(block.reason(), Reason::BlockMissing, "{name}");
         let pool = client.work_pool(name, Priority::Poll).await.err().unwrap();
         assert_eq!(pool.reason(), Reason::PoolMissing, "{name}");
-        let edit = client.patch_work_pool(name, &raw("{}")).await.unwrap_err();
+        let edit = patch(&client, name, "{}").await.unwrap_err();
         assert_eq!(edit.reason(), Reason::PoolMissing, "{name}");
         let variables = BTreeSet::from(["namespace".to_owned()]);
         let list = client.deployment_overrides(name, &variables, Priority::Poll);
@@ -222,8 +236,7 @@ async fn a_template_is_passed_byte_for_byte() {
     let pool = client.work_pool("k8s", Priority::Poll).await.ok().unwrap();
     assert_eq!(pool.pool_type, "kubernetes");
     assert_eq!(pool.base_job_template.get(), template);
-    client
-        .patch_work_pool("k8s", &pool.base_job_template)
+    patch(&client, "k8s", pool.base_job_template.get())
         .await
         .unwrap();
     let sent = requests(&server).await.pop().unwrap();

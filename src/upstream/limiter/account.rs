@@ -151,7 +151,7 @@ impl<G> Account<G> {
         self.in_flight += 1;
     }
 
-    /// A request was sent that another account had counted.
+    /// A request was sent that another account had counted, or that shares the permit of another one.
     pub(super) fn count_sent(&mut self, now: Instant) {
         self.quota.record_sent(now);
     }

@@ -413,3 +413,16 @@ async fn a_refusal_of_a_source_does_not_count_against_its_upstream() {
     }
     f.send_answered(&key("d", 2)).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_permit_that_is_extended_counts_two_requests() {
+    let f = fixture(4, Some(2));
+    let start = Instant::now();
+    let mut write = f.acquire(&key("cloud", 1)).await;
+    write.extend();
+    assert_eq!(start.elapsed(), Duration::ZERO, "it does not wait again");
+    write.record(RequestOutcome::Answered(None));
+    drop(write);
+    f.send_answered(&key("cloud", 1)).await;
+    assert_eq!(start.elapsed(), MINUTE);
+}

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde_json::{json, value::RawValue};
-use tokio::time::sleep;
+use tokio::{sync::Notify, time::sleep};
 use tokio_util::sync::CancellationToken;
 use wiremock::{Mock, MockServer, Request, ResponseTemplate, matchers::any};
 
@@ -16,7 +16,7 @@ use crate::inject::template::{EntryState, entry_state};
 use crate::metrics::Metrics;
 use crate::outbound::install_crypto_provider;
 use crate::prefect::connection::Auth;
-use crate::prefect::{Connection, ConnectionInterner};
+use crate::prefect::{Connection, ConnectionInterner, PrefectError};
 use crate::upstream::limiter::RateLimiter;
 
 pub(super) const TEMPLATE: &str = r#"{"job_configuration": {"namespace": "{{ namespace }}", "job_manifest": {"spec": {"template": {"spec": {"containers": [{"name": "prefect-job", "env": "{{ env }}"}]}}}}}, "variables": {"properties": {"namespace": {"default": "flows"}, "cpu": {"default": 1.50}}}}"#;
@@ -35,6 +35,8 @@ pub(super) struct FakePool {
     pub(super) get_status: AtomicU16,
     pub(super) patch_status: AtomicU16,
     pub(super) delay: Mutex<Duration>,
+    /// Notified by each request for the deployments, before it is answered.
+    pub(super) listing: Notify,
 }
 
 impl FakePool {
@@ -48,6 +50,7 @@ impl FakePool {
             return ResponseTemplate::new(422).set_body_json(json!({"detail": "off"}));
         }
         if path.ends_with("/deployments/filter") {
+            self.listing.notify_one();
             return ResponseTemplate::new(200).set_body_json(json!([]));
         }
         self.requests.lock().push(method.to_owned());
@@ -112,6 +115,10 @@ pub(super) struct Fixture {
 
 impl Fixture {
     pub(super) async fn new() -> Self {
+        Self::with_limiter(RateLimiter::small()).await
+    }
+
+    pub(super) async fn with_limiter(limiter: RateLimiter<PrefectError>) -> Self {
         install_crypto_provider();
         let pool = Arc::new(FakePool {
             template: Mutex::new(TEMPLATE.to_owned()),
@@ -121,6 +128,7 @@ impl Fixture {
             get_status: AtomicU16::new(200),
             patch_status: AtomicU16::new(200),
             delay: Mutex::default(),
+            listing: Notify::new(),
         });
         let server = MockServer::start().await;
         let answering = Arc::clone(&pool);
@@ -133,10 +141,7 @@ impl Fixture {
         let metrics = Arc::new(Metrics::new());
         let shutdown = CancellationToken::new();
         let pools = Pools::new(
-            Arc::new(ConnectionInterner::new(
-                Duration::from_secs(10),
-                RateLimiter::small(),
-            )),
+            Arc::new(ConnectionInterner::new(Duration::from_secs(10), limiter)),
             None,
             Arc::new(move |_| {
                 counting.fetch_add(1, SeqCst);

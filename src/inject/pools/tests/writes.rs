@@ -1,10 +1,13 @@
 use std::time::Duration;
 use std::time::Instant;
 
+use tokio_util::sync::CancellationToken;
+
 use super::fixture::{Fixture, SHORT, TEMPLATE, claim, eventually, frequent};
 use crate::crd::WorkPoolState as State;
 use crate::inject::claim::{Observation, Phase, Want};
 use crate::reason::Reason;
+use crate::upstream::limiter::{RateLimiter, ReadRequest};
 
 #[tokio::test]
 async fn injecting_and_removing_restores_the_template() {
@@ -41,6 +44,41 @@ async fn repeats_our_write_after_a_concurrent_write() {
         "the other change stays: {}",
         fixture.pool.text()
     );
+}
+
+#[tokio::test]
+async fn an_edit_that_arrives_while_our_write_waits_for_its_turn_stays() {
+    let limiter: RateLimiter<_> =
+        RateLimiter::new(1, None, Box::new(|_| {}), CancellationToken::new());
+    let fixture = Fixture::with_limiter(limiter.clone()).await;
+    fixture
+        .wait_for_phase(&claim("s", Want::Observe), Phase::Injectable)
+        .await;
+    fixture.pool.listing.notified().await;
+    // The list of deployments is the last request before the PATCH. While it holds the only
+    // permit, the next one is requested.
+    fixture.pool.set_delay(Duration::from_millis(300));
+    fixture.declare("s", claim("s", Want::Present));
+    fixture.pool.listing.notified().await;
+    let limit_key = fixture.connection.limit_key();
+    let request = ReadRequest::interactive();
+    let other = limiter.acquire(&limit_key, &request).await.unwrap();
+    eventually("our PATCH waits", || limiter.queue_depth() == 1).await;
+    fixture.pool.set_delay(Duration::ZERO);
+    let edited = Instant::now();
+    fixture.pool.set(&TEMPLATE.replace("1.50", "2.50"));
+    eventually("the template that was read is old", || {
+        edited.elapsed() > Duration::from_millis(1100)
+    })
+    .await;
+    drop(other);
+    fixture
+        .wait_for_phase(&claim("s", Want::Present), Phase::Injected)
+        .await;
+    assert!(fixture.pool.has_entry("s"));
+    let text = fixture.pool.text();
+    assert!(text.contains("2.50"), "the other edit stays: {text}");
+    assert_eq!(fixture.pool.count("PATCH"), 1);
 }
 
 #[tokio::test]

@@ -41,7 +41,7 @@ async fn a_csrf_token_is_fetched_once_and_used_again() {
     let server = csrf_protected("t1").await;
     let client = client(&server);
     for _ in 0..3 {
-        client.patch_work_pool("k8s", &raw("{}")).await.unwrap();
+        patch(&client, "k8s", "{}").await.unwrap();
     }
     assert_eq!(request_count(&server, "/api/csrf-token").await, 1);
     assert_eq!(request_count(&server, POOL).await, 3);
@@ -51,12 +51,12 @@ async fn a_csrf_token_is_fetched_once_and_used_again() {
 async fn a_rejected_csrf_token_is_renewed_once() {
     let server = csrf_protected("t2").await;
     let first = client(&server);
-    first.patch_work_pool("k8s", &raw("{}")).await.unwrap();
+    patch(&first, "k8s", "{}").await.unwrap();
     assert_eq!(request_count(&server, "/api/csrf-token").await, 2);
 
     let server = csrf_protected("never").await;
     let second = client(&server);
-    let failure = second.patch_work_pool("k8s", &raw("{}")).await.unwrap_err();
+    let failure = patch(&second, "k8s", "{}").await.unwrap_err();
     assert_eq!(failure.reason(), Reason::PrefectError);
     assert_eq!(request_count(&server, POOL).await, 2);
 }
@@ -79,7 +79,7 @@ async fn remembers_that_a_server_has_no_csrf_protection() {
             .await;
         let client = client(&server);
         for _ in 0..2 {
-            client.patch_work_pool("k8s", &raw("{}")).await.unwrap();
+            patch(&client, "k8s", "{}").await.unwrap();
         }
         assert_eq!(request_count(&server, "/api/csrf-token").await, 1);
         let sent = requests(&server).await.pop().unwrap();
@@ -92,7 +92,7 @@ async fn csrf_enabled_later_is_detected() {
     let server = csrf_protected("t1").await;
     let client = client(&server);
     *client.http.csrf.lock().await = CsrfState::disabled(Instant::now());
-    client.patch_work_pool("k8s", &raw("{}")).await.unwrap();
+    patch(&client, "k8s", "{}").await.unwrap();
     assert_eq!(request_count(&server, POOL).await, 2);
 }
 
@@ -100,7 +100,7 @@ async fn csrf_enabled_later_is_detected() {
 async fn reports_credentials_rejected_at_the_csrf_token() {
     let server = answering(status(401, r#"{"exception_message":"Unauthorized"}"#)).await;
     let client = client(&server);
-    let failure = client.patch_work_pool("k8s", &raw("{}")).await.unwrap_err();
+    let failure = patch(&client, "k8s", "{}").await.unwrap_err();
     assert_eq!(failure.reason(), Reason::PrefectUnauthorized);
     assert_eq!(request_count(&server, POOL).await, 0);
 }

@@ -45,7 +45,7 @@ async fn distinguishes_403_of_a_block_and_of_a_pool() {
     assert!(pool.to_string().contains("View work pools"), "{pool}");
     let server = answering(forbidden()).await;
     let client = client(&server);
-    let edit = client.patch_work_pool("k8s", &raw("{}")).await.unwrap_err();
+    let edit = patch(&client, "k8s", "{}").await.unwrap_err();
     assert_eq!(edit.reason(), Reason::PoolForbidden);
     assert!(edit.to_string().contains("Edit work pools"), "{edit}");
     let variables = BTreeSet::from(["namespace".to_owned()]);
