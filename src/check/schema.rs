@@ -107,10 +107,10 @@ pub(super) fn problems(stored: &Value) -> Vec<String> {
     let schema = &*SCHEMA;
     let mut found = Vec::new();
     metadata(&stored["metadata"], &mut found);
-    fields(stored, &schema, "", &mut found);
+    fields(stored, schema, "", &mut found);
     if found.is_empty() {
         // The API server evaluates rules only for values of the right form.
-        check_rules(stored, &schema, "", &mut found);
+        check_rules(stored, schema, "", &mut found);
     }
     found.truncate(MAX_PROBLEMS);
     found
