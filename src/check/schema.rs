@@ -4,7 +4,7 @@
 //! Output: the binding as the API server would store it, and what the API server would refuse.
 //! Invariants: pure. Messages name fields, never their values, which may be inline keys.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::LazyLock};
 
 use kube::CustomResourceExt;
 use regex::Regex;
@@ -36,7 +36,9 @@ const METADATA: [&str; 15] = [
     "uid",
 ];
 
-/// The schema of a whole binding.
+/// The schema of a whole binding. A file may have many bindings, so that it is computed once.
+static SCHEMA: LazyLock<Value> = LazyLock::new(schema);
+
 fn schema() -> Value {
     let crd = serde_json::to_value(DopplerPrefectBinding::crd()).unwrap_or_default();
     let schema = crd.pointer("/spec/versions/0/schema/openAPIV3Schema");
@@ -59,14 +61,14 @@ pub(super) fn stored(binding: &Value) -> Value {
     if let Some(fields) = stored.as_object_mut() {
         fields.remove("status");
     }
-    prune(&mut stored, &schema(), true);
+    prune(&mut stored, &SCHEMA, true);
     stored
 }
 
 /// The binding without the fields that have no value. A server-side apply would refuse them.
 pub(super) fn without_empty_fields(binding: &Value) -> Value {
     let mut pruned = binding.clone();
-    prune(&mut pruned, &schema(), false);
+    prune(&mut pruned, &SCHEMA, false);
     pruned
 }
 
@@ -102,13 +104,13 @@ fn prune(value: &mut Value, schema: &Value, fill_defaults: bool) {
 
 /// What the API server would refuse in a binding that it would store.
 pub(super) fn problems(stored: &Value) -> Vec<String> {
-    let schema = schema();
+    let schema = &*SCHEMA;
     let mut found = Vec::new();
     metadata(&stored["metadata"], &mut found);
-    fields(stored, &schema, "", &mut found);
+    fields(stored, schema, "", &mut found);
     if found.is_empty() {
         // The API server evaluates rules only for values of the right form.
-        check_rules(stored, &schema, "", &mut found);
+        check_rules(stored, schema, "", &mut found);
     }
     found.truncate(MAX_PROBLEMS);
     found
