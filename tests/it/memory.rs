@@ -5,7 +5,7 @@
 
 mod hostile;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::work_pools::template;
 use crate::world::{Setup, World, secret};
@@ -25,7 +25,8 @@ async fn peak_stays_low_while_answers_unfold() -> Result<()> {
         server.apply(&w, input).await?;
     }
     for input in Input::ALL {
-        server.until_reported(&w, input).await?;
+        let reported = server.until_reported(&w, input).await;
+        reported.with_context(|| input.title())?;
     }
     let peak = w.operator()?.peak_kib()?;
     let growth = peak.saturating_sub(before);
