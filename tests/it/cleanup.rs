@@ -5,7 +5,6 @@ mod detach;
 mod interrupted;
 mod records;
 mod removal_order;
-mod rollback;
 mod waiting;
 
 use std::time::{Duration, Instant};

@@ -5,7 +5,7 @@
 
 mod hostile;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::work_pools::template;
 use crate::world::{Setup, World, secret};
@@ -21,11 +21,18 @@ async fn peak_stays_low_while_answers_unfold() -> Result<()> {
     w.set_doppler_secret("A", &secret("a"));
     let server = HostileServer::start(&w, &template(&w.name)).await?;
     let before = w.operator()?.peak_kib()?;
-    for input in Input::ALL {
+    // The sockets are a case of `cargo faults`.
+    let inputs = || {
+        Input::ALL
+            .into_iter()
+            .filter(|input| *input != Input::Sockets)
+    };
+    for input in inputs() {
         server.apply(&w, input).await?;
     }
-    for input in Input::ALL {
-        server.until_reported(&w, input).await?;
+    for input in inputs() {
+        let reported = server.until_reported(&w, input).await;
+        reported.with_context(|| input.title())?;
     }
     let peak = w.operator()?.peak_kib()?;
     let growth = peak.saturating_sub(before);
