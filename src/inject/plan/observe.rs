@@ -16,7 +16,11 @@ use crate::inject::claim::{Claim, Observation, Phase, Want};
 use crate::inject::manual_patch::operations_text;
 use crate::inject::pool_owner;
 use crate::inject::template::EntryState;
+use crate::printable;
 use crate::reason::Reason;
+
+/// Deployments that a message names.
+const MAX_NAMED: usize = 5;
 
 /// What is known of one claim before it is observed.
 pub(super) struct Observed<'a> {
@@ -171,6 +175,7 @@ pub(super) fn add_shadows(
     let unserved = Unserved::of(&parsed.deployments, claim);
     let mut clauses = unserved.clauses(view.pool);
     clauses.extend(describe_unchecked(view));
+    clauses.extend(describe_unlisted(view, parsed, claim));
     if parsed.has_cluster_config && !claim.same_cluster {
         clauses.push(format!(
             "work pool {} sends its jobs to the cluster of its cluster_config, and the Secret is in this cluster",
@@ -197,4 +202,29 @@ fn describe_unchecked(view: &PoolView<'_>) -> Option<String> {
             }),
         },
     }
+}
+
+/// Which deployments choose what the variable does not offer. Prefect does not compare a deployment
+/// that is changed with the list.
+fn describe_unlisted(
+    view: &PoolView<'_>,
+    parsed: &ParsedTemplate<'_>,
+    claim: &Claim,
+) -> Option<String> {
+    let variable = claim.variable.as_ref()?;
+    let declared = parsed.declared(variable)?;
+    let values = view.deployments?.by_text.get(variable)?;
+    let unlisted = values.iter().filter(|(value, _)| !declared.offers(value));
+    let names: BTreeSet<String> = unlisted
+        .flat_map(|(_, names)| names)
+        .map(|name| printable::name(name))
+        .collect();
+    let shown: Vec<&str> = names.iter().take(MAX_NAMED).map(String::as_str).collect();
+    (!shown.is_empty()).then(|| {
+        format!(
+            "deployments {} of work pool {} set {variable} to a value that is not in its list",
+            shown.join(", "),
+            view.pool
+        )
+    })
 }

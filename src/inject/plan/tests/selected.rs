@@ -361,6 +361,17 @@ fn only_deployments_that_choose_a_secret_need_it() {
 }
 
 #[test]
+fn reports_deployments_that_choose_what_the_list_does_not_have() {
+    let s = selected("s", Want::Present);
+    let new = written(&template(json!(null)), &[&s]);
+    let found = choosing(&[("s", &["good"]), ("none", &["idle"]), ("root", &["odd"])]);
+    let (_, observation) = observe_with(&new, Some(&found), &s);
+    let text = observation.unchecked_deployments.unwrap();
+    let expected = "deployments odd of work pool k8s set doppler_config to a value";
+    assert!(text.starts_with(expected), "{text}");
+}
+
+#[test]
 fn restores_what_another_client_took_out() {
     let s = selected("s", Want::Present);
     let new = written(&template(json!(null)), &[&s]);
