@@ -55,7 +55,7 @@ pub async fn cleanup(pass: &mut Pass<'_>) {
     match withdraw_all(pass, terminating).await {
         Withdrawal::Pending(pending) if pending.in_use().is_some() => {
             report_in_use(pass, &pending).await;
-            pass.requeue.after(RETRY_INTERVAL);
+            return pass.requeue.after(RETRY_INTERVAL);
         }
         Withdrawal::Pending(pending) => {
             let remaining = remaining_time(pass);
