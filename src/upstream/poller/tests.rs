@@ -249,7 +249,8 @@ async fn a_read_that_panics_is_repeated() {
 
 #[tokio::test(start_paused = true)]
 async fn demands_cause_one_read_a_second_and_none_at_rest() {
-    let mut f = fixture(vec![Ok(Poll::Changed("v1")), Ok(Poll::Unchanged)]);
+    let first = [Ok(Poll::Changed("v1")), Ok(Poll::Changed("w1"))];
+    let mut f = fixture(first.into_iter().chain([Ok(Poll::Unchanged)]).collect());
     let day = Duration::from_hours(24);
     f.pollers.subscribe(&"a", &"k", day);
     f.pollers.subscribe(&"b", &"k", day);
