@@ -23,7 +23,7 @@ use crate::{
     controller::prefect_work_pools::owned_by,
     crd::{DopplerPrefectBinding, WorkPoolSpec},
     inject::{
-        claim::{Claim, Observation, Phase, Want},
+        claim::{Adoption, Claim, Observation, Phase, UsedName, Want},
         plan::{History, PoolView, destination_variables, plan, unserved_deployments},
         pool_owner::{ManagedPool, owner_of},
     },
@@ -132,8 +132,8 @@ impl PoolChecks<'_> {
             keys: Arc::clone(&self.keys),
             want: Want::Present,
             recorded: true,
-            adopts: false,
-            release_used: false,
+            adoption: Adoption::None,
+            used_name: UsedName::Stays,
             interval: Duration::from_mins(1),
         }
     }

@@ -24,6 +24,26 @@ pub enum Want {
     Absent,
 }
 
+/// Whether a variable that is not recorded may be ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Adoption {
+    /// It is not.
+    None,
+    /// Another entry for the Secret is recorded in this pool. An older version of the operator
+    /// records no variable, so a variable of exactly our shape is ours.
+    OfOurShape,
+}
+
+/// What happens to a name in the list of a variable that no binding wants there any more, while
+/// deployments choose it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UsedName {
+    /// It stays until no deployment chooses it.
+    Stays,
+    /// It goes.
+    Goes,
+}
+
 /// What a binding wants of a pool for one Secret.
 #[derive(Clone, Debug)]
 pub struct Claim {
@@ -46,11 +66,10 @@ pub struct Claim {
     /// Whether the entry is recorded for the binding, where its author cannot write. Then an entry
     /// of exactly our shape is ours.
     pub recorded: bool,
-    /// Whether another entry for the Secret is recorded in this pool. An older version of the
-    /// operator records no variable, so a variable of exactly our shape may then be ours.
-    pub adopts: bool,
-    /// Whether the variable stops offering the Secret even if deployments choose it.
-    pub release_used: bool,
+    /// Whether a variable that is not recorded may be ours.
+    pub adoption: Adoption,
+    /// What happens to the name of the Secret while deployments choose it.
+    pub used_name: UsedName,
     /// How often the pool is read.
     pub interval: Duration,
 }
@@ -78,8 +97,8 @@ impl Claim {
         self.namespace == other.namespace
             && self.secret == other.secret
             && self.variable == other.variable
-            && self.adopts == other.adopts
-            && self.release_used == other.release_used
+            && self.adoption == other.adoption
+            && self.used_name == other.used_name
             && self.optional == other.optional
             && self.same_cluster == other.same_cluster
             && self.mode == other.mode

@@ -38,7 +38,7 @@ use self::observe::{Observed, add_shadows, observe_claim};
 use self::usage::Usage;
 use self::variables::PoolVariables;
 use self::view::{KUBERNETES, ParsedTemplate};
-use super::claim::{Claim, Observation, Want};
+use super::claim::{Adoption, Claim, Observation, UsedName, Want};
 use super::template::{Edit, Entry, EntryKey, EntryState, edit};
 use crate::crd::InjectMode;
 
@@ -141,7 +141,10 @@ pub fn plan(view: &PoolView<'_>, claims: &[&Claim], history: &History) -> Plan {
 
 /// Whether a variable of exactly our shape is ours, because an older version recorded the entry.
 fn is_adopted(parsed: &ParsedTemplate<'_>, claim: &Claim) -> bool {
-    let variable = claim.variable.as_ref().filter(|_| claim.adopts);
+    let variable = claim
+        .variable
+        .as_ref()
+        .filter(|_| claim.adoption == Adoption::OfOurShape);
     let declared = variable.and_then(|variable| parsed.declared(variable));
     declared.is_some_and(|declared| declared.has_our_description)
 }
@@ -208,7 +211,7 @@ impl Demand {
     fn hold_used(&mut self, view: &PoolView<'_>, parsed: &ParsedTemplate<'_>, claims: &[&Claim]) {
         let given_up: BTreeSet<EntryKey> = claims
             .iter()
-            .filter(|claim| claim.release_used)
+            .filter(|claim| claim.used_name == UsedName::Goes)
             .map(|claim| claim.key())
             .collect();
         let (required, used) = (&self.required, &mut self.used);

@@ -11,7 +11,7 @@ use crate::{
     controller::pass::Pass,
     crd::{InjectMode, InjectedEntry, MAX_ENTRIES, WorkPoolSpec, WorkPoolState},
     inject::{
-        claim::{Claim, Observation, Phase, Want},
+        claim::{Adoption, Claim, Observation, Phase, UsedName, Want},
         template::EntryKey,
     },
     prefect::Connection,
@@ -101,8 +101,12 @@ pub fn declare_claims(
                 Want::Observe
             },
             recorded,
-            adopts: has_sibling(&pass.entries.recorded.entries, &entry),
-            release_used: false,
+            adoption: if has_sibling(&pass.entries.recorded.entries, &entry) {
+                Adoption::OfOurShape
+            } else {
+                Adoption::None
+            },
+            used_name: UsedName::Stays,
             interval: pass.interval(),
         };
         let pools = &pass.context.pools;

@@ -14,7 +14,7 @@ use super::pool_claims::{PoolClaims, is_recorded};
 use crate::{
     controller::{pass::Pass, recorded_entries::RecordedConnection},
     crd::{InjectMode, InjectedEntry, WorkPoolSpec},
-    inject::claim::{Claim, Phase, Want},
+    inject::claim::{Adoption, Claim, Phase, UsedName, Want},
     prefect::Connection,
     reason::Reason,
 };
@@ -212,7 +212,8 @@ pub fn withdraw_stale_entries(
         let pools = &pass.binding.spec.inject.work_pools;
         let named = pools.iter().find(|pool| pool.name == entry.pool);
         let same_way = named.is_none_or(|pool| pool.variable() == entry.variable.as_deref());
-        if !(same_secret && same_way) && !is_replaced(&entry, connection, claims) {
+        let is_wanted = same_secret && same_way;
+        if !is_wanted && !is_replaced(&entry, connection, claims) {
             continue;
         }
         if let Withdrawal::Pending(pending) = withdraw(pass, connection, &entry, false) {
@@ -358,8 +359,12 @@ fn withdraw(
         keys: Arc::default(),
         want: Want::Absent,
         recorded: true,
-        adopts: false,
-        release_used: entry.variable.is_some() && (at_once || remaining.is_zero()),
+        adoption: Adoption::None,
+        used_name: if entry.variable.is_some() && (at_once || remaining.is_zero()) {
+            UsedName::Goes
+        } else {
+            UsedName::Stays
+        },
         interval: pass.interval(),
     };
     let pools = &pass.context.pools;

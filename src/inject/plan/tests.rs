@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::*;
 use crate::crd::WorkPoolState as State;
-use crate::inject::claim::Phase;
+use crate::inject::claim::{Adoption, Phase, UsedName};
 use crate::inject::pool_owner::ManagedPool;
 use crate::inject::template::entry_state;
 use crate::prefect::{DeploymentGroup, DeploymentOverrides};
@@ -55,8 +55,8 @@ fn claim(secret: &str, want: Want) -> Claim {
         keys: Arc::default(),
         want,
         recorded: want != Want::Observe,
-        adopts: false,
-        release_used: false,
+        adoption: Adoption::None,
+        used_name: UsedName::Stays,
         interval: Duration::from_mins(1),
     }
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use super::eligibility::Rejection;
 use super::view::{History, ParsedTemplate, PoolView};
 use crate::crd::{InjectMode, WorkPoolState as State};
-use crate::inject::claim::{Claim, Want};
+use crate::inject::claim::{Adoption, Claim, Want};
 use crate::inject::template::EntryState;
 use crate::reason::Reason;
 
@@ -72,7 +72,7 @@ impl PoolVariables {
         let is_ours = if self.operators.contains(variable) {
             declared.is_plausible()
         } else {
-            claim.adopts && declared.has_our_description
+            claim.adoption == Adoption::OfOurShape && declared.has_our_description
         };
         let is_offered = parsed.state(&claim.key()) != EntryState::Absent;
         // Another owner adds the name to a list of their own.

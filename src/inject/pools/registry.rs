@@ -191,7 +191,7 @@ impl Registry {
                 || last.claim.recorded != claim.recorded
                 || last.claim.mode != claim.mode
                 || last.claim.optional != claim.optional
-                || last.claim.release_used != claim.release_used
+                || last.claim.used_name != claim.used_name
                 || last.claim.namespace != claim.namespace;
             observation = match last.observation {
                 Some(last) if changed => Some(failure::observe_changed_claim(&claim, &last)),

@@ -152,11 +152,11 @@ impl Choice<'_> {
             .iter()
             .filter_map(|element| range_of(list, element.get()))
             .collect();
-        let (Some(first), Some(last)) = (places.first(), places.last()) else {
+        let (Some(head), Some(tail)) = (places.first(), places.last()) else {
             let added: Vec<String> = added.into_values().flatten().collect();
             return format!("[{}]", added.join(","));
         };
-        let mut text = list[..first.start].to_owned();
+        let mut text = list[..head.start].to_owned();
         let mut is_first = true;
         if let Some(names) = added.get(&0) {
             text.push_str(&names.join(","));
@@ -175,7 +175,7 @@ impl Choice<'_> {
                 text.push_str(name);
             }
         }
-        text.push_str(&list[last.end..]);
+        text.push_str(&list[tail.end..]);
         text
     }
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{State, claim, entry, owner, plan_one, template, view};
 use crate::crd::InjectMode;
-use crate::inject::claim::{Claim, Observation, Phase, Want};
+use crate::inject::claim::{Adoption, Claim, Observation, Phase, UsedName, Want};
 use crate::inject::plan::{History, PoolView, plan};
 use crate::inject::template::{EntryState, entry_state};
 use crate::prefect::DeploymentOverrides;
@@ -176,7 +176,7 @@ fn a_name_stays_while_deployments_choose_it() {
     let (leaving, given_up) = (
         selected("a", Want::Absent),
         Claim {
-            release_used: true,
+            used_name: UsedName::Goes,
             ..selected("a", Want::Absent)
         },
     );
@@ -335,7 +335,7 @@ fn adopts_its_own_variable_after_an_older_version() {
     let (_, observation) = plan_one(&view(&new), &unrecorded);
     assert_eq!(observation.state, Some(State::AlreadyPresent), "a user's");
     let adopting = Claim {
-        adopts: true,
+        adoption: Adoption::OfOurShape,
         ..unrecorded
     };
     let (edited, observation) = plan_one(&view(&new), &adopting);

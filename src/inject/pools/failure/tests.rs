@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::crd::InjectMode;
+use crate::inject::claim::{Adoption, UsedName};
 
 fn claim(want: Want) -> Claim {
     Claim {
@@ -14,8 +15,8 @@ fn claim(want: Want) -> Claim {
         keys: Arc::default(),
         want,
         recorded: true,
-        adopts: false,
-        release_used: false,
+        adoption: Adoption::None,
+        used_name: UsedName::Stays,
         interval: Duration::from_mins(1),
     }
 }

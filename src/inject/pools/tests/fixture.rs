@@ -11,7 +11,7 @@ use wiremock::{Mock, MockServer, Request, ResponseTemplate, matchers::any};
 
 use crate::crd::{BindingRef, InjectMode};
 use crate::inject::Pools;
-use crate::inject::claim::{Claim, Observation, Phase, Want};
+use crate::inject::claim::{Adoption, Claim, Observation, Phase, UsedName, Want};
 use crate::inject::template::{EntryState, entry_state};
 use crate::metrics::Metrics;
 use crate::outbound::install_crypto_provider;
@@ -231,8 +231,8 @@ pub(super) fn claim(secret: &str, want: Want) -> Claim {
         keys: Arc::new(BTreeSet::from(["KEY".to_owned()])),
         want,
         recorded: want != Want::Observe,
-        adopts: false,
-        release_used: false,
+        adoption: Adoption::None,
+        used_name: UsedName::Stays,
         interval: LONG,
     }
 }

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::fixture::{Fixture, TEMPLATE, claim, eventually, frequent};
-use crate::inject::claim::{Claim, Phase, Want};
+use crate::inject::claim::{Claim, Phase, UsedName, Want};
 use crate::reason::Reason;
 
 fn selected(secret: &str, want: Want) -> Claim {
@@ -67,7 +67,7 @@ async fn a_used_name_leaves_when_it_is_given_up() {
     let held = |seen: &crate::inject::claim::Observation| seen.reason == Reason::PoolConfigInUse;
     fixture.wait_until(&absent, held).await;
     let given_up = Claim {
-        release_used: true,
+        used_name: UsedName::Goes,
         ..absent
     };
     fixture.wait_for_phase(&given_up, Phase::Removed).await;
