@@ -19,6 +19,11 @@ fn lax_crd() -> Result<String> {
         .pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/spec")
         .context("no schema of the spec")?;
     *spec = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    let schema = crd.pointer_mut("/spec/versions/0/schema/openAPIV3Schema");
+    let schema = schema.and_then(Value::as_object_mut);
+    schema
+        .context("no schema")?
+        .remove("x-kubernetes-validations");
     Ok(crd.to_string())
 }
 

@@ -24,6 +24,14 @@ async fn secret_is_current_before_the_job_of_a_run_exists() -> Result<()> {
     };
     let _worker = PrefectWorker::start(w.prefect, &options).await?;
     let deployment = w.deploy(&w.name).await?;
+    // A Python program takes its time to start.
+    let limit = Duration::from_mins(3);
+    w.until_within(limit, "the worker to be online", async || {
+        let workers = w.api.online_workers(&w.name).await?;
+        ensure!(!workers.is_empty(), "none is");
+        Ok(())
+    })
+    .await?;
     let before = w.downloads();
     w.set_doppler_secret("A", &secret("new"));
     let run = w.api.create_flow_run(&deployment).await?;
