@@ -17,7 +17,7 @@ use super::{
 use crate::{
     controller::admission_policy::{AdmissionPolicy, Availability},
     crd::{DopplerPrefectBinding, INJECTED_ANNOTATION, JobSelector},
-    printable,
+    inject::job_labels::shown_labels,
 };
 
 /// Adds what the policy does to a Job of each item.
@@ -60,11 +60,7 @@ async fn check_selector(
     selector: &JobSelector,
     findings: &mut Findings,
 ) {
-    let labels = selector.match_labels.iter();
-    let labels: Vec<String> = labels
-        .map(|(key, value)| printable::name(&format!("{key}={value}")))
-        .collect();
-    let topic = format!("Jobs with {}", labels.join(","));
+    let topic = format!("Jobs with {}", shown_labels(&selector.match_labels));
     let Ok(job) = serde_json::from_value::<Job>(job(selector)) else {
         return findings.fail(&topic, "no Job can have these labels");
     };

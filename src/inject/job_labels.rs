@@ -1,13 +1,25 @@
-//! Values of labels, and the slugs that Prefect's worker writes.
+//! Labels of Jobs, and the slugs that Prefect's worker writes.
 //!
-//! Input: a key or a value of `spec.inject.jobs[].matchLabels`.
-//! Output: whether it can be a label, and what the worker writes instead.
+//! Input: a key or a value of `spec.inject.jobs[].matchLabels`, or all of them.
+//! Output: whether it can be a label, what the worker writes instead, and the labels as text.
 //! Invariants: pure. The rules of the CRD agree with it.
+
+use std::collections::BTreeMap;
+
+use crate::printable;
 
 /// The longest value of a label, and the longest name of its key.
 const MAX_CHARS: usize = 63;
 /// The longest prefix of a label's key.
 const MAX_PREFIX: usize = 253;
+
+/// The labels as kubectl takes them, such as `a=b,c=d`.
+#[must_use]
+pub fn shown_labels(labels: &BTreeMap<String, String>) -> String {
+    let labels = labels.iter();
+    let labels = labels.map(|(key, value)| printable::name(&format!("{key}={value}")));
+    labels.collect::<Vec<_>>().join(",")
+}
 
 /// Whether a label can have this value.
 #[must_use]

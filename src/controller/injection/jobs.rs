@@ -16,7 +16,7 @@ use crate::{
     controller::{admission_policy::Availability, pass::Pass},
     crd::JobSelector,
     failure::Failure,
-    printable,
+    inject::job_labels::shown_labels,
     reason::Reason,
     status::ConditionUpdate,
 };
@@ -118,12 +118,8 @@ fn jobs_condition(
 
 /// The labels, such as `a=b,c=d or a=e`.
 fn selectors(jobs: &[JobSelector]) -> String {
-    let text = |selector: &JobSelector| {
-        let labels = selector.match_labels.iter();
-        let labels = labels.map(|(key, value)| printable::name(&format!("{key}={value}")));
-        labels.collect::<Vec<_>>().join(",")
-    };
-    let mut texts: Vec<String> = jobs.iter().take(MAX_SELECTORS).map(text).collect();
+    let shown = jobs.iter().take(MAX_SELECTORS);
+    let mut texts: Vec<String> = shown.map(|job| shown_labels(&job.match_labels)).collect();
     let more = jobs.len().saturating_sub(MAX_SELECTORS);
     if more > 0 {
         texts.push(format!("{more} more selectors"));

@@ -239,33 +239,27 @@ pub fn withdraw_stale_entries(
 /// Reports which deployments choose a Secret that the binding no longer offers, once for each list
 /// of them.
 fn report_in_use(pass: &Pass<'_>, pending: &PendingRemoval) {
-    if pending.used_by.is_none() {
-        return;
-    }
-    let why = pending.why.clone().unwrap_or_default();
-    let is_new = pass.update_state(|state| {
-        let reported = &mut state.reported_removals;
-        reported.insert(pending.entry.clone(), why.clone()) != Some(why.clone())
-    });
-    if is_new {
+    if pending.used_by.is_some() && is_news(pass, pending) {
         pass.emit(Reason::PoolConfigInUse, &pending.in_use_message(pass));
     }
 }
 
 /// Reports once that the server of an entry cannot be reached as recorded.
 fn report_unreachable(pass: &Pass<'_>, pending: &PendingRemoval) {
-    let Some(reason) = pending.unreachable else {
-        return;
-    };
-    let is_new = pass.update_state(|state| {
-        let why = pending.why.clone().unwrap_or_default();
+    if let Some(reason) = pending.unreachable
+        && is_news(pass, pending)
+    {
+        pass.emit(reason, &pending.waiting_message());
+    }
+}
+
+/// Whether it was not reported yet why the entry is still there. It counts as reported from now on.
+fn is_news(pass: &Pass<'_>, pending: &PendingRemoval) -> bool {
+    let why = pending.why.clone().unwrap_or_default();
+    pass.update_state(|state| {
         let reported = &mut state.reported_removals;
         reported.insert(pending.entry.clone(), why.clone()) != Some(why)
-    });
-    if is_new {
-        let message = pending.waiting_message();
-        pass.emit(reason, &message);
-    }
+    })
 }
 
 /// The recorded entries that the spec no longer asks for.
