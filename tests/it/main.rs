@@ -39,4 +39,5 @@ mod secrets;
 mod threat_model;
 mod upstream;
 mod work_pools;
+mod worker;
 mod world;

@@ -12,9 +12,10 @@ use kube::api::ListParams;
 use serde_json::{Value, json};
 use testkit::kubernetes;
 use testkit::node::{NodeOptions, ProcessNode};
-use testkit::prefect::{Deployment, PrefectWorker, WorkerOptions, flows};
+use testkit::prefect::{Deployment, flows};
 
 use crate::work_pools::template;
+use crate::worker::start_worker;
 use crate::world::{Setup, World, pairs, secret};
 
 /// Python's imports alone take 6 to 13 s.
@@ -79,13 +80,7 @@ async fn runs_get_doppler_values_even_without_the_operator() -> Result<()> {
     world.bind_to("story", "runs").await?;
     world.until_ready("story").await?;
 
-    let options = WorkerOptions {
-        pool: world.name.clone(),
-        name: "worker-of-runs".to_owned(),
-        kubeconfig: world.plane.admin_kubeconfig_path(),
-        env: Vec::new(),
-    };
-    let _worker = PrefectWorker::start(world.prefect, &options).await?;
+    let _worker = start_worker(&world).await?;
     let here = node(&world, "node-of-runs", "runs").await?;
     let there = node(&world, "node-of-runs-elsewhere", elsewhere).await?;
     let ordinary = deployment(&world, "ordinary", json!({})).await?;

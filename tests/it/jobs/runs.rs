@@ -5,10 +5,11 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use testkit::node::{NodeOptions, ProcessNode};
-use testkit::prefect::{Deployment, PrefectWorker, WorkerOptions, flows};
+use testkit::prefect::{Deployment, flows};
 
 use super::{install_policy, until_admitted};
 use crate::work_pools::template;
+use crate::worker::start_worker;
 use crate::world::{World, secret};
 
 /// Python's imports alone take 6 to 13 s.
@@ -60,13 +61,7 @@ async fn a_deployment_gets_its_secret_by_label_without_the_operator() -> Result<
     .await?;
     w.kill_operator();
 
-    let options = WorkerOptions {
-        pool: w.name.clone(),
-        name: "worker-of-jobs".to_owned(),
-        kubeconfig: w.plane.admin_kubeconfig_path(),
-        env: Vec::new(),
-    };
-    let _worker = PrefectWorker::start(w.prefect, &options).await?;
+    let _worker = start_worker(&w).await?;
     let mut node = NodeOptions::new("node-of-jobs", w.plane.admin_kubeconfig_path());
     node.namespace = Some(w.name.clone());
     let node = ProcessNode::start(node).await?;

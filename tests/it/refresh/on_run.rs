@@ -8,21 +8,15 @@ use kube::Api;
 use kube::api::ListParams;
 use serde_json::json;
 use testkit::doppler::Fault;
-use testkit::prefect::{PrefectWorker, WorkerOptions};
 
 use crate::work_pools::template;
+use crate::worker::start_worker;
 use crate::world::{World, pairs, secret};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn secret_is_current_before_the_job_of_a_run_exists() -> Result<()> {
     let w = World::quiet_with_pool("run-fresh").await?;
-    let options = WorkerOptions {
-        pool: w.name.clone(),
-        name: "worker-of-run-fresh".to_owned(),
-        kubeconfig: w.plane.admin_kubeconfig_path(),
-        env: Vec::new(),
-    };
-    let _worker = PrefectWorker::start(w.prefect, &options).await?;
+    let _worker = start_worker(&w).await?;
     let deployment = w.deploy(&w.name).await?;
     // A Python program takes its time to start.
     let limit = Duration::from_mins(3);

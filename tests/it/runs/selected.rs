@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
-use testkit::prefect::{Block, PrefectWorker, WorkerOptions};
+use testkit::prefect::Block;
 
 use super::{deployment, ensure_printed, node};
 use crate::work_pools::template;
+use crate::worker::start_worker;
 use crate::world::{Setup, World, secret};
 
 /// Applies a binding of one config, with its own block and value. Returns the value.
@@ -44,13 +45,7 @@ async fn each_deployment_gets_the_config_that_it_chose() -> Result<()> {
         bind(&world, "shared", &json!({"name": pool})).await?,
     );
 
-    let options = WorkerOptions {
-        pool: world.name.clone(),
-        name: "worker-of-selected".to_owned(),
-        kubeconfig: world.plane.admin_kubeconfig_path(),
-        env: Vec::new(),
-    };
-    let _worker = PrefectWorker::start(world.prefect, &options).await?;
+    let _worker = start_worker(&world).await?;
     let here = node(&world, "node-of-selected", pool).await?;
     let mut runs = Vec::new();
     let mut deployments = BTreeMap::new();
