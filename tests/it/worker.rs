@@ -2,7 +2,7 @@
 //!
 //! Input: a world.
 //! Output: a worker of the pool that has the world's name.
-//! Invariants: one worker runs at a time. The shared Prefect server keeps its data in SQLite, and
+//! Invariants: one worker runs at a time. The shared Prefect server keeps its data in `SQLite`, and
 //! with several workers and their runs beside the other tests it answers 503; a worker reports a run
 //! as crashed then.
 
