@@ -16,10 +16,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 mod durations;
 mod metrics;
 mod refresh;
+mod runs;
 
 use durations::{duration, duration_or_zero, interval};
 pub use metrics::MetricsArgs;
 pub use refresh::RefreshArgs;
+pub use runs::RunsArgs;
 
 /// Brings Doppler secrets into the flow runs of Prefect's Kubernetes work pools.
 #[derive(Debug, Parser)]
@@ -262,6 +264,9 @@ pub struct RunArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub metrics: MetricsArgs,
+    /// Flow runs.
+    #[command(flatten)]
+    pub runs: RunsArgs,
     /// Address of `/healthz` and `/readyz`.
     #[arg(
         long,

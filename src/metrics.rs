@@ -2,8 +2,8 @@
 //!
 //! Input: counts from all modules.
 //! Output: the metrics page as OpenMetrics text.
-//! Invariants: label values come from closed lists, or from a flag of the operator. A label never
-//! holds a name that a user chose, or a secret value.
+//! Invariants: label values come from closed lists, or from a flag of the operator, or are content
+//! hashes. A label never holds a name that a user chose, or a secret value.
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
@@ -87,6 +87,20 @@ pub struct WebhookLabels {
     pub outcome: &'static str,
 }
 
+/// Labels of a value per content of a Secret.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ContentLabels {
+    /// The content hash, as in `status.contentHash` of one binding.
+    pub content_hash: String,
+}
+
+/// Labels of the events that the operator sends to Prefect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RunEventLabels {
+    /// `sent`, `failed` (the server does not take them), or `dropped` (too many waited).
+    pub outcome: &'static str,
+}
+
 /// All metrics of the operator.
 #[derive(Debug)]
 pub struct Metrics {
@@ -125,6 +139,10 @@ pub struct Metrics {
     pub sources: Family<SourceLabels, Gauge>,
     /// Requests to the webhook endpoint.
     pub webhook_requests: Family<WebhookLabels, Counter>,
+    /// Flow runs that got the Secret of a binding, by the content hash that was in force.
+    pub flow_runs: Family<ContentLabels, Counter>,
+    /// Events about flow runs.
+    pub run_events: Family<RunEventLabels, Counter>,
     /// Panics of tasks that were started again.
     pub task_panics: Family<TaskLabels, Counter>,
     /// Deleted bindings whose pool entry the operator left behind.
@@ -158,6 +176,8 @@ impl Metrics {
             reports: Family::default(),
             sources: Family::default(),
             webhook_requests: Family::default(),
+            flow_runs: Family::default(),
+            run_events: Family::default(),
             task_panics: Family::default(),
             cleanups_abandoned: Counter::default(),
             namespace_unavailable: Family::default(),
@@ -209,6 +229,16 @@ impl Metrics {
             "sources",
             "Distinct blocks, configs and pools that the operator reads",
             metrics.sources.clone(),
+        );
+        registry.register(
+            "flow_runs",
+            "Flow runs that got the Secret of a binding, by the content hash that was in force",
+            metrics.flow_runs.clone(),
+        );
+        registry.register(
+            "run_events",
+            "Events about flow runs for Prefect, by outcome",
+            metrics.run_events.clone(),
         );
         metrics.register_subscriptions(&mut registry);
         metrics.register_process(&mut registry);

@@ -47,6 +47,8 @@ pub struct UpstreamSettings {
     pub max_sockets: usize,
     /// Shortest poll interval while an event socket is connected.
     pub pushed_refresh_interval: Duration,
+    /// Whether Prefect servers get an event for each flow run that got a Secret.
+    pub sends_run_events: bool,
 }
 
 /// A flag is not a valid pattern.
@@ -111,6 +113,7 @@ impl ManagerSettings {
                 max_streams: args.max_streams.into(),
                 max_sockets: MAX_SOCKETS,
                 pushed_refresh_interval: args.pushed_refresh_interval,
+                sends_run_events: args.runs.run_events,
             },
             watch_namespaces: args.watch_namespaces.clone(),
             prefect_namespaces: args.prefect_namespaces.clone(),

@@ -39,6 +39,7 @@ pub mod resolve;
 pub mod scope;
 pub mod scope_state;
 mod secret;
+mod served_runs;
 pub mod service_types;
 pub mod stored_binding;
 pub mod watches;

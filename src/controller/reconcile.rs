@@ -20,16 +20,15 @@ use super::{
     patch_status,
     prune::delete_renamed_secret,
     refresh,
-    resolution::Resolution,
     resolve::resolve,
     scope_state::Unavailable,
     secret::{desired_secret, reconcile_secret},
+    served_runs,
 };
 use crate::{
     crd::BindingRef,
     prefect::Connection,
     reason::Reason,
-    runs::selectors,
     status::{BLOCK_RESOLVED, ConditionUpdate, Outcome},
 };
 
@@ -89,7 +88,7 @@ async fn reconcile_binding(mut pass: Pass<'_>, is_valid: bool) -> Option<Duratio
 /// From the spec to the status, through the Secret and its injection.
 async fn advance(pass: &mut Pass<'_>) {
     let resolution = resolve(pass).await;
-    declare_runs(pass, &resolution);
+    served_runs::declare(pass, &resolution);
     refresh::demand(pass);
     if resolution.waits_for_first_answer() {
         // The answer enqueues the binding.
@@ -107,6 +106,7 @@ async fn advance(pass: &mut Pass<'_>) {
     injection.withdraw_stale(pass);
     entry_record::inherit(pass);
     let secret = reconcile_secret(pass, &resolution, desired).await;
+    served_runs::declare_content(pass, secret.content.as_ref());
     entry_record::write(pass).await;
     finalizer::ensure(pass).await;
     delete_renamed_secret(pass).await;
@@ -134,17 +134,6 @@ async fn advance(pass: &mut Pass<'_>) {
     };
     patch_status::patch(pass, &outcome).await;
     finalizer::release(pass).await;
-}
-
-/// Declares the flow runs that the binding serves. Without a connection, those of the last pass stay.
-fn declare_runs(pass: &Pass<'_>, resolution: &Resolution) {
-    let runs = &pass.context.runs;
-    let selectors = selectors(&pass.binding.spec);
-    match &resolution.connection {
-        _ if selectors.is_empty() => runs.remove(pass.key),
-        Some(connection) => runs.declare(pass.key, connection, selectors),
-        None => {}
-    }
 }
 
 /// Reports a binding of a namespace that cannot be listed. Nothing is read or written for it, because

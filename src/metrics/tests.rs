@@ -56,6 +56,8 @@ fn page() -> String {
         reports,
         sources,
         webhook_requests,
+        flow_runs,
+        run_events,
         registry: _,
         reconciles: _,
         workqueue_depth: _,
@@ -94,6 +96,12 @@ fn page() -> String {
     sample(sources, kind);
     sample(task_panics, TaskLabels { task: "pool" });
     sample(webhook_requests, WebhookLabels { outcome });
+    let outcome = "sent";
+    sample(run_events, RunEventLabels { outcome });
+    // The operator computes the hash.
+    drop(flow_runs.get_or_create(&ContentLabels {
+        content_hash: "sha".to_owned(),
+    }));
     // The administrator lists the namespaces in a flag.
     drop(namespace_unavailable.get_or_create(&NamespaceLabels {
         namespace: "flows".to_owned(),

@@ -15,8 +15,9 @@ use super::{
     connection::Connection,
     error::{PrefectError, Subject},
     http_client::{ApiResponse, Endpoint, HttpClient},
+    page::{PAGE_SIZE, Page},
     version::ServerVersion,
-    work_pool::{DeploymentOverrides, DeploymentPage, PAGE_SIZE, WorkPool},
+    work_pool::{DeploymentOverrides, WorkPool},
 };
 use crate::{
     printable::has_control,
@@ -27,7 +28,7 @@ use crate::{
 const VERSION_LIMIT: usize = 1 << 10;
 const BLOCK_LIMIT: usize = 1 << 20;
 const POOL_LIMIT: usize = 4 << 20;
-const DEPLOYMENTS_LIMIT: usize = 8 << 20;
+pub(super) const DEPLOYMENTS_LIMIT: usize = 8 << 20;
 /// The bound on the JSON values of a block or a template. The default template of a kubernetes pool
 /// has about 150.
 const MAX_VALUES: usize = 20_000;
@@ -152,7 +153,7 @@ impl Client {
                 .http
                 .send_json(Method::POST, &endpoint, &filter, priority)
                 .await?;
-            let DeploymentPage(deployments) = self.http.parse(&endpoint, &response)?;
+            let Page(deployments) = self.http.parse(&endpoint, &response)?;
             let is_last = deployments.len() < PAGE_SIZE;
             for deployment in &deployments {
                 found.add(deployment, variables);

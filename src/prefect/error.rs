@@ -27,6 +27,10 @@ pub(super) enum Subject<'a> {
     PoolEdit(&'a str),
     /// The deployments of a work pool.
     Deployments(&'a str),
+    /// The job variables of flow runs and of their deployments.
+    Runs,
+    /// Events that the operator sends.
+    Events,
     /// A CSRF token.
     CsrfToken,
     /// The version of the server.
@@ -286,7 +290,9 @@ fn error_for_403(host: String, subject: Subject<'_>) -> PrefectError {
             };
         }
         Subject::CsrfToken => return PrefectError::CsrfRejected { host },
-        Subject::Version => return PrefectError::RequestRejected { host, status: 403 },
+        Subject::Version | Subject::Runs | Subject::Events => {
+            return PrefectError::RequestRejected { host, status: 403 };
+        }
         Subject::Pool(pool) => (pool, "read the template", "View work pools"),
         Subject::PoolEdit(pool) => (pool, "edit the template", "Edit work pools"),
         Subject::Deployments(pool) => (pool, "list the deployments", "View deployments"),

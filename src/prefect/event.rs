@@ -16,7 +16,8 @@
 //! | a block that another one references is changed | one `updated` for the referenced block | its id and name; nothing of the parent |
 //! | a work pool is created, changed, deleted | `prefect.work-pool.{created,updated,deleted}` | id, name, type |
 //! | a work pool is replaced by an equal one | none | |
-//! | a worker takes a flow run | `prefect.flow-run.Pending`, before it creates the Job | flow run, flow, deployment, work queue and work pool, each with its name; the type of the pool |
+//! | a worker takes a flow run | `prefect.flow-run.Pending`, before it creates the Job | flow run, flow, deployment, work queue and work pool, each with id and name; the type of the pool |
+//! | the flow of a run begins | `prefect.flow-run.Running`, from the pod | the same |
 //!
 //! Blocks and pools cannot be renamed: a name in the request is a 422. So the operator finds a block
 //! by its name, and a referenced block by its id. The server sends an event before it commits the
@@ -25,8 +26,10 @@
 use serde::Deserialize;
 use serde_json::json;
 
+use super::flow_run::{FlowRun, RelatedResource};
+
 /// The events that the filter selects.
-const EVENT_NAMES: [&str; 7] = [
+const EVENT_NAMES: [&str; 8] = [
     "prefect.block-document.created",
     "prefect.block-document.updated",
     "prefect.block-document.deleted",
@@ -34,8 +37,10 @@ const EVENT_NAMES: [&str; 7] = [
     "prefect.work-pool.updated",
     "prefect.work-pool.deleted",
     RUN_PENDING,
+    RUN_RUNNING,
 ];
 const RUN_PENDING: &str = "prefect.flow-run.Pending";
+const RUN_RUNNING: &str = "prefect.flow-run.Running";
 const BLOCK_PREFIX: &str = "prefect.block-document.";
 const POOL_PREFIX: &str = "prefect.work-pool.";
 /// The server only sends events within the filter's span. No server's clock is outside of this one,
@@ -59,16 +64,11 @@ pub enum ServerEvent {
         name: String,
     },
     /// A worker took a flow run, and is about to create its Job.
-    RunPending(PendingRun),
+    RunPending(FlowRun),
+    /// The flow of a run begins: its pod has the environment.
+    RunStarted(FlowRun),
     /// The server answered a ping.
     Heartbeat,
-}
-
-/// A flow run whose Job a worker is about to create.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct PendingRun {
-    /// Name of its work pool.
-    pub work_pool: String,
 }
 
 /// The message is not JSON.
@@ -117,16 +117,6 @@ struct Resource {
     name: Option<String>,
 }
 
-#[derive(Deserialize)]
-struct RelatedResource {
-    #[serde(rename = "prefect.resource.role")]
-    role: Option<String>,
-    #[serde(rename = "prefect.resource.name")]
-    name: Option<String>,
-    #[serde(rename = "prefect.work-pool.type")]
-    pool_type: Option<String>,
-}
-
 /// The object that a message is about, if it is an event of the filter.
 pub(super) fn parse_event(message: &[u8]) -> Result<Option<ServerEvent>, NotJson> {
     let Event {
@@ -144,21 +134,14 @@ pub(super) fn parse_event(message: &[u8]) -> Result<Option<ServerEvent>, NotJson
         Some(ServerEvent::Block { id, name })
     } else if id.starts_with(POOL_PREFIX) {
         name.map(|name| ServerEvent::Pool { name })
-    } else if event_name.as_deref() == Some(RUN_PENDING) {
-        pending_run(related).map(ServerEvent::RunPending)
     } else {
-        None
+        let run = || FlowRun::of(&id, name, &related);
+        match event_name.as_deref() {
+            Some(RUN_PENDING) => run().map(ServerEvent::RunPending),
+            Some(RUN_RUNNING) => run().map(ServerEvent::RunStarted),
+            _ => None,
+        }
     })
-}
-
-/// The run of these related resources, if its work pool is of type kubernetes. A run without a work
-/// pool has no Job. A server that does not state the type may mean such a pool.
-fn pending_run(related: Vec<RelatedResource>) -> Option<PendingRun> {
-    let is_pool = |resource: &RelatedResource| resource.role.as_deref() == Some("work-pool");
-    let pool = related.into_iter().find(is_pool)?;
-    let is_kubernetes = pool.pool_type.is_none_or(|of| of == "kubernetes");
-    let work_pool = pool.name.filter(|_| is_kubernetes)?;
-    Some(PendingRun { work_pool })
 }
 
 #[cfg(test)]
@@ -186,40 +169,26 @@ mod tests {
     }
 
     #[test]
-    fn pending_run_carries_its_kubernetes_pool() {
-        let run = |related: Value| {
+    fn events_of_a_run_carry_the_run_and_no_payload() {
+        let id = "00000000-0000-4000-8000-000000000001";
+        let run = |name: &str| {
             let event = json!({"type": "event", "event": {
-                "event": "prefect.flow-run.Pending",
-                "resource": {"prefect.resource.id": "prefect.flow-run.1", "prefect.resource.name": "red-fox"},
-                "related": related,
-                "payload": {"validated_state": {"type": "PENDING"}},
+                "event": name,
+                "resource": {"prefect.resource.id": format!("prefect.flow-run.{id}"), "prefect.resource.name": "red-fox"},
+                "related": [{"prefect.resource.role": "work-pool", "prefect.resource.name": "k8s"}],
+                "payload": {"validated_state": {"type": "canary"}},
             }});
-            parse_event(event.to_string().as_bytes()).unwrap()
+            let event = parse_event(event.to_string().as_bytes()).unwrap();
+            assert!(!format!("{event:?}").contains("canary"));
+            event
         };
-        let pool = |more: Value| {
-            let mut pool =
-                json!({"prefect.resource.role": "work-pool", "prefect.resource.name": "k8s"});
-            if let Value::Object(more) = more {
-                pool.as_object_mut().unwrap().extend(more);
-            }
-            json!([{"prefect.resource.role": "flow", "prefect.resource.name": "etl"}, pool])
+        let Some(ServerEvent::RunPending(pending)) = run("prefect.flow-run.Pending") else {
+            panic!("not pending");
         };
-        let pending = Some(ServerEvent::RunPending(PendingRun {
-            work_pool: "k8s".to_owned(),
-        }));
-        assert_eq!(
-            run(pool(json!({"prefect.work-pool.type": "kubernetes"}))),
-            pending
-        );
-        assert_eq!(run(pool(json!({}))), pending, "the type is unknown");
-        for related in [
-            pool(json!({"prefect.work-pool.type": "process"})),
-            pool(json!({"prefect.resource.name": null})),
-            json!([{"prefect.resource.role": "flow", "prefect.resource.name": "k8s"}]),
-            json!([]),
-        ] {
-            assert_eq!(run(related.clone()), None, "{related}");
-        }
+        assert_eq!(pending.run.id, id);
+        let started = Some(ServerEvent::RunStarted(pending));
+        assert_eq!(run("prefect.flow-run.Running"), started);
+        assert_eq!(run("prefect.flow-run.Completed"), None);
     }
 
     #[test]

@@ -70,7 +70,9 @@ pub fn event_sockets(
             let (mut changes, mut runs) = (Pace::default(), Pace::default());
             let events = events.then(move |event| {
                 let (pace, limit) = match &event {
-                    Ok(ServerEvent::RunPending(_)) => (&mut runs, RUN_EVENTS),
+                    Ok(ServerEvent::RunPending(_) | ServerEvent::RunStarted(_)) => {
+                        (&mut runs, RUN_EVENTS)
+                    }
                     _ => (&mut changes, EVENTS),
                 };
                 let wait = pace.take(limit, Instant::now()).err().unwrap_or_default();

@@ -2,8 +2,8 @@
 //!
 //! Input: the `server` field of a binding, and the values that it references ([`connection`]).
 //! Output: [`source`] polls blocks; [`client`] reads work pools, and writes
-//! them by `template_edit`; [`feed`] subscribes to the
-//! event socket. An error of a request becomes a `Failure` in [`source`].
+//! them by `template_edit`; [`feed`] subscribes to the event socket; `run_events` sends events about
+//! flow runs. An error of a request becomes a `Failure` in [`source`].
 //! Invariants: only this module knows Prefect's paths, headers and statuses.
 
 pub mod block;
@@ -16,10 +16,13 @@ mod error;
 mod event;
 pub mod event_socket;
 mod feed;
+mod flow_run;
 mod http_client;
 mod json_request;
+mod page;
 mod refused_template;
 mod request_headers;
+mod run_events;
 mod source;
 mod template_edit;
 mod version;
@@ -30,9 +33,11 @@ pub use client::Client;
 pub use connection::{Connection, ServerError};
 pub use connection_interner::ConnectionInterner;
 pub use error::PrefectError;
-pub use event::{PendingRun, ServerEvent};
+pub use event::ServerEvent;
 pub use event_socket::{SocketError, events};
 pub use feed::{EventSockets, event_sockets};
+pub use flow_run::{FlowRun, Named};
+pub use run_events::{Chooser, RunEvent};
 pub use source::{BlockKey, Blocks, blocks};
 pub use version::ServerVersion;
 pub use work_pool::{DeploymentGroup, DeploymentOverrides, WorkPool};

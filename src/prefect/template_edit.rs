@@ -22,7 +22,7 @@ use super::work_pool::WorkPool;
 use crate::upstream::limiter::Priority;
 
 /// An older template is read again before it is replaced.
-const MAX_TEMPLATE_AGE: Duration = Duration::from_secs(1);
+const MAX_TEMPLATE_AGE: Duration = Duration::from_millis(300);
 
 impl Client {
     /// Replaces the whole template of `pool` by exactly the text `template`. If the request has to

@@ -14,12 +14,10 @@ use std::{
 
 use serde::{
     Deserialize, Deserializer,
-    de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor},
+    de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor},
 };
 use serde_json::{Map, Value, value::RawValue};
 
-/// Deployments per page: Prefect's maximum.
-pub(super) const PAGE_SIZE: usize = 200;
 /// The longest name of a deployment that is kept, in characters.
 const MAX_NAME_CHARS: usize = 253;
 /// The longest values of one deployment that are kept, in bytes.
@@ -70,9 +68,6 @@ pub struct DeploymentGroup {
     /// The names of some of them.
     pub names: Vec<String>,
 }
-
-/// A page of deployments. One with more deployments than were requested does not parse.
-pub(super) struct DeploymentPage<'a>(pub(super) Vec<Deployment<'a>>);
 
 /// The parts of a deployment that are used.
 #[derive(Deserialize)]
@@ -156,29 +151,14 @@ impl Deployment<'_> {
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for DeploymentPage<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Page;
-        impl<'de> Visitor<'de> for Page {
-            type Value = DeploymentPage<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list of deployments")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-                let mut deployments = Vec::new();
-                while let Some(deployment) = list.next_element()? {
-                    if deployments.len() == PAGE_SIZE {
-                        return Err(A::Error::custom("more deployments than requested"));
-                    }
-                    deployments.push(deployment);
-                }
-                Ok(DeploymentPage(deployments))
-            }
-        }
-        deserializer.deserialize_seq(Page)
-    }
+/// The short texts to which job variables set these variables. None if they are no object.
+pub(super) fn selected_texts(
+    job_variables: &RawValue,
+    variables: &BTreeSet<String>,
+) -> Option<BTreeMap<String, String>> {
+    let mut decoder = serde_json::Deserializer::from_str(job_variables.get());
+    let selected = Selected(variables).deserialize(&mut decoder).ok()?;
+    Some(selected.texts)
 }
 
 /// Selects the members of an object that set one of the variables. A key with a dot sets a part of

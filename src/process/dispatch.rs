@@ -159,8 +159,10 @@ impl Dispatcher {
             ServerEvent::Pool { name } => self
                 .pools
                 .trigger(&|server, pool| server == connection.api_url.as_str() && pool == name),
-            // A run has changed nothing: `run_starts` demands its configs.
-            ServerEvent::RunPending(_) | ServerEvent::Heartbeat => false,
+            // A run has changed nothing: `run_starts` follows it.
+            ServerEvent::RunPending(_) | ServerEvent::RunStarted(_) | ServerEvent::Heartbeat => {
+                false
+            }
         }
     }
 }

@@ -93,9 +93,11 @@ impl ControllerManager {
             runs,
             update_gauges,
             dispatch,
+            report_runs,
         } = upstreams;
         update_at_scrape(&gauge_updater, update_gauges, &queue, &metrics);
         tasks.spawn("dispatch", dispatch);
+        tasks.spawn("runs", report_runs);
         let refreshed_blocks = blocks.clone();
         let (report, events) = Report::new(client.clone(), Arc::clone(&metrics), shutdown.clone());
         tasks.spawn("events", events);

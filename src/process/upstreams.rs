@@ -22,7 +22,7 @@ use crate::{
     prefect::{
         self, Blocks, Connection, ConnectionInterner, EventSockets, PrefectError, ServerEvent,
     },
-    runs::RunRegistry,
+    runs::{self, RunRegistry},
     settings::UpstreamSettings,
     upstream::{change_feed::ChangeFeed, limiter::RateLimiter, poller::Enqueue},
 };
@@ -48,6 +48,8 @@ pub struct Upstreams {
     pub update_gauges: Box<dyn Fn() + Send + Sync>,
     /// Dispatches change events until the shutdown.
     pub dispatch: BoxFuture<'static, ()>,
+    /// Reports flow runs until the shutdown.
+    pub report_runs: BoxFuture<'static, ()>,
 }
 
 /// Builds everything that reads.
@@ -84,17 +86,24 @@ pub fn upstreams(
         Arc::clone(enqueue),
         shutdown.clone(),
     );
-    let runs = Arc::new(RunRegistry::default());
+    let registry = Arc::new(RunRegistry::default());
+    let (started, reporter) = runs::started_runs(
+        Arc::clone(&connections),
+        Arc::clone(metrics),
+        settings.sends_run_events,
+    );
     let starts = RunStarts {
-        runs: Arc::clone(&runs),
+        runs: Arc::clone(&registry),
         configs: configs.clone(),
+        started,
     };
     let sockets = prefect::event_sockets(
         settings,
         &connections,
         metrics,
         Box::new(move |connection: &Arc<Connection>, event| match event {
-            ServerEvent::RunPending(run) => starts.on_run(connection, &run),
+            ServerEvent::RunPending(run) => starts.on_pending(connection, &run),
+            ServerEvent::RunStarted(run) => starts.on_started(connection, run),
             event => send(ChangeEvent::Received(
                 Arc::clone(connection),
                 event,
@@ -139,9 +148,10 @@ pub fn upstreams(
         blocks,
         configs,
         pools,
-        runs,
+        runs: registry,
         update_gauges: Box::new(move || gauges.update()),
         dispatch: Box::pin(dispatcher.run(events, shutdown.clone())),
+        report_runs: Box::pin(reporter.run(shutdown.clone())),
     })
 }
 

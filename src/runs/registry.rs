@@ -1,6 +1,6 @@
 //! The runs that each binding serves, by Prefect server.
 //!
-//! Input: selectors as bindings declare and drop them.
+//! Input: what bindings declare and drop.
 //! Output: the bindings that a run concerns.
 //! Invariants: a lookup costs as much as it finds, however many bindings there are. A binding has one
 //! server.
@@ -10,12 +10,13 @@ use std::{
     sync::Arc,
 };
 
+use jiff::Timestamp;
 use parking_lot::Mutex;
 
-use super::selector::RunSelector;
+use super::selector::{IndexKey, RunSelector, index_keys};
 use crate::{
     crd::BindingRef,
-    prefect::{Connection, PendingRun},
+    prefect::{Connection, FlowRun},
 };
 
 /// The runs that bindings serve.
@@ -24,33 +25,69 @@ pub struct RunRegistry(Mutex<Declared>);
 
 #[derive(Default)]
 struct Declared {
-    by_binding: HashMap<BindingRef, Served>,
-    by_server: HashMap<Arc<Connection>, HashMap<RunSelector, HashSet<BindingRef>>>,
+    by_binding: HashMap<BindingRef, Declaration>,
+    by_server: HashMap<Arc<Connection>, HashMap<IndexKey, HashSet<BindingRef>>>,
 }
 
-#[derive(PartialEq, Eq)]
-struct Served {
-    server: Arc<Connection>,
-    selectors: BTreeSet<RunSelector>,
+/// What a binding declares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Served {
+    /// The server whose runs they are.
+    pub server: Arc<Connection>,
+    /// The runs.
+    pub selectors: BTreeSet<RunSelector>,
+    /// Whether the start of a run causes a read of the config.
+    pub refreshes: bool,
+}
+
+struct Declaration {
+    served: Served,
+    content: Option<Arc<Content>>,
+}
+
+/// What the Secret of a binding holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Content {
+    /// Name of the Secret.
+    pub secret: String,
+    /// Its content hash.
+    pub hash: String,
+    /// Since when the Secret has this content.
+    pub since: Option<Timestamp>,
+}
+
+/// A binding that serves a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Serving {
+    /// The binding.
+    pub binding: BindingRef,
+    /// What its Secret holds.
+    pub content: Arc<Content>,
+    /// The variables in which the run has to choose the Secret. Empty: it gets the Secret anyway.
+    pub variables: BTreeSet<String>,
 }
 
 impl RunRegistry {
     /// Declares the runs that a binding serves, instead of those that it declared before.
-    pub fn declare(
-        &self,
-        binding: &BindingRef,
-        server: &Arc<Connection>,
-        selectors: BTreeSet<RunSelector>,
-    ) {
-        let server = Arc::clone(server);
-        let runs = Served { server, selectors };
+    pub fn declare(&self, binding: &BindingRef, served: Served) {
         let mut declared = self.0.lock();
-        if declared.by_binding.get(binding) == Some(&runs) {
+        let last = declared.by_binding.get(binding);
+        if last.is_some_and(|last| last.served == served) {
             return;
         }
-        declared.remove(binding);
-        if !runs.selectors.is_empty() {
-            declared.insert(binding, runs);
+        let content = declared.remove(binding);
+        if !served.selectors.is_empty() {
+            declared.insert(binding, Declaration { served, content });
+        }
+    }
+
+    /// Declares what the Secret of a binding holds, if the binding serves runs.
+    pub fn set_content(&self, binding: &BindingRef, content: Option<Content>) {
+        let mut declared = self.0.lock();
+        if let Some(declaration) = declared.by_binding.get_mut(binding)
+            && declaration.content.as_deref() != content.as_ref()
+        {
+            declaration.content = content.map(Arc::new);
         }
     }
 
@@ -59,47 +96,94 @@ impl RunRegistry {
         self.0.lock().remove(binding);
     }
 
-    /// The bindings that a run of this server concerns.
+    /// The bindings whose configs a run of this server causes to be read.
     #[must_use]
-    pub fn concerned(&self, server: &Arc<Connection>, run: &PendingRun) -> HashSet<BindingRef> {
+    pub fn refreshed_by(&self, server: &Arc<Connection>, run: &FlowRun) -> HashSet<BindingRef> {
         let declared = self.0.lock();
-        let Some(by_selector) = declared.by_server.get(server) else {
-            return HashSet::new();
-        };
-        let matching = RunSelector::matching(run);
-        let found = matching.filter_map(|selector| by_selector.get(&selector));
-        found.flatten().cloned().collect()
+        let matching = declared.matching(server, run);
+        let refreshing = matching.filter(|(_, declaration)| declaration.served.refreshes);
+        refreshing.map(|(binding, _)| binding.clone()).collect()
+    }
+
+    /// The bindings that serve a run of this server and have a Secret.
+    #[must_use]
+    pub fn serving(&self, server: &Arc<Connection>, run: &FlowRun) -> Vec<Serving> {
+        let declared = self.0.lock();
+        let matching = declared.matching(server, run);
+        let serving = matching.filter_map(|(binding, declaration)| {
+            Some(Serving {
+                binding: binding.clone(),
+                content: Arc::clone(declaration.content.as_ref()?),
+                variables: declaration.served.variables(run),
+            })
+        });
+        serving.collect()
+    }
+}
+
+impl Served {
+    /// The variables in which a run has to choose the Secret. Empty if one of the selectors does not
+    /// ask for a choice.
+    fn variables(&self, run: &FlowRun) -> BTreeSet<String> {
+        let matching = self.selectors.iter().filter(|of| of.may_match(run));
+        let variables = matching.map(|selector| match selector {
+            RunSelector::Choice { variable, .. } => Some(variable.clone()),
+            _ => None,
+        });
+        variables.collect::<Option<_>>().unwrap_or_default()
     }
 }
 
 impl Declared {
-    fn insert(&mut self, binding: &BindingRef, runs: Served) {
-        let by_selector = self.by_server.entry(Arc::clone(&runs.server)).or_default();
-        for selector in &runs.selectors {
-            let bindings = by_selector.entry(selector.clone()).or_default();
-            bindings.insert(binding.clone());
-        }
-        self.by_binding.insert(binding.clone(), runs);
+    /// The bindings that may serve a run.
+    fn matching<'a>(
+        &'a self,
+        server: &Arc<Connection>,
+        run: &'a FlowRun,
+    ) -> impl Iterator<Item = (&'a BindingRef, &'a Declaration)> {
+        let by_key = self.by_server.get(server);
+        let found: HashSet<&BindingRef> = by_key.map_or_else(HashSet::new, |by_key| {
+            let found = index_keys(run).filter_map(|key| by_key.get(&key));
+            found.flatten().collect()
+        });
+        let declarations = found.into_iter().filter_map(|binding| {
+            let declaration = self.by_binding.get(binding)?;
+            Some((binding, declaration))
+        });
+        declarations.filter(|(_, declaration)| {
+            let mut selectors = declaration.served.selectors.iter();
+            selectors.any(|selector| selector.may_match(run))
+        })
     }
 
-    fn remove(&mut self, binding: &BindingRef) {
-        let Some(runs) = self.by_binding.remove(binding) else {
-            return;
-        };
-        let Some(by_selector) = self.by_server.get_mut(&runs.server) else {
-            return;
-        };
-        for selector in &runs.selectors {
-            if let Some(bindings) = by_selector.get_mut(selector) {
+    fn insert(&mut self, binding: &BindingRef, declaration: Declaration) {
+        let served = &declaration.served;
+        let by_key = self
+            .by_server
+            .entry(Arc::clone(&served.server))
+            .or_default();
+        for key in served.selectors.iter().filter_map(RunSelector::index_key) {
+            by_key.entry(key).or_default().insert(binding.clone());
+        }
+        self.by_binding.insert(binding.clone(), declaration);
+    }
+
+    /// Removes what a binding declared. Returns the content.
+    fn remove(&mut self, binding: &BindingRef) -> Option<Arc<Content>> {
+        let Declaration { served, content } = self.by_binding.remove(binding)?;
+        let by_key = self.by_server.get_mut(&served.server)?;
+        for key in served.selectors.iter().filter_map(RunSelector::index_key) {
+            if let Some(bindings) = by_key.get_mut(&key) {
                 bindings.remove(binding);
                 if bindings.is_empty() {
-                    by_selector.remove(selector);
+                    by_key.remove(&key);
                 }
             }
         }
-        if by_selector.is_empty() {
-            self.by_server.remove(&runs.server);
+        if by_key.is_empty() {
+            self.by_server.remove(&served.server);
         }
+        content
     }
 }
 
@@ -110,72 +194,4 @@ impl std::fmt::Debug for RunRegistry {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::prefect::connection::Auth;
-
-    fn server(url: &str, key: &str) -> Arc<Connection> {
-        Arc::new(Connection {
-            api_url: url.parse().unwrap(),
-            auth: Auth::Bearer(key.into()),
-            headers: Vec::new(),
-            ca: None,
-        })
-    }
-
-    fn pools(names: &[&str]) -> BTreeSet<RunSelector> {
-        let names = names.iter().map(|&name| name.to_owned());
-        names.map(RunSelector::WorkPool).collect()
-    }
-
-    fn concerned(registry: &RunRegistry, server: &Arc<Connection>, pool: &str) -> Vec<BindingRef> {
-        let work_pool = pool.to_owned();
-        let found = registry.concerned(server, &PendingRun { work_pool });
-        let mut found: Vec<_> = found.into_iter().collect();
-        found.sort_unstable();
-        found
-    }
-
-    #[test]
-    fn a_run_concerns_the_bindings_of_its_pool_and_server() {
-        let registry = RunRegistry::default();
-        let (here, there) = (server("http://a/api", "one"), server("http://b/api", "one"));
-        let (a, b, c) = (
-            BindingRef::new("flows", "a"),
-            BindingRef::new("flows", "b"),
-            BindingRef::new("other", "c"),
-        );
-        registry.declare(&a, &here, pools(&["k8s", "gpu"]));
-        registry.declare(&b, &here, pools(&["k8s"]));
-        registry.declare(&c, &there, pools(&["k8s"]));
-        assert_eq!(concerned(&registry, &here, "k8s"), [a.clone(), b.clone()]);
-        assert_eq!(concerned(&registry, &here, "gpu"), [a]);
-        assert_eq!(concerned(&registry, &there, "k8s"), [c]);
-        assert_eq!(concerned(&registry, &here, "none"), []);
-        // The socket of other credentials reports the run to their bindings.
-        let other = server("http://a/api", "two");
-        assert_eq!(concerned(&registry, &other, "k8s"), []);
-    }
-
-    #[test]
-    fn a_declaration_replaces_the_last_one() {
-        let registry = RunRegistry::default();
-        let (here, there) = (server("http://a/api", "one"), server("http://b/api", "one"));
-        let a = BindingRef::new("flows", "a");
-        registry.declare(&a, &here, pools(&["k8s", "gpu"]));
-        registry.declare(&a, &here, pools(&["gpu"]));
-        assert_eq!(concerned(&registry, &here, "k8s"), []);
-        registry.declare(&a, &there, pools(&["gpu"]));
-        assert_eq!(concerned(&registry, &here, "gpu"), []);
-        assert_eq!(
-            concerned(&registry, &there, "gpu"),
-            std::slice::from_ref(&a)
-        );
-        registry.declare(&a, &there, BTreeSet::new());
-        registry.declare(&a, &here, pools(&["k8s"]));
-        registry.remove(&a);
-        registry.remove(&a);
-        let declared = registry.0.lock();
-        assert!(declared.by_binding.is_empty() && declared.by_server.is_empty());
-    }
-}
+mod tests;

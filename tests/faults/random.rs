@@ -32,9 +32,9 @@ pub async fn play(seed: u64, duration: Duration) -> Result<()> {
     }
     scene.end_faults().await?;
     let quiet = Instant::now();
-    checks::until_as_desired(&scene).await?;
+    let lost = checks::until_as_desired(&scene).await?;
     println!(
-        "as desired {:.1} s after {count} steps: {}",
+        "as desired {:.1} s after {count} steps, {lost} edits of users repeated: {}",
         quiet.elapsed().as_secs_f64(),
         scene.summary()
     );

@@ -66,9 +66,9 @@ fn manual_lists_every_flag_with_variable_and_default() {
     assert_eq!(documented, flags);
 }
 
-/// Runs each `check --print-patch` of the pages as it is written there.
+/// Runs each `check --print-patch` and `check --offline` of the pages as it is written there.
 #[test]
-fn commands_of_the_pages_print_patches() {
+fn commands_of_the_pages_do_what_they_say() {
     let pages = [
         include_str!("../../docs/injection.md"),
         include_str!("../../docs/terraform-and-ci.md"),
@@ -79,8 +79,9 @@ fn commands_of_the_pages_print_patches() {
         .flat_map(|page| page.lines())
         .filter_map(|line| {
             let command = line.strip_prefix("doppler-prefect-operator ")?;
-            command
-                .starts_with("check --print-patch")
+            ["check --print-patch=", "check --offline examples/"]
+                .iter()
+                .any(|start| command.starts_with(start))
                 .then_some(command)
         });
     let mut count = 0;
@@ -92,8 +93,13 @@ fn commands_of_the_pages_print_patches() {
             .unwrap();
         let printed = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success(), "{command}: {printed}");
-        assert!(printed.contains("secretRef"), "{command}: {printed}");
+        let expected = if command.contains("--offline") {
+            "ok"
+        } else {
+            "secretRef"
+        };
+        assert!(printed.contains(expected), "{command}: {printed}");
         count += 1;
     }
-    assert_eq!(count, 3);
+    assert_eq!(count, 6);
 }

@@ -22,6 +22,7 @@ operator:
   refreshInterval: 60s
   pushedRefreshInterval: 10m
   maxStreams: 256
+  runEvents: true
   prefectAccountBudget: 60
   staleAfter: 5m
   releaseWait: 90s

@@ -29,6 +29,36 @@ async fn bind(world: &World, config: &str, pool: &Value) -> Result<String> {
     Ok(value)
 }
 
+/// Ensures that the event feed of a run has one event for each of these bindings, with the hash of
+/// its Secret.
+async fn ensure_reported(world: &World, run: &str, bindings: &[&str]) -> Result<()> {
+    let mut expected = BTreeMap::new();
+    for &binding in bindings {
+        let hash = &world.binding(binding).await?.data["status"]["contentHash"];
+        expected.insert(binding.to_owned(), hash.as_str().map(str::to_owned));
+    }
+    let filter = json!({"filter": {
+        "event": {"name": ["doppler-prefect.values-injected"]},
+        "related": {"id": [format!("prefect.flow-run.{run}")]},
+    }});
+    world
+        .until("events of the run", async || {
+            let page = world.api.post("/events/filter", &filter).await?;
+            let events = page["events"].as_array().cloned().unwrap_or_default();
+            let payloads = events.iter().map(|event| &event["payload"]);
+            let found: BTreeMap<_, _> = payloads
+                .map(|payload| {
+                    let text = |key: &str| payload[key].as_str().map(str::to_owned);
+                    (text("binding").unwrap_or_default(), text("contentHash"))
+                })
+                .collect();
+            ensure!(events.len() == bindings.len(), "{events:?}");
+            ensure!(found == expected, "{found:?} instead of {expected:?}");
+            Ok(())
+        })
+        .await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_deployment_gets_the_config_that_it_chose() -> Result<()> {
     let pool = "runs-selected";
@@ -63,6 +93,13 @@ async fn each_deployment_gets_the_config_that_it_chose() -> Result<()> {
         ensure_printed(&world, &here, run, &expected).await?;
     }
 
+    // Each run tells which values it got: what it chose, and what all runs of the pool get.
+    for (config, run) in &runs {
+        let chosen = ["shared", *config];
+        let expected = &chosen[..if *config == "none" { 1 } else { 2 }];
+        ensure_reported(&world, run, expected).await?;
+    }
+
     // A run chooses for itself.
     let path = format!("/deployments/{}/create_flow_run", deployments["none"]);
     let body = json!({"job_variables": {"doppler_config": "etl-dev"}});
@@ -70,6 +107,7 @@ async fn each_deployment_gets_the_config_that_it_chose() -> Result<()> {
     let run = run["id"].as_str().unwrap_or_default();
     let expected = format!("secret_api_key = {}", values["etl-dev"]);
     ensure_printed(&world, &here, run, &expected).await?;
+    ensure_reported(&world, run, &["shared", "etl-dev"]).await?;
 
     // A deleted binding whose name a deployment chooses keeps its runs going.
     world.delete_binding("etl-prd").await?;

@@ -73,7 +73,9 @@ impl Socket {
                 ServerEvent::Block { name, .. } => name.as_deref(),
                 ServerEvent::Pool { name } => Some(name.as_str()),
                 // Other tests start runs.
-                ServerEvent::RunPending(_) | ServerEvent::Heartbeat => None,
+                ServerEvent::RunPending(_)
+                | ServerEvent::RunStarted(_)
+                | ServerEvent::Heartbeat => None,
             };
             if name.is_some_and(|name| name.starts_with(self.prefix)) {
                 return Ok(event);
@@ -112,7 +114,9 @@ impl Socket {
         let name_of = |event: &ServerEvent| match event {
             ServerEvent::Block { name, .. } => name.clone(),
             ServerEvent::Pool { name } => Some(name.clone()),
-            ServerEvent::RunPending(_) | ServerEvent::Heartbeat => None,
+            ServerEvent::RunPending(_) | ServerEvent::RunStarted(_) | ServerEvent::Heartbeat => {
+                None
+            }
         };
         ensure!(events.contains(expected), "{mark}: {events:?}");
         let others = events
