@@ -59,7 +59,7 @@ impl Scene {
     /// Starts an operator, and sets all configs, blocks and pools.
     pub async fn start(name: &str) -> Result<Self> {
         let setup = Setup {
-            release_wait: "1s",
+            release_wait: "3s",
             ..Setup::default()
         }
         .args(&[

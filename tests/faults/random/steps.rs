@@ -5,7 +5,7 @@
 //! Invariants: a step that fails at a server changes no model.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use kube::api::{DeleteParams, PostParams};
@@ -17,6 +17,10 @@ use super::model::{
 use crate::random_numbers::RandomNumbers;
 use crate::relay::Mode;
 use crate::world::secret;
+
+/// A copy of a template is late if it is written this long after it was read. It is shorter than the
+/// time for which the operator keeps the record of an entry that it removed.
+const LATE: Duration = Duration::from_secs(1);
 
 /// A kind of step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -234,6 +238,7 @@ async fn edit_template(scene: &mut Scene, random: &mut RandomNumbers, keep: bool
     let name = scene.pool(pool);
     scene.edits[pool] += 1;
     let mut template = scene.template(pool)?;
+    let read_at = Instant::now();
     if keep {
         let mut now = scene.world.api.template(&name).await?;
         let entries = testkit::prefect::env_from(&mut now)?.clone();
@@ -241,7 +246,14 @@ async fn edit_template(scene: &mut Scene, random: &mut RandomNumbers, keep: bool
             *testkit::prefect::env_from(&mut template)? = entries;
         }
     }
-    scene.world.api.set_template(&name, &template).await
+    scene.world.api.set_template(&name, &template).await?;
+    if read_at.elapsed() > LATE {
+        // A copy from before a removal brings entries back that the operator no longer knows as its
+        // own.
+        let template = scene.template(pool)?;
+        scene.world.api.set_template(&name, &template).await?;
+    }
+    Ok(())
 }
 
 fn any_secret(scene: &Scene, random: &mut RandomNumbers) -> Option<String> {
