@@ -13,7 +13,7 @@ use testkit::kubernetes;
 use crate::world::{CRD, Setup, World, pairs, secret};
 
 /// The CRD without validation of the spec, as if an older or a newer one were installed.
-fn lax_crd() -> Result<String> {
+pub fn lax_crd() -> Result<String> {
     let mut crd = serde_json::to_value(&kubernetes::documents(CRD)?[0])?;
     let spec = crd
         .pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/spec")

@@ -33,6 +33,7 @@ mod memory;
 mod metrics;
 mod pools;
 mod refresh;
+mod rollback;
 mod runs;
 mod scale;
 mod secrets;
