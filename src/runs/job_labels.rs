@@ -21,9 +21,9 @@ const LABELS: [&str; 8] = [
     "prefect.io/work-pool-name",
 ];
 
-/// Whether events tell the label with this key.
+/// whether events report the label with this key.
 #[must_use]
-pub fn is_told(key: &str) -> bool {
+pub fn is_reported(key: &str) -> bool {
     LABELS.contains(&key)
 }
 
@@ -79,9 +79,9 @@ mod tests {
             "the worker transliterates the name of the flow"
         );
         for key in LABELS {
-            assert!(is_told(key));
+            assert!(is_reported(key));
         }
-        assert!(!is_told("team"));
+        assert!(!is_reported("team"));
         run.deployment = None;
         assert_eq!(job_labels(&run).count(), 5);
     }

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::job_labels::{is_told, job_labels};
+use super::job_labels::{is_reported, job_labels};
 use crate::{crd::DopplerPrefectBindingSpec, prefect::FlowRun};
 
 /// Runs that get the values of a binding.
@@ -56,8 +56,8 @@ impl RunSelector {
                 work_pool: name, ..
             } => *name == run.work_pool.name,
             Self::Labels(labels) => {
-                let told: BTreeMap<_, _> = job_labels(run).collect();
-                let has = |(key, value): (&String, &String)| told.get(&**key) == Some(value);
+                let reported: BTreeMap<_, _> = job_labels(run).collect();
+                let has = |(key, value): (&String, &String)| reported.get(&**key) == Some(value);
                 labels.iter().all(has)
             }
         }
@@ -88,8 +88,8 @@ pub fn selectors(spec: &DopplerPrefectBindingSpec) -> BTreeSet<RunSelector> {
         }
     });
     let jobs = spec.inject.jobs.iter();
-    let told = jobs.filter(|job| job.match_labels.keys().all(|key| is_told(key)));
-    let labels = told.map(|job| RunSelector::Labels(job.match_labels.clone()));
+    let reported = jobs.filter(|job| job.match_labels.keys().all(|key| is_reported(key)));
+    let labels = reported.map(|job| RunSelector::Labels(job.match_labels.clone()));
     pools.chain(labels).collect()
 }
 
