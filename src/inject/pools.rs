@@ -21,7 +21,7 @@ mod write_locks;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -141,6 +141,22 @@ impl Pools {
             }
         }
         any
+    }
+
+    /// Whether the server answered for the pool since `at`. If not, the pool is read now, and the answer
+    /// enqueues the binding.
+    #[must_use]
+    pub fn is_seen_since(
+        &self,
+        key: &BindingRef,
+        (connection, pool): (&Arc<Connection>, &str),
+        at: Instant,
+    ) -> bool {
+        let pool_key = PoolKey {
+            connection: Arc::clone(connection),
+            pool: pool.to_owned(),
+        };
+        self.0.registry().is_seen_since(key, &pool_key, at)
     }
 
     /// The number of claimed pools.

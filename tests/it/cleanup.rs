@@ -3,6 +3,7 @@
 
 mod detach;
 mod interrupted;
+mod old_copies;
 mod records;
 mod removal_order;
 mod waiting;

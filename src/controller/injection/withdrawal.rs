@@ -19,6 +19,9 @@ use crate::{
     reason::Reason,
 };
 
+/// How long the last read of a template may take. Then its entry counts as removed without it.
+const LAST_LOOK: Duration = Duration::from_mins(1);
+
 /// How far the removal of entries is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Withdrawal {
@@ -363,7 +366,13 @@ fn withdraw(
     };
     let pools = &pass.context.pools;
     match pools.declare(pass.key, &connection, &entry.pool, claim) {
-        Some(observation) if observation.phase == Phase::Removed => Withdrawal::Done,
+        Some(observation) if observation.phase == Phase::Removed => {
+            if at_once || remaining < LAST_LOOK || is_confirmed(pass, &connection, entry) {
+                return Withdrawal::Done;
+            }
+            let why = "the operator reads the template once more before it forgets the entry";
+            pending(Some(why.to_owned()), true)
+        }
         Some(observation) if observation.reason == Reason::PoolConfigInUse => {
             pass.requeue.after(remaining);
             Withdrawal::Pending(PendingRemoval {
@@ -380,6 +389,23 @@ fn withdraw(
         }
         None => pending(None, false),
     }
+}
+
+/// Whether a pool without the entry was read after the release wait. While the operator or the server
+/// was not there, another client may have written an older copy of the template, with the entry.
+fn is_confirmed(pass: &mut Pass<'_>, connection: &Arc<Connection>, entry: &InjectedEntry) -> bool {
+    let Some(since) = pass.read_state(|state| state.removed_since.get(entry).copied()) else {
+        return true;
+    };
+    let ends = since + pass.context.settings.release_wait;
+    let since_end = ends.elapsed();
+    if Instant::now() < ends || since_end > LAST_LOOK {
+        return true;
+    }
+    pass.requeue.after(LAST_LOOK.saturating_sub(since_end));
+    let pool = (connection, entry.pool.as_str());
+    let pools = &pass.context.pools;
+    pools.is_seen_since(pass.key, pool, ends.into_std())
 }
 
 /// How to reach the server of an entry: as the spec says, as an earlier pass did, or as the record

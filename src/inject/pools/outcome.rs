@@ -10,6 +10,7 @@ use super::failure::observe_failure;
 use super::reconcile::{ReconcileError, Reconciled, action_for};
 use super::snapshot::{ClaimSnapshot, PoolSnapshot};
 use crate::inject::claim::Observation;
+use crate::prefect::PrefectError;
 use crate::reason::Reason;
 
 /// The result of a reconcile, by claim.
@@ -18,8 +19,10 @@ pub(super) struct PoolOutcome {
     pub(super) claims: Vec<(Observation, Option<Reason>)>,
     /// When the reconcile ended.
     pub(super) at: Instant,
-    /// Whether the pool was read.
-    pub(super) was_read: bool,
+    /// When the pool was read, if it was: what was seen is no older.
+    pub(super) read_at: Option<Instant>,
+    /// Whether the server said that there is no such pool.
+    pub(super) is_missing: bool,
 }
 
 impl PoolOutcome {
@@ -28,7 +31,10 @@ impl PoolOutcome {
         result: Result<Reconciled, ReconcileError>,
         at: Instant,
     ) -> Self {
-        let was_read = result.is_ok();
+        let missing =
+            |failed: &ReconcileError| matches!(failed.error, PrefectError::PoolMissing { .. });
+        let is_missing = result.as_ref().is_err_and(missing);
+        let read_at = result.as_ref().ok().map(|reconciled| reconciled.read_at);
         let items = snapshot.claims.iter();
         let claims = match result {
             Ok(Reconciled {
@@ -54,7 +60,8 @@ impl PoolOutcome {
         Self {
             claims,
             at,
-            was_read,
+            read_at,
+            is_missing,
         }
     }
 }

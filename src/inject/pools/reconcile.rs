@@ -35,6 +35,8 @@ pub(super) struct Reconciled {
     pub(super) actions: BTreeMap<EntryKey, Reason>,
     /// When the repair backoff allows the next repair.
     pub(super) repair_at: Option<Instant>,
+    /// When the pool was read: what was observed is no older.
+    pub(super) read_at: Instant,
 }
 
 /// Why a reconcile failed.
@@ -147,6 +149,7 @@ impl PoolState {
             observations: plan.observations,
             actions,
             repair_at,
+            read_at: pool.read_at,
         })
     }
 

@@ -44,6 +44,10 @@ pub(super) struct PoolEntry {
     pub(super) trigger: Trigger,
     /// When the pool was last read.
     pub(super) read_at: Option<Instant>,
+    /// When the server last said what the pool is, or that it does not exist.
+    pub(super) seen_at: Option<Instant>,
+    /// The bindings that the next answer enqueues.
+    pub(super) awaiting_answer: HashSet<BindingRef>,
 }
 
 #[derive(Default)]
@@ -114,6 +118,24 @@ impl Registry {
                     .injectable_since
                     .is_some_and(|since| since.elapsed() < time)
         })
+    }
+
+    /// Whether the server answered for the pool since `at`. If not, the next answer enqueues the
+    /// binding.
+    pub(super) fn is_seen_since(
+        &mut self,
+        key: &BindingRef,
+        pool_key: &PoolKey,
+        at: Instant,
+    ) -> bool {
+        let Some(entry) = self.pools.get_mut(pool_key) else {
+            return true;
+        };
+        let is_seen = entry.seen_at.is_some_and(|seen_at| seen_at >= at);
+        if !is_seen && entry.awaiting_answer.insert(key.clone()) {
+            entry.trigger.request_read();
+        }
+        is_seen
     }
 
     /// The record of a claim.
@@ -246,8 +268,12 @@ impl Registry {
         let Some(entry) = self.pools.get_mut(pool_key) else {
             return affected;
         };
-        if outcome.was_read {
-            entry.read_at = Some(outcome.at);
+        if outcome.read_at.is_some() {
+            entry.read_at = outcome.read_at;
+        }
+        if let Some(at) = outcome.read_at.or(outcome.is_missing.then_some(outcome.at)) {
+            entry.seen_at = Some(at);
+            affected.extend(entry.awaiting_answer.drain());
         }
         for (item, (mut observation, action)) in snapshot.claims.iter().zip(outcome.claims) {
             let claims = entry.claims.get_mut(&item.key);
