@@ -7,7 +7,7 @@
 //! the modules: [`resolve`] and [`resolution`], [`secret`] and [`apply_secret`], [`injection`],
 //! [`entry_record`], [`finalizer`], [`prune`], [`refresh`], [`patch_status`]; [`cleanup`] runs in reverse order, also for an [`orphan`].
 //! Each takes a [`pass`]. [`work_queue`] and [`watches`] say what enqueues a binding. [`context`],
-//! [`binding_state`], [`recorded_entries`], [`object_cache`], [`key_refs`], [`admission_policy`] and [`stored_binding`] hold what a pass reads.
+//! [`binding_state`], [`recorded_entries`], [`object_cache`], [`key_refs`], [`run_pods`], [`admission_policy`] and [`stored_binding`] hold what a pass reads.
 
 pub mod admission_policy;
 pub mod apply_secret;
@@ -36,6 +36,7 @@ pub mod repair_backoff;
 pub mod requeue;
 pub mod resolution;
 pub mod resolve;
+pub mod run_pods;
 pub mod scope;
 pub mod scope_state;
 mod secret;

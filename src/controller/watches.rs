@@ -136,7 +136,7 @@ fn on_error(scope: &ScopeState, part: Part, error: &watcher::Error) {
 
 /// The events of a watch, with a growing wait after each error. An [`Event::Init`] only says that a
 /// list begins, so it does not end the backoff, as it does with the backoff of kube.
-fn with_backoff<K: Send>(
+pub(super) fn with_backoff<K: Send>(
     events: impl Stream<Item = watcher::Result<Event<K>>> + Send,
 ) -> impl Stream<Item = watcher::Result<Event<K>>> + Send {
     let state = (Box::pin(events), 0_u32, Duration::ZERO);
@@ -294,7 +294,8 @@ pub fn error_text(error: &watcher::Error) -> String {
     }
 }
 
-fn status_code(error: &watcher::Error) -> Option<u16> {
+/// The status that the API server answered, if it did.
+pub(super) fn status_code(error: &watcher::Error) -> Option<u16> {
     match error {
         watcher::Error::InitialListFailed(kube::Error::Api(status))
         | watcher::Error::WatchStartFailed(kube::Error::Api(status))
