@@ -35,6 +35,7 @@
 //!   by which the API server adds the Secret to the Jobs that a binding selects.
 //! - *variable*: of a work pool, by which a deployment or a run chooses among the Secrets that
 //!   bindings *offer* in it (`runs: Selected`).
+//! - *troubled pod*: a pod of a flow run that does not start because of a managed Secret.
 //! - *claim*: what one binding wants of one work pool.
 //! - *upstream*: Prefect or Doppler. A *source* is a typed poller of one of them.
 //! - *poller*: reads one block or config for all bindings that subscribe to it.

@@ -366,6 +366,13 @@ reasons! {
     PoolEntryAbsent, WaitForChange,
         "The Secret and the pool stay as they are.",
         "Add the entry from the message where the template is maintained.";
+    /// A pod of a flow run does not start because of the Secret: it waits for the Secret, which does not
+    /// exist (`CreateContainerConfigError`), or its process did not start (such as `StartError`),
+    /// because all variables together are too large, or because the `PATH` of the Secret does not lead
+    /// to the program. The operator knows this only where it may read pods (chart: `runPods.watch`).
+    RunPodNotStarted, WaitForChange,
+        "The Secret and the pools stay as they are. A pod that waits starts by itself once the Secret exists; a run whose process did not start has crashed.",
+        "Follow the message. The condition is True again once the pod has started or is deleted, or, after a failure, once a newer pod has started.";
     /// The value of the annotation `doppler-prefect.dev/refresh` is too long, or has control
     /// characters.
     RefreshRefused, WaitForChange,

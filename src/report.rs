@@ -108,8 +108,13 @@ impl Report {
             });
             if condition.type_ == crate::status::READY {
                 self.count_ready(binding, condition);
-                if !same {
-                    self.emit(binding, reason_of(condition), &condition.message);
+                match reason_of(condition) {
+                    _ if same => {}
+                    // Each pod has an Event of its own.
+                    reason @ Reason::RunPodNotStarted => {
+                        self.log(binding, reason, &condition.message);
+                    }
+                    reason => self.emit(binding, reason, &condition.message),
                 }
             } else if !same {
                 debug!(

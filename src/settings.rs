@@ -71,6 +71,8 @@ pub struct ManagerSettings {
     pub upstream: UpstreamSettings,
     /// Namespaces whose bindings the operator serves. Empty: all.
     pub watch_namespaces: Vec<String>,
+    /// Whether the operator watches the pods of flow runs.
+    pub watch_run_pods: bool,
     /// Further namespaces with `PrefectWorkPool`s.
     pub prefect_namespaces: Vec<String>,
     /// Namespace of the operator itself.
@@ -116,6 +118,7 @@ impl ManagerSettings {
                 sends_run_events: args.runs.run_events,
             },
             watch_namespaces: args.watch_namespaces.clone(),
+            watch_run_pods: args.watch_run_pods,
             prefect_namespaces: args.prefect_namespaces.clone(),
             operator_namespace: args.operator_namespace.clone(),
             concurrency: args.concurrency,

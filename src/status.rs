@@ -19,8 +19,8 @@ use crate::{
 pub const BLOCK_RESOLVED: &str = "BlockResolved";
 /// Condition: the Secret holds the values that Doppler last returned.
 pub const SECRET_SYNCED: &str = "SecretSynced";
-/// Condition: every work pool in the spec references the Secret, and the admission policy adds it to
-/// Jobs.
+/// Condition: every work pool in the spec references the Secret, the admission policy adds it to
+/// Jobs, and no pod of a flow run fails to start because of it.
 pub const INJECTED: &str = "Injected";
 /// Condition: all of the above hold for this generation.
 pub const READY: &str = "Ready";
@@ -78,8 +78,8 @@ pub struct Outcome {
     pub block: ConditionUpdate,
     /// The condition `SecretSynced`.
     pub secret: ConditionUpdate,
-    /// The condition `Injected`. None if the spec names no work pool and no
-    /// Jobs.
+    /// The condition `Injected`. None if the spec names no work pool and no Jobs, and no pod of a flow
+    /// run fails to start because of the Secret.
     pub injected: Option<ConditionUpdate>,
     /// Whether the binding is suspended.
     pub suspended: bool,

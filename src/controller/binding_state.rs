@@ -85,12 +85,23 @@ pub struct BindingState {
     pub written_from: Option<u64>,
     /// Since when content is refused that would take most keys out of the Secret.
     pub loss_since: Option<Instant>,
+    /// The reports of pods that did not start, if there were any.
+    pub pod_reports: Option<Box<PodReports>>,
     /// The writes of the Secret.
     pub secret_writes: Pace,
     /// The writes of the status.
     pub status_writes: Pace,
     /// Since when the Secret or the status waits for the pools.
     pub waiting_since: Option<Instant>,
+}
+
+/// The reports of pods that did not start.
+#[derive(Default)]
+pub struct PodReports {
+    /// The pods that were reported lately.
+    pub pods: Vec<Uid>,
+    /// How often pods were reported lately.
+    pub pace: Pace,
 }
 
 /// A finalizer or a label that the operator added or removed.

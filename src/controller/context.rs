@@ -16,6 +16,7 @@ use super::{
     binding_state::BindingStates,
     key_refs::KeyRefs,
     object_cache::ObjectCache,
+    run_pods::RunPods,
     scope_state::{ScopeState, Unavailable},
     service_types::ServiceTypes,
     stored_binding::StoredBinding,
@@ -63,6 +64,8 @@ pub struct Context {
     pub pools: Pools,
     /// The flow runs that bindings serve.
     pub runs: Arc<RunRegistry>,
+    /// The pods of flow runs that do not start. None unless the operator may read pods.
+    pub run_pods: Option<Arc<RunPods>>,
     /// Cache of Secrets and ConfigMaps.
     pub objects: Arc<ObjectCache>,
     /// Cache of the values of referenced keys.
@@ -96,6 +99,9 @@ impl Context {
         self.pools.remove_binding(binding);
         self.runs.remove(binding);
         self.objects.untrack(binding);
+        if let Some(pods) = &self.run_pods {
+            pods.untrack(binding);
+        }
         self.states.remove(binding);
         self.report.forget(binding);
         self.key_refs

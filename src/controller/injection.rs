@@ -1,7 +1,7 @@
 //! How a Secret gets into job pods: the seam behind which work pools and the admission policy for Jobs
 //! live. No other module of the controller knows what they are.
 //!
-//! Input: a pass, its resolution, and the desired Secret.
+//! Input: a pass, its resolution, the desired Secret, and the pods that do not start because of it.
 //! Output: claims on the pools of the spec, the entries to record, the Secret for the admission
 //! policy, the condition `Injected`, and `status.workPools`.
 //! Invariants: an entry is observed, recorded on the Secret, guarded by the finalizer, and then
@@ -13,13 +13,14 @@ mod jobs;
 mod jobs_label;
 mod pool_claims;
 mod recorded_connections;
+mod troubled_pods;
 mod withdrawal;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{entry_record, pass::Pass, resolution::Resolution};
+use super::{entry_record, pass::Pass, resolution::Resolution, run_pods::troubles::TroubledPod};
 use crate::{
     crd::{InjectMode, WorkPoolSpec, WorkPoolStatus},
     failure::Failure,
@@ -59,6 +60,10 @@ pub struct Injection {
     unread: Option<Failure>,
     /// What the binding no longer offers, while deployments choose it.
     in_use: Vec<PendingRemoval>,
+    /// Whether the Secret sets `PATH`.
+    sets_path: bool,
+    /// The pods that do not start because of the Secret, and why.
+    pods: Vec<(TroubledPod, String)>,
 }
 
 impl Injection {
@@ -93,6 +98,8 @@ impl Injection {
             is_full,
             unread,
             in_use: Vec::new(),
+            sets_path: desired.is_some_and(|desired| desired.data.contains_key("PATH")),
+            pods: Vec::new(),
         }
     }
 
@@ -127,6 +134,8 @@ impl Injection {
         }
         prune_claims(pass, self.connection.as_ref());
         self.report_events(pass);
+        self.pods = troubled_pods::find(pass, self.sets_path);
+        troubled_pods::report(pass, &self.pods);
     }
 
     /// Whether a pool will answer soon. Then its answer enqueues the binding, and the status waits
@@ -165,7 +174,8 @@ impl Injection {
             add_used_by(&mut pools, name, used_by);
         }
         let jobs = self.jobs.condition(pass, pass.was_true(INJECTED));
-        (jobs::join(condition, jobs), pools)
+        let condition = jobs::join(condition, jobs);
+        (troubled_pods::join(condition, &self.pods), pools)
     }
 
     /// Reports what the workers of the pools did since the last pass.

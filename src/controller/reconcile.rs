@@ -89,6 +89,9 @@ async fn reconcile_binding(mut pass: Pass<'_>, is_valid: bool) -> Option<Duratio
 async fn advance(pass: &mut Pass<'_>) {
     let resolution = resolve(pass).await;
     served_runs::declare(pass, &resolution);
+    if let Some(pods) = &pass.context.run_pods {
+        pods.track(pass.key, pass.binding.secret_name());
+    }
     refresh::demand(pass);
     if resolution.waits_for_first_answer() {
         // The answer enqueues the binding.

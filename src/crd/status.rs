@@ -18,8 +18,8 @@ pub struct DopplerPrefectBindingStatus {
     /// Generation of the spec that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `BlockResolved`, `SecretSynced`, `Injected` (absent if the binding names no pool and no Jobs) and
-    /// `Ready`.
+    /// `BlockResolved`, `SecretSynced`, `Injected` (absent if the binding names no pool and no Jobs,
+    /// unless a pod of a flow run does not start because of the Secret) and `Ready`.
     #[serde(default)]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]
     pub conditions: Vec<Condition>,

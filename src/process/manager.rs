@@ -26,6 +26,7 @@ use crate::{
         key_refs::KeyRefs,
         object_cache::ObjectCache,
         prefect_work_pools,
+        run_pods::RunPods,
         scope::WatchScope,
         scope_state::{Progress, ScopeState},
         service_types::ServiceTypes,
@@ -104,6 +105,9 @@ impl ControllerManager {
         let evictions = evict_unused(Arc::clone(&connections), shutdown.clone());
         tasks.spawn("connections", evictions);
 
+        let run_pods = settings
+            .watch_run_pods
+            .then(|| Arc::new(RunPods::new(Arc::clone(&enqueue))));
         let states = Arc::new(BindingStates::default());
         let mut served = Vec::new();
         let mut stores = Vec::new();
@@ -115,6 +119,7 @@ impl ControllerManager {
                 state,
                 queue: Arc::clone(&queue),
                 states: Arc::clone(&states),
+                run_pods: run_pods.clone(),
             };
             let (store, watch) = scope_watch.run(&objects, shutdown.clone());
             stores.push(store);
@@ -143,6 +148,7 @@ impl ControllerManager {
             configs: configs.clone(),
             pools: pools.clone(),
             runs,
+            run_pods,
             objects,
             secrets,
             hash_key,

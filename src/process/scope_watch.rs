@@ -22,6 +22,7 @@ use crate::{
     controller::{
         binding_state::BindingStates,
         object_cache::ObjectCache,
+        run_pods::{RunPods, watch::RunPodWatch},
         scope_state::{ScopeState, Unavailable},
         stored_binding::StoredBinding,
         watches::{BindingEvent, MetadataWatch, watch_bindings},
@@ -43,6 +44,8 @@ pub(super) struct ScopeWatch {
     pub queue: Arc<WorkQueue>,
     /// Shares the text of equal keys.
     pub states: Arc<BindingStates>,
+    /// The pods to report. None unless the operator watches pods.
+    pub run_pods: Option<Arc<RunPods>>,
 }
 
 impl ScopeWatch {
@@ -60,6 +63,7 @@ impl ScopeWatch {
             state,
             queue,
             states,
+            run_pods,
         } = self;
         let queued = Arc::new(AtomicBool::new(false));
         let on_event = {
@@ -109,8 +113,19 @@ impl ScopeWatch {
                 }
             }
         };
+        let pod_watch = run_pods.map(|pods| RunPodWatch {
+            client: client.clone(),
+            scope: Arc::clone(&state),
+            bindings: store.clone(),
+            pods,
+        });
         let diagnosis = diagnose(client.clone(), state);
         let watch = async move {
+            let pods = async {
+                if let Some(pod_watch) = pod_watch {
+                    pod_watch.run(shutdown.clone()).await;
+                }
+            };
             let until_shutdown = async {
                 tokio::select! {
                     () = shutdown.cancelled() => {}
@@ -121,6 +136,7 @@ impl ScopeWatch {
                 bindings,
                 secrets.secrets(shutdown.clone()),
                 config_maps.config_maps(shutdown.clone()),
+                pods,
                 until_shutdown,
             );
         };

@@ -17,6 +17,8 @@ rbac:
   create: true
   terminatingNamespaces: true
   admission: true
+runPods:
+  watch: false
 operator:
   concurrency: 64
   refreshInterval: 60s

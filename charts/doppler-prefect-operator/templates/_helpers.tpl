@@ -153,6 +153,11 @@ imagePullSecrets:
 - apiGroups: [""]
   resources: [services]
   verbs: [get] # to refuse a Prefect server of type ExternalName
+{{- if .Values.runPods.watch }}
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list, watch] # to report pods of flow runs that do not start
+{{- end }}
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]

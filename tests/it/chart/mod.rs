@@ -31,7 +31,7 @@ const MANIFEST: &str = include_str!("../../../deploy/operator.yaml");
 const BINARY: &str = env!("CARGO_BIN_EXE_doppler-prefect-operator");
 
 /// Typical sets of values, each with its purpose.
-const VALUE_SETS: [(&str, &[&str]); 10] = [
+const VALUE_SETS: [(&str, &[&str]); 11] = [
     ("the defaults", &[]),
     (
         "listed namespaces",
@@ -95,6 +95,7 @@ const VALUE_SETS: [(&str, &[&str]); 10] = [
         ],
     ),
     ("protected metrics", &metrics::PROTECTED),
+    ("pods of flow runs", &["runPods.watch=true"]),
 ];
 
 /// An image is required; no test pulls it.
@@ -333,6 +334,30 @@ fn several_replicas_render_lease_service_and_ingress() {
     assert_eq!(job["LEASE_NAME"]["value"], name);
 }
 
+#[test]
+fn pods_are_watched_only_on_request() {
+    for (watched, scope) in [
+        (&[][..], "ClusterRole"),
+        (&["watchNamespaces={flows}"], "Role"),
+    ] {
+        let off = rendered(watched);
+        assert!(!off.contains("[pods]"), "{scope}");
+        assert!(!off.contains("WATCH_RUN_PODS"), "{scope}");
+        let objects = objects(&[watched, &["runPods.watch=true"]].concat());
+        let env = environment(container(one(&objects, "Deployment")));
+        assert_eq!(env["WATCH_RUN_PODS"]["value"], "true", "{scope}");
+        let granting = objects.iter().filter_map(|object| {
+            let rules = object.data["rules"].as_array()?;
+            let rule = rules
+                .iter()
+                .find(|rule| rule["resources"] == json!(["pods"]))?;
+            Some((kubernetes::kind(object), rule["verbs"].clone()))
+        });
+        let granting: Vec<_> = granting.collect();
+        assert_eq!(granting, [(scope, json!(["list", "watch"]))]);
+    }
+}
+
 /// Server-side apply cannot switch from one strategy to another.
 #[test]
 fn strategy_is_the_same_for_every_replica_count() {
@@ -373,7 +398,8 @@ fn crd_of_the_chart_is_a_current_file() {
 /// Otherwise a flag that is renamed in the binary would be ignored silently.
 #[test]
 fn binary_reads_every_environment_variable_of_the_chart() {
-    let with_all = [VALUE_SETS[1].1, VALUE_SETS[8].1, VALUE_SETS[9].1].concat();
+    let sets = [1, 8, 9, 10].map(|number| VALUE_SETS[number].1);
+    let with_all = sets.concat();
     let objects = objects(&with_all);
     for (kind, subcommand) in [("Deployment", "run"), ("Job", "detach")] {
         let container = container(one(&objects, kind));

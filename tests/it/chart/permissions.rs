@@ -83,7 +83,7 @@ const NEEDED: [(&str, &str); 19] = [
 ];
 
 /// What it must not do, even there.
-const NEVER: [(&str, &str); 28] = [
+const NEVER: [(&str, &str); 30] = [
     ("create", BINDINGS),
     ("delete", BINDINGS),
     ("update", BINDINGS),
@@ -94,6 +94,8 @@ const NEVER: [(&str, &str); 28] = [
     ("patch", "configmaps"),
     ("delete", "configmaps"),
     ("get", "pods"),
+    ("list", "pods"),
+    ("watch", "pods"),
     ("create", "pods"),
     ("create", "pods.exec"),
     ("create", "batch/jobs"),
@@ -280,6 +282,36 @@ async fn without_a_list_the_account_has_the_same_rights_everywhere() {
                 "may {verb} {what} in {namespace:?}"
             );
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_may_be_watched_only_on_request_and_in_listed_namespaces() {
+    let sets = ["watchNamespaces={pods-flows}", "runPods.watch=true"];
+    let client = client_of("pods", "permissions-pods", &sets).await;
+    let flows = Some("pods-flows");
+    wait::until(SOON, "the permissions to apply", async || {
+        is_allowed(&client, "list", "pods", flows)
+            .await
+            .then_some(())
+    })
+    .await
+    .unwrap();
+    assert!(is_allowed(&client, "watch", "pods", flows).await);
+    for (verb, what, namespace) in [
+        ("list", "pods", None),
+        ("watch", "pods", Some("permissions-pods")),
+        ("get", "pods", flows),
+        ("get", "pods.log", flows),
+        ("create", "pods", flows),
+        ("create", "pods.exec", flows),
+        ("patch", "pods", flows),
+        ("delete", "pods", flows),
+    ] {
+        assert!(
+            !is_allowed(&client, verb, what, namespace).await,
+            "may {verb} {what} in {namespace:?}"
+        );
     }
 }
 

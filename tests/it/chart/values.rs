@@ -26,6 +26,8 @@ fn schema_rejects_unknown_and_invalid_values() {
         ("image.digest=latest", "digest"),
         ("log.format=xml", "format"),
         ("metrics.tls.secret=mine", "secret"),
+        ("runPods.watch=sometimes", "watch"),
+        ("runPods.enabled=true", "enabled"),
     ] {
         for helm in HELMS {
             let rejected = template_with(helm, "op", "doppler", &[set]);
@@ -145,6 +147,7 @@ fn null_values_have_their_defaults() {
         "metrics": {"tls": {"enabled": true, "secretName": "b"}, "authorization": true},
         "serviceMonitor": {"enabled": true},
         "networkPolicy": {"enabled": true},
+        "runPods": {"watch": true},
     });
     for helm in HELMS {
         for set in [&required, &optional] {
