@@ -34,6 +34,7 @@ mod metrics;
 mod pools;
 mod refresh;
 mod rollback;
+mod run_pods;
 mod runs;
 mod scale;
 mod secrets;

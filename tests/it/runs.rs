@@ -2,6 +2,7 @@
 //! they run regardless of the operator's state.
 
 mod selected;
+mod waiting;
 
 use std::time::Duration;
 

@@ -156,7 +156,7 @@ pub async fn namespace_deleted() -> Result<Seen> {
     let client = plane.admin_client()?;
     testkit::grant::ensure_namespace(&client, extra).await?;
     let rendered =
-        crate::world::chart::render("api-namespace-operator", extra, None, false).await?;
+        crate::world::chart::render("api-namespace-operator", extra, None, false, false).await?;
     testkit::grant::grant_from_chart(plane, &rendered, "api-namespace-operator").await?;
     let world = world_with("api-namespace", setup).await?;
     let binding = json!({

@@ -1,6 +1,7 @@
 //! The chart, rendered for an operator that watches one or two namespaces.
 //!
-//! Input: the operator's namespace, the watched namespaces, and whether there are several replicas.
+//! Input: the operator's namespace, the watched namespaces, and whether there are several replicas and
+//! a watch of pods.
 //! Output: the manifests as Helm renders them.
 //! Invariants: Helm renders each variant at most once for each process; the names are inserted
 //! afterwards.
@@ -22,7 +23,7 @@ pub fn path() -> String {
 }
 
 /// Renders the chart for `watchNamespaces: [watched]`, and the neighbour if there is one, in the
-/// namespace `home`.
+/// namespace `home`, with `runPods.watch` if asked.
 ///
 /// # Errors
 /// If Helm cannot be downloaded, or fails.
@@ -31,10 +32,12 @@ pub async fn render(
     watched: &str,
     neighbour: Option<&str>,
     several: bool,
+    run_pods: bool,
 ) -> Result<String> {
-    static VARIANTS: [[OnceCell<String>; 2]; 2] =
-        [const { [const { OnceCell::const_new() }; 2] }; 2];
-    let cell = &VARIANTS[usize::from(several)][usize::from(neighbour.is_some())];
+    static VARIANTS: [[[OnceCell<String>; 2]; 2]; 2] =
+        [const { [const { [const { OnceCell::const_new() }; 2] }; 2] }; 2];
+    let cell =
+        &VARIANTS[usize::from(several)][usize::from(neighbour.is_some())][usize::from(run_pods)];
     let replicas = if several {
         "replicaCount=2"
     } else {
@@ -56,6 +59,8 @@ pub async fn render(
             &watch,
             "--set",
             replicas,
+            "--set",
+            &format!("runPods.watch={run_pods}"),
             "--set",
             "crds.enabled=false,image.repository=doppler-prefect-operator",
         ];

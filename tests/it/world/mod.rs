@@ -50,6 +50,8 @@ pub struct Setup {
     pub plane: Option<&'static ControlPlane>,
     /// Renders the chart for several replicas, and enables leader election.
     pub replicated: bool,
+    /// Renders the chart with `runPods.watch`.
+    pub may_read_pods: bool,
     /// The binary to start instead of [`operator_binary`].
     pub binary: Option<PathBuf>,
     /// A further namespace to watch, of another tenant. It is the name of another world, which has no
@@ -66,6 +68,7 @@ impl Default for Setup {
             env: Vec::new(),
             plane: None,
             replicated: false,
+            may_read_pods: false,
             binary: None,
             neighbour: None,
         }
@@ -183,8 +186,9 @@ impl World {
             json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         kubernetes::apply(&client, name, &namespace.to_string()).await?;
         let home = format!("{name}-operator");
-        let rendered =
-            chart::render(&home, name, setup.neighbour.as_deref(), setup.replicated).await?;
+        let neighbour = setup.neighbour.as_deref();
+        let (several, run_pods) = (setup.replicated, setup.may_read_pods);
+        let rendered = chart::render(&home, name, neighbour, several, run_pods).await?;
         let grant = grant_from_chart(plane, &rendered, &home).await?;
         let token = format!("dp.st.dev.{}", secret(name));
         doppler.add_service_token(&token, name, "dev");
