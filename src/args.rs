@@ -203,11 +203,6 @@ pub struct RunArgs {
         value_name = "NAMESPACE"
     )]
     pub prefect_namespaces: Vec<String>,
-    /// Watch the pods of flow runs in the namespaces that are watched for bindings, and report those
-    /// that do not start because of a Secret that the operator manages. Needs the permission to list
-    /// and watch pods.
-    #[arg(long, env = "WATCH_RUN_PODS")]
-    pub watch_run_pods: bool,
     /// Namespace of the operator itself. It contains the Secret with the key of the content hashes
     /// and the Lease.
     #[arg(

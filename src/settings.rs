@@ -118,7 +118,7 @@ impl ManagerSettings {
                 sends_run_events: args.runs.run_events,
             },
             watch_namespaces: args.watch_namespaces.clone(),
-            watch_run_pods: args.watch_run_pods,
+            watch_run_pods: args.runs.watch_run_pods,
             prefect_namespaces: args.prefect_namespaces.clone(),
             operator_namespace: args.operator_namespace.clone(),
             concurrency: args.concurrency,

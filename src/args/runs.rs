@@ -20,4 +20,9 @@ pub struct RunsArgs {
         value_name = "true|false"
     )]
     pub run_events: bool,
+    /// Watch the pods of flow runs in the namespaces that are watched for bindings, and report those
+    /// that do not start because of a Secret that the operator manages. Needs the permission to list
+    /// and watch pods.
+    #[arg(long, env = "WATCH_RUN_PODS")]
+    pub watch_run_pods: bool,
 }

@@ -18,7 +18,7 @@ fn defaults_match_the_manual() {
     assert_eq!(args.upstream.allowed_doppler_hosts, ["api.doppler.com"]);
     assert!(args.watch_namespaces.is_empty());
     assert!(!args.election.leader_election);
-    assert!(!args.watch_run_pods);
+    assert!(!args.runs.watch_run_pods);
     assert_eq!(args.webhook.webhook_secrets, None);
 }
 

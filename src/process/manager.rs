@@ -127,19 +127,14 @@ impl ControllerManager {
         }
         let scopes =
             prefect_work_pools::scopes(&settings.watch_namespaces, &settings.prefect_namespaces);
+        let limit = settings.controller.kubernetes_timeout;
         let context = Arc::new(Context {
-            key_refs: KeyRefs::new(client.clone(), settings.controller.kubernetes_timeout),
+            key_refs: KeyRefs::new(client.clone(), limit),
             client: client.clone(),
             settings: settings.controller,
             prefect_servers: settings.prefect_servers,
-            admission_policy: AdmissionPolicy::new(
-                client.clone(),
-                settings.controller.kubernetes_timeout,
-            ),
-            service_types: ServiceTypes::new(
-                client.clone(),
-                settings.controller.kubernetes_timeout,
-            ),
+            admission_policy: AdmissionPolicy::new(client.clone(), limit),
+            service_types: ServiceTypes::new(client.clone(), limit),
             block_overrides: settings.block_overrides,
             doppler_hosts: settings.doppler_hosts,
             forbidden_names: settings.forbidden_names,
