@@ -5,6 +5,7 @@
 //! side by side.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -13,7 +14,7 @@ use testkit::prefect::{PrefectApi, kubernetes_template};
 use tokio::sync::OnceCell;
 
 use crate::world::observe::Condition;
-use crate::world::{Setup, World, canary, pairs, secret};
+use crate::world::{Setup, World, canary, operator_binary, pairs, secret};
 
 /// The operator of a group. It polls each second and reports a failure after two.
 pub struct Stage(OnceCell<World>);
@@ -149,4 +150,17 @@ pub async fn entries_of(api: &PrefectApi, pool: &str) -> Result<Vec<String>> {
         .iter()
         .filter_map(|one| one["secretRef"]["name"].as_str());
     Ok(names.map(ToOwned::to_owned).collect())
+}
+
+/// A program that runs the operator after these lines of a shell.
+pub fn wrapped(folder: &Path, lines: &str) -> Result<PathBuf> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let path = folder.join("operator");
+    let operator = operator_binary().display().to_string();
+    std::fs::write(
+        &path,
+        format!("#!/bin/sh\n{lines}\nexec {operator} \"$@\"\n"),
+    )?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
+    Ok(path)
 }

@@ -42,6 +42,8 @@ impl PrefectApi {
         };
         let http = reqwest::Client::builder()
             .timeout(REQUEST_TIMEOUT)
+            // The server closes idle connections, and a request that it does not see fails then.
+            .pool_max_idle_per_host(0)
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .build()?;

@@ -10,11 +10,11 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use testkit::folder::ScratchDir;
 
-use super::{spec, world, wrapped};
+use super::{spec, world};
 use crate::case::{Case, Group, Playing, Seen};
 use crate::cgroup::Cgroup;
 use crate::hostile::{HostileServer, Input};
-use crate::stage::{after, entries, recovered, template};
+use crate::stage::{after, entries, recovered, template, wrapped};
 use crate::world::{Setup, World};
 
 const VALUES: &str = include_str!("../../../charts/doppler-prefect-operator/values.yaml");

@@ -7,7 +7,6 @@ mod clock;
 mod memory;
 mod threads;
 
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -16,8 +15,8 @@ use testkit::folder::ScratchDir;
 
 use crate::case::{Case, Group, Playing, Seen};
 use crate::random_numbers::RandomNumbers;
-use crate::stage::{after, before, entries, recovered, template, token_ref};
-use crate::world::{Setup, World, operator_binary, secret};
+use crate::stage::{after, before, entries, recovered, template, token_ref, wrapped};
+use crate::world::{Setup, World, secret};
 
 const NEWEST: &str = "After the next start the newest values are in the Secret, the pool has exactly its entry, and nothing is left behind.";
 
@@ -167,19 +166,6 @@ async fn stopped_past_the_lease() -> Result<Seen> {
         lasted: Some(recovery),
         recovery: Some(recovery),
     })
-}
-
-/// A program that runs the operator after these lines of a shell.
-fn wrapped(folder: &Path, lines: &str) -> Result<PathBuf> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let path = folder.join("operator");
-    let operator = operator_binary().display().to_string();
-    std::fs::write(
-        &path,
-        format!("#!/bin/sh\n{lines}\nexec {operator} \"$@\"\n"),
-    )?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
-    Ok(path)
 }
 
 /// Applies bindings of one config each, besides `b`.

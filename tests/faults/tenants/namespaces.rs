@@ -10,12 +10,13 @@ use anyhow::{Result, ensure};
 use kube::api::ListParams;
 use serde_json::{Value, json};
 use testkit::doppler::{Doppler, Fault};
+use testkit::folder::ScratchDir;
 use testkit::prefect::Block;
 use wiremock::matchers::{header, path_regex};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use crate::case::{Case, Group, Playing, Seen};
-use crate::stage::{after, before, recovered, token_ref};
+use crate::stage::{after, before, recovered, token_ref, wrapped};
 use crate::world::{Setup, World, secret};
 
 const STREAM: &str = "The other namespace gets its share: its change arrives by notification.";
@@ -279,11 +280,16 @@ async fn many_streams() -> Result<Seen> {
 }
 
 async fn many_sockets() -> Result<Seen> {
-    const SOCKETS: usize = 4;
-    let setup = Setup::without_polls().args(&["--max-streams", "4"]);
+    // A quarter of the files that the process may open.
+    const SOCKETS: usize = 16;
+    let folder = ScratchDir::new("tenants-sockets")?;
+    let setup = Setup {
+        binary: Some(wrapped(folder.path(), "ulimit -n 64")?),
+        ..Setup::without_polls()
+    };
     let both = Neighbours::start("tenants-sockets", setup).await?;
     let Neighbours { attacker, victim } = &both;
-    for number in 0..3 * SOCKETS {
+    for number in 0..2 * SOCKETS {
         let name = format!("b{number}");
         // A server without authentication accepts every key, and each has its own socket.
         let key = format!("{name}-key");
