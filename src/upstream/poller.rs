@@ -42,7 +42,7 @@ use crate::{
     metrics::{Metrics, ReadLabels},
 };
 use active::{Active, Polled};
-use demand::{Waiting, demand_wait};
+use demand::{DEMANDED_READS, Waiting};
 use schedule::{next_wait, staleness};
 use state::ReadResult;
 pub use state::{Poll, PollState};
@@ -277,7 +277,7 @@ impl<S: Clone + Eq + Hash, K: Clone + Eq + Hash, V> PollersInner<S, K, V> {
         }
         let mut failures = 0;
         let mut priority = Priority::Initial;
-        let mut pace = Pace::default();
+        let mut pace = TriggerPace::default();
         loop {
             let (last, interval) = match self.active.lock().by_key.get(key) {
                 Some(polled) => (polled.state.value.clone(), polled.interval()),
@@ -320,7 +320,7 @@ impl<S: Clone + Eq + Hash, K: Clone + Eq + Hash, V> PollersInner<S, K, V> {
                 () = tokio::time::sleep(wait) => Priority::Poll,
             };
             if priority == Priority::Interactive {
-                pace_triggered(&trigger, &mut pace, sent_at).await;
+                pace_triggered(&trigger, &mut pace).await;
             }
         }
     }
@@ -395,16 +395,23 @@ impl<S: Clone + Eq + Hash, K: Clone + Eq + Hash, V> PollersInner<S, K, V> {
     }
 }
 
+/// How often triggers of each kind caused a read lately.
+#[derive(Default)]
+struct TriggerPace {
+    changes: Pace,
+    demands: Pace,
+}
+
 /// Waits until a triggered read may begin. It also answers the triggers that arrive meanwhile.
-async fn pace_triggered(trigger: &Trigger, pace: &mut Pace, sent_at: Instant) {
+async fn pace_triggered(trigger: &Trigger, pace: &mut TriggerPace) {
     loop {
         let now = Instant::now();
         if trigger.is_urgent() {
-            match pace.take(TRIGGERED_READS, now) {
+            match pace.changes.take(TRIGGERED_READS, now) {
                 Ok(()) => return,
                 Err(wait) => tokio::time::sleep(wait).await,
             }
-        } else if let Some(wait) = demand_wait(sent_at, now) {
+        } else if let Err(wait) = pace.demands.take(DEMANDED_READS, now) {
             tokio::select! {
                 () = trigger.triggered() => {}
                 () = tokio::time::sleep(wait) => {}

@@ -265,7 +265,7 @@ async fn demands_cause_one_read_a_second_and_none_at_rest() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let during = f.reads.load(SeqCst) - before;
-    assert!((3..=4).contains(&during), "{during} reads in 3 s");
+    assert!((3..=5).contains(&during), "{during} reads in 3 s");
     tokio::time::sleep(MINUTE).await;
     let after = f.reads.load(SeqCst) - before;
     assert!(after <= during + 1, "{after} reads");
