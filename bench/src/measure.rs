@@ -3,7 +3,7 @@
 //! Input: `Options`, and the binary of the operator. Output: `Results`.
 //! Invariants: in the full form each figure has its own control plane, so that the objects of one
 //! figure do not slow the next one down. The short form measures all figures at the same time on
-//! one control plane, because counts do not depend on the load. A failed figure is a row, and does
+//! one control plane, because counts hardly depend on the load. A failed figure is a row, and does
 //! not stop the others.
 
 use std::path::PathBuf;

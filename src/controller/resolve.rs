@@ -101,7 +101,9 @@ fn last_good(pass: &Pass<'_>) -> Option<LastGood> {
 /// Tracks all objects that the binding depends on: a change of one enqueues the binding.
 pub fn track_objects(pass: &Pass<'_>) {
     let binding = pass.binding;
-    let status = binding.status.as_ref();
+    // The newest status, as the other steps read it: a Secret of an earlier name that is still tracked
+    // would not count as left.
+    let status = pass.last_status();
     let referenced = key_references(binding)
         .into_iter()
         .map(|reference| reference.object);

@@ -17,7 +17,6 @@
 
 mod admission;
 mod apiserver;
-mod bench;
 mod canary;
 mod chart;
 mod check;

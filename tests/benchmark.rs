@@ -1,4 +1,7 @@
 //! The short form of the benchmark: counts of requests and writes. Durations are not checked here.
+//!
+//! It is a program of its own, so that no other test runs beside it: bindings that become ready one by
+//! one, because the machine is busy, need more edits of a template.
 
 use anyhow::{Result, ensure};
 use bench::{Options, Row, measure, table};
