@@ -5,10 +5,10 @@
 //! parsed fields, most of which are empty, and parsing costs far less than a reconcile.
 //! Invariants: a binding that cannot be parsed is still stored, so that its status can say so.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::{Resource, api::ObjectMeta, core::NamespaceResourceScope};
+use kube::{Resource, api::ObjectMeta};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json, value::RawValue};
 
@@ -18,7 +18,8 @@ use crate::crd::{
 };
 
 /// A binding of the store. Its text may contain an inline API key, so `Debug` prints only the name.
-#[derive(Clone)]
+#[derive(Clone, Resource)]
+#[resource(inherit = DopplerPrefectBinding)]
 pub struct StoredBinding {
     metadata: ObjectMeta,
     /// As the API server sent it.
@@ -158,35 +159,6 @@ impl fmt::Debug for StoredBinding {
         f.debug_tuple("StoredBinding")
             .field(&BindingRef::of(self))
             .finish()
-    }
-}
-
-impl Resource for StoredBinding {
-    type DynamicType = ();
-    type Scope = NamespaceResourceScope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        DopplerPrefectBinding::kind(&())
-    }
-
-    fn group((): &()) -> Cow<'_, str> {
-        DopplerPrefectBinding::group(&())
-    }
-
-    fn version((): &()) -> Cow<'_, str> {
-        DopplerPrefectBinding::version(&())
-    }
-
-    fn plural((): &()) -> Cow<'_, str> {
-        DopplerPrefectBinding::plural(&())
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
     }
 }
 

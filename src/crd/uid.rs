@@ -39,10 +39,17 @@ impl Uid {
 impl From<&str> for Uid {
     fn from(text: &str) -> Self {
         let number = u128::from_str_radix(&text.replace('-', ""), 16).ok();
-        let uuid = number.map(|number| Self(Repr::Uuid(number.to_be_bytes())));
+        let uuid = number.map(|number| Self::from(number.to_be_bytes()));
         // Only the canonical form of a UUID can be restored from its bytes.
         uuid.filter(|uuid| uuid == text)
             .unwrap_or_else(|| Self(Repr::Other(text.into())))
+    }
+}
+
+impl From<[u8; 16]> for Uid {
+    /// The UUID of these bytes.
+    fn from(bytes: [u8; 16]) -> Self {
+        Self(Repr::Uuid(bytes))
     }
 }
 

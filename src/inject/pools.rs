@@ -149,7 +149,8 @@ impl Pools {
     pub fn is_seen_since(
         &self,
         key: &BindingRef,
-        (connection, pool): (&Arc<Connection>, &str),
+        connection: &Arc<Connection>,
+        pool: &str,
         at: Instant,
     ) -> bool {
         let pool_key = PoolKey {

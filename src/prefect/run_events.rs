@@ -43,7 +43,8 @@ impl RunEvent {
     pub fn new(
         event: &'static str,
         id: String,
-        (resource, name): (String, String),
+        resource: String,
+        name: String,
         occurred: Timestamp,
     ) -> Self {
         Self {

@@ -9,7 +9,10 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use super::registry::Serving;
-use crate::prefect::{FlowRun, RunEvent};
+use crate::{
+    crd::Uid,
+    prefect::{FlowRun, RunEvent},
+};
 
 /// Name of the event.
 pub const VALUES_INJECTED: &str = "doppler-prefect.values-injected";
@@ -21,16 +24,19 @@ pub(super) fn values_injected(run: &FlowRun, serving: &Serving, at: Timestamp) -
     let (namespace, name) = (serving.binding.namespace(), serving.binding.name());
     let content = &serving.content;
     let id = event_id([&run.run.id, namespace, name, &content.hash]);
-    let resource = (
-        format!("{BINDING_PREFIX}.{namespace}.{name}"),
+    let resource = format!("{BINDING_PREFIX}.{namespace}.{name}");
+    let event = RunEvent::new(
+        VALUES_INJECTED,
+        id,
+        resource,
         format!("{namespace}/{name}"),
-    );
-    let event = RunEvent::new(VALUES_INJECTED, id, resource, at)
-        .related_to(run)
-        .with("namespace", namespace.to_owned())
-        .with("binding", name.to_owned())
-        .with("secret", content.secret.clone())
-        .with("contentHash", content.hash.clone());
+        at,
+    )
+    .related_to(run)
+    .with("namespace", namespace.to_owned())
+    .with("binding", name.to_owned())
+    .with("secret", content.secret.clone())
+    .with("contentHash", content.hash.clone());
     match content.since {
         Some(since) => event.with("contentSince", since.to_string()),
         None => event,
@@ -49,15 +55,7 @@ fn event_id(parts: [&str; 4]) -> String {
     bytes.copy_from_slice(&digest[..16]);
     bytes[6] = bytes[6] & 0x0f | 0x80;
     bytes[8] = bytes[8] & 0x3f | 0x80;
-    let hex = format!("{:032x}", u128::from_be_bytes(bytes));
-    let groups = [
-        &hex[..8],
-        &hex[8..12],
-        &hex[12..16],
-        &hex[16..20],
-        &hex[20..],
-    ];
-    groups.join("-")
+    Uid::from(bytes).to_string()
 }
 
 #[cfg(test)]

@@ -115,7 +115,7 @@ impl RunReporter {
             let next = waiting.values().filter_map(Waiting::next).min();
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                () = sleep_until_some(next) => {}
+                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
                 started = self.queue.recv() => {
                     let Some(started) = started else { return };
                     let connection = Arc::clone(&started.connection);
@@ -164,13 +164,8 @@ impl RunReporter {
         let sends_events = self.sends_events;
         Box::pin(async move {
             let mut report = Report::default();
-            let reported = report_batch(
-                &connections,
-                &connection,
-                (&batch, sends_events),
-                &mut report,
-            )
-            .await;
+            let reported =
+                report_batch(&connections, &connection, &batch, sends_events, &mut report).await;
             if let Err(error) = reported {
                 report.is_refused = true;
                 let host = connection.host();
@@ -206,7 +201,8 @@ struct Report {
 async fn report_batch(
     connections: &ConnectionInterner,
     connection: &Arc<Connection>,
-    (batch, sends_events): (&[Started], bool),
+    batch: &[Started],
+    sends_events: bool,
     report: &mut Report,
 ) -> Result<(), PrefectError> {
     let client = connections.client(connection)?;
@@ -297,14 +293,6 @@ impl Waiting {
 
     fn is_idle(&self, now: Instant) -> bool {
         self.runs.is_empty() && !self.is_reporting && !self.is_quiet(now)
-    }
-}
-
-/// Waits until then; for ever if there is no such time.
-async fn sleep_until_some(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }
 

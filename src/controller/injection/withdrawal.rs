@@ -403,9 +403,8 @@ fn is_confirmed(pass: &mut Pass<'_>, connection: &Arc<Connection>, entry: &Injec
         return true;
     }
     pass.requeue.after(LAST_LOOK.saturating_sub(since_end));
-    let pool = (connection, entry.pool.as_str());
     let pools = &pass.context.pools;
-    pools.is_seen_since(pass.key, pool, ends.into_std())
+    pools.is_seen_since(pass.key, connection, &entry.pool, ends.into_std())
 }
 
 /// How to reach the server of an entry: as the spec says, as an earlier pass did, or as the record

@@ -6,10 +6,10 @@
 //! Invariants: it keeps no variable, no command and no message of the pod, and a bounded number of
 //! names.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::collections::BTreeMap;
 
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
-use kube::{Resource, api::ObjectMeta, core::NamespaceResourceScope};
+use kube::{Resource, api::ObjectMeta};
 use serde::{Deserialize, Deserializer};
 
 use super::pod_state::{ContainerStatus, PodState, join};
@@ -21,7 +21,8 @@ pub const RUN_ID_LABEL: &str = "prefect.io/flow-run-id";
 const MAX_SECRETS: usize = 64;
 
 /// A pod of a flow run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Resource)]
+#[resource(inherit = Pod)]
 pub struct RunPod {
     metadata: ObjectMeta,
     /// When it was created, in seconds.
@@ -151,35 +152,6 @@ impl<'de> Deserialize<'de> for RunPod {
                 ..ObjectMeta::default()
             },
         })
-    }
-}
-
-impl Resource for RunPod {
-    type DynamicType = ();
-    type Scope = NamespaceResourceScope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        Pod::kind(&())
-    }
-
-    fn group((): &()) -> Cow<'_, str> {
-        Pod::group(&())
-    }
-
-    fn version((): &()) -> Cow<'_, str> {
-        Pod::version(&())
-    }
-
-    fn plural((): &()) -> Cow<'_, str> {
-        Pod::plural(&())
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
     }
 }
 

@@ -99,16 +99,10 @@ impl WebhookReceiver {
     pub async fn flush_coalesced(self: Arc<Self>, shutdown: CancellationToken) {
         loop {
             let next_due = self.coalescer.lock().next_due();
-            let due = async {
-                match next_due {
-                    Some(time) => sleep_until(time).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = self.deferred.notified() => continue,
-                () = due => {}
+                () = sleep_until(next_due.unwrap_or_else(Instant::now)), if next_due.is_some() => {}
             }
             let due = self.coalescer.lock().take_due(Instant::now());
             if let Some(handlers) = self.handlers.get() {
