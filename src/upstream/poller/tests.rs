@@ -9,6 +9,7 @@ struct Fixture {
     pollers: Pollers<&'static str, &'static str, &'static str>,
     reads: Arc<AtomicUsize>,
     replies: Arc<Mutex<Vec<ReadReply>>>,
+    requests: Arc<Mutex<Vec<ReadRequest>>>,
     enqueued: mpsc::UnboundedReceiver<&'static str>,
     shutdown: CancellationToken,
 }
@@ -32,11 +33,14 @@ fn fixture(replies: Vec<ReadReply>) -> Fixture {
     let (sender, enqueued) = mpsc::unbounded_channel();
     let reads = Arc::new(AtomicUsize::new(0));
     let replies = Arc::new(Mutex::new(replies));
+    let requests: Arc<Mutex<Vec<ReadRequest>>> = Arc::default();
     let shutdown = CancellationToken::new();
     let read: ReadFn<_, _> = Box::new({
         let (reads, replies) = (Arc::clone(&reads), Arc::clone(&replies));
-        move |_key, _last, _wish| {
+        let requests = Arc::clone(&requests);
+        move |_key, _last, request| {
             reads.fetch_add(1, SeqCst);
+            requests.lock().push(request);
             let mut replies = replies.lock();
             let reply = if replies.len() > 1 {
                 replies.remove(0)
@@ -56,6 +60,7 @@ fn fixture(replies: Vec<ReadReply>) -> Fixture {
         pollers: pollers(read, enqueue, shutdown.clone()),
         reads,
         replies,
+        requests,
         enqueued,
         shutdown,
     }
@@ -273,6 +278,49 @@ async fn demands_cause_one_read_a_second_and_none_at_rest() {
         f.enqueued.try_recv().is_err(),
         "an unchanged value enqueues no subscriber"
     );
+}
+
+/// The rate limiter hands out permits by priority, and raises the one of a queued request whose
+/// trigger fires.
+#[tokio::test(start_paused = true)]
+async fn a_demanded_read_comes_before_polls() {
+    let mut f = fixture(vec![Ok(Poll::Changed("v1")), Ok(Poll::Unchanged)]);
+    f.pollers.subscribe(&"a", &"k", MINUTE);
+    assert_eq!(f.enqueued.recv().await, Some("a"));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    f.pollers.demand([&"a"]);
+    tokio::time::sleep(MINUTE * 3 / 2).await;
+    let priorities: Vec<_> = f.requests.lock().iter().map(|r| r.priority).collect();
+    assert_eq!(
+        priorities,
+        [Priority::Initial, Priority::Interactive, Priority::Poll]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_demand_raises_a_poll_that_waits_for_its_permit() {
+    let raised = Arc::new(AtomicUsize::new(0));
+    let read: ReadFn<_, _> = Box::new({
+        let raised = Arc::clone(&raised);
+        move |_key, _last, request: ReadRequest| {
+            let raised = Arc::clone(&raised);
+            Box::pin(async move {
+                if request.priority == Priority::Poll {
+                    // The rate limiter waits like this, with the request in its queue.
+                    request.trigger.triggered().await;
+                    raised.fetch_add(1, SeqCst);
+                }
+                Ok(Poll::Changed("v1"))
+            })
+        }
+    });
+    let pollers = pollers(read, Arc::new(|_| {}), CancellationToken::new());
+    pollers.subscribe(&"a", &"k", MINUTE);
+    tokio::time::sleep(MINUTE * 2).await;
+    assert_eq!(raised.load(SeqCst), 0, "the poll waits");
+    pollers.demand([&"a"]);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(raised.load(SeqCst), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 use testkit::doppler::{Fault, FaultId};
+use testkit::kubectl::kubectl_async;
 use testkit::prefect::Block;
 use tokio::process::Command;
 
@@ -57,7 +58,17 @@ async fn annotation_reads_block_and_config_and_the_status_repeats_it() -> Result
     let w = World::quiet_with_pool("refresh-annotation").await?;
     w.set_doppler_secret("A", &secret("new"));
     w.request_refresh("deploy 1").await?;
-    w.until_refreshed("deploy 1").await?;
+    // As docs/refresh.md waits for it.
+    let wait = [
+        "wait",
+        "dpb",
+        "b",
+        "--namespace",
+        &w.name,
+        "--for=jsonpath={.status.refreshed}=deploy 1",
+        "--timeout=30s",
+    ];
+    kubectl_async(&wait, &w.plane.admin_kubeconfig_path()).await?;
     ensure!(w.values("b").await? == pairs(&[("A", secret("new"))]));
 
     // The answer follows a read of the block, too. The event of the block may come first.
