@@ -13,14 +13,20 @@ use std::{
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod check;
 mod durations;
+mod environment;
 mod metrics;
 mod refresh;
+mod resolve;
 mod runs;
 
+pub use check::{CheckArgs, PatchForm};
 use durations::{duration, duration_or_zero, interval};
+pub use environment::{EnvironmentArgs, EnvironmentFormat};
 pub use metrics::MetricsArgs;
 pub use refresh::RefreshArgs;
+pub use resolve::{OperatorSettingArgs, ResolveArgs};
 pub use runs::RunsArgs;
 
 /// Brings Doppler secrets into the flow runs of Prefect's Kubernetes work pools.
@@ -44,6 +50,10 @@ pub enum Command {
     /// Report what the operator would do for the bindings in files, with the permissions of your
     /// own kubeconfig. Writes nothing and never prints a secret value.
     Check(Box<CheckArgs>),
+    /// Print the values that a flow run would have from a binding, or run a command with them, with the
+    /// permissions of your own kubeconfig. Writes nothing.
+    #[command(name = "env")]
+    Environment(Box<EnvironmentArgs>),
     /// Make the operator read the block and the config of a binding now, and wait until the Secret
     /// holds what it read. Exit code: 0 if it does, 3 if it does not in time, 1 if the request cannot
     /// be made.
@@ -295,105 +305,6 @@ pub enum LogFormat {
     Text,
     /// One JSON object per line.
     Json,
-}
-
-/// The operator's settings by which `check` judges.
-#[derive(Clone, Debug, Default, Args)]
-#[command(next_help_heading = "Settings of the operator (default: those of its Deployment)")]
-pub struct OperatorSettingArgs {
-    /// Hosts that a binding may name as Doppler's API, as for `run`.
-    #[arg(
-        long = "allowed-doppler-host",
-        env = "ALLOWED_DOPPLER_HOST",
-        value_delimiter = ',',
-        value_name = "HOST"
-    )]
-    pub allowed_doppler_hosts: Option<Vec<String>>,
-    /// Hosts that a binding may name in `remoteApiUrl`, as for `run`.
-    #[arg(
-        long = "allowed-prefect-host",
-        env = "ALLOWED_PREFECT_HOST",
-        value_delimiter = ',',
-        value_name = "HOST"
-    )]
-    pub allowed_prefect_hosts: Option<Vec<String>>,
-    /// Services that a binding may name as its Prefect server, as for `run`.
-    #[arg(
-        long = "allowed-prefect-service",
-        env = "ALLOWED_PREFECT_SERVICE",
-        value_delimiter = ',',
-        value_name = "NAMESPACE/NAME"
-    )]
-    pub allowed_prefect_services: Option<Vec<String>>,
-    /// Names that no Secret may have as a key, as for `run`.
-    #[arg(
-        long = "forbidden-name",
-        env = "FORBIDDEN_NAME",
-        value_delimiter = ',',
-        value_name = "GLOB"
-    )]
-    pub forbidden_names: Option<Vec<String>>,
-    /// Whether a binding may override the project and config of a block, as for `run`.
-    #[arg(long, env = "BLOCK_OVERRIDES")]
-    pub block_overrides: Option<BlockOverrides>,
-    /// Whether a binding may adopt a Secret that does not name it, as for `run`.
-    #[arg(
-        long,
-        env = "ADOPT_WITHOUT_CONSENT",
-        num_args = 0..=1,
-        default_missing_value = "true",
-        value_name = "BOOL"
-    )]
-    pub adopt_without_consent: Option<bool>,
-}
-
-/// Flags of `check`.
-#[derive(Clone, Debug, Args)]
-pub struct CheckArgs {
-    /// Files with bindings; `-` is standard input.
-    #[arg(required = true, value_name = "FILE")]
-    pub files: Vec<PathBuf>,
-    /// Validate the files only, without any network access.
-    #[arg(long)]
-    pub offline: bool,
-    /// Use this address of the Prefect server, for a machine that cannot reach the cluster's
-    /// network.
-    #[arg(long, value_name = "URL")]
-    pub prefect_api_url: Option<String>,
-    /// Print the entry in the format of another tool that owns the template of the work pool.
-    #[arg(long, value_name = "FORM")]
-    pub print_patch: Option<PatchForm>,
-    /// Namespace of the operator. Its Deployment there has the settings by which bindings are
-    /// judged. If you may not read it, a host that is not allowed by default is a note.
-    #[arg(
-        long,
-        env = "POD_NAMESPACE",
-        default_value = "doppler-prefect-operator",
-        value_name = "NAMESPACE"
-    )]
-    pub operator_namespace: String,
-    /// Timeout of one request to Prefect.
-    #[arg(long, env = "PREFECT_TIMEOUT", default_value = "15s", value_parser = duration, value_name = "DURATION")]
-    pub prefect_timeout: Duration,
-    /// Timeout of one request to Doppler.
-    #[arg(long, env = "DOPPLER_TIMEOUT", default_value = "15s", value_parser = duration, value_name = "DURATION")]
-    pub doppler_timeout: Duration,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub settings: OperatorSettingArgs,
-}
-
-/// Formats of the entry for tools that own the template of a work pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum PatchForm {
-    /// A JSON Patch of a base job template.
-    Json,
-    /// `spec.baseJobTemplate.patches` of prefect-operator's `PrefectWorkPool`.
-    PrefectOperator,
-    /// `base_job_template` of Terraform.
-    Terraform,
-    /// Values of the prefect-worker chart.
-    Helm,
 }
 
 /// Flags of `detach`.

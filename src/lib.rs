@@ -18,8 +18,8 @@
 //! 8. [`status`], [`report`], [`metrics`]: conditions, Events, logs and metrics of an outcome, in
 //!    [`printable`] text.
 //! 9. [`args`], [`settings`], [`process`]: flags become settings, and settings become tasks.
-//! 10. [`check`], [`refresh`], [`detach`]: the same path from a laptop, a read on request, and the
-//!     removal before an uninstall.
+//! 10. [`check`], [`environment`], [`refresh`], [`detach`]: the same path from a laptop, its values there,
+//!     a read on request, and the removal before an uninstall.
 //!
 //! # Glossary
 //! - *binding*: a `DopplerPrefectBinding`; its *key* is its namespace and name.
@@ -60,6 +60,7 @@ pub mod controller;
 pub mod crd;
 pub mod detach;
 pub mod doppler;
+pub mod environment;
 pub mod failure;
 pub mod inject;
 mod kubernetes;

@@ -9,7 +9,7 @@ use std::{io::Write, process::ExitCode};
 use clap::Parser;
 use doppler_prefect_operator::{
     args::{Cli, Command},
-    check, crd, detach,
+    check, crd, detach, environment,
     process::{
         self,
         fatal::{report_fatal, report_panics},
@@ -30,6 +30,7 @@ async fn main() -> ExitCode {
         Command::Crd => crd::crd_yaml().map(|text| print(&text)).map_err(Into::into),
         Command::Reasons => Ok(print(&reason::manual())),
         Command::Check(args) => check::check(*args).await.map_err(Into::into),
+        Command::Environment(args) => environment::environment(*args).await.map_err(Into::into),
         Command::Refresh(args) => refresh::refresh(args).await.map_err(Into::into),
         Command::Detach(args) => detach::detach(*args)
             .await

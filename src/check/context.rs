@@ -11,10 +11,10 @@ use url::Url;
 
 use super::{
     error::CheckError,
-    operator_settings::{Assumed, OperatorSettings},
+    operator_settings::{self, Assumed, OperatorSettings},
 };
 use crate::{
-    args::BlockOverrides,
+    args::{BlockOverrides, ResolveArgs},
     controller::{key_refs::KeyRefs, object_cache::ObjectCache, service_types::ServiceTypes},
     doppler,
     outbound::{AllowedHosts, AllowedServers, PatternError},
@@ -29,7 +29,7 @@ pub(super) const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The hosts that bindings may use.
 #[derive(Clone)]
-pub(super) struct Hosts {
+pub(crate) struct Hosts {
     /// `--allowed-prefect-host` and `--allowed-prefect-service`
     pub prefect: AllowedServers,
     /// `--allowed-doppler-host`
@@ -43,7 +43,7 @@ impl Hosts {
     ///
     /// # Errors
     /// If a pattern is invalid.
-    pub fn new(operator: &OperatorSettings) -> Result<Self, PatternError> {
+    pub(super) fn new(operator: &OperatorSettings) -> Result<Self, PatternError> {
         let services = &operator.prefect_services;
         Ok(Self {
             prefect: AllowedServers::parse(&operator.prefect_hosts, services)?,
@@ -53,24 +53,8 @@ impl Hosts {
     }
 }
 
-/// The flags that a check with a cluster needs.
-pub(super) struct Settings {
-    /// `--prefect-api-url`
-    pub prefect_api_url: Option<Url>,
-    /// `--prefect-timeout`
-    pub prefect_timeout: Duration,
-    /// `--doppler-timeout`
-    pub doppler_timeout: Duration,
-    /// `--forbidden-name`
-    pub forbidden_names: ForbiddenNames,
-    /// `--block-overrides`
-    pub block_overrides: BlockOverrides,
-    /// `--adopt-without-consent`
-    pub adopt_without_consent: bool,
-}
-
 /// Everything that a check with a cluster needs.
-pub(super) struct CheckContext {
+pub(crate) struct CheckContext {
     pub client: Client,
     pub key_refs: KeyRefs,
     pub objects: ObjectCache,
@@ -90,28 +74,41 @@ pub(super) struct CheckContext {
 }
 
 impl CheckContext {
-    /// Connects with the user's own kubeconfig.
+    /// Connects with the user's own kubeconfig, and reads the settings of the operator.
     ///
     /// # Errors
-    /// If there is no kubeconfig, or a client cannot be created.
-    pub async fn new(settings: Settings, hosts: Hosts) -> Result<Self, CheckError> {
+    /// If a flag is invalid, there is no kubeconfig, or a client cannot be created.
+    pub async fn new(args: ResolveArgs) -> Result<Self, CheckError> {
+        let ResolveArgs {
+            prefect_api_url,
+            operator_namespace,
+            prefect_timeout,
+            doppler_timeout,
+            settings,
+        } = args;
+        let prefect_api_url = prefect_api_url
+            .map(|url| url.trim_end_matches('/').parse())
+            .transpose()
+            .map_err(|_| CheckError::PrefectUrl)?;
         let namespace = kube::Config::infer()
             .await
             .map_or_else(|_| "default".to_owned(), |config| config.default_namespace);
         let client = kubernetes().await?;
+        let flags = operator_settings::read(&client, &operator_namespace, TIMEOUT).await;
+        let operator = OperatorSettings::new(settings, flags);
         Ok(Self {
             key_refs: KeyRefs::new(client.clone(), TIMEOUT),
             objects: ObjectCache::new(Arc::new(|_| {})),
-            connections: ConnectionInterner::new(settings.prefect_timeout, RateLimiter::small()),
-            doppler: doppler::Client::new(settings.doppler_timeout, RateLimiter::small())?,
+            connections: ConnectionInterner::new(prefect_timeout, RateLimiter::small()),
+            doppler: doppler::Client::new(doppler_timeout, RateLimiter::small())?,
             secrets: SecretClient::new(client.clone(), TIMEOUT),
             hash_key: HashKey::generate(),
-            hosts,
-            forbidden_names: settings.forbidden_names,
-            block_overrides: settings.block_overrides,
+            hosts: Hosts::new(&operator)?,
+            forbidden_names: ForbiddenNames::parse(&operator.forbidden_names)?,
+            block_overrides: operator.block_overrides,
             service_types: ServiceTypes::new(client.clone(), TIMEOUT),
-            adopt_without_consent: settings.adopt_without_consent,
-            prefect_api_url: settings.prefect_api_url,
+            adopt_without_consent: operator.adopt_without_consent,
+            prefect_api_url,
             namespace,
             client,
         })

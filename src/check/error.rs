@@ -38,6 +38,25 @@ pub enum CheckError {
     /// The address of the Prefect server is invalid.
     #[error("--prefect-api-url is not a URL: use one such as http://127.0.0.1:4200/api")]
     PrefectUrl,
+    /// The arguments of `--compare` are wrong.
+    #[error(
+        "--compare needs two or more files with different labels, as LABEL=FILE: write check --compare stg=stg.yaml prd=prd.yaml"
+    )]
+    Labels,
+    /// A file has no binding.
+    #[error("{file} contains no DopplerPrefectBinding")]
+    NoBinding {
+        /// The file.
+        file: String,
+    },
+    /// A document is not a binding.
+    #[error("{file}: {why}")]
+    Document {
+        /// The file.
+        file: String,
+        /// What is wrong.
+        why: String,
+    },
     /// The result cannot be printed.
     #[error("cannot write to standard output: {0}")]
     Output(#[from] io::Error),

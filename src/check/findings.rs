@@ -21,7 +21,7 @@ enum Severity {
 
 /// The findings about one binding.
 #[derive(Debug, Default)]
-pub(super) struct Findings {
+pub(crate) struct Findings {
     /// The binding or the file that they are about.
     pub title: String,
     entries: Vec<Finding>,

@@ -26,7 +26,7 @@ const LIST_KIND: &str = "DopplerPrefectBindingList";
 ///
 /// # Errors
 /// If the file cannot be read or is not UTF-8.
-pub(super) fn read_file(file: &Path) -> Result<String, CheckError> {
+pub(crate) fn read_file(file: &Path) -> Result<String, CheckError> {
     let failed = |source| CheckError::File {
         file: file.display().to_string(),
         source,
@@ -50,7 +50,7 @@ pub(super) fn read_file(file: &Path) -> Result<String, CheckError> {
 
 /// The bindings in a text of one or more YAML documents, as they are written. The items of a list
 /// count as documents. Documents of other kinds are skipped.
-pub(super) fn parse_documents(text: &str) -> Vec<Result<Value, String>> {
+pub(crate) fn parse_documents(text: &str) -> Vec<Result<Value, String>> {
     let mut found = Vec::new();
     for document in text.split("\n---").filter(|document| has_content(document)) {
         match serde_saphyr::from_str::<Value>(document) {

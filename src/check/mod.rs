@@ -10,7 +10,9 @@
 //! Reading order: [`operator_settings`], [`input`], [`schema`], [`validate`], [`api_server`], [`resolve`], [`secret`], [`pools`], [`jobs`].
 
 mod api_server;
+mod compare;
 mod context;
+mod document;
 mod error;
 mod findings;
 mod input;
@@ -36,15 +38,17 @@ use crate::{
     args::{CheckArgs, PatchForm},
     crd::DopplerPrefectBinding,
     printable::{self, MAX_MESSAGE_BYTES, one_line},
-    process::run::kubernetes,
-    secret::ForbiddenNames,
 };
-use context::{CheckContext, Hosts, Settings, TIMEOUT};
-use findings::Findings;
-use input::{parse_bindings, parse_documents, read_file, typed};
+use context::Hosts;
+use document::Document;
+use input::parse_bindings;
 use operator_settings::OperatorSettings;
 
+pub(crate) use context::CheckContext;
+pub(crate) use document::resolve as resolve_document;
 pub use error::CheckError;
+pub(crate) use findings::Findings;
+pub(crate) use input::{parse_documents, read_file};
 
 /// A file's name and its text.
 type Input = (String, String);
@@ -57,17 +61,13 @@ pub async fn check(args: CheckArgs) -> Result<ExitCode, CheckError> {
     let CheckArgs {
         files,
         offline,
-        prefect_api_url,
+        compare,
         print_patch,
-        operator_namespace,
-        prefect_timeout,
-        doppler_timeout,
-        settings: given,
+        resolve,
     } = args;
-    let prefect_api_url = prefect_api_url
-        .map(|url| url.trim_end_matches('/').parse())
-        .transpose()
-        .map_err(|_| CheckError::PrefectUrl)?;
+    if compare {
+        return compare::compare(&files, resolve).await;
+    }
     let inputs = files
         .iter()
         .map(|file| Ok((file.display().to_string(), read_file(file)?)))
@@ -75,23 +75,11 @@ pub async fn check(args: CheckArgs) -> Result<ExitCode, CheckError> {
     let all_ok = if let Some(form) = print_patch {
         print_patches(form, &inputs)?
     } else if offline {
-        let operator = OperatorSettings::new(given, Err("--offline is set".to_owned()));
+        let operator = OperatorSettings::new(resolve.settings, Err("--offline is set".to_owned()));
         print_findings(None, &Hosts::new(&operator)?, &inputs).await?
     } else {
-        let flags =
-            operator_settings::read(&kubernetes().await?, &operator_namespace, TIMEOUT).await;
-        let operator = OperatorSettings::new(given, flags);
-        let hosts = Hosts::new(&operator)?;
-        let settings = Settings {
-            prefect_api_url,
-            prefect_timeout,
-            doppler_timeout,
-            forbidden_names: ForbiddenNames::parse(&operator.forbidden_names)?,
-            block_overrides: operator.block_overrides,
-            adopt_without_consent: operator.adopt_without_consent,
-        };
-        let context = CheckContext::new(settings, hosts.clone()).await?;
-        print_findings(Some(&context), &hosts, &inputs).await?
+        let context = CheckContext::new(resolve).await?;
+        print_findings(Some(&context), &context.hosts, &inputs).await?
     };
     Ok(if all_ok {
         ExitCode::SUCCESS
@@ -152,23 +140,18 @@ async fn check_document(
     written: &Value,
     findings: &mut Findings,
 ) {
-    let stored = schema::stored(written);
-    let problems = schema::problems(&stored);
     let namespace = context.map_or("default", |context| &context.namespace);
-    let name = |field: &str| written["metadata"][field].as_str();
-    let (namespace, named) = (name("namespace").unwrap_or(namespace), name("name"));
-    findings.title = format!(
-        "DopplerPrefectBinding {namespace}/{}",
-        named.unwrap_or_default()
-    );
-    let binding = typed(stored).map(|mut binding| {
-        binding.metadata.namespace = Some(namespace.to_owned());
-        binding
-    });
+    let Document {
+        title,
+        is_named,
+        problems,
+        binding,
+    } = Document::read(written, namespace);
+    findings.title = title;
     // The CRD of the cluster decides, if the API server can be asked: it may be another version.
     let mut decided = false;
     if let (Some(context), Ok(binding)) = (context, &binding)
-        && named.is_some()
+        && is_named
     {
         decided = api_server::dry_run(context, written, binding, findings).await;
     }

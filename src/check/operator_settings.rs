@@ -47,7 +47,7 @@ pub(super) struct OperatorSettings {
 
 /// Which settings are defaults, because neither a flag nor the operator's Deployment gives them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Assumed {
+pub(crate) struct Assumed {
     pub doppler_hosts: bool,
     pub prefect_hosts: bool,
     pub prefect_services: bool,

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// The result of resolving a binding.
-pub(super) struct Resolved {
+pub(crate) struct Resolved {
     /// The connection to the Prefect server.
     pub connection: Option<Arc<Connection>>,
     /// The Secret that the operator would write.

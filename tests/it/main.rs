@@ -23,6 +23,7 @@ mod check;
 mod cleanup;
 mod crd;
 mod doppler_webhook;
+mod environment;
 mod feeds;
 mod image;
 mod jobs;
