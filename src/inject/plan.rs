@@ -97,7 +97,7 @@ pub fn plan(view: &PoolView<'_>, claims: &[&Claim], history: &History) -> Plan {
             *rejection = variables.find_rejection(view, &parsed, claim);
         }
     }
-    let mut demand = Demand::of(claims, &rejections, &parsed, history);
+    let mut demand = Demand::of(claims, &rejections, history);
     for (claim, rejection) in &elsewhere {
         demand.protect(claim, rejection.as_ref());
     }
@@ -157,12 +157,7 @@ pub fn unserved_deployments(view: &PoolView<'_>, claim: &Claim) -> BTreeMap<Stri
 }
 
 impl Demand {
-    fn of(
-        claims: &[&Claim],
-        rejections: &[Option<Rejection>],
-        parsed: &ParsedTemplate<'_>,
-        history: &History,
-    ) -> Self {
+    fn of(claims: &[&Claim], rejections: &[Option<Rejection>], history: &History) -> Self {
         let mut demand = Self::default();
         for (claim, rejection) in claims.iter().zip(rejections) {
             let key = claim.key();
@@ -171,10 +166,8 @@ impl Demand {
             demand.protect(claim, rejection.as_ref());
             match claim.want {
                 Want::Present if writes && rejection.is_none() => {
-                    if owned || parsed.state(&key) == EntryState::Absent {
-                        demand.entries.push(claim.entry());
-                        demand.editable.insert(key.clone());
-                    }
+                    demand.entries.push(claim.entry());
+                    demand.editable.insert(key.clone());
                     demand.required.insert(key);
                 }
                 // The variable is a user's.

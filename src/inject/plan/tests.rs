@@ -199,6 +199,58 @@ fn plans_each_want_for_each_template() {
 }
 
 #[test]
+fn a_given_up_entry_goes_in_every_mode_but_not_from_a_pool_of_others() {
+    let ours = template(json!([entry("s")]));
+    let given_up = Claim {
+        mode: InjectMode::Observe,
+        ..claim("s", Want::Absent)
+    };
+    assert!(plan_one(&view(&ours), &given_up).0);
+    let owner = owner();
+    let others = [
+        PoolView {
+            pool_type: "docker",
+            ..view(&ours)
+        },
+        PoolView {
+            owner: Some(&owner),
+            ..view(&ours)
+        },
+    ];
+    for view in others {
+        assert!(!plan_one(&view, &given_up).0, "{}", view.pool_type);
+    }
+}
+
+#[test]
+fn a_plan_lists_the_entries_that_the_template_has() {
+    let template = template(json!([entry("a"), {"secretRef": {"name": "b"}}]));
+    let claims = ["a", "b", "c"].map(|secret| claim(secret, Want::Observe));
+    let claims: Vec<&Claim> = claims.iter().collect();
+    let present = plan(&view(&template), &claims, &History::default()).present;
+    let expected: BTreeSet<EntryKey> = claims[..2].iter().map(|claim| claim.key()).collect();
+    assert_eq!(present, expected);
+}
+
+#[test]
+fn deployments_elsewhere_are_listed_by_namespace() {
+    let template = template(json!(null));
+    let overrides = deployments(&[
+        ("here", json!({"namespace": NAMESPACE})),
+        ("there", json!({"namespace": "afar"})),
+        ("there-too", json!({"namespace": "afar"})),
+        ("plain", json!({})),
+    ]);
+    let view = PoolView {
+        deployments: Some(&overrides),
+        ..view(&template)
+    };
+    let found = unserved_deployments(&view, &claim("s", Want::Present));
+    let names = vec!["there".to_owned(), "there-too".to_owned()];
+    assert_eq!(found, BTreeMap::from([("afar".to_owned(), names)]));
+}
+
+#[test]
 fn skips_an_unsuitable_pool_and_names_the_remedy() {
     let plain = template(json!(null));
     let text = plain.get();

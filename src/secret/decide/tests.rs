@@ -181,6 +181,10 @@ fn repairs_managed_metadata_and_removes_obsolete_keys() {
             m["labels"]["old"] = json!("1");
             m["managedFields"][0]["fieldsV1"]["f:metadata"]["f:labels"]["f:old"] = json!({});
         },
+        |m| {
+            m["annotations"]["old"] = json!("1");
+            m["managedFields"][0]["fieldsV1"]["f:metadata"]["f:annotations"]["f:old"] = json!({});
+        },
     ] {
         assert_eq!(decision(change, &CLAIMANT), update(UpdateReason::Metadata));
     }
