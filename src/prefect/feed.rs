@@ -66,7 +66,20 @@ pub fn event_sockets(
     let connect: Connect<Arc<Connection>, ServerEvent> = Box::new(move |connection| {
         let connections = Arc::clone(&connections);
         Box::pin(async move {
-            let events = events(&connection, limits).await.map_err(disconnect)?;
+            let opened = events(&connection, limits).await;
+            let has_version = match &opened {
+                Ok(_) => true,
+                // A server without a socket may be too old.
+                Err(error) => error.concerns_version(),
+            };
+            let version = if connection.is_cloud() || !has_version {
+                None
+            } else {
+                let read = connections.read_version(&connection);
+                timeout(VERSION_TIMEOUT, read).await.ok().flatten()
+            };
+            let opened = opened.map_err(|error| error.of_version(version.as_ref()));
+            let events = opened.map_err(disconnect)?;
             let (mut changes, mut runs) = (Pace::default(), Pace::default());
             let events = events.then(move |event| {
                 let (pace, limit) = match &event {
@@ -94,12 +107,6 @@ pub fn event_sockets(
                     Err(error) => Some(Err(disconnect(error))),
                 })
             });
-            let version = if connection.is_cloud() {
-                None
-            } else {
-                let read = connections.read_version(&connection);
-                timeout(VERSION_TIMEOUT, read).await.ok().flatten()
-            };
             if let Some(version) = &version {
                 let (host, version) = (connection.host(), version.to_string());
                 info!(
@@ -134,9 +141,8 @@ pub fn event_sockets(
 #[allow(clippy::needless_pass_by_value)] // the signature of map_err
 fn disconnect(error: SocketError) -> Disconnect {
     debug!("{error}");
-    let is_rejection = matches!(error, SocketError::Rejected { .. });
     Disconnect {
-        rejected: is_rejection.then(|| error.to_string()),
+        rejected: error.is_rejection().then(|| error.to_string()),
         retry_after: error.retry_after(),
     }
 }

@@ -9,6 +9,8 @@ use std::fmt;
 
 /// The oldest version that the operator supports.
 const OLDEST: (u32, u32, u32) = (2, 20, 0);
+/// The first version with an event socket by default.
+const EVENT_SOCKET: (u32, u32, u32) = (3, 0, 0);
 /// The first version that reports changes of blocks.
 const REPORTS_BLOCKS: (u32, u32, u32) = (3, 7, 4);
 /// The longest version, in bytes.
@@ -39,6 +41,13 @@ impl ServerVersion {
     #[must_use]
     pub fn reports_blocks(&self) -> bool {
         self.number.is_some_and(|number| number >= REPORTS_BLOCKS)
+    }
+
+    /// Whether a server of this version has an event socket, unless it is switched on by an experimental
+    /// setting. Unknown versions may have it.
+    #[must_use]
+    pub fn has_event_socket(&self) -> bool {
+        self.number.is_none_or(|number| number >= EVENT_SOCKET)
     }
 
     /// What users should know of this version.
@@ -111,6 +120,18 @@ mod tests {
         assert!(note("2.20.25").contains("polls them"));
         assert!(note("3.7.3").contains("polls them"));
         assert_eq!(note("dev"), "", "nothing is known of it");
+    }
+
+    #[test]
+    fn version_2_has_no_event_socket() {
+        for (text, has_socket) in [
+            ("2.20.25", false),
+            ("3.0.0", true),
+            ("3.8", true),
+            ("dev", true),
+        ] {
+            assert_eq!(version(text).has_event_socket(), has_socket, "{text}");
+        }
     }
 
     #[test]

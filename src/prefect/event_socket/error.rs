@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::outbound::{ClientError, TransportError};
+use crate::prefect::ServerVersion;
 
 /// Why the socket did not open, or closed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,6 +40,42 @@ pub enum SocketError {
 }
 
 impl SocketError {
+    /// Whether the server answers, and has no socket for the operator.
+    #[must_use]
+    pub const fn is_rejection(&self) -> bool {
+        matches!(self, Self::Rejected { .. })
+    }
+
+    /// Whether the version of the server can say more: it answers, but not as a server with a socket.
+    #[must_use]
+    pub const fn concerns_version(&self) -> bool {
+        self.is_rejection() || self.server_error().is_some()
+    }
+
+    /// The same error of a server of this version: 2.20 answers 500 where it has no socket, and a retry
+    /// does not help soon.
+    #[must_use]
+    pub fn of_version(self, version: Option<&ServerVersion>) -> Self {
+        let has_socket = version.is_none_or(ServerVersion::has_event_socket);
+        match (self.server_error(), self) {
+            (Some(status), Self::Disconnected { host, .. }) if !has_socket => Self::Rejected {
+                host,
+                cause: RejectionCause::Status(status),
+            },
+            (_, error) => error,
+        }
+    }
+
+    const fn server_error(&self) -> Option<u16> {
+        match self {
+            Self::Disconnected {
+                cause: DisconnectCause::Status { status: 500, .. },
+                ..
+            } => Some(500),
+            _ => None,
+        }
+    }
+
     /// How long to wait before the next attempt, if the server says so.
     #[must_use]
     pub const fn retry_after(&self) -> Option<Duration> {

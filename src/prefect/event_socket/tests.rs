@@ -5,6 +5,7 @@ use std::{future::Future, sync::Arc};
 
 use super::{handshake::SUBPROTOCOL, *};
 use crate::outbound::install_crypto_provider;
+use crate::prefect::ServerVersion;
 use reqwest::header::{self, HeaderMap, HeaderValue};
 use serde_json::Value;
 use tokio::{
@@ -147,6 +148,29 @@ fn rejection(error: SocketError) -> RejectionCause {
         SocketError::Rejected { cause, .. } => cause,
         other => panic!("{other}"),
     }
+}
+
+#[test]
+fn version_2_answers_500_because_it_has_no_socket() {
+    let error = |status| SocketError::Disconnected {
+        host: "prefect.example.com".to_owned(),
+        cause: DisconnectCause::Status {
+            status,
+            retry_after: None,
+        },
+    };
+    let version = |text| ServerVersion::parse(text);
+    assert!(error(500).concerns_version() && !error(502).concerns_version());
+    let old = error(500).of_version(version("2.20.25").as_ref());
+    assert_eq!(rejection(old), RejectionCause::Status(500));
+    // It may pass on a newer server, and on one whose version is unknown.
+    for newer in [version("3.8.8"), None] {
+        assert_eq!(error(500).of_version(newer.as_ref()), error(500));
+    }
+    assert_eq!(
+        error(502).of_version(version("2.20.25").as_ref()),
+        error(502)
+    );
 }
 
 #[tokio::test]

@@ -46,6 +46,8 @@ pub enum PrefectVersion {
     Current,
     /// 3.7.3, the last one that sends no events for blocks.
     WithoutBlockEvents,
+    /// 2.20.25, the oldest one that is supported.
+    Oldest,
 }
 
 impl PrefectVersion {
@@ -53,6 +55,7 @@ impl PrefectVersion {
         match self {
             Self::Current => "prefect",
             Self::WithoutBlockEvents => "prefect-3.7.3",
+            Self::Oldest => "prefect-2.20.25",
         }
     }
 }

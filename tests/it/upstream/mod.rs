@@ -5,6 +5,7 @@ mod doppler_failures;
 mod doppler_rejections;
 mod event_socket;
 mod health;
+mod oldest_prefect;
 mod prefect;
 mod services;
 
