@@ -73,6 +73,7 @@ pub mod reason;
 pub mod refresh;
 pub mod refusal;
 pub mod report;
+pub mod restart;
 pub mod runs;
 pub mod secret;
 pub mod settings;

@@ -373,6 +373,32 @@ reasons! {
     RunPodNotStarted, WaitForChange,
         "The Secret and the pools stay as they are. A pod that waits starts by itself once the Secret exists; a run whose process did not start has crashed.",
         "Follow the message. The condition is True again once the pod has started or is deleted, or, after a failure, once a newer pod has started.";
+    /// The pod templates of all workloads in `spec.managedSecret.restart` have the content of the Secret.
+    /// As an Event: the operator restarts a workload, because its pods have older content.
+    WorkloadRestarted, Settled,
+        "The workload's own controller replaces its pods.",
+        "Nothing to do.";
+    /// A workload has older content, and was restarted less than `minInterval` ago.
+    RestartPending, Settled,
+        "The workload restarts at the time in the message, once for all changes until then. `Ready` is not affected.",
+        "Nothing to do, or a smaller `spec.managedSecret.restart.minInterval`.";
+    /// A workload in `spec.managedSecret.restart.targets` does not exist.
+    RestartTargetMissing, WaitForChange,
+        "The other workloads restart. `Ready` is not affected.",
+        "Create the workload in the namespace of the binding, or remove the target.";
+    /// The pods of a workload in `targets` do not use the Secret in `env`, `envFrom` or a volume. A binding
+    /// restarts only what uses its Secret.
+    RestartTargetUnrelated, WaitForChange,
+        "The operator does not restart the workload. `Ready` is not affected.",
+        "Use the Secret in its pod template, or remove the target.";
+    /// The operator may not read or change workloads.
+    RestartForbidden, WaitForChange,
+        "No workload restarts. `Ready` is not affected.",
+        "Set the chart value `rbac.restarts`.";
+    /// The API server or a policy rejects the change of a pod template.
+    RestartRejected, WaitForChange,
+        "The workload does not restart. `Ready` is not affected.",
+        "Follow the message.";
     /// The value of the annotation `doppler-prefect.dev/refresh` is too long, or has control
     /// characters.
     RefreshRefused, WaitForChange,

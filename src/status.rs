@@ -22,7 +22,10 @@ pub const SECRET_SYNCED: &str = "SecretSynced";
 /// Condition: every work pool in the spec references the Secret, the admission policy adds it to
 /// Jobs, and no pod of a flow run fails to start because of it.
 pub const INJECTED: &str = "Injected";
-/// Condition: all of the above hold for this generation.
+/// Condition: the workloads that restart with the Secret have its content. It does not count for
+/// [`READY`].
+pub const RESTARTED: &str = "Restarted";
+/// Condition: the first three hold for this generation.
 pub const READY: &str = "Ready";
 
 /// Maximum number of names in one list of the status.
@@ -81,6 +84,8 @@ pub struct Outcome {
     /// The condition `Injected`. None if the spec names no work pool and no Jobs, and no pod of a flow
     /// run fails to start because of the Secret.
     pub injected: Option<ConditionUpdate>,
+    /// The condition `Restarted`. None if the binding restarts no workload.
+    pub restarted: Option<ConditionUpdate>,
     /// Whether the binding is suspended.
     pub suspended: bool,
     /// The resolved project and config. None if they were not resolved.
@@ -133,6 +138,9 @@ pub fn status(
         conditions.push(updated(INJECTED, injected));
     }
     conditions.push(updated(READY, &ready(outcome, &conditions)));
+    if let Some(restarted) = &outcome.restarted {
+        conditions.push(updated(RESTARTED, restarted));
+    }
     after.conditions = conditions;
     if let Some((project, config)) = &outcome.resolved {
         after.project = Some(printable::name(project));

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::{
     object_cache::is_newer, recorded_orphan::Orphan, repair_backoff::SecretRepairBackoff,
-    resolution::LastGood, stored_binding::StoredBinding,
+    resolution::LastGood, restarts::RestartState, stored_binding::StoredBinding,
 };
 use crate::{
     crd::{BindingRef, DopplerPrefectBindingStatus, InjectedEntry, Uid},
@@ -87,6 +87,8 @@ pub struct BindingState {
     pub loss_since: Option<Instant>,
     /// The reports of pods that did not start, if there were any.
     pub pod_reports: Option<Box<PodReports>>,
+    /// What is known of the workloads that restart with the Secret, if there are any.
+    pub restarts: Option<Box<RestartState>>,
     /// The writes of the Secret.
     pub secret_writes: Pace,
     /// The writes of the status.

@@ -210,6 +210,7 @@ async fn report_deleting_with(
         block: ConditionUpdate::Unchanged,
         secret: ConditionUpdate::Unchanged,
         injected,
+        restarted: None,
         suspended: false,
         resolved: None,
         secret_name: pass.binding.secret_name().to_owned(),

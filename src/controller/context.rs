@@ -31,6 +31,7 @@ use crate::{
     outbound::{AllowedHosts, AllowedServers},
     prefect::{Blocks, ConnectionInterner},
     report::Report,
+    restart::WorkloadClient,
     runs::RunRegistry,
     secret::{ForbiddenNames, HashKey, SecretClient},
     settings::ControllerSettings,
@@ -70,6 +71,8 @@ pub struct Context {
     pub objects: Arc<ObjectCache>,
     /// Cache of the values of referenced keys.
     pub key_refs: KeyRefs,
+    /// Client for the workloads that restart.
+    pub workloads: WorkloadClient,
     /// Client for Secrets.
     pub secrets: SecretClient,
     /// The installation's key for content hashes.

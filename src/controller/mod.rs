@@ -36,6 +36,7 @@ pub mod repair_backoff;
 pub mod requeue;
 pub mod resolution;
 pub mod resolve;
+pub mod restarts;
 pub mod run_pods;
 pub mod scope;
 pub mod scope_state;

@@ -21,6 +21,7 @@ use super::{
     prune::delete_renamed_secret,
     refresh,
     resolve::resolve,
+    restarts,
     scope_state::Unavailable,
     secret::{desired_secret, reconcile_secret},
     served_runs,
@@ -108,6 +109,7 @@ async fn advance(pass: &mut Pass<'_>) {
     injection::connect_recorded(pass, resolution.connection.as_ref()).await;
     injection.withdraw_stale(pass);
     entry_record::inherit(pass);
+    let restart_hash = restarts::wanted_hash(pass, newest);
     let secret = reconcile_secret(pass, &resolution, desired).await;
     served_runs::declare_content(pass, secret.content.as_ref());
     entry_record::write(pass).await;
@@ -119,11 +121,13 @@ async fn advance(pass: &mut Pass<'_>) {
         return pass.requeue.after(PROGRESS_WAIT);
     }
     let (injected, pools) = injection.condition(pass);
+    let restarted = restarts::ensure(pass, restart_hash, &secret).await;
     let refreshed = refresh::answer(pass, &resolution, &secret);
     let outcome = Outcome {
         block: resolution.block_condition(pass.was_true(BLOCK_RESOLVED)),
         secret: secret.condition,
         injected,
+        restarted,
         suspended: false,
         resolved: values.map(|values| (values.project.clone(), values.config.clone())),
         secret_name: pass.binding.secret_name().to_owned(),
@@ -166,6 +170,7 @@ async fn report_unlisted(pass: &mut Pass<'_>) {
         },
         secret: ConditionUpdate::False(reason, message),
         injected,
+        restarted: restarts::unchanged(pass),
         suspended: false,
         resolved: None,
         secret_name: pass.binding.secret_name().to_owned(),
@@ -198,6 +203,7 @@ async fn suspend(pass: &mut Pass<'_>) {
         block: ConditionUpdate::Unchanged,
         secret: ConditionUpdate::Unchanged,
         injected,
+        restarted: restarts::unchanged(pass),
         suspended: true,
         resolved: None,
         secret_name: pass.binding.secret_name().to_owned(),

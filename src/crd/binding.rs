@@ -11,8 +11,8 @@ use kube::{CustomResource, CustomResourceExt, KubeSchema};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    doppler::DopplerSpec, inject::InjectSpec, prefect::PrefectSpec, secret::ManagedSecretSpec,
-    status::DopplerPrefectBindingStatus,
+    doppler::DopplerSpec, inject::InjectSpec, interval::interval, prefect::PrefectSpec,
+    secret::ManagedSecretSpec, status::DopplerPrefectBindingStatus,
 };
 
 /// Syncs one Doppler config to one Kubernetes Secret, and injects the Secret into the job pods of
@@ -150,10 +150,7 @@ impl DopplerPrefectBindingSpec {
     /// duration.
     #[must_use]
     pub fn interval(&self) -> Option<Duration> {
-        let span: jiff::SignedDuration = self.refresh_interval.as_deref()?.parse().ok()?;
-        Duration::try_from(span).ok().filter(|interval| {
-            (Duration::from_secs(10)..=Duration::from_hours(24)).contains(interval)
-        })
+        interval(self.refresh_interval.as_deref()?)
     }
 }
 

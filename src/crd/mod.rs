@@ -11,12 +11,14 @@ mod doppler;
 mod entry_record;
 pub mod finalizer;
 mod inject;
+mod interval;
 mod jobs;
 mod labels;
 mod plain_text;
 mod prefect;
 mod references;
 mod refresh;
+mod restart;
 mod secret;
 mod status;
 mod uid;
@@ -38,6 +40,10 @@ pub use prefect::{ApiKey, BasicAuth, BlockSpec, CaBundle, Header, PrefectSpec, S
 pub use references::{InlineValue, KeyRef, KeyRefSource, ReferenceKind, SecretKeySource};
 pub use refresh::{
     InvalidRefresh, MAX_REFRESH_CHARS, REFRESH_ANNOTATION, only_refresh, refresh_request,
+};
+pub use restart::{
+    CONTENT_HASHES_ANNOTATION, RESTART_LABEL, RESTARTED_AT_ANNOTATION, RestartKind, RestartSpec,
+    RestartTarget,
 };
 pub use secret::{DeletionPolicy, ManagedSecretSpec};
 pub use status::{DopplerPrefectBindingStatus, ExcludedKey, WorkPoolState, WorkPoolStatus};

@@ -10,6 +10,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::restart::RestartSpec;
+
 /// The Kubernetes Secret that the operator writes. It is in the binding's namespace and has the
 /// type `Opaque`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -63,6 +65,9 @@ pub struct ManagedSecretSpec {
     #[schemars(length(max = 64), inner(length(min = 1, max = 200)))]
     #[x_kube(validation = super::plain_text::plain_texts())]
     pub allow_reserved_names: Vec<String>,
+    /// Workloads that restart when the content of the Secret changes. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart: Option<RestartSpec>,
 }
 
 impl ManagedSecretSpec {

@@ -39,6 +39,7 @@ pub(super) fn detached_status(
         block: ConditionUpdate::Unchanged,
         secret: detached(),
         injected: was_injected.then(detached),
+        restarted: None,
         suspended: false,
         resolved: None,
         secret_name: secret.to_owned(),

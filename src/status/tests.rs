@@ -10,6 +10,7 @@ fn synced() -> Outcome {
         block: ConditionUpdate::True(Reason::Resolved, "block read".to_owned()),
         secret: ConditionUpdate::True(Reason::Synced, "synced".to_owned()),
         injected: None,
+        restarted: None,
         suspended: false,
         resolved: Some(("my-project".to_owned(), "dev".to_owned())),
         secret_name: "my-project-dev".to_owned(),

@@ -33,6 +33,7 @@ mod memory;
 mod metrics;
 mod pools;
 mod refresh;
+mod restarts;
 mod rollback;
 mod run_pods;
 mod runs;

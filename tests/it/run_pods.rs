@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use testkit::grant::grant_from_chart;
 use testkit::prefect::Block;
 
+use crate::world::chart::Optional;
 use crate::world::{Setup, World, chart, secret};
 
 const NOT_STARTED: &str = "RunPodNotStarted";
@@ -20,7 +21,7 @@ const RUNNING: &str = r#"{"running": {"startedAt": "2026-01-01T00:00:00Z"}}"#;
 /// An operator that watches pods, and may do so.
 fn watching() -> Setup {
     Setup {
-        may_read_pods: true,
+        optional: Optional::RunPods,
         ..Setup::default()
     }
     .args(&["--watch-run-pods"])
@@ -297,7 +298,7 @@ async fn a_missing_permission_is_logged_once_and_stops_nothing_else() -> Result<
     w.until_ready("etl").await?;
 
     let home = format!("{}-operator", w.name);
-    let rendered = chart::render(&home, &w.name, None, false, true).await?;
+    let rendered = chart::render(&home, &w.name, None, false, Optional::RunPods).await?;
     grant_from_chart(w.plane, &rendered, &home).await?;
     w.until_reported("etl", "etl-1").await?;
     ensure!(w.log().matches(REFUSED).count() == 1);

@@ -16,6 +16,7 @@ serviceAccount:
 rbac:
   create: true
   terminatingNamespaces: true
+  restarts: false
   admission: true
 runPods:
   watch: false

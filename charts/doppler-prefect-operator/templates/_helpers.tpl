@@ -158,6 +158,14 @@ imagePullSecrets:
   resources: [pods]
   verbs: [list, watch] # to report pods of flow runs that do not start
 {{- end }}
+{{- if .Values.rbac.restarts }}
+- apiGroups: [apps]
+  resources: [deployments, statefulsets, daemonsets]
+  verbs: [get, list, patch] # to restart workloads after a change of their Secret
+- apiGroups: [argoproj.io]
+  resources: [rollouts]
+  verbs: [get, list, patch]
+{{- end }}
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]

@@ -155,8 +155,14 @@ pub async fn namespace_deleted() -> Result<Seen> {
     let plane = plane().await?;
     let client = plane.admin_client()?;
     testkit::grant::ensure_namespace(&client, extra).await?;
-    let rendered =
-        crate::world::chart::render("api-namespace-operator", extra, None, false, false).await?;
+    let rendered = crate::world::chart::render(
+        "api-namespace-operator",
+        extra,
+        None,
+        false,
+        crate::world::chart::Optional::Nothing,
+    )
+    .await?;
     testkit::grant::grant_from_chart(plane, &rendered, "api-namespace-operator").await?;
     let world = world_with("api-namespace", setup).await?;
     let binding = json!({

@@ -31,7 +31,7 @@ const MANIFEST: &str = include_str!("../../../deploy/operator.yaml");
 const BINARY: &str = env!("CARGO_BIN_EXE_doppler-prefect-operator");
 
 /// Typical sets of values, each with its purpose.
-const VALUE_SETS: [(&str, &[&str]); 11] = [
+const VALUE_SETS: [(&str, &[&str]); 12] = [
     ("the defaults", &[]),
     (
         "listed namespaces",
@@ -96,6 +96,7 @@ const VALUE_SETS: [(&str, &[&str]); 11] = [
     ),
     ("protected metrics", &metrics::PROTECTED),
     ("pods of flow runs", &["runPods.watch=true"]),
+    ("restarts of workloads", &["rbac.restarts=true"]),
 ];
 
 /// An image is required; no test pulls it.
@@ -355,6 +356,29 @@ fn pods_are_watched_only_on_request() {
         });
         let granting: Vec<_> = granting.collect();
         assert_eq!(granting, [(scope, json!(["list", "watch"]))]);
+    }
+}
+
+#[test]
+fn workloads_may_be_changed_only_on_request() {
+    for (watched, scope) in [
+        (&[][..], "ClusterRole"),
+        (&["watchNamespaces={flows}"], "Role"),
+    ] {
+        let off = rendered(watched);
+        assert!(!off.contains("statefulsets"), "{scope}");
+        let objects = objects(&[watched, &["rbac.restarts=true"]].concat());
+        let granting: Vec<_> = objects
+            .iter()
+            .filter_map(|object| {
+                let rules = object.data["rules"].as_array()?;
+                let rule = rules
+                    .iter()
+                    .find(|rule| rule["resources"].to_string().contains("statefulsets"))?;
+                Some((kubernetes::kind(object), rule["verbs"].clone()))
+            })
+            .collect();
+        assert_eq!(granting, [(scope, json!(["get", "list", "patch"]))]);
     }
 }
 

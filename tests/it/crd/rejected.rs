@@ -35,6 +35,7 @@ fn refusals() -> Vec<(Value, &'static str)> {
     let server = |change: Value| json!({"prefect": {"server": change}});
     let key = json!({"secretKeyRef": {"name": "a", "key": "b"}});
     let map = json!({"name": "a", "key": "b"});
+    let restart = |change: Value| json!({"managedSecret": {"restart": change}});
     let jobs = |labels: Value| json!({"inject": {"jobs": [{"matchLabels": labels}]}});
     let many = |count: usize| {
         (0..count)
@@ -49,6 +50,22 @@ fn refusals() -> Vec<(Value, &'static str)> {
         (
             json!({"prefect": null, "doppler": {"config": "dev", "accessToken": {"valueFrom": key}}}),
             "spec.inject.workPools names work pools of a Prefect server: set spec.prefect.server as well",
+        ),
+        (
+            restart(json!({"targets": [{"kind": "CronJob", "name": "a"}]})),
+            "supported values: \"Deployment\", \"StatefulSet\", \"DaemonSet\", \"Rollout\"",
+        ),
+        (
+            restart(json!({"targets": [{"kind": "Deployment", "name": "a/b"}]})),
+            "spec.managedSecret.restart.targets[0].name",
+        ),
+        (
+            restart(json!({"minInterval": "1s"})),
+            "use a duration from 10s to 24h",
+        ),
+        (
+            restart(json!({"minInterval": "often"})),
+            "use a duration of hours, minutes and seconds such as 30s, 10m or 1h",
         ),
         (
             json!({"refreshInterval": "soon"}),

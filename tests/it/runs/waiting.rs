@@ -7,13 +7,14 @@ use testkit::prefect::Block;
 use super::{deployment, ensure_printed, node};
 use crate::work_pools::{template, with_sources};
 use crate::worker::start_worker;
+use crate::world::chart::Optional;
 use crate::world::{Setup, World, secret};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_waits_for_its_secret_is_reported_and_starts_with_it() -> Result<()> {
     let pool = "runs-waiting";
     let setup = Setup {
-        may_read_pods: true,
+        optional: Optional::RunPods,
         ..Setup::default()
     };
     let world = World::with(pool, setup.args(&["--watch-run-pods"])).await?;

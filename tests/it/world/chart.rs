@@ -1,7 +1,7 @@
 //! The chart, rendered for an operator that watches one or two namespaces.
 //!
 //! Input: the operator's namespace, the watched namespaces, and whether there are several replicas and
-//! a watch of pods.
+//! an optional permission.
 //! Output: the manifests as Helm renders them.
 //! Invariants: Helm renders each variant at most once for each process; the names are inserted
 //! afterwards.
@@ -22,8 +22,20 @@ pub fn path() -> String {
     )
 }
 
+/// A permission that the operator has only if the user of the chart asks for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Optional {
+    /// None of them.
+    #[default]
+    Nothing,
+    /// `runPods.watch`
+    RunPods,
+    /// `rbac.restarts`
+    Restarts,
+}
+
 /// Renders the chart for `watchNamespaces: [watched]`, and the neighbour if there is one, in the
-/// namespace `home`, with `runPods.watch` if asked.
+/// namespace `home`.
 ///
 /// # Errors
 /// If Helm cannot be downloaded, or fails.
@@ -32,17 +44,18 @@ pub async fn render(
     watched: &str,
     neighbour: Option<&str>,
     several: bool,
-    run_pods: bool,
+    optional: Optional,
 ) -> Result<String> {
-    static VARIANTS: [[[OnceCell<String>; 2]; 2]; 2] =
-        [const { [const { [const { OnceCell::const_new() }; 2] }; 2] }; 2];
-    let cell =
-        &VARIANTS[usize::from(several)][usize::from(neighbour.is_some())][usize::from(run_pods)];
+    static VARIANTS: [[[OnceCell<String>; 3]; 2]; 2] =
+        [const { [const { [const { OnceCell::const_new() }; 3] }; 2] }; 2];
+    let cell = &VARIANTS[usize::from(several)][usize::from(neighbour.is_some())][optional as usize];
     let replicas = if several {
         "replicaCount=2"
     } else {
         "replicaCount=1"
     };
+    let run_pods = optional == Optional::RunPods;
+    let restarts = optional == Optional::Restarts;
     let template = cell.get_or_try_init(async || {
         let watch = match neighbour {
             None => format!("watchNamespaces={{{WATCHED}}}"),
@@ -61,6 +74,8 @@ pub async fn render(
             replicas,
             "--set",
             &format!("runPods.watch={run_pods}"),
+            "--set",
+            &format!("rbac.restarts={restarts}"),
             "--set",
             "crds.enabled=false,image.repository=doppler-prefect-operator",
         ];

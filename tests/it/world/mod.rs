@@ -27,6 +27,8 @@ use testkit::kubernetes;
 use testkit::operator::{Operator, OperatorOptions};
 use testkit::prefect::{Block, PrefectApi, PrefectServer};
 
+use self::chart::Optional;
+
 pub use canary::secret;
 pub use observe::pairs;
 
@@ -50,8 +52,8 @@ pub struct Setup {
     pub plane: Option<&'static ControlPlane>,
     /// Renders the chart for several replicas, and enables leader election.
     pub replicated: bool,
-    /// Renders the chart with `runPods.watch`.
-    pub may_read_pods: bool,
+    /// The optional permission with which the chart is rendered.
+    pub optional: Optional,
     /// The binary to start instead of [`operator_binary`].
     pub binary: Option<PathBuf>,
     /// A further namespace to watch, of another tenant. It is the name of another world, which has no
@@ -68,7 +70,7 @@ impl Default for Setup {
             env: Vec::new(),
             plane: None,
             replicated: false,
-            may_read_pods: false,
+            optional: Optional::Nothing,
             binary: None,
             neighbour: None,
         }
@@ -187,8 +189,8 @@ impl World {
         kubernetes::apply(&client, name, &namespace.to_string()).await?;
         let home = format!("{name}-operator");
         let neighbour = setup.neighbour.as_deref();
-        let (several, run_pods) = (setup.replicated, setup.may_read_pods);
-        let rendered = chart::render(&home, name, neighbour, several, run_pods).await?;
+        let (several, optional) = (setup.replicated, setup.optional);
+        let rendered = chart::render(&home, name, neighbour, several, optional).await?;
         let grant = grant_from_chart(plane, &rendered, &home).await?;
         let token = format!("dp.st.dev.{}", secret(name));
         doppler.add_service_token(&token, name, "dev");
