@@ -316,6 +316,20 @@ impl ControlPlane {
         Ok(client.request_text(request).await?)
     }
 
+    /// The issuer of service account tokens and its keys (a JWK set), as an OIDC client discovers them.
+    ///
+    /// # Errors
+    /// When the API server does not respond.
+    pub async fn issuer(&self) -> Result<(String, String)> {
+        let client = self.admin_client()?;
+        let get = |path: &str| Request::get(path).body(Vec::new());
+        let configuration = get("/.well-known/openid-configuration")?;
+        let configuration: serde_json::Value = client.request(configuration).await?;
+        let issuer = configuration["issuer"].as_str().context("no issuer")?;
+        let keys = client.request_text(get("/openid/v1/jwks")?).await?;
+        Ok((issuer.to_owned(), keys))
+    }
+
     /// The running servers, with their process IDs.
     pub fn processes(&self) -> Vec<(String, u32)> {
         let held = |place: &Mutex<Option<GuardedChild>>| {

@@ -14,13 +14,15 @@ use axum::extract::{Query, State as Given};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
+use jiff::Timestamp;
+use serde::Deserialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::formats::Format;
 use super::names::Transformer;
-use super::requests::{DOWNLOAD_PATH, WATCH_PATH, hex, token_of};
+use super::requests::{DOWNLOAD_PATH, EXCHANGE_PATH, REVOKE_PATH, WATCH_PATH, hex, token_of};
 use super::shared::Shared;
 use super::state::{ApiError, Scope};
 use super::streams::WatchMode;
@@ -33,6 +35,8 @@ pub(super) fn routes() -> Router<Arc<Shared>> {
     Router::new()
         .route(DOWNLOAD_PATH, get(download))
         .route(WATCH_PATH, get(watch_stream))
+        .route(EXCHANGE_PATH, post(exchange))
+        .route(REVOKE_PATH, post(revoke))
         .route("/v3/me", get(me))
         .fallback(async || error_response(404, "Could not find requested route"))
 }
@@ -111,18 +115,19 @@ async fn watch_stream(
     Query(asked): QueryParams,
     parts: Parts,
 ) -> Response {
-    let place = {
+    let (place, closes_at) = {
         let state = shared.state();
         let asked = |name: &str| asked.get(name).map(String::as_str);
         if let WatchMode::Refused(status, message) = &state.streams.mode {
             return error_response(*status, message);
         }
-        match state.resolve_config(
-            token_of(&parts).as_deref(),
-            asked("project"),
-            asked("config"),
-        ) {
-            Ok(place) => place,
+        let token = token_of(&parts);
+        let token = token.as_deref();
+        let closes_at = token
+            .filter(|_| state.quirks.expiry_closes_streams)
+            .and_then(|token| state.identities.expiry(token));
+        match state.resolve_config(token, asked("project"), asked("config")) {
+            Ok(place) => (place, closes_at),
             Err(refusal) => return refusal.into_response(),
         }
     };
@@ -130,7 +135,48 @@ async fn watch_stream(
         (header::CONTENT_TYPE, "text/event-stream; charset=utf-8"),
         (header::CACHE_CONTROL, "no-cache"),
     ];
-    (head, watch::open(&shared, place)).into_response()
+    (head, watch::open(&shared, place, closes_at)).into_response()
+}
+
+#[derive(Deserialize)]
+struct Exchange {
+    identity: String,
+    token: String,
+}
+
+async fn exchange(
+    Given(shared): Given<Arc<Shared>>,
+    axum::Json(asked): axum::Json<Exchange>,
+) -> Response {
+    let mut state = shared.state();
+    let rules = match state.identities.verify(&asked.identity, &asked.token) {
+        Ok(rules) => rules,
+        Err(refusal) => return refusal.into_response(),
+    };
+    let number = state.identities.seen.len();
+    let tail = hex(&Sha256::digest(format!("{number} {}", asked.token)));
+    let token = format!("dp.said.{tail}");
+    state.identities.issue(&token, rules.life);
+    let scope = rules.config.map_or(Scope::Workplace, Scope::Config);
+    state.tokens.insert(token.clone(), scope);
+    let expires_at = Timestamp::now() + rules.life;
+    let body = json!({"success": true, "token": token, "expires_at": expires_at.to_string()});
+    axum::Json(body).into_response()
+}
+
+#[derive(Deserialize)]
+struct Revocation {
+    token: String,
+}
+
+async fn revoke(
+    Given(shared): Given<Arc<Shared>>,
+    axum::Json(asked): axum::Json<Revocation>,
+) -> Response {
+    let mut state = shared.state();
+    state.identities.revoke(&asked.token);
+    state.tokens.remove(&asked.token);
+    empty_response(StatusCode::OK)
 }
 
 async fn me(Given(shared): Given<Arc<Shared>>, parts: Parts) -> Response {

@@ -6,14 +6,16 @@
 //! value. Doppler's own clients check it in `tests/doppler_clients.rs`.
 //!
 //! Reading order: `stand_in` is the interface for tests. `serve` listens, `door` applies faults and
-//! rate limits and records each request, `answers` responds. `state` has the data, `streams` the
-//! open watch streams, and `watch` opens them.
+//! rate limits and records each request, `answers` responds. `state` has the data, `identities` the
+//! tokens that are exchanged for those of an OIDC provider, `streams` the open watch streams, and
+//! `watch` opens them.
 
 mod answers;
 mod config_id;
 mod door;
 mod faults;
 mod formats;
+mod identities;
 mod limits;
 mod names;
 mod requests;
@@ -25,6 +27,7 @@ mod streams;
 mod watch;
 
 pub use faults::{Fault, FaultId};
+pub use identities::IdentityRules;
 pub use limits::RateLimit;
 pub use requests::{Counts, DOWNLOAD_PATH, RecordedRequest, WATCH_PATH, fingerprint, hex};
 pub use stand_in::Doppler;

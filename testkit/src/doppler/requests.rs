@@ -19,6 +19,11 @@ pub const DOWNLOAD_PATH: &str = "/v3/configs/config/secrets/download";
 /// The path of the watch stream.
 pub const WATCH_PATH: &str = "/v3/configs/config/secrets/watch";
 
+/// The path of the exchange of an OIDC token.
+pub const EXCHANGE_PATH: &str = "/v3/auth/oidc";
+/// The path of the revocation of a token.
+pub const REVOKE_PATH: &str = "/v3/auth/revoke";
+
 /// A request.
 #[derive(Clone, Debug)]
 pub struct RecordedRequest {
@@ -85,6 +90,18 @@ impl RecordedRequest {
     #[must_use]
     pub fn is_watch(&self) -> bool {
         self.path == WATCH_PATH
+    }
+
+    /// Whether this exchanges an OIDC token.
+    #[must_use]
+    pub fn is_exchange(&self) -> bool {
+        self.path == EXCHANGE_PATH
+    }
+
+    /// Whether this revokes a token.
+    #[must_use]
+    pub fn is_revocation(&self) -> bool {
+        self.path == REVOKE_PATH
     }
 
     /// Whether the query names this project and config.

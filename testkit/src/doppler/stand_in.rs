@@ -13,6 +13,7 @@ use axum::middleware::from_fn_with_state;
 
 use super::config_id::ConfigId;
 use super::faults::{Fault, FaultId};
+use super::identities::IdentityRules;
 use super::limits::{RateLimit, RateLimiter};
 use super::requests::{Counts, RecordedRequest, fingerprint, hex};
 use super::shared::Shared;
@@ -175,6 +176,48 @@ impl Doppler {
         // token.
         let tail = hex(fingerprint(&format!("{prefix} {number} {}", self.server.http)).as_bytes());
         format!("{prefix}.{}{tail}", fingerprint(&tail))
+    }
+}
+
+/// Service account identities.
+impl Doppler {
+    /// Adds an identity, or replaces its rules.
+    pub fn put_identity(&self, id: &str, rules: IdentityRules) {
+        let mut state = self.shared.state();
+        state.identities.rules.insert(id.to_owned(), rules);
+    }
+
+    /// Removes an identity. Its tokens stay valid.
+    pub fn remove_identity(&self, id: &str) {
+        self.shared.state().identities.rules.remove(id);
+    }
+
+    /// Whether the plan of the workplace has identities. The default is true.
+    pub fn set_identities_in_plan(&self, included: bool) {
+        self.shared.state().identities.missing_in_plan = !included;
+    }
+
+    /// Revokes all tokens that were given for identities.
+    pub fn revoke_identity_tokens(&self) {
+        let mut state = self.shared.state();
+        let seen = state.identities.seen.clone();
+        for token in seen {
+            state.identities.revoke(&token);
+            state.tokens.remove(&token);
+        }
+    }
+
+    /// How many tokens of identities are neither expired nor revoked.
+    #[must_use]
+    pub fn valid_identity_tokens(&self) -> usize {
+        self.shared.state().identities.valid()
+    }
+
+    /// Every OIDC token that was received, and every token that was given for one: secrets that no
+    /// output of a client may show.
+    #[must_use]
+    pub fn seen_identity_tokens(&self) -> Vec<String> {
+        self.shared.state().identities.seen.clone()
     }
 }
 

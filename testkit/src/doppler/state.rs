@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::config_id::ConfigId;
 use super::faults::Faults;
+use super::identities::Identities;
 use super::limits::{RateLimit, RateLimiter};
 use super::requests::RequestLog;
 use super::streams::Streams;
@@ -33,6 +34,8 @@ pub struct Quirks {
     pub bad_token_status: u16,
     /// The status for a missing project or config: 404; 400 was observed too.
     pub missing_status: u16,
+    /// A watch stream ends when the token expires with which it was opened.
+    pub expiry_closes_streams: bool,
 }
 
 impl Default for Quirks {
@@ -42,6 +45,7 @@ impl Default for Quirks {
             subset_includes_builtin_names: false,
             bad_token_status: 401,
             missing_status: 404,
+            expiry_closes_streams: false,
         }
     }
 }
@@ -56,6 +60,7 @@ pub(super) struct ApiError {
 pub(super) struct State {
     pub(super) configs: BTreeMap<ConfigId, BTreeMap<String, String>>,
     pub(super) tokens: HashMap<String, Scope>,
+    pub(super) identities: Identities,
     pub(super) quirks: Quirks,
     pub(super) limits: RateLimiter,
     pub(super) faults: Faults,
@@ -68,6 +73,7 @@ impl State {
         Self {
             configs: BTreeMap::new(),
             tokens: HashMap::new(),
+            identities: Identities::default(),
             quirks: Quirks::default(),
             limits: RateLimiter::new(RateLimit::TEAM),
             faults: Faults::default(),
@@ -79,6 +85,7 @@ impl State {
     /// The scope of a token.
     pub(super) fn scope(&self, token: Option<&str>) -> Result<&Scope, ApiError> {
         token
+            .filter(|token| !self.identities.is_expired(token))
             .and_then(|token| self.tokens.get(token))
             .ok_or_else(|| ApiError {
                 status: self.quirks.bad_token_status,

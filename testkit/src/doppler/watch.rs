@@ -1,12 +1,12 @@
 //! Opens watch streams.
 //!
 //! Input: a config. Output: the body of the response, which ends when the stand-in closes the
-//! stream.
+//! stream, or at a given time.
 //! Invariants: the stream is removed when the client disconnects.
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
 use futures::stream;
@@ -19,12 +19,13 @@ use super::shared::Shared;
 const CHUNK_DELAY: Duration = Duration::from_millis(15);
 
 /// Opens a stream for a config.
-pub(super) fn open(shared: &Arc<Shared>, config: ConfigId) -> Body {
+pub(super) fn open(shared: &Arc<Shared>, config: ConfigId, closes_at: Option<Instant>) -> Body {
     let (id, queue) = shared.state().streams.open(config);
     let reader = StreamReader {
         shared: Arc::clone(shared),
         id,
         queue,
+        closes_at,
     };
     Body::from_stream(stream::unfold(
         (reader, false),
@@ -44,15 +45,23 @@ struct StreamReader {
     shared: Arc<Shared>,
     id: u64,
     queue: mpsc::Receiver<Bytes>,
+    closes_at: Option<Instant>,
 }
 
 impl StreamReader {
     async fn next(&mut self) -> Option<Bytes> {
         loop {
             let ping = self.shared.state().streams.ping_interval;
-            match tokio::time::timeout(ping, self.queue.recv()).await {
-                Ok(chunk) => return chunk,
-                Err(_) => self.shared.state().streams.ping(self.id),
+            let closing = async {
+                match self.closes_at {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                chunk = self.queue.recv() => return chunk,
+                () = closing => return None,
+                () = tokio::time::sleep(ping) => self.shared.state().streams.ping(self.id),
             }
         }
     }
