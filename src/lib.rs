@@ -23,8 +23,10 @@
 //!
 //! # Glossary
 //! - *binding*: a `DopplerPrefectBinding`; its *key* is its namespace and name.
-//! - *block*: a Prefect block document that holds project, config and token.
+//! - *block*: a Prefect block document that holds project, config, and token or identity.
 //! - *config*: a Doppler config; a *config key* is everything that decides what a download returns.
+//! - *identity*: of Doppler, proven by a token of a service account (a *JWT*) and exchanged for a token
+//!   of Doppler with a short life. A *credential* is a token or an identity.
 //! - *snapshot*: the values of a config, as one download returned them.
 //! - *managed Secret*: the Kubernetes Secret that the operator writes for a binding.
 //! - *foreign Secret*: a Secret without the binding's UID. The operator never changes it.

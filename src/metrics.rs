@@ -26,6 +26,13 @@ pub struct ReadLabels {
     pub outcome: &'static str,
 }
 
+/// Labels of a token of a Doppler identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct IdentityTokenLabels {
+    /// `issued`, `revoked`, or the reason why there is none.
+    pub outcome: &'static str,
+}
+
 /// Labels of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct TaskLabels {
@@ -137,6 +144,8 @@ pub struct Metrics {
     pub reports: Family<ReasonLabels, Counter>,
     /// Distinct blocks, configs and pools that the operator reads.
     pub sources: Family<SourceLabels, Gauge>,
+    /// Tokens of Doppler identities.
+    pub identity_tokens: Family<IdentityTokenLabels, Counter>,
     /// Requests to the webhook endpoint.
     pub webhook_requests: Family<WebhookLabels, Counter>,
     /// Flow runs that got the Secret of a binding, by the content hash that was in force.
@@ -175,6 +184,7 @@ impl Metrics {
             writes: Family::default(),
             reports: Family::default(),
             sources: Family::default(),
+            identity_tokens: Family::default(),
             webhook_requests: Family::default(),
             flow_runs: Family::default(),
             run_events: Family::default(),
@@ -250,6 +260,11 @@ impl Metrics {
 
     fn register_process(&self, registry: &mut Registry) {
         registry.register(
+            "identity_tokens",
+            "Tokens of Doppler identities, by outcome",
+            self.identity_tokens.clone(),
+        );
+        registry.register(
             "webhook_requests",
             "Requests to the webhook endpoint by outcome",
             self.webhook_requests.clone(),
@@ -319,6 +334,12 @@ impl Metrics {
             Unit::Seconds,
             self.source_max_age_seconds.clone(),
         );
+    }
+
+    /// Counts a token of a Doppler identity.
+    pub fn count_identity_token(&self, outcome: &'static str) {
+        let labels = IdentityTokenLabels { outcome };
+        self.identity_tokens.get_or_create(&labels).inc();
     }
 
     /// Counts a write to the API server.

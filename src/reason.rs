@@ -54,6 +54,8 @@ impl Reason {
                 | Self::DopplerUnreachable
                 | Self::DopplerUnauthorized
                 | Self::DopplerForbidden
+                | Self::IdentityRefused
+                | Self::IdentityNotInPlan
                 | Self::ConfigMissing
                 | Self::DopplerRateLimited
                 | Self::DopplerError
@@ -170,7 +172,7 @@ reasons! {
     /// `--block-overrides=deny` forbids to use the block's token for it.
     OverrideNotAllowed, WaitForChange,
         "The Secret keeps its last good values.",
-        "Remove the field that the message names, or set `spec.doppler.accessToken`.";
+        "Remove the field that the message names, or set `spec.doppler.accessToken` or `spec.doppler.identity`.";
     /// The Prefect server cannot be reached, does not answer in time, or answers with a server
     /// error.
     PrefectUnreachable, Retry,
@@ -222,10 +224,28 @@ reasons! {
     DopplerUnauthorized, WaitForChange,
         "The Secret keeps its last good values.",
         "Store a valid token in the block, or in the Secret that the binding refers to.";
-    /// The token has no access to this project or config.
+    /// The token or the identity has no access to this project or config.
     DopplerForbidden, WaitForChange,
         "The Secret keeps its last good values.",
-        "Use a token that can read this config, or name the config that the token can read.";
+        "Use a token that can read this config, or name the config that the token can read. Of an identity, give its service account in Doppler access to the project.";
+    /// The service account that proves a Doppler identity does not exist.
+    ServiceAccountMissing, WaitForChange,
+        "The Secret keeps its last good values.",
+        "Create the service account in the binding's namespace, or correct `spec.doppler.identity.serviceAccountRef.name`.";
+    /// The API server gives no token of the service account that proves a Doppler identity: the
+    /// operator has no permission to request it, or a policy refuses the request.
+    ServiceAccountTokenRefused, WaitForChange,
+        "The Secret keeps its last good values.",
+        "Add the name of the service account to `identities.serviceAccounts` of the chart, or follow the API server's answer in the message.";
+    /// Doppler does not accept the service account's token for the identity, or rejects the token that it
+    /// gave for it. The message has the issuer, the audience and the subject that were sent.
+    IdentityRefused, WaitForChange,
+        "The Secret keeps its last good values.",
+        "Compare issuer, audience and subject in the message with the claim rules of the identity in Doppler, and the id with `spec.doppler.identity.id` or the block's `identity`. Doppler must be able to reach the issuer.";
+    /// The plan of the Doppler workplace has no identities.
+    IdentityNotInPlan, WaitForChange,
+        "The Secret keeps its last good values.",
+        "Use the Team or Enterprise plan, or `spec.doppler.accessToken` in place of `spec.doppler.identity`.";
     /// Doppler has no such project or config, or hides it from this token.
     ConfigMissing, WaitForChange,
         "The Secret keeps its last good values. The operator never deletes a Secret for this reason.",

@@ -7,6 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use kube::Client;
+use tokio::sync::Mutex;
 use url::Url;
 
 use super::{
@@ -15,8 +16,12 @@ use super::{
 };
 use crate::{
     args::{BlockOverrides, ResolveArgs},
-    controller::{key_refs::KeyRefs, object_cache::ObjectCache, service_types::ServiceTypes},
-    doppler,
+    controller::{
+        credential::request_jwts, key_refs::KeyRefs, object_cache::ObjectCache,
+        service_types::ServiceTypes,
+    },
+    doppler::{self, Identities, Revoker},
+    metrics::Metrics,
     outbound::{AllowedHosts, AllowedServers, PatternError},
     prefect::ConnectionInterner,
     process::run::kubernetes,
@@ -60,6 +65,8 @@ pub(crate) struct CheckContext {
     pub objects: ObjectCache,
     pub connections: ConnectionInterner,
     pub doppler: doppler::Client,
+    pub identities: Identities,
+    revoker: Mutex<Revoker>,
     pub secrets: SecretClient,
     /// A random key: the check compares data, never hashes.
     pub hash_key: HashKey,
@@ -96,11 +103,18 @@ impl CheckContext {
         let client = kubernetes().await?;
         let flags = operator_settings::read(&client, &operator_namespace, TIMEOUT).await;
         let operator = OperatorSettings::new(settings, flags);
+        let limiter = RateLimiter::small();
+        let doppler = doppler::Client::new(doppler_timeout, limiter.clone())?;
+        let jwts = request_jwts(client.clone(), TIMEOUT);
+        let metrics = Arc::new(Metrics::new());
+        let (identities, revoker) = Identities::new(doppler_timeout, limiter, jwts, metrics)?;
         Ok(Self {
             key_refs: KeyRefs::new(client.clone(), TIMEOUT),
             objects: ObjectCache::new(Arc::new(|_| {})),
             connections: ConnectionInterner::new(prefect_timeout, RateLimiter::small()),
-            doppler: doppler::Client::new(doppler_timeout, RateLimiter::small())?,
+            doppler,
+            identities,
+            revoker: Mutex::new(revoker),
             secrets: SecretClient::new(client.clone(), TIMEOUT),
             hash_key: HashKey::generate(),
             hosts: Hosts::new(&operator)?,
@@ -112,5 +126,9 @@ impl CheckContext {
             namespace,
             client,
         })
+    }
+    /// Revokes the tokens that were requested for identities.
+    pub(super) async fn revoke_tokens(&self) {
+        self.revoker.lock().await.revoke_all().await;
     }
 }

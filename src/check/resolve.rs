@@ -14,7 +14,7 @@ use crate::{
         connect::{self, build_connection, check_service, override_block, resolve_overrides},
         service_types::ServiceError,
     },
-    crd::DopplerPrefectBinding,
+    crd::{BindingRef, DopplerPrefectBinding},
     doppler::{ConfigKey, Download, Snapshot},
     prefect::{Connection, block::BlockFields},
     printable::count,
@@ -30,8 +30,19 @@ pub(crate) struct Resolved {
     pub desired: Desired,
 }
 
-/// Resolves block and config, and adds what the Secret would hold. `None` after a failure.
+/// Resolves block and config, and adds what the Secret would hold. `None` after a failure. The token of
+/// an identity is revoked, because this process reads the config once.
 pub(super) async fn resolve(
+    context: &CheckContext,
+    binding: &DopplerPrefectBinding,
+    findings: &mut Findings,
+) -> Option<Resolved> {
+    let resolved = read(context, binding, findings).await;
+    context.revoke_tokens().await;
+    resolved
+}
+
+async fn read(
     context: &CheckContext,
     binding: &DopplerPrefectBinding,
     findings: &mut Findings,
@@ -193,8 +204,17 @@ fn config_key(
         "block",
         &format!("project {}, config {}", complete.project, complete.config),
     );
-    // `validate` reports a host that is not a URL or not allowed.
-    connect::config_key(&context.hosts.doppler, &binding.spec.doppler, complete).ok()
+    let named = BindingRef::of(binding);
+    let (hosts, identities) = (&context.hosts.doppler, &context.identities);
+    match connect::config_key(hosts, identities, &named, &binding.spec.doppler, complete) {
+        Ok(key) => Some(key),
+        // `validate` reports a host that is not a URL or not allowed.
+        Err(failure) => {
+            let text = format!("{}: {}", failure.reason, failure.message);
+            findings.fail("Doppler", &text);
+            None
+        }
+    }
 }
 
 fn desired_secret(

@@ -29,12 +29,22 @@ const LABEL_VALUE: &str = "size(self) <= 63 && self.matches(";
 type Rule = fn(&Value) -> bool;
 
 /// Each rule, by a part of its text that no other rule has, in this order.
-const RULES: [(&str, Rule); 22] = [
+const RULES: [(&str, Rule); 24] = [
     ("self.all(text, text.matches(", |items| {
         items
             .as_array()
             .is_none_or(|items| items.iter().all(is_plain))
     }),
+    ("self.all(audience, !audience.startsWith(", |items| {
+        let is_free = |audience: &Value| !text(audience).starts_with("dopplerPrefectBinding:");
+        items
+            .as_array()
+            .is_none_or(|items| items.iter().all(is_free))
+    }),
+    (
+        "!(has(self.accessToken) && has(self.identity))",
+        |doppler| !(has(doppler, "accessToken") && has(doppler, "identity")),
+    ),
     ("self.all(k, size(k) <= 317 && k.matches(", |map| {
         map.as_object()
             .is_none_or(|map| map.keys().all(|key| job_labels::is_key(key)))
@@ -95,9 +105,12 @@ const RULES: [(&str, Rule); 22] = [
     ("has(self.prefect) || (has(self.doppler) &&", |spec| {
         has(spec, "prefect")
             || spec.get("doppler").is_some_and(|doppler| {
-                ["project", "config", "accessToken"]
-                    .iter()
-                    .all(|field| has(doppler, field))
+                let names = ["project", "config"];
+                let has_id = doppler
+                    .get("identity")
+                    .is_some_and(|identity| has(identity, "id"));
+                names.iter().all(|field| has(doppler, field))
+                    && (has(doppler, "accessToken") || has_id)
             })
     }),
     ("self.metadata.name) != 'none'", |binding| {

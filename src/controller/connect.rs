@@ -11,6 +11,7 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::{
+    credential::credential,
     key_refs::{KeyReference, KeyRefs},
     object_cache::{ObjectCache, ObjectKey, ReferenceKind},
     service_types::{ServiceError, ServiceTypes},
@@ -18,10 +19,10 @@ use super::{
 use crate::{
     args::BlockOverrides,
     crd::{
-        DopplerPrefectBinding, DopplerPrefectBindingSpec, DopplerSpec, PrefectSpec,
+        BindingRef, DopplerPrefectBinding, DopplerPrefectBindingSpec, DopplerSpec, PrefectSpec,
         control_character,
     },
-    doppler::ConfigKey,
+    doppler::{ConfigKey, Identities},
     failure::Failure,
     outbound::{AllowedHosts, AllowedServers, ServiceName},
     prefect::{
@@ -133,7 +134,9 @@ pub async fn check_service(
     }
 }
 
-/// The fields of a block, each replaced by that of the binding where it is set.
+/// The fields of a block, each replaced by that of the binding where it is set. An identity of the
+/// binding counts as its own credential, like a token, also if its id comes from the block: the id is
+/// no secret, and a service account of the binding's namespace proves it.
 ///
 /// # Errors
 /// If the flags forbid it to use the token of the block for another project or config than the block
@@ -143,7 +146,7 @@ pub fn override_block(
     overrides: BlockFields,
     policy: BlockOverrides,
 ) -> Result<BlockFields, Failure> {
-    let uses_token_of_block = overrides.access_token.is_none();
+    let uses_token_of_block = overrides.access_token.is_none() && !overrides.uses_identity;
     if policy == BlockOverrides::Deny && uses_token_of_block {
         let differs =
             |theirs: &Option<String>, ours: &Option<String>| ours.is_some() && ours != theirs;
@@ -159,7 +162,7 @@ pub fn override_block(
             return Err(Failure::new(
                 Reason::OverrideNotAllowed,
                 format!(
-                    "{path} is not the {field} that the block names, and the operator's --block-overrides=deny forbids to use the block's token for it: remove {path}, or set spec.doppler.accessToken"
+                    "{path} is not the {field} that the block names, and the operator's --block-overrides=deny forbids to use the block's token for it: remove {path}, or set spec.doppler.accessToken or spec.doppler.identity"
                 ),
             ));
         }
@@ -188,6 +191,8 @@ pub async fn resolve_overrides(
         project: doppler.project.clone(),
         config: doppler.config.clone(),
         access_token,
+        identity: doppler.identity.as_ref().and_then(|it| it.id.clone()),
+        uses_identity: doppler.identity.is_some(),
     })
 }
 
@@ -199,15 +204,19 @@ fn trimmed(token: &SecretString) -> SecretString {
 /// The key of the Doppler config.
 ///
 /// # Errors
-/// If the spec names a host of Doppler's API that is no URL, or that the flags do not allow.
+/// If the spec names a host of Doppler's API that is no URL, or that the flags do not allow, or an
+/// audience of another binding.
 pub fn config_key(
     hosts: &AllowedHosts,
+    identities: &Identities,
+    binding: &BindingRef,
     doppler: &DopplerSpec,
     fields: CompleteFields,
 ) -> Result<ConfigKey, Failure> {
+    let host = doppler_host(hosts, doppler.host.as_deref())?;
     Ok(ConfigKey {
-        host: doppler_host(hosts, doppler.host.as_deref())?,
-        token: fields.access_token,
+        credential: credential(identities, binding, &host, doppler, fields.credential)?,
+        host,
         project: fields.project,
         config: fields.config,
         transformer: doppler.name_transformer,
@@ -241,6 +250,7 @@ mod tests {
             project: project.map(str::to_owned),
             config: config.map(str::to_owned),
             access_token: token.map(SecretString::from),
+            ..BlockFields::default()
         }
     }
 
@@ -262,6 +272,14 @@ mod tests {
                 Some("spec.doppler.config"),
             ),
             (block(), fields(Some("q"), Some("prd"), Some("own")), None),
+            (
+                block(),
+                BlockFields {
+                    uses_identity: true,
+                    ..fields(Some("q"), Some("prd"), None)
+                },
+                None,
+            ),
             // A block that names no project allows none.
             (
                 bare(),

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     args::BlockOverrides,
     crd::BindingRef,
-    doppler::Configs,
+    doppler::{Configs, Identities},
     inject::Pools,
     metrics::Metrics,
     outbound::{AllowedHosts, AllowedServers},
@@ -51,6 +51,8 @@ pub struct Context {
     pub admission_policy: AdmissionPolicy,
     /// Allowed hosts of Doppler's API.
     pub doppler_hosts: AllowedHosts,
+    /// The identities whose tokens read configs.
+    pub identities: Identities,
     /// Whether bindings may use a block's token for another config.
     pub block_overrides: BlockOverrides,
     /// Names that no Secret may have as a key.

@@ -15,6 +15,7 @@ pub mod binding_state;
 pub mod cleanup;
 pub mod connect;
 pub mod context;
+pub mod credential;
 mod delete_secret;
 mod entry_record;
 pub mod finalizer;

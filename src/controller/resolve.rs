@@ -214,7 +214,8 @@ fn resolve_config_key(
         "{from} project {}, config {}",
         fields.project, fields.config
     );
-    match config_key(&context.doppler_hosts, &spec.doppler, fields) {
+    let (hosts, identities) = (&context.doppler_hosts, &context.identities);
+    match config_key(hosts, identities, pass.key, &spec.doppler, fields) {
         Ok(key) => {
             resolution.resolved_from = Some(resolved_from);
             Some(key)

@@ -80,9 +80,9 @@ use super::{
     )
 )]
 #[x_kube(validation = Rule::new(
-    "has(self.prefect) || (has(self.doppler) && has(self.doppler.project) && has(self.doppler.config) && has(self.doppler.accessToken))"
+    "has(self.prefect) || (has(self.doppler) && has(self.doppler.project) && has(self.doppler.config) && (has(self.doppler.accessToken) || (has(self.doppler.identity) && has(self.doppler.identity.id))))"
 ).message(
-    "the source of the Doppler project, config and token is missing: set spec.prefect.server (the operator reads the block there), or all three of spec.doppler.project, spec.doppler.config and spec.doppler.accessToken"
+    "the source of the Doppler project, config and token is missing: set spec.prefect.server (the operator reads the block there), or all three of spec.doppler.project, spec.doppler.config and spec.doppler.accessToken (or spec.doppler.identity with its id)"
 ))]
 #[x_kube(validation = Rule::new(
     "has(self.prefect) || !has(self.inject) || !has(self.inject.workPools) || size(self.inject.workPools) == 0"
@@ -122,7 +122,7 @@ pub struct DopplerPrefectBindingSpec {
     pub prefect: Option<PrefectSpec>,
 
     /// The Doppler config to read, and the names to include. Each of `project`, `config` and
-    /// `accessToken` overrides the block's value.
+    /// `accessToken` (or `identity`) overrides the block's value.
     #[serde(default, skip_serializing_if = "is_default")]
     pub doppler: DopplerSpec,
 

@@ -8,13 +8,16 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::references::SecretKeySource;
+use super::{identity::IdentitySpec, references::SecretKeySource};
 
 /// The Doppler config to read, and the names to include. Each of `project`, `config` and
 /// `accessToken` overrides the block's value. With all three, the operator does not read the block.
+/// `identity` takes the place of `accessToken`; with its `id`, it counts as the third.
 /// With the operator's `--block-overrides=deny`, `project` and `config` must equal those of the block
-/// unless `accessToken` is set.
+/// unless `accessToken` or `identity` is set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = Rule::new("!(has(self.accessToken) && has(self.identity))")
+    .message("accessToken and identity exclude each other: remove one of them"))]
 #[serde(rename_all = "camelCase")]
 pub struct DopplerSpec {
     /// Base URL of Doppler's API. The operator's `--allowed-doppler-host` must allow its host.
@@ -39,6 +42,10 @@ pub struct DopplerSpec {
     /// enough. Default: the block's `access_token`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access_token: Option<AccessToken>,
+    /// A Doppler identity in place of a token: the operator proves it with a token of a service
+    /// account, and no token is stored anywhere. Excludes `accessToken`. Default: a token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<IdentitySpec>,
     /// Globs (`*`, `?`, `[ab]`, `{a,b}`) of the names to include, such as `DB_*`. Default: all
     /// names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -10,6 +10,7 @@ mod binding_ref;
 mod doppler;
 mod entry_record;
 pub mod finalizer;
+mod identity;
 mod inject;
 mod interval;
 mod jobs;
@@ -30,6 +31,7 @@ pub use entry_record::{
     ENTRIES_ANNOTATION, EntryRecord, InjectedEntry, MAX_ENTRIES, MAX_RECORD_BYTES, RecordedServer,
 };
 pub use finalizer::FINALIZER;
+pub use identity::{IdentitySpec, ServiceAccountRef};
 pub use inject::{
     DEFAULT_VARIABLE, InjectMode, InjectSpec, NO_CONFIG, Runs, WorkPoolSpec, is_variable,
 };

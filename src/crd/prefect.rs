@@ -156,9 +156,9 @@ pub struct BlockSpec {
     #[serde(default = "BlockSpec::default_type_slug")]
     #[schemars(length(min = 1, max = 255), regex(pattern = "^[a-z0-9-]+$"))]
     pub type_slug: String,
-    /// JSON pointer (RFC 6901) to the object with `project`, `config` and `access_token` in the
-    /// block's data, such as `/cfg/value`. Default: the operator finds the one object of this shape
-    /// in the data.
+    /// JSON pointer (RFC 6901) to the object with `project`, `config` and `access_token` (or
+    /// `identity`) in the block's data, such as `/cfg/value`. Default: the operator finds the one
+    /// object of this shape in the data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512), regex(pattern = "^(/.*)?$"))]
     #[x_kube(validation = super::plain_text::plain_text())]

@@ -7,11 +7,11 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
 use reqwest::{
     Response, StatusCode,
     header::{ACCEPT, AUTHORIZATION, ETAG, HeaderValue, IF_NONE_MATCH},
 };
+use secrecy::SecretString;
 use url::Url;
 
 use super::{
@@ -19,14 +19,12 @@ use super::{
     error::DopplerError,
     error_messages::{self, ErrorMessages, one_line},
     request::{bearer, endpoint, host_and_port},
+    send::{Sent, send},
     snapshot::{self, Invalid, Snapshot},
 };
 use crate::{
-    outbound::{self, BodyError, ClientError, TransportError, read_bounded},
-    upstream::{
-        limiter::{Permit, RateLimiter, ReadRequest, RequestOutcome},
-        rate_headers::{parse_rate, retry_after_limit},
-    },
+    outbound::{self, BodyError, ClientError, read_bounded},
+    upstream::limiter::{RateLimiter, ReadRequest, RequestOutcome},
 };
 
 /// A Doppler config holds 500 KiB, and JSON can escape one byte with six.
@@ -35,8 +33,6 @@ const MAX_BODY_BYTES: usize = 4 << 20;
 const MAX_ETAG_BYTES: usize = 512;
 /// Longest project or config name in an error message, in characters.
 const MAX_NAME_CHARS: usize = 100;
-/// The wait after a 429 that does not say how long to wait.
-const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// The result of a download.
 #[derive(Debug, PartialEq, Eq)]
@@ -91,21 +87,31 @@ impl Client {
         last: Option<&Snapshot>,
         request: &ReadRequest,
     ) -> Result<Download, DopplerError> {
-        let authorization = bearer(&key.token).ok_or(DopplerError::TokenInvalid)?;
-        let limit_key = key.download_limit_key();
-        let permit = self.limiter.acquire(&limit_key, request).await;
-        let mut permit = permit.map_err(|open| DopplerError::CircuitOpen(Box::new(open)))?;
-        self.send(key, last, authorization, &mut permit).await
+        let credential = &key.credential;
+        let token = credential.token().await?;
+        let mut downloaded = self.send(key, last, &token, request).await;
+        if matches!(downloaded, Err(DopplerError::Unauthorized { .. }))
+            && credential.discard(&token)
+        {
+            // The token of an identity may have been revoked, or have expired by Doppler's clock.
+            let token = credential.token().await?;
+            downloaded = self.send(key, last, &token, request).await;
+        }
+        downloaded.map_err(|error| credential.explain(error))
     }
 
-    /// Sends one request and reads its answer.
+    /// Sends one request with this token and reads its answer.
     async fn send(
         &self,
         key: &ConfigKey,
         last: Option<&Snapshot>,
-        authorization: HeaderValue,
-        permit: &mut Permit<DopplerError>,
+        token: &SecretString,
+        request: &ReadRequest,
     ) -> Result<Download, DopplerError> {
+        let authorization = bearer(token).ok_or(DopplerError::TokenInvalid)?;
+        let limit_key = key.download_limit_key();
+        let permit = self.limiter.acquire(&limit_key, request).await;
+        let mut permit = permit.map_err(|open| DopplerError::CircuitOpen(Box::new(open)))?;
         let tag = last.and_then(Snapshot::etag).and_then(header_value);
         let mut request = self
             .http
@@ -116,37 +122,8 @@ impl Client {
             request = request.header(IF_NONE_MATCH, tag);
         }
         let host = host_and_port(&key.host);
-        let response = request.send().await.map_err(|error| {
-            let cause = TransportError::new(&error, self.timeout);
-            let concerns_host = cause.concerns_host();
-            let host = host.clone();
-            let error = DopplerError::Unreachable { cause, host };
-            permit.record(if concerns_host {
-                RequestOutcome::Failed(error.clone())
-            } else {
-                RequestOutcome::Refused(None)
-            });
-            error
-        })?;
-
-        let (status, headers, now) = (response.status(), response.headers(), Timestamp::now());
-        if status == StatusCode::TOO_MANY_REQUESTS {
-            let retry_after = retry_after_limit(headers, now);
-            let wait = retry_after.unwrap_or(DEFAULT_RETRY_AFTER);
-            permit.record(RequestOutcome::RateLimited(wait));
-            return Err(DopplerError::RateLimited { retry_after });
-        }
-        let rate = parse_rate(headers, now);
-        permit.record(match status.as_u16() {
-            // A proxy reaches no server.
-            status @ (502..=504) => RequestOutcome::Failed(DopplerError::ServerError {
-                host: host.clone(),
-                status,
-            }),
-            // Also if the body does not arrive: Doppler has answered.
-            _ => RequestOutcome::Refused(rate),
-        });
-        match status {
+        let Sent { response, rate } = send(request, &host, self.timeout, &mut permit).await?;
+        match response.status() {
             StatusCode::OK => {
                 let snapshot = self.read_snapshot(response, host).await?;
                 permit.record(RequestOutcome::Answered(rate));
@@ -156,12 +133,12 @@ impl Client {
                 permit.record(RequestOutcome::Answered(rate));
                 Ok(Download::Unchanged)
             }
-            _ => {
+            status => {
                 // The status is enough. Without a body, only Doppler's messages are missing.
                 let max_bytes = error_messages::MAX_BODY_BYTES;
                 let body = read_bounded(response, max_bytes, self.timeout).await;
                 let messages = body
-                    .map(|body| ErrorMessages::parse(body.expose_secret(), &key.token))
+                    .map(|body| ErrorMessages::parse(body.expose_secret(), token))
                     .unwrap_or_default();
                 Err(error_for_status(status.as_u16(), key, messages))
             }

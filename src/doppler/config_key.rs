@@ -1,30 +1,31 @@
 //! The key of one Doppler config: everything that can make one answer differ from another.
 //!
-//! Input: host, token, project, config and name transformer of a binding.
+//! Input: host, credential, project, config and name transformer of a binding.
 //! Output: a [`ConfigKey`] to poll, subscribe and rate limit by.
-//! Invariants: two bindings with equal keys share one download. `Debug` never prints the token.
+//! Invariants: two bindings with equal keys share one download. The key of an identity stays the same
+//! when its token is renewed. `Debug` never prints a token.
 
 use std::{
     fmt,
     hash::{Hash, Hasher},
 };
 
-use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use url::Url;
 
+use super::credential::Credential;
 use crate::{
     crd::NameTransformer,
     upstream::limiter::{LimitKey, SourceId},
 };
 
-/// Host, token, project, config and name transformer of a download.
+/// Host, credential, project, config and name transformer of a download.
 #[derive(Clone)]
 pub struct ConfigKey {
     /// Base URL of the API, such as `https://api.doppler.com`.
     pub host: Url,
-    /// The Doppler token.
-    pub token: SecretString,
+    /// What requests authenticate with.
+    pub credential: Credential,
     /// The Doppler project.
     pub project: String,
     /// The Doppler config.
@@ -34,30 +35,29 @@ pub struct ConfigKey {
 }
 
 impl ConfigKey {
-    /// The key by which Doppler limits downloads: the token.
+    /// The key by which Doppler limits downloads: the token, or the identity whose tokens
+    /// follow each other.
     pub(super) fn download_limit_key(&self) -> LimitKey {
         self.limit_key("download")
     }
 
-    /// The key by which Doppler limits watch streams: the token, counted apart from downloads.
+    /// The key by which Doppler limits watch streams, counted apart from downloads.
     pub(super) fn stream_limit_key(&self) -> LimitKey {
         self.limit_key("watch")
     }
 
     fn limit_key(&self, kind: &str) -> LimitKey {
-        let digest = Sha256::new()
-            .chain_update(kind)
-            .chain_update(self.token.expose_secret());
+        let digest = self.credential.digest(Sha256::new().chain_update(kind));
         LimitKey {
             upstream: self.host.origin().ascii_serialization().into(),
             source: self.source(digest.clone()),
             account: Some(digest.finalize().into()),
-            // The account is the token itself.
+            // The account is the credential itself.
             credentials: None,
         }
     }
 
-    /// The source of the answers for this key. `digest` already has the token.
+    /// The source of the answers for this key. `digest` already has the credential.
     fn source(&self, mut digest: Sha256) -> SourceId {
         let transformer = self.transformer.map(NameTransformer::as_str);
         for part in [
@@ -75,7 +75,7 @@ impl ConfigKey {
         source
     }
 
-    /// The key of the watch stream: the same config and token without the transformer.
+    /// The key of the watch stream: the same config and credential without the transformer.
     /// A stream only says that something changed, so keys with equal stream keys share a stream.
     #[must_use]
     pub fn stream_key(&self) -> Self {
@@ -85,15 +85,15 @@ impl ConfigKey {
         }
     }
 
-    fn parts(&self) -> (&Url, &str, &str, &str, Option<NameTransformer>) {
+    fn parts(&self) -> (&Url, &Credential, &str, &str, Option<NameTransformer>) {
         let Self {
             host,
-            token,
+            credential,
             project,
             config,
             transformer,
         } = self;
-        (host, token.expose_secret(), project, config, *transformer)
+        (host, credential, project, config, *transformer)
     }
 }
 
@@ -115,6 +115,7 @@ impl fmt::Debug for ConfigKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ConfigKey")
             .field("host", &self.host.host_str())
+            .field("credential", &self.credential)
             .field("project", &self.project)
             .field("config", &self.config)
             .field("transformer", &self.transformer)

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::loss::LostNames;
+use super::{identity::error::IdentityError, loss::LostNames};
 use crate::{outbound::TransportError, reason::Reason, upstream::limiter::CircuitOpen};
 
 /// Why there is no snapshot.
@@ -18,6 +18,9 @@ pub enum DopplerError {
         "the Doppler token is empty or contains a space, a line break or another character that no token has: store the bare token in the block or the Secret that it comes from"
     )]
     TokenInvalid,
+    /// An identity gives no access.
+    #[error(transparent)]
+    Identity(Box<IdentityError>),
     /// 401.
     #[error(
         "Doppler rejected the token: store a valid token in the block or the Secret that it comes from{}", quoted(.quote.as_deref())
@@ -155,6 +158,7 @@ impl DopplerError {
     pub const fn reason(&self) -> Reason {
         match self {
             Self::TokenInvalid | Self::Unauthorized { .. } => Reason::DopplerUnauthorized,
+            Self::Identity(error) => error.reason(),
             Self::Forbidden { .. } => Reason::DopplerForbidden,
             Self::ConfigMissing { .. } => Reason::ConfigMissing,
             Self::RateLimited { .. } => Reason::DopplerRateLimited,
@@ -190,6 +194,12 @@ impl DopplerError {
             Self::CircuitOpen(open) => Some(open.retry_after),
             _ => None,
         }
+    }
+}
+
+impl From<IdentityError> for DopplerError {
+    fn from(error: IdentityError) -> Self {
+        Self::Identity(Box::new(error))
     }
 }
 

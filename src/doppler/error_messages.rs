@@ -25,6 +25,11 @@ const TOKEN_PREFIXES: [&str; 7] = [
     "dp.audit.",
 ];
 
+/// A part of a token between dots of this length is as secret as the token.
+const MIN_PART_CHARS: usize = 16;
+/// How every JWT begins: `{"` in base64.
+const JWT_PREFIX: &str = "eyJ";
+
 /// The messages of one error.
 #[derive(Default)]
 pub(super) struct ErrorMessages {
@@ -50,8 +55,12 @@ impl ErrorMessages {
         };
         // A token that is broken over several lines is still a token.
         let joined: String = text.split(' ').collect();
-        let contains_token = joined.contains(token.expose_secret())
-            || TOKEN_PREFIXES.iter().any(|prefix| joined.contains(prefix));
+        let token = token.expose_secret();
+        let is_part = |part: &str| part.len() >= MIN_PART_CHARS && joined.contains(part);
+        let contains_token = joined.contains(token)
+            || token.split('.').any(is_part)
+            || TOKEN_PREFIXES.iter().any(|prefix| joined.contains(prefix))
+            || joined.contains(JWT_PREFIX);
         let quote = (!text.is_empty() && !contains_token).then(|| one_line(&text, MAX_QUOTE_CHARS));
         Self { text, quote }
     }
@@ -67,6 +76,14 @@ impl ErrorMessages {
     pub(super) fn rejects_token(&self) -> bool {
         let text = self.text.to_ascii_lowercase();
         text.starts_with("invalid ") && text.contains("token")
+    }
+
+    /// Whether Doppler says that the plan of the workplace lacks something.
+    pub(super) fn names_plan(&self) -> bool {
+        let text = self.text.to_ascii_lowercase();
+        ["plan", "upgrade", "subscription"]
+            .iter()
+            .any(|word| text.contains(word))
     }
 
     /// The quote that may be shown.

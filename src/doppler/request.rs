@@ -1,6 +1,6 @@
 //! What every request to Doppler has in common.
 //!
-//! Input: a [`ConfigKey`].
+//! Input: a [`ConfigKey`], or the base URL of the API.
 //! Output: the URL, the `Authorization` header, and the host as error messages name it.
 //! Invariants: nothing is sent. The header is marked as sensitive.
 
@@ -10,15 +10,21 @@ use url::Url;
 
 use super::config_key::ConfigKey;
 
-/// The URL of `action` on a config's secrets, with project and config in the query.
-pub(super) fn endpoint(key: &ConfigKey, action: &str) -> Url {
-    let mut url = key.host.clone();
+/// The URL of a path of the API.
+pub(super) fn api_url(host: &Url, path: &str) -> Url {
+    let mut url = host.clone();
     url.set_fragment(None);
+    url.set_query(None);
     // A base URL may carry a path, for example that of a gateway.
     let base = url.path().trim_end_matches('/').to_owned();
-    url.set_path(&format!("{base}/v3/configs/config/secrets/{action}"));
+    url.set_path(&format!("{base}/{path}"));
+    url
+}
+
+/// The URL of `action` on a config's secrets, with project and config in the query.
+pub(super) fn endpoint(key: &ConfigKey, action: &str) -> Url {
+    let mut url = api_url(&key.host, &format!("v3/configs/config/secrets/{action}"));
     url.query_pairs_mut()
-        .clear()
         .append_pair("project", &key.project)
         .append_pair("config", &key.config);
     url

@@ -137,7 +137,7 @@ mod tests {
     fn key() -> ConfigKey {
         ConfigKey {
             host: "https://api.doppler.com".parse().unwrap(),
-            token: "t".into(),
+            credential: "t".into(),
             project: "p".to_owned(),
             config: "c".to_owned(),
             transformer: None,

@@ -74,7 +74,16 @@ impl WatchClient {
         key: &ConfigKey,
     ) -> Result<impl Stream<Item = Result<StreamEvent, WatchError>> + Send + use<>, WatchError>
     {
-        let response = self.request(key).await?;
+        let credential = &key.credential;
+        let unavailable = |error| WatchError::NoToken(Box::new(error));
+        let token = credential.token().await.map_err(unavailable)?;
+        let mut response = self.request(key, &token).await;
+        if response.as_ref().is_err_and(WatchError::rejects_token) && credential.discard(&token) {
+            // The token of an identity may have been revoked, or have expired by Doppler's clock.
+            let token = credential.token().await.map_err(unavailable)?;
+            response = self.request(key, &token).await;
+        }
+        let response = response?;
         let open = OpenStream {
             response,
             host: host_and_port(&key.host),
@@ -88,9 +97,9 @@ impl WatchClient {
         }))
     }
 
-    /// Sends the request and returns the answer whose body is an event stream.
-    async fn request(&self, key: &ConfigKey) -> Result<Response, WatchError> {
-        let authorization = bearer(&key.token).ok_or(WatchError::TokenInvalid)?;
+    /// Sends the request with this token and returns the answer whose body is an event stream.
+    async fn request(&self, key: &ConfigKey, token: &SecretString) -> Result<Response, WatchError> {
+        let authorization = bearer(token).ok_or(WatchError::TokenInvalid)?;
         let host = host_and_port(&key.host);
         let read = ReadRequest::with_priority(Priority::Background);
         let permit = self.limiter.acquire(&key.stream_limit_key(), &read).await;
@@ -120,7 +129,7 @@ impl WatchClient {
         permit.record(outcome(&response, &host));
         drop(permit);
         if response.status() != StatusCode::OK || !is_event_stream(response.headers()) {
-            return Err(self.read_rejection(response, host, &key.token).await);
+            return Err(self.read_rejection(response, host, token).await);
         }
         Ok(response)
     }
@@ -132,6 +141,7 @@ impl WatchClient {
         token: &SecretString,
     ) -> WatchError {
         let status = response.status().as_u16();
+        let mut rejects_token = status == 401;
         let message = match status {
             429 => {
                 let retry_after = retry_after_limit(response.headers(), Timestamp::now());
@@ -147,16 +157,19 @@ impl WatchClient {
                 // The status is enough. Without a body, only Doppler's messages are missing.
                 let max_bytes = error_messages::MAX_BODY_BYTES;
                 let body = read_bounded(response, max_bytes, self.head_timeout);
-                match timeout(self.head_timeout, body).await {
-                    Ok(Ok(body)) => ErrorMessages::parse(body.expose_secret(), token).into_quote(),
-                    _ => None,
-                }
+                let messages = match timeout(self.head_timeout, body).await {
+                    Ok(Ok(body)) => ErrorMessages::parse(body.expose_secret(), token),
+                    _ => ErrorMessages::default(),
+                };
+                rejects_token |= status == 400 && messages.rejects_token();
+                messages.into_quote()
             }
         };
         WatchError::Rejected {
             host,
             status,
             message,
+            rejects_token,
         }
     }
 }

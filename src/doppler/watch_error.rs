@@ -18,6 +18,9 @@ pub enum WatchError {
         "the Doppler token is empty or contains a character that no token has, so the operator cannot open a watch stream for this config: store the bare token in the block or the Secret that it comes from"
     )]
     TokenInvalid,
+    /// The identity has no valid token. No request was sent for a stream.
+    #[error("{0}")]
+    NoToken(Box<DopplerError>),
     /// The plan, the token or a proxy does not permit a stream. A retry does not help until
     /// something changes.
     #[error(
@@ -30,6 +33,8 @@ pub enum WatchError {
         status: u16,
         /// Doppler's messages, or what is wrong with the answer.
         message: Option<String>,
+        /// Whether the token itself is rejected, and not what it asks for.
+        rejects_token: bool,
     },
     /// 429.
     #[error(
@@ -87,10 +92,23 @@ impl WatchError {
         matches!(self, Self::TokenInvalid | Self::Rejected { .. })
     }
 
+    /// Whether Doppler rejects the token itself.
+    #[must_use]
+    pub const fn rejects_token(&self) -> bool {
+        matches!(
+            self,
+            Self::Rejected {
+                rejects_token: true,
+                ..
+            }
+        )
+    }
+
     /// How long to wait before the next request, if Doppler or the circuit breaker says so.
     #[must_use]
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
+            Self::NoToken(error) => error.retry_after(),
             Self::RateLimited { retry_after, .. } => *retry_after,
             Self::CircuitOpen(open) => Some(open.retry_after),
             _ => None,
@@ -101,6 +119,7 @@ impl WatchError {
     #[must_use]
     pub const fn reason(&self) -> Reason {
         match self {
+            Self::NoToken(error) => error.reason(),
             Self::TokenInvalid | Self::Rejected { status: 401, .. } => Reason::DopplerUnauthorized,
             Self::Rejected {
                 status: 400 | 403, ..

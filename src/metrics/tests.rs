@@ -55,6 +55,7 @@ fn page() -> String {
         writes,
         reports,
         sources,
+        identity_tokens,
         webhook_requests,
         flow_runs,
         run_events,
@@ -95,6 +96,7 @@ fn page() -> String {
     sample(reports, reason);
     sample(sources, kind);
     sample(task_panics, TaskLabels { task: "pool" });
+    sample(identity_tokens, IdentityTokenLabels { outcome });
     sample(webhook_requests, WebhookLabels { outcome });
     let outcome = "sent";
     sample(run_events, RunEventLabels { outcome });

@@ -1,8 +1,8 @@
-//! Finds Doppler project, config and access token in the data of a block.
+//! Finds Doppler project, config, access token and identity in the data of a block.
 //!
 //! Input: the data of a block, in any shape that Prefect's SDK, API and UIs store, and an optional
 //! JSON pointer.
-//! Output: the three fields. Each may be missing, because a binding can set it instead.
+//! Output: the fields. Each may be missing, because a binding can set it instead.
 //! Invariants: pure. No error contains a value.
 
 mod error;
@@ -16,7 +16,7 @@ use secrecy::SecretString;
 use serde_json::{Map, Value};
 
 pub use error::BlockError;
-pub use field::{BlockFields, CompleteFields, Field};
+pub use field::{BlockFields, CompleteFields, Field, FieldCredential};
 
 use search::find_object;
 use value::{field_text, is_mask, unwrap};
@@ -24,37 +24,40 @@ use value::{field_text, is_mask, unwrap};
 use crate::printable::{MAX_NAME_BYTES, has_control};
 
 impl BlockFields {
-    /// All three fields.
+    /// Project, config and credential.
     ///
     /// # Errors
     /// [`BlockError::Incomplete`] names the fields that are not set, or empty,
-    /// [`BlockError::NotAName`] a project or config that Doppler cannot have.
-    pub fn complete(self) -> Result<CompleteFields, BlockError> {
+    /// [`BlockError::NotAName`] a project, config or identity that Doppler cannot have.
+    pub fn complete(mut self) -> Result<CompleteFields, BlockError> {
         let missing = self.missing();
+        let identity = self.identity.as_ref().filter(|_| self.uses_identity);
         for (field, name) in [
-            (Field::Project, &self.project),
-            (Field::Config, &self.config),
+            (Field::Project, self.project.as_ref()),
+            (Field::Config, self.config.as_ref()),
+            (Field::Identity, identity),
         ] {
-            if name.as_deref().is_some_and(|name| !is_name(name)) {
+            if name.is_some_and(|name| !is_name(name)) {
                 return Err(BlockError::NotAName { field });
             }
         }
-        match self {
-            Self {
-                project: Some(project),
-                config: Some(config),
-                access_token: Some(access_token),
-            } if missing.is_empty() => Ok(CompleteFields {
-                project,
-                config,
-                access_token,
-            }),
+        if missing == [Field::AccessToken] && self.identity.is_some() {
+            return Err(BlockError::IdentityWithoutAccount);
+        }
+        match (self.credential(), self.project, self.config) {
+            (Some(credential), Some(project), Some(config)) if missing.is_empty() => {
+                Ok(CompleteFields {
+                    project,
+                    config,
+                    credential,
+                })
+            }
             _ => Err(BlockError::Incomplete { missing }),
         }
     }
 }
 
-/// Whether Doppler can have a project or config of this name.
+/// Whether Doppler can have a project, config or identity of this name.
 fn is_name(name: &str) -> bool {
     name.len() <= MAX_NAME_BYTES && !has_control(name)
 }
@@ -73,6 +76,9 @@ pub fn fields(data: &Value, pointer: Option<&str>) -> Result<BlockFields, BlockE
         project: text(Field::Project)?,
         config: text(Field::Config)?,
         access_token: text(Field::AccessToken)?.map(SecretString::from),
+        // A custom block may have a field of this name for something else.
+        identity: text(Field::Identity).unwrap_or_default(),
+        uses_identity: false,
     })
 }
 

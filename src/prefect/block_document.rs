@@ -66,7 +66,7 @@ impl ResolvedBlock {
 
 impl PartialEq for ResolvedBlock {
     fn eq(&self, other: &Self) -> bool {
-        fn texts(fields: &BlockFields) -> [Option<&str>; 3] {
+        fn texts(fields: &BlockFields) -> [Option<&str>; 4] {
             [
                 fields.project.as_deref(),
                 fields.config.as_deref(),
@@ -74,6 +74,7 @@ impl PartialEq for ResolvedBlock {
                     .access_token
                     .as_ref()
                     .map(ExposeSecret::expose_secret),
+                fields.identity.as_deref(),
             ]
         }
         let same_fields = match (&self.fields, &other.fields) {

@@ -23,6 +23,7 @@ use crate::{
         admission_policy::AdmissionPolicy,
         binding_state::BindingStates,
         context::Context,
+        credential::request_jwts,
         key_refs::KeyRefs,
         object_cache::ObjectCache,
         prefect_work_pools,
@@ -86,20 +87,23 @@ impl ControllerManager {
             Arc::new(move |key: &BindingRef| queue.add(key))
         };
         let objects = Arc::new(ObjectCache::new(Arc::clone(&enqueue)));
-        let upstreams = upstreams(&settings.upstream, &metrics, &enqueue, &shutdown)?;
+        let limit = settings.controller.kubernetes_timeout;
+        let jwts = request_jwts(client.clone(), limit);
+        let upstreams = upstreams(&settings.upstream, jwts, &metrics, &enqueue, &shutdown)?;
         let Upstreams {
             connections,
             blocks,
+            identities,
             configs,
             pools,
             runs,
             update_gauges,
-            dispatch,
-            report_runs,
+            background,
         } = upstreams;
         update_at_scrape(&gauge_updater, update_gauges, &queue, &metrics);
-        tasks.spawn("dispatch", dispatch);
-        tasks.spawn("runs", report_runs);
+        for (name, task) in background {
+            tasks.spawn(name, task);
+        }
         let refreshed_blocks = blocks.clone();
         let (report, events) = Report::new(client.clone(), Arc::clone(&metrics), shutdown.clone());
         tasks.spawn("events", events);
@@ -128,7 +132,6 @@ impl ControllerManager {
         }
         let scopes =
             prefect_work_pools::scopes(&settings.watch_namespaces, &settings.prefect_namespaces);
-        let limit = settings.controller.kubernetes_timeout;
         let context = Arc::new(Context {
             key_refs: KeyRefs::new(client.clone(), limit),
             client: client.clone(),
@@ -136,6 +139,7 @@ impl ControllerManager {
             prefect_servers: settings.prefect_servers,
             admission_policy: AdmissionPolicy::new(client.clone(), limit),
             service_types: ServiceTypes::new(client.clone(), limit),
+            identities,
             block_overrides: settings.block_overrides,
             doppler_hosts: settings.doppler_hosts,
             forbidden_names: settings.forbidden_names,

@@ -15,7 +15,7 @@ use super::dispatch::{ChangeEvent, Dispatcher, event_queue};
 use super::run_starts::RunStarts;
 use crate::{
     crd::BindingRef,
-    doppler::{self, Configs, DopplerError},
+    doppler::{self, Configs, DopplerError, Identities, RequestJwt},
     inject::pools::Pools,
     metrics::{Metrics, SourceLabels, UpstreamLabels},
     outbound::ClientError,
@@ -38,6 +38,8 @@ pub struct Upstreams {
     pub connections: Arc<ConnectionInterner>,
     /// Pollers of blocks.
     pub blocks: Blocks,
+    /// The identities whose tokens read configs.
+    pub identities: Identities,
     /// Pollers of configs.
     pub configs: Configs,
     /// Workers of the work pools.
@@ -46,18 +48,18 @@ pub struct Upstreams {
     pub runs: Arc<RunRegistry>,
     /// Updates the gauges of sources and queues.
     pub update_gauges: Box<dyn Fn() + Send + Sync>,
-    /// Dispatches change events until the shutdown.
-    pub dispatch: BoxFuture<'static, ()>,
-    /// Reports flow runs until the shutdown.
-    pub report_runs: BoxFuture<'static, ()>,
+    /// What runs until the shutdown, by name: dispatches change events, reports flow runs, revokes the
+    /// tokens of identities that are not used any more.
+    pub background: Vec<(&'static str, BoxFuture<'static, ()>)>,
 }
 
-/// Builds everything that reads.
+/// Builds everything that reads. `jwts` requests tokens of service accounts.
 ///
 /// # Errors
 /// If the TLS backend cannot build an HTTP client.
 pub fn upstreams(
     settings: &UpstreamSettings,
+    jwts: RequestJwt,
     metrics: &Arc<Metrics>,
     enqueue: &Enqueue<BindingRef>,
     shutdown: &CancellationToken,
@@ -72,7 +74,10 @@ pub fn upstreams(
         limiters.prefect.clone(),
     ));
     let streams = doppler::watch_streams(settings, metrics, shutdown)?;
-    let client = doppler::Client::new(settings.doppler_timeout, limiters.doppler.clone())?;
+    let timeout = settings.doppler_timeout;
+    let (identities, revoker) =
+        Identities::new(timeout, limiters.doppler.clone(), jwts, Arc::clone(metrics))?;
+    let client = doppler::Client::new(timeout, limiters.doppler.clone())?;
     let configs = doppler::configs(
         Arc::new(client),
         Some(ChangeFeed {
@@ -146,12 +151,19 @@ pub fn upstreams(
     Ok(Upstreams {
         connections,
         blocks,
+        identities,
         configs,
         pools,
         runs: registry,
         update_gauges: Box::new(move || gauges.update()),
-        dispatch: Box::pin(dispatcher.run(events, shutdown.clone())),
-        report_runs: Box::pin(reporter.run(shutdown.clone())),
+        background: vec![
+            (
+                "dispatch",
+                Box::pin(dispatcher.run(events, shutdown.clone())),
+            ),
+            ("runs", Box::pin(reporter.run(shutdown.clone()))),
+            ("revocations", Box::pin(revoker.run(shutdown.clone()))),
+        ],
     })
 }
 

@@ -72,7 +72,9 @@ fn until(time: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(time.duration_since(now).max(SignedDuration::ZERO)).unwrap_or_default()
 }
 
-fn server_time(headers: &HeaderMap, now: Timestamp) -> Timestamp {
+/// The time by the server's clock. `now` if it is not sent.
+#[must_use]
+pub fn server_time(headers: &HeaderMap, now: Timestamp) -> Timestamp {
     date(headers, DATE.as_str()).unwrap_or(now)
 }
 

@@ -25,6 +25,7 @@ mod crd;
 mod doppler_webhook;
 mod environment;
 mod feeds;
+mod identities;
 mod image;
 mod jobs;
 mod leader_election;

@@ -20,6 +20,8 @@ rbac:
   admission: true
 runPods:
   watch: false
+identities:
+  serviceAccounts: []
 operator:
   concurrency: 64
   refreshInterval: 60s

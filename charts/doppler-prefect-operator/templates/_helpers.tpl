@@ -153,6 +153,12 @@ imagePullSecrets:
 - apiGroups: [""]
   resources: [services]
   verbs: [get] # to refuse a Prefect server of type ExternalName
+{{- with .Values.identities.serviceAccounts }}
+- apiGroups: [""]
+  resources: [serviceaccounts/token]
+  resourceNames: {{ toJson . }}
+  verbs: [create] # to prove the Doppler identities of bindings
+{{- end }}
 {{- if .Values.runPods.watch }}
 - apiGroups: [""]
   resources: [pods]

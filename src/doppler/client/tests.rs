@@ -1,4 +1,7 @@
+use jiff::Timestamp;
+
 use super::*;
+use crate::outbound::TransportError;
 use crate::{crd::NameTransformer, outbound::install_crypto_provider, reason::Reason};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use secrecy::ExposeSecret;
@@ -27,7 +30,7 @@ fn client(timeout: Duration) -> Client {
 fn key(host: &str) -> ConfigKey {
     ConfigKey {
         host: Url::parse(host).unwrap(),
-        token: TOKEN.into(),
+        credential: TOKEN.into(),
         project: "my-project".to_owned(),
         config: "dev".to_owned(),
         transformer: None,
@@ -360,7 +363,7 @@ async fn waits_for_retry_after_on_429() {
     assert_eq!(server.received_requests().await.unwrap().len(), 1);
 
     let other_token = ConfigKey {
-        token: "other".into(),
+        credential: "other".into(),
         ..key
     };
     client
@@ -429,7 +432,7 @@ async fn an_invalid_token_is_not_sent() {
     let server = answering(values()).await;
     for token in ["", "canary\n", "can ary", "canär\u{fe}"] {
         let key = ConfigKey {
-            token: token.into(),
+            credential: token.into(),
             ..key(&server.uri())
         };
         let error = client(LIMIT)

@@ -37,7 +37,7 @@ fn client(idle_timeout: Duration) -> WatchClient {
 fn key(host: &str) -> ConfigKey {
     ConfigKey {
         host: Url::parse(host).unwrap(),
-        token: TOKEN.into(),
+        credential: TOKEN.into(),
         project: PROJECT.to_owned(),
         config: "dev".to_owned(),
         transformer: None,

@@ -64,6 +64,11 @@ pub enum BlockError {
         "the block is too large to search for the fields: set spec.prefect.block.pointer to the object with project, config and access_token"
     )]
     TooLarge,
+    /// The block has an identity and no token, and the binding names no service account for it.
+    #[error(
+        "the block has an identity in place of access_token: name the service account that proves it in spec.doppler.identity.serviceAccountRef, or store access_token in the block"
+    )]
+    IdentityWithoutAccount,
     /// Fields are not set, or empty.
     #[error("{} missing or empty: correct the block, or set {} in the binding", fields_with_verb(.missing), list(.missing, |field| field.spec_path()))]
     Incomplete {
@@ -78,7 +83,7 @@ impl BlockError {
     pub const fn reason(&self) -> Reason {
         match self {
             Self::Masked => Reason::BlockMasked,
-            Self::Incomplete { .. } => Reason::BlockIncomplete,
+            Self::IdentityWithoutAccount | Self::Incomplete { .. } => Reason::BlockIncomplete,
             Self::NoFields
             | Self::NotJson
             | Self::Ambiguous { .. }

@@ -25,7 +25,10 @@ const MAX_POINTER_CHARS: usize = 80;
 /// An object that has at least one of the fields.
 struct Candidate {
     pointer: String,
+    /// How many of project, config and credential it has.
     fields: usize,
+    /// Whether its only field is an identity, a word that other objects use, too.
+    is_weak: bool,
     object: Map<String, Value>,
 }
 
@@ -48,17 +51,19 @@ impl Search {
             Value::Object(object) => {
                 // A field with an object as its value has another meaning there. A null is an unset
                 // option of a custom class.
-                let fields = Field::ALL
-                    .into_iter()
-                    .filter(|field| {
-                        field_value(object, *field)
-                            .is_some_and(|value| !value.is_object() && !value.is_null())
-                    })
-                    .count();
+                let has = |field: Field| {
+                    field_value(object, field)
+                        .is_some_and(|value| !value.is_object() && !value.is_null())
+                };
+                let names = [Field::Project, Field::Config].map(has);
+                let [token, identity] = [Field::AccessToken, Field::Identity].map(has);
+                let fields = [names[0], names[1], token || identity];
+                let fields = fields.into_iter().filter(|has| *has).count();
                 if fields > 0 {
                     self.candidates.push(Candidate {
                         pointer: pointer.to_owned(),
                         fields,
+                        is_weak: !token && fields == 1 && identity,
                         object: object.clone(),
                     });
                 }
@@ -78,7 +83,7 @@ impl Search {
     }
 }
 
-/// The only object with all three fields, or else the only one with some of them.
+/// The only object with project, config and a credential, or else the only one with some of them.
 pub(super) fn find_object(data: &Value) -> Result<Cow<'_, Map<String, Value>>, BlockError> {
     let mut search = Search::default();
     search.visit(data, "", 0);
@@ -88,6 +93,9 @@ pub(super) fn find_object(data: &Value) -> Result<Cow<'_, Map<String, Value>>, B
     let mut candidates = search.candidates;
     if candidates.iter().any(|candidate| candidate.fields == 3) {
         candidates.retain(|candidate| candidate.fields == 3);
+    }
+    if candidates.iter().any(|candidate| !candidate.is_weak) {
+        candidates.retain(|candidate| !candidate.is_weak);
     }
     if candidates.len() > 1 {
         return Err(BlockError::Ambiguous {

@@ -262,7 +262,7 @@ fn binding_fields_override_the_block() {
         .overridden_by(BlockFields {
             config: Some("prd".to_owned()),
             access_token: Some("t".into()),
-            project: None,
+            ..BlockFields::default()
         })
         .complete()
         .ok()
@@ -271,7 +271,60 @@ fn binding_fields_override_the_block() {
         (complete.project.as_str(), complete.config.as_str()),
         ("p", "prd")
     );
-    assert_eq!(complete.access_token.expose_secret(), "t");
+    let FieldCredential::Token(token) = complete.credential else {
+        panic!("an identity");
+    };
+    assert_eq!(token.expose_secret(), "t");
+}
+
+/// The fields of `data`, for a binding that names a service account.
+fn with_account(data: &Value, id: Option<&str>) -> Result<CompleteFields, BlockError> {
+    let overrides = BlockFields {
+        identity: id.map(str::to_owned),
+        uses_identity: true,
+        ..BlockFields::default()
+    };
+    fields(data, None)?.overridden_by(overrides).complete()
+}
+
+#[test]
+fn a_block_has_an_identity_in_place_of_a_token() {
+    let id = |fields: CompleteFields| match fields.credential {
+        FieldCredential::Identity(id) => id,
+        FieldCredential::Token(_) => panic!("a token"),
+    };
+    let block = json!({"value": {"project": "p", "config": "c", "identity": " i-1 "}, "other": {"project": "q"}});
+    assert_eq!(id(with_account(&block, None).ok().unwrap()), "i-1");
+    assert_eq!(id(with_account(&block, Some("i-2")).ok().unwrap()), "i-2");
+    // The identity counts although the block has a token.
+    let both = json!({"project": "p", "config": "c", "access_token": "t", "identity": "i-1"});
+    assert_eq!(id(with_account(&both, None).ok().unwrap()), "i-1");
+    let error = with_account(&json!({"value": three()}), None)
+        .err()
+        .unwrap();
+    assert_eq!(
+        error.to_string(),
+        "identity is missing or empty: correct the block, or set spec.doppler.identity.id in the binding"
+    );
+    let broken = json!({"project": "p", "config": "c", "identity": "a\nb"});
+    let field = Field::Identity;
+    assert_eq!(
+        with_account(&broken, None).err(),
+        Some(BlockError::NotAName { field })
+    );
+}
+
+#[test]
+fn without_a_service_account_the_identity_of_a_block_is_not_used() {
+    let block = json!({"value": {"project": "p", "config": "c", "identity": "i"}});
+    let error = fields(&block, None).unwrap().complete().err().unwrap();
+    assert_eq!(error, BlockError::IdentityWithoutAccount);
+    assert_eq!(error.reason(), Reason::BlockIncomplete);
+    // Another meaning of the word changes nothing.
+    let other = json!({"value": three(), "identity": {"a": 1}, "x": {"identity": "y"}});
+    assert_eq!(read(&other, None), Ok(some("p", "c", "t")));
+    let partial = json!({"value": {"project": "p", "config": "c"}, "x": {"identity": "y"}});
+    assert!(fields(&partial, None).is_ok());
 }
 
 const CANARY: &str = "canary-7f3a91";

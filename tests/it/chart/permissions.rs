@@ -316,6 +316,60 @@ async fn pods_may_be_watched_only_on_request_and_in_listed_namespaces() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn tokens_may_be_requested_only_of_listed_accounts() {
+    let sets = [
+        "watchNamespaces={tokens-flows}",
+        "identities.serviceAccounts={doppler-reader,doppler-other}",
+    ];
+    let client = client_of("tokens", "permissions-tokens", &sets).await;
+    let flows = Some("tokens-flows");
+    wait::until(SOON, "the permissions to apply", async || {
+        is_allowed(
+            &client,
+            "create",
+            "serviceaccounts.token:doppler-reader",
+            flows,
+        )
+        .await
+        .then_some(())
+    })
+    .await
+    .unwrap();
+    assert!(
+        is_allowed(
+            &client,
+            "create",
+            "serviceaccounts.token:doppler-other",
+            flows
+        )
+        .await
+    );
+    for (verb, what, namespace) in [
+        ("create", "serviceaccounts.token", flows),
+        ("create", "serviceaccounts.token:default", flows),
+        (
+            "create",
+            "serviceaccounts.token:doppler-reader",
+            Some("permissions-tokens"),
+        ),
+        (
+            "create",
+            "serviceaccounts.token:doppler-reader",
+            Some("default"),
+        ),
+        ("create", "serviceaccounts.token:doppler-reader", None),
+        ("get", "serviceaccounts:doppler-reader", flows),
+        ("patch", "serviceaccounts:doppler-reader", flows),
+        ("impersonate", "serviceaccounts:doppler-reader", flows),
+    ] {
+        assert!(
+            !is_allowed(&client, verb, what, namespace).await,
+            "may {verb} {what} in {namespace:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn access_review_asks_the_api_server() {
     let admin = plane().unwrap().admin_client().unwrap();
     assert!(is_allowed(&admin, "delete", "nodes", None).await);

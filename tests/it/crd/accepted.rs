@@ -97,6 +97,22 @@ async fn accepts_every_server_form_and_duration_and_sets_defaults() -> Result<()
     let made = api
         .create(&PostParams::default(), &binding("without-prefect", &three)?)
         .await?;
+    let account = json!({"name": "doppler-reader"});
+    let identity =
+        json!({"id": "6c6e6f1a-0000-4000-8000-000000000001", "serviceAccountRef": account});
+    let three = json!({"doppler": {"project": "p", "config": "c", "identity": identity}});
+    let object = binding("without-a-token", &three)?;
+    let stored = api.create(&PostParams::default(), &object).await?;
+    ensure!(
+        stored.data["spec"]["doppler"]["identity"] == identity,
+        "{:?}",
+        stored.data
+    );
+    // The block may hold the id.
+    let mut spec = valid_spec();
+    spec["doppler"]["identity"] = json!({"serviceAccountRef": account, "audiences": ["a", "b"]});
+    api.create(&PostParams::default(), &binding("id-of-the-block", &spec)?)
+        .await?;
     ensure!(
         made.data["spec"].get("refreshInterval").is_none(),
         "a default would override the operator's flag"

@@ -36,6 +36,7 @@ fn refusals() -> Vec<(Value, &'static str)> {
     let key = json!({"secretKeyRef": {"name": "a", "key": "b"}});
     let map = json!({"name": "a", "key": "b"});
     let restart = |change: Value| json!({"managedSecret": {"restart": change}});
+    let identity = json!({"id": "i", "serviceAccountRef": {"name": "a"}});
     let jobs = |labels: Value| json!({"inject": {"jobs": [{"matchLabels": labels}]}});
     let many = |count: usize| {
         (0..count)
@@ -240,6 +241,31 @@ fn refusals() -> Vec<(Value, &'static str)> {
         ),
         (jobs(json!({})), "spec.inject.jobs[0].matchLabels"),
         (
+            json!({"doppler": {"identity": identity, "accessToken": {"valueFrom": key}}}),
+            "accessToken and identity exclude each other",
+        ),
+        (
+            json!({"doppler": {"identity": {"id": "i"}}}),
+            "spec.doppler.identity.serviceAccountRef",
+        ),
+        (
+            json!({"doppler": {"identity": {"id": "a b", "serviceAccountRef": {"name": "a"}}}}),
+            "spec.doppler.identity.id",
+        ),
+        (
+            json!({"doppler": {"identity": {"serviceAccountRef": {"name": "A"}}}}),
+            "spec.doppler.identity.serviceAccountRef.name",
+        ),
+        (
+            json!({"doppler": {"identity": {"serviceAccountRef": {"name": "a"}, "audiences": ["x", "dopplerPrefectBinding:flows:other"]}}}),
+            "remove audiences that begin with dopplerPrefectBinding:",
+        ),
+        // Without a block, the binding has to have the id.
+        (
+            json!({"prefect": null, "inject": null, "doppler": {"config": "dev", "identity": {"serviceAccountRef": {"name": "a"}}}}),
+            "the source of the Doppler project, config and token is missing",
+        ),
+        (
             json!({"inject": {"jobs": [{"optional": true}]}}),
             "spec.inject.jobs[0].matchLabels",
         ),
@@ -284,6 +310,10 @@ fn control_characters() -> Vec<(Value, &'static str)> {
                 (
                     json!({"doppler": {"accessToken": key("a", &name)}}),
                     "secretKeyRef.key",
+                ),
+                (
+                    json!({"doppler": {"identity": {"serviceAccountRef": {"name": "a"}, "audiences": [name]}}}),
+                    REMOVE,
                 ),
                 (json!({"managedSecret": {"allowReservedNames": [name]}}), REMOVE),
             ]

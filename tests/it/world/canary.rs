@@ -31,6 +31,22 @@ pub fn ensure_absent(place: &str, text: &str) -> Result<()> {
     Ok(())
 }
 
+/// Searches `text` for the secret part of tokens: the last one, after two dots or the prefix of
+/// Doppler's tokens. The others are the header and the claims of a service account's token.
+///
+/// # Errors
+/// If the text contains one.
+pub fn ensure_no_token(place: &str, text: &str, tokens: &[String]) -> Result<()> {
+    for token in tokens {
+        let (_, secret) = token.rsplit_once('.').unwrap_or(("", token));
+        if text.contains(secret) {
+            let prefix: String = token.chars().take(8).collect();
+            bail!("{place} shows a token that begins with {prefix}");
+        }
+    }
+    Ok(())
+}
+
 /// The canary in clear, and for each alignment the part of its base64 that does not depend on the
 /// neighbouring bytes.
 fn forms() -> [String; 4] {
@@ -42,6 +58,15 @@ fn forms() -> [String; 4] {
         text[if before == 0 { 0 } else { 4 }..].to_owned()
     };
     [CANARY.to_owned(), encoded(0), encoded(1), encoded(2)]
+}
+
+#[test]
+fn finds_the_secret_part_of_a_token() {
+    let tokens = ["dp.said.abcdef".to_owned(), "e30.e30.signature".to_owned()];
+    for text in ["x abcdef", "signature"] {
+        assert!(ensure_no_token("the value", text, &tokens).is_err());
+    }
+    ensure_no_token("other text", "dp.said. e30.e30", &tokens).unwrap();
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The chart, rendered for an operator that watches one or two namespaces.
 //!
 //! Input: the operator's namespace, the watched namespaces, and whether there are several replicas and
-//! an optional permission.
+//! an optional permission. The operator may request tokens of the service account [`ACCOUNT`].
 //! Output: the manifests as Helm renders them.
 //! Invariants: Helm renders each variant at most once for each process; the names are inserted
 //! afterwards.
@@ -13,6 +13,9 @@ use tokio::sync::OnceCell;
 const HOME: &str = "placeholder-operator";
 const WATCHED: &str = "placeholder-watched";
 const NEIGHBOUR: &str = "placeholder-neighbour";
+
+/// The service account in `identities.serviceAccounts`.
+pub const ACCOUNT: &str = "doppler-reader";
 
 /// The path of the chart.
 pub fn path() -> String {
@@ -73,7 +76,7 @@ pub async fn render(
             "--set",
             replicas,
             "--set",
-            &format!("runPods.watch={run_pods}"),
+            &format!("runPods.watch={run_pods},identities.serviceAccounts={{{ACCOUNT}}}"),
             "--set",
             &format!("rbac.restarts={restarts}"),
             "--set",

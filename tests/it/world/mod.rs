@@ -372,11 +372,15 @@ impl World {
 impl World {
     /// Searches everything that the operator wrote for the canary, and stops the operator.
     pub async fn finish(mut self) -> Result<()> {
+        let tokens = self.doppler.seen_identity_tokens();
         if let Some(operator) = &self.operator {
-            canary::ensure_absent("/metrics", &operator.metrics().await?)?;
+            let metrics = operator.metrics().await?;
+            canary::ensure_absent("/metrics", &metrics)?;
+            canary::ensure_no_token("/metrics", &metrics, &tokens)?;
         }
         for (place, text) in self.public_texts().await? {
             canary::ensure_absent(&place, &text)?;
+            canary::ensure_no_token(&place, &text, &tokens)?;
         }
         if self.operator.is_some() {
             self.stop_operator().await?;
@@ -401,6 +405,8 @@ impl World {
     fn search_log(&self) -> Result<()> {
         let log = self.log();
         canary::ensure_absent("the operator's log", &log)?;
+        let tokens = self.doppler.seen_identity_tokens();
+        canary::ensure_no_token("the operator's log", &log, &tokens)?;
         ensure!(
             !log.contains("panicked at"),
             "the operator panicked\n{}",

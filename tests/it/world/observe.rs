@@ -281,7 +281,7 @@ impl World {
 
     /// All texts of the namespace that users can read: metadata and status of bindings, metadata of
     /// Secrets, Events.
-    pub(super) async fn public_texts(&self) -> Result<Vec<(String, String)>> {
+    pub async fn public_texts(&self) -> Result<Vec<(String, String)>> {
         let mut texts = Vec::new();
         for binding in self.bindings().list(&ListParams::default()).await?.items {
             texts.push((

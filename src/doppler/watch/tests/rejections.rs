@@ -117,7 +117,7 @@ async fn an_invalid_token_is_not_sent() {
     let doppler = doppler();
     for token in ["", "canary\n", "can ary", "canär"] {
         let key = ConfigKey {
-            token: token.into(),
+            credential: token.into(),
             ..key(&doppler.url())
         };
         let Err(error) = client(LIMIT).watch(&key).await else {
