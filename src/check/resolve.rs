@@ -256,6 +256,9 @@ fn desired_secret(
     if let Some(note) = desired.proxy_note() {
         findings.note("proxy", &note);
     }
+    if let Some(note) = &desired.rename_note {
+        findings.note("rename", note);
+    }
     for key in &desired.excluded_keys {
         findings.note("excluded", &format!("{}: {}", key.name, key.reason));
     }

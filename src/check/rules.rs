@@ -5,6 +5,8 @@
 //! Invariants: pure. Every rule of the CRD has its function, and both agree: `tests/it/check.rs`
 //! compares them with the API server.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use crate::{crd::NO_CONFIG, inject::job_labels, printable::has_control};
@@ -29,7 +31,7 @@ const LABEL_VALUE: &str = "size(self) <= 63 && self.matches(";
 type Rule = fn(&Value) -> bool;
 
 /// Each rule, by a part of its text that no other rule has, in this order.
-const RULES: [(&str, Rule); 24] = [
+const RULES: [(&str, Rule); 25] = [
     ("self.all(text, text.matches(", |items| {
         items
             .as_array()
@@ -51,6 +53,15 @@ const RULES: [(&str, Rule); 24] = [
     }),
     (LABEL_VALUE, |value| job_labels::is_value(text(value))),
     ("self.matches(r'^[^\\p{Cc}", is_plain),
+    ("self[a] != self[b]", |map| {
+        let map = map.as_object();
+        let names: Vec<&str> = map
+            .into_iter()
+            .flat_map(|map| map.values().map(text))
+            .collect();
+        let distinct: BTreeSet<&&str> = names.iter().collect();
+        distinct.len() == names.len()
+    }),
     ("self.startsWith('https://') ||", |url| {
         let url = text(url);
         url.starts_with("https://") || url.starts_with("http://")

@@ -186,6 +186,7 @@ fn synced_condition(
             count(desired.data.len(), "key")
         );
         let message = with_note(&message, desired.proxy_note().as_deref());
+        let message = with_note(&message, desired.rename_note.as_deref());
         let message = with_note(&message, resolution.values_note.as_deref());
         ConditionUpdate::True(Reason::Synced, message)
     })

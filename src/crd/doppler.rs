@@ -4,11 +4,17 @@
 //! Output: its type and schema.
 //! Invariants: data only; the doc comments are the manual of the fields.
 
+use std::collections::BTreeMap;
+
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{identity::IdentitySpec, references::SecretKeySource};
+use super::{
+    content::{ConfigMetadata, rename_schema},
+    identity::IdentitySpec,
+    references::SecretKeySource,
+};
 
 /// The Doppler config to read, and the names to include. Each of `project`, `config` and
 /// `accessToken` overrides the block's value. With all three, the operator does not read the block.
@@ -60,6 +66,19 @@ pub struct DopplerSpec {
     /// Doppler's name transformer. Default: the names stay as they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name_transformer: Option<NameTransformer>,
+    /// What happens to `DOPPLER_PROJECT`, `DOPPLER_CONFIG` and `DOPPLER_ENVIRONMENT`, which Doppler
+    /// adds to every config. `Keep`: they are keys of the Secret. `Drop`: the operator excludes them.
+    /// Default: `Keep`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<ConfigMetadata>,
+    /// New names for single keys, such as `DATABASE_URL: SQLALCHEMY_URL`: left the name after
+    /// `nameTransformer`, right the key in the Secret. All renames happen at once, so that two keys can
+    /// swap their names. A key that has a new name already is excluded. A name that the config does not
+    /// have has no effect, and the condition says so. Reserved names need `allowReservedNames` as
+    /// everywhere. Default: none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "rename_schema")]
+    pub rename: BTreeMap<String, String>,
 }
 
 /// A Doppler token in a Secret.

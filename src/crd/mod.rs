@@ -7,6 +7,7 @@
 
 mod binding;
 mod binding_ref;
+mod content;
 mod doppler;
 mod entry_record;
 pub mod finalizer;
@@ -26,6 +27,7 @@ mod uid;
 
 pub use binding::{DopplerPrefectBinding, DopplerPrefectBindingSpec, crd_yaml};
 pub use binding_ref::BindingRef;
+pub use content::ConfigMetadata;
 pub use doppler::{AccessToken, DopplerSpec, NameTransformer};
 pub use entry_record::{
     ENTRIES_ANNOTATION, EntryRecord, InjectedEntry, MAX_ENTRIES, MAX_RECORD_BYTES, RecordedServer,

@@ -100,15 +100,22 @@ pub(super) fn loss<'a, I: IntoIterator<Item = &'a str> + Clone>(
     }
 }
 
+/// Whether it is one of the names that Doppler adds to every config, in any name transformer.
+#[must_use]
+pub fn is_metadata(name: &str) -> bool {
+    added_name(name).is_some()
+}
+
 fn added<'a>(names: impl IntoIterator<Item = &'a str>) -> BTreeSet<&'static str> {
-    let names = names.into_iter().filter_map(|name| {
-        let letters = name.chars().filter(char::is_ascii_alphanumeric);
-        let letters: String = letters.map(|letter| letter.to_ascii_lowercase()).collect();
-        let bare = letters.strip_prefix(PREFIX).unwrap_or(&letters);
-        let found = ADDED.into_iter().find(|(_, form)| *form == bare);
-        found.map(|(name, _)| name)
-    });
-    names.collect()
+    names.into_iter().filter_map(added_name).collect()
+}
+
+fn added_name(name: &str) -> Option<&'static str> {
+    let letters = name.chars().filter(char::is_ascii_alphanumeric);
+    let letters: String = letters.map(|letter| letter.to_ascii_lowercase()).collect();
+    let bare = letters.strip_prefix(PREFIX).unwrap_or(&letters);
+    let found = ADDED.into_iter().find(|(_, form)| *form == bare);
+    found.map(|(name, _)| name)
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ pub use credential::Credential;
 pub use error::DopplerError;
 pub use feed::{WatchStreams, watch_streams};
 pub use identity::{Identities, Identity, IdentityError, IdentityKey, RequestJwt, Revoker};
-pub use loss::{lost_names, missing_added};
+pub use loss::{is_metadata, lost_names, missing_added};
 pub use snapshot::Snapshot;
 pub use source::{Configs, configs};
 pub use sse::StreamEvent;

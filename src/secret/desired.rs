@@ -12,7 +12,8 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{
     content_hash::HashKey,
-    key_filter::{Exclusion, ForbiddenNames, InvalidGlob, KeyFilter, MAX_VARIABLE_BYTES, is_proxy},
+    key_filter::{ForbiddenNames, is_proxy},
+    keys::{KeysError, keys},
     metadata::{
         ADOPTED, BINDING, BINDING_UID, CONFIG, CONTENT_HASH, InvalidMetadata, PROJECT, annotations,
         labels,
@@ -86,6 +87,8 @@ pub struct Desired {
     /// Excluded names; those that are invalid or reserved come before those that the binding's
     /// globs exclude.
     pub excluded_keys: Vec<ExcludedKey>,
+    /// What to say of renames without effect.
+    pub rename_note: Option<String>,
 }
 
 impl Desired {
@@ -143,9 +146,9 @@ impl Desired {
 /// Why the Secret cannot exist.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
-    /// A glob has a syntax error.
+    /// The values do not become keys.
     #[error(transparent)]
-    Glob(#[from] InvalidGlob),
+    Keys(#[from] KeysError),
     /// A label or an annotation is invalid.
     #[error(transparent)]
     Metadata(#[from] InvalidMetadata),
@@ -175,7 +178,7 @@ impl SecretError {
     #[must_use]
     pub const fn reason(&self) -> Reason {
         match self {
-            Self::Glob(_) | Self::Metadata(_) => Reason::InvalidSpec,
+            Self::Keys(_) | Self::Metadata(_) => Reason::InvalidSpec,
             Self::TooLarge { .. } => Reason::SecretTooLarge,
         }
     }
@@ -203,26 +206,8 @@ pub fn desired(
     input: &DesiredInput<'_>,
     values: &BTreeMap<String, SecretString>,
 ) -> Result<Desired, SecretError> {
-    let filter = KeyFilter::new(input.doppler, input.managed, input.forbidden)?;
-    let mut data = BTreeMap::new();
-    let mut excluded: Vec<(Exclusion, &str)> = Vec::new();
-    for (name, value) in values {
-        match filter.exclusion(name) {
-            Some(why) => excluded.push((why, name)),
-            // No container starts with such a variable.
-            None if value.expose_secret().contains('\0') => {
-                excluded.push((Exclusion::NulByte, name));
-            }
-            None if name.len() + value.expose_secret().len() + 2 > MAX_VARIABLE_BYTES => {
-                excluded.push((Exclusion::TooLong, name));
-            }
-            None => {
-                data.insert(name.clone(), value.clone());
-            }
-        }
-    }
-    excluded.sort_unstable();
-
+    let keys = keys(input.doppler, input.managed, input.forbidden, values)?;
+    let data = keys.data;
     let labels = labels(input.managed)?;
     let content_hash = input.key.content_hash(input.binding_uid, &data);
     let own = [
@@ -250,13 +235,8 @@ pub fn desired(
         labels,
         annotations,
         content_hash,
-        excluded_keys: excluded
-            .into_iter()
-            .map(|(why, name)| ExcludedKey {
-                name: name.to_owned(),
-                reason: why.explanation(name),
-            })
-            .collect(),
+        excluded_keys: keys.excluded,
+        rename_note: keys.note,
     })
 }
 

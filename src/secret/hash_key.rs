@@ -96,6 +96,7 @@ fn key_secret(namespace: &str, key: &HashKey) -> Desired {
         removes_entries: false,
         content_hash: String::new(),
         excluded_keys: Vec::new(),
+        rename_note: None,
     }
 }
 

@@ -1,13 +1,13 @@
-//! Decides which names of a Doppler config become keys of the Secret.
+//! Decides which names may be keys of the Secret.
 //!
-//! Input: names from Doppler, after its name transformer, and the binding's filters.
+//! Input: the names of keys, after all renames, and the reserved names that the binding allows.
 //! Output: include the name, or why it is excluded and how to include it.
 //! Invariants: never sees a value; compares exactly, because names of environment variables are
 //! case-sensitive on Linux: `path` is an ordinary name, `PATH` is reserved.
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
-use crate::crd::{DopplerSpec, ManagedSecretSpec};
+use crate::crd::ManagedSecretSpec;
 
 /// Names that could break or take over the job pod: they choose what a program runs, loads or
 /// trusts. A `*` at the end matches any suffix.
@@ -125,8 +125,6 @@ impl ForbiddenNames {
 /// The filter of one binding.
 #[derive(Debug)]
 pub struct KeyFilter<'a> {
-    include: Option<GlobSet>,
-    exclude: GlobSet,
     allowed: &'a [String],
     forbidden: &'a ForbiddenNames,
 }
@@ -144,6 +142,10 @@ pub enum Exclusion {
     Forbidden,
     /// It is one of [`RESERVED`].
     Reserved,
+    /// `rename` gives its name to another key.
+    Replaced,
+    /// `metadata` drops it.
+    Metadata,
     /// No glob of `include` matches.
     NotIncluded,
     /// A glob of `exclude` matches.
@@ -167,6 +169,10 @@ impl Exclusion {
             Self::Reserved => format!(
                 "it could break or take over the job pod; add `{name}` to spec.managedSecret.allowReservedNames to include it"
             ),
+            Self::Replaced => "spec.doppler.rename gives its name to another key; rename it as well, to include it".to_owned(),
+            Self::Metadata => {
+                "spec.doppler.metadata drops it; set the field to Keep to include it".to_owned()
+            }
             Self::NotIncluded => {
                 "no glob of spec.doppler.include matches it; add a glob to include it".to_owned()
             }
@@ -180,38 +186,18 @@ impl Exclusion {
 
 impl<'a> KeyFilter<'a> {
     /// The filter of a binding.
-    ///
-    /// # Errors
-    /// If a glob has a syntax error.
-    pub fn new(
-        doppler: &DopplerSpec,
-        managed: &'a ManagedSecretSpec,
-        forbidden: &'a ForbiddenNames,
-    ) -> Result<Self, InvalidGlob> {
-        Ok(Self {
-            include: if doppler.include.is_empty() {
-                None
-            } else {
-                Some(globs("include", &doppler.include)?)
-            },
-            exclude: globs("exclude", &doppler.exclude)?,
+    #[must_use]
+    pub fn new(managed: &'a ManagedSecretSpec, forbidden: &'a ForbiddenNames) -> Self {
+        Self {
             allowed: &managed.allow_reserved_names,
             forbidden,
-        })
+        }
     }
 
     /// Why `name` is excluded. `None` if it is included.
     #[must_use]
     pub fn exclusion(&self, name: &str) -> Option<Exclusion> {
-        if self
-            .include
-            .as_ref()
-            .is_some_and(|globs| !globs.is_match(name))
-        {
-            Some(Exclusion::NotIncluded)
-        } else if self.exclude.is_match(name) {
-            Some(Exclusion::Excluded)
-        } else if !is_key(name) {
+        if !is_key(name) {
             Some(Exclusion::InvalidKey)
         } else if self.forbidden.0.is_match(name) {
             Some(Exclusion::Forbidden)
@@ -221,18 +207,6 @@ impl<'a> KeyFilter<'a> {
             None
         }
     }
-}
-
-fn globs(field: &'static str, patterns: &[String]) -> Result<GlobSet, InvalidGlob> {
-    let invalid = |glob: &str| InvalidGlob {
-        field,
-        glob: glob.to_owned(),
-    };
-    let mut set = GlobSetBuilder::new();
-    for pattern in patterns {
-        set.add(Glob::new(pattern).map_err(|_| invalid(pattern))?);
-    }
-    set.build().map_err(|_| invalid(&patterns.join(", ")))
 }
 
 fn is_reserved(name: &str) -> bool {

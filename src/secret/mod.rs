@@ -5,8 +5,9 @@
 //! Output: a POST, a JSON Patch guarded by resourceVersion, or nothing.
 //! Invariants: never lists or watches Secrets; never connects to Prefect or Doppler.
 //!
-//! Reading order: [`key_filter`] (which names are included), [`content_hash`] (keyed hash), [`metadata`],
-//! [`desired`](mod@desired) (the whole Secret, pure), [`observed`] (what the metadata of the
+//! Reading order: [`name_filter`] (which names the binding selects), [`rename`](mod@rename),
+//! [`key_filter`] (which names may be keys), [`keys`](mod@keys) (these three in order),
+//! [`content_hash`] (keyed hash), [`metadata`], [`desired`](mod@desired) (the whole Secret, pure), [`observed`] (what the metadata of the
 //! existing one shows), [`decide`](mod@decide) (what to do, pure), [`patch`] (how, pure),
 //! [`error`], [`client`] (the requests), [`hash_key`] (the installation's hash key).
 
@@ -17,9 +18,12 @@ pub mod desired;
 pub mod error;
 pub mod hash_key;
 pub mod key_filter;
+pub mod keys;
 pub mod metadata;
+pub mod name_filter;
 pub mod observed;
 pub mod patch;
+pub mod rename;
 
 pub use client::{FetchedSecret, SecretClient, WrittenSecret};
 pub use content_hash::HashKey;

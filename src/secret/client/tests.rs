@@ -132,6 +132,7 @@ fn desired_with(value: &str) -> Desired {
         owner: None,
         content_hash: String::new(),
         excluded_keys: Vec::new(),
+        rename_note: None,
         removes_entries: false,
     }
 }

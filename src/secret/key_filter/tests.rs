@@ -1,18 +1,12 @@
 use super::*;
 
-fn exclusion_of(
-    doppler: &DopplerSpec,
-    managed: &ManagedSecretSpec,
-    name: &str,
-) -> Option<Exclusion> {
-    let forbidden = ForbiddenNames::default();
-    let filter = KeyFilter::new(doppler, managed, &forbidden).unwrap();
-    filter.exclusion(name)
+fn exclusion_of(managed: &ManagedSecretSpec, name: &str) -> Option<Exclusion> {
+    KeyFilter::new(managed, &ForbiddenNames::default()).exclusion(name)
 }
 
 #[test]
 fn excludes_reserved_names_and_passes_ordinary_ones() {
-    let (doppler, managed) = (DopplerSpec::default(), ManagedSecretSpec::default());
+    let managed = ManagedSecretSpec::default();
     for name in [
         "PATH",
         "HOME",
@@ -57,7 +51,7 @@ fn excludes_reserved_names_and_passes_ordinary_ones() {
         "PAGER",
     ] {
         assert_eq!(
-            exclusion_of(&doppler, &managed, name),
+            exclusion_of(&managed, name),
             Some(Exclusion::Reserved),
             "{name}"
         );
@@ -81,7 +75,7 @@ fn excludes_reserved_names_and_passes_ordinary_ones() {
         "HTTP_PROXY",
         "JAVA_HOME",
     ] {
-        assert_eq!(exclusion_of(&doppler, &managed, name), None, "{name}");
+        assert_eq!(exclusion_of(&managed, name), None, "{name}");
     }
 }
 
@@ -91,23 +85,21 @@ fn passes_a_reserved_name_allowed_by_its_exact_name() {
         allow_reserved_names: vec!["PYTHONPATH".into(), "PREFECT_*".into()],
         ..Default::default()
     };
-    let doppler = DopplerSpec::default();
-    assert_eq!(exclusion_of(&doppler, &managed, "PYTHONPATH"), None);
+    assert_eq!(exclusion_of(&managed, "PYTHONPATH"), None);
     assert_eq!(
-        exclusion_of(&doppler, &managed, "PREFECT_API_KEY"),
+        exclusion_of(&managed, "PREFECT_API_KEY"),
         Some(Exclusion::Reserved)
     );
 }
 
 #[test]
 fn forbidden_name_cannot_be_allowed() {
-    let doppler = DopplerSpec::default();
     let managed = ManagedSecretSpec {
         allow_reserved_names: vec!["LD_PRELOAD".into(), "PYTHONPATH".into(), "AWS_KEY".into()],
         ..Default::default()
     };
     let forbidden = ForbiddenNames::parse(&["LD_*".into(), "AWS_*".into()]).unwrap();
-    let filter = KeyFilter::new(&doppler, &managed, &forbidden).unwrap();
+    let filter = KeyFilter::new(&managed, &forbidden);
     for (name, exclusion) in [
         ("LD_PRELOAD", Some(Exclusion::Forbidden)),
         ("AWS_KEY", Some(Exclusion::Forbidden)),
@@ -159,52 +151,12 @@ fn excludes_invalid_keys_even_if_allowed() {
         long.as_str(),
     ] {
         assert_eq!(
-            exclusion_of(&DopplerSpec::default(), &managed, name),
+            exclusion_of(&managed, name),
             Some(Exclusion::InvalidKey),
             "{name}"
         );
     }
-    assert_eq!(
-        exclusion_of(&DopplerSpec::default(), &managed, &long[1..]),
-        None
-    );
-}
-
-#[test]
-fn applies_include_then_exclude() {
-    let doppler = DopplerSpec {
-        include: vec!["DB_*".into(), "{API,APP}_KEY".into()],
-        exclude: vec!["*_OLD".into()],
-        ..Default::default()
-    };
-    let managed = ManagedSecretSpec::default();
-    assert_eq!(exclusion_of(&doppler, &managed, "DB_URL"), None);
-    assert_eq!(exclusion_of(&doppler, &managed, "APP_KEY"), None);
-    assert_eq!(
-        exclusion_of(&doppler, &managed, "OTHER"),
-        Some(Exclusion::NotIncluded)
-    );
-    assert_eq!(
-        exclusion_of(&doppler, &managed, "DB_OLD"),
-        Some(Exclusion::Excluded)
-    );
-}
-
-#[test]
-fn names_an_invalid_glob() {
-    let doppler = DopplerSpec {
-        exclude: vec!["A[".into()],
-        ..Default::default()
-    };
-    let managed = ManagedSecretSpec::default();
-    let forbidden = ForbiddenNames::default();
-    let error = KeyFilter::new(&doppler, &managed, &forbidden).unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .starts_with("`A[` in spec.doppler.exclude"),
-        "{error}"
-    );
+    assert_eq!(exclusion_of(&managed, &long[1..]), None);
 }
 
 #[test]
@@ -213,6 +165,8 @@ fn explanations_say_how_to_include_the_key() {
         Exclusion::InvalidKey,
         Exclusion::Forbidden,
         Exclusion::Reserved,
+        Exclusion::Replaced,
+        Exclusion::Metadata,
         Exclusion::NotIncluded,
         Exclusion::Excluded,
     ] {

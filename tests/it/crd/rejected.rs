@@ -171,6 +171,15 @@ fn refusals() -> Vec<(Value, &'static str)> {
             json!({"doppler": {"nameTransformer": "shouting"}}),
             "upper-camel",
         ),
+        (json!({"doppler": {"metadata": "Hide"}}), "Drop"),
+        (
+            json!({"doppler": {"rename": {"A": "X", "B": "X"}}}),
+            "two names get the same new name: give each name one of its own",
+        ),
+        (
+            json!({"doppler": {"rename": {"A": "a b"}}}),
+            "spec.doppler.rename.A",
+        ),
         (
             json!({"managedSecret": {"name": "My_Secret"}}),
             "spec.managedSecret.name",

@@ -2,6 +2,7 @@
 
 mod content;
 mod life;
+mod names;
 mod owner;
 mod repair;
 
