@@ -277,6 +277,11 @@ reasons! {
     EmptyAnswer, Retry,
         "The Secret keeps its last good values.",
         "If the config should not be empty, check it in Doppler, and check `include` and `exclude`.";
+    /// `spec.doppler.onConflict` is `Refuse`, and two configs have the same name, or a rename gives a
+    /// key the name of another one. The message names the keys and the configs.
+    KeyConflict, WaitForChange,
+        "The Secret keeps its last good values.",
+        "Set `prefix` or `exclude` in an item of `spec.doppler.configs`, choose another name in `rename`, or set `onConflict` to `Later`.";
     /// The values do not fit into a Kubernetes Secret (1 MiB).
     SecretTooLarge, WaitForChange,
         "The Secret keeps its last good values.",

@@ -5,11 +5,15 @@
 //! Invariants: it reads no clock and sends no request. The JSON of a status takes at most 64 KiB,
 //! whatever names upstreams and authors choose.
 
+use std::fmt;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde::Serialize;
 
 use crate::{
-    crd::{DopplerPrefectBindingStatus, ExcludedKey, InjectedEntry, WorkPoolStatus},
+    crd::{
+        DopplerPrefectBindingStatus, ExcludedKey, InjectedEntry, ResolvedConfig, WorkPoolStatus,
+    },
     failure::Failure,
     printable::{self, MAX_MESSAGE_BYTES, one_line},
     reason::Reason,
@@ -88,8 +92,8 @@ pub struct Outcome {
     pub restarted: Option<ConditionUpdate>,
     /// Whether the binding is suspended.
     pub suspended: bool,
-    /// The resolved project and config. None if they were not resolved.
-    pub resolved: Option<(String, String)>,
+    /// The resolved configs. None if they were not resolved.
+    pub resolved: Option<ResolvedConfigs>,
     /// Name of the Secret.
     pub secret_name: String,
     /// The Secret that the admission policy adds to Jobs, if any.
@@ -106,6 +110,45 @@ pub struct Outcome {
     pub entries: Vec<InjectedEntry>,
     /// What a binding that is being deleted waits for.
     pub deleting: Option<String>,
+}
+
+/// The configs whose values the Secret holds, each with project and config.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResolvedConfigs {
+    /// In the order of the spec. Project and config of the status are those of the last one.
+    pub configs: Vec<(String, String)>,
+    /// Whether the status lists them.
+    pub are_listed: bool,
+}
+
+impl fmt::Display for ResolvedConfigs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.configs.iter().map(|(project, config)| {
+            let (project, config) = (printable::name(project), printable::name(config));
+            format!("{project}/{config}")
+        });
+        f.write_str(&names.collect::<Vec<_>>().join(", "))
+    }
+}
+
+/// The configs of the last status, as [`ResolvedConfigs`] displays them. None if they were not
+/// resolved.
+#[must_use]
+pub fn resolved_before(status: &DopplerPrefectBindingStatus) -> Option<String> {
+    let last = format!(
+        "{}/{}",
+        status.project.as_deref()?,
+        status.config.as_deref()?
+    );
+    let listed = status.configs.iter();
+    let listed: Vec<String> = listed
+        .map(|of| format!("{}/{}", of.project, of.config))
+        .collect();
+    Some(if listed.is_empty() {
+        last
+    } else {
+        listed.join(", ")
+    })
 }
 
 /// Whether the condition `type_` is True.
@@ -142,13 +185,17 @@ pub fn status(
         conditions.push(updated(RESTARTED, restarted));
     }
     after.conditions = conditions;
-    if let Some((project, config)) = &outcome.resolved {
-        after.project = Some(printable::name(project));
-        after.config = Some(printable::name(config));
+    let mut room = Room(MAX_LISTS_BYTES);
+    if let Some(resolved) = &outcome.resolved {
+        let last = resolved.configs.last();
+        after.project = last.map(|(project, _)| printable::name(project));
+        after.config = last.map(|(_, config)| printable::name(config));
+        after.configs = listed_configs(resolved);
     }
+    // At most 16, so that all of them fit.
+    after.configs.retain(|config| room.take(config));
     after.secret_name = Some(printable::name(&outcome.secret_name));
     after.job_secret_name.clone_from(&outcome.job_secret);
-    let mut room = Room(MAX_LISTS_BYTES);
     after.work_pools = listed_pools(&outcome.pools, &mut room);
     if let Some(content) = &outcome.content {
         if after.content_hash.as_ref() != Some(&content.hash) {
@@ -178,6 +225,16 @@ pub fn conditions_only(status: DopplerPrefectBindingStatus) -> DopplerPrefectBin
         work_pools: Vec::new(),
         ..status
     }
+}
+
+/// The configs that the status lists.
+fn listed_configs(resolved: &ResolvedConfigs) -> Vec<ResolvedConfig> {
+    let configs = resolved.configs.iter().filter(|_| resolved.are_listed);
+    let listed = configs.map(|(project, config)| ResolvedConfig {
+        project: printable::name(project),
+        config: printable::name(config),
+    });
+    listed.collect()
 }
 
 /// What is left for the lists of a status, in bytes of JSON.

@@ -11,14 +11,15 @@ use kube::ResourceExt;
 use super::{context::CheckContext, findings::Findings};
 use crate::{
     controller::{
-        connect::{self, build_connection, check_service, override_block, resolve_overrides},
+        config_sources::{self, Overrides, name_of},
+        connect::{build_connection, check_service, config_key},
         service_types::ServiceError,
     },
     crd::{BindingRef, DopplerPrefectBinding},
     doppler::{ConfigKey, Download, Snapshot},
     prefect::{Connection, block::BlockFields},
     printable::count,
-    secret::{Desired, DesiredInput, desired},
+    secret::{Desired, DesiredInput, SourceValues, desired, merge::Collision},
     upstream::limiter::ReadRequest,
 };
 
@@ -52,38 +53,39 @@ async fn read(
         None => None,
     };
     let overrides = overrides(context, binding, findings).await?;
-    let fields = match &connection {
+    let block = match &connection {
         Some(connection) if !overrides.missing().is_empty() => {
-            let block = read_block(context, binding, connection, findings).await?;
-            match override_block(block, overrides, context.block_overrides) {
-                Ok(fields) => fields,
-                Err(failure) => {
-                    let text = format!("{}: {}", failure.reason, failure.message);
-                    findings.fail("block", &text);
-                    return None;
-                }
-            }
+            read_block(context, binding, connection, findings).await?
         }
-        _ => overrides,
+        _ => BlockFields::default(),
     };
-    let config = config_key(context, binding, fields, findings)?;
-    let snapshot = match context
-        .doppler
-        .download(&config, None, &ReadRequest::interactive())
-        .await
-    {
-        Ok(Download::Changed(snapshot)) => snapshot,
-        Ok(Download::Unchanged) => return None,
-        Err(error) => {
-            findings.fail("Doppler", &format!("{}: {error}", error.reason()));
-            return None;
-        }
-    };
-    let desired = desired_secret(context, binding, &config, &snapshot, findings)?;
+    let configs = config_keys(context, binding, &block, &overrides, findings)?;
+    let mut snapshots = Vec::with_capacity(configs.len());
+    for config in &configs {
+        snapshots.push(download(context, config, findings).await?);
+    }
+    let desired = desired_secret(context, binding, &configs, &snapshots, findings)?;
     Some(Resolved {
         connection,
         desired,
     })
+}
+
+/// Downloads a config once.
+async fn download(
+    context: &CheckContext,
+    config: &ConfigKey,
+    findings: &mut Findings,
+) -> Option<Snapshot> {
+    let request = ReadRequest::interactive();
+    match context.doppler.download(config, None, &request).await {
+        Ok(Download::Changed(snapshot)) => Some(snapshot),
+        Ok(Download::Unchanged) => None,
+        Err(error) => {
+            findings.fail("Doppler", &format!("{}: {error}", error.reason()));
+            None
+        }
+    }
 }
 
 async fn connect(
@@ -134,14 +136,14 @@ async fn connect(
     }
 }
 
-/// The fields that the binding sets itself.
+/// What the binding sets itself.
 async fn overrides(
     context: &CheckContext,
     binding: &DopplerPrefectBinding,
     findings: &mut Findings,
-) -> Option<BlockFields> {
+) -> Option<Overrides> {
     let namespace = binding.namespace().unwrap_or_default();
-    let overrides = resolve_overrides(
+    let overrides = Overrides::resolve(
         &context.key_refs,
         &context.objects,
         &namespace,
@@ -187,41 +189,43 @@ async fn read_block(
     }
 }
 
-fn config_key(
+fn config_keys(
     context: &CheckContext,
     binding: &DopplerPrefectBinding,
-    fields: BlockFields,
+    block: &BlockFields,
+    overrides: &Overrides,
     findings: &mut Findings,
-) -> Option<ConfigKey> {
-    let complete = match fields.complete() {
-        Ok(complete) => complete,
-        Err(error) => {
-            findings.fail("block", &format!("{}: {error}", error.reason()));
-            return None;
+) -> Option<Vec<ConfigKey>> {
+    let (hosts, doppler) = (&context.hosts.doppler, &binding.spec.doppler);
+    let (identities, named) = (&context.identities, BindingRef::of(binding));
+    let policy = context.block_overrides;
+    let key_of = |fields| config_key(hosts, identities, &named, doppler, fields);
+    match config_sources::config_keys(doppler, block, overrides, policy, key_of) {
+        Ok(keys) => {
+            findings.ok("block", &names_of(&keys));
+            Some(keys)
         }
-    };
-    findings.ok(
-        "block",
-        &format!("project {}, config {}", complete.project, complete.config),
-    );
-    let named = BindingRef::of(binding);
-    let (hosts, identities) = (&context.hosts.doppler, &context.identities);
-    match connect::config_key(hosts, identities, &named, &binding.spec.doppler, complete) {
-        Ok(key) => Some(key),
-        // `validate` reports a host that is not a URL or not allowed.
         Err(failure) => {
             let text = format!("{}: {}", failure.reason, failure.message);
-            findings.fail("Doppler", &text);
+            findings.fail("block", &text);
             None
         }
     }
 }
 
+fn names_of(configs: &[ConfigKey]) -> String {
+    if let [key] = configs {
+        return format!("project {}, config {}", key.project, key.config);
+    }
+    let names = configs.iter().map(|key| name_of(&key.project, &key.config));
+    format!("configs {}", names.collect::<Vec<_>>().join(", "))
+}
+
 fn desired_secret(
     context: &CheckContext,
     binding: &DopplerPrefectBinding,
-    config: &ConfigKey,
-    snapshot: &Snapshot,
+    configs: &[ConfigKey],
+    snapshots: &[Snapshot],
     findings: &mut Findings,
 ) -> Option<Desired> {
     let input = DesiredInput {
@@ -231,11 +235,19 @@ fn desired_secret(
         doppler: &binding.spec.doppler,
         managed: &binding.spec.managed_secret,
         forbidden: &context.forbidden_names,
-        project: &config.project,
-        config: &config.config,
         key: &context.hash_key,
     };
-    let desired = match desired(&input, snapshot.values()) {
+    let items = binding.spec.doppler.configs.iter().map(Some);
+    let sources = configs.iter().zip(snapshots).zip(items.chain([None]));
+    let sources: Vec<SourceValues<'_>> = sources
+        .map(|((key, snapshot), item)| SourceValues {
+            project: &key.project,
+            config: &key.config,
+            item,
+            values: snapshot.values(),
+        })
+        .collect();
+    let desired = match desired(&input, &sources) {
         Ok(desired) => desired,
         Err(error) => {
             findings.fail("Secret", &format!("{}: {error}", error.reason()));
@@ -243,16 +255,27 @@ fn desired_secret(
         }
     };
     let names: Vec<&str> = desired.data.keys().map(String::as_str).collect();
+    let gives = if configs.len() == 1 { "gives" } else { "give" };
     findings.ok(
         "Doppler",
         &format!(
-            "project {}, config {} gives {}: {}",
-            config.project,
-            config.config,
+            "{} {gives} {}: {}",
+            names_of(configs),
             count(names.len(), "key"),
             names.join(", ")
         ),
     );
+    for Collision {
+        name,
+        earlier,
+        later,
+    } in &desired.collisions
+    {
+        let text = format!(
+            "{name}: spec.doppler.configs[{later}] comes after spec.doppler.configs[{earlier}]"
+        );
+        findings.note("overridden", &text);
+    }
     if let Some(note) = desired.proxy_note() {
         findings.note("proxy", &note);
     }

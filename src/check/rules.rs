@@ -31,7 +31,7 @@ const LABEL_VALUE: &str = "size(self) <= 63 && self.matches(";
 type Rule = fn(&Value) -> bool;
 
 /// Each rule, by a part of its text that no other rule has, in this order.
-const RULES: [(&str, Rule); 25] = [
+const RULES: [(&str, Rule); 26] = [
     ("self.all(text, text.matches(", |items| {
         items
             .as_array()
@@ -116,13 +116,21 @@ const RULES: [(&str, Rule); 25] = [
     ("has(self.prefect) || (has(self.doppler) &&", |spec| {
         has(spec, "prefect")
             || spec.get("doppler").is_some_and(|doppler| {
-                let names = ["project", "config"];
-                let has_id = doppler
-                    .get("identity")
-                    .is_some_and(|identity| has(identity, "id"));
-                names.iter().all(|field| has(doppler, field))
-                    && (has(doppler, "accessToken") || has_id)
+                let all_have = |names: &[&str]| names.iter().all(|field| has(doppler, field));
+                let identity = doppler.get("identity");
+                let has_id = identity.is_some_and(|identity| has(identity, "id"));
+                let has_credential = has_id || all_have(&["accessToken"]);
+                match doppler.get("configs").and_then(Value::as_array) {
+                    Some(items) => {
+                        has_credential || items.iter().all(|item| has(item, "accessToken"))
+                    }
+                    None => has_credential && all_have(&["project", "config"]),
+                }
             })
+    }),
+    ("size(self.configs) == 0 ||", |doppler| {
+        let configs = doppler.get("configs").and_then(Value::as_array);
+        configs.is_none_or(Vec::is_empty) || !(has(doppler, "project") || has(doppler, "config"))
     }),
     ("self.metadata.name) != 'none'", |binding| {
         let named = binding.pointer("/spec/managedSecret/name");

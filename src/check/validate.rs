@@ -4,8 +4,6 @@
 //! Output: findings about its spec.
 //! Invariants: pure. [`super::schema`] has applied the CRD before.
 
-use std::collections::BTreeMap;
-
 use kube::ResourceExt;
 use url::Url;
 
@@ -106,11 +104,9 @@ fn validate_secret(binding: &DopplerPrefectBinding, namespace: &str, findings: &
         managed: &binding.spec.managed_secret,
         // Without values, no name is forbidden.
         forbidden: &ForbiddenNames::default(),
-        project: "",
-        config: "",
         key: &HashKey::generate(),
     };
-    if let Err(error) = desired(&input, &BTreeMap::new()) {
+    if let Err(error) = desired(&input, &[]) {
         findings.fail("spec", &error.to_string());
     }
 }

@@ -50,7 +50,7 @@ pub fn check_text_fields(spec: &DopplerPrefectBindingSpec) -> Result<(), Failure
     }
 }
 
-/// All keys that the binding references.
+/// The keys that the binding references, apart from those of `spec.doppler.configs`.
 #[must_use]
 pub fn key_references(binding: &DopplerPrefectBinding) -> Vec<KeyReference> {
     let namespace = binding.namespace().unwrap_or_default();
@@ -181,10 +181,7 @@ pub async fn resolve_overrides(
     doppler: &DopplerSpec,
 ) -> Result<BlockFields, Failure> {
     let access_token = match access_token_reference(namespace, doppler) {
-        Some(reference) => {
-            let token = resolver.resolve(objects, &reference).await?;
-            Some(trimmed(&token))
-        }
+        Some(reference) => Some(resolve_token(resolver, objects, &reference).await?),
         None => None,
     };
     Ok(BlockFields {
@@ -196,9 +193,17 @@ pub async fn resolve_overrides(
     })
 }
 
-/// A token without the line break that often ends the file it comes from.
-fn trimmed(token: &SecretString) -> SecretString {
-    token.expose_secret().trim().into()
+/// A token, without the line break that often ends the file it comes from.
+///
+/// # Errors
+/// If the reference cannot be resolved.
+pub async fn resolve_token(
+    resolver: &KeyRefs,
+    objects: &ObjectCache,
+    reference: &KeyReference,
+) -> Result<SecretString, Failure> {
+    let token = resolver.resolve(objects, reference).await?;
+    Ok(token.expose_secret().trim().into())
 }
 
 /// The key of the Doppler config.

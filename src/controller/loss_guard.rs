@@ -10,6 +10,7 @@
 use tokio::time::Instant;
 
 use super::{
+    config_sources::name_of,
     pass::Pass,
     resolution::{LastGood, Resolution},
 };
@@ -18,6 +19,7 @@ use crate::{
     failure::Failure,
     reason::Reason,
     secret::Desired,
+    status::resolved_before,
 };
 
 /// A later read confirms an answer after this part of the poll interval.
@@ -83,18 +85,20 @@ async fn compare_with_secret(
         return Ok(());
     }
     let before = || fetched.content.keys().map(String::as_str);
-    let missing = missing_added(before(), values.snapshot.names());
-    if !missing.is_empty() {
-        let message = format!(
-            "the answer of Doppler has no {}, which every config has and Secret {} holds: check that spec.doppler.host is Doppler's API",
-            missing.join(", "),
-            desired.name
-        );
-        return Err(Failure::new(Reason::ConfigIncomplete, message));
+    for of in values.configs.iter() {
+        let missing = missing_added(before(), of.snapshot.names());
+        if !missing.is_empty() {
+            let message = format!(
+                "the answer of Doppler for {} has no {}, which every config has and Secret {} holds: check that spec.doppler.host is Doppler's API",
+                name_of(&of.project, &of.config),
+                missing.join(", "),
+                desired.name
+            );
+            return Err(Failure::new(Reason::ConfigIncomplete, message));
+        }
     }
     let is_same_source = pass.last_status().is_some_and(|status| {
-        status.project.as_deref() == Some(&values.project)
-            && status.config.as_deref() == Some(&values.config)
+        resolved_before(status).as_deref() == Some(values.resolved().to_string().as_str())
             && status.observed_generation == pass.binding.metadata.generation
     });
     match lost_names(before(), desired.data.keys().map(String::as_str)) {
@@ -114,8 +118,8 @@ fn confirm(pass: &mut Pass<'_>, resolution: &Resolution, failure: Failure) -> Re
     let now = Instant::now();
     let since = pass.update_state(|state| *state.loss_since.get_or_insert(now));
     let is_later = now.saturating_duration_since(since) >= pass.interval().mul_f64(MIN_INTERVAL);
-    let snapshot = resolution.last_good.as_ref().map(|values| &values.snapshot);
-    let is_confirmed = snapshot.is_some_and(|snapshot| snapshot.is_confirmed());
+    let values = resolution.last_good.as_ref();
+    let is_confirmed = values.is_some_and(LastGood::is_confirmed);
     if is_confirmed || (is_later && resolution.consecutive_reads >= 2) {
         return accept(pass);
     }

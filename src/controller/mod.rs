@@ -13,6 +13,7 @@ pub mod admission_policy;
 pub mod apply_secret;
 pub mod binding_state;
 pub mod cleanup;
+pub mod config_sources;
 pub mod connect;
 pub mod context;
 pub mod credential;

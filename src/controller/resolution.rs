@@ -11,25 +11,69 @@ use tokio::time::Instant;
 
 use super::requeue::Requeue;
 use crate::{
+    crd::ConfigSource,
     doppler::Snapshot,
     failure::Failure,
     prefect::Connection,
     reason::{Class, Reason},
-    status::ConditionUpdate,
+    secret::SourceValues,
+    status::{ConditionUpdate, ResolvedConfigs},
     upstream::{poller::PollState, subscription::FeedState},
 };
 
 /// The last good values of a binding.
 #[derive(Clone)]
 pub struct LastGood {
+    /// The configs from which they were read, in the order of the spec: at least one.
+    pub configs: Arc<[ConfigValues]>,
+    /// Distinguishes the source from which they were read: the configs, their tokens and the
+    /// transformer.
+    pub source: u64,
+}
+
+/// The last good values of one config.
+pub struct ConfigValues {
     /// Doppler project.
     pub project: String,
     /// Doppler config.
     pub config: String,
-    /// Its values.
+    /// The item of `spec.doppler.configs` for which they were read. Most bindings have none.
+    pub item: Option<Box<ConfigSource>>,
+    /// The values.
     pub snapshot: Arc<Snapshot>,
-    /// Distinguishes the source from which they were read: the config, its token and transformer.
-    pub source: u64,
+}
+
+impl LastGood {
+    /// What the Secret is built from.
+    #[must_use]
+    pub fn sources(&self) -> Vec<SourceValues<'_>> {
+        let configs = self.configs.iter();
+        let sources = configs.map(|of| SourceValues {
+            project: &of.project,
+            config: &of.config,
+            item: of.item.as_deref(),
+            values: of.snapshot.values(),
+        });
+        sources.collect()
+    }
+
+    /// What the status says of the configs.
+    #[must_use]
+    pub fn resolved(&self) -> ResolvedConfigs {
+        let configs = self.configs.iter();
+        ResolvedConfigs {
+            configs: configs
+                .map(|of| (of.project.clone(), of.config.clone()))
+                .collect(),
+            are_listed: self.configs.iter().any(|of| of.item.is_some()),
+        }
+    }
+
+    /// Whether a later read confirmed of each config that most of its names are gone.
+    #[must_use]
+    pub fn is_confirmed(&self) -> bool {
+        self.configs.iter().all(|of| of.snapshot.is_confirmed())
+    }
 }
 
 /// The stage at which the resolution of newer values fails.
@@ -118,22 +162,31 @@ impl Resolution {
 
     /// Records the poll state of a source, and returns its value.
     pub fn record_poll<V>(&mut self, stage: Stage, poll_state: &PollState<V>) -> Option<Arc<V>> {
-        match &poll_state.failure {
-            Some(failure) => {
-                let failing_for = poll_state.failing_for(Instant::now());
-                self.record_failure(stage, failure.clone(), failing_for);
-            }
-            None if poll_state.value.is_none() => {
-                self.pending = true;
-                self.overdue |= poll_state.overdue;
-            }
-            None => {}
+        if let Some(failure) = &poll_state.failure {
+            let failing_for = poll_state.failing_for(Instant::now());
+            self.record_failure(stage, failure.clone(), failing_for);
+        }
+        self.record_answer(stage, poll_state)
+    }
+
+    /// Like [`Self::record_poll`], without the failure.
+    pub fn record_answer<V>(&mut self, stage: Stage, poll_state: &PollState<V>) -> Option<Arc<V>> {
+        if poll_state.failure.is_none() && poll_state.value.is_none() {
+            self.pending = true;
+            self.overdue |= poll_state.overdue;
         }
         let note = match stage {
             Stage::Block => &mut self.block_note,
             Stage::Config => &mut self.values_note,
         };
-        *note = note_of(poll_state);
+        if let Some(more) = note_of(poll_state) {
+            match note {
+                // Configs of one token have the same note.
+                Some(note) if note.contains(&more) => {}
+                Some(note) => *note = format!("{note}; {more}"),
+                None => *note = Some(more),
+            }
+        }
         if let Some(sent_at) = poll_state.sent_at {
             let others = self.current_as_of.unwrap_or(sent_at);
             self.current_as_of = Some(others.min(sent_at));

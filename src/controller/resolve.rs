@@ -15,23 +15,22 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    connect::{
-        build_connection, check_service, check_text_fields, config_key, key_references,
-        override_block, resolve_overrides,
-    },
+    config_sources::{Overrides, all_key_references, config_keys, of_config, resolved_text},
+    connect::{build_connection, check_service, check_text_fields, config_key, doppler_host},
     object_cache::{ObjectKey, ReferenceKind},
     pass::Pass,
-    resolution::{LastGood, Resolution, Stage},
+    resolution::{ConfigValues, LastGood, Resolution, Stage},
 };
 use crate::{
-    crd::PrefectSpec,
-    doppler::ConfigKey,
+    crd::{ConfigSource, PrefectSpec},
+    doppler::{ConfigKey, Snapshot},
     failure::Failure,
     prefect::{
         BlockKey, Connection,
         block::{BlockFields, Field},
     },
-    reason::Reason,
+    reason::{Class, Reason},
+    upstream::poller::PollState,
 };
 
 /// Wait before a key that the API server did not return is read again.
@@ -64,32 +63,84 @@ pub async fn resolve(pass: &Pass<'_>) -> Resolution {
             return resolution;
         }
     };
-    // Without a key, the poller goes on with the last config: the block may come back as it was.
-    if let Some(key) = resolve_config_key(pass, overrides, &mut resolution) {
-        let configs = &pass.context.configs;
-        let state = configs.subscribe(pass.key, &key, pass.interval());
-        let snapshot = resolution.record_poll(Stage::Config, &state);
-        let source = hash_of(&key);
-        resolution.last_good = snapshot.map(|snapshot| LastGood {
-            source,
-            project: key.project,
-            config: key.config,
-            snapshot,
-        });
-        resolution.consecutive_reads = state.unchanged_reads;
+    // Without keys, the pollers go on with the last configs: the block may come back as it was.
+    if let Some(keys) = resolve_config_keys(pass, &overrides, &mut resolution) {
+        read_configs(pass, keys, &mut resolution);
     }
     if let Some(values) = &resolution.last_good {
         pass.update_state(|state| state.last_good = Some(values.clone()));
-    } else if !resolution.pending {
+    } else if !resolution.pending || resolution.failure.is_some() {
         resolution.last_good = last_good(pass);
         resolution.consecutive_reads = 0;
     }
     resolution
 }
 
-fn hash_of(key: &ConfigKey) -> u64 {
+/// Reads the values of the configs from their pollers. Of several configs, there are no newer values
+/// before each has been read, and while one fails: the Secret never holds a part of them.
+fn read_configs(pass: &Pass<'_>, keys: Vec<ConfigKey>, resolution: &mut Resolution) {
+    let configs = &pass.context.configs;
+    let states = configs.subscribe_all(pass.key, &keys, pass.interval());
+    let items = &pass.binding.spec.doppler.configs;
+    record_failures(items, &keys, &states, resolution);
+    let mut snapshots = Vec::with_capacity(states.len());
+    for state in &states {
+        snapshots.extend(resolution.record_answer(Stage::Config, state));
+    }
+    let source = hash_of(&keys);
+    let one_fails = states.iter().any(|state| state.failure.is_some());
+    if snapshots.len() < keys.len() || (one_fails && !items.is_empty()) {
+        return;
+    }
+    let reads = states.iter().map(|state| state.unchanged_reads);
+    resolution.consecutive_reads = reads.min().unwrap_or_default();
+    let items = items
+        .iter()
+        .map(|item| Some(Box::new(item.clone())))
+        .chain([None]);
+    let values = keys.into_iter().zip(snapshots).zip(items);
+    let values = values.map(|((key, snapshot), item)| ConfigValues {
+        project: key.project,
+        config: key.config,
+        item,
+        snapshot,
+    });
+    resolution.last_good = Some(LastGood {
+        configs: values.collect(),
+        source,
+    });
+}
+
+/// Records the failures of the configs, those that need a change first. The message names the config,
+/// if there are several.
+fn record_failures(
+    items: &[ConfigSource],
+    keys: &[ConfigKey],
+    states: &[PollState<Snapshot>],
+    resolution: &mut Resolution,
+) {
+    let now = Instant::now();
+    let failing = keys.iter().zip(states).enumerate();
+    let failing = failing.filter_map(|(at, (key, state))| {
+        let failure = state.failure.as_ref()?;
+        let failure = if items.is_empty() {
+            failure.clone()
+        } else {
+            of_config(failure, at, key)
+        };
+        Some((failure, state.failing_for(now)))
+    });
+    let needs_change =
+        |(failure, _): &(Failure, Duration)| failure.reason.class() == Class::WaitForChange;
+    let (first, others): (Vec<_>, Vec<_>) = failing.partition(needs_change);
+    for (failure, failing_for) in first.into_iter().chain(others) {
+        resolution.record_failure(Stage::Config, failure, failing_for);
+    }
+}
+
+fn hash_of(keys: &[ConfigKey]) -> u64 {
     let mut hasher = DefaultHasher::new();
-    key.hash(&mut hasher);
+    keys.hash(&mut hasher);
     hasher.finish()
 }
 
@@ -104,7 +155,7 @@ pub fn track_objects(pass: &Pass<'_>) {
     // The newest status, as the other steps read it: a Secret of an earlier name that is still tracked
     // would not count as left.
     let status = pass.last_status();
-    let referenced = key_references(binding)
+    let referenced = all_key_references(binding)
         .into_iter()
         .map(|reference| reference.object);
     let entries = pass.entries.recorded.entries.iter();
@@ -121,12 +172,12 @@ pub fn track_objects(pass: &Pass<'_>) {
 async fn resolve_key_refs(
     pass: &Pass<'_>,
     resolution: &mut Resolution,
-) -> Result<BlockFields, Failure> {
+) -> Result<Overrides, Failure> {
     let (context, spec) = (pass.context, &pass.binding.spec);
     if let Some(prefect) = &spec.prefect {
         resolution.connection = Some(connect(pass, prefect).await?);
     }
-    let overrides = resolve_overrides(
+    let overrides = Overrides::resolve(
         &context.key_refs,
         &context.objects,
         pass.key.namespace(),
@@ -168,17 +219,17 @@ pub async fn connect(pass: &Pass<'_>, prefect: &PrefectSpec) -> Result<Arc<Conne
     Ok(context.connections.intern(connection))
 }
 
-/// Resolves project, config and token: from the block, unless the binding sets all three. None if
-/// the block was never read, or after a failure.
-fn resolve_config_key(
+/// Resolves project, config and token of each config: from the block, unless the binding sets them
+/// all. None if the block was never read, or after a failure.
+fn resolve_config_keys(
     pass: &Pass<'_>,
-    overrides: BlockFields,
+    overrides: &Overrides,
     resolution: &mut Resolution,
-) -> Option<ConfigKey> {
+) -> Option<Vec<ConfigKey>> {
     let (context, spec) = (pass.context, &pass.binding.spec);
     let connection = resolution.connection.clone();
     let overrides_suffice = overrides.missing().is_empty();
-    let (fields, from) = match (&spec.prefect, connection) {
+    let (block, from) = match (&spec.prefect, connection) {
         (Some(prefect), Some(connection)) if !overrides_suffice => {
             let key = BlockKey::new(connection, &prefect.block);
             let state = context.blocks.subscribe(pass.key, &key, pass.interval());
@@ -187,41 +238,38 @@ fn resolve_config_key(
                 resolution.add_block_note(version.note());
             }
             let from = format!("block {}/{} gives", key.type_slug, key.name);
-            let fields = block.fields.clone().map_err(Failure::from);
-            let policy = context.block_overrides;
-            let fields = fields.and_then(|fields| override_block(fields, overrides, policy));
-            (fields, from)
+            (block.fields.clone().map_err(Failure::from), from)
         }
         (None, _) if !overrides_suffice => {
             context.blocks.unsubscribe(pass.key);
-            resolution.record_failure(Stage::Block, no_source(&overrides), Duration::ZERO);
+            resolution.record_failure(Stage::Block, no_source(overrides), Duration::ZERO);
             return None;
         }
         _ => {
             context.blocks.unsubscribe(pass.key);
-            (Ok(overrides), "the binding itself sets".to_owned())
+            (
+                Ok(BlockFields::default()),
+                "the binding itself sets".to_owned(),
+            )
         }
     };
-    let fields = fields.and_then(|fields| fields.complete().map_err(Failure::from));
-    let fields = match fields {
-        Ok(fields) => fields,
-        Err(failure) => {
-            resolution.record_failure(Stage::Block, failure, Duration::ZERO);
-            return None;
-        }
-    };
-    let resolved_from = format!(
-        "{from} project {}, config {}",
-        fields.project, fields.config
-    );
     let (hosts, identities) = (&context.doppler_hosts, &context.identities);
-    match config_key(hosts, identities, pass.key, &spec.doppler, fields) {
-        Ok(key) => {
-            resolution.resolved_from = Some(resolved_from);
-            Some(key)
+    let key_of = |fields| config_key(hosts, identities, pass.key, &spec.doppler, fields);
+    let policy = context.block_overrides;
+    let keys =
+        block.and_then(|block| config_keys(&spec.doppler, &block, overrides, policy, key_of));
+    match keys {
+        Ok(keys) => {
+            let resolved = resolved_text(&spec.doppler, &from, &keys);
+            resolution.resolved_from = Some(resolved);
+            Some(keys)
         }
         Err(failure) => {
-            resolution.record_failure(Stage::Config, failure, Duration::ZERO);
+            let stage = match doppler_host(hosts, spec.doppler.host.as_deref()) {
+                Ok(_) => Stage::Block,
+                Err(_) => Stage::Config,
+            };
+            resolution.record_failure(stage, failure, Duration::ZERO);
             None
         }
     }
@@ -229,7 +277,7 @@ fn resolve_config_key(
 
 /// The spec names no block, and does not set all three fields. The API server rejects such a spec
 /// unless its CRD is of another version.
-fn no_source(overrides: &BlockFields) -> Failure {
+fn no_source(overrides: &Overrides) -> Failure {
     let missing: Vec<&str> = overrides
         .missing()
         .into_iter()
@@ -248,9 +296,12 @@ mod tests {
 
     #[test]
     fn spec_without_a_source_is_invalid() {
-        let overrides = BlockFields {
-            project: Some("my-project".to_owned()),
-            ..BlockFields::default()
+        let overrides = Overrides {
+            fields: BlockFields {
+                project: Some("my-project".to_owned()),
+                ..BlockFields::default()
+            },
+            tokens: Vec::new(),
         };
         let failure = no_source(&overrides);
         assert_eq!(failure.reason, Reason::InvalidSpec);

@@ -19,10 +19,10 @@ use super::{
 use crate::{
     crd::{DeletionPolicy, DopplerPrefectBindingStatus, EntryRecord},
     failure::Failure,
-    printable::{self, count},
+    printable::count,
     reason::{Class, Reason},
     secret::{Desired, DesiredInput, desired, hash_key},
-    status::{ConditionUpdate, SECRET_SYNCED, SecretContent},
+    status::{ConditionUpdate, SECRET_SYNCED, SecretContent, resolved_before},
 };
 
 /// The outcome of a reconcile for the Secret.
@@ -54,11 +54,9 @@ pub fn desired_secret(pass: &Pass<'_>, values: &LastGood) -> Result<Desired, Fai
         doppler: &pass.binding.spec.doppler,
         managed: &pass.binding.spec.managed_secret,
         forbidden: &pass.context.forbidden_names,
-        project: &values.project,
-        config: &values.config,
         key: &pass.context.hash_key,
     };
-    Ok(desired(&input, values.snapshot.values())?)
+    Ok(desired(&input, &values.sources())?)
 }
 
 /// Brings the Secret to `desired`. Without last good values, only the condition may change.
@@ -204,21 +202,15 @@ fn was_upstream_failure(status: &DopplerPrefectBindingStatus) -> bool {
 }
 
 fn report_applied(pass: &Pass<'_>, resolution: &Resolution, desired: &Desired, applied: Applied) {
-    let old = pass
-        .last_status()
-        .and_then(|status| Some((status.project.as_deref()?, status.config.as_deref()?)));
-    let new = resolution.last_good.as_ref().map(|values| {
-        (
-            printable::name(&values.project),
-            printable::name(&values.config),
-        )
-    });
-    if let (Some((project, config)), Some((new_project, new_config))) = (old, &new)
-        && (project, config) != (new_project, new_config)
+    let old = pass.last_status().and_then(resolved_before);
+    let new = resolution
+        .last_good
+        .as_ref()
+        .map(|values| values.resolved().to_string());
+    if let (Some(old), Some(new)) = (old, new)
+        && old != new
     {
-        let message = format!(
-            "project and config changed from {project}/{config} to {new_project}/{new_config}"
-        );
+        let message = format!("project and config changed from {old} to {new}");
         pass.emit(Reason::SourceChanged, &message);
     }
     let (name, keys) = (&desired.name, count(desired.data.len(), "key"));

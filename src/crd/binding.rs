@@ -80,9 +80,9 @@ use super::{
     )
 )]
 #[x_kube(validation = Rule::new(
-    "has(self.prefect) || (has(self.doppler) && has(self.doppler.project) && has(self.doppler.config) && (has(self.doppler.accessToken) || (has(self.doppler.identity) && has(self.doppler.identity.id))))"
+    "has(self.prefect) || (has(self.doppler) && (has(self.doppler.configs) ? has(self.doppler.accessToken) || (has(self.doppler.identity) && has(self.doppler.identity.id)) || self.doppler.configs.all(c, has(c.accessToken)) : has(self.doppler.project) && has(self.doppler.config) && (has(self.doppler.accessToken) || (has(self.doppler.identity) && has(self.doppler.identity.id)))))"
 ).message(
-    "the source of the Doppler project, config and token is missing: set spec.prefect.server (the operator reads the block there), or all three of spec.doppler.project, spec.doppler.config and spec.doppler.accessToken (or spec.doppler.identity with its id)"
+    "the source of the Doppler project, config and token is missing: set spec.prefect.server (the operator reads the block there), or all three of spec.doppler.project, spec.doppler.config and spec.doppler.accessToken (or spec.doppler.identity with its id), or spec.doppler.configs and the token of each"
 ))]
 #[x_kube(validation = Rule::new(
     "has(self.prefect) || !has(self.inject) || !has(self.inject.workPools) || size(self.inject.workPools) == 0"

@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    content::{ConfigMetadata, rename_schema},
+    content::{ConfigMetadata, ConfigSource, OnConflict, rename_schema},
     identity::IdentitySpec,
     references::SecretKeySource,
 };
@@ -25,6 +25,9 @@ use super::{
 #[x_kube(validation = Rule::new("!(has(self.accessToken) && has(self.identity))")
     .message("accessToken and identity exclude each other: remove one of them"))]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new(
+    "!has(self.configs) || size(self.configs) == 0 || !(has(self.project) || has(self.config))"
+).message("configs replaces project and config: name them in an item of configs"))]
 pub struct DopplerSpec {
     /// Base URL of Doppler's API. The operator's `--allowed-doppler-host` must allow its host.
     /// Default: `https://api.doppler.com`.
@@ -66,15 +69,27 @@ pub struct DopplerSpec {
     /// Doppler's name transformer. Default: the names stay as they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name_transformer: Option<NameTransformer>,
+    /// Several Doppler configs, at most 16, instead of `project` and `config`. The Secret holds the
+    /// names of all of them, and the operator writes it only once it has read all of them. The token
+    /// comes from the item, `accessToken` or the block. Default: the one config of `project` and
+    /// `config`, or of the block.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub configs: Vec<ConfigSource>,
+    /// What happens if two configs have the same name, or a rename gives a key the name of another
+    /// one. `Later`: the later config wins. `Refuse`: the Secret keeps its last good values. Default:
+    /// `Later`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_conflict: Option<OnConflict>,
     /// What happens to `DOPPLER_PROJECT`, `DOPPLER_CONFIG` and `DOPPLER_ENVIRONMENT`, which Doppler
     /// adds to every config. `Keep`: they are keys of the Secret. `Drop`: the operator excludes them.
     /// Default: `Keep`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metadata: Option<ConfigMetadata>,
     /// New names for single keys, such as `DATABASE_URL: SQLALCHEMY_URL`: left the name after
-    /// `nameTransformer`, right the key in the Secret. All renames happen at once, so that two keys can
-    /// swap their names. A key that has a new name already is excluded. A name that the config does not
-    /// have has no effect, and the condition says so. Reserved names need `allowReservedNames` as
+    /// `nameTransformer` and `prefix`, right the key in the Secret. All renames happen at once, so that two keys can
+    /// swap their names. A key that has a new name already is excluded, or refused with `onConflict:
+    /// Refuse`. A name that no config has has no effect, and the condition says so. Reserved names need `allowReservedNames` as
     /// everywhere. Default: none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "rename_schema")]

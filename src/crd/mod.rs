@@ -27,7 +27,7 @@ mod uid;
 
 pub use binding::{DopplerPrefectBinding, DopplerPrefectBindingSpec, crd_yaml};
 pub use binding_ref::BindingRef;
-pub use content::ConfigMetadata;
+pub use content::{ConfigMetadata, ConfigSource, OnConflict};
 pub use doppler::{AccessToken, DopplerSpec, NameTransformer};
 pub use entry_record::{
     ENTRIES_ANNOTATION, EntryRecord, InjectedEntry, MAX_ENTRIES, MAX_RECORD_BYTES, RecordedServer,
@@ -50,5 +50,7 @@ pub use restart::{
     RestartTarget,
 };
 pub use secret::{DeletionPolicy, ManagedSecretSpec};
-pub use status::{DopplerPrefectBindingStatus, ExcludedKey, WorkPoolState, WorkPoolStatus};
+pub use status::{
+    DopplerPrefectBindingStatus, ExcludedKey, ResolvedConfig, WorkPoolState, WorkPoolStatus,
+};
 pub use uid::Uid;

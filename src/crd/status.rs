@@ -23,12 +23,16 @@ pub struct DopplerPrefectBindingStatus {
     #[serde(default)]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]
     pub conditions: Vec<Condition>,
-    /// The resolved Doppler project.
+    /// The resolved Doppler project; with `spec.doppler.configs`, that of the last config.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub project: Option<String>,
-    /// The resolved Doppler config.
+    /// The resolved Doppler config; with `spec.doppler.configs`, the last one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<String>,
+    /// With `spec.doppler.configs`, the resolved configs in their order: the Secret holds the values
+    /// of all of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub configs: Vec<ResolvedConfig>,
     /// Name of the Secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_name: Option<String>,
@@ -72,6 +76,15 @@ pub struct DopplerPrefectBindingStatus {
     /// removes them when the binding no longer asks for them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub injected_entries: Vec<InjectedEntry>,
+}
+
+/// A Doppler config whose values the Secret holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ResolvedConfig {
+    /// Doppler project.
+    pub project: String,
+    /// Doppler config.
+    pub config: String,
 }
 
 /// A name that the operator excludes from the Secret.

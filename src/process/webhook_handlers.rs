@@ -1,9 +1,9 @@
 //! What the leader does with verified webhooks: it triggers reads.
 //!
 //! Input: webhooks, and requests to refresh a binding.
-//! Output: triggers of the configs that a webhook affects, and demands of the block and the config of a
+//! Output: triggers of the configs that a webhook affects, and demands of the block and the configs of a
 //! binding.
-//! Invariants: it reads nothing itself. A secret that covers one project refreshes no binding of another.
+//! Invariants: it reads nothing itself. A secret that covers one project refreshes no config of another.
 
 use std::sync::Arc;
 
@@ -40,11 +40,10 @@ impl RefreshedPollers {
             })
         };
         let on_refresh: OnRefresh = Arc::new(move |scope, binding| {
-            let key = configs.key_of(binding);
-            let is_covered = key.is_some_and(|key| scope.covers(&key.project));
+            // Of a binding of several projects, only the configs of those that the secret covers.
+            let is_covered = configs.demand_keys(binding, |key| scope.covers(&key.project));
             if is_covered {
                 blocks.demand([binding]);
-                configs.demand([binding]);
             }
             is_covered
         });

@@ -1,6 +1,6 @@
 //! The desired Secret.
 //!
-//! Input: the binding's spec, the project and the config, and the values from Doppler.
+//! Input: the binding's spec, and the values of its configs.
 //! Output: the whole Secret ([`Desired`]), or why it cannot exist.
 //! Invariants: pure; copies values of any text byte for byte.
 
@@ -13,7 +13,8 @@ use secrecy::{ExposeSecret, SecretString};
 use super::{
     content_hash::HashKey,
     key_filter::{ForbiddenNames, is_proxy},
-    keys::{KeysError, keys},
+    keys::{KeysError, SourceValues, keys},
+    merge::Collision,
     metadata::{
         ADOPTED, BINDING, BINDING_UID, CONFIG, CONTENT_HASH, InvalidMetadata, PROJECT, annotations,
         labels,
@@ -55,10 +56,6 @@ pub struct DesiredInput<'a> {
     pub managed: &'a ManagedSecretSpec,
     /// The names that the operator's flags forbid.
     pub forbidden: &'a ForbiddenNames,
-    /// Doppler project.
-    pub project: &'a str,
-    /// Doppler config.
-    pub config: &'a str,
     /// The installation's hash key.
     pub key: &'a HashKey,
 }
@@ -89,6 +86,8 @@ pub struct Desired {
     pub excluded_keys: Vec<ExcludedKey>,
     /// What to say of renames without effect.
     pub rename_note: Option<String>,
+    /// Names that a later config takes from an earlier one.
+    pub collisions: Vec<Collision>,
 }
 
 impl Desired {
@@ -178,7 +177,8 @@ impl SecretError {
     #[must_use]
     pub const fn reason(&self) -> Reason {
         match self {
-            Self::Keys(_) | Self::Metadata(_) => Reason::InvalidSpec,
+            Self::Keys(error) => error.reason(),
+            Self::Metadata(_) => Reason::InvalidSpec,
             Self::TooLarge { .. } => Reason::SecretTooLarge,
         }
     }
@@ -197,24 +197,26 @@ pub fn owner_reference(binding: &str, uid: &str) -> OwnerReference {
     }
 }
 
-/// Builds the desired Secret from `values`, without an owner reference.
+/// Builds the desired Secret from the values of `sources`, without an owner reference. Its annotations
+/// name the last one.
 ///
 /// # Errors
-/// If a glob, a label or an annotation of the spec is invalid, or the values do not fit into a
-/// Secret.
+/// If a rule for names, a label or an annotation of the spec is invalid, if keys meet and the spec
+/// refuses that, or if the values do not fit into a Secret.
 pub fn desired(
     input: &DesiredInput<'_>,
-    values: &BTreeMap<String, SecretString>,
+    sources: &[SourceValues<'_>],
 ) -> Result<Desired, SecretError> {
-    let keys = keys(input.doppler, input.managed, input.forbidden, values)?;
+    let keys = keys(input.doppler, input.managed, input.forbidden, sources)?;
     let data = keys.data;
     let labels = labels(input.managed)?;
     let content_hash = input.key.content_hash(input.binding_uid, &data);
+    let last = sources.last();
     let own = [
         (BINDING_UID, input.binding_uid),
         (BINDING, input.binding),
-        (PROJECT, input.project),
-        (CONFIG, input.config),
+        (PROJECT, last.map_or("", |source| source.project)),
+        (CONFIG, last.map_or("", |source| source.config)),
         (CONTENT_HASH, &content_hash),
     ];
     let annotations = annotations(input.managed, &own)?;
@@ -237,6 +239,7 @@ pub fn desired(
         content_hash,
         excluded_keys: keys.excluded,
         rename_note: keys.note,
+        collisions: keys.collisions,
     })
 }
 

@@ -97,6 +97,7 @@ fn key_secret(namespace: &str, key: &HashKey) -> Desired {
         content_hash: String::new(),
         excluded_keys: Vec::new(),
         rename_note: None,
+        collisions: Vec::new(),
     }
 }
 

@@ -5,6 +5,8 @@
 //! Invariants: never sees a value; compares exactly, because names of environment variables are
 //! case-sensitive on Linux: `path` is an ordinary name, `PATH` is reserved.
 
+use std::fmt;
+
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
 use crate::crd::ManagedSecretSpec;
@@ -83,14 +85,30 @@ pub(super) const MAX_VARIABLE_BYTES: usize = 131_072;
 
 /// A glob with a syntax error.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`{glob}` in spec.doppler.{field} is not a glob: use one such as `DB_*` or `{{API,DB}}_KEY`"
-)]
+#[error("`{glob}` in {field} is not a glob: use one such as `DB_*` or `{{API,DB}}_KEY`")]
 pub struct InvalidGlob {
-    /// `include` or `exclude`.
-    pub field: &'static str,
+    /// The path of the field.
+    pub field: String,
     /// The text of the glob.
     pub glob: String,
+}
+
+/// Where the spec selects names: for all configs, or for one item of `configs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
+    /// All configs.
+    All,
+    /// The config at this position.
+    Item(usize),
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("spec.doppler"),
+            Self::Item(at) => write!(f, "spec.doppler.configs[{at}]"),
+        }
+    }
 }
 
 /// A `--forbidden-name` with a syntax error.
@@ -147,9 +165,9 @@ pub enum Exclusion {
     /// `metadata` drops it.
     Metadata,
     /// No glob of `include` matches.
-    NotIncluded,
+    NotIncluded(Scope),
     /// A glob of `exclude` matches.
-    Excluded,
+    Excluded(Scope),
 }
 
 impl Exclusion {
@@ -173,12 +191,11 @@ impl Exclusion {
             Self::Metadata => {
                 "spec.doppler.metadata drops it; set the field to Keep to include it".to_owned()
             }
-            Self::NotIncluded => {
-                "no glob of spec.doppler.include matches it; add a glob to include it".to_owned()
+            Self::NotIncluded(scope) => {
+                format!("no glob of {scope}.include matches it; add a glob to include it")
             }
-            Self::Excluded => {
-                "a glob of spec.doppler.exclude matches it; change that glob to include it"
-                    .to_owned()
+            Self::Excluded(scope) => {
+                format!("a glob of {scope}.exclude matches it; change that glob to include it")
             }
         }
     }

@@ -5,13 +5,14 @@
 //! Output: a POST, a JSON Patch guarded by resourceVersion, or nothing.
 //! Invariants: never lists or watches Secrets; never connects to Prefect or Doppler.
 //!
-//! Reading order: [`name_filter`] (which names the binding selects), [`rename`](mod@rename),
-//! [`key_filter`] (which names may be keys), [`keys`](mod@keys) (these three in order),
+//! Reading order: [`name_filter`] (which names the binding selects), [`merge`](mod@merge),
+//! [`rename`](mod@rename), [`key_filter`] (which names may be keys), [`keys`](mod@keys) (these in order),
 //! [`content_hash`] (keyed hash), [`metadata`], [`desired`](mod@desired) (the whole Secret, pure), [`observed`] (what the metadata of the
 //! existing one shows), [`decide`](mod@decide) (what to do, pure), [`patch`] (how, pure),
 //! [`error`], [`client`] (the requests), [`hash_key`] (the installation's hash key).
 
 pub mod client;
+pub mod conflict;
 pub mod content_hash;
 pub mod decide;
 pub mod desired;
@@ -19,6 +20,7 @@ pub mod error;
 pub mod hash_key;
 pub mod key_filter;
 pub mod keys;
+pub mod merge;
 pub mod metadata;
 pub mod name_filter;
 pub mod observed;
@@ -32,4 +34,5 @@ pub use desired::{Desired, DesiredInput, SecretError, desired, owner_reference};
 pub use error::WriteError;
 pub use hash_key::{HashKeyError, load_or_create_hash_key};
 pub use key_filter::{ForbiddenNames, InvalidForbiddenName};
+pub use keys::SourceValues;
 pub use observed::{DataOwnership, ObservedSecret};

@@ -1,15 +1,15 @@
 //! Decides which names of a Doppler config the binding selects.
 //!
 //! Input: names from Doppler, after its name transformer, and `metadata`, `include` and `exclude` of the
-//! spec.
+//! spec and of one item of `configs`.
 //! Output: select the name, or why it is excluded.
 //! Invariants: never sees a value; compares exactly, apart from the names that Doppler adds.
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
-use super::key_filter::{Exclusion, InvalidGlob};
+use super::key_filter::{Exclusion, InvalidGlob, Scope};
 use crate::{
-    crd::{ConfigMetadata, DopplerSpec},
+    crd::{ConfigMetadata, ConfigSource, DopplerSpec},
     doppler::is_metadata,
 };
 
@@ -17,24 +17,32 @@ use crate::{
 #[derive(Debug)]
 pub struct NameFilter {
     drops_metadata: bool,
+    all: Globs,
+    item: Option<Globs>,
+}
+
+/// The globs of `include` and `exclude`.
+#[derive(Debug)]
+struct Globs {
+    scope: Scope,
     include: Option<GlobSet>,
     exclude: GlobSet,
 }
 
 impl NameFilter {
-    /// The filter of a binding.
+    /// The filter of one config: that of the binding, and that of its item with the position.
     ///
     /// # Errors
     /// If a glob has a syntax error.
-    pub fn new(doppler: &DopplerSpec) -> Result<Self, InvalidGlob> {
+    pub fn new(
+        doppler: &DopplerSpec,
+        item: Option<(usize, &ConfigSource)>,
+    ) -> Result<Self, InvalidGlob> {
+        let item = item.map(|(at, item)| Globs::new(Scope::Item(at), &item.include, &item.exclude));
         Ok(Self {
             drops_metadata: doppler.metadata == Some(ConfigMetadata::Drop),
-            include: if doppler.include.is_empty() {
-                None
-            } else {
-                Some(globs("include", &doppler.include)?)
-            },
-            exclude: globs("exclude", &doppler.exclude)?,
+            all: Globs::new(Scope::All, &doppler.include, &doppler.exclude)?,
+            item: item.transpose()?,
         })
     }
 
@@ -42,24 +50,44 @@ impl NameFilter {
     #[must_use]
     pub fn exclusion(&self, name: &str) -> Option<Exclusion> {
         if self.drops_metadata && is_metadata(name) {
-            Some(Exclusion::Metadata)
-        } else if self
+            return Some(Exclusion::Metadata);
+        }
+        let item = || self.item.as_ref().and_then(|globs| globs.exclusion(name));
+        self.all.exclusion(name).or_else(item)
+    }
+}
+
+impl Globs {
+    fn new(scope: Scope, include: &[String], exclude: &[String]) -> Result<Self, InvalidGlob> {
+        Ok(Self {
+            scope,
+            include: if include.is_empty() {
+                None
+            } else {
+                Some(globs(scope, "include", include)?)
+            },
+            exclude: globs(scope, "exclude", exclude)?,
+        })
+    }
+
+    fn exclusion(&self, name: &str) -> Option<Exclusion> {
+        if self
             .include
             .as_ref()
             .is_some_and(|globs| !globs.is_match(name))
         {
-            Some(Exclusion::NotIncluded)
+            Some(Exclusion::NotIncluded(self.scope))
         } else if self.exclude.is_match(name) {
-            Some(Exclusion::Excluded)
+            Some(Exclusion::Excluded(self.scope))
         } else {
             None
         }
     }
 }
 
-fn globs(field: &'static str, patterns: &[String]) -> Result<GlobSet, InvalidGlob> {
+fn globs(scope: Scope, field: &str, patterns: &[String]) -> Result<GlobSet, InvalidGlob> {
     let invalid = |glob: &str| InvalidGlob {
-        field,
+        field: format!("{scope}.{field}"),
         glob: glob.to_owned(),
     };
     let mut set = GlobSetBuilder::new();
@@ -80,13 +108,33 @@ mod tests {
             exclude: vec!["*_OLD".into()],
             ..Default::default()
         };
-        let filter = NameFilter::new(&doppler).unwrap();
-        for (name, exclusion) in [
-            ("DB_URL", None),
-            ("APP_KEY", None),
-            ("OTHER", Some(Exclusion::NotIncluded)),
-            ("DB_OLD", Some(Exclusion::Excluded)),
+        let item = ConfigSource {
+            include: vec!["DB_*".into()],
+            exclude: vec!["DB_U*".into()],
+            ..Default::default()
+        };
+        let filter = NameFilter::new(&doppler, None).unwrap();
+        let both = NameFilter::new(&doppler, Some((2, &item))).unwrap();
+        for (name, exclusion, of_both) in [
+            ("DB_A", None, None),
+            ("DB_URL", None, Some(Exclusion::Excluded(Scope::Item(2)))),
+            (
+                "APP_KEY",
+                None,
+                Some(Exclusion::NotIncluded(Scope::Item(2))),
+            ),
+            (
+                "OTHER",
+                Some(Exclusion::NotIncluded(Scope::All)),
+                Some(Exclusion::NotIncluded(Scope::All)),
+            ),
+            (
+                "DB_OLD",
+                Some(Exclusion::Excluded(Scope::All)),
+                Some(Exclusion::Excluded(Scope::All)),
+            ),
         ] {
+            assert_eq!(both.exclusion(name), of_both, "{name}");
             assert_eq!(filter.exclusion(name), exclusion, "{name}");
         }
     }
@@ -97,7 +145,18 @@ mod tests {
             exclude: vec!["A[".into()],
             ..Default::default()
         };
-        let error = NameFilter::new(&doppler).unwrap_err().to_string();
+        let error = NameFilter::new(&doppler, None).unwrap_err().to_string();
         assert!(error.starts_with("`A[` in spec.doppler.exclude"), "{error}");
+        let item = ConfigSource {
+            include: vec!["A[".into()],
+            ..Default::default()
+        };
+        let doppler = DopplerSpec::default();
+        let error = NameFilter::new(&doppler, Some((1, &item))).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("in spec.doppler.configs[1].include"),
+            "{text}"
+        );
     }
 }

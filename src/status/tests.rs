@@ -12,7 +12,10 @@ fn synced() -> Outcome {
         injected: None,
         restarted: None,
         suspended: false,
-        resolved: Some(("my-project".to_owned(), "dev".to_owned())),
+        resolved: Some(ResolvedConfigs {
+            are_listed: false,
+            ..resolved(vec![("my-project".to_owned(), "dev".to_owned())])
+        }),
         secret_name: "my-project-dev".to_owned(),
         job_secret: None,
         content: Some(SecretContent {
@@ -181,7 +184,7 @@ fn names_and_messages_are_bounded_lines() {
     let mut outcome = synced();
     let forged = format!("k8s\nINFO forged{}", "x".repeat(100_000));
     outcome.block = ConditionUpdate::False(Reason::BlockMissing, forged.clone());
-    outcome.resolved = Some((forged.clone(), forged.clone()));
+    outcome.resolved = Some(resolved(vec![(forged.clone(), forged.clone())]));
     let key = |end: &str| ExcludedKey {
         name: format!("{forged}{end}"),
         reason: forged.clone(),
@@ -255,7 +258,9 @@ fn worst(pools: usize, keys: usize) -> Outcome {
     outcome.block = ConditionUpdate::False(Reason::BlockMissing, long(0));
     outcome.secret = ConditionUpdate::False(Reason::DopplerError, long(0));
     outcome.injected = Some(ConditionUpdate::False(Reason::PoolMissing, long(0)));
-    outcome.resolved = Some((long(0), long(0)));
+    outcome.resolved = Some(resolved(
+        (0..16).map(|n| (long(n), "\"\\".repeat(30))).collect(),
+    ));
     outcome.secret_name = long(0);
     outcome.prefect_version = Some(long(0));
     let names: Vec<String> = (0..2 * MAX_LISTED).map(long).collect();
@@ -346,4 +351,35 @@ fn an_answered_request_stays_in_the_status() {
     outcome.refreshed = None;
     let second = status(Some(&first), Some(1), &outcome, &at(2));
     assert_eq!(second, first);
+}
+
+fn resolved(configs: Vec<(String, String)>) -> ResolvedConfigs {
+    ResolvedConfigs {
+        configs,
+        are_listed: true,
+    }
+}
+
+#[test]
+fn lists_several_configs_and_shows_the_last() {
+    let mut outcome = synced();
+    let pair = |project: &str| (project.to_owned(), "prd".to_owned());
+    let several = resolved(vec![pair("shared"), pair("etl")]);
+    outcome.resolved = Some(several.clone());
+    let after = status(None, Some(1), &outcome, &at(1));
+    assert_eq!(after.project.as_deref(), Some("etl"));
+    let listed: Vec<&str> = after.configs.iter().map(|of| of.project.as_str()).collect();
+    assert_eq!(listed, ["shared", "etl"]);
+    assert_eq!(resolved_before(&after), Some(several.to_string()));
+    // What was resolved stays until something else is.
+    outcome.resolved = None;
+    let later = status(Some(&after), Some(1), &outcome, &at(1));
+    assert_eq!(later.configs, after.configs);
+    outcome.resolved = Some(ResolvedConfigs {
+        are_listed: false,
+        ..resolved(vec![pair("etl")])
+    });
+    let single = status(Some(&after), Some(2), &outcome, &at(1));
+    assert!(single.configs.is_empty());
+    assert_eq!(resolved_before(&single).as_deref(), Some("etl/prd"));
 }

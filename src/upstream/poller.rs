@@ -1,6 +1,6 @@
 //! One polled value for all bindings that need the same one.
 //!
-//! Input: which binding needs which key, a function that reads a key, and one that subscribes to
+//! Input: which binding needs which keys, a function that reads a key, and one that subscribes to
 //! changes of it. Output: the last good value, the failure of the last read, and an enqueue of
 //! exactly those bindings whose value or failure changed.
 //! Invariants: there is at most one request for each key in flight. Polls have jitter, retries have
@@ -124,7 +124,7 @@ where
         Self(Arc::new(PollersInner {
             active: Mutex::new(Active {
                 by_key: HashMap::new(),
-                key_of: HashMap::new(),
+                keys_of: HashMap::new(),
             }),
             spec,
             metrics,
@@ -137,17 +137,39 @@ where
     /// Subscribes to `key`, and to no other key, polled at least every `interval`. Returns what is
     /// known now, without waiting: the subscriber is enqueued when there is more.
     pub fn subscribe(&self, subscriber: &S, key: &K, interval: Duration) -> PollState<V> {
+        let mut states = self.subscribe_all(subscriber, std::slice::from_ref(key), interval);
+        states.pop().unwrap_or_default()
+    }
+
+    /// Like [`Self::subscribe`], to all these keys and to no other. Returns their states in the same
+    /// order.
+    pub fn subscribe_all(
+        &self,
+        subscriber: &S,
+        keys: &[K],
+        interval: Duration,
+    ) -> Vec<PollState<V>> {
         let mut active = self.0.active.lock();
-        let key = active.assign(subscriber, key);
-        if let Some(polled) = active.by_key.get_mut(&key) {
-            match polled.subscribers.get_mut(subscriber) {
-                Some(last) => *last = interval,
-                None => {
-                    polled.subscribers.insert(subscriber.clone(), interval);
+        let keys = active.assign(subscriber, keys);
+        let states = keys.iter().map(|key| {
+            if let Some(polled) = active.by_key.get_mut(key) {
+                match polled.subscribers.get_mut(subscriber) {
+                    Some(last) => *last = interval,
+                    None => {
+                        polled.subscribers.insert(subscriber.clone(), interval);
+                    }
                 }
+                return polled.state.clone();
             }
-            return polled.state.clone();
-        }
+            let polled = self.start(key, subscriber, interval);
+            active.by_key.insert(Arc::clone(key), polled);
+            PollState::default()
+        });
+        states.collect()
+    }
+
+    /// Starts to poll a key, once the lock is released.
+    fn start(&self, key: &Arc<K>, subscriber: &S, interval: Duration) -> Polled<S, V> {
         let polled = Polled {
             state: PollState::default(),
             subscribers: HashMap::from([(subscriber.clone(), interval)]),
@@ -156,9 +178,7 @@ where
             stop: self.0.shutdown.child_token(),
         };
         let (trigger, stop) = (polled.trigger.clone(), polled.stop.clone());
-        active.by_key.insert(Arc::clone(&key), polled);
-        drop(active);
-        let shared = Arc::clone(&self.0);
+        let (shared, key) = (Arc::clone(&self.0), Arc::clone(key));
         self.0.tasks.spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
@@ -167,10 +187,10 @@ where
                 }) => {}
             }
         });
-        PollState::default()
+        polled
     }
 
-    /// Ends a subscription. A key without subscribers is no longer polled, and its value is
+    /// Ends the subscriptions of a subscriber. A key without subscribers is no longer polled, and its value is
     /// dropped.
     pub fn unsubscribe(&self, subscriber: &S) {
         self.0.active.lock().unsubscribe(subscriber);
@@ -197,33 +217,44 @@ where
         S: 'a,
     {
         let active = self.0.active.lock();
-        let mut keys: Vec<_> = Vec::new();
-        for subscriber in subscribers {
-            keys.extend(active.key_of.get(subscriber));
-        }
-        for key in &keys {
-            if let Some(polled) = active.by_key.get(*key) {
+        let keys: Vec<_> = subscribers
+            .into_iter()
+            .filter_map(|subscriber| active.keys_of.get(subscriber))
+            .collect();
+        for key in keys.iter().copied().flatten() {
+            if let Some(polled) = active.by_key.get(key) {
                 polled.trigger.demand();
             }
         }
         keys.len()
     }
 
-    /// The key of a subscriber.
-    #[must_use]
-    pub fn key_of(&self, subscriber: &S) -> Option<Arc<K>> {
-        self.0.active.lock().key_of.get(subscriber).cloned()
+    /// Like [`Self::demand`], for the keys of one subscriber that `is_affected` selects. True if there
+    /// is one.
+    #[allow(clippy::must_use_candidate)] // the keys are read again whether or not the caller looks at the answer
+    pub fn demand_keys(&self, subscriber: &S, is_affected: impl Fn(&K) -> bool) -> bool {
+        let active = self.0.active.lock();
+        let keys = active.keys_of.get(subscriber);
+        let mut any = false;
+        for key in keys.into_iter().flatten().filter(|key| is_affected(key)) {
+            if let Some(polled) = active.by_key.get(key) {
+                polled.trigger.demand();
+                any = true;
+            }
+        }
+        any
     }
 
-    /// Reads again the key of this subscriber, at most once a second, and enqueues the subscriber once
-    /// the value is at least as current as `since`, even if it is unchanged.
+    /// Reads again the keys of this subscriber, at most once a second, and enqueues the subscriber once
+    /// a value is at least as current as `since`, even if it is unchanged.
     pub fn demand_since(&self, subscriber: &S, since: Instant) {
         let mut active = self.0.active.lock();
-        let Active { by_key, key_of } = &mut *active;
-        let key = key_of.get(subscriber);
-        if let Some(polled) = key.and_then(|key| by_key.get_mut(key)) {
-            polled.waiting.add(subscriber.clone(), since);
-            polled.trigger.demand();
+        let Active { by_key, keys_of } = &mut *active;
+        for key in keys_of.get(subscriber).into_iter().flatten() {
+            if let Some(polled) = by_key.get_mut(key) {
+                polled.waiting.add(subscriber.clone(), since);
+                polled.trigger.demand();
+            }
         }
     }
 

@@ -16,9 +16,13 @@ fn unreachable() -> Failure {
 
 fn last_good() -> LastGood {
     LastGood {
-        project: "p".to_owned(),
-        config: "c".to_owned(),
-        snapshot: Arc::new(Snapshot::new(std::collections::BTreeMap::default(), None)),
+        configs: [ConfigValues {
+            project: "p".to_owned(),
+            config: "c".to_owned(),
+            item: None,
+            snapshot: Arc::new(Snapshot::new(std::collections::BTreeMap::default(), None)),
+        }]
+        .into(),
         source: 0,
     }
 }

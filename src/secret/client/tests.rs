@@ -133,6 +133,7 @@ fn desired_with(value: &str) -> Desired {
         content_hash: String::new(),
         excluded_keys: Vec::new(),
         rename_note: None,
+        collisions: Vec::new(),
         removes_entries: false,
     }
 }

@@ -5,6 +5,7 @@ use crate::{
         content_hash::HashKey,
         desired::{DesiredInput, desired},
         key_filter::ForbiddenNames,
+        keys::SourceValues,
         metadata::{ADOPT, BINDING, BINDING_UID},
     },
 };
@@ -23,12 +24,16 @@ fn desired_secret(owned: bool, value: &str) -> Desired {
             ..Default::default()
         },
         forbidden: &ForbiddenNames::default(),
-        project: "p",
-        config: "c",
         key: &key,
     };
-    let values = [("A".to_owned(), value.into()), ("B".to_owned(), "b".into())];
-    let desired = desired(&input, &values.into()).unwrap();
+    let values = [("A".to_owned(), value.into()), ("B".to_owned(), "b".into())].into();
+    let source = SourceValues {
+        project: "p",
+        config: "c",
+        item: None,
+        values: &values,
+    };
+    let desired = desired(&input, &[source]).unwrap();
     if owned {
         desired.with_owner("b")
     } else {

@@ -14,15 +14,19 @@ fn build(
         doppler,
         managed,
         forbidden: &ForbiddenNames::parse(&["FORBIDDEN_*".to_owned()]).unwrap(),
-        project: "my-project",
-        config: "dev",
         key: &key,
     };
     let values = values
         .iter()
         .map(|(name, value)| ((*name).to_owned(), (*value).into()))
         .collect();
-    desired(&input, &values)
+    let source = SourceValues {
+        project: "my-project",
+        config: "dev",
+        item: None,
+        values: &values,
+    };
+    desired(&input, &[source])
 }
 
 fn build_default(values: &[(&str, &str)]) -> Result<Desired, SecretError> {

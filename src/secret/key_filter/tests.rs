@@ -167,8 +167,8 @@ fn explanations_say_how_to_include_the_key() {
         Exclusion::Reserved,
         Exclusion::Replaced,
         Exclusion::Metadata,
-        Exclusion::NotIncluded,
-        Exclusion::Excluded,
+        Exclusion::NotIncluded(Scope::All),
+        Exclusion::Excluded(Scope::Item(1)),
     ] {
         assert!(
             excluded.explanation("PATH").ends_with("to include it"),

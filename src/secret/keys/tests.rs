@@ -1,16 +1,40 @@
 use super::*;
 use crate::crd::ConfigMetadata;
 
-fn build(doppler: &DopplerSpec, values: &[(&str, &str)]) -> Result<Keys, KeysError> {
-    let values = values
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), (*value).into()));
+type Values = BTreeMap<String, SecretString>;
+
+fn values(values: &[(&str, &str)]) -> Values {
+    let values = values.iter();
+    values
+        .map(|(name, value)| ((*name).to_owned(), (*value).into()))
+        .collect()
+}
+
+fn build(doppler: &DopplerSpec, of: &[(&str, &str)]) -> Result<Keys, KeysError> {
+    build_all(doppler, &[values(of)])
+}
+
+/// The keys of several configs, of project `p0`, `p1` and so on.
+fn build_all(doppler: &DopplerSpec, all: &[Values]) -> Result<Keys, KeysError> {
     let managed = ManagedSecretSpec {
         allow_reserved_names: vec!["PYTHONPATH".to_owned()],
         ..ManagedSecretSpec::default()
     };
     let forbidden = ForbiddenNames::parse(&["FORBIDDEN_*".to_owned()]).unwrap();
-    keys(doppler, &managed, &forbidden, &values.collect())
+    let projects: Vec<String> = (0..all.len()).map(|at| format!("p{at}")).collect();
+    let items = doppler.configs.iter().map(Some).chain([None]);
+    let sources: Vec<_> = projects
+        .iter()
+        .zip(all)
+        .zip(items)
+        .map(|((project, values), item)| SourceValues {
+            project,
+            config: "prd",
+            item,
+            values,
+        })
+        .collect();
+    keys(doppler, &managed, &forbidden, &sources)
 }
 
 fn renaming(pairs: &[(&str, &str)]) -> DopplerSpec {
@@ -110,4 +134,145 @@ fn renames_come_after_the_filters_of_names() {
     assert_eq!(listed(&keys).len(), 1, "API is not included");
     let note = keys.note.unwrap();
     assert!(note.contains("no effect on NONE,"), "{note}");
+}
+
+fn with_configs(items: serde_json::Value) -> DopplerSpec {
+    let mut items = items;
+    for item in items.as_array_mut().unwrap() {
+        item["project"] = "p".into();
+        item["config"] = "c".into();
+    }
+    serde_json::from_value(serde_json::json!({"configs": items})).unwrap()
+}
+
+fn exposed(keys: &Keys) -> Vec<(&str, &str)> {
+    let data = keys.data.iter();
+    data.map(|(name, value)| (name.as_str(), value.expose_secret()))
+        .collect()
+}
+
+#[test]
+fn later_configs_win_after_their_own_filters_and_prefixes() {
+    let doppler = with_configs(serde_json::json!([
+        {},
+        {"include": ["DB_*"], "exclude": ["*_OLD"], "prefix": "ETL_"},
+        {"include": ["B"]},
+    ]));
+    let all = [
+        values(&[("A", "a0"), ("B", "b0"), ("ETL_DB_URL", "url0")]),
+        values(&[("A", "a1"), ("DB_URL", "url1"), ("DB_OLD", "old1")]),
+        values(&[("A", "a2"), ("B", "b2")]),
+    ];
+    let keys = build_all(&doppler, &all).unwrap();
+    let expected = [("A", "a0"), ("B", "b2"), ("ETL_DB_URL", "url1")];
+    assert_eq!(exposed(&keys), expected);
+    let met: Vec<_> = keys
+        .collisions
+        .iter()
+        .map(|met| (&*met.name, met.earlier, met.later))
+        .collect();
+    assert_eq!(met, [("ETL_DB_URL", 0, 1), ("B", 0, 2)]);
+    let reasons: Vec<_> = listed(&keys)
+        .into_iter()
+        .map(|(_, reason)| reason.to_owned())
+        .collect();
+    for path in [
+        "configs[1].include",
+        "configs[1].exclude",
+        "configs[2].include",
+    ] {
+        assert!(
+            reasons.iter().any(|reason| reason.contains(path)),
+            "{path}: {reasons:?}"
+        );
+    }
+}
+
+#[test]
+fn refuse_names_the_keys_and_both_configs() {
+    let mut doppler = with_configs(serde_json::json!([{}, {}]));
+    let all = [
+        values(&[("A", "secret-a"), ("B", "secret-b")]),
+        values(&[("A", "secret-a"), ("C", "")]),
+    ];
+    assert!(build_all(&doppler, &all).is_ok(), "the default is Later");
+    doppler.on_conflict = Some(OnConflict::Refuse);
+    let error = build_all(&doppler, &all).unwrap_err();
+    assert_eq!(error.reason(), Reason::KeyConflict);
+    let text = error.to_string();
+    assert!(
+        text.contains("1 key is in more than one config (A of p0/prd and p1/prd)"),
+        "{text}"
+    );
+    assert!(!text.contains("secret-"), "{text}");
+    // A prefix keeps them apart.
+    doppler.configs[1].prefix = Some("X_".to_owned());
+    assert_eq!(build_all(&doppler, &all).unwrap().data.len(), 4);
+    // A rename counts, too.
+    doppler.rename = [("B".to_owned(), "A".to_owned())].into();
+    let error = build_all(&doppler, &all).unwrap_err();
+    assert_eq!(error.reason(), Reason::KeyConflict);
+    assert!(error.to_string().contains("(B to A)"), "{error}");
+}
+
+#[test]
+fn refuse_ignores_the_names_that_every_config_has() {
+    let mut doppler = with_configs(serde_json::json!([{}, {}]));
+    doppler.on_conflict = Some(OnConflict::Refuse);
+    let all = [
+        values(&[("DOPPLER_PROJECT", "p0")]),
+        values(&[("DOPPLER_PROJECT", "p1")]),
+    ];
+    let keys = build_all(&doppler, &all).unwrap();
+    assert_eq!(exposed(&keys), [("DOPPLER_PROJECT", "p1")]);
+    doppler.configs[1].prefix = Some("X_".to_owned());
+    let keys = build_all(&doppler, &all).unwrap();
+    assert_eq!(
+        exposed(&keys),
+        [("DOPPLER_PROJECT", "p0"), ("X_DOPPLER_PROJECT", "p1")]
+    );
+    doppler.metadata = Some(ConfigMetadata::Drop);
+    assert!(build_all(&doppler, &all).unwrap().data.is_empty());
+}
+
+#[test]
+fn a_long_list_of_conflicts_is_bounded() {
+    let mut doppler = with_configs(serde_json::json!([{}, {}]));
+    doppler.on_conflict = Some(OnConflict::Refuse);
+    let names: Vec<String> = (0..500).map(|n| format!("{n:0>200}")).collect();
+    let pairs: Vec<_> = names.iter().map(|name| (name.as_str(), "")).collect();
+    let all = [values(&pairs), values(&pairs)];
+    let text = build_all(&doppler, &all).unwrap_err().to_string();
+    assert!(
+        text.contains("500 keys are") && text.contains("and 490 more"),
+        "{text}"
+    );
+    assert!(text.len() < 4096, "{}", text.len());
+}
+
+#[test]
+fn an_item_that_an_older_crd_admitted_is_named() {
+    for (item, path) in [
+        (
+            serde_json::json!({"prefix": "1"}),
+            "spec.doppler.configs[0].prefix",
+        ),
+        (
+            serde_json::json!({"prefix": ""}),
+            "spec.doppler.configs[0].prefix",
+        ),
+        (
+            serde_json::json!({"prefix": "a b"}),
+            "spec.doppler.configs[0].prefix",
+        ),
+        (
+            serde_json::json!({"exclude": ["A["]}),
+            "spec.doppler.configs[0].exclude",
+        ),
+    ] {
+        let error = build_all(&with_configs(serde_json::json!([item])), &[]).unwrap_err();
+        assert_eq!(error.reason(), Reason::InvalidSpec);
+        assert!(error.to_string().contains(path), "{error}");
+    }
+    assert!(build_all(&with_configs(serde_json::json!([{"prefix": "ETL_"}])), &[]).is_ok());
 }

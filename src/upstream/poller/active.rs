@@ -1,9 +1,9 @@
 //! The keys that are polled, and who subscribes to them.
 //!
 //! Input: subscriptions as they begin and end.
-//! Output: the key of each subscriber, and the state and the subscribers of each key.
-//! Invariants: it never waits and reads nothing. A subscriber has one key. A key without subscribers
-//! is stopped and dropped.
+//! Output: the keys of each subscriber, and the state and the subscribers of each key.
+//! Invariants: it never waits and reads nothing. A key without subscribers is stopped and dropped. One
+//! that a subscriber keeps stays as it is.
 
 use std::{collections::HashMap, hash::Hash, sync::Arc, time::Duration};
 
@@ -33,40 +33,54 @@ impl<S, V> Polled<S, V> {
 /// All keys that are polled.
 pub(super) struct Active<S, K, V> {
     pub(super) by_key: HashMap<Arc<K>, Polled<S, V>>,
-    /// The key of each subscriber. Keys are shared, because thousands of subscribers may have the
-    /// same one.
-    pub(super) key_of: HashMap<S, Arc<K>>,
+    /// The keys of each subscriber, each once. Keys are shared, because thousands of subscribers may
+    /// have the same one.
+    pub(super) keys_of: HashMap<S, Box<[Arc<K>]>>,
 }
 
 impl<S: Clone + Eq + Hash, K: Clone + Eq + Hash, V> Active<S, K, V> {
-    /// Makes `key` the only key of a subscriber. Returns it as all subscribers share it.
-    pub(super) fn assign(&mut self, subscriber: &S, key: &K) -> Arc<K> {
-        if let Some(last) = self.key_of.get(subscriber) {
-            if **last == *key {
-                return Arc::clone(last);
-            }
-            self.unsubscribe(subscriber);
+    /// Makes `keys` the only keys of a subscriber. Returns them as all subscribers share them, in the
+    /// same order.
+    pub(super) fn assign(&mut self, subscriber: &S, keys: &[K]) -> Vec<Arc<K>> {
+        let mut shared: Vec<Arc<K>> = Vec::with_capacity(keys.len());
+        for key in keys {
+            let earlier = shared.iter().find(|earlier| ***earlier == *key);
+            let known = earlier.or_else(|| self.by_key.get_key_value(key).map(|(known, _)| known));
+            shared.push(known.map_or_else(|| Arc::new(key.clone()), Arc::clone));
         }
-        let shared = match self.by_key.get_key_value(key) {
-            Some((shared, _)) => Arc::clone(shared),
-            None => Arc::new(key.clone()),
-        };
-        self.key_of.insert(subscriber.clone(), Arc::clone(&shared));
+        let last = self.keys_of.get(subscriber);
+        if last.is_some_and(|last| **last == *shared) {
+            return shared;
+        }
+        let mut distinct: Vec<Arc<K>> = Vec::with_capacity(shared.len());
+        for key in &shared {
+            if !distinct.contains(key) {
+                distinct.push(Arc::clone(key));
+            }
+        }
+        let last = self.keys_of.insert(subscriber.clone(), distinct.into());
+        for key in last.iter().flatten().filter(|key| !shared.contains(key)) {
+            self.leave(subscriber, key);
+        }
         shared
     }
 
     pub(super) fn unsubscribe(&mut self, subscriber: &S) {
-        let Some(key) = self.key_of.remove(subscriber) else {
-            return;
-        };
-        let Some(polled) = self.by_key.get_mut(&key) else {
+        let last = self.keys_of.remove(subscriber);
+        for key in last.iter().flatten() {
+            self.leave(subscriber, key);
+        }
+    }
+
+    fn leave(&mut self, subscriber: &S, key: &K) {
+        let Some(polled) = self.by_key.get_mut(key) else {
             return;
         };
         polled.subscribers.remove(subscriber);
         polled.waiting.remove(subscriber);
         if polled.subscribers.is_empty() {
             polled.stop.cancel();
-            self.by_key.remove(&key);
+            self.by_key.remove(key);
         }
     }
 }

@@ -1,3 +1,5 @@
+mod several_keys;
+
 use super::*;
 use crate::reason::Reason;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};

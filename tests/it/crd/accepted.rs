@@ -93,6 +93,10 @@ async fn accepts_every_server_form_and_duration_and_sets_defaults() -> Result<()
         let pool = &made.data["spec"]["inject"]["workPools"][0];
         ensure!(*pool == json!({"name": "k8s"}), "{pool}");
     }
+    let item = json!({"project": "p", "config": "c", "accessToken": reference, "prefix": "A_"});
+    let two = json!({"doppler": {"configs": [item, item]}});
+    api.create(&PostParams::default(), &binding("two-configs", &two)?)
+        .await?;
     let three = json!({"doppler": {"project": "p", "config": "c", "accessToken": reference}});
     let made = api
         .create(&PostParams::default(), &binding("without-prefect", &three)?)

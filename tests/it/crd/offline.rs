@@ -9,7 +9,8 @@ use testkit::kubernetes;
 use super::{client, namespace};
 use crate::check::run_with_input;
 
-const EXAMPLES: [&str; 3] = [
+const EXAMPLES: [&str; 4] = [
+    include_str!("../../../examples/configs.yaml"),
     include_str!("../../../examples/smallest.yaml"),
     include_str!("../../../examples/everything.yaml"),
     include_str!("../../../examples/self-hosted.yaml"),

@@ -38,6 +38,7 @@ fn refusals() -> Vec<(Value, &'static str)> {
     let restart = |change: Value| json!({"managedSecret": {"restart": change}});
     let identity = json!({"id": "i", "serviceAccountRef": {"name": "a"}});
     let jobs = |labels: Value| json!({"inject": {"jobs": [{"matchLabels": labels}]}});
+    let several = |configs: Value| json!({"doppler": {"project": null, "configs": configs}});
     let many = |count: usize| {
         (0..count)
             .map(|n| json!({"name": format!("p{n}")}))
@@ -171,6 +172,30 @@ fn refusals() -> Vec<(Value, &'static str)> {
             json!({"doppler": {"nameTransformer": "shouting"}}),
             "upper-camel",
         ),
+        (
+            json!({"doppler": {"configs": [{"project": "a", "config": "b"}]}}),
+            "configs replaces project and config: name them in an item of configs",
+        ),
+        (
+            json!({"prefect": null, "inject": null, "doppler": {"project": null, "configs": [
+                {"project": "a", "config": "b", "accessToken": {"valueFrom": key}},
+                {"project": "a", "config": "c"},
+            ]}}),
+            "or spec.doppler.configs and the token of each",
+        ),
+        (
+            several(json!([{"project": "a"}])),
+            "spec.doppler.configs[0].config",
+        ),
+        (
+            several(json!([{"project": "a", "config": "b", "prefix": "1_"}])),
+            "spec.doppler.configs[0].prefix",
+        ),
+        (
+            several(json!(vec![json!({"project": "a", "config": "b"}); 17])),
+            "spec.doppler.configs",
+        ),
+        (json!({"doppler": {"onConflict": "Earlier"}}), "Refuse"),
         (json!({"doppler": {"metadata": "Hide"}}), "Drop"),
         (
             json!({"doppler": {"rename": {"A": "X", "B": "X"}}}),

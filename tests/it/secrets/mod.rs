@@ -1,5 +1,6 @@
 //! The Secret: its content, its ownership, and its repair.
 
+mod configs;
 mod content;
 mod life;
 mod names;
