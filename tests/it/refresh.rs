@@ -3,6 +3,7 @@
 
 mod on_request;
 mod on_run;
+mod several_configs;
 
 use anyhow::{Result, ensure};
 use serde_json::json;

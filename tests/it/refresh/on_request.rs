@@ -15,7 +15,7 @@ use crate::doppler_webhook::{SecretDir, post_signed};
 use crate::world::{World, pairs, secret};
 
 impl World {
-    async fn request_refresh(&self, text: &str) -> Result<()> {
+    pub(super) async fn request_refresh(&self, text: &str) -> Result<()> {
         let patch = json!({"metadata": {"annotations": {"doppler-prefect.dev/refresh": text}}});
         let params = PatchParams::default();
         self.bindings()
@@ -24,7 +24,7 @@ impl World {
         Ok(())
     }
 
-    async fn until_refreshed(&self, text: &str) -> Result<()> {
+    pub(super) async fn until_refreshed(&self, text: &str) -> Result<()> {
         self.until(&format!("the answer to {text:?}"), async || {
             let refreshed = self.status("b").await?["refreshed"].clone();
             ensure!(refreshed == text, "{refreshed}");
