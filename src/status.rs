@@ -12,7 +12,8 @@ use serde::Serialize;
 
 use crate::{
     crd::{
-        DopplerPrefectBindingStatus, ExcludedKey, InjectedEntry, ResolvedConfig, WorkPoolStatus,
+        DopplerPrefectBindingStatus, ExcludedKey, FilesStatus, InjectedEntry, ResolvedConfig,
+        WorkPoolStatus,
     },
     failure::Failure,
     printable::{self, MAX_MESSAGE_BYTES, one_line},
@@ -76,6 +77,8 @@ pub struct SecretContent {
     pub excluded_keys: Vec<ExcludedKey>,
     /// Keyed hash of the content.
     pub hash: String,
+    /// The Secret with the files, if there are any.
+    pub files: Option<FilesStatus>,
 }
 
 /// The outcome of a reconcile.
@@ -203,6 +206,7 @@ pub fn status(
         }
         after.key_count = i32::try_from(content.key_count).ok();
         after.content_hash = Some(content.hash.clone());
+        after.files.clone_from(&content.files);
     }
     after.prefect_version = outcome.prefect_version.as_deref().map(printable::name);
     if let Some(text) = &outcome.refreshed {

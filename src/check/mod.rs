@@ -198,7 +198,15 @@ async fn check_online(
         return;
     };
     match uid {
-        Ok(_) => secret::check_secret(context, &binding, &resolved.desired, findings).await,
+        Ok(_) => {
+            let desired = &resolved.desired;
+            for secret in [Some(desired), desired.files.as_deref()]
+                .into_iter()
+                .flatten()
+            {
+                secret::check_secret(context, &binding, secret, findings).await;
+            }
+        }
         Err(why) => findings.note(
             "Secret",
             &format!("not checked, because the binding cannot be read: {why}"),

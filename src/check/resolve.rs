@@ -276,6 +276,11 @@ fn desired_secret(
         );
         findings.note("overridden", &text);
     }
+    if let Some(files) = &desired.files {
+        let names: Vec<&str> = files.data.keys().map(String::as_str).collect();
+        let number = count(names.len(), "file");
+        findings.ok("files", &format!("{number}: {}", names.join(", ")));
+    }
     if let Some(note) = desired.proxy_note() {
         findings.note("proxy", &note);
     }

@@ -7,9 +7,11 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::{crd::NO_CONFIG, inject::job_labels, printable::has_control};
+use crate::{
+    crd::NO_CONFIG, inject::job_labels, printable::has_control, secret::key_filter::is_key,
+};
 
 /// The headers that the operator sets itself.
 const OWN_HEADERS: [&str; 8] = [
@@ -31,7 +33,7 @@ const LABEL_VALUE: &str = "size(self) <= 63 && self.matches(";
 type Rule = fn(&Value) -> bool;
 
 /// Each rule, by a part of its text that no other rule has, in this order.
-const RULES: [(&str, Rule); 26] = [
+const RULES: [(&str, Rule); 31] = [
     ("self.all(text, text.matches(", |items| {
         items
             .as_array()
@@ -132,6 +134,33 @@ const RULES: [(&str, Rule); 26] = [
         let configs = doppler.get("configs").and_then(Value::as_array);
         configs.is_none_or(Vec::is_empty) || !(has(doppler, "project") || has(doppler, "config"))
     }),
+    ("has(self.template) ? 1 : 0", |file| {
+        let sources = ["template", "from", "format"].into_iter();
+        sources.filter(|field| has(file, field)).count() == 1
+    }),
+    ("!has(self.encoding) || has(self.from)", |file| {
+        !has(file, "encoding") || has(file, "from")
+    }),
+    ("!has(self.type) || !has(self.files)", |secret| {
+        let Some(files) = secret.get("files").filter(|files| **files != json!({})) else {
+            return true;
+        };
+        match text(&secret["type"]) {
+            "kubernetes.io/tls" => has(files, "tls.crt") && has(files, "tls.key"),
+            "kubernetes.io/dockerconfigjson" => has(files, ".dockerconfigjson"),
+            "kubernetes.io/ssh-auth" => has(files, "ssh-privatekey"),
+            "kubernetes.io/basic-auth" => has(files, "username") || has(files, "password"),
+            _ => true,
+        }
+    }),
+    ("!has(self.files) || !has(self.name)", |secret| {
+        !has(secret, "files") || text(&secret["name"]).chars().count() <= 247
+    }),
+    ("k != '.' && !k.startsWith('..')", |files| {
+        files
+            .as_object()
+            .is_none_or(|files| files.keys().all(|name| is_key(name)))
+    }),
     ("self.metadata.name) != 'none'", |binding| {
         let named = binding.pointer("/spec/managedSecret/name");
         let named = named.filter(|name| !name.is_null());
@@ -200,7 +229,6 @@ fn seconds(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn durations_have_hours_minutes_and_seconds() {

@@ -84,7 +84,7 @@ pub(super) async fn check_secret(
             &format!("{name} is being deleted; the operator would create it again afterwards"),
         ),
         decision => {
-            if let Some(error) = fetched.update_blocker() {
+            if let Some(error) = fetched.update_blocker(desired.type_) {
                 findings.fail(TOPIC, &format!("{}: {name}: {error}", error.reason()));
             } else if let Decision::Update {
                 reason: UpdateReason::Adopt,

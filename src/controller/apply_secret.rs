@@ -205,7 +205,7 @@ impl Apply<'_> {
             context.objects.evict(&self.object);
             return Ok(None);
         };
-        if let Some(error) = fetched.update_blocker() {
+        if let Some(error) = fetched.update_blocker(desired.type_) {
             return Err(write_failure(self.desired, &error));
         }
         let stale = cached.is_none_or(|cached| {
@@ -257,7 +257,7 @@ impl Apply<'_> {
         match context.secrets.get(&desired.namespace, &desired.name).await {
             Ok(Some(fetched)) => {
                 if fetched.observed.belongs_to(&desired.binding_uid)
-                    && let Some(error) = fetched.update_blocker()
+                    && let Some(error) = fetched.update_blocker(desired.type_)
                 {
                     return Err(write_failure(self.desired, &error));
                 }

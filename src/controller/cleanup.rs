@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{
     delete_secret::delete_secret,
+    files_secret::files_secret_names,
     finalizer,
     injection::{self, PendingRemoval, Withdrawal},
     pass::Pass,
@@ -146,6 +147,7 @@ async fn delete_secrets(pass: &mut Pass<'_>) -> bool {
     let names: BTreeSet<String> = entries
         .map(|entry| entry.secret.clone())
         .chain([pass.binding.secret_name().to_owned()])
+        .chain(files_secret_names(pass))
         .collect();
     let deletes = |name: &String| pass.deletion_policy(name) == DeletionPolicy::Delete;
     if !wait.is_zero() && names.iter().any(deletes) {

@@ -4,7 +4,7 @@
 //! Input: keys from the work queue.
 //! Output: reconciles, up to `--concurrency` at a time.
 //! Invariants: data runs one way, binding → block → config → Secret → injection → status, and so do
-//! the modules: [`resolve`] and [`resolution`], [`secret`] and [`apply_secret`], [`injection`],
+//! the modules: [`resolve`] and [`resolution`], [`secret`], [`apply_secret`] and [`files_secret`], [`injection`],
 //! [`entry_record`], [`finalizer`], [`prune`], [`refresh`], [`patch_status`]; [`cleanup`] runs in reverse order, also for an [`orphan`].
 //! Each takes a [`pass`]. [`work_queue`] and [`watches`] say what enqueues a binding. [`context`],
 //! [`binding_state`], [`recorded_entries`], [`object_cache`], [`key_refs`], [`run_pods`], [`admission_policy`] and [`stored_binding`] hold what a pass reads.
@@ -19,6 +19,7 @@ pub mod context;
 pub mod credential;
 mod delete_secret;
 mod entry_record;
+mod files_secret;
 pub mod finalizer;
 pub mod finalizer_error;
 pub mod injection;

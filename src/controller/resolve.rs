@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::{
     config_sources::{Overrides, all_key_references, config_keys, of_config, resolved_text},
     connect::{build_connection, check_service, check_text_fields, config_key, doppler_host},
+    files_secret::files_secret_names,
     object_cache::{ObjectKey, ReferenceKind},
     pass::Pass,
     resolution::{ConfigValues, LastGood, Resolution, Stage},
@@ -162,6 +163,8 @@ pub fn track_objects(pass: &Pass<'_>) {
     let secrets = std::iter::once(binding.secret_name())
         .chain(entries.map(|entry| entry.secret.as_str()))
         .chain(status.and_then(|status| status.secret_name.as_deref()))
+        .map(str::to_owned)
+        .chain(files_secret_names(pass))
         .map(|name| pass.object(ReferenceKind::Secret, name));
     let objects: HashSet<ObjectKey> = referenced.chain(secrets).collect();
     pass.context.objects.track(pass.key, objects);

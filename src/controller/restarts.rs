@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use kube::Resource;
 use tokio::time::Instant;
 
-use super::{pass::Pass, secret::SecretOutcome};
+use super::{files_secret::files_secret_name, pass::Pass, secret::SecretOutcome};
 use crate::{
     crd::{RestartKind, RestartSpec, RestartTarget},
     failure::Failure,
@@ -105,9 +105,14 @@ pub fn unchanged(pass: &Pass<'_>) -> Option<ConditionUpdate> {
 /// Looks at each target and at each workload with the label.
 async fn restart_all(pass: &Pass<'_>, spec: &RestartSpec, hash: &str, results: &mut Results) {
     let namespace = pass.key.namespace();
+    let files = files_secret_name(pass);
+    let secrets: Vec<&str> = [Some(pass.binding.secret_name()), files.as_deref()]
+        .into_iter()
+        .flatten()
+        .collect();
     let wanted = Wanted {
         binding: pass.key.name(),
-        secret: pass.binding.secret_name(),
+        secrets: &secrets,
         hash,
         min_interval: spec.min_interval(),
     };
@@ -165,7 +170,7 @@ async fn restart(
             match written {
                 Ok(()) => {
                     results.current.push(target.to_string());
-                    let secret = wanted.secret;
+                    let secret = pass.binding.secret_name();
                     let message = format!("{target} restarts with the content of Secret {secret}");
                     pass.emit(Reason::WorkloadRestarted, &message);
                 }

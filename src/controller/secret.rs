@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::{
     apply_secret::{Applied, apply_secret},
     entry_record,
+    files_secret::write_files,
     loss_guard::refuse_loss,
     pass::Pass,
     resolution::{LastGood, Resolution, with_note},
@@ -68,7 +69,10 @@ pub async fn reconcile_secret(
     let was_true = pass.was_true(SECRET_SYNCED);
     let desired = match desired {
         Some(Ok(desired)) => desired,
-        Some(Err(failure)) => return ConditionUpdate::of_failure(&failure, true, was_true).into(),
+        Some(Err(failure)) => {
+            pass.requeue.after(failure.retry_after);
+            return ConditionUpdate::of_failure(&failure, true, was_true).into();
+        }
         None => {
             let update = resolution.upstream_condition(was_true, pass.secret_exists());
             return update.unwrap_or(ConditionUpdate::Unchanged).into();
@@ -83,8 +87,14 @@ pub async fn reconcile_secret(
     } else {
         desired
     };
-    match write_secret(pass, resolution, &desired).await {
-        Ok(condition) => {
+    let written = match write_secret(pass, resolution, &desired).await {
+        Ok(condition) => write_files(pass, &desired)
+            .await
+            .map(|files| (condition, files)),
+        Err(failure) => Err(failure),
+    };
+    match written {
+        Ok((condition, files)) => {
             pass.update_state(|state| state.secret_failing_since = None);
             SecretOutcome {
                 condition,
@@ -92,6 +102,7 @@ pub async fn reconcile_secret(
                     key_count: desired.data.len(),
                     excluded_keys: desired.excluded_keys,
                     hash: desired.content_hash,
+                    files,
                 }),
             }
         }

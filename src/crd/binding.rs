@@ -122,11 +122,12 @@ pub struct DopplerPrefectBindingSpec {
     pub prefect: Option<PrefectSpec>,
 
     /// The Doppler config to read, and the names to include. Each of `project`, `config` and
-    /// `accessToken` (or `identity`) overrides the block's value.
+    /// `accessToken` (or `identity`) overrides the block's value. `configs` names several configs
+    /// instead.
     #[serde(default, skip_serializing_if = "is_default")]
     pub doppler: DopplerSpec,
 
-    /// The Kubernetes Secret that the operator writes.
+    /// The Kubernetes Secret that the operator writes, and the Secret with the files if there are any.
     #[serde(default, skip_serializing_if = "is_default")]
     pub managed_secret: ManagedSecretSpec,
 

@@ -18,7 +18,8 @@ use super::{
 
 /// The Doppler config to read, and the names to include. Each of `project`, `config` and
 /// `accessToken` overrides the block's value. With all three, the operator does not read the block.
-/// `identity` takes the place of `accessToken`; with its `id`, it counts as the third.
+/// `identity` takes the place of `accessToken`; with its `id`, it counts as the third. `configs` names
+/// several configs instead.
 /// With the operator's `--block-overrides=deny`, `project` and `config` must equal those of the block
 /// unless `accessToken` or `identity` is set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]

@@ -10,6 +10,7 @@ mod binding_ref;
 mod content;
 mod doppler;
 mod entry_record;
+mod files;
 pub mod finalizer;
 mod identity;
 mod inject;
@@ -32,6 +33,7 @@ pub use doppler::{AccessToken, DopplerSpec, NameTransformer};
 pub use entry_record::{
     ENTRIES_ANNOTATION, EntryRecord, InjectedEntry, MAX_ENTRIES, MAX_RECORD_BYTES, RecordedServer,
 };
+pub use files::{FileEncoding, FileFormat, FileSpec, SecretType};
 pub use finalizer::FINALIZER;
 pub use identity::{IdentitySpec, ServiceAccountRef};
 pub use inject::{
@@ -51,6 +53,7 @@ pub use restart::{
 };
 pub use secret::{DeletionPolicy, ManagedSecretSpec};
 pub use status::{
-    DopplerPrefectBindingStatus, ExcludedKey, ResolvedConfig, WorkPoolState, WorkPoolStatus,
+    DopplerPrefectBindingStatus, ExcludedKey, FilesStatus, ResolvedConfig, WorkPoolState,
+    WorkPoolStatus,
 };
 pub use uid::Uid;

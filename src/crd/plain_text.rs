@@ -2,8 +2,8 @@
 //!
 //! Input: a spec, which an older CRD may have admitted.
 //! Output: the rule of the CRD, and the path of the first field that breaks it.
-//! Invariants: rule and path agree on the characters. Inline values, labels and annotations of the
-//! Secret are free text.
+//! Invariants: rule and path agree on the characters. Inline values, templates, labels and annotations
+//! of the Secret are free text.
 
 use kube::core::Rule;
 use serde::Serialize;
@@ -18,8 +18,8 @@ pub const PLAIN_TEXT_RULE: &str =
 const PLAIN_TEXTS_RULE: &str = r"self.all(text, text.matches(r'^[^\p{Cc}\x{061C}\x{200E}\x{200F}\x{2028}-\x{202E}\x{2066}-\x{2069}]*$'))";
 /// What to do about a field that breaks the rule.
 const MESSAGE: &str = "remove control characters, line breaks and marks that reorder text";
-/// Fields that may have any text: inline values, and metadata that Kubernetes validates.
-const FREE_TEXT: [&str; 3] = ["value", "labels", "annotations"];
+/// Fields that may have any text: inline values, templates, and metadata that Kubernetes validates.
+const FREE_TEXT: [&str; 4] = ["value", "template", "labels", "annotations"];
 
 /// The rule of the CRD for a text field.
 pub(super) fn plain_text() -> Rule {
@@ -115,6 +115,7 @@ mod tests {
             json!({}),
             json!({"inject": {"workPools": [{"name": "Größe 👩\u{200d}💻"}]}}),
             json!({"managedSecret": {"annotations": {"a": "two\nlines"}}}),
+            json!({"managedSecret": {"files": {"a": {"template": "two\nlines\t"}}}}),
             json!({"prefect": {"server": {"name": "a", "apiKey": {"value": "k\n"}}}}),
         ] {
             assert_eq!(correction(spec), None);

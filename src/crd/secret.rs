@@ -10,12 +10,23 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::restart::RestartSpec;
+use super::{
+    files::{FileSpec, SecretType},
+    restart::RestartSpec,
+};
 
-/// The Kubernetes Secret that the operator writes. It is in the binding's namespace and has the
-/// type `Opaque`.
+/// The suffix of the name of the Secret with the files.
+const FILES_SUFFIX: &str = "-files";
+
+/// The Kubernetes Secret that the operator writes, and the Secret with the files if there are any.
+/// Both are in the binding's namespace.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new(
+    "!has(self.type) || !has(self.files) || size(self.files) == 0 || (self.type == 'kubernetes.io/tls' ? 'tls.crt' in self.files && 'tls.key' in self.files : self.type == 'kubernetes.io/dockerconfigjson' ? '.dockerconfigjson' in self.files : self.type == 'kubernetes.io/ssh-auth' ? 'ssh-privatekey' in self.files : self.type == 'kubernetes.io/basic-auth' ? 'username' in self.files || 'password' in self.files : true)"
+).message("files lacks a key that type needs: tls.crt and tls.key, .dockerconfigjson, ssh-privatekey, or username or password"))]
+#[x_kube(validation = Rule::new("!has(self.files) || !has(self.name) || size(self.name) <= 247")
+    .message("the Secret with the files has the name of the Secret and -files: use a name of at most 247 characters"))]
 pub struct ManagedSecretSpec {
     /// Name of the Secret. After a change, the operator writes the new Secret first, and deletes
     /// the old one once no pool refers to it. Default: the binding's name.
@@ -65,12 +76,32 @@ pub struct ManagedSecretSpec {
     #[schemars(length(max = 64), inner(length(min = 1, max = 200)))]
     #[x_kube(validation = super::plain_text::plain_texts())]
     pub allow_reserved_names: Vec<String>,
+    /// Type of the Secret with the files, or without files of the only Secret: `Opaque`,
+    /// `kubernetes.io/tls`, `kubernetes.io/dockerconfigjson`, `kubernetes.io/basic-auth` or
+    /// `kubernetes.io/ssh-auth`. Kubernetes never changes the type of a Secret: after a change, delete
+    /// the Secret, and the operator creates it again. Default: `Opaque`.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    pub type_: Option<SecretType>,
+    /// Files, at most 16, by name, such as `profiles.yml`. They are the keys of a second Secret, which
+    /// has the name of the Secret and `-files`, and which pods can mount. They are never environment
+    /// variables. Default: none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    #[x_kube(validation = Rule::new("self.all(k, size(k) <= 253 && k.matches('^[-._a-zA-Z0-9]+$') && k != '.' && !k.startsWith('..'))")
+        .message("a file has a name that cannot be a key of a Secret: use at most 253 letters, digits, -, _ and ."))]
+    pub files: BTreeMap<String, FileSpec>,
     /// Workloads that restart when the content of the Secret changes. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart: Option<RestartSpec>,
 }
 
 impl ManagedSecretSpec {
+    /// The name of the Secret with the files, if the Secret has this name. None without files.
+    #[must_use]
+    pub fn files_secret_name(&self, secret: &str) -> Option<String> {
+        (!self.files.is_empty()).then(|| format!("{secret}{FILES_SUFFIX}"))
+    }
+
     /// What happens to the Secret when the binding is deleted. `adopted` says whether the binding
     /// adopted it.
     #[must_use]

@@ -55,6 +55,10 @@ pub struct DopplerPrefectBindingStatus {
     /// Keyed hash of the content, as in the Secret's annotation `doppler-prefect.dev/content-hash`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_hash: Option<String>,
+    /// The Secret with the files of `spec.managedSecret.files`. Absent without files, and until it was
+    /// written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<FilesStatus>,
     /// Time of the last change of the content.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_change_time: Option<Time>,
@@ -85,6 +89,18 @@ pub struct ResolvedConfig {
     pub project: String,
     /// Doppler config.
     pub config: String,
+}
+
+/// The Secret with the files.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FilesStatus {
+    /// Name of the Secret with the files.
+    pub secret_name: String,
+    /// Number of files in it.
+    pub file_count: i32,
+    /// Keyed hash of the files, as in the annotation of that Secret.
+    pub content_hash: String,
 }
 
 /// A name that the operator excludes from the Secret.

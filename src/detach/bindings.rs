@@ -78,11 +78,14 @@ impl Detacher {
         } = binding;
         let namespace = binding.namespace().unwrap_or_default();
         let left: Vec<InjectedEntry> = recorded.entries.intersection(uncleaned).cloned().collect();
+        let managed = &binding.spec.managed_secret;
+        let files = managed.files_secret_name(binding.secret_name());
         let secrets: BTreeSet<&str> = recorded
             .entries
             .iter()
             .map(|entry| entry.secret.as_str())
             .chain([binding.secret_name()])
+            .chain(files.as_deref())
             .collect();
         for name in secrets {
             // The record of an entry that is still there stays on its Secret.

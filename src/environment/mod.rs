@@ -77,7 +77,7 @@ pub async fn environment(args: EnvironmentArgs) -> Result<ExitCode, EnvironmentE
     if let Some(note) = exclusions(&resolved.desired) {
         writeln!(io::stderr(), "{note}")?;
     }
-    let values = &resolved.desired.data;
+    let values = &resolved.desired.texts();
     if prints {
         let text = format::text(args.format, values)?;
         io::stdout().write_all(text.as_bytes())?;

@@ -16,8 +16,8 @@ use super::Workload;
 pub struct Wanted<'a> {
     /// Name of the binding.
     pub binding: &'a str,
-    /// Name of its Secret.
-    pub secret: &'a str,
+    /// Names of its Secret and, if there are files, of the Secret with them.
+    pub secrets: &'a [&'a str],
     /// Hash of the content.
     pub hash: &'a str,
     /// The least time between two restarts.
@@ -40,7 +40,7 @@ pub enum Decision {
 /// Decides about one workload.
 #[must_use]
 pub fn decide(workload: &Workload, wanted: &Wanted<'_>, now: Timestamp) -> Decision {
-    if workload.is_terminating() || !workload.uses_secret(wanted.secret) {
+    if workload.is_terminating() || !workload.uses_any(wanted.secrets) {
         return Decision::NotConcerned;
     }
     let content = workload.content();
@@ -89,7 +89,7 @@ mod tests {
     fn decision(workload: &Workload, secret: &str) -> Decision {
         let wanted = Wanted {
             binding: "b",
-            secret,
+            secrets: &[secret],
             hash: "new",
             min_interval: Duration::from_mins(10),
         };

@@ -188,6 +188,12 @@ impl Workload {
         self.spec.as_ref()?.template.as_ref()
     }
 
+    /// Whether its pods use one of the Secrets.
+    #[must_use]
+    pub fn uses_any(&self, secrets: &[&str]) -> bool {
+        secrets.iter().any(|secret| self.uses_secret(secret))
+    }
+
     /// Whether its pods use the Secret, in `env`, `envFrom` or a volume.
     #[must_use]
     pub fn uses_secret(&self, secret: &str) -> bool {

@@ -21,13 +21,13 @@ use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    desired::{Desired, TYPE},
+    desired::Desired,
     error::WriteError,
     observed::ObservedSecret,
     patch::{self, Base64Values, PatchOperation},
 };
 use crate::{
-    crd::MANAGED_BY,
+    crd::{MANAGED_BY, SecretType},
     kubernetes::{json_patch, metadata_only},
 };
 
@@ -58,10 +58,10 @@ pub struct FetchedSecret {
 }
 
 impl FetchedSecret {
-    /// Why the API server would reject an update. `None` if it would not.
+    /// Why the API server would reject an update to a Secret of this type. `None` if it would not.
     #[must_use]
-    pub fn update_blocker(&self) -> Option<WriteError> {
-        if self.type_ != TYPE {
+    pub fn update_blocker(&self, type_: SecretType) -> Option<WriteError> {
+        if self.type_ != type_.as_str() {
             Some(WriteError::WrongType)
         } else if self.immutable {
             Some(WriteError::Immutable)
@@ -72,14 +72,14 @@ impl FetchedSecret {
 
     /// Whether its data equal these values byte for byte.
     #[must_use]
-    pub fn data_equals(&self, data: &BTreeMap<String, SecretString>) -> bool {
+    pub fn data_equals(&self, data: &BTreeMap<String, SecretSlice<u8>>) -> bool {
         self.content.len() == data.len()
             && self
                 .content
                 .iter()
                 .zip(data)
                 .all(|((name, value), (wanted, right))| {
-                    name == wanted && value.expose_secret() == right.expose_secret().as_bytes()
+                    name == wanted && value.expose_secret() == right.expose_secret()
                 })
     }
 }
@@ -308,7 +308,7 @@ impl SecretClient {
         request: Result<HttpRequest, request::Error>,
         verb: &'static str,
         namespace: &str,
-        sent: Option<&BTreeMap<String, SecretString>>,
+        sent: Option<&BTreeMap<String, SecretSlice<u8>>>,
     ) -> Result<WrittenSecret, WriteError> {
         let request = metadata_only(request.map_err(|_| WriteError::Unreachable { verb })?);
         let text = self
@@ -346,7 +346,7 @@ fn create_request(desired: &Desired, dry_run: bool) -> Result<HttpRequest, reque
             annotations: &desired.annotations,
             owner_references: desired.owner.as_ref().map(|owner| [owner]),
         },
-        type_: TYPE,
+        type_: desired.type_.as_str(),
         data: Base64Values(&desired.data),
     };
     let params = PostParams {

@@ -1,6 +1,6 @@
 //! The keyed content hash.
 //!
-//! Input: the installation's hash key, a binding's UID, names and values.
+//! Input: the installation's hash key, a binding's UID, the type of the Secret, names and values.
 //! Output: a text that is equal for equal content.
 //! Invariants: keeps no value; without the key, the hash does not allow anyone to test guesses of
 //! values.
@@ -10,8 +10,10 @@ use std::{collections::BTreeMap, fmt};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use hmac::{Hmac, KeyInit, Mac, digest::Key};
 use rand::RngCore;
-use secrecy::{ExposeSecret, SecretBox, SecretString};
+use secrecy::{ExposeSecret, SecretBox, SecretSlice};
 use sha2::Sha256;
+
+use crate::crd::SecretType;
 
 /// Length of a key in bytes.
 pub const KEY_LENGTH: usize = 32;
@@ -48,10 +50,16 @@ impl HashKey {
         self.0.expose_secret()
     }
 
-    /// The hash of a binding's content. The length precedes every part, so that no two different
+    /// The hash of a binding's content. A change of the type counts, because metadata does not show the
+    /// type of a Secret. The length precedes every part, so that no two different
     /// contents give the same bytes.
     #[must_use]
-    pub fn content_hash(&self, binding_uid: &str, data: &BTreeMap<String, SecretString>) -> String {
+    pub fn content_hash(
+        &self,
+        binding_uid: &str,
+        type_: SecretType,
+        data: &BTreeMap<String, SecretSlice<u8>>,
+    ) -> String {
         // HMAC pads a key that is shorter than a block (64 bytes) with zeros, so the result is the
         // same.
         let mut block = Key::<Hmac<Sha256>>::default();
@@ -59,9 +67,13 @@ impl HashKey {
         let mut mac = <Hmac<Sha256> as KeyInit>::new(&block);
         update_with_length(&mut mac, b"doppler-prefect.dev/content-hash/1");
         update_with_length(&mut mac, binding_uid.as_bytes());
+        if type_ != SecretType::Opaque {
+            // No key of a Secret has a slash.
+            update_with_length(&mut mac, type_.as_str().as_bytes());
+        }
         for (name, value) in data {
             update_with_length(&mut mac, name.as_bytes());
-            update_with_length(&mut mac, value.expose_secret().as_bytes());
+            update_with_length(&mut mac, value.expose_secret());
         }
         URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes())
     }

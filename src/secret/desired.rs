@@ -4,43 +4,42 @@
 //! Output: the whole Secret ([`Desired`]), or why it cannot exist.
 //! Invariants: pure; copies values of any text byte for byte.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Resource;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::{ExposeSecret, SecretSlice, SecretString};
 
 use super::{
     content_hash::HashKey,
+    files::{self, Files, FilesError, files},
     key_filter::{ForbiddenNames, is_proxy},
     keys::{KeysError, SourceValues, keys},
+    limits::{MAX_TOTAL_BYTES, MAX_VALUE_BYTES},
     merge::Collision,
     metadata::{
         ADOPTED, BINDING, BINDING_UID, CONFIG, CONTENT_HASH, InvalidMetadata, PROJECT, annotations,
         labels,
     },
+    secret_type::{InvalidType, check_type},
+    template::Problem,
 };
 use crate::{
-    crd::{DopplerPrefectBinding, DopplerSpec, ENTRIES_ANNOTATION, ExcludedKey, ManagedSecretSpec},
+    crd::{
+        DopplerPrefectBinding, DopplerSpec, ENTRIES_ANNOTATION, ExcludedKey, ManagedSecretSpec,
+        SecretType,
+    },
     failure::Failure,
     printable::count,
     reason::Reason,
 };
 
-/// Type of every Secret that the operator writes.
-pub const TYPE: &str = "Opaque";
-
-/// Limit of the values in bytes: the API server's `MaxSecretSize`, which counts values only.
-pub const MAX_VALUE_BYTES: usize = 1024 * 1024;
-/// Limit of the whole object in bytes. etcd accepts requests of 1.5 MiB (1,572,864 bytes). In them,
-/// values are raw (the API server stores protobuf, not base64) and each key occurs twice: in `data`
-/// and in the managed fields. 64 KiB remain for metadata of others and for encryption at rest. The
-/// request itself, with its base64 (4/3 of 1 MiB) and keys, stays below the 3 MiB that the API
-/// server accepts.
-pub const MAX_TOTAL_BYTES: usize = 1536 * 1024 - 64 * 1024;
 /// Bytes per key besides its name: `"f:":{},` in the managed fields, and tags and lengths in the
 /// map.
 const OVERHEAD_PER_KEY: usize = 24;
+/// Wait before templates are rendered again, if there was no thread for it.
+const NO_THREAD_WAIT: Duration = Duration::from_secs(30);
+
 /// What the Secret is built from, besides the values.
 #[derive(Clone, Copy, Debug)]
 pub struct DesiredInput<'a> {
@@ -60,7 +59,7 @@ pub struct DesiredInput<'a> {
     pub key: &'a HashKey,
 }
 
-/// The desired Secret.
+/// The desired Secret. A binding with files has a second one.
 #[derive(Clone, Debug)]
 pub struct Desired {
     /// Name.
@@ -70,7 +69,9 @@ pub struct Desired {
     /// UID of the binding.
     pub binding_uid: String,
     /// Names and values.
-    pub data: BTreeMap<String, SecretString>,
+    pub data: BTreeMap<String, SecretSlice<u8>>,
+    /// Type.
+    pub type_: SecretType,
     /// Labels of the operator and of the spec.
     pub labels: BTreeMap<String, String>,
     /// Annotations of the operator and of the spec.
@@ -88,6 +89,8 @@ pub struct Desired {
     pub rename_note: Option<String>,
     /// Names that a later config takes from an earlier one.
     pub collisions: Vec<Collision>,
+    /// The Secret with the files, if there are any.
+    pub files: Option<Box<Self>>,
 }
 
 impl Desired {
@@ -123,6 +126,16 @@ impl Desired {
         self
     }
 
+    /// Names and values as texts, which those of the environment are.
+    #[must_use]
+    pub fn texts(&self) -> BTreeMap<String, SecretString> {
+        let texts = self.data.iter().filter_map(|(name, value)| {
+            let text = str::from_utf8(value.expose_secret()).ok()?;
+            Some((name.clone(), text.into()))
+        });
+        texts.collect()
+    }
+
     /// What to say of the keys that choose the proxy of job pods, if there are any: with them, the
     /// config decides through whom the runs send their requests.
     #[must_use]
@@ -148,6 +161,12 @@ pub enum SecretError {
     /// The values do not become keys.
     #[error(transparent)]
     Keys(#[from] KeysError),
+    /// The files cannot be made.
+    #[error(transparent)]
+    Files(#[from] FilesError),
+    /// The type needs something else.
+    #[error(transparent)]
+    Type(#[from] InvalidType),
     /// A label or an annotation is invalid.
     #[error(transparent)]
     Metadata(#[from] InvalidMetadata),
@@ -168,16 +187,29 @@ pub enum SecretError {
 
 impl From<SecretError> for Failure {
     fn from(error: SecretError) -> Self {
-        Self::new(error.reason(), error.to_string())
+        Self {
+            retry_after: error.retry_after(),
+            ..Self::new(error.reason(), error.to_string())
+        }
     }
 }
 
 impl SecretError {
+    /// How long to wait before the next attempt, if the same input may succeed then.
+    fn retry_after(&self) -> Option<Duration> {
+        let Self::Files(FilesError::Template(error)) = self else {
+            return None;
+        };
+        (error.problem == Problem::NoThread).then_some(NO_THREAD_WAIT)
+    }
+
     /// The reason for condition, Event, metric and log.
     #[must_use]
     pub const fn reason(&self) -> Reason {
         match self {
             Self::Keys(error) => error.reason(),
+            Self::Files(error) => error.reason(),
+            Self::Type(_) => Reason::SecretTypeIncomplete,
             Self::Metadata(_) => Reason::InvalidSpec,
             Self::TooLarge { .. } => Reason::SecretTooLarge,
         }
@@ -208,10 +240,55 @@ pub fn desired(
     sources: &[SourceValues<'_>],
 ) -> Result<Desired, SecretError> {
     let keys = keys(input.doppler, input.managed, input.forbidden, sources)?;
-    let data = keys.data;
-    let labels = labels(input.managed)?;
-    let content_hash = input.key.content_hash(input.binding_uid, &data);
+    let (name, type_) = (
+        input.managed.name.as_deref().unwrap_or(input.binding),
+        input.managed.type_.unwrap_or_default(),
+    );
     let last = sources.last();
+    let build = |name: &str, type_: SecretType, data| build(input, last, name, type_, data);
+    let mut excluded_keys = keys.excluded.clone();
+    let files_name = input.managed.files_secret_name(name);
+    let (own_type, files) = match files_name {
+        None => (type_, None),
+        Some(_) if sources.is_empty() => {
+            files::check(&input.managed.files)?;
+            (SecretType::Opaque, None)
+        }
+        Some(files_name) => {
+            let Files { data, excluded } = files(&input.managed.files, &keys)?;
+            check_type(type_, &data)?;
+            excluded_keys.extend(excluded);
+            let files = build(&files_name, type_, data)?;
+            (SecretType::Opaque, Some(Box::new(files)))
+        }
+    };
+    let data = keys.data.iter().map(|(name, value)| {
+        let bytes = value.expose_secret().as_bytes().to_vec();
+        (name.clone(), SecretSlice::from(bytes))
+    });
+    let data = data.collect();
+    if !sources.is_empty() {
+        check_type(own_type, &data)?;
+    }
+    Ok(Desired {
+        excluded_keys,
+        rename_note: keys.note,
+        collisions: keys.collisions,
+        files,
+        ..build(name, own_type, data)?
+    })
+}
+
+/// A Secret with this content, without what only the Secret of the environment has.
+fn build(
+    input: &DesiredInput<'_>,
+    last: Option<&SourceValues<'_>>,
+    name: &str,
+    type_: SecretType,
+    data: BTreeMap<String, SecretSlice<u8>>,
+) -> Result<Desired, SecretError> {
+    let labels = labels(input.managed)?;
+    let content_hash = input.key.content_hash(input.binding_uid, type_, &data);
     let own = [
         (BINDING_UID, input.binding_uid),
         (BINDING, input.binding),
@@ -221,30 +298,26 @@ pub fn desired(
     ];
     let annotations = annotations(input.managed, &own)?;
     check_size(&data, &labels, &annotations)?;
-
     Ok(Desired {
-        name: input
-            .managed
-            .name
-            .as_deref()
-            .unwrap_or(input.binding)
-            .to_owned(),
+        name: name.to_owned(),
         namespace: input.namespace.to_owned(),
         binding_uid: input.binding_uid.to_owned(),
         owner: None,
         removes_entries: false,
         data,
+        type_,
         labels,
         annotations,
         content_hash,
-        excluded_keys: keys.excluded,
-        rename_note: keys.note,
-        collisions: keys.collisions,
+        excluded_keys: Vec::new(),
+        rename_note: None,
+        collisions: Vec::new(),
+        files: None,
     })
 }
 
 fn check_size(
-    data: &BTreeMap<String, SecretString>,
+    data: &BTreeMap<String, SecretSlice<u8>>,
     labels: &BTreeMap<String, String>,
     annotations: &BTreeMap<String, String>,
 ) -> Result<(), SecretError> {

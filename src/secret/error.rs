@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::{ExposeSecret, SecretSlice};
 
 use crate::{
     reason::Reason,
@@ -31,7 +31,7 @@ pub enum WriteError {
     Immutable,
     /// It has another type.
     #[error(
-        "the Secret has a type other than Opaque: set spec.managedSecret.name to another name, or delete the Secret"
+        "the Secret has another type than spec.managedSecret.type says, and Kubernetes never changes the type of a Secret: delete the Secret, and the operator creates it again, or set spec.managedSecret.name to another name"
     )]
     WrongType,
     /// It exceeds the size limit of the API server or etcd.
@@ -150,7 +150,7 @@ impl WriteError {
         error: &kube::Error,
         verb: &'static str,
         namespace: &str,
-        sent: Option<&BTreeMap<String, SecretString>>,
+        sent: Option<&BTreeMap<String, SecretSlice<u8>>>,
     ) -> Self {
         let kube::Error::Api(status) = error else {
             return Self::Unreachable { verb };
@@ -172,7 +172,12 @@ impl WriteError {
             }
             Refusal::Policy { policy, sentence } => {
                 let sentence = match sent {
-                    Some(sent) => sentence.without(sent.values().map(ExposeSecret::expose_secret)),
+                    Some(sent) => {
+                        let values = sent.values();
+                        let texts =
+                            values.filter_map(|value| str::from_utf8(value.expose_secret()).ok());
+                        sentence.without(texts)
+                    }
                     None => sentence.hidden(),
                 };
                 return Self::Rejected {
@@ -206,6 +211,7 @@ impl WriteError {
             {
                 Self::TooLarge
             }
+            422 if causes.iter().any(|cause| cause.field == "type") => Self::WrongType,
             422 if causes.iter().any(|cause| {
                 cause.reason == "FieldValueForbidden"
                     && matches!(&*cause.field, "data" | "immutable")

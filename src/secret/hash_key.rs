@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 
 use super::{
     client::{FetchedSecret, SecretClient},
@@ -15,7 +15,7 @@ use super::{
     desired::Desired,
     error::WriteError,
 };
-use crate::crd::{MANAGED_BY, MANAGED_BY_LABEL};
+use crate::crd::{MANAGED_BY, MANAGED_BY_LABEL, SecretType};
 
 /// Name of the Secret with the key.
 pub const SECRET_NAME: &str = "doppler-prefect-operator-hash-key";
@@ -88,7 +88,7 @@ fn key_secret(namespace: &str, key: &HashKey) -> Desired {
         binding_uid: String::new(),
         data: BTreeMap::from([(
             DATA_KEY.to_owned(),
-            SecretString::from(STANDARD.encode(key.expose())),
+            STANDARD.encode(key.expose()).into_bytes().into(),
         )]),
         labels: BTreeMap::from([(MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned())]),
         annotations: BTreeMap::new(),
@@ -98,6 +98,8 @@ fn key_secret(namespace: &str, key: &HashKey) -> Desired {
         excluded_keys: Vec::new(),
         rename_note: None,
         collisions: Vec::new(),
+        type_: SecretType::Opaque,
+        files: None,
     }
 }
 

@@ -138,6 +138,11 @@ impl ForbiddenNames {
         let set = set.build().map_err(|_| invalid(&patterns.join(",")))?;
         Ok(Self(set))
     }
+
+    /// Whether the flags forbid the name.
+    pub(super) fn forbid(&self, name: &str) -> bool {
+        self.0.is_match(name)
+    }
 }
 
 /// The filter of one binding.
@@ -216,7 +221,7 @@ impl<'a> KeyFilter<'a> {
     pub fn exclusion(&self, name: &str) -> Option<Exclusion> {
         if !is_key(name) {
             Some(Exclusion::InvalidKey)
-        } else if self.forbidden.0.is_match(name) {
+        } else if self.forbidden.forbid(name) {
             Some(Exclusion::Forbidden)
         } else if is_reserved(name) && !self.allowed.iter().any(|allowed| allowed == name) {
             Some(Exclusion::Reserved)
@@ -243,7 +248,9 @@ pub fn is_proxy(name: &str) -> bool {
         .is_some_and(|scheme| PROXIES.contains(&scheme))
 }
 
-fn is_key(name: &str) -> bool {
+/// Whether the API server accepts the name as a key of a Secret.
+#[must_use]
+pub fn is_key(name: &str) -> bool {
     // The rule of the API server: `.` and `..` cannot be file names in a volume, and a key must not
     // start with `..`.
     !name.is_empty()

@@ -40,9 +40,12 @@ pub struct SourceValues<'a> {
 
 /// The keys of the Secret.
 #[derive(Debug, Default)]
-pub struct Keys {
-    /// Names and values.
+pub struct Keys<'a> {
+    /// Names and values of the environment.
     pub data: BTreeMap<String, SecretString>,
+    /// Names and values that files may use: also those that cannot be variables, but none that the
+    /// operator's flags forbid.
+    pub named: BTreeMap<String, &'a SecretString>,
     /// Excluded names; those that are invalid or reserved come before those that the binding itself
     /// excludes.
     pub excluded: Vec<ExcludedKey>,
@@ -86,12 +89,12 @@ impl KeysError {
 ///
 /// # Errors
 /// If a glob, a prefix or `rename` is invalid, or keys meet and the spec refuses that.
-pub fn keys(
+pub fn keys<'a>(
     doppler: &DopplerSpec,
     managed: &ManagedSecretSpec,
     forbidden: &ForbiddenNames,
-    sources: &[SourceValues<'_>],
-) -> Result<Keys, KeysError> {
+    sources: &[SourceValues<'a>],
+) -> Result<Keys<'a>, KeysError> {
     check_items(doppler)?;
     let mut excluded: Vec<(Exclusion, String)> = Vec::new();
     let mut selected = Vec::with_capacity(sources.len());
@@ -117,15 +120,17 @@ pub fn keys(
 
     let filter = KeyFilter::new(managed, forbidden);
     let mut data = BTreeMap::new();
-    for (name, value) in renamed.keys {
-        let exclusion = filter.exclusion(&name);
-        match exclusion.or_else(|| unfit_variable(&name, value)) {
-            Some(why) => excluded.push((why, name)),
+    for (name, value) in &renamed.keys {
+        let exclusion = filter.exclusion(name);
+        match exclusion.or_else(|| unfit_variable(name, value)) {
+            Some(why) => excluded.push((why, name.clone())),
             None => {
-                data.insert(name, value.clone());
+                data.insert(name.clone(), (*value).clone());
             }
         }
     }
+    let mut named = renamed.keys;
+    named.retain(|name, _| !forbidden.forbid(name));
     excluded.sort_unstable();
     let listed = excluded.into_iter().map(|(why, name)| ExcludedKey {
         reason: why.explanation(&name),
@@ -133,6 +138,7 @@ pub fn keys(
     });
     Ok(Keys {
         data,
+        named,
         excluded: listed.collect(),
         note,
         collisions: merged.collisions,

@@ -7,7 +7,7 @@
 //!
 //! Reading order: [`name_filter`] (which names the binding selects), [`merge`](mod@merge),
 //! [`rename`](mod@rename), [`key_filter`] (which names may be keys), [`keys`](mod@keys) (these in order),
-//! [`content_hash`] (keyed hash), [`metadata`], [`desired`](mod@desired) (the whole Secret, pure), [`observed`] (what the metadata of the
+//! [`template`], [`format`](mod@format) and [`files`](mod@files), [`secret_type`], [`content_hash`] (keyed hash), [`metadata`], [`desired`](mod@desired) (the whole Secret, pure), [`observed`] (what the metadata of the
 //! existing one shows), [`decide`](mod@decide) (what to do, pure), [`patch`] (how, pure),
 //! [`error`], [`client`] (the requests), [`hash_key`] (the installation's hash key).
 
@@ -17,15 +17,20 @@ pub mod content_hash;
 pub mod decide;
 pub mod desired;
 pub mod error;
+pub mod files;
+pub mod format;
 pub mod hash_key;
 pub mod key_filter;
 pub mod keys;
+pub mod limits;
 pub mod merge;
 pub mod metadata;
 pub mod name_filter;
 pub mod observed;
 pub mod patch;
 pub mod rename;
+pub mod secret_type;
+pub mod template;
 
 pub use client::{FetchedSecret, SecretClient, WrittenSecret};
 pub use content_hash::HashKey;

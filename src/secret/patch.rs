@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::{ExposeSecret, SecretSlice};
 use serde::{Serialize, Serializer};
 
 use super::{
@@ -41,7 +41,7 @@ enum Operand<'a> {
 
 /// Values in base64, as the Kubernetes API expects them.
 #[derive(Clone, Copy)]
-pub struct Base64Values<'a>(pub &'a BTreeMap<String, SecretString>);
+pub struct Base64Values<'a>(pub &'a BTreeMap<String, SecretSlice<u8>>);
 
 impl Serialize for Base64Values<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -85,6 +85,8 @@ pub fn update<'a>(observed: &'a ObservedSecret, desired: &'a Desired) -> Vec<Pat
     let mut patch = vec![
         version_guard(observed),
         add("/data", Operand::Data(Base64Values(&desired.data))),
+        // The API server refuses a change: metadata does not show the type.
+        add("/type", Operand::Text(desired.type_.as_str())),
     ];
     push_metadata(
         &mut patch,

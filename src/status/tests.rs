@@ -22,6 +22,7 @@ fn synced() -> Outcome {
             key_count: 4,
             excluded_keys: vec![],
             hash: "h1".to_owned(),
+            files: None,
         }),
         prefect_version: Some("3.8.8".to_owned()),
         refreshed: None,

@@ -1,9 +1,10 @@
 //! Memory while upstreams send answers that are small as text and large once they are decoded.
 //!
-//! Input: a Prefect server that the author of a binding controls.
+//! Input: a Prefect server that the author of a binding controls, and templates of files.
 //! Output: the peak of the operator's resident memory, and the reason in each condition.
 
 mod hostile;
+mod templates;
 
 use anyhow::{Context, Result, ensure};
 

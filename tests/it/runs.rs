@@ -1,6 +1,7 @@
 //! Flow runs that a real worker starts and the process node executes: their environment, and that
 //! they run regardless of the operator's state.
 
+mod content;
 mod selected;
 mod waiting;
 

@@ -94,19 +94,19 @@ async fn compares_data_by_bytes_and_reports_what_blocks_an_update() {
     let found = answering(200, body).get("ns", "s").await.unwrap().unwrap();
     let data = |a: &str| {
         BTreeMap::from([
-            ("A".to_owned(), a.into()),
-            ("B".to_owned(), SecretString::from("")),
+            ("A".to_owned(), SecretSlice::from(a.as_bytes().to_vec())),
+            ("B".to_owned(), SecretSlice::from(Vec::new())),
         ])
     };
     assert!(found.data_equals(&data("a")));
     assert!(!found.data_equals(&data("b")));
     assert!(!found.data_equals(&BTreeMap::new()));
-    assert_eq!(found.update_blocker(), None);
+    assert_eq!(found.update_blocker(SecretType::Opaque), None);
     let typed = answering(200, json!({"metadata": {}, "type": "kubernetes.io/tls"}))
         .get("ns", "s")
         .await;
     assert_eq!(
-        typed.unwrap().unwrap().update_blocker(),
+        typed.unwrap().unwrap().update_blocker(SecretType::Opaque),
         Some(WriteError::WrongType)
     );
     let immutable = answering(
@@ -116,7 +116,10 @@ async fn compares_data_by_bytes_and_reports_what_blocks_an_update() {
     .get("ns", "s")
     .await;
     assert_eq!(
-        immutable.unwrap().unwrap().update_blocker(),
+        immutable
+            .unwrap()
+            .unwrap()
+            .update_blocker(SecretType::Opaque),
         Some(WriteError::Immutable)
     );
 }
@@ -126,7 +129,7 @@ fn desired_with(value: &str) -> Desired {
         name: "s".to_owned(),
         namespace: "ns".to_owned(),
         binding_uid: "u".to_owned(),
-        data: BTreeMap::from([("A".to_owned(), SecretString::from(value))]),
+        data: BTreeMap::from([("A".to_owned(), value.as_bytes().to_vec().into())]),
         labels: BTreeMap::new(),
         annotations: BTreeMap::new(),
         owner: None,
@@ -134,6 +137,8 @@ fn desired_with(value: &str) -> Desired {
         excluded_keys: Vec::new(),
         rename_note: None,
         collisions: Vec::new(),
+        type_: SecretType::Opaque,
+        files: None,
         removes_entries: false,
     }
 }

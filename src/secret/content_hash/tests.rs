@@ -1,32 +1,35 @@
 use super::*;
 
+const OPAQUE: SecretType = SecretType::Opaque;
+
 fn key(byte: u8) -> HashKey {
     HashKey::from_bytes(&[byte; KEY_LENGTH]).unwrap()
 }
 
-fn data(pairs: &[(&str, &str)]) -> BTreeMap<String, SecretString> {
+fn data(pairs: &[(&str, &str)]) -> BTreeMap<String, SecretSlice<u8>> {
     pairs
         .iter()
-        .map(|(name, value)| ((*name).to_owned(), (*value).into()))
+        .map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec().into()))
         .collect()
 }
 
 #[test]
 fn equal_content_gives_equal_hash_and_any_change_another_one() {
-    let hash = key(1).content_hash("uid", &data(&[("A", "b"), ("C", "")]));
+    let hash = key(1).content_hash("uid", OPAQUE, &data(&[("A", "b"), ("C", "")]));
     assert_eq!(
         hash,
-        key(1).content_hash("uid", &data(&[("C", ""), ("A", "b")]))
+        key(1).content_hash("uid", OPAQUE, &data(&[("C", ""), ("A", "b")]))
     );
     assert_eq!(hash.len(), 43);
     for other in [
-        key(2).content_hash("uid", &data(&[("A", "b"), ("C", "")])),
-        key(1).content_hash("uid2", &data(&[("A", "b"), ("C", "")])),
-        key(1).content_hash("uid", &data(&[("A", "b")])),
-        key(1).content_hash("uid", &data(&[("A", ""), ("C", "b")])),
-        key(1).content_hash("uid", &data(&[("Ab", ""), ("C", "")])),
-        key(1).content_hash("uidA", &data(&[("b", "C")])),
-        key(1).content_hash("uid", &data(&[])),
+        key(2).content_hash("uid", OPAQUE, &data(&[("A", "b"), ("C", "")])),
+        key(1).content_hash("uid2", OPAQUE, &data(&[("A", "b"), ("C", "")])),
+        key(1).content_hash("uid", OPAQUE, &data(&[("A", "b")])),
+        key(1).content_hash("uid", OPAQUE, &data(&[("A", ""), ("C", "b")])),
+        key(1).content_hash("uid", OPAQUE, &data(&[("Ab", ""), ("C", "")])),
+        key(1).content_hash("uidA", OPAQUE, &data(&[("b", "C")])),
+        key(1).content_hash("uid", OPAQUE, &data(&[])),
+        key(1).content_hash("uid", SecretType::Tls, &data(&[("A", "b"), ("C", "")])),
     ] {
         assert_ne!(hash, other);
     }
@@ -38,7 +41,7 @@ fn is_hmac_sha_256_of_the_length_prefixed_parts() {
     mac.update(b"\0\0\0\0\0\0\0\x22doppler-prefect.dev/content-hash/1");
     mac.update(b"\0\0\0\0\0\0\0\x01u\0\0\0\0\0\0\0\x01A\0\0\0\0\0\0\0\x02bc");
     assert_eq!(
-        key(7).content_hash("u", &data(&[("A", "bc")])),
+        key(7).content_hash("u", OPAQUE, &data(&[("A", "bc")])),
         URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes())
     );
 }

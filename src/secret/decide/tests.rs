@@ -383,6 +383,7 @@ fn patch_replaces_all_data_and_changes_only_managed_metadata() {
         json!([
             {"op": "replace", "path": "/metadata/resourceVersion", "value": "7"},
             {"op": "add", "path": "/data", "value": {"A": "bmV3", "B": "Yg=="}},
+            {"op": "add", "path": "/type", "value": "Opaque"},
             {"op": "add", "path": "/metadata/annotations/doppler-prefect.dev~1content-hash", "value": desired.content_hash},
             {"op": "remove", "path": "/metadata/labels/o~1ld~0"},
             {"op": "remove", "path": "/metadata/ownerReferences/0"},
@@ -396,12 +397,12 @@ fn patch_of_a_bare_secret_adds_whole_maps() {
     let bare = observed(&json!({"uid": "s", "resourceVersion": "7"}));
     let patch = serde_json::to_value(crate::secret::patch::update(&bare, &desired)).unwrap();
     assert_eq!(
-        patch[2],
+        patch[3],
         json!({"op": "add", "path": "/metadata/labels", "value": desired.labels})
     );
-    assert_eq!(patch[3]["path"], "/metadata/annotations");
+    assert_eq!(patch[4]["path"], "/metadata/annotations");
     assert_eq!(
-        patch[4],
+        patch[5],
         json!({"op": "add", "path": "/metadata/ownerReferences", "value": [desired.owner]})
     );
 }

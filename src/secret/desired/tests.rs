@@ -70,7 +70,7 @@ fn copies_values_byte_for_byte() {
     ];
     let desired = build_default(&values).unwrap();
     for (name, value) in values {
-        assert_eq!(desired.data[name].expose_secret(), value);
+        assert_eq!(desired.data[name].expose_secret(), value.as_bytes());
     }
     assert!(!format!("{desired:?}").contains("🦀"));
 }
@@ -188,4 +188,66 @@ fn names_labels_that_the_api_server_would_reject() {
         ..Default::default()
     };
     assert!(build(&DopplerSpec::default(), &managed, &[]).is_ok());
+}
+
+fn with_files(type_: SecretType, files: serde_json::Value) -> ManagedSecretSpec {
+    ManagedSecretSpec {
+        type_: Some(type_),
+        files: serde_json::from_value(files).unwrap(),
+        ..ManagedSecretSpec::default()
+    }
+}
+
+#[test]
+fn files_are_a_secret_of_their_own() {
+    let doppler = DopplerSpec::default();
+    let values = [
+        ("A", "a"),
+        ("LARGE", &"x".repeat(200_000)),
+        ("FORBIDDEN_X", "f"),
+    ];
+    let files = serde_json::json!({"a.txt": {"template": "{{ A }}"}, "large": {"from": "LARGE"}});
+    let managed = with_files(SecretType::Opaque, files);
+    let desired = build(&doppler, &managed, &values).unwrap();
+    assert_eq!(desired.data.keys().collect::<Vec<_>>(), ["A"]);
+    let own = build(&doppler, &ManagedSecretSpec::default(), &values).unwrap();
+    assert_eq!(
+        own.content_hash, desired.content_hash,
+        "files change nothing"
+    );
+    let files = desired.files.unwrap();
+    assert_eq!(files.name, "my-project-dev-files");
+    assert_eq!(files.data.keys().collect::<Vec<_>>(), ["a.txt", "large"]);
+    assert_eq!(files.annotations[BINDING_UID], "u1");
+    assert_ne!(files.content_hash, desired.content_hash);
+    // A name that the flags forbid is not in files either.
+    let managed = with_files(
+        SecretType::Opaque,
+        serde_json::json!({"f": {"from": "FORBIDDEN_X"}}),
+    );
+    let error = build(&doppler, &managed, &values).unwrap_err();
+    assert_eq!(error.reason(), Reason::TemplateInvalid);
+}
+
+#[test]
+fn the_type_belongs_to_the_secret_with_the_files() {
+    let doppler = DopplerSpec::default();
+    let files = serde_json::json!({"tls.crt": {"from": "CRT"}, "tls.key": {"from": "KEY"}});
+    let managed = with_files(SecretType::Tls, files);
+    let desired = build(&doppler, &managed, &[("CRT", "c"), ("KEY", "k")]).unwrap();
+    assert_eq!(desired.type_, SecretType::Opaque);
+    assert_eq!(desired.files.unwrap().type_, SecretType::Tls);
+    // A file that is excluded is missing.
+    let files = serde_json::json!({
+        "tls.crt": {"from": "CRT", "encoding": "Base64"}, "tls.key": {"from": "KEY"},
+    });
+    let managed = with_files(SecretType::Tls, files);
+    let error = build(&doppler, &managed, &[("CRT", "!"), ("KEY", "k")]).unwrap_err();
+    assert_eq!(error.reason(), Reason::SecretTypeIncomplete);
+    // Without files, it is the type of the only Secret.
+    let managed = with_files(SecretType::BasicAuth, serde_json::json!({}));
+    let desired = build(&doppler, &managed, &[("username", "u")]).unwrap();
+    assert_eq!(desired.type_, SecretType::BasicAuth);
+    let error = build(&doppler, &managed, &[("A", "a")]).unwrap_err();
+    assert_eq!(error.reason(), Reason::SecretTypeIncomplete);
 }

@@ -10,12 +10,12 @@ fn values(values: &[(&str, &str)]) -> Values {
         .collect()
 }
 
-fn build(doppler: &DopplerSpec, of: &[(&str, &str)]) -> Result<Keys, KeysError> {
+fn build(doppler: &DopplerSpec, of: &[(&str, &str)]) -> Result<Keys<'static>, KeysError> {
     build_all(doppler, &[values(of)])
 }
 
 /// The keys of several configs, of project `p0`, `p1` and so on.
-fn build_all(doppler: &DopplerSpec, all: &[Values]) -> Result<Keys, KeysError> {
+fn build_all(doppler: &DopplerSpec, all: &[Values]) -> Result<Keys<'static>, KeysError> {
     let managed = ManagedSecretSpec {
         allow_reserved_names: vec!["PYTHONPATH".to_owned()],
         ..ManagedSecretSpec::default()
@@ -34,7 +34,11 @@ fn build_all(doppler: &DopplerSpec, all: &[Values]) -> Result<Keys, KeysError> {
             values,
         })
         .collect();
-    keys(doppler, &managed, &forbidden, &sources)
+    let keys = keys(doppler, &managed, &forbidden, &sources)?;
+    Ok(Keys {
+        named: BTreeMap::new(),
+        ..keys
+    })
 }
 
 fn renaming(pairs: &[(&str, &str)]) -> DopplerSpec {
@@ -47,7 +51,7 @@ fn renaming(pairs: &[(&str, &str)]) -> DopplerSpec {
     }
 }
 
-fn listed(keys: &Keys) -> Vec<(&str, &str)> {
+fn listed<'a>(keys: &'a Keys<'_>) -> Vec<(&'a str, &'a str)> {
     keys.excluded
         .iter()
         .map(|key| (&*key.name, &*key.reason))
@@ -145,7 +149,7 @@ fn with_configs(items: serde_json::Value) -> DopplerSpec {
     serde_json::from_value(serde_json::json!({"configs": items})).unwrap()
 }
 
-fn exposed(keys: &Keys) -> Vec<(&str, &str)> {
+fn exposed<'a>(keys: &'a Keys<'_>) -> Vec<(&'a str, &'a str)> {
     let data = keys.data.iter();
     data.map(|(name, value)| (name.as_str(), value.expose_secret()))
         .collect()

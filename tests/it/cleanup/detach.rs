@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 use kube::ResourceExt;
+use serde_json::json;
 
 use super::removal_order::world;
 use crate::world::{Setup, TIMEOUT, World};
@@ -10,8 +11,11 @@ use crate::world::{Setup, TIMEOUT, World};
 async fn detach_removes_all_entries_and_finalizers() -> Result<()> {
     let mut world = world("cleanup-detach", Setup::default()).await?;
     let before = world.template_text("cleanup-detach").await?;
+    let mut with_files = world.pool_spec(&json!([{"name": "cleanup-detach"}]));
+    with_files["managedSecret"] = json!({"files": {"all.json": {"format": "Json"}}});
+    world.apply_binding("first", &with_files).await?;
+    world.bind_to("second", "cleanup-detach").await?;
     for name in ["first", "second"] {
-        world.bind_to(name, "cleanup-detach").await?;
         world.until_ready(name).await?;
     }
     world.stop_operator().await?;
@@ -65,8 +69,9 @@ async fn detach_removes_all_entries_and_finalizers() -> Result<()> {
         world.delete_binding(name).await?;
         world.until_binding_deleted(name).await?;
     }
-    for name in ["first", "second"] {
+    for name in ["first", "first-files", "second"] {
         let kept = world.secrets().get(name).await?;
+        ensure!(kept.owner_references().is_empty(), "{name}");
         ensure!(kept.metadata.deletion_timestamp.is_none());
     }
     world.finish().await

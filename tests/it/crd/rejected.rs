@@ -38,6 +38,7 @@ fn refusals() -> Vec<(Value, &'static str)> {
     let restart = |change: Value| json!({"managedSecret": {"restart": change}});
     let identity = json!({"id": "i", "serviceAccountRef": {"name": "a"}});
     let jobs = |labels: Value| json!({"inject": {"jobs": [{"matchLabels": labels}]}});
+    let files = |files: Value| json!({"managedSecret": {"files": files}});
     let several = |configs: Value| json!({"doppler": {"project": null, "configs": configs}});
     let many = |count: usize| {
         (0..count)
@@ -197,6 +198,42 @@ fn refusals() -> Vec<(Value, &'static str)> {
         ),
         (json!({"doppler": {"onConflict": "Earlier"}}), "Refuse"),
         (json!({"doppler": {"metadata": "Hide"}}), "Drop"),
+        (
+            files(json!({"a": {}})),
+            "set exactly one of template, from and format",
+        ),
+        (
+            files(json!({"a": {"template": "x", "format": "Json"}})),
+            "set exactly one of template, from and format",
+        ),
+        (
+            files(json!({"a": {"template": "x", "encoding": "Base64"}})),
+            "encoding says how the value in from is stored: set from as well",
+        ),
+        (
+            files(json!({"a/b": {"from": "A"}})),
+            "a file has a name that cannot be a key of a Secret",
+        ),
+        (
+            files(json!({"..a": {"from": "A"}})),
+            "a file has a name that cannot be a key of a Secret",
+        ),
+        (
+            files(json!({"a": {"template": "x".repeat(16385)}})),
+            "spec.managedSecret.files.a.template",
+        ),
+        (
+            json!({"managedSecret": {"type": "kubernetes.io/tls", "files": {"tls.crt": {"from": "A"}}}}),
+            "files lacks a key that type needs",
+        ),
+        (
+            json!({"managedSecret": {"type": "kubernetes.io/service-account-token"}}),
+            "kubernetes.io/tls",
+        ),
+        (
+            json!({"managedSecret": {"name": "a".repeat(248), "files": {"a": {"from": "A"}}}}),
+            "use a name of at most 247 characters",
+        ),
         (
             json!({"doppler": {"rename": {"A": "X", "B": "X"}}}),
             "two names get the same new name: give each name one of its own",

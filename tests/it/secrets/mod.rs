@@ -2,6 +2,7 @@
 
 mod configs;
 mod content;
+mod files;
 mod life;
 mod names;
 mod owner;
