@@ -14,7 +14,8 @@
 //! 5. [`outbound`], [`prefect`], [`doppler`]: guarded HTTP, and the two upstreams.
 //! 6. [`secret`]: the Secret, from values to the guarded write.
 //! 7. [`inject`]: the entry in the base job template of a work pool; [`runs`]: whose values a flow run
-//!    that starts is about to read, and which values it got.
+//!    that starts is about to read, and which values it got; [`restart`]: workloads whose pods have older
+//!    content.
 //! 8. [`status`], [`report`], [`metrics`]: conditions, Events, logs and metrics of an outcome, in
 //!    [`printable`] text.
 //! 9. [`args`], [`settings`], [`process`]: flags become settings, and settings become tasks.

@@ -32,6 +32,7 @@ mod leader_election;
 mod manual;
 mod memory;
 mod metrics;
+mod migration;
 mod pools;
 mod refresh;
 mod restarts;
