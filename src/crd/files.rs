@@ -21,8 +21,8 @@ use serde::{Deserialize, Serialize};
     .message("encoding says how the value in from is stored: set from as well"))]
 pub struct FileSpec {
     /// A text with `{{ NAME }}` for each value, in the language of Jinja, such as
-    /// `host: {{ DB_HOST }}`. A name that does not exist is an error. Names are those after `rename`.
-    /// At most 16 KiB.
+    /// `host: {{ DB_HOST }}`: names, filters and `{% if %}`, but no loops, lists or variables. A name that
+    /// does not exist is an error. Names are those after `rename`. At most 16 KiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16384))]
     pub template: Option<String>,

@@ -62,7 +62,7 @@ pub struct RestartTarget {
     /// `Deployment`, `StatefulSet`, `DaemonSet`, or `Rollout` of Argo Rollouts. A `CronJob` needs no
     /// restart: its next Job has the new values.
     pub kind: RestartKind,
-    /// Its name.
+    /// Name of the workload, such as `served-flows`.
     #[schemars(
         length(min = 1, max = 253),
         regex(pattern = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")

@@ -17,8 +17,11 @@ use minijinja::{
 };
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
 
+use self::language::forbidden_part;
 use super::limits::MAX_VALUE_BYTES;
 use crate::printable;
+
+mod language;
 
 /// The longest template, in bytes. The CRD counts characters.
 pub const MAX_TEMPLATE_BYTES: usize = 16 * 1024;
@@ -58,6 +61,11 @@ pub enum Problem {
     /// It is no template.
     #[error("the template has a syntax error: check braces, quotes and the end of each block")]
     Syntax,
+    /// It contains more than names, filters and conditions.
+    #[error(
+        "the template contains `{0}`: it may have names, filters and `if`, but no lists, loops, variables or `*`"
+    )]
+    NotAllowed(String),
     /// It takes too much.
     #[error(
         "the template needs too much work or memory, or its text is longer than a Secret can hold: make it simpler"
@@ -127,6 +135,8 @@ fn in_thread(
         for (file, source) in templates {
             let text = if source.len() > MAX_TEMPLATE_BYTES {
                 Err((None, Problem::TooLong))
+            } else if let Some((line, part)) = forbidden_part(source, syntax()) {
+                Err((Some(line), Problem::NotAllowed(printable::name(&part))))
             } else {
                 handle(source)
             };
@@ -143,16 +153,26 @@ fn in_thread(
     })
 }
 
+fn syntax() -> SyntaxConfig {
+    // A file keeps the line break at its end.
+    let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
+    syntax.unwrap_or_default()
+}
+
 fn environment<'a>() -> Environment<'a> {
     let mut environment = Environment::new();
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    // A file keeps the line break at its end.
-    let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
-    environment.set_syntax(syntax.unwrap_or_default());
+    environment.set_syntax(syntax());
     environment.set_fuel(Some(FUEL));
-    // It would print every value of the template.
-    environment.remove_global("debug");
+    // Functions make lists and variables, and `debug` would print every value of the template.
+    let functions: Vec<String> = environment
+        .globals()
+        .map(|(name, _)| name.to_owned())
+        .collect();
+    for function in functions {
+        environment.remove_global(&function);
+    }
     environment.add_filter("b64encode", |text: &str| STANDARD.encode(text));
     environment
 }
@@ -161,14 +181,12 @@ fn render_one(source: &str, values: &BTreeMap<String, &SecretString>) -> Rendere
     let environment = environment();
     let template = environment.template_from_str(source);
     let template = template.map_err(|error| problem_of(&error, source, &BTreeSet::new()))?;
-    let globals: BTreeSet<&str> = environment.globals().map(|(name, _)| name).collect();
     let (mut context, mut unknown) = (BTreeMap::new(), BTreeSet::new());
     for name in template.undeclared_variables(false) {
         match values.get(&name) {
             Some(value) => {
                 context.insert(name, Value::from(value.expose_secret()));
             }
-            None if globals.contains(name.as_str()) => {}
             None => {
                 unknown.insert(name);
             }

@@ -105,7 +105,7 @@ fn work_memory_and_output_are_bounded() {
         assert!(
             matches!(
                 error.problem,
-                Problem::TooMuch | Problem::Syntax | Problem::Other(_)
+                Problem::TooMuch | Problem::Syntax | Problem::Other(_) | Problem::NotAllowed(_)
             ),
             "{source}: {error}"
         );
@@ -183,4 +183,36 @@ proptest! {
             prop_assert!(!text.contains("s3cr3t"), "{}", text);
         }
     }
+}
+
+/// Each of these took the engine minutes in one instruction, or would have taken it for ever.
+#[test]
+fn no_template_makes_or_prints_a_long_list() {
+    let list = "([A]|list * 100000000)";
+    let doubled: Vec<String> = (0..60)
+        .map(|at| format!("{{% set a{} = (a{at}, a{at}) %}}", at + 1))
+        .collect();
+    let doubled = doubled.concat();
+    for source in [
+        format!("{{{{ {list} }}}}"),
+        format!("{{{{ {list} ~ 'x' }}}}"),
+        format!("{{{{ {list}|string|length }}}}"),
+        format!("{{{{ {list}|tojson }}}}"),
+        format!("{{{{ {{'a': {list}}} }}}}"),
+        format!("{{% set a0 = A %}}{doubled}{{{{ a60 }}}}"),
+        "{{ range(99999)|string }}".to_owned(),
+        "{{ dict(a=A)|string }}".to_owned(),
+    ] {
+        let error = render_with(&source, &[("A", "a")]).unwrap_err();
+        assert!(
+            matches!(
+                error.problem,
+                Problem::NotAllowed(_) | Problem::Other(_) | Problem::UnknownName(_)
+            ),
+            "{source}: {error}"
+        );
+    }
+    let error = render_with("a\n{% for x in A %}{% endfor %}", &[("A", "a")]).unwrap_err();
+    assert_eq!(error.line, Some(2));
+    assert_eq!(error.problem, Problem::NotAllowed("for".to_owned()));
 }
