@@ -4,7 +4,7 @@
 //! Invariants: the checks read the servers, not the operator, except for its count of writes and its
 //! memory.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -12,7 +12,9 @@ use anyhow::{Context, Result, ensure};
 use kube::ResourceExt;
 use kube::api::ListParams;
 
-use super::model::{POOLS, Scene, binding_name, secret_name};
+use serde_json::{Value, json};
+
+use super::model::{Extra, FILE, POOLS, SELECTED, Scene, VARIABLE, binding_name, secret_name};
 
 /// A repair of a contested template or Secret waits for minutes.
 const LIMIT: Duration = Duration::from_mins(3);
@@ -56,16 +58,20 @@ async fn ensure_secrets(scene: &Scene) -> Result<()> {
     let mut wanted = BTreeSet::from(["random".to_owned()]);
     for (binding, wish) in &scene.bindings {
         let name = secret_name(*binding, wish);
-        let values = scene.world.values(&name).await?;
-        let config = scene.config_of(wish);
+        let values = scene.values_of(wish);
         ensure!(
-            values == scene.configs[config],
-            "Secret {name} does not equal config {config}: {:?}",
+            scene.world.values(&name).await? == values,
+            "Secret {name} does not equal its configs: {:?}",
             scene
                 .world
                 .condition(&binding_name(*binding), "Ready")
                 .await
         );
+        if wish.extras.contains(&Extra::File) {
+            let files = format!("{name}-files");
+            ensure_file(scene, &files, &values).await?;
+            wanted.insert(files);
+        }
         wanted.insert(name);
     }
     let found = scene.world.secrets().list(&ListParams::default()).await?;
@@ -77,6 +83,59 @@ async fn ensure_secrets(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
+/// The file holds all values of the Secret.
+async fn ensure_file(scene: &Scene, secret: &str, values: &BTreeMap<String, String>) -> Result<()> {
+    let files = scene.world.values(secret).await?;
+    let file = files.get(FILE).context("no file")?;
+    let mut found: BTreeMap<String, String> = serde_json::from_str(file)?;
+    found.retain(|name, _| !name.starts_with("DOPPLER_"));
+    ensure!(found == *values, "{secret} has other values");
+    Ok(())
+}
+
+/// The pool of `runs: Selected` has exactly the variable that lists its Secrets, its entry, and the last
+/// edit of its users.
+async fn ensure_selection(
+    scene: &Scene,
+    mut template: Value,
+    entries: &[Value],
+    lost: &AtomicUsize,
+) -> Result<()> {
+    let mut names = scene.entries_of(SELECTED);
+    let properties = template["variables"]["properties"].as_object_mut();
+    let variable = properties.context("no variables")?.remove(VARIABLE);
+    let mut users = scene.template(SELECTED)?;
+    if names.is_empty() {
+        ensure!(variable.is_none(), "the variable stays without bindings");
+        ensure!(entries.is_empty(), "the entry stays without bindings");
+        // As for other pools: an empty list may be that of users.
+        *testkit::prefect::env_from(&mut users)? = Vec::new();
+    } else {
+        names.insert("none".to_owned());
+        let variable = variable.context("no variable")?;
+        let found: BTreeSet<String> = serde_json::from_value(variable["enum"].clone())?;
+        ensure!(
+            found == names,
+            "runs choose among {found:?} instead of {names:?}"
+        );
+        let name = format!("{{{{ {VARIABLE} }}}}");
+        let entry = json!({"secretRef": {"name": name, "optional": true}});
+        ensure!(*entries == [entry], "other entries: {entries:?}");
+        *testkit::prefect::env_from(&mut users)? = entries.to_vec();
+    }
+    if template != users && lost.fetch_add(1, Relaxed) < MAX_LOST_EDITS {
+        // The operator adds variable and entry again.
+        let users = scene.template(SELECTED)?;
+        let pool = scene.pool(SELECTED);
+        scene.world.api.set_template(&pool, &users).await?;
+    }
+    ensure!(
+        template == users,
+        "the template of the pool in which runs choose differs in more than the variable and its entry"
+    );
+    Ok(())
+}
+
 /// A pool has exactly its entries, and the last edit of its users. Prefect replaces a template without
 /// a condition, so an edit that arrives between a GET of the operator and its PATCH is lost. A person
 /// sees that and repeats it, and so does this.
@@ -84,6 +143,9 @@ async fn ensure_pool(scene: &Scene, pool: usize, lost: &AtomicUsize) -> Result<(
     let name = scene.pool(pool);
     let mut template = scene.world.api.template(&name).await?;
     let entries = testkit::prefect::env_from(&mut template)?.clone();
+    if pool == SELECTED {
+        return ensure_selection(scene, template, &entries, lost).await;
+    }
     let mut found = BTreeSet::new();
     for entry in &entries {
         let secret = entry["secretRef"]["name"]

@@ -19,6 +19,14 @@ pub const BINDINGS: usize = 12;
 pub const CONFIGS: usize = 5;
 pub const BLOCKS: usize = 4;
 pub const POOLS: usize = 3;
+/// The pool in which runs choose among the Secrets.
+pub const SELECTED: usize = 2;
+/// Its variable.
+pub const VARIABLE: &str = "doppler_config";
+/// The new name of key `A`.
+const RENAMED: &str = "RENAMED_A";
+/// The file with all keys.
+pub const FILE: &str = "all.json";
 
 /// What a binding asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +39,19 @@ pub struct Wish {
     pub optional: bool,
     /// Whether the Secret has the binding's second name.
     pub renamed: bool,
+    /// A config whose values come before those of the source.
+    pub later: Option<usize>,
+    /// What the binding changes of the content.
+    pub extras: BTreeSet<Extra>,
+}
+
+/// What a binding changes of the content of its Secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Extra {
+    /// Key `A` has another name.
+    RenamedKey,
+    /// There is a file with all keys.
+    File,
 }
 
 /// The source of a binding.
@@ -165,9 +186,24 @@ impl Scene {
         };
         spec["prefect"]["server"] =
             json!({"remoteApiUrl": format!("{}/api", self.to_prefect.url())});
+        if let (Source::Config(first), Some(later)) = (wish.source, wish.later) {
+            let config = |config| json!({"project": "p", "config": config_name(config)});
+            spec["doppler"]["configs"] = json!([config(first), config(later)]);
+            if let Some(doppler) = spec["doppler"].as_object_mut() {
+                doppler.retain(|field, _| field != "project" && field != "config");
+            }
+        }
+        if wish.extras.contains(&Extra::RenamedKey) {
+            spec["doppler"]["rename"] = json!({"A": RENAMED});
+        }
         spec["managedSecret"] = json!({"name": secret_name(binding, wish)});
-        let pools = wish.pools.iter();
-        let pools = pools.map(|pool| json!({"name": self.pool(*pool), "optional": wish.optional}));
+        if wish.extras.contains(&Extra::File) {
+            spec["managedSecret"]["files"] = json!({FILE: {"format": "Json"}});
+        }
+        let pools = wish.pools.iter().map(|pool| match *pool {
+            SELECTED => json!({"name": self.pool(SELECTED), "runs": "Selected"}),
+            pool => json!({"name": self.pool(pool), "optional": wish.optional}),
+        });
         spec["inject"] = json!({"workPools": pools.collect::<Vec<_>>()});
         spec
     }
@@ -178,6 +214,20 @@ impl Scene {
             Source::Block(block) => self.blocks[block],
             Source::Config(config) => config,
         }
+    }
+
+    /// The values that a binding's Secret must have.
+    pub fn values_of(&self, wish: &Wish) -> BTreeMap<String, String> {
+        let mut values = self.configs[self.config_of(wish)].clone();
+        if let (Source::Config(_), Some(later)) = (wish.source, wish.later) {
+            values.extend(self.configs[later].clone());
+        }
+        if wish.extras.contains(&Extra::RenamedKey)
+            && let Some(value) = values.remove("A")
+        {
+            values.insert(RENAMED.to_owned(), value);
+        }
+        values
     }
 
     /// The Secrets that a pool must name.

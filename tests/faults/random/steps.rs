@@ -8,11 +8,12 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use kube::api::{DeleteParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 
 use super::model::{
-    BINDINGS, BLOCKS, CONFIGS, POOLS, Scene, Source, Wish, binding_name, secret_name,
+    BINDINGS, BLOCKS, CONFIGS, Extra, POOLS, Scene, Source, VARIABLE, Wish, binding_name,
+    secret_name,
 };
 use crate::random_numbers::RandomNumbers;
 use crate::relay::Mode;
@@ -43,10 +44,11 @@ pub enum Step {
     Kill,
     Restart,
     Freeze,
+    Refresh,
 }
 
 /// All steps; a step that stands here twice is twice as likely.
-const STEPS: [Step; 27] = [
+const STEPS: [Step; 28] = [
     Step::Apply,
     Step::Apply,
     Step::Apply,
@@ -74,6 +76,7 @@ const STEPS: [Step; 27] = [
     Step::Kill,
     Step::Restart,
     Step::Freeze,
+    Step::Refresh,
 ];
 
 /// The next step.
@@ -142,6 +145,7 @@ pub async fn play(scene: &mut Scene, step: Step, random: &mut RandomNumbers) -> 
             scene.world.operator()?.process().resume();
             Ok(())
         }
+        Step::Refresh => refresh(scene, random).await,
     }
 }
 
@@ -176,6 +180,11 @@ fn wish(random: &mut RandomNumbers) -> Wish {
         pools,
         optional: !random.one_in(3),
         renamed: random.one_in(4),
+        later: random.one_in(3).then(|| random.below(CONFIGS)),
+        extras: [Extra::RenamedKey, Extra::File]
+            .into_iter()
+            .filter(|_| random.one_in(4))
+            .collect(),
     }
 }
 
@@ -242,6 +251,10 @@ async fn edit_template(scene: &mut Scene, random: &mut RandomNumbers, keep: bool
     if keep {
         let mut now = scene.world.api.template(&name).await?;
         let entries = testkit::prefect::env_from(&mut now)?.clone();
+        let variable = &now["variables"]["properties"][VARIABLE];
+        if !variable.is_null() {
+            template["variables"]["properties"][VARIABLE] = variable.clone();
+        }
         if !entries.is_empty() {
             *testkit::prefect::env_from(&mut template)? = entries;
         }
@@ -260,6 +273,16 @@ fn any_secret(scene: &Scene, random: &mut RandomNumbers) -> Option<String> {
     let all: Vec<_> = scene.bindings.iter().collect();
     let (binding, wish) = all.get(random.below(all.len()))?;
     Some(secret_name(**binding, wish))
+}
+
+/// Asks the operator to read now. It may be stopped, or the binding may not exist.
+async fn refresh(scene: &Scene, random: &mut RandomNumbers) -> Result<()> {
+    let text = format!("request {}", random.below(1_000_000));
+    let patch = json!({"metadata": {"annotations": {"doppler-prefect.dev/refresh": text}}});
+    let name = binding_name(random.below(BINDINGS));
+    let (bindings, params) = (scene.world.bindings(), PatchParams::default());
+    drop(bindings.patch(&name, &params, &Patch::Merge(&patch)).await);
+    Ok(())
 }
 
 async fn edit_secret(scene: &Scene, random: &mut RandomNumbers) -> Result<()> {
