@@ -389,6 +389,24 @@ fn reports_deployments_that_were_not_listed() {
         "{}",
         observation.message
     );
+    let different = DeploymentOverrides {
+        more_groups: true,
+        ..DeploymentOverrides::default()
+    };
+    let different = PoolView {
+        deployments: Some(&different),
+        ..view(&none)
+    };
+    let (edited, observation) = plan_one(&different, &strict);
+    assert_eq!(
+        (edited, observation.state),
+        (false, Some(State::OtherNamespace))
+    );
+    assert!(
+        observation.message.contains("only some of the many"),
+        "{}",
+        observation.message
+    );
     let unlisted = PoolView {
         deployments: None,
         ..view(&none)
@@ -474,4 +492,16 @@ fn reports_contested_with_and_without_the_entry() {
         let plan = plan(&view(&template), &[&one], &history);
         assert_eq!(plan.observations[0].state, Some(State::Contested));
     }
+}
+
+#[test]
+fn an_entry_of_the_user_is_not_contested() {
+    let history = History {
+        contested: true,
+        ..History::default()
+    };
+    let theirs = template(json!([{"secretRef": {"name": "s"}}]));
+    let one = claim("s", Want::Present);
+    let plan = plan(&view(&theirs), &[&one], &history);
+    assert_eq!(plan.observations[0].state, Some(State::AlreadyPresent));
 }

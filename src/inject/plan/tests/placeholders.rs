@@ -280,3 +280,13 @@ fn deployments_in_unknown_places_are_named() {
         "{clauses}"
     );
 }
+
+#[test]
+fn a_source_that_a_block_replaces_names_no_secret() {
+    let with = template(json!([{
+        "secretRef": {"name": "s", "optional": true},
+        "$ref": {"block_document_id": "x"},
+    }]));
+    let (edited, observation) = plan_one(&view(&with), &claim("s", Want::Present));
+    assert_eq!((edited, observation.phase), (true, Phase::InProgress));
+}

@@ -1,6 +1,6 @@
 //! Claims of `runs: Selected`: a variable of the pool offers the Secret.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::json;
 
@@ -154,6 +154,19 @@ fn the_bindings_of_a_pool_use_one_variable() {
     let both = [&selected("a", Want::Observe), &second];
     let found = reasons(&none, &both, &nothing);
     assert_eq!(found, [Reason::PoolVariableTaken, Reason::Pending]);
+    let found = reasons(&none, &[both[1], both[0]], &nothing);
+    assert_eq!(found, [Reason::Pending, Reason::PoolVariableTaken]);
+    // A binding that never writes decides nothing.
+    let observing = Claim {
+        mode: InjectMode::Observe,
+        ..second.clone()
+    };
+    let found = reasons(
+        &none,
+        &[&selected("a", Want::Observe), &observing],
+        &nothing,
+    );
+    assert_eq!(found, [Reason::Pending, Reason::PoolEntryAbsent]);
     // A binding that the pool does not serve decides nothing.
     let stranger = Claim {
         namespace: "other".to_owned(),
@@ -340,6 +353,13 @@ fn adopts_its_own_variable_after_an_older_version() {
     };
     let (edited, observation) = plan_one(&view(&new), &adopting);
     assert_eq!((edited, observation.phase), (false, Phase::Injectable));
+    // The name is gone from the list: the description still says whose variable it is.
+    let fewer = RawValue::from_string(new.get().replace(",\"s\"]", "]")).unwrap();
+    assert_ne!(fewer.get(), new.get());
+    let (_, observation) = plan_one(&view(&fewer), &adopting);
+    assert_eq!(observation.reason, Reason::Pending);
+    let (_, observation) = plan_one(&view(&fewer), &selected("s", Want::Observe));
+    assert_eq!(observation.reason, Reason::PoolVariableTaken);
     let theirs = with_property(&template(json!(null)), &json!({"type": "string"}));
     let (_, observation) = plan_one(&view(&theirs), &adopting);
     assert_eq!(observation.reason, Reason::PoolVariableTaken);
@@ -385,4 +405,33 @@ fn restores_what_another_client_took_out() {
         let state = entry_state(&mended, s.key()).unwrap();
         assert_eq!(state, EntryState::Exact { optional: true });
     }
+}
+
+#[test]
+fn an_entry_of_the_variable_in_another_shape_counts() {
+    let s = selected("s", Want::Present);
+    let new = written(&template(json!(null)), &[&s]);
+    let text = new
+        .get()
+        .replace("{{ doppler_config }}", "{{doppler_config}}");
+    assert_ne!(text, new.get());
+    let theirs = RawValue::from_string(text).unwrap();
+    let (edited, observation) = plan_one(&view(&theirs), &selected("s", Want::Observe));
+    assert_eq!(
+        (edited, observation.state),
+        (false, Some(State::AlreadyPresent))
+    );
+}
+
+/// What a run chooses wins by intention over what all runs get.
+#[test]
+fn only_sources_of_the_user_are_reported_as_later() {
+    let s = selected("s", Want::Present);
+    let all = Claim {
+        keys: Arc::new(["KEY".to_owned()].into()),
+        ..claim("c", Want::Present)
+    };
+    let new = written(&template(json!([entry("theirs")])), &[&s, &all]);
+    let (_, observation) = plan_one(&view(&new), &all);
+    assert_eq!(observation.later_sources, ["Secret theirs"]);
 }

@@ -76,3 +76,17 @@ fn a_second_binding_records_an_entry_of_the_operator() {
     let alone = plan(&view(&with), &[&second], &History::default());
     assert_eq!(alone.observations[0].state, Some(State::AlreadyPresent));
 }
+
+/// A binding in mode `Observe` never becomes an owner of an entry.
+#[test]
+fn a_second_binding_that_observes_records_nothing() {
+    let with = template(json!([entry("s")]));
+    let first = claim("s", Want::Present);
+    let second = Claim {
+        mode: InjectMode::Observe,
+        ..claim("s", Want::Observe)
+    };
+    let both = plan(&view(&with), &[&first, &second], &History::default());
+    assert_eq!(both.observations[1].phase, Phase::Injected);
+    assert_eq!(both.observations[1].state, Some(State::AlreadyPresent));
+}
