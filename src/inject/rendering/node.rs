@@ -202,3 +202,39 @@ fn replace_all<'a>(
     }
     Some(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Map, json};
+
+    use super::*;
+
+    /// The text in a template whose variable `a` has this default.
+    fn rendered(text: &str, a: &str) -> Option<String> {
+        let defaults = Map::from_iter([("a".to_owned(), json!(a))]);
+        let variables = Variables::new(&defaults);
+        let text = json!(text);
+        match Node::template(&text, &variables).text() {
+            Text::Known(text) => Some(text.into_owned()),
+            Text::Unresolved(_) | Text::None => None,
+        }
+    }
+
+    #[test]
+    fn renders_texts_up_to_the_limit() {
+        let longest = "x".repeat(MAX_TEXT);
+        assert_eq!(rendered("{{ a }}", &longest).as_ref(), Some(&longest));
+        assert_eq!(rendered("{{ a }}", &format!("{longest}x")), None);
+        // The text of the template.
+        let end = "x".repeat(MAX_TEXT - "{{ a }}".len());
+        assert_eq!(
+            rendered(&format!("{{{{ a }}}}{end}"), ""),
+            Some(end.clone())
+        );
+        assert_eq!(rendered(&format!("{{{{ a }}}}{end}x"), ""), None);
+        // The text with the values in it.
+        let half = "x".repeat(MAX_TEXT / 2);
+        assert_eq!(rendered("{{ a }}{{ a }}", &half), Some(longest));
+        assert_eq!(rendered("{{ a }}{{ a }}x", &half), None);
+    }
+}

@@ -328,3 +328,28 @@ fn reads_templates_as_the_real_worker_renders_them() {
     );
     assert!(rendered > CASES / 4, "the worker renders only {rendered}");
 }
+
+#[test]
+fn knows_what_python_takes_for_true() {
+    for value in [
+        json!(true),
+        json!(7),
+        json!(0.5),
+        json!(" "),
+        json!([null]),
+        json!({"": null}),
+    ] {
+        assert!(is_true(&value), "{value}");
+    }
+    for value in [
+        json!(null),
+        json!(false),
+        json!(0),
+        json!(0.0),
+        json!(""),
+        json!([]),
+        json!({}),
+    ] {
+        assert!(!is_true(&value), "{value}");
+    }
+}

@@ -201,6 +201,7 @@ mod tests {
         }
         for (path, exists) in [
             ("t[0]", true),
+            ("t[1]", true),
             ("t[-1][0]", true),
             ("t[4]", false),
             ("t[0].x", false),
