@@ -205,7 +205,8 @@ fn are_in_place(wanted: &[Source], named: &[Option<(String, Option<bool>)>]) -> 
         })
         .collect();
     places.is_some_and(|places| {
-        let front = places.last().map_or(0, |last| last + 1);
+        // The last one is such an entry itself.
+        let front = places.last().copied().unwrap_or_default();
         places.is_sorted()
             && named[..front]
                 .iter()
