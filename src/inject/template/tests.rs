@@ -313,3 +313,34 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn tells_a_placeholder_from_a_wrong_type() {
+    let state = |list: &str| {
+        let template = with_container(&format!(r#"{{"envFrom":{list}}}"#));
+        entry_state(&raw(&template), "s").unwrap_err()
+    };
+    let wrong = state(r#""plain""#);
+    assert!(matches!(wrong, NotEditable::WrongType(..)), "{wrong}");
+    let placeholder = state(r#""{{ env_from }}""#);
+    assert!(
+        matches!(placeholder, NotEditable::Placeholder(..)),
+        "{placeholder}"
+    );
+}
+
+#[test]
+fn counts_the_entries_of_our_shape_at_the_start() {
+    let with = |list: &str| raw(&with_container(&format!(r#"{{"envFrom":{list}}}"#)));
+    let (a, b) = (entry("a").json(), entry("b").json());
+    let theirs = r#"{"secretRef":{"name":"u"}}"#;
+    for (list, expected) in [
+        ("null".to_owned(), 0),
+        ("[]".to_owned(), 0),
+        (format!("[{theirs},{a}]"), 0),
+        (format!("[{a},{theirs},{b}]"), 1),
+        (format!("[{a},{b},{theirs}]"), 2),
+    ] {
+        assert_eq!(leading_entries(&with(&list)), expected, "{list}");
+    }
+}

@@ -178,6 +178,21 @@ fn properties() -> impl Strategy<Value = String> {
     })
 }
 
+#[test]
+fn adds_and_removes_names_at_the_start_of_the_list() {
+    let (a, b) = ([choice("a")], [choice("b")]);
+    let both = [choice("a"), choice("b")];
+    let new = after(DEFAULT, &both, &both);
+    let list = r#"["none","a","b"]"#;
+    // The user took out `none`.
+    let only_b = new.replace(list, r#"["b"]"#);
+    assert_eq!(names(&after(&only_b, &both, &both)), ["a", "b"]);
+    // The user moved `none`.
+    let moved = new.replace(list, r#"["a","none","b"]"#);
+    assert_eq!(names(&after(&moved, &b, &both)), ["none", "b"]);
+    assert_eq!(names(&after(&moved, &a, &both)), ["a", "none"]);
+}
+
 proptest! {
     /// Names come and go in any order, among entries for all runs, and at last all are gone.
     #[test]
