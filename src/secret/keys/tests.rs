@@ -252,6 +252,23 @@ fn a_long_list_of_conflicts_is_bounded() {
         "{text}"
     );
     assert!(text.len() < 4096, "{}", text.len());
+    let first = [values(&pairs[..10]), values(&pairs[..10])];
+    let text = build_all(&doppler, &first).unwrap_err().to_string();
+    assert!(text.contains("10 keys are"), "{text}");
+    assert!(!text.contains("more)"), "{text}");
+}
+
+#[test]
+fn a_prefix_may_have_digits_hyphens_and_dots_after_its_first_letter() {
+    for prefix in ["a", "_", "A1", "a-b.c_1", &"p".repeat(64)] {
+        let doppler = with_configs(serde_json::json!([{"prefix": prefix}]));
+        let keys = build_all(&doppler, &[values(&[("KEY", "x")])]).unwrap();
+        assert_eq!(exposed(&keys), [(&*format!("{prefix}KEY"), "x")]);
+    }
+    let long = "p".repeat(65);
+    let doppler = with_configs(serde_json::json!([{"prefix": long}]));
+    let error = build_all(&doppler, &[values(&[("KEY", "x")])]).unwrap_err();
+    assert_eq!(error, KeysError::Prefix(0));
 }
 
 #[test]
