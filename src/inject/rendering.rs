@@ -87,7 +87,7 @@ impl JobTemplate {
     }
 
     /// The variables that decide which sources the environment of a job has.
-    pub(super) fn source_variables(&self) -> BTreeSet<String> {
+    fn source_variables(&self) -> BTreeSet<String> {
         let mut names = BTreeSet::new();
         let mut part = &self.configuration;
         for key in CONTAINERS {

@@ -57,7 +57,6 @@ pub(super) fn deployment_jobs<'a>(
     chosen: &BTreeSet<&str>,
 ) -> Vec<DeploymentJobs<'a>> {
     let groups = deployments.map(|deployments| &*deployments.groups);
-    let source_variables = template.source_variables();
     let defaults = template.defaults();
     let own_config = template.job(&defaults).get("cluster_config").raw();
     let mut jobs = Vec::new();
@@ -82,20 +81,13 @@ pub(super) fn deployment_jobs<'a>(
             JobNamespace::Unknown(_) => Place::Unknown,
             JobNamespace::Invalid(_) => continue,
         };
-        let overrides_sources = source_variables
-            .iter()
-            .any(|name| variables.is_overridden(name));
         jobs.push(DeploymentJobs {
             names,
             place,
             // The pool's own cluster_config is judged with the pool.
             overrides_cluster: has_cluster_config(job)
                 && job.get("cluster_config").raw() != own_config,
-            without: if overrides_sources {
-                missing_secrets(job, secrets)
-            } else {
-                BTreeSet::new()
-            },
+            without: missing_secrets(job, secrets),
             with: env_from_sources(job)
                 .filter_map(|source| source.secret)
                 .filter(|secret| chosen.contains(secret.as_str()))

@@ -61,11 +61,6 @@ impl<'a> Variables<'a> {
         self.overrides.get(name).or_else(|| self.defaults.get(name))
     }
 
-    /// Whether a job variable sets it, or a part of it.
-    pub(in crate::inject) fn is_overridden(&self, name: &str) -> bool {
-        self.overrides.contains_key(name)
-    }
-
     /// The default of a variable.
     pub(super) fn default_of(&self, name: &str) -> Option<&'a Value> {
         self.defaults.get(name)
