@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::{
     object_cache::is_newer, recorded_orphan::Orphan, repair_backoff::SecretRepairBackoff,
-    resolution::LastGood, restarts::RestartState, stored_binding::StoredBinding,
+    resolution::LastGood, restart_state::RestartState, stored_binding::StoredBinding,
 };
 use crate::{
     crd::{BindingRef, DopplerPrefectBindingStatus, InjectedEntry, Uid},

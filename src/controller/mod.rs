@@ -39,6 +39,7 @@ pub mod repair_backoff;
 pub mod requeue;
 pub mod resolution;
 pub mod resolve;
+pub mod restart_state;
 pub mod restarts;
 pub mod run_pods;
 pub mod scope;

@@ -12,7 +12,9 @@ use jiff::Timestamp;
 use kube::Resource;
 use tokio::time::Instant;
 
-use super::{files_secret::files_secret_name, pass::Pass, secret::SecretOutcome};
+use super::{
+    files_secret::files_secret_name, pass::Pass, restart_state::RestartState, secret::SecretOutcome,
+};
 use crate::{
     crd::{RestartKind, RestartSpec, RestartTarget},
     failure::Failure,
@@ -29,18 +31,6 @@ const CONFLICT_WAIT: Duration = Duration::from_secs(1);
 const OUTAGE_WAIT: Duration = Duration::from_secs(10);
 /// Workloads that one message names.
 const MAX_NAMED: usize = 10;
-
-/// What is known of the workloads of a binding.
-#[derive(Clone, Debug)]
-pub struct RestartState {
-    /// The content that their pods should have.
-    hash: String,
-    /// Generation of the binding.
-    generation: Option<i64>,
-    condition: ConditionUpdate,
-    /// When to look again. None: at the next change.
-    retry_at: Option<Instant>,
-}
 
 /// The hash of the content that restarts workloads. None if the binding restarts none, or there is no
 /// content.

@@ -8,7 +8,7 @@ use kube::KubeSchema;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use super::doppler::AccessToken;
+use super::references::AccessToken;
 
 /// One of several Doppler configs, and which of its names become keys.
 ///

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     content::{ConfigMetadata, ConfigSource, OnConflict, rename_schema},
     identity::IdentitySpec,
-    references::SecretKeySource,
+    references::AccessToken,
 };
 
 /// The Doppler config to read, and the names to include. Each of `project`, `config` and
@@ -95,14 +95,6 @@ pub struct DopplerSpec {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "rename_schema")]
     pub rename: BTreeMap<String, String>,
-}
-
-/// A Doppler token in a Secret.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct AccessToken {
-    /// The key of a Secret that holds the token.
-    pub value_from: SecretKeySource,
 }
 
 // The schema of an optional enum shows this description, and not that of the field.

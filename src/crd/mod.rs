@@ -29,7 +29,7 @@ mod uid;
 pub use binding::{DopplerPrefectBinding, DopplerPrefectBindingSpec, crd_yaml};
 pub use binding_ref::BindingRef;
 pub use content::{ConfigMetadata, ConfigSource, OnConflict};
-pub use doppler::{AccessToken, DopplerSpec, NameTransformer};
+pub use doppler::{DopplerSpec, NameTransformer};
 pub use entry_record::{
     ENTRIES_ANNOTATION, EntryRecord, InjectedEntry, MAX_ENTRIES, MAX_RECORD_BYTES, RecordedServer,
 };
@@ -43,7 +43,9 @@ pub use jobs::{INJECTED_ANNOTATION, JOBS_POLICY, JobSelector, SELECTS_JOBS_LABEL
 pub use labels::{MANAGED_BY, MANAGED_BY_LABEL};
 pub use plain_text::{PLAIN_TEXT_RULE, control_character};
 pub use prefect::{ApiKey, BasicAuth, BlockSpec, CaBundle, Header, PrefectSpec, ServerSpec};
-pub use references::{InlineValue, KeyRef, KeyRefSource, ReferenceKind, SecretKeySource};
+pub use references::{
+    AccessToken, InlineValue, KeyRef, KeyRefSource, ReferenceKind, SecretKeySource,
+};
 pub use refresh::{
     InvalidRefresh, MAX_REFRESH_CHARS, REFRESH_ANNOTATION, only_refresh, refresh_request,
 };

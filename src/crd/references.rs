@@ -65,3 +65,11 @@ impl fmt::Debug for InlineValue {
         f.write_str("[redacted]")
     }
 }
+
+/// A Doppler token in a Secret.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AccessToken {
+    /// The key of a Secret that holds the token.
+    pub value_from: SecretKeySource,
+}

@@ -18,7 +18,7 @@ use super::{
     config_key::ConfigKey,
     error::DopplerError,
     error_messages::{self, ErrorMessages, one_line},
-    request::{bearer, endpoint, host_and_port},
+    request::{bearer, host_and_port},
     send::{Sent, send},
     snapshot::{self, Invalid, Snapshot},
 };
@@ -174,7 +174,7 @@ impl Client {
 }
 
 fn download_url(key: &ConfigKey) -> Url {
-    let mut url = endpoint(key, "download");
+    let mut url = key.endpoint("download");
     url.query_pairs_mut().append_pair("format", "json");
     if let Some(transformer) = key.transformer {
         url.query_pairs_mut()

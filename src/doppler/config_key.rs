@@ -13,7 +13,7 @@ use std::{
 use sha2::{Digest, Sha256};
 use url::Url;
 
-use super::credential::Credential;
+use super::{credential::Credential, request::api_url};
 use crate::{
     crd::NameTransformer,
     upstream::limiter::{LimitKey, SourceId},
@@ -73,6 +73,15 @@ impl ConfigKey {
         let mut source = SourceId::default();
         source.copy_from_slice(&digest[..16]);
         source
+    }
+
+    /// The URL of `action` on the config's secrets, with project and config in the query.
+    pub(super) fn endpoint(&self, action: &str) -> Url {
+        let mut url = api_url(&self.host, &format!("v3/configs/config/secrets/{action}"));
+        url.query_pairs_mut()
+            .append_pair("project", &self.project)
+            .append_pair("config", &self.config);
+        url
     }
 
     /// The key of the watch stream: the same config and credential without the transformer.

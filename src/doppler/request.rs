@@ -1,14 +1,12 @@
 //! What every request to Doppler has in common.
 //!
-//! Input: a [`ConfigKey`], or the base URL of the API.
-//! Output: the URL, the `Authorization` header, and the host as error messages name it.
+//! Input: the base URL of the API, and a token.
+//! Output: the URL of a path, the `Authorization` header, and the host as error messages name it.
 //! Invariants: nothing is sent. The header is marked as sensitive.
 
 use http::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
-
-use super::config_key::ConfigKey;
 
 /// The URL of a path of the API.
 pub(super) fn api_url(host: &Url, path: &str) -> Url {
@@ -18,15 +16,6 @@ pub(super) fn api_url(host: &Url, path: &str) -> Url {
     // A base URL may carry a path, for example that of a gateway.
     let base = url.path().trim_end_matches('/').to_owned();
     url.set_path(&format!("{base}/{path}"));
-    url
-}
-
-/// The URL of `action` on a config's secrets, with project and config in the query.
-pub(super) fn endpoint(key: &ConfigKey, action: &str) -> Url {
-    let mut url = api_url(&key.host, &format!("v3/configs/config/secrets/{action}"));
-    url.query_pairs_mut()
-        .append_pair("project", &key.project)
-        .append_pair("config", &key.config);
     url
 }
 

@@ -20,7 +20,7 @@ use super::{
     config_key::ConfigKey,
     error::DopplerError,
     error_messages::{self, ErrorMessages},
-    request::{bearer, endpoint, host_and_port},
+    request::{bearer, host_and_port},
     sse::{Decoder, MAX_EVENT_BYTES, Malformed, StreamEvent},
     watch_error::{DisconnectCause, WatchError},
 };
@@ -106,7 +106,7 @@ impl WatchClient {
         let mut permit = permit.map_err(WatchError::CircuitOpen)?;
         let request = self
             .http
-            .get(endpoint(key, "watch"))
+            .get(key.endpoint("watch"))
             .header(ACCEPT, "text/event-stream")
             .header(AUTHORIZATION, authorization)
             .header(CACHE_CONTROL, "no-cache")

@@ -20,11 +20,12 @@ use serde::Deserialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
+use super::api_error::ApiError;
 use super::formats::Format;
 use super::names::Transformer;
 use super::requests::{DOWNLOAD_PATH, EXCHANGE_PATH, REVOKE_PATH, WATCH_PATH, hex, token_of};
 use super::shared::Shared;
-use super::state::{ApiError, Scope};
+use super::state::Scope;
 use super::streams::WatchMode;
 use super::watch;
 

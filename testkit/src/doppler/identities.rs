@@ -12,7 +12,7 @@ use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{DecodingKey, Validation, decode, decode_header};
 use serde::Deserialize;
 
-use super::state::ApiError;
+use super::api_error::ApiError;
 
 /// The rules of an identity, and what its tokens can do.
 #[derive(Clone, Debug)]

@@ -11,6 +11,7 @@
 //! `watch` opens them.
 
 mod answers;
+mod api_error;
 mod config_id;
 mod door;
 mod faults;

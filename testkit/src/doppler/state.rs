@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::api_error::ApiError;
 use super::config_id::ConfigId;
 use super::faults::Faults;
 use super::identities::Identities;
@@ -48,13 +49,6 @@ impl Default for Quirks {
             expiry_closes_streams: false,
         }
     }
-}
-
-/// An error: the status, and the text in `messages`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ApiError {
-    pub(super) status: u16,
-    pub(super) message: String,
 }
 
 pub(super) struct State {
