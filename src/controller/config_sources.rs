@@ -9,9 +9,9 @@ use kube::ResourceExt;
 use secrecy::SecretString;
 
 use super::{
-    connect::{key_references, override_block, resolve_overrides, resolve_token},
+    connect::{self, key_references, override_block, resolve_overrides, resolve_token},
     key_refs::{KeyReference, KeyRefs},
-    object_cache::{ObjectCache, ObjectKey, ReferenceKind},
+    object_cache::ObjectCache,
 };
 use crate::{
     args::BlockOverrides,
@@ -76,16 +76,9 @@ pub fn all_key_references(binding: &DopplerPrefectBinding) -> Vec<KeyReference> 
 }
 
 fn token_reference(namespace: &str, at: usize, item: &ConfigSource) -> Option<KeyReference> {
-    let key_ref = &item.access_token.as_ref()?.value_from.secret_key_ref;
-    Some(KeyReference {
-        object: ObjectKey {
-            kind: ReferenceKind::Secret,
-            namespace: namespace.to_owned(),
-            name: key_ref.name.clone(),
-        },
-        key: key_ref.key.clone(),
-        field: format!("{}.accessToken", path(at)),
-    })
+    let token = item.access_token.as_ref()?;
+    let field = format!("{}.accessToken", path(at));
+    Some(connect::token_reference(namespace, token, field))
 }
 
 fn path(at: usize) -> String {

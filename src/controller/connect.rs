@@ -19,8 +19,8 @@ use super::{
 use crate::{
     args::BlockOverrides,
     crd::{
-        BindingRef, DopplerPrefectBinding, DopplerPrefectBindingSpec, DopplerSpec, PrefectSpec,
-        control_character,
+        AccessToken, BindingRef, DopplerPrefectBinding, DopplerPrefectBindingSpec, DopplerSpec,
+        PrefectSpec, control_character,
     },
     doppler::{ConfigKey, Identities},
     failure::Failure,
@@ -71,16 +71,27 @@ pub fn key_references(binding: &DopplerPrefectBinding) -> Vec<KeyReference> {
 }
 
 fn access_token_reference(namespace: &str, doppler: &DopplerSpec) -> Option<KeyReference> {
-    let key_ref = &doppler.access_token.as_ref()?.value_from.secret_key_ref;
-    Some(KeyReference {
+    let token = doppler.access_token.as_ref()?;
+    Some(token_reference(
+        namespace,
+        token,
+        ACCESS_TOKEN_FIELD.to_owned(),
+    ))
+}
+
+/// The reference of a Doppler token that stands in `field` of the spec.
+#[must_use]
+pub fn token_reference(namespace: &str, token: &AccessToken, field: String) -> KeyReference {
+    let key_ref = &token.value_from.secret_key_ref;
+    KeyReference {
         object: ObjectKey {
             kind: ReferenceKind::Secret,
             namespace: namespace.to_owned(),
             name: key_ref.name.clone(),
         },
         key: key_ref.key.clone(),
-        field: ACCESS_TOKEN_FIELD.to_owned(),
-    })
+        field,
+    }
 }
 
 /// Resolves how to reach the Prefect server of a binding in `namespace`.
