@@ -28,7 +28,7 @@ pub async fn render(version: Version) -> Result<String> {
         "--kube-version",
         &version.to_string(),
         "--set",
-        "admission.enabled=true,image.repository=REGISTRY/doppler-prefect-operator",
+        "admission.enabled=true,allNamespaces=true,image.repository=REGISTRY/doppler-prefect-operator",
     ];
     let rendered = helm_async(&args, None).await?;
     rendered.success().context("helm template of the policy")

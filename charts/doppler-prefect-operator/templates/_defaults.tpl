@@ -6,6 +6,7 @@ older chart. A test renders the chart with each value set to null and compares t
 image:
   repository: ""
   pullPolicy: IfNotPresent
+allNamespaces: false
 crds:
   enabled: true
   keep: true
@@ -18,6 +19,8 @@ rbac:
   terminatingNamespaces: true
   restarts: false
   admission: true
+  aggregateToView: true
+  aggregateToEdit: false
 runPods:
   watch: false
 identities:
@@ -56,6 +59,8 @@ webhook:
     port: 80
   ingress:
     enabled: false
+  httpRoute:
+    enabled: false
 uninstall:
   detach: true
   keepSecrets: false
@@ -64,13 +69,26 @@ uninstall:
 replicaCount: 1
 podDisruptionBudget:
   enabled: false
+  unhealthyPodEvictionPolicy: AlwaysAllow
 resources:
   requests:
     cpu: 10m
     memory: 24Mi
   limits:
     memory: 128Mi
+podSecurityContext:
+  runAsNonRoot: true
+  runAsUser: 65532
+  runAsGroup: 65532
+  seccompProfile:
+    type: RuntimeDefault
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities:
+    drop: [ALL]
 terminationGracePeriodSeconds: 30
+revisionHistoryLimit: 10
 service:
   port: 8080
 serviceMonitor:
@@ -78,6 +96,11 @@ serviceMonitor:
   interval: 30s
 networkPolicy:
   enabled: false
+  egress:
+    enabled: false
+    apiServerPorts: [443, 6443]
+    dopplerPorts: [443]
+    prefectPorts: [4200]
 {{- end }}
 
 {{- /* Sets every missing value to its default. Each template calls it first, and it writes nothing. */ -}}
@@ -85,14 +108,14 @@ networkPolicy:
 {{- include "dpo.fill" (dict "values" .Values "defaults" (include "dpo.defaults" . | fromYaml)) -}}
 {{- end }}
 
-{{- /* Fills maps recursively, but not `resources`: there a null removes a limit, as is usual with Helm. */ -}}
+{{- /* Fills maps recursively, but not `resources` and the security contexts: there a null removes a default, as is usual with Helm. */ -}}
 {{- define "dpo.fill" -}}
 {{- $values := .values -}}
 {{- range $key, $default := .defaults -}}
 {{- $value := index $values $key -}}
 {{- if kindIs "invalid" $value -}}
 {{- $_ := set $values $key $default -}}
-{{- else if and (kindIs "map" $default) (ne $key "resources") -}}
+{{- else if and (kindIs "map" $default) (not (has $key (list "resources" "podSecurityContext" "securityContext"))) -}}
 {{- include "dpo.fill" (dict "values" $value "defaults" $default) -}}
 {{- end -}}
 {{- end -}}

@@ -25,6 +25,9 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 
 {{- define "dpo.serviceAccountName" -}}
@@ -37,10 +40,21 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{- define "dpo.image" -}}
 {{- $repository := required "Set image.repository: no image is published yet. Build one with the Dockerfile and push it to a registry that your nodes can reach" .Values.image.repository -}}
+{{- $registry := default .Values.image.registry (dig "imageRegistry" "" (default (dict) .Values.global)) -}}
+{{- with $registry }}{{ trimSuffix "/" . }}/{{ end -}}
 {{- if .Values.image.digest -}}
 {{ $repository }}@{{ .Values.image.digest }}
 {{- else -}}
 {{ $repository }}:{{ default .Chart.AppVersion .Values.image.tag }}
+{{- end -}}
+{{- end }}
+
+{{- /* Fails unless the namespaces that the operator serves were chosen. It writes nothing. */ -}}
+{{- define "dpo.requireScope" -}}
+{{- if and .Values.allNamespaces .Values.watchNamespaces -}}
+{{- fail "allNamespaces is true, but watchNamespaces lists namespaces: set only one of them" -}}
+{{- else if not (or .Values.allNamespaces .Values.watchNamespaces) -}}
+{{- fail "Set watchNamespaces to the namespaces that the operator serves, or set allNamespaces to true: the operator can then read every Secret in the cluster" -}}
 {{- end -}}
 {{- end }}
 
@@ -95,23 +109,29 @@ true
 {{- end }}
 {{- end }}
 
-{{- define "dpo.podSecurityContext" -}}
-runAsNonRoot: true
-runAsUser: 65532
-runAsGroup: 65532
-seccompProfile:
-  type: RuntimeDefault
+{{- /* Settings that the pods of the operator and of the Jobs have in common. */ -}}
+{{- define "dpo.podSettings" -}}
+serviceAccountName: {{ include "dpo.serviceAccountName" . }}
+# The environment variables of Services would only cost time at the start.
+enableServiceLinks: false
+{{- with .Values.podSecurityContext }}
+securityContext:
+  {{- toYaml . | nindent 2 }}
 {{- end }}
-
-{{- define "dpo.containerSecurityContext" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities:
-  drop: [ALL]
+{{- with .Values.runtimeClassName }}
+runtimeClassName: {{ . }}
 {{- end }}
-
-{{- /* Scheduling of the pods of the operator and of the detach Job. */ -}}
-{{- define "dpo.scheduling" -}}
+{{- with .Values.dnsPolicy }}
+dnsPolicy: {{ . }}
+{{- end }}
+{{- with .Values.dnsConfig }}
+dnsConfig:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.hostAliases }}
+hostAliases:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- with .Values.nodeSelector }}
 nodeSelector:
   {{- toYaml . | nindent 2 }}
@@ -127,7 +147,7 @@ affinity:
 {{- with .Values.priorityClassName }}
 priorityClassName: {{ . }}
 {{- end }}
-{{- with .Values.imagePullSecrets }}
+{{- with concat (default (list) (dig "imagePullSecrets" (list) (default (dict) .Values.global))) (default (list) .Values.imagePullSecrets) | uniq }}
 imagePullSecrets:
   {{- toYaml . | nindent 2 }}
 {{- end }}

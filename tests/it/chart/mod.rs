@@ -3,12 +3,17 @@
 //! Input: the chart and sets of values.
 //! Output: the rendered objects (here), missing and invalid values (`values`), the permissions that
 //! the chart grants (`permissions`), the admission policy (`policy`), protected metrics (`metrics`),
-//! and what an installation leaves behind (`install`).
+//! settings of the pods (`pods`), what reaches them (`exposure`), what the chart says of itself
+//! (`metadata`), and what an installation leaves behind (`install`).
 
+mod exposure;
 mod install;
+mod metadata;
 mod metrics;
 mod permissions;
+mod pods;
 mod policy;
+mod value_sets;
 mod values;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +26,7 @@ use serde_json::{Value, json};
 use testkit::helm::{Helm, Output};
 use testkit::kubernetes;
 
+use self::value_sets::VALUE_SETS;
 use crate::world::CRD;
 
 const CHART: &str = concat!(
@@ -30,84 +36,26 @@ const CHART: &str = concat!(
 const MANIFEST: &str = include_str!("../../../deploy/operator.yaml");
 const BINARY: &str = env!("CARGO_BIN_EXE_doppler-prefect-operator");
 
-/// Typical sets of values, each with its purpose.
-const VALUE_SETS: [(&str, &[&str]); 12] = [
-    ("the defaults", &[]),
-    (
-        "listed namespaces",
-        &[
-            "watchNamespaces={flows,more}",
-            "prefectNamespaces={prefect,flows}",
-        ],
-    ),
-    ("a CRD that the user applies", &["crds.enabled=false"]),
-    (
-        "an account and permissions that the user creates",
-        &[
-            "serviceAccount.create=false",
-            "serviceAccount.name=theirs",
-            "rbac.create=false",
-        ],
-    ),
-    (
-        "a digest",
-        &[
-            "image.digest=sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
-            "imagePullSecrets[0].name=pull",
-        ],
-    ),
-    (
-        "Prometheus and a network policy",
-        &["serviceMonitor.enabled=true", "networkPolicy.enabled=true"],
-    ),
-    (
-        "no detach Job",
-        &["uninstall.detach=false", "fullnameOverride=dpo"],
-    ),
-    (
-        "a proxy and a CA",
-        &[
-            "extraEnv[0].name=HTTPS_PROXY",
-            "extraEnv[0].value=http://proxy:3128",
-            "extraVolumes[0].name=ca",
-            "extraVolumes[0].configMap.name=ca",
-            "extraVolumeMounts[0].name=ca",
-            "extraVolumeMounts[0].mountPath=/ca",
-            "nodeSelector.disk=ssd",
-            "tolerations[0].operator=Exists",
-            "podLabels.team=data",
-            "podAnnotations.note=x",
-            "priorityClassName=high",
-        ],
-    ),
-    (
-        "several replicas that receive webhooks",
-        &[
-            "watchNamespaces={flows}",
-            "replicaCount=3",
-            "podDisruptionBudget.enabled=true",
-            "networkPolicy.enabled=true",
-            "webhook.enabled=true",
-            "webhook.secretName=webhook",
-            "webhook.ingress.enabled=true",
-            "webhook.ingress.host=webhook.example.com",
-            "webhook.ingress.tlsSecretName=webhook-tls",
-        ],
-    ),
-    ("protected metrics", &metrics::PROTECTED),
-    ("pods of flow runs", &["runPods.watch=true"]),
-    ("restarts of workloads", &["rbac.restarts=true"]),
-];
-
 /// An image is required; no test pulls it.
 const IMAGE: &str = "image.repository=doppler-prefect-operator";
 
 /// The versions of Helm that the chart supports.
 const HELMS: [Helm; 2] = [Helm::V3, Helm::V4];
 
+/// The operator serves all namespaces unless a set says otherwise.
+fn scope(sets: &[&str]) -> Option<&'static str> {
+    let chosen =
+        |set: &&str| set.starts_with("watchNamespaces=") || set.starts_with("allNamespaces=");
+    (!sets.iter().any(chosen)).then_some("allNamespaces=true")
+}
+
 fn with_sets<'a>(command: &[&'a str], sets: &[&'a str]) -> Vec<&'a str> {
     let mut arguments = command.to_vec();
-    for set in [IMAGE].iter().chain(sets) {
+    for set in [IMAGE]
+        .into_iter()
+        .chain(scope(sets))
+        .chain(sets.iter().copied())
+    {
         arguments.extend(["--set", set]);
     }
     arguments
@@ -201,6 +149,7 @@ fn each_value_set_renders_its_objects() {
         format!("ServiceAccount {name}"),
         format!("ClusterRole {name}"),
         format!("ClusterRoleBinding {name}"),
+        format!("ClusterRole {name}.doppler.view"),
         format!("ClusterRole {name}.doppler.admission"),
         format!("ClusterRoleBinding {name}.doppler.admission"),
         "MutatingAdmissionPolicy doppler-prefect-jobs".to_owned(),
@@ -224,14 +173,15 @@ fn each_value_set_renders_its_objects() {
         .collect();
     assert_eq!(
         wide.len(),
-        3,
-        "bindings, policy, and Services elsewhere: {wide:?}"
+        4,
+        "bindings, policy, Services elsewhere, and what users may view: {wide:?}"
     );
     assert!(!wide.concat().contains("secrets"), "{wide:?}");
     let narrow = kinds_of(&[
         "watchNamespaces={flows}",
         "rbac.terminatingNamespaces=false",
         "rbac.admission=false",
+        "rbac.aggregateToView=false",
         "operator.allowedPrefectServices={./*}",
     ]);
     assert!(!narrow.contains("ClusterRole") && !narrow.contains("ClusterRoleBinding"));
@@ -453,7 +403,7 @@ fn plain_manifest_equals_the_rendered_chart() {
         "doppler-prefect-operator",
         "--no-hooks",
         "--set",
-        "crds.enabled=false,admission.enabled=false,image.repository=REGISTRY/doppler-prefect-operator",
+        "allNamespaces=true,crds.enabled=false,admission.enabled=false,image.repository=REGISTRY/doppler-prefect-operator",
     ];
     let rendered = Helm::V3.run(&command, None).unwrap().success().unwrap();
     assert_eq!(

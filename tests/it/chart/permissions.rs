@@ -12,8 +12,9 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::{ListParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client};
-use testkit::grant::{Grant, grant_from_chart};
-use testkit::wait;
+use serde_json::json;
+use testkit::grant::{Grant, grant, grant_from_chart};
+use testkit::{kubernetes, wait};
 
 use super::template;
 use crate::world::plane;
@@ -373,4 +374,79 @@ async fn tokens_may_be_requested_only_of_listed_accounts() {
 async fn access_review_asks_the_api_server() {
     let admin = plane().unwrap().admin_client().unwrap();
     assert!(is_allowed(&admin, "delete", "nodes", None).await);
+}
+
+/// The API server adds the rules of the chart to its own roles `view` and `edit`.
+#[tokio::test(flavor = "multi_thread")]
+async fn users_may_view_bindings_and_edit_them_only_on_request() {
+    let plane = plane().unwrap();
+    let namespace = "permissions-users";
+    let member = async |role: &str| {
+        let yaml = json!([
+            {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": role}},
+            {
+                "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": role},
+                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+                "subjects": [{"kind": "ServiceAccount", "name": role, "namespace": namespace}],
+            },
+        ]);
+        let namespace_object =
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
+        let admin = plane.admin_client().unwrap();
+        for object in [&namespace_object, &yaml[0], &yaml[1]] {
+            kubernetes::apply(&admin, namespace, &object.to_string())
+                .await
+                .unwrap();
+        }
+        client(&grant(plane, namespace, role).await.unwrap()).await
+    };
+    let (viewer, editor) = (member("view").await, member("edit").await);
+    let install = async |sets: &[&str]| {
+        let rendered = template("users", "permissions-users-home", sets)
+            .success()
+            .unwrap();
+        grant_from_chart(plane, &rendered, "permissions-users-home")
+            .await
+            .unwrap();
+    };
+    let flows = Some(namespace);
+    install(&["watchNamespaces={permissions-users}"]).await;
+    wait::until(SOON, "the view to be aggregated", async || {
+        is_allowed(&viewer, "list", BINDINGS, flows)
+            .await
+            .then_some(())
+    })
+    .await
+    .unwrap();
+    for (user, verb) in [
+        (&viewer, "create"),
+        (&viewer, "patch"),
+        (&editor, "create"),
+        (&editor, "patch"),
+    ] {
+        assert!(!is_allowed(user, verb, BINDINGS, flows).await, "{verb}");
+    }
+    assert!(is_allowed(&editor, "watch", BINDINGS, flows).await);
+    install(&[
+        "watchNamespaces={permissions-users}",
+        "rbac.aggregateToEdit=true",
+    ])
+    .await;
+    wait::until(SOON, "the edit role to be aggregated", async || {
+        is_allowed(&editor, "patch", BINDINGS, flows)
+            .await
+            .then_some(())
+    })
+    .await
+    .unwrap();
+    for (user, verb, what) in [
+        (&viewer, "patch", BINDINGS),
+        (
+            &editor,
+            "patch",
+            "doppler-prefect.dev/dopplerprefectbindings.status",
+        ),
+    ] {
+        assert!(!is_allowed(user, verb, what, flows).await, "{verb} {what}");
+    }
 }

@@ -27,6 +27,15 @@ fn schema_rejects_unknown_and_invalid_values() {
         ("log.format=xml", "format"),
         ("metrics.tls.secret=mine", "secret"),
         ("runPods.watch=sometimes", "watch"),
+        (
+            "commonLabels.app\\.kubernetes\\.io/name=mine",
+            "app.kubernetes.io/name",
+        ),
+        ("networkPolicy.egress.prefectPorts={}", "prefectPorts"),
+        (
+            "podDisruptionBudget.unhealthyPodEvictionPolicy=Never",
+            "unhealthyPodEvictionPolicy",
+        ),
         ("runPods.enabled=true", "enabled"),
     ] {
         for helm in HELMS {
@@ -77,6 +86,22 @@ fn missing_values_are_named_in_a_sentence() {
             "Set image.repository: no image is published yet",
         ),
         (&["image=null"], "Set image.repository"),
+        (
+            &[
+                "webhook.enabled=true",
+                "webhook.secretName=a",
+                "webhook.httpRoute.enabled=true",
+            ],
+            "set webhook.httpRoute.parentRefs to the Gateways",
+        ),
+        (
+            &["allNamespaces=false"],
+            "Set watchNamespaces to the namespaces that the operator serves, or set allNamespaces to true",
+        ),
+        (
+            &["watchNamespaces={flows}", "allNamespaces=true"],
+            "allNamespaces is true, but watchNamespaces lists namespaces",
+        ),
     ] {
         for helm in HELMS {
             let rejected = template_with(helm, "op", "doppler", sets);
@@ -101,13 +126,16 @@ fn defaults() -> Value {
     values
 }
 
-/// Replaces each value that is not a map by null. `resources` stays: a null in it removes a limit.
+/// Sections in which a null removes a default.
+const REMOVABLE: [&str; 3] = ["resources", "podSecurityContext", "securityContext"];
+
+/// Replaces each value that is not a map by null. [`REMOVABLE`] sections stay.
 fn with_null_leaves(values: &Value) -> Value {
     let Value::Object(values) = values else {
         return Value::Null;
     };
     let entries = values.iter().map(|(key, value)| {
-        let keep = key == "resources" || value == &json!({});
+        let keep = REMOVABLE.contains(&key.as_str()) || value == &json!({});
         let value = if keep {
             value.clone()
         } else {
@@ -139,14 +167,16 @@ fn null_values_have_their_defaults() {
     let null_sections = sections.map(|key| (key.clone(), Value::Null)).collect();
     let null_sections = Value::Object(null_sections);
     let null_leaves = with_null_leaves(&defaults);
-    let required = json!({"image": {"repository": "doppler-prefect-operator"}});
+    let required =
+        json!({"allNamespaces": true, "image": {"repository": "doppler-prefect-operator"}});
     // These sections are off by default.
     let optional = json!({
+        "allNamespaces": true,
         "image": {"repository": "doppler-prefect-operator"},
         "webhook": {"enabled": true, "secretName": "a"},
         "metrics": {"tls": {"enabled": true, "secretName": "b"}, "authorization": true},
         "serviceMonitor": {"enabled": true},
-        "networkPolicy": {"enabled": true},
+        "networkPolicy": {"enabled": true, "egress": {"enabled": true}},
         "runPods": {"watch": true},
     });
     for helm in HELMS {
@@ -158,6 +188,27 @@ fn null_values_have_their_defaults() {
             }
         }
     }
+}
+
+/// Editors show the descriptions while somebody writes values.
+#[test]
+fn schema_describes_every_value() {
+    fn check(path: &str, values: &Value, schema: &Value) {
+        let (Some(values), Some(properties)) = (values.as_object(), schema.get("properties"))
+        else {
+            let description = schema["description"].as_str().unwrap_or_default();
+            assert!(!description.is_empty(), "{path} has no description");
+            return;
+        };
+        for (key, value) in values {
+            check(&format!("{path}.{key}"), value, &properties[key]);
+        }
+    }
+    let schema = std::fs::read_to_string(format!("{CHART}/values.schema.json")).unwrap();
+    let mut values = defaults();
+    // Their description is that of the whole section.
+    values["resources"] = json!({});
+    check("values", &values, &serde_json::from_str(&schema).unwrap());
 }
 
 #[test]
