@@ -13,14 +13,14 @@ use anyhow::{Context, Result, bail};
 use crate::cache;
 
 /// The oldest Python that all requirements support.
-const MINIMUM_PYTHON: (u32, u32) = (3, 10);
+const MINIMUM_PYTHON: (u32, u32) = (3, 11);
 
 /// The folder of the virtual environment for `python/{name}.txt`. Its interpreter is `bin/python`.
 ///
 /// Blocks, for minutes if the environment must be created: call it from a blocking thread.
 ///
 /// # Errors
-/// If the file is missing, there is no `python3` of 3.10 or later, or pip fails.
+/// If the file is missing, there is no `python3` of 3.11 or later, or pip fails.
 pub fn venv(name: &str) -> Result<PathBuf> {
     let file = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("python")
@@ -78,6 +78,7 @@ fn create(place: &Path, requirements: &Path) -> Result<()> {
         "--quiet",
         "--no-input",
         "--disable-pip-version-check",
+        "--require-hashes",
         "--requirement",
     ];
     run(Command::new(place.join("bin/python"))
@@ -118,7 +119,7 @@ mod tests {
             Command::new(place.join("bin/pip")).args(["freeze", "--disable-pip-version-check"])
         )
         .unwrap();
-        for pinned in include_str!("../python/prefect.txt")
+        for pinned in include_str!("../python/prefect.in")
             .lines()
             .filter(|line| !line.starts_with('#'))
         {
