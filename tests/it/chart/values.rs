@@ -190,7 +190,7 @@ fn null_values_have_their_defaults() {
     }
 }
 
-/// Editors show the descriptions while somebody writes values.
+/// Editors show the descriptions beside the values.
 #[test]
 fn schema_describes_every_value() {
     fn check(path: &str, values: &Value, schema: &Value) {
