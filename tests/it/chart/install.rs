@@ -7,6 +7,7 @@
 mod cluster;
 mod deleted_namespace;
 mod manifest;
+mod release;
 
 use std::time::Duration;
 

@@ -136,7 +136,8 @@ fn replicas_are_spread_over_nodes_if_possible() {
     assert_eq!(own, json!([{"topologyKey": "zone"}]));
 }
 
-/// What the constraint `restricted-v2` of `OpenShift` refuses: a user that the namespace did not allocate.
+/// What the constraint `restricted-v2` of `OpenShift` refuses: a user that the namespace did not
+/// allocate.
 fn allocated_users_only(namespace: &str) -> Value {
     json!([
         {

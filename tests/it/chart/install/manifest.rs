@@ -7,19 +7,20 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use serde_json::json;
 use testkit::grant::grant;
+use testkit::kubectl::kubectl_async;
 use testkit::operator::{Operator, OperatorOptions};
 use testkit::{kubernetes, wait};
 
 use super::cluster::{Cluster, FLOW_NAMESPACE};
-use crate::chart::{BINARY, MANIFEST};
-use crate::world::{CRD, TIMEOUT, canary, doppler, secret};
+use crate::chart::BINARY;
+use crate::world::{TIMEOUT, canary, doppler, secret};
 
-/// Applies the CRD and the plain manifest, and waits until a binding of another namespace is
-/// served.
+/// Applies the kustomization, which has the CRD and the plain manifest, and waits until a binding of
+/// another namespace is served.
 pub(super) async fn install(cluster: &Cluster) -> Result<()> {
     let home = "doppler-prefect-operator";
-    kubernetes::apply(&cluster.client, home, CRD).await?;
-    kubernetes::apply(&cluster.client, home, MANIFEST).await?;
+    let apply = ["apply", "--kustomize", env!("CARGO_MANIFEST_DIR")];
+    kubectl_async(&apply, &cluster.plane.admin_kubeconfig_path()).await?;
     cluster.until_pod(home).await?;
     let grant = grant(&cluster.plane, home, home).await?;
     let options = OperatorOptions {
