@@ -14,6 +14,7 @@ use std::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod check;
+mod command_line;
 mod durations;
 mod environment;
 mod metrics;
@@ -21,7 +22,8 @@ mod refresh;
 mod resolve;
 mod runs;
 
-pub use check::{CheckArgs, PatchForm};
+pub use check::{CheckArgs, CheckOutput, PatchForm};
+pub use command_line::{CompletionArgs, ManArgs};
 use durations::{duration, duration_or_zero, interval};
 pub use environment::{EnvironmentArgs, EnvironmentFormat};
 pub use metrics::MetricsArgs;
@@ -61,6 +63,10 @@ pub enum Command {
     /// Remove the operator's entries from all work pools and its finalizers from all bindings. Run
     /// it before you uninstall the operator.
     Detach(Box<DetachArgs>),
+    /// Print the script with which a shell completes the command line.
+    Completion(CompletionArgs),
+    /// Write man pages to a directory.
+    Man(ManArgs),
 }
 
 /// Flags of the connections to Prefect and Doppler.

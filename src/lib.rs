@@ -18,7 +18,8 @@
 //!    content.
 //! 8. [`status`], [`report`], [`metrics`]: conditions, Events, logs and metrics of an outcome, in
 //!    [`printable`] text.
-//! 9. [`args`], [`settings`], [`process`]: flags become settings, and settings become tasks.
+//! 9. [`args`], [`settings`], [`process`]: flags become settings, and settings become tasks;
+//!    [`command_line`]: what shells and `man` know of the flags.
 //! 10. [`check`], [`environment`], [`refresh`], [`detach`]: the same path from a laptop, its values there,
 //!     a read on request, and the removal before an uninstall.
 //!
@@ -59,6 +60,7 @@
 pub mod args;
 pub mod bounded_json;
 pub mod check;
+pub mod command_line;
 pub mod controller;
 pub mod crd;
 pub mod detach;

@@ -9,7 +9,7 @@ use std::{io::Write, process::ExitCode};
 use clap::Parser;
 use doppler_prefect_operator::{
     args::{Cli, Command},
-    check, crd, detach, environment,
+    check, command_line, crd, detach, environment,
     process::{
         self,
         fatal::{report_fatal, report_panics},
@@ -34,6 +34,12 @@ async fn main() -> ExitCode {
         Command::Refresh(args) => refresh::refresh(args).await.map_err(Into::into),
         Command::Detach(args) => detach::detach(*args)
             .await
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(Into::into),
+        Command::Completion(args) => command_line::completion(&args)
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(Into::into),
+        Command::Man(args) => command_line::man(&args)
             .map(|()| ExitCode::SUCCESS)
             .map_err(Into::into),
     };

@@ -22,12 +22,30 @@ pub struct CheckArgs {
     /// code is 1 if one lacks a key that another one has, or excludes a name that another one does not.
     #[arg(long, conflicts_with_all = ["offline", "print_patch"])]
     pub compare: bool,
+    /// Print the findings as text, or as one JSON document with `ok` and `bindings`.
+    #[arg(
+        long,
+        short,
+        value_name = "FORM",
+        default_value = "text",
+        conflicts_with = "print_patch"
+    )]
+    pub output: CheckOutput,
     /// Print the entry in the format of another tool that owns the template of the work pool.
     #[arg(long, value_name = "FORM")]
     pub print_patch: Option<PatchForm>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub resolve: ResolveArgs,
+}
+
+/// Forms of the findings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CheckOutput {
+    /// Lines for a person.
+    Text,
+    /// One document for a program.
+    Json,
 }
 
 /// Formats of the entry for tools that own the template of a work pool.

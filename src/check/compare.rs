@@ -8,7 +8,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{self, Write},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -21,6 +20,7 @@ use super::{
     error::CheckError,
     findings::Findings,
     input::{parse_documents, read_file},
+    output::Output,
 };
 use crate::{args::ResolveArgs, printable::count, secret::Desired};
 
@@ -56,7 +56,11 @@ struct Stage {
 ///
 /// # Errors
 /// If an argument is not LABEL=FILE, a file cannot be read or has no binding, or there is no kubeconfig.
-pub(super) async fn compare(files: &[PathBuf], args: ResolveArgs) -> Result<ExitCode, CheckError> {
+pub(super) async fn compare(
+    files: &[PathBuf],
+    args: ResolveArgs,
+    mut output: Output,
+) -> Result<ExitCode, CheckError> {
     let mut stages = Vec::new();
     for file in files {
         stages.push(read_stage(file)?);
@@ -66,9 +70,8 @@ pub(super) async fn compare(files: &[PathBuf], args: ResolveArgs) -> Result<Exit
         return Err(CheckError::Labels);
     }
     let context = CheckContext::new(args).await?;
-    let mut all_ok = true;
     for group in groups(&stages) {
-        let (names, resolved) = resolve_all(&context, &group).await?;
+        let (names, resolved) = resolve_all(&context, &group, &mut output).await?;
         let mut findings = Findings::default();
         findings.title = title(&group);
         if resolved {
@@ -76,10 +79,9 @@ pub(super) async fn compare(files: &[PathBuf], args: ResolveArgs) -> Result<Exit
         } else {
             findings.fail(TOPIC, "not compared, because a binding has no values");
         }
-        all_ok &= !findings.has_failures();
-        write!(io::stdout(), "{findings}")?;
+        output.add(findings)?;
     }
-    Ok(if all_ok {
+    Ok(if output.finish()? {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -156,6 +158,7 @@ fn title(group: &Group<'_>) -> String {
 async fn resolve_all<'a>(
     context: &CheckContext,
     group: &Group<'a>,
+    output: &mut Output,
 ) -> Result<(Vec<(&'a str, Option<Names>)>, bool), CheckError> {
     let mut names = Vec::new();
     let mut resolved = true;
@@ -167,7 +170,7 @@ async fn resolve_all<'a>(
         let mut findings = Findings::default();
         let found = document::resolve(context, document, &mut findings).await;
         findings.title = format!("{label}: {}", findings.title);
-        write!(io::stdout(), "{findings}")?;
+        output.add(findings)?;
         resolved &= found.is_some();
         names.push((*label, found.map(|found| Names::of(&found.desired))));
     }

@@ -1,10 +1,12 @@
 //! The findings of a check, one line each.
 //!
 //! Input: results of the checks of one binding.
-//! Output: lines of text, and whether one of them is a failure.
+//! Output: lines of text, JSON, and whether one of them is a failure.
 //! Invariants: no line contains a secret value. Only a diff has several lines; a name ends none.
 
 use std::fmt;
+
+use serde::Serialize;
 
 use crate::printable::{self, one_line};
 
@@ -12,7 +14,8 @@ use crate::printable::{self, one_line};
 const MAX_LINE_BYTES: usize = 16 * 1024;
 
 /// The severity of a finding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 enum Severity {
     Ok,
     Note,
@@ -20,19 +23,21 @@ enum Severity {
 }
 
 /// The findings about one binding.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize)]
 pub(crate) struct Findings {
     /// The binding or the file that they are about.
     pub title: String,
+    #[serde(rename = "findings")]
     entries: Vec<Finding>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 struct Finding {
     severity: Severity,
     topic: String,
     text: String,
     /// Further lines.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     details: Vec<String>,
 }
 

@@ -18,6 +18,7 @@ mod findings;
 mod input;
 mod jobs;
 mod operator_settings;
+mod output;
 mod patches;
 mod pools;
 mod resolve;
@@ -43,6 +44,7 @@ use context::Hosts;
 use document::Document;
 use input::parse_bindings;
 use operator_settings::OperatorSettings;
+use output::Output;
 
 pub(crate) use context::CheckContext;
 pub(crate) use document::resolve as resolve_document;
@@ -62,11 +64,13 @@ pub async fn check(args: CheckArgs) -> Result<ExitCode, CheckError> {
         files,
         offline,
         compare,
+        output,
         print_patch,
         resolve,
     } = args;
+    let output = Output::new(output);
     if compare {
-        return compare::compare(&files, resolve).await;
+        return compare::compare(&files, resolve, output).await;
     }
     let inputs = files
         .iter()
@@ -76,10 +80,10 @@ pub async fn check(args: CheckArgs) -> Result<ExitCode, CheckError> {
         print_patches(form, &inputs)?
     } else if offline {
         let operator = OperatorSettings::new(resolve.settings, Err("--offline is set".to_owned()));
-        print_findings(None, &Hosts::new(&operator)?, &inputs).await?
+        print_findings(None, &Hosts::new(&operator)?, &inputs, output).await?
     } else {
         let context = CheckContext::new(resolve).await?;
-        print_findings(Some(&context), &context.hosts, &inputs).await?
+        print_findings(Some(&context), &context.hosts, &inputs, output).await?
     };
     Ok(if all_ok {
         ExitCode::SUCCESS
@@ -110,14 +114,15 @@ async fn print_findings(
     context: Option<&CheckContext>,
     hosts: &Hosts,
     inputs: &[Input],
+    mut output: Output,
 ) -> Result<bool, CheckError> {
-    let mut all_ok = true;
     for (file, text) in inputs {
         let documents = parse_documents(text);
         if documents.is_empty() {
-            let file = printable::name(file);
-            writeln!(io::stdout(), "{file}: contains no DopplerPrefectBinding")?;
-            all_ok = false;
+            let mut findings = Findings::default();
+            findings.title = printable::name(file);
+            findings.fail("binding", "the file contains no DopplerPrefectBinding");
+            output.add(findings)?;
         }
         for document in documents {
             let mut findings = Findings::default();
@@ -126,11 +131,10 @@ async fn print_findings(
                 Ok(written) => check_document(context, hosts, &written, &mut findings).await,
                 Err(why) => findings.fail("binding", &why),
             }
-            all_ok &= !findings.has_failures();
-            write!(io::stdout(), "{findings}")?;
+            output.add(findings)?;
         }
     }
-    Ok(all_ok)
+    Ok(output.finish()?)
 }
 
 /// Checks one binding as it is written.

@@ -21,6 +21,7 @@ mod canary;
 mod chart;
 mod check;
 mod cleanup;
+mod command_line;
 mod crd;
 mod doppler_webhook;
 mod environment;
