@@ -228,11 +228,7 @@ impl Report {
 /// The reason of a condition. A reason that only another version of the operator knows counts as
 /// `Pending`.
 fn reason_of(condition: &Condition) -> Reason {
-    Reason::ALL
-        .iter()
-        .copied()
-        .find(|reason| reason.as_str() == condition.reason)
-        .unwrap_or(Reason::Pending)
+    Reason::named(&condition.reason).unwrap_or(Reason::Pending)
 }
 
 async fn post_events(

@@ -5,6 +5,8 @@
 //! Invariants: it reads no clock and sends no request. The JSON of a status takes at most 64 KiB,
 //! whatever names upstreams and authors choose.
 
+mod progress;
+
 use std::fmt;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -33,6 +35,9 @@ pub const RESTARTED: &str = "Restarted";
 /// Condition: the first three hold for this generation.
 pub const READY: &str = "Ready";
 
+use progress::progress;
+pub use progress::{RECONCILING, STALLED};
+
 /// Maximum number of names in one list of the status.
 pub const MAX_LISTED: usize = 50;
 /// Length of all names of one such list, in bytes.
@@ -40,8 +45,8 @@ const MAX_LISTED_BYTES: usize = 4096;
 /// Longest explanation of an excluded key, in bytes.
 const MAX_EXPLANATION_BYTES: usize = 1024;
 /// What all lists of a status take together, in bytes of JSON. Conditions and fields take at most
-/// about 40 KiB.
-const MAX_LISTS_BYTES: usize = 24 * 1024;
+/// about 44 KiB.
+const MAX_LISTS_BYTES: usize = 20 * 1024;
 
 /// How a reconcile changes a condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -183,10 +188,15 @@ pub fn status(
     if let Some(injected) = &outcome.injected {
         conditions.push(updated(INJECTED, injected));
     }
-    conditions.push(updated(READY, &ready(outcome, &conditions)));
+    let ready = updated(READY, &ready(outcome, &conditions));
+    let progress = progress(&ready).map(|(type_, reason)| {
+        updated(type_, &ConditionUpdate::True(reason, ready.message.clone()))
+    });
+    conditions.push(ready);
     if let Some(restarted) = &outcome.restarted {
         conditions.push(updated(RESTARTED, restarted));
     }
+    conditions.extend(progress);
     after.conditions = conditions;
     let mut room = Room(MAX_LISTS_BYTES);
     if let Some(resolved) = &outcome.resolved {

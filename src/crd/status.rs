@@ -19,7 +19,9 @@ pub struct DopplerPrefectBindingStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// `BlockResolved`, `SecretSynced`, `Injected` (absent if the binding names no pool and no Jobs,
-    /// unless a pod of a flow run does not start because of the Secret) and `Ready`.
+    /// unless a pod of a flow run does not start because of the Secret), `Ready`, and for clients of
+    /// kstatus, such as Flux: `Stalled` while only a change by a user can help, or `Reconciling` while
+    /// the operator tries again by itself.
     #[serde(default)]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]
     pub conditions: Vec<Condition>,

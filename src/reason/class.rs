@@ -35,6 +35,13 @@ impl Class {
 }
 
 impl Reason {
+    /// The reason with this word, as a condition has it.
+    #[must_use]
+    pub fn named(word: &str) -> Option<Self> {
+        let mut all = Self::ALL.iter().copied();
+        all.find(|reason| reason.as_str() == word)
+    }
+
     /// Whether an upstream is unreachable or returned nothing usable.
     #[must_use]
     pub const fn is_upstream_failure(self) -> bool {

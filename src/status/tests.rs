@@ -69,6 +69,79 @@ fn ready_gives_the_first_failed_condition() {
     assert_eq!(find(&status, BLOCK_RESOLVED).status, "True");
 }
 
+/// The types of the conditions that only clients of kstatus read.
+fn progress_of(status: &DopplerPrefectBindingStatus) -> Vec<&str> {
+    let conditions = status.conditions.iter();
+    let types = conditions.map(|condition| condition.type_.as_str());
+    types
+        .filter(|type_| [RECONCILING, STALLED].contains(type_))
+        .collect()
+}
+
+#[test]
+fn what_only_a_user_can_mend_is_stalled() {
+    let with = |reason| {
+        let mut outcome = synced();
+        outcome.secret = ConditionUpdate::False(reason, "why".to_owned());
+        outcome
+    };
+    let before = status(None, Some(1), &synced(), &at(1));
+    assert!(progress_of(&before).is_empty(), "it is Ready");
+    let stalled = status(
+        Some(&before),
+        Some(1),
+        &with(Reason::DopplerUnauthorized),
+        &at(2),
+    );
+    assert_eq!(progress_of(&stalled), [STALLED]);
+    let condition = find(&stalled, STALLED);
+    assert_eq!(
+        (condition.status.as_str(), condition.reason.as_str()),
+        ("True", "DopplerUnauthorized")
+    );
+    assert_eq!(condition.message, find(&stalled, READY).message);
+    let retried = status(
+        Some(&stalled),
+        Some(1),
+        &with(Reason::DopplerUnreachable),
+        &at(3),
+    );
+    assert_eq!(progress_of(&retried), [RECONCILING]);
+    // A failure that does not change a condition changes this one neither.
+    let mut quiet = synced();
+    quiet.secret = ConditionUpdate::Unchanged;
+    let later = status(Some(&retried), Some(1), &quiet, &at(9));
+    assert_eq!(progress_of(&later), [RECONCILING]);
+    assert_eq!(find(&later, RECONCILING), find(&retried, RECONCILING));
+    let mended = status(Some(&later), Some(1), &synced(), &at(10));
+    assert!(progress_of(&mended).is_empty());
+}
+
+#[test]
+fn neither_a_suspended_nor_a_deleted_binding_is_stalled() {
+    let mut outcome = synced();
+    outcome.suspended = true;
+    assert!(progress_of(&status(None, Some(1), &outcome, &at(1))).is_empty());
+    let mut outcome = synced();
+    outcome.deleting = Some("waits for the workers".to_owned());
+    assert!(progress_of(&status(None, Some(1), &outcome, &at(1))).is_empty());
+}
+
+#[test]
+fn a_reason_of_another_version_is_being_reconciled() {
+    let mut before = status(None, Some(1), &synced(), &at(1));
+    for condition in &mut before.conditions {
+        condition.status = "False".to_owned();
+        condition.reason = "OfAnotherVersion".to_owned();
+    }
+    let mut outcome = synced();
+    outcome.block = ConditionUpdate::Unchanged;
+    outcome.secret = ConditionUpdate::Unchanged;
+    let after = status(Some(&before), Some(1), &outcome, &at(2));
+    assert_eq!(find(&after, READY).reason, "OfAnotherVersion");
+    assert_eq!(progress_of(&after), [RECONCILING]);
+}
+
 #[test]
 fn failed_pool_leaves_secret_synced_true() {
     let mut outcome = synced();

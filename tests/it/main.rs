@@ -17,6 +17,7 @@
 
 mod admission;
 mod apiserver;
+mod argo_cd;
 mod canary;
 mod chart;
 mod check;
