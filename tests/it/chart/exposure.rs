@@ -107,15 +107,26 @@ fn network_policy_limits_ingress_to_the_peers_of_the_values() {
         rule["from"] = json!([{"podSelector": {"matchLabels": {"app": app}}}]);
         rule
     };
+    // A standby replica forwards webhooks to the leader.
+    let mut webhook = from("webhook", "ingress");
+    webhook["from"].as_array_mut().unwrap().push(replicas());
     assert_eq!(
         closed["ingress"],
         json!([
             from("metrics", "prometheus"),
             // The kubelet has no peer that a policy could name.
             port("health"),
-            from("webhook", "ingress"),
+            webhook,
         ])
     );
+}
+
+/// The peer that is the operator itself.
+fn replicas() -> Value {
+    json!({"podSelector": {"matchLabels": {
+        "app.kubernetes.io/name": "doppler-prefect-operator",
+        "app.kubernetes.io/instance": "op",
+    }}})
 }
 
 #[test]
@@ -136,6 +147,11 @@ fn network_policy_limits_egress_on_request() {
         {"ports": [{"port": 3128}]},
     ]);
     assert_eq!(policy["egress"], expected);
+    let replicated = ["replicaCount=2", "networkPolicy.egress.enabled=true"];
+    let policy = network_policy(&[&WEBHOOK[..], &replicated].concat());
+    let rules = policy["egress"].as_array().unwrap();
+    let forwarded = json!({"ports": [{"port": "webhook", "protocol": "TCP"}], "to": [replicas()]});
+    assert_eq!(rules.last(), Some(&forwarded));
 }
 
 /// A replica that never becomes ready must not block the drain of its node.
