@@ -9,12 +9,16 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use kube::ResourceExt;
-use kube::api::ListParams;
-
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::batch::v1::Job;
+use kube::api::{ListParams, PostParams};
+use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
-use super::model::{Extra, FILE, POOLS, SELECTED, Scene, VARIABLE, binding_name, secret_name};
+use super::model::{
+    Extra, FILE, JOB_LABEL, POOLS, SELECTED, Scene, VARIABLE, binding_name, secret_name,
+    workload_name,
+};
 
 /// A repair of a contested template or Secret waits for minutes.
 const LIMIT: Duration = Duration::from_mins(3);
@@ -32,6 +36,8 @@ pub async fn until_as_desired(scene: &Scene) -> Result<usize> {
         .until_within(LIMIT, what, async || {
             ensure_bindings(scene).await?;
             ensure_secrets(scene).await?;
+            ensure_jobs(scene).await?;
+            ensure_workloads(scene).await?;
             for pool in 0..POOLS {
                 ensure_pool(scene, pool, &lost).await?;
             }
@@ -80,6 +86,70 @@ async fn ensure_secrets(scene: &Scene) -> Result<()> {
         found == wanted,
         "the Secrets are {found:?} instead of {wanted:?}"
     );
+    Ok(())
+}
+
+/// A Job gets exactly the Secrets of the bindings that select it, in the order of their names.
+async fn ensure_jobs(scene: &Scene) -> Result<()> {
+    let (label, value) = JOB_LABEL;
+    let job = json!({
+        "metadata": {"generateName": "job-", "labels": {label: value}},
+        "spec": {"template": {"spec": {
+            "restartPolicy": "Never",
+            "containers": [{"name": "main", "image": "none"}],
+        }}},
+    });
+    let jobs: Api<Job> = Api::namespaced(scene.world.client.clone(), &scene.world.name);
+    let params = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    let job = jobs.create(&params, &serde_json::from_value(job)?).await?;
+    let pod = job.spec.and_then(|spec| spec.template.spec);
+    let entries = pod.context("a pod")?.containers[0].env_from.clone();
+    let found: Vec<String> = entries
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|entry| entry.secret_ref)
+        .map(|secret| secret.name)
+        .collect();
+    let wanted = scene.secrets_of_jobs();
+    ensure!(
+        found == wanted,
+        "a Job gets {found:?} instead of {wanted:?}"
+    );
+    Ok(())
+}
+
+/// Each Deployment that a binding restarts has pods with the content of the Secret.
+async fn ensure_workloads(scene: &Scene) -> Result<()> {
+    let deployments: Api<Deployment> =
+        Api::namespaced(scene.world.client.clone(), &scene.world.name);
+    let restarted = scene
+        .bindings
+        .iter()
+        .filter(|(_, wish)| wish.extras.contains(&Extra::Restart));
+    for (binding, wish) in restarted {
+        let name = binding_name(*binding);
+        let status = scene.world.status(&name).await?;
+        let hash = status["contentHash"].as_str().context("no hash")?;
+        let deployment = deployments.get(&workload_name(*binding)).await?;
+        let pods = deployment.spec.and_then(|spec| spec.template.metadata);
+        let annotations = pods.and_then(|pods| pods.annotations).unwrap_or_default();
+        let found = annotations.get("doppler-prefect.dev/content-hash");
+        // With a file, the hash counts its content, too.
+        let is_current = found.is_some_and(|found| match found.split_once('=') {
+            Some((of, found)) if wish.extras.contains(&Extra::File) => of == name && found != hash,
+            Some((of, found)) => of == name && found == hash,
+            None => false,
+        });
+        let condition = scene.world.condition(&name, "Restarted").await?;
+        ensure!(
+            is_current && condition.status == "True",
+            "the pods of {name} have {found:?}, its hash is {hash}: {}",
+            condition.message
+        );
+    }
     Ok(())
 }
 

@@ -4,14 +4,17 @@
 //! Invariants: every pool and every Secret belongs to this run alone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use testkit::doppler::Doppler;
+use testkit::admission;
+use testkit::doppler::{Doppler, IdentityRules};
 use testkit::prefect::{Block, kubernetes_template};
 
 use crate::relay::{Mode, Relay};
 use crate::stage::token_ref;
+use crate::world::chart::{ACCOUNT, Optional};
 use crate::world::{Setup, World, secret};
 
 /// Numbers of everything.
@@ -27,6 +30,14 @@ pub const VARIABLE: &str = "doppler_config";
 const RENAMED: &str = "RENAMED_A";
 /// The file with all keys.
 pub const FILE: &str = "all.json";
+/// The label by which bindings select Jobs.
+pub const JOB_LABEL: (&str, &str) = ("prefect.io/deployment-name", "random");
+/// The identity that bindings may read with.
+const IDENTITY: &str = "6c6e6f1a-0000-4000-8000-000000000002";
+/// What follows the name of the binding in the two names of its Secret.
+const SECRET_SUFFIXES: [&str; 2] = ["", "-second"];
+/// So short that tokens are renewed during every run.
+const IDENTITY_TOKEN_LIFE: Duration = Duration::from_secs(10);
 
 /// What a binding asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,17 +52,21 @@ pub struct Wish {
     pub renamed: bool,
     /// A config whose values come before those of the source.
     pub later: Option<usize>,
-    /// What the binding changes of the content.
+    /// What the binding does beside its entries in pools.
     pub extras: BTreeSet<Extra>,
 }
 
-/// What a binding changes of the content of its Secret.
+/// What a binding does beside its entries in pools.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Extra {
     /// Key `A` has another name.
     RenamedKey,
     /// There is a file with all keys.
     File,
+    /// Jobs with [`JOB_LABEL`] get the Secret.
+    Jobs,
+    /// A Deployment restarts when the content changes.
+    Restart,
 }
 
 /// The source of a binding.
@@ -59,6 +74,8 @@ pub enum Extra {
 pub enum Source {
     Block(usize),
     Config(usize),
+    /// As `Config`, with an identity in place of a token.
+    Identity(usize),
 }
 
 /// The servers of a run, and the model of what they hold.
@@ -67,6 +84,8 @@ pub struct Scene {
     pub doppler: Doppler,
     pub to_doppler: Relay,
     pub to_prefect: Relay,
+    /// What the stand-in verifies of the tokens of service accounts.
+    identity: IdentityRules,
     pub bindings: BTreeMap<usize, Wish>,
     /// The values of each config.
     pub configs: Vec<BTreeMap<String, String>>,
@@ -81,6 +100,7 @@ impl Scene {
     pub async fn start(name: &str) -> Result<Self> {
         let setup = Setup {
             release_wait: "3s",
+            optional: Optional::Restarts,
             ..Setup::default()
         }
         .args(&[
@@ -96,17 +116,30 @@ impl Scene {
         let to_doppler = Relay::start(doppler.http_addr()).await?;
         let prefect = ([127, 0, 0, 1], world.prefect.port()).into();
         let to_prefect = Relay::start(prefect).await?;
+        admission::install(world.plane).await?;
+        let (issuer, jwks) = world.plane.issuer().await?;
+        let identity = IdentityRules {
+            issuer,
+            jwks,
+            audiences: vec!["https://api.doppler.com".to_owned()],
+            subject: format!("system:serviceaccount:{name}:{ACCOUNT}"),
+            config: None,
+            life: IDENTITY_TOKEN_LIFE,
+        };
         let mut scene = Self {
             world,
             doppler,
             to_doppler,
             to_prefect,
+            identity,
             bindings: BTreeMap::new(),
             configs: vec![BTreeMap::new(); CONFIGS],
             blocks: (0..BLOCKS).collect(),
             edits: vec![0; POOLS],
         };
         scene.doppler.add_account_token(&scene.token());
+        scene.put_identity();
+        scene.create_workloads().await?;
         scene.world.put_token("random", &scene.token()).await?;
         for config in 0..CONFIGS {
             for key in ["A", "B", "C", "D", "E", "F"] {
@@ -131,6 +164,43 @@ impl Scene {
     /// The token of all configs.
     pub fn token(&self) -> String {
         format!("dp.sa.{}", secret(&self.world.name))
+    }
+
+    /// Lets the service account read with the identity.
+    fn put_identity(&self) {
+        self.doppler.put_identity(IDENTITY, self.identity.clone());
+    }
+
+    /// Makes the stand-in refuse the identity.
+    pub fn remove_identity(&self) {
+        self.doppler.remove_identity(IDENTITY);
+        self.doppler.revoke_identity_tokens();
+    }
+
+    /// Creates the service account of the identity, and a Deployment for each binding, without pods.
+    async fn create_workloads(&self) -> Result<()> {
+        let account =
+            json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": ACCOUNT}});
+        self.world.apply(&account.to_string()).await?;
+        for binding in 0..BINDINGS {
+            let name = workload_name(binding);
+            let env_from = SECRET_SUFFIXES
+                .map(|suffix| json!({"secretRef": {"name": format!("b{binding}{suffix}")}}));
+            let container = json!({"name": "main", "image": "none", "envFrom": env_from});
+            let deployment = json!({
+                "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
+                "spec": {
+                    "replicas": 0,
+                    "selector": {"matchLabels": {"app": name}},
+                    "template": {
+                        "metadata": {"labels": {"app": name}},
+                        "spec": {"containers": [container]},
+                    },
+                },
+            });
+            self.world.apply(&deployment.to_string()).await?;
+        }
+        Ok(())
     }
 
     /// Sets a value of a config.
@@ -183,6 +253,13 @@ impl Scene {
                     "host": self.to_doppler.url(), "project": "p", "config": config_name(config), "accessToken": token_ref("random"),
                 },
             }),
+            Source::Identity(config) => json!({
+                "prefect": {},
+                "doppler": {
+                    "host": self.to_doppler.url(), "project": "p", "config": config_name(config),
+                    "identity": {"id": IDENTITY, "serviceAccountRef": {"name": ACCOUNT}},
+                },
+            }),
         };
         spec["prefect"]["server"] =
             json!({"remoteApiUrl": format!("{}/api", self.to_prefect.url())});
@@ -200,11 +277,18 @@ impl Scene {
         if wish.extras.contains(&Extra::File) {
             spec["managedSecret"]["files"] = json!({FILE: {"format": "Json"}});
         }
+        if wish.extras.contains(&Extra::Restart) {
+            let target = json!({"kind": "Deployment", "name": workload_name(binding)});
+            spec["managedSecret"]["restart"] = json!({"targets": [target], "minInterval": "10s"});
+        }
         let pools = wish.pools.iter().map(|pool| match *pool {
             SELECTED => json!({"name": self.pool(SELECTED), "runs": "Selected"}),
             pool => json!({"name": self.pool(pool), "optional": wish.optional}),
         });
         spec["inject"] = json!({"workPools": pools.collect::<Vec<_>>()});
+        if wish.extras.contains(&Extra::Jobs) {
+            spec["inject"]["jobs"] = json!([{"matchLabels": {JOB_LABEL.0: JOB_LABEL.1}}]);
+        }
         spec
     }
 
@@ -212,7 +296,7 @@ impl Scene {
     pub fn config_of(&self, wish: &Wish) -> usize {
         match wish.source {
             Source::Block(block) => self.blocks[block],
-            Source::Config(config) => config,
+            Source::Config(config) | Source::Identity(config) => config,
         }
     }
 
@@ -241,12 +325,26 @@ impl Scene {
             .collect()
     }
 
+    /// The Secrets that a Job with [`JOB_LABEL`] must get. The later name wins, so it comes last.
+    pub fn secrets_of_jobs(&self) -> Vec<String> {
+        let wanted = self
+            .bindings
+            .iter()
+            .filter(|(_, wish)| wish.extras.contains(&Extra::Jobs));
+        let mut wanted: Vec<_> = wanted
+            .map(|(binding, wish)| (binding_name(*binding), secret_name(*binding, wish)))
+            .collect();
+        wanted.sort();
+        wanted.into_iter().map(|(_, secret)| secret).collect()
+    }
+
     /// Ends all faults.
     pub async fn end_faults(&mut self) -> Result<()> {
         self.to_doppler.set(Mode::Forward);
         self.to_prefect.set(Mode::Forward);
         self.doppler.clear_faults();
         self.doppler.add_account_token(&self.token());
+        self.put_identity();
         self.world.put_token("random", &self.token()).await
     }
 
@@ -267,8 +365,13 @@ pub fn binding_name(binding: usize) -> String {
 
 /// The name of a binding's Secret.
 pub fn secret_name(binding: usize, wish: &Wish) -> String {
-    let suffix = if wish.renamed { "-second" } else { "" };
+    let suffix = SECRET_SUFFIXES[usize::from(wish.renamed)];
     format!("b{binding}{suffix}")
+}
+
+/// The name of the Deployment that a binding restarts.
+pub fn workload_name(binding: usize) -> String {
+    format!("w{binding}")
 }
 
 fn config_name(config: usize) -> String {

@@ -40,6 +40,7 @@ pub enum Step {
     BreakPrefect,
     Mend,
     RevokeToken,
+    RemoveIdentity,
     DeleteToken,
     Kill,
     Restart,
@@ -48,7 +49,7 @@ pub enum Step {
 }
 
 /// All steps; a step that stands here twice is twice as likely.
-const STEPS: [Step; 28] = [
+const STEPS: [Step; 29] = [
     Step::Apply,
     Step::Apply,
     Step::Apply,
@@ -72,6 +73,7 @@ const STEPS: [Step; 28] = [
     Step::Mend,
     Step::Mend,
     Step::RevokeToken,
+    Step::RemoveIdentity,
     Step::DeleteToken,
     Step::Kill,
     Step::Restart,
@@ -128,6 +130,10 @@ pub async fn play(scene: &mut Scene, step: Step, random: &mut RandomNumbers) -> 
             scene.doppler.revoke(&scene.token());
             Ok(())
         }
+        Step::RemoveIdentity => {
+            scene.remove_identity();
+            Ok(())
+        }
         Step::DeleteToken => {
             let deleted = scene.world.delete_secret("random").await;
             // A step before may have deleted it.
@@ -169,10 +175,10 @@ fn broken(random: &mut RandomNumbers) -> Mode {
 }
 
 fn wish(random: &mut RandomNumbers) -> Wish {
-    let source = if random.one_in(2) {
-        Source::Block(random.below(BLOCKS))
-    } else {
-        Source::Config(random.below(CONFIGS))
+    let source = match random.below(5) {
+        0 | 1 => Source::Block(random.below(BLOCKS)),
+        2 | 3 => Source::Config(random.below(CONFIGS)),
+        _ => Source::Identity(random.below(CONFIGS)),
     };
     let pools: BTreeSet<usize> = (0..POOLS).filter(|_| random.one_in(2)).collect();
     Wish {
@@ -181,7 +187,7 @@ fn wish(random: &mut RandomNumbers) -> Wish {
         optional: !random.one_in(3),
         renamed: random.one_in(4),
         later: random.one_in(3).then(|| random.below(CONFIGS)),
-        extras: [Extra::RenamedKey, Extra::File]
+        extras: [Extra::RenamedKey, Extra::File, Extra::Jobs, Extra::Restart]
             .into_iter()
             .filter(|_| random.one_in(4))
             .collect(),
