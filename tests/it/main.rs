@@ -36,6 +36,7 @@ mod memory;
 mod metrics;
 mod migration;
 mod pools;
+mod quick_start;
 mod refresh;
 mod restarts;
 mod rollback;

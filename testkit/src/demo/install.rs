@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::names::{OPERATOR_NAMESPACE, RELEASE};
+use super::names::{NAMESPACE, OPERATOR_NAMESPACE, RELEASE};
 use super::output::Output;
 use super::stage::Environment;
 use crate::binary::workspace;
@@ -23,7 +23,9 @@ const START_TIMEOUT: Duration = Duration::from_mins(1);
 pub(super) async fn install(output: &Output, stage: &mut Environment, binary: &Path) -> Result<()> {
     // The pods of the node share the network of this machine, so that the ports must be free on it.
     let [metrics, health] = ports::free()?;
-    let flags = "operator.refreshInterval=1s,operator.releaseWait=2s";
+    let flags = format!(
+        "watchNamespaces={{{NAMESPACE}}},operator.refreshInterval=1s,operator.releaseWait=2s"
+    );
     let values =
         format!("{flags},image.repository={RELEASE},ports.metrics={metrics},ports.health={health}");
     let chart = workspace().join("charts").join(RELEASE);
