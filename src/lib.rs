@@ -69,6 +69,7 @@ pub mod environment;
 pub mod failure;
 pub mod inject;
 mod kubernetes;
+mod linux;
 pub mod metrics;
 pub mod outbound;
 pub mod prefect;

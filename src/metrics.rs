@@ -5,6 +5,8 @@
 //! Invariants: label values come from closed lists, or from a flag of the operator, or are content
 //! hashes. A label never holds a name that a user chose, or a secret value.
 
+mod process;
+
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
     metrics::{
@@ -16,6 +18,8 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
+
+use crate::reason::Reason;
 
 /// Labels of an upstream read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -126,6 +130,8 @@ pub struct Metrics {
     pub subscriptions_connected: Family<UpstreamLabels, Gauge>,
     /// Subscriptions that wait until a connection is free.
     pub subscriptions_waiting: Family<UpstreamLabels, Gauge>,
+    /// Subscriptions that the operator tries to connect, without success so far.
+    pub subscriptions_disconnected: Family<UpstreamLabels, Gauge>,
     /// Subscriptions that were lost and connected again.
     pub subscription_reconnects: Family<UpstreamLabels, Counter>,
     /// Subscriptions that the upstream rejected.
@@ -136,6 +142,8 @@ pub struct Metrics {
     pub upstream_queue_depth: Family<UpstreamLabels, Gauge>,
     /// Age of the stalest source.
     pub source_max_age_seconds: Family<SourceLabels, Gauge>,
+    /// How much longer ago than its interval the most overdue source was read.
+    pub source_overdue_seconds: Family<SourceLabels, Gauge>,
     /// Reads of blocks and configs.
     pub reads: Family<ReadLabels, Counter>,
     /// Writes to the API server.
@@ -166,7 +174,10 @@ impl Metrics {
     /// Creates the registry; all metrics start at zero.
     #[must_use]
     pub fn new() -> Self {
-        let mut registry = Registry::with_prefix("doppler_prefect");
+        let mut root = Registry::default();
+        process::register(&mut root);
+        let registry = root.sub_registry_with_prefix("doppler_prefect");
+        process::register_limit(registry);
         let metrics = Self {
             reconciles: Counter::default(),
             workqueue_depth: Gauge::default(),
@@ -175,11 +186,13 @@ impl Metrics {
             notification_to_secret_seconds: Histogram::new(exponential_buckets(0.005, 2.0, 14)),
             subscriptions_connected: Family::default(),
             subscriptions_waiting: Family::default(),
+            subscriptions_disconnected: Family::default(),
             subscription_reconnects: Family::default(),
             subscription_rejections: Family::default(),
             change_notifications: Family::default(),
             upstream_queue_depth: Family::default(),
             source_max_age_seconds: Family::default(),
+            source_overdue_seconds: Family::default(),
             reads: Family::default(),
             writes: Family::default(),
             reports: Family::default(),
@@ -250,10 +263,13 @@ impl Metrics {
             "Events about flow runs for Prefect, by outcome",
             metrics.run_events.clone(),
         );
-        metrics.register_subscriptions(&mut registry);
-        metrics.register_process(&mut registry);
+        metrics.register_subscriptions(registry);
+        metrics.register_process(registry);
+        // Without a first sample of 0, the first one would be no increase.
+        let reason = Reason::StatusRefused.as_str();
+        drop(metrics.reports.get_or_create(&ReasonLabels { reason }));
         Self {
-            registry,
+            registry: root,
             ..metrics
         }
     }
@@ -309,6 +325,11 @@ impl Metrics {
             self.subscriptions_waiting.clone(),
         );
         registry.register(
+            "subscriptions_disconnected",
+            "Watch streams and event sockets that the operator tries to connect, without success so far",
+            self.subscriptions_disconnected.clone(),
+        );
+        registry.register(
             "subscription_reconnects",
             "Watch streams and event sockets that were lost and connected again",
             self.subscription_reconnects.clone(),
@@ -333,6 +354,12 @@ impl Metrics {
             "Age of the stalest source",
             Unit::Seconds,
             self.source_max_age_seconds.clone(),
+        );
+        registry.register_with_unit(
+            "source_overdue",
+            "Time since the most overdue source should have been read again",
+            Unit::Seconds,
+            self.source_overdue_seconds.clone(),
         );
     }
 

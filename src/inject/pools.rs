@@ -174,6 +174,16 @@ impl Pools {
         read.min().map_or(Duration::ZERO, |at| at.elapsed())
     }
 
+    /// For how long the most overdue pool should have been read again.
+    #[must_use]
+    pub fn max_overdue(&self) -> Duration {
+        let registry = self.0.registry();
+        let due = registry.pools.values().filter_map(|entry| entry.due_at);
+        due.min().map_or(Duration::ZERO, |at| {
+            Instant::now().saturating_duration_since(at)
+        })
+    }
+
     /// Whether no pool is claimed.
     #[must_use]
     pub fn is_empty(&self) -> bool {

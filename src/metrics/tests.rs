@@ -46,11 +46,13 @@ fn page() -> String {
         bindings,
         subscriptions_connected,
         subscriptions_waiting,
+        subscriptions_disconnected,
         subscription_reconnects,
         subscription_rejections,
         change_notifications,
         upstream_queue_depth,
         source_max_age_seconds,
+        source_overdue_seconds,
         reads,
         writes,
         reports,
@@ -84,6 +86,7 @@ fn page() -> String {
     sample(bindings, reason);
     sample(subscriptions_connected, upstream);
     sample(subscriptions_waiting, upstream);
+    sample(subscriptions_disconnected, upstream);
     sample(subscription_reconnects, upstream);
     sample(subscription_rejections, upstream);
     sample(
@@ -92,6 +95,7 @@ fn page() -> String {
     );
     sample(upstream_queue_depth, upstream);
     sample(source_max_age_seconds, kind);
+    sample(source_overdue_seconds, kind);
     sample(reads, read);
     sample(reports, reason);
     sample(sources, kind);
@@ -136,13 +140,13 @@ fn manual() -> String {
 
 /// The names of metrics in a text. The operator's crate has the same prefix.
 fn mentioned(text: &str) -> BTreeSet<String> {
-    let names = text.match_indices("doppler_prefect_").map(|(at, _)| {
-        let end = |c: char| !c.is_ascii_alphanumeric() && c != '_';
-        text[at..].split(end).next().unwrap().to_owned()
-    });
-    names
-        .filter(|name| name != "doppler_prefect_operator")
-        .collect()
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let is_metric = |word: &&str| {
+        let prefixes = ["doppler_prefect_", "process_"];
+        prefixes.iter().any(|prefix| word.starts_with(prefix))
+            && *word != "doppler_prefect_operator"
+    };
+    words.filter(is_metric).map(ToOwned::to_owned).collect()
 }
 
 /// The metrics in the table of the manual, with their labels.

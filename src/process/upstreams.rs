@@ -237,17 +237,33 @@ struct Gauges {
 impl Gauges {
     fn update(&self) {
         let now = Instant::now();
-        for (kind, number, max_age) in [
-            ("block", self.blocks.len(), self.blocks.max_age(now)),
-            ("config", self.configs.len(), self.configs.max_age(now)),
-            ("pool", self.pools.len(), self.pools.max_age()),
+        for (kind, number, max_age, overdue) in [
+            (
+                "block",
+                self.blocks.len(),
+                self.blocks.max_age(now),
+                self.blocks.max_overdue(now),
+            ),
+            (
+                "config",
+                self.configs.len(),
+                self.configs.max_age(now),
+                self.configs.max_overdue(now),
+            ),
+            (
+                "pool",
+                self.pools.len(),
+                self.pools.max_age(),
+                self.pools.max_overdue(),
+            ),
         ] {
             let labels = SourceLabels { kind };
             let sources = self.metrics.sources.get_or_create(&labels);
             sources.set(i64::try_from(number).unwrap_or(i64::MAX));
-            let seconds = i64::try_from(max_age.as_secs()).unwrap_or(i64::MAX);
             let gauge = self.metrics.source_max_age_seconds.get_or_create(&labels);
-            gauge.set(seconds);
+            gauge.set(whole_seconds(max_age));
+            let gauge = self.metrics.source_overdue_seconds.get_or_create(&labels);
+            gauge.set(whole_seconds(overdue));
         }
         for (upstream, depth) in [
             ("prefect", self.limiters.prefect.queue_depth()),
@@ -258,4 +274,8 @@ impl Gauges {
             gauge.set(i64::try_from(depth).unwrap_or(i64::MAX));
         }
     }
+}
+
+fn whole_seconds(time: Duration) -> i64 {
+    i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
 }

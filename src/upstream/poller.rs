@@ -176,6 +176,7 @@ where
             subscribers: HashMap::from([(subscriber.clone(), interval)]),
             waiting: Waiting::default(),
             trigger: Trigger::default(),
+            due_at: None,
             stop: self.0.shutdown.child_token(),
         };
         let (trigger, stop) = (polled.trigger.clone(), polled.stop.clone());
@@ -207,6 +208,15 @@ where
             .filter_map(|polled| polled.state.read_at);
         read_at
             .min()
+            .map_or(Duration::ZERO, |at| now.saturating_duration_since(at))
+    }
+
+    /// For how long the most overdue value should have been read again.
+    #[must_use]
+    pub fn max_overdue(&self, now: Instant) -> Duration {
+        let active = self.0.active.lock();
+        let due = active.by_key.values().filter_map(|polled| polled.due_at);
+        due.min()
             .map_or(Duration::ZERO, |at| now.saturating_duration_since(at))
     }
 
@@ -336,7 +346,8 @@ impl<S: Clone + Eq + Hash, K: Clone + Eq + Hash, V> PollersInner<S, K, V> {
             return None;
         }
         let is_connected = read.feed_state == FeedState::Connected;
-        let differs = polled.state.apply(read, Instant::now());
+        let now = Instant::now();
+        let differs = polled.state.apply(read, now);
         let answered = match polled.state.sent_at {
             Some(sent_at) if polled.state.failure.is_none() => {
                 polled.waiting.take_answered(sent_at)
@@ -347,6 +358,7 @@ impl<S: Clone + Eq + Hash, K: Clone + Eq + Hash, V> PollersInner<S, K, V> {
         if let Some(feed) = self.spec.feed.as_ref().filter(|_| is_connected) {
             interval = interval.max(feed.poll_interval);
         }
+        polled.set_due(now, interval);
         let affected = if differs {
             polled.subscribers.keys().cloned().collect()
         } else {

@@ -16,6 +16,7 @@ use std::{collections::HashMap, fmt, hash::Hash, pin::Pin, sync::Arc, time::Dura
 
 use futures::StreamExt;
 use parking_lot::Mutex;
+use prometheus_client::metrics::{family::Family, gauge::Gauge};
 use tokio::{
     sync::watch,
     time::{Instant, Sleep, sleep, timeout},
@@ -49,6 +50,14 @@ struct Subscription {
     triggers: HashMap<u64, Trigger>,
     state: watch::Sender<FeedState>,
     stop: CancellationToken,
+}
+
+/// What is known of the attempts to connect a key.
+#[derive(Default)]
+struct Attempts {
+    has_connected: bool,
+    /// While the last attempt failed, or the connection was lost, and nothing rejected it.
+    disconnected: Option<Counted>,
 }
 
 struct Active<K> {
@@ -221,14 +230,16 @@ impl<K: Clone + Eq + Hash, T> SubscriptionsInner<K, T> {
     async fn keep_connected(&self, key: &K, tenant: &Tenant) {
         let host = (self.feed.host)(key);
         let mut failures = 0;
-        let mut is_first = true;
+        let mut attempts = Attempts::default();
         loop {
             self.wait_for_attempt(key, &host, tenant).await;
             let wait = {
                 let slot = match self.slots.acquire(tenant) {
                     Ok(slot) => Some(slot),
                     Err(slot) => {
-                        let _waiting = WaitingGauge::new(&self.metrics, self.labels());
+                        attempts.disconnected = None;
+                        let waiting = &self.metrics.subscriptions_waiting;
+                        let _waiting = Counted::new(waiting, self.labels());
                         self.set_state(key, FeedState::OverLimit);
                         slot.await
                     }
@@ -237,7 +248,7 @@ impl<K: Clone + Eq + Hash, T> SubscriptionsInner<K, T> {
                 let Some(slot) = slot else { return };
                 let opened = Instant::now();
                 tokio::select! {
-                    disconnect = self.connect(key, &host, tenant, &mut is_first) => {
+                    disconnect = self.connect(key, &host, tenant, &mut attempts) => {
                         if disconnect.rejected.is_some() {
                             self.refusals.lock().record_rejected(&host, tenant);
                         }
@@ -281,7 +292,7 @@ impl<K: Clone + Eq + Hash, T> SubscriptionsInner<K, T> {
         key: &K,
         host: &str,
         tenant: &Tenant,
-        is_first: &mut bool,
+        attempts: &mut Attempts,
     ) -> Disconnect {
         let labels = self.labels();
         let opened = (self.feed.connect)(key.clone()).await;
@@ -289,7 +300,8 @@ impl<K: Clone + Eq + Hash, T> SubscriptionsInner<K, T> {
         let disconnect = match opened {
             Ok(opened) => {
                 self.refusals.lock().record_accepted(host, tenant);
-                let is_reconnect = !std::mem::take(is_first);
+                attempts.disconnected = None;
+                let is_reconnect = std::mem::replace(&mut attempts.has_connected, true);
                 if is_reconnect {
                     self.metrics
                         .subscription_reconnects
@@ -311,6 +323,15 @@ impl<K: Clone + Eq + Hash, T> SubscriptionsInner<K, T> {
                 .get_or_create(&labels)
                 .inc();
         }
+        // A rejection is an answer: a plan or a server without the feed is no outage.
+        attempts.disconnected = match (&disconnect.rejected, attempts.disconnected.take()) {
+            (Some(_), _) => None,
+            (None, Some(counted)) => Some(counted),
+            (None, None) => {
+                let family = &self.metrics.subscriptions_disconnected;
+                Some(Counted::new(family, labels))
+            }
+        };
         self.set_state(key, state);
         if self.feed.slows_polling && was_connected {
             self.for_each_trigger(key, Trigger::request_read);
@@ -327,7 +348,7 @@ impl<K: Clone + Eq + Hash, T> SubscriptionsInner<K, T> {
         reread_after: Option<Duration>,
         labels: UpstreamLabels,
     ) -> Disconnect {
-        let _connected = ConnectedGauge::new(&self.metrics, labels);
+        let _connected = Counted::new(&self.metrics.subscriptions_connected, labels);
         // The trigger fires before the state changes: a subscriber that waits for the state then
         // consumes the trigger with its first read.
         self.for_each_trigger(key, Trigger::request_read);
@@ -388,35 +409,20 @@ async fn due(timer: &mut Option<Pin<Box<Sleep>>>) {
     }
 }
 
-/// Counts a connection as connected while it lives, however it ends.
-struct ConnectedGauge<'a>(&'a Metrics, UpstreamLabels);
+/// Counts one in a gauge while it lives, however it ends.
+struct Counted(Gauge);
 
-impl<'a> ConnectedGauge<'a> {
-    fn new(metrics: &'a Metrics, labels: UpstreamLabels) -> Self {
-        metrics.subscriptions_connected.get_or_create(&labels).inc();
-        Self(metrics, labels)
+impl Counted {
+    fn new(family: &Family<UpstreamLabels, Gauge>, labels: UpstreamLabels) -> Self {
+        let gauge = family.get_or_create(&labels).clone();
+        gauge.inc();
+        Self(gauge)
     }
 }
 
-impl Drop for ConnectedGauge<'_> {
+impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.subscriptions_connected.get_or_create(&self.1).dec();
-    }
-}
-
-/// Counts a connection that waits for a slot while it lives.
-struct WaitingGauge<'a>(&'a Metrics, UpstreamLabels);
-
-impl<'a> WaitingGauge<'a> {
-    fn new(metrics: &'a Metrics, labels: UpstreamLabels) -> Self {
-        metrics.subscriptions_waiting.get_or_create(&labels).inc();
-        Self(metrics, labels)
-    }
-}
-
-impl Drop for WaitingGauge<'_> {
-    fn drop(&mut self) {
-        self.0.subscriptions_waiting.get_or_create(&self.1).dec();
+        self.0.dec();
     }
 }
 

@@ -4,7 +4,7 @@
 //! Output: an observation for each claim, and what was done for it.
 //! Invariants: pure.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::failure::observe_failure;
 use super::reconcile::{ReconcileError, Reconciled, action_for};
@@ -21,6 +21,8 @@ pub(super) struct PoolOutcome {
     pub(super) at: Instant,
     /// When the pool was read, if it was: what was seen is no older.
     pub(super) read_at: Option<Instant>,
+    /// After which time the next reconcile is due.
+    pub(super) interval: Duration,
     /// Whether the server said that there is no such pool.
     pub(super) is_missing: bool,
 }
@@ -30,6 +32,7 @@ impl PoolOutcome {
         snapshot: &PoolSnapshot,
         result: Result<Reconciled, ReconcileError>,
         at: Instant,
+        interval: Duration,
     ) -> Self {
         let missing =
             |failed: &ReconcileError| matches!(failed.error, PrefectError::PoolMissing { .. });
@@ -61,6 +64,7 @@ impl PoolOutcome {
             claims,
             at,
             read_at,
+            interval,
             is_missing,
         }
     }

@@ -44,6 +44,8 @@ pub(super) struct PoolEntry {
     pub(super) trigger: Trigger,
     /// When the pool was last read.
     pub(super) read_at: Option<Instant>,
+    /// When the pool should have been read again, once a reconcile has ended.
+    pub(super) due_at: Option<Instant>,
     /// When the server last said what the pool is, or that it does not exist.
     pub(super) seen_at: Option<Instant>,
     /// The bindings that the next answer enqueues.
@@ -268,8 +270,12 @@ impl Registry {
         let Some(entry) = self.pools.get_mut(pool_key) else {
             return affected;
         };
+        let due_at = outcome.at + outcome.interval;
         if outcome.read_at.is_some() {
             entry.read_at = outcome.read_at;
+            entry.due_at = Some(due_at);
+        } else {
+            entry.due_at.get_or_insert(due_at);
         }
         if let Some(at) = outcome.read_at.or(outcome.is_missing.then_some(outcome.at)) {
             entry.seen_at = Some(at);

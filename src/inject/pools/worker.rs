@@ -144,7 +144,8 @@ impl PoolsInner {
                     (jittered(wait, JITTER / (1.0 + JITTER)), delay_triggers)
                 }
             };
-            self.publish(pool_key, &snapshot, PoolOutcome::of(&snapshot, result, now));
+            let outcome = PoolOutcome::of(&snapshot, result, now, interval);
+            self.publish(pool_key, &snapshot, outcome);
             drop(snapshot);
             let next = self.wait(pool_key, &trigger, wait, delay_triggers).await;
             let Some(next) = next else {

@@ -7,6 +7,7 @@
 
 use std::{collections::HashMap, hash::Hash, sync::Arc, time::Duration};
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{demand::Waiting, state::PollState};
@@ -20,6 +21,8 @@ pub(super) struct Polled<S, V> {
     /// The subscribers that wait for a current value.
     pub(super) waiting: Waiting<S>,
     pub(super) trigger: Trigger,
+    /// When the next read should have succeeded, once one has ended.
+    pub(super) due_at: Option<Instant>,
     pub(super) stop: CancellationToken,
 }
 
@@ -27,6 +30,17 @@ impl<S, V> Polled<S, V> {
     /// The shortest interval that a subscriber asks for.
     pub(super) fn interval(&self) -> Duration {
         self.subscribers.values().min().copied().unwrap_or_default()
+    }
+
+    /// Records a read that ended: the next one is due after the interval, and after a failure it stays
+    /// due.
+    pub(super) fn set_due(&mut self, now: Instant, interval: Duration) {
+        let due_at = now + interval;
+        if self.state.failure.is_none() {
+            self.due_at = Some(due_at);
+        } else {
+            self.due_at.get_or_insert(due_at);
+        }
     }
 }
 

@@ -399,3 +399,39 @@ async fn a_demand_is_answered_by_a_later_read_that_succeeds() {
     f.enqueued.recv().await;
     assert!(is_current(since));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_value_is_overdue_after_its_interval_without_a_successful_read() {
+    let f = fixture(vec![Ok(Poll::Changed("v1")), Ok(Poll::Unchanged)]);
+    let overdue = || f.pollers.max_overdue(Instant::now());
+    f.pollers.subscribe(&"a", &"k", MINUTE);
+    assert_eq!(overdue(), Duration::ZERO, "no read has ended");
+    tokio::time::sleep(MINUTE * 5).await;
+    assert!(
+        overdue() < MINUTE / 5,
+        "the jitter is small: {:?}",
+        overdue()
+    );
+    *f.replies.lock() = vec![Err(failure(Reason::DopplerUnreachable))];
+    tokio::time::sleep(MINUTE * 10).await;
+    assert!(
+        (MINUTE * 8..MINUTE * 10).contains(&overdue()),
+        "{:?}",
+        overdue()
+    );
+    *f.replies.lock() = vec![Ok(Poll::Unchanged)];
+    tokio::time::sleep(MINUTE * 2).await;
+    assert!(overdue() < MINUTE / 5, "{:?}", overdue());
+
+    // One that was never read counts, too.
+    *f.replies.lock() = vec![Err(failure(Reason::ConfigMissing))];
+    f.pollers.subscribe(&"a", &"other", MINUTE);
+    tokio::time::sleep(MINUTE * 10).await;
+    assert!(
+        (MINUTE * 8..MINUTE * 10).contains(&overdue()),
+        "{:?}",
+        overdue()
+    );
+    f.pollers.unsubscribe(&"a");
+    assert_eq!(overdue(), Duration::ZERO);
+}

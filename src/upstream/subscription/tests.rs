@@ -77,7 +77,60 @@ impl Fixture {
     }
 }
 
+impl Fixture {
+    fn disconnected(&self) -> i64 {
+        let labels = UpstreamLabels {
+            upstream: "doppler",
+        };
+        let family = &self.metrics.subscriptions_disconnected;
+        family.get_or_create(&labels).get()
+    }
+}
+
 const LIMIT: Duration = Duration::from_millis(250);
+
+#[tokio::test(start_paused = true)]
+async fn counts_subscriptions_that_should_be_connected() {
+    let f = fixture(8);
+    let opens = async |number| {
+        while f.opened.load(SeqCst) < number {
+            sleep(Duration::from_millis(10)).await;
+        }
+        sleep(Duration::from_millis(30)).await;
+    };
+    *f.reject.lock() = Some(Disconnect::transient());
+    let guard = f
+        .subscriptions
+        .subscribe(&"k", &"flows".into(), Trigger::default());
+    guard.settled(LIMIT).await;
+    assert_eq!(f.disconnected(), 1, "it was never connected");
+    opens(2).await;
+    assert_eq!(f.disconnected(), 1, "it counts once");
+    *f.reject.lock() = None;
+    opens(3).await;
+    assert_eq!((f.disconnected(), f.connected()), (0, 1));
+    *f.reject.lock() = Some(Disconnect::transient());
+    let lost = Err(Disconnect::transient());
+    f.senders.lock()[0].1.send(lost).unwrap();
+    opens(4).await;
+    assert_eq!((f.disconnected(), f.connected()), (1, 0));
+    *f.reject.lock() = Some(Disconnect {
+        rejected: Some("no streams".to_owned()),
+        ..Disconnect::transient()
+    });
+    opens(5).await;
+    assert_eq!(f.disconnected(), 0, "a rejection is no outage");
+    drop(guard);
+
+    *f.reject.lock() = Some(Disconnect::transient());
+    let guard = f
+        .subscriptions
+        .subscribe(&"other", &"more".into(), Trigger::default());
+    guard.settled(LIMIT).await;
+    drop(guard);
+    sleep(Duration::from_millis(1)).await;
+    assert_eq!(f.disconnected(), 0, "no subscriber is left");
+}
 
 #[tokio::test(start_paused = true)]
 async fn subscribers_share_a_connection_and_all_are_triggered() {

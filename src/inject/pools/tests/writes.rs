@@ -17,6 +17,7 @@ async fn injecting_and_removing_restores_the_template() {
         .wait_for_phase(&claim("s", Want::Observe), Phase::Injectable)
         .await;
     assert!(fixture.pools.max_age() > Duration::ZERO);
+    assert_eq!(fixture.pools.max_overdue(), Duration::ZERO);
     assert_eq!(fixture.pool.count("PATCH"), 0);
     fixture
         .wait_for_phase(&claim("s", Want::Present), Phase::Injected)
