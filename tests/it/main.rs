@@ -16,6 +16,7 @@
 #![allow(clippy::too_many_lines)]
 
 mod admission;
+mod alerts;
 mod apiserver;
 mod argo_cd;
 mod canary;

@@ -101,6 +101,12 @@ networkPolicy:
     apiServerPorts: [443, 6443]
     dopplerPorts: [443]
     prefectPorts: [4200]
+prometheusRule:
+  enabled: false
+dashboard:
+  enabled: false
+  labels:
+    grafana_dashboard: "1"
 {{- end }}
 
 {{- /* Sets every missing value to its default. Each template calls it first, and it writes nothing. */ -}}
