@@ -3,10 +3,13 @@
 //! Input: counts from all modules.
 //! Output: the metrics page as OpenMetrics text.
 //! Invariants: label values come from closed lists, or from a flag of the operator, or are content
-//! hashes. A label never holds a name that a user chose, or a secret value.
+//! hashes. A label never holds a secret value, and a name that a user chose only in the series of
+//! bindings, which the administrator asks for.
 
+mod per_binding;
 mod process;
 
+pub use per_binding::{BindingSample, PerBinding};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
     metrics::{
@@ -168,16 +171,14 @@ pub struct Metrics {
     pub namespace_unavailable: Family<NamespaceLabels, Gauge>,
     /// 1 while this replica is the leader.
     pub leader: Gauge,
+    /// The series of each binding.
+    pub per_binding: PerBinding,
 }
 
 impl Metrics {
     /// Creates the registry; all metrics start at zero.
     #[must_use]
     pub fn new() -> Self {
-        let mut root = Registry::default();
-        process::register(&mut root);
-        let registry = root.sub_registry_with_prefix("doppler_prefect");
-        process::register_limit(registry);
         let metrics = Self {
             reconciles: Counter::default(),
             workqueue_depth: Gauge::default(),
@@ -205,8 +206,14 @@ impl Metrics {
             cleanups_abandoned: Counter::default(),
             namespace_unavailable: Family::default(),
             leader: Gauge::default(),
+            per_binding: PerBinding::default(),
             registry: Registry::default(),
         };
+        let mut root = Registry::default();
+        process::register(&mut root);
+        let registry = root.sub_registry_with_prefix("doppler_prefect");
+        process::register_limit(registry);
+        registry.register_collector(Box::new(metrics.per_binding.clone()));
         registry.register(
             "build",
             "The running version",

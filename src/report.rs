@@ -194,6 +194,16 @@ impl Report {
             .inc();
     }
 
+    /// The bindings that were reported, and whether each is Ready.
+    #[must_use]
+    pub fn readiness(&self) -> Vec<(BindingRef, bool)> {
+        let ready_reasons = self.ready_reasons.lock();
+        let bindings = ready_reasons.iter();
+        bindings
+            .map(|(binding, reason)| (binding.clone(), *reason == Reason::Ready.as_str()))
+            .collect()
+    }
+
     /// Removes a deleted binding from the metrics.
     pub fn forget(&self, binding: &BindingRef) {
         self.paces.lock().remove(binding);

@@ -73,6 +73,8 @@ pub struct ManagerSettings {
     pub watch_namespaces: Vec<String>,
     /// Whether the operator watches the pods of flow runs.
     pub watch_run_pods: bool,
+    /// Whether each binding has series of its own.
+    pub metrics_per_binding: bool,
     /// Further namespaces with `PrefectWorkPool`s.
     pub prefect_namespaces: Vec<String>,
     /// Namespace of the operator itself.
@@ -119,6 +121,7 @@ impl ManagerSettings {
             },
             watch_namespaces: args.watch_namespaces.clone(),
             watch_run_pods: args.runs.watch_run_pods,
+            metrics_per_binding: args.metrics.metrics_per_binding,
             prefect_namespaces: args.prefect_namespaces.clone(),
             operator_namespace: args.operator_namespace.clone(),
             concurrency: args.concurrency,

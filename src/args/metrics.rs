@@ -29,4 +29,9 @@ pub struct MetricsArgs {
     /// `--metrics-tls`.
     #[arg(long, env = "METRICS_AUTHORIZATION")]
     pub metrics_authorization: bool,
+    /// Serve two series for each binding, with its namespace and name: whether it is Ready, and how
+    /// old its values are. At most 1,000 bindings have them; `doppler_prefect_binding_series_omitted`
+    /// counts the others. Every client of `/metrics` then sees these names.
+    #[arg(long, env = "METRICS_PER_BINDING")]
+    pub metrics_per_binding: bool,
 }

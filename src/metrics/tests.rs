@@ -70,6 +70,7 @@ fn page() -> String {
         cleanups_abandoned: _,
         namespace_unavailable,
         leader: _,
+        per_binding,
     } = &metrics;
     let upstream = UpstreamLabels {
         upstream: "doppler",
@@ -112,6 +113,15 @@ fn page() -> String {
     drop(namespace_unavailable.get_or_create(&NamespaceLabels {
         namespace: "flows".to_owned(),
         reason: "gone",
+    }));
+    // The administrator asks for the series of bindings.
+    per_binding.set(Box::new(|| {
+        vec![BindingSample {
+            namespace: "flows".to_owned(),
+            name: "my-project-dev".to_owned(),
+            ready: true,
+            age: Some(std::time::Duration::ZERO),
+        }]
     }));
     let (object, outcome) = ("secret", "ok");
     sample(writes, WriteLabels { object, outcome });

@@ -8,6 +8,7 @@
 use std::{sync::Arc, time::Duration};
 
 use kube::Client;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -34,7 +35,7 @@ use crate::{
         work_queue::WorkQueue,
     },
     crd::BindingRef,
-    metrics::Metrics,
+    metrics::{BindingSample, Metrics},
     outbound::ClientError,
     prefect::ConnectionInterner,
     report::Report,
@@ -132,6 +133,7 @@ impl ControllerManager {
         }
         let scopes =
             prefect_work_pools::scopes(&settings.watch_namespaces, &settings.prefect_namespaces);
+        let per_binding = settings.metrics_per_binding;
         let context = Arc::new(Context {
             key_refs: KeyRefs::new(client.clone(), limit),
             client: client.clone(),
@@ -161,6 +163,9 @@ impl ControllerManager {
             bindings: stores,
             scopes: served.clone(),
         });
+        if per_binding {
+            show_bindings(&context);
+        }
         let reconciles = controller::run(context, settings.concurrency.into(), shutdown.clone());
         tasks.spawn("controller", reconciles);
         tasks.spawn(
@@ -186,6 +191,27 @@ fn update_at_scrape(
     gauge_updater.set(Box::new(move || {
         update_upstreams();
         depth.set(i64::try_from(queue.depth()).unwrap_or(i64::MAX));
+    }));
+}
+
+/// Shows each binding in the metrics, as it is at the scrape.
+fn show_bindings(context: &Arc<Context>) {
+    // Weak: the metrics are a part of the context.
+    let shown = Arc::downgrade(context);
+    context.metrics.per_binding.set(Box::new(move || {
+        let Some(context) = shown.upgrade() else {
+            return Vec::new();
+        };
+        let (bindings, ready): (Vec<_>, Vec<_>) = context.report.readiness().into_iter().unzip();
+        let ages = context.configs.ages(&bindings, Instant::now());
+        let samples = bindings.iter().zip(ready).zip(ages);
+        let samples = samples.map(|((binding, ready), age)| BindingSample {
+            namespace: binding.namespace().to_owned(),
+            name: binding.name().to_owned(),
+            ready,
+            age,
+        });
+        samples.collect()
     }));
 }
 

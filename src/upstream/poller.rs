@@ -211,6 +211,17 @@ where
             .map_or(Duration::ZERO, |at| now.saturating_duration_since(at))
     }
 
+    /// The age of the stalest value of each subscriber, if all of its keys have been read.
+    #[must_use]
+    pub fn ages(&self, subscribers: &[S], now: Instant) -> Vec<Option<Duration>> {
+        let active = self.0.active.lock();
+        let ages = subscribers.iter().map(|subscriber| {
+            let at = active.oldest_read(subscriber)?;
+            Some(now.saturating_duration_since(at))
+        });
+        ages.collect()
+    }
+
     /// For how long the most overdue value should have been read again.
     #[must_use]
     pub fn max_overdue(&self, now: Instant) -> Duration {

@@ -53,6 +53,7 @@ metrics:
   tls:
     enabled: false
   authorization: false
+  perBinding: false
 webhook:
   enabled: false
   service:

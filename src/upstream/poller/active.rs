@@ -86,6 +86,14 @@ impl<S: Clone + Eq + Hash, K: Clone + Eq + Hash, V> Active<S, K, V> {
         }
     }
 
+    /// When the stalest value of a subscriber was read. None if one of its keys never was, or it has no
+    /// keys.
+    pub(super) fn oldest_read(&self, subscriber: &S) -> Option<Instant> {
+        let keys = self.keys_of.get(subscriber)?.iter();
+        let read_at = keys.map(|key| self.by_key.get(key)?.state.read_at);
+        read_at.collect::<Option<Vec<_>>>()?.into_iter().min()
+    }
+
     fn leave(&mut self, subscriber: &S, key: &K) {
         let Some(polled) = self.by_key.get_mut(key) else {
             return;

@@ -435,3 +435,20 @@ async fn a_value_is_overdue_after_its_interval_without_a_successful_read() {
     f.pollers.unsubscribe(&"a");
     assert_eq!(overdue(), Duration::ZERO);
 }
+
+#[tokio::test(start_paused = true)]
+async fn age_of_a_subscriber_is_that_of_its_stalest_key() {
+    let f = fixture(vec![Ok(Poll::Changed("v1"))]);
+    let ages = || f.pollers.ages(&["a", "b", "none"], Instant::now());
+    f.pollers.subscribe(&"a", &"k", MINUTE * 60);
+    assert_eq!(ages(), [None, None, None], "no read has ended");
+    tokio::time::sleep(MINUTE * 5).await;
+    *f.replies.lock() = vec![Err(failure(Reason::ConfigMissing))];
+    f.pollers
+        .subscribe_all(&"b", &["k", "missing"], MINUTE * 60);
+    tokio::time::sleep(MINUTE).await;
+    let found = ages();
+    let expected = MINUTE * 6 - Duration::from_millis(5);
+    assert_eq!(found[0], Some(expected));
+    assert_eq!(found[1..], [None, None], "one of its keys was never read");
+}
