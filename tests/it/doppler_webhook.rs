@@ -31,9 +31,14 @@ impl SecretDir {
         Ok(std::fs::rename(new, self.0.join(name))?)
     }
 
+    /// The path, as a value of `--webhook-secrets`.
+    pub fn path(&self) -> String {
+        self.0.display().to_string()
+    }
+
     /// The setup of an operator that receives webhooks and does not poll.
     pub fn setup(&self) -> Setup {
-        let path = self.0.display().to_string();
+        let path = self.path();
         // Without streams either, so only a webhook can trigger a read.
         Setup::without_polls().args(&["--webhook-secrets", &path, "--max-streams", "0"])
     }

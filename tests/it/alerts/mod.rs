@@ -6,9 +6,13 @@
 //! update (`rolling_update`).
 //! Invariants: nothing is installed. Without Prometheus' programs, the tests fail and name the package.
 
+mod dashboard;
 mod expression;
+mod load;
 mod programs;
 mod rules;
+mod scrape;
+mod server;
 
 /// The alerts and objectives.
 const RULES: &str = include_str!("../../../charts/doppler-prefect-operator/files/rules.yaml");
