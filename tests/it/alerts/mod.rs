@@ -10,6 +10,8 @@ mod dashboard;
 mod expression;
 mod load;
 mod programs;
+mod recording;
+mod rolling_update;
 mod rules;
 mod scrape;
 mod server;
