@@ -21,6 +21,7 @@ mod metrics;
 mod refresh;
 mod resolve;
 mod runs;
+mod servers;
 
 pub use check::{CheckArgs, CheckOutput, PatchForm};
 pub use command_line::{CompletionArgs, ManArgs};
@@ -30,6 +31,7 @@ pub use metrics::MetricsArgs;
 pub use refresh::RefreshArgs;
 pub use resolve::{OperatorSettingArgs, ResolveArgs};
 pub use runs::RunsArgs;
+pub use servers::ClusterServerArgs;
 
 /// Brings Doppler secrets into the flow runs of Prefect's Kubernetes work pools.
 #[derive(Debug, Parser)]
@@ -45,8 +47,8 @@ pub struct Cli {
 pub enum Command {
     /// Run the controller.
     Run(Box<RunArgs>),
-    /// Print the CRD as YAML.
-    Crd,
+    /// Print the CRD of a kind as YAML.
+    Crd(CrdArgs),
     /// Print the manual of reasons as Markdown.
     Reasons,
     /// Report what the operator would do for the bindings in files, with the permissions of your
@@ -67,6 +69,23 @@ pub enum Command {
     Completion(CompletionArgs),
     /// Write man pages to a directory.
     Man(ManArgs),
+}
+
+/// Flags of `crd`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct CrdArgs {
+    /// The kind, by its plural.
+    #[arg(default_value = "dopplerprefectbindings", value_name = "KIND")]
+    pub kind: CrdKind,
+}
+
+/// The kinds of the operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CrdKind {
+    /// `DopplerPrefectBinding`.
+    Dopplerprefectbindings,
+    /// `ClusterPrefectServer`.
+    Clusterprefectservers,
 }
 
 /// Flags of the connections to Prefect and Doppler.
@@ -283,6 +302,9 @@ pub struct RunArgs {
     /// Flow runs.
     #[command(flatten)]
     pub runs: RunsArgs,
+    /// `ClusterPrefectServer`s.
+    #[command(flatten)]
+    pub servers: ClusterServerArgs,
     /// Address of `/healthz` and `/readyz`.
     #[arg(
         long,

@@ -26,7 +26,10 @@ use self::context::{Detacher, REQUEST_TIMEOUT, RETRY_INTERVAL, print_line};
 use crate::{
     args::{DetachArgs, UpstreamArgs},
     controller::{
-        key_refs::KeyRefs, object_cache::ObjectCache, scope::WatchScope,
+        cluster_servers::{ClusterServers, Listing, read::read_all},
+        key_refs::KeyRefs,
+        object_cache::ObjectCache,
+        scope::WatchScope,
         service_types::ServiceTypes,
     },
     outbound::{AllowedServers, PatternError},
@@ -107,6 +110,7 @@ pub async fn detach(args: DetachArgs) -> Result<(), DetachError> {
         objects: ObjectCache::new(Arc::new(|_| {})),
         servers,
         service_types: ServiceTypes::new(client.clone(), REQUEST_TIMEOUT),
+        cluster_servers: ClusterServers::new(Listing::Pending, None, Arc::new(|_| {})),
         keep_secrets,
         deadline: Instant::now() + retry_limit,
         client,
@@ -135,6 +139,7 @@ impl Detacher {
             bindings.extend(self.list(&scope).await.map_err(DetachError::List)?);
         }
         let bindings = self.with_entries(bindings, watch_namespaces).await?;
+        read_all(&self.client, &self.cluster_servers, REQUEST_TIMEOUT).await;
         let uncleaned = self.remove_all_entries(&bindings).await?;
         let (mut detached, mut remaining) = (0, 0);
         for binding in &bindings {

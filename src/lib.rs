@@ -11,7 +11,8 @@
 //! 2. [`reason`] and [`failure`]: the closed list of reasons, and what went wrong in these terms.
 //! 3. [`controller`]: the work queue, and the path above as a reconcile. Start at [`controller::reconcile`].
 //! 4. [`upstream`]: pollers, subscriptions, rate limiter and backoff, which both upstreams share.
-//! 5. [`outbound`], [`prefect`], [`doppler`]: guarded HTTP, and the two upstreams.
+//! 5. [`outbound`], [`prefect`], [`doppler`]: guarded HTTP, and the two upstreams; [`server_access`]: what a
+//!    binding may use of a server that many namespaces share.
 //! 6. [`secret`]: the Secret, from values to the guarded write.
 //! 7. [`inject`]: the entry in the base job template of a work pool; [`runs`]: whose values a flow run
 //!    that starts is about to read, and which values it got; [`restart`]: workloads whose pods have older
@@ -26,6 +27,8 @@
 //! # Glossary
 //! - *binding*: a `DopplerPrefectBinding`; its *key* is its namespace and name.
 //! - *block*: a Prefect block document that holds project, config, and token or identity.
+//! - *cluster server*: a `ClusterPrefectServer`, one definition of a Prefect server for bindings of many
+//!   namespaces; its lists say what they may use. A connection from it is *shared*.
 //! - *config*: a Doppler config; a *config key* is everything that decides what a download returns.
 //! - *identity*: of Doppler, proven by a token of a service account (a *JWT*) and exchanged for a token
 //!   of Doppler with a short life. A *credential* is a token or an identity.
@@ -82,6 +85,7 @@ pub mod report;
 pub mod restart;
 pub mod runs;
 pub mod secret;
+pub mod server_access;
 pub mod settings;
 pub mod status;
 pub mod upstream;

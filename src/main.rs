@@ -8,7 +8,7 @@ use std::{io::Write, process::ExitCode};
 
 use clap::Parser;
 use doppler_prefect_operator::{
-    args::{Cli, Command},
+    args::{Cli, Command, CrdKind},
     check, command_line, crd, detach, environment,
     process::{
         self,
@@ -27,7 +27,12 @@ async fn main() -> ExitCode {
             .await
             .map(|()| ExitCode::SUCCESS)
             .map_err(Into::into),
-        Command::Crd => crd::crd_yaml().map(|text| print(&text)).map_err(Into::into),
+        Command::Crd(args) => crd::crd_yaml(match args.kind {
+            CrdKind::Dopplerprefectbindings => crd::Kind::Binding,
+            CrdKind::Clusterprefectservers => crd::Kind::ClusterServer,
+        })
+        .map(|text| print(&text))
+        .map_err(Into::into),
         Command::Reasons => Ok(print(&reason::manual())),
         Command::Check(args) => check::check(*args).await.map_err(Into::into),
         Command::Environment(args) => environment::environment(*args).await.map_err(Into::into),

@@ -110,6 +110,15 @@ reasons! {
     HostNotAllowed, WaitForChange,
         "The Secret keeps its last good values. The operator sends no request to that host.",
         "Correct the host, or add it to the operator's `--allowed-prefect-host`, `--allowed-prefect-service` or `--allowed-doppler-host`.";
+    /// The `ClusterPrefectServer` that the binding uses does not list its namespace, its block or one of
+    /// its work pools.
+    ServerNotAllowed, WaitForChange,
+        "The Secret keeps its last values, and pool entries stay. The operator sends nothing to that server for the binding.",
+        "Correct what the message names, or let the owner of the `ClusterPrefectServer` add it to the list.";
+    /// The `ClusterPrefectServer` that the binding uses does not exist, or the operator cannot read it.
+    ServerNotFound, WaitForChange,
+        "The Secret keeps its last values, and pool entries stay. The operator sends nothing to that server for the binding.",
+        "Create the `ClusterPrefectServer`, correct `spec.prefect.serverRef.name`, or set the chart value `clusterServers.enabled`.";
     /// The operator has no permission to read the Service of the Prefect server, so it cannot rule
     /// out that the Service leads out of the cluster.
     ServiceForbidden, Retry,

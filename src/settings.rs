@@ -71,6 +71,10 @@ pub struct ManagerSettings {
     pub upstream: UpstreamSettings,
     /// Namespaces whose bindings the operator serves. Empty: all.
     pub watch_namespaces: Vec<String>,
+    /// Whether the operator reads `ClusterPrefectServer`s.
+    pub cluster_servers: bool,
+    /// The `ClusterPrefectServer` of bindings that name no server.
+    pub default_prefect_server: Option<String>,
     /// Whether the operator watches the pods of flow runs.
     pub watch_run_pods: bool,
     /// Whether each binding has series of its own.
@@ -120,6 +124,8 @@ impl ManagerSettings {
                 sends_run_events: args.runs.run_events,
             },
             watch_namespaces: args.watch_namespaces.clone(),
+            cluster_servers: args.servers.cluster_servers,
+            default_prefect_server: args.servers.default_prefect_server.clone(),
             watch_run_pods: args.runs.watch_run_pods,
             metrics_per_binding: args.metrics.metrics_per_binding,
             prefect_namespaces: args.prefect_namespaces.clone(),

@@ -385,7 +385,9 @@ fn ready(outcome: &Outcome, conditions: &[Condition]) -> ConditionUpdate {
     ConditionUpdate::True(Reason::Ready, message)
 }
 
-fn condition(
+/// A condition after an update. Its transition time stays if its status does.
+#[must_use]
+pub fn condition(
     type_: &str,
     update: &ConditionUpdate,
     old: Option<&Condition>,

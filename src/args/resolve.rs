@@ -75,6 +75,9 @@ pub struct OperatorSettingArgs {
     /// Whether a binding may override the project and config of a block, as for `run`.
     #[arg(long, env = "BLOCK_OVERRIDES")]
     pub block_overrides: Option<BlockOverrides>,
+    /// The `ClusterPrefectServer` of bindings that name no server, as for `run`.
+    #[arg(long, env = "DEFAULT_PREFECT_SERVER", value_name = "NAME")]
+    pub default_prefect_server: Option<String>,
     /// Whether a binding may adopt a Secret that does not name it, as for `run`.
     #[arg(
         long,

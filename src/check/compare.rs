@@ -21,6 +21,7 @@ use super::{
     findings::Findings,
     input::{parse_documents, read_file},
     output::Output,
+    servers,
 };
 use crate::{args::ResolveArgs, printable::count, secret::Desired};
 
@@ -49,6 +50,7 @@ impl Names {
 /// A file of one stage.
 struct Stage {
     label: String,
+    text: String,
     documents: Vec<Value>,
 }
 
@@ -70,6 +72,10 @@ pub(super) async fn compare(
         return Err(CheckError::Labels);
     }
     let context = CheckContext::new(args).await?;
+    for stage in &stages {
+        // Findings about a server appear where a binding cannot use it.
+        let _ = servers::add_documents(&context.cluster_servers, &stage.text);
+    }
     for group in groups(&stages) {
         let (names, resolved) = resolve_all(&context, &group, &mut output).await?;
         let mut findings = Findings::default();
@@ -94,11 +100,13 @@ fn read_stage(argument: &Path) -> Result<Stage, CheckError> {
     if label.is_empty() || file.is_empty() {
         return Err(CheckError::Labels);
     }
-    let documents = parse_documents(&read_file(Path::new(file))?);
+    let text = read_file(Path::new(file))?;
+    let documents = parse_documents(&text);
     let documents = documents.into_iter().collect::<Result<Vec<_>, _>>();
     match documents {
         Ok(documents) if !documents.is_empty() => Ok(Stage {
             label: label.to_owned(),
+            text,
             documents,
         }),
         Ok(_) => Err(CheckError::NoBinding {
@@ -293,6 +301,7 @@ mod tests {
     fn bindings_of_several_files_are_paired_by_name() {
         let stage = |label: &str, names: &[&str]| Stage {
             label: label.to_owned(),
+            text: String::new(),
             documents: names
                 .iter()
                 .map(|name| serde_json::json!({"metadata": {"name": name}}))

@@ -17,8 +17,8 @@ use super::{
 use crate::{
     args::{BlockOverrides, ResolveArgs},
     controller::{
-        credential::request_jwts, key_refs::KeyRefs, object_cache::ObjectCache,
-        service_types::ServiceTypes,
+        cluster_servers::ClusterServers, credential::request_jwts, key_refs::KeyRefs,
+        object_cache::ObjectCache, service_types::ServiceTypes,
     },
     doppler::{self, Identities, Revoker},
     metrics::Metrics,
@@ -75,6 +75,10 @@ pub(crate) struct CheckContext {
     pub block_overrides: BlockOverrides,
     pub service_types: ServiceTypes,
     pub adopt_without_consent: bool,
+    /// The `ClusterPrefectServer`s of the files, and those that were read.
+    pub cluster_servers: ClusterServers,
+    /// Whether the operator reads `ClusterPrefectServer`s. None if that is not known.
+    pub reads_cluster_servers: Option<bool>,
     pub prefect_api_url: Option<Url>,
     /// Namespace of bindings that name none, from the kubeconfig.
     pub namespace: String,
@@ -122,6 +126,8 @@ impl CheckContext {
             block_overrides: operator.block_overrides,
             service_types: ServiceTypes::new(client.clone(), TIMEOUT),
             adopt_without_consent: operator.adopt_without_consent,
+            cluster_servers: operator.cluster_servers(),
+            reads_cluster_servers: operator.reads_cluster_servers,
             prefect_api_url,
             namespace,
             client,

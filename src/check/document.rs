@@ -12,7 +12,7 @@ use super::{
     findings::Findings,
     input::typed,
     resolve::{self, Resolved},
-    schema,
+    schema, servers,
     validate::validate,
 };
 use crate::crd::DopplerPrefectBinding;
@@ -70,7 +70,9 @@ pub(crate) async fn resolve(
             return None;
         }
     };
-    let may_contact = validate(&binding, &context.hosts, findings);
+    let servers = &context.cluster_servers;
+    let server = servers::find(servers, Some(context), &binding, findings).await;
+    let may_contact = validate(&binding, &context.hosts, server.as_ref(), findings);
     if findings.has_failures() {
         return None;
     }
@@ -81,5 +83,5 @@ pub(crate) async fn resolve(
         );
         return None;
     }
-    resolve::resolve(context, &binding, findings).await
+    resolve::resolve(context, &binding, server.as_ref(), findings).await
 }

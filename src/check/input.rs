@@ -20,7 +20,8 @@ use crate::{crd::DopplerPrefectBinding, printable};
 /// Size limit of a file in bytes.
 const MAX_FILE_BYTES: u64 = 32 * 1024 * 1024;
 const KIND: &str = "DopplerPrefectBinding";
-const LIST_KIND: &str = "DopplerPrefectBindingList";
+/// The kind of servers that many namespaces share.
+const SERVER_KIND: &str = "ClusterPrefectServer";
 
 /// Reads a file. `-` is standard input.
 ///
@@ -51,34 +52,48 @@ pub(crate) fn read_file(file: &Path) -> Result<String, CheckError> {
 /// The bindings in a text of one or more YAML documents, as they are written. The items of a list
 /// count as documents. Documents of other kinds are skipped.
 pub(crate) fn parse_documents(text: &str) -> Vec<Result<Value, String>> {
+    parse_kind(text, KIND)
+}
+
+/// The `ClusterPrefectServer`s in a text, as they are written. Documents that are no YAML are left to
+/// [`parse_documents`].
+pub(super) fn parse_servers(text: &str) -> Vec<Result<Value, String>> {
+    let documents = text.split("\n---");
+    let valid = documents.filter(|document| serde_saphyr::from_str::<Value>(document).is_ok());
+    valid
+        .flat_map(|document| parse_kind(document, SERVER_KIND))
+        .collect()
+}
+
+fn parse_kind(text: &str, kind: &str) -> Vec<Result<Value, String>> {
     let mut found = Vec::new();
     for document in text.split("\n---").filter(|document| has_content(document)) {
         match serde_saphyr::from_str::<Value>(document) {
-            Ok(object) => add_bindings(object, &mut found),
+            Ok(object) => add_objects(object, kind, &mut found),
             Err(error) => found.push(Err(first_line(&error.to_string()))),
         }
     }
     found
 }
 
-/// Adds an object if it is a binding, or the bindings of a list, as `kubectl get -o yaml` prints it.
-fn add_bindings(mut object: Value, found: &mut Vec<Result<Value, String>>) {
+/// Adds an object if it is of `wanted`, or those of a list, as `kubectl get -o yaml` prints it.
+fn add_objects(mut object: Value, wanted: &str, found: &mut Vec<Result<Value, String>>) {
     let kind = object["kind"].as_str().unwrap_or_default();
-    if kind == "List" || kind == LIST_KIND {
+    if kind == "List" || kind.strip_suffix("List") == Some(wanted) {
         if let Value::Array(items) = object["items"].take() {
             for item in items {
-                add_bindings(item, found);
+                add_objects(item, wanted, found);
             }
         }
         return;
     }
-    if kind != KIND {
+    if kind != wanted {
         return;
     }
     let version = object["apiVersion"].as_str().unwrap_or_default();
     if version != API_VERSION {
         found.push(Err(format!(
-            "no kind {KIND} in apiVersion {}: write apiVersion: {API_VERSION}",
+            "no kind {wanted} in apiVersion {}: write apiVersion: {API_VERSION}",
             printable::name(version)
         )));
         return;
@@ -147,7 +162,7 @@ mod tests {
         let smallest = include_str!("../../examples/smallest.yaml");
         let item: Value = serde_saphyr::from_str(smallest).unwrap();
         let other = serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap"});
-        for (version, kind) in [("v1", "List"), (API_VERSION, LIST_KIND)] {
+        for (version, kind) in [("v1", "List"), (API_VERSION, "DopplerPrefectBindingList")] {
             let list = serde_json::json!({"apiVersion": version, "kind": kind, "items": [item, other, item]});
             let text = format!("{list}\n---\n{smallest}");
             let names: Vec<_> = parse_bindings(&text)

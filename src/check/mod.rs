@@ -7,7 +7,7 @@
 //! Invariants: resolves and decides with the controller's own functions; writes nothing; prints no
 //! value.
 //!
-//! Reading order: [`operator_settings`], [`input`], [`schema`], [`validate`], [`api_server`], [`resolve`], [`secret`], [`pools`], [`jobs`].
+//! Reading order: [`operator_settings`], [`input`], [`schema`], [`servers`], [`validate`], [`api_server`], [`resolve`], [`secret`], [`pools`], [`jobs`].
 
 mod api_server;
 mod compare;
@@ -25,9 +25,11 @@ mod resolve;
 mod rules;
 mod schema;
 mod secret;
+mod servers;
 mod validate;
 
 use std::{
+    collections::BTreeSet,
     io::{self, Write},
     process::ExitCode,
 };
@@ -37,6 +39,7 @@ use serde_json::Value;
 
 use crate::{
     args::{CheckArgs, PatchForm},
+    controller::{cluster_servers::ClusterServers, prefect_server::PrefectServer},
     crd::DopplerPrefectBinding,
     printable::{self, MAX_MESSAGE_BYTES, one_line},
 };
@@ -51,6 +54,7 @@ pub(crate) use document::resolve as resolve_document;
 pub use error::CheckError;
 pub(crate) use findings::Findings;
 pub(crate) use input::{parse_documents, read_file};
+pub(crate) use servers::add_documents as add_servers;
 
 /// A file's name and its text.
 type Input = (String, String);
@@ -80,10 +84,12 @@ pub async fn check(args: CheckArgs) -> Result<ExitCode, CheckError> {
         print_patches(form, &inputs)?
     } else if offline {
         let operator = OperatorSettings::new(resolve.settings, Err("--offline is set".to_owned()));
-        print_findings(None, &Hosts::new(&operator)?, &inputs, output).await?
+        let servers = operator.cluster_servers();
+        print_findings(None, (&Hosts::new(&operator)?, &servers), &inputs, output).await?
     } else {
         let context = CheckContext::new(resolve).await?;
-        print_findings(Some(&context), &context.hosts, &inputs, output).await?
+        let of_cluster = (&context.hosts, &context.cluster_servers);
+        print_findings(Some(&context), of_cluster, &inputs, output).await?
     };
     Ok(if all_ok {
         ExitCode::SUCCESS
@@ -112,13 +118,21 @@ fn print_patches(form: PatchForm, inputs: &[Input]) -> Result<bool, CheckError> 
 /// Prints the findings about each binding. Without a context, it only validates.
 async fn print_findings(
     context: Option<&CheckContext>,
-    hosts: &Hosts,
+    (hosts, servers): (&Hosts, &ClusterServers),
     inputs: &[Input],
     mut output: Output,
 ) -> Result<bool, CheckError> {
+    let mut without_bindings = BTreeSet::new();
+    // A binding of one file may name a server of another one.
+    for (file, text) in inputs {
+        for findings in servers::add_documents(servers, text) {
+            without_bindings.insert(file.as_str());
+            output.add(findings)?;
+        }
+    }
     for (file, text) in inputs {
         let documents = parse_documents(text);
-        if documents.is_empty() {
+        if documents.is_empty() && !without_bindings.contains(file.as_str()) {
             let mut findings = Findings::default();
             findings.title = printable::name(file);
             findings.fail("binding", "the file contains no DopplerPrefectBinding");
@@ -128,7 +142,9 @@ async fn print_findings(
             let mut findings = Findings::default();
             findings.title.clone_from(file);
             match document {
-                Ok(written) => check_document(context, hosts, &written, &mut findings).await,
+                Ok(written) => {
+                    check_document(context, (hosts, servers), &written, &mut findings).await;
+                }
                 Err(why) => findings.fail("binding", &why),
             }
             output.add(findings)?;
@@ -140,7 +156,7 @@ async fn print_findings(
 /// Checks one binding as it is written.
 async fn check_document(
     context: Option<&CheckContext>,
-    hosts: &Hosts,
+    (hosts, servers): (&Hosts, &ClusterServers),
     written: &Value,
     findings: &mut Findings,
 ) {
@@ -172,12 +188,14 @@ async fn check_document(
     if findings.has_failures() {
         return;
     }
-    let may_contact = validate::validate(&binding, hosts, findings);
+    let server = servers::find(servers, context, &binding, findings).await;
+    let server = server.as_ref();
+    let may_contact = validate::validate(&binding, hosts, server, findings);
     if let Some(context) = context
         && !findings.has_failures()
     {
         if may_contact {
-            check_online(context, binding, findings).await;
+            check_online(context, binding, server, findings).await;
         } else {
             findings.note(
                 "check",
@@ -191,6 +209,7 @@ async fn check_document(
 async fn check_online(
     context: &CheckContext,
     mut binding: DopplerPrefectBinding,
+    server: Option<&PrefectServer>,
     findings: &mut Findings,
 ) {
     let (namespace, name) = (binding.namespace().unwrap_or_default(), binding.name_any());
@@ -198,7 +217,7 @@ async fn check_online(
     // A binding owns a Secret by its UID. The file cannot set it.
     binding.metadata.uid = uid.as_ref().ok().cloned().flatten();
     jobs::check_jobs(context, &binding, findings).await;
-    let Some(resolved) = resolve::resolve(context, &binding, findings).await else {
+    let Some(resolved) = resolve::resolve(context, &binding, server, findings).await else {
         return;
     };
     match uid {

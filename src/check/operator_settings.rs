@@ -5,14 +5,17 @@
 //! default, with the reason why the operator's own is not known.
 //! Invariants: reads one list of Deployments with the user's permissions, and nothing else.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use clap::{Arg, Args as _, Command, ValueEnum};
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Container};
 use kube::{Api, Client, api::ListParams};
 use tokio::time::timeout;
 
-use crate::args::{BlockOverrides, OperatorSettingArgs, RunArgs};
+use crate::{
+    args::{BlockOverrides, OperatorSettingArgs, RunArgs},
+    controller::cluster_servers::{ClusterServers, Listing},
+};
 
 const DOPPLER_HOST: &str = "allowed-doppler-host";
 const PREFECT_HOST: &str = "allowed-prefect-host";
@@ -20,14 +23,18 @@ const PREFECT_SERVICE: &str = "allowed-prefect-service";
 const FORBIDDEN_NAME: &str = "forbidden-name";
 const BLOCK_OVERRIDES: &str = "block-overrides";
 const ADOPT: &str = "adopt-without-consent";
+const CLUSTER_SERVERS: &str = "cluster-servers";
+const DEFAULT_SERVER: &str = "default-prefect-server";
 /// The flags of `run` that decide about a binding.
-const FLAGS: [&str; 6] = [
+const FLAGS: [&str; 8] = [
     DOPPLER_HOST,
     PREFECT_HOST,
     PREFECT_SERVICE,
     FORBIDDEN_NAME,
     BLOCK_OVERRIDES,
     ADOPT,
+    CLUSTER_SERVERS,
+    DEFAULT_SERVER,
 ];
 /// Deployments of one namespace that are searched.
 const MAX_DEPLOYMENTS: u32 = 500;
@@ -41,6 +48,10 @@ pub(super) struct OperatorSettings {
     pub forbidden_names: Vec<String>,
     pub block_overrides: BlockOverrides,
     pub adopt_without_consent: bool,
+    /// Whether the operator reads `ClusterPrefectServer`s. None if that is not known.
+    pub reads_cluster_servers: Option<bool>,
+    /// The server of bindings that name none.
+    pub default_server: Option<String>,
     /// What is assumed and not known.
     pub assumed: Assumed,
 }
@@ -91,7 +102,18 @@ impl OperatorSettings {
             adopt_without_consent: given
                 .adopt_without_consent
                 .unwrap_or_else(|| value(ADOPT) == "true"),
+            reads_cluster_servers: (!is_unknown).then(|| value(CLUSTER_SERVERS) == "true"),
+            default_server: given
+                .default_prefect_server
+                .or_else(|| own.get(DEFAULT_SERVER).cloned())
+                .filter(|name| !name.is_empty()),
         }
+    }
+
+    /// No `ClusterPrefectServer` yet, with the default server.
+    pub fn cluster_servers(&self) -> ClusterServers {
+        let default = self.default_server.clone();
+        ClusterServers::new(Listing::Listed, default, Arc::new(|_| {}))
     }
 }
 

@@ -13,10 +13,12 @@ use crate::{
     controller::{
         config_sources::{self, Overrides, name_of},
         connect::{build_connection, check_service, config_key},
+        prefect_server::PrefectServer,
         service_types::ServiceError,
     },
     crd::{BindingRef, DopplerPrefectBinding},
     doppler::{ConfigKey, Download, Snapshot},
+    failure::Failure,
     prefect::{Connection, block::BlockFields},
     printable::count,
     secret::{Desired, DesiredInput, SourceValues, desired, merge::Collision},
@@ -36,9 +38,10 @@ pub(crate) struct Resolved {
 pub(super) async fn resolve(
     context: &CheckContext,
     binding: &DopplerPrefectBinding,
+    server: Option<&PrefectServer>,
     findings: &mut Findings,
 ) -> Option<Resolved> {
-    let resolved = read(context, binding, findings).await;
+    let resolved = read(context, binding, server, findings).await;
     context.revoke_tokens().await;
     resolved
 }
@@ -46,10 +49,11 @@ pub(super) async fn resolve(
 async fn read(
     context: &CheckContext,
     binding: &DopplerPrefectBinding,
+    server: Option<&PrefectServer>,
     findings: &mut Findings,
 ) -> Option<Resolved> {
-    let connection = match &binding.spec.prefect {
-        Some(_) => Some(connect(context, binding, findings).await?),
+    let connection = match server {
+        Some(server) => Some(connect(context, binding, server, findings).await?),
         None => None,
     };
     let overrides = overrides(context, binding, findings).await?;
@@ -91,28 +95,30 @@ async fn download(
 async fn connect(
     context: &CheckContext,
     binding: &DopplerPrefectBinding,
+    server: &PrefectServer,
     findings: &mut Findings,
 ) -> Option<Arc<Connection>> {
     let namespace = binding.namespace().unwrap_or_default();
-    let prefect = binding.spec.prefect.as_ref()?;
     let connection = build_connection(
         &context.key_refs,
         &context.objects,
         &context.hosts.prefect,
         &namespace,
-        prefect,
+        server,
     )
     .await;
     if let Ok(connection) = &connection {
         let url = &connection.api_url;
-        match check_service(&context.service_types, &namespace, prefect, url).await {
+        match check_service(&context.service_types, &namespace, server, url).await {
             Ok(()) => {}
             // The permissions are those of the user, not those of the operator.
             Err(error @ (ServiceError::Forbidden(_) | ServiceError::Unreachable(_))) => {
-                findings.note("Prefect", &format!("not checked here: {error}"));
+                let failure = server.explain(error.into());
+                findings.note("Prefect", &format!("not checked here: {failure}"));
             }
             Err(error) => {
-                findings.fail("Prefect", &format!("{}: {error}", error.reason()));
+                let failure = server.explain(error.into());
+                findings.fail("Prefect", &format!("{}: {failure}", failure.reason));
                 return None;
             }
         }
@@ -166,6 +172,15 @@ async fn read_block(
     findings: &mut Findings,
 ) -> Option<BlockFields> {
     let block = &binding.spec.prefect.as_ref()?.block;
+    if let Some(name) = &connection.shared {
+        let namespace = binding.namespace().unwrap_or_default();
+        let servers = &context.cluster_servers;
+        if let Err(refused) = servers.check_block(name, &namespace, &block.name) {
+            let failure = Failure::from(refused);
+            findings.fail("block", &format!("{}: {failure}", failure.reason));
+            return None;
+        }
+    }
     let document = match context.connections.client(connection) {
         Ok(client) => {
             let request = ReadRequest::interactive();

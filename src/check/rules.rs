@@ -33,7 +33,7 @@ const LABEL_VALUE: &str = "size(self) <= 63 && self.matches(";
 type Rule = fn(&Value) -> bool;
 
 /// Each rule, by a part of its text that no other rule has, in this order.
-const RULES: [(&str, Rule); 31] = [
+const RULES: [(&str, Rule); 33] = [
     ("self.all(text, text.matches(", |items| {
         items
             .as_array()
@@ -103,6 +103,12 @@ const RULES: [(&str, Rule); 31] = [
     }),
     ("!has(self.__namespace__) || has(self.name)", |server| {
         !has(server, "namespace") || has(server, "name")
+    }),
+    ("has(self.name) == has(self.__namespace__)", |server| {
+        has(server, "name") == has(server, "namespace")
+    }),
+    ("!(has(self.server) && has(self.serverRef))", |prefect| {
+        !(has(prefect, "server") && has(prefect, "serverRef"))
     }),
     ("!(has(self.apiKey) && has(self.basicAuth))", |server| {
         !(has(server, "apiKey") && has(server, "basicAuth"))

@@ -6,12 +6,13 @@
 
 use std::{collections::BTreeSet, sync::LazyLock};
 
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 use regex::Regex;
 use serde_json::{Map, Value, json};
 
 use super::rules;
-use crate::crd::DopplerPrefectBinding;
+use crate::crd::{ClusterPrefectServer, DopplerPrefectBinding};
 
 /// The API version and the kind of a binding.
 pub(super) const API_VERSION: &str = "doppler-prefect.dev/v1alpha1";
@@ -37,10 +38,12 @@ const METADATA: [&str; 15] = [
 ];
 
 /// The schema of a whole binding. A file may have many bindings, so that it is computed once.
-static SCHEMA: LazyLock<Value> = LazyLock::new(schema);
+static SCHEMA: LazyLock<Value> = LazyLock::new(|| schema(&DopplerPrefectBinding::crd()));
+/// The schema of a whole `ClusterPrefectServer`.
+static SERVER_SCHEMA: LazyLock<Value> = LazyLock::new(|| schema(&ClusterPrefectServer::crd()));
 
-fn schema() -> Value {
-    let crd = serde_json::to_value(DopplerPrefectBinding::crd()).unwrap_or_default();
+fn schema(crd: &CustomResourceDefinition) -> Value {
+    let crd = serde_json::to_value(crd).unwrap_or_default();
     let schema = crd.pointer("/spec/versions/0/schema/openAPIV3Schema");
     let mut schema = schema.cloned().unwrap_or_default();
     // The API server adds these fields itself.
@@ -57,11 +60,20 @@ fn schema() -> Value {
 /// The binding as the API server would store it: a field without a value is absent, and defaults are
 /// filled in. The status is dropped.
 pub(super) fn stored(binding: &Value) -> Value {
-    let mut stored = binding.clone();
+    stored_as(binding, &SCHEMA)
+}
+
+/// The same for a `ClusterPrefectServer`.
+pub(super) fn stored_server(server: &Value) -> Value {
+    stored_as(server, &SERVER_SCHEMA)
+}
+
+fn stored_as(written: &Value, schema: &Value) -> Value {
+    let mut stored = written.clone();
     if let Some(fields) = stored.as_object_mut() {
         fields.remove("status");
     }
-    prune(&mut stored, &SCHEMA, true);
+    prune(&mut stored, schema, true);
     stored
 }
 
@@ -104,7 +116,15 @@ fn prune(value: &mut Value, schema: &Value, fill_defaults: bool) {
 
 /// What the API server would refuse in a binding that it would store.
 pub(super) fn problems(stored: &Value) -> Vec<String> {
-    let schema = &*SCHEMA;
+    problems_with(stored, &SCHEMA)
+}
+
+/// The same for a `ClusterPrefectServer`.
+pub(super) fn server_problems(stored: &Value) -> Vec<String> {
+    problems_with(stored, &SERVER_SCHEMA)
+}
+
+fn problems_with(stored: &Value, schema: &Value) -> Vec<String> {
     let mut found = Vec::new();
     metadata(&stored["metadata"], &mut found);
     fields(stored, schema, "", &mut found);
@@ -300,7 +320,7 @@ fn check_rules(value: &Value, schema: &Value, path: &str, found: &mut Vec<String
 
 fn shown(path: &str) -> &str {
     match path.trim_start_matches('.') {
-        "" => "binding",
+        "" => "resource",
         path => path,
     }
 }

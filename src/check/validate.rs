@@ -9,7 +9,10 @@ use url::Url;
 
 use super::{context::Hosts, findings::Findings};
 use crate::{
-    controller::connect::{check_text_fields, doppler_host},
+    controller::{
+        connect::{check_text_fields, doppler_host},
+        prefect_server::PrefectServer,
+    },
     crd::DopplerPrefectBinding,
     prefect::{
         ServerError,
@@ -23,11 +26,12 @@ use crate::{
 pub(super) fn validate(
     binding: &DopplerPrefectBinding,
     hosts: &Hosts,
+    server: Option<&PrefectServer>,
     findings: &mut Findings,
 ) -> bool {
     let namespace = binding.namespace().unwrap_or_else(|| "default".to_owned());
     validate_rules(binding, findings);
-    let is_allowed = validate_hosts(binding, &namespace, hosts, findings);
+    let is_allowed = validate_hosts(binding, server, hosts, findings);
     validate_secret(binding, &namespace, findings);
     if !findings.has_failures() {
         findings.ok("spec", "valid");
@@ -47,26 +51,29 @@ fn validate_rules(binding: &DopplerPrefectBinding, findings: &mut Findings) {
 /// Whether the operator is known to allow both hosts.
 fn validate_hosts(
     binding: &DopplerPrefectBinding,
-    namespace: &str,
+    server: Option<&PrefectServer>,
     hosts: &Hosts,
     findings: &mut Findings,
 ) -> bool {
     let mut refused = Vec::new();
-    if let Some(prefect) = &binding.spec.prefect {
-        match api_url_of(&prefect.server, namespace) {
-            Err(error) => findings.fail("Prefect", &error.to_string()),
+    let namespace = binding.namespace().unwrap_or_else(|| "default".to_owned());
+    if let Some(server) = server {
+        let namespace = server.namespace(&namespace);
+        match api_url_of(&server.spec, namespace) {
+            Err(error) => findings.fail("Prefect", &server.explain(error.into()).message),
             Ok(url) => {
-                if let Err(error) = check_server(&prefect.server, namespace, &url, &hosts.prefect) {
+                if let Err(error) = check_server(&server.spec, namespace, &url, &hosts.prefect) {
                     let assumed = match &error {
                         ServerError::HostNotAllowed { refused, .. } if refused.is_unlisted() => {
-                            match prefect.server.name {
+                            match server.spec.name {
                                 Some(_) => hosts.assumed.prefect_services,
                                 None => hosts.assumed.prefect_hosts,
                             }
                         }
                         _ => false,
                     };
-                    refused.push(("Prefect", error.to_string(), assumed));
+                    let message = server.explain(error.into()).message;
+                    refused.push(("Prefect", message, assumed));
                 }
             }
         }
@@ -140,7 +147,10 @@ mod tests {
     fn findings_for(text: &str, hosts: &Hosts) -> Findings {
         let mut findings = Findings::default();
         let binding = parse_bindings(text).remove(0).unwrap();
-        validate(&binding, hosts, &mut findings);
+        let own = binding.spec.prefect.as_ref();
+        let own = own.and_then(|prefect| prefect.server.clone());
+        let server = own.map(PrefectServer::own);
+        validate(&binding, hosts, server.as_ref(), &mut findings);
         findings
     }
 

@@ -20,7 +20,7 @@ use super::{
     injection::{self, PendingRemoval, Withdrawal},
     pass::Pass,
     patch_status,
-    resolve::{connect, track_objects},
+    resolve::{connect, server_of, track_objects},
 };
 use crate::{
     crd::DeletionPolicy,
@@ -47,7 +47,8 @@ pub async fn cleanup(pass: &mut Pass<'_>) {
     context.blocks.unsubscribe(pass.key);
     context.configs.unsubscribe(pass.key);
     context.runs.remove(pass.key);
-    track_objects(pass);
+    let server = server_of(pass).ok().flatten();
+    track_objects(pass, server.as_ref());
     let terminating = namespace_is_terminating(pass).await;
     if !terminating && !context.is_listed(pass.key.namespace()) {
         // The operator would neither find the Secret nor the credentials. A list enqueues the binding.
@@ -116,9 +117,9 @@ pub async fn clean_orphan(pass: &mut Pass<'_>) -> bool {
 
 /// Removes all entries from their pools. In a terminating namespace no run can start.
 async fn withdraw_all(pass: &mut Pass<'_>, terminating: bool) -> Withdrawal {
-    let connection = match &pass.binding.spec.prefect {
-        Some(prefect) => connect(pass, prefect).await.ok(),
-        None => None,
+    let connection = match server_of(pass) {
+        Ok(Some(server)) => connect(pass, &server).await.ok(),
+        Ok(None) | Err(_) => None,
     };
     injection::connect_recorded(pass, connection.as_ref()).await;
     injection::withdraw_all(pass, connection.as_ref(), terminating)

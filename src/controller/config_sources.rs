@@ -5,17 +5,16 @@
 //! Output: one [`ConfigKey`] for each config, in the order of the spec.
 //! Invariants: no request to an upstream. Each item is held to the same rules as a single config.
 
-use kube::ResourceExt;
 use secrecy::SecretString;
 
 use super::{
-    connect::{self, key_references, override_block, resolve_overrides, resolve_token},
+    connect::{self, access_token_reference, override_block, resolve_overrides, resolve_token},
     key_refs::{KeyReference, KeyRefs},
     object_cache::ObjectCache,
 };
 use crate::{
     args::BlockOverrides,
-    crd::{ConfigSource, DopplerPrefectBinding, DopplerSpec},
+    crd::{ConfigSource, DopplerSpec},
     doppler::ConfigKey,
     failure::Failure,
     prefect::block::{BlockFields, CompleteFields, Field},
@@ -66,13 +65,13 @@ impl Overrides {
     }
 }
 
-/// All keys that the binding references.
+/// All tokens that the binding references.
 #[must_use]
-pub fn all_key_references(binding: &DopplerPrefectBinding) -> Vec<KeyReference> {
-    let namespace = binding.namespace().unwrap_or_default();
-    let items = binding.spec.doppler.configs.iter().enumerate();
-    let tokens = items.filter_map(|(at, item)| token_reference(&namespace, at, item));
-    key_references(binding).into_iter().chain(tokens).collect()
+pub fn all_token_references(namespace: &str, doppler: &DopplerSpec) -> Vec<KeyReference> {
+    let items = doppler.configs.iter().enumerate();
+    let tokens = items.filter_map(|(at, item)| token_reference(namespace, at, item));
+    let first = access_token_reference(namespace, doppler).into_iter();
+    first.chain(tokens).collect()
 }
 
 fn token_reference(namespace: &str, at: usize, item: &ConfigSource) -> Option<KeyReference> {

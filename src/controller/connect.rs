@@ -6,7 +6,6 @@
 //! what to correct.
 //! Invariants: no request to an upstream. No host that the flags do not allow.
 
-use kube::ResourceExt;
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
@@ -14,21 +13,19 @@ use super::{
     credential::credential,
     key_refs::{KeyReference, KeyRefs},
     object_cache::{ObjectCache, ObjectKey, ReferenceKind},
+    prefect_server::PrefectServer,
     service_types::{ServiceError, ServiceTypes},
 };
 use crate::{
     args::BlockOverrides,
-    crd::{
-        AccessToken, BindingRef, DopplerPrefectBinding, DopplerPrefectBindingSpec, DopplerSpec,
-        PrefectSpec, control_character,
-    },
+    crd::{AccessToken, BindingRef, DopplerPrefectBindingSpec, DopplerSpec, control_character},
     doppler::{ConfigKey, Identities},
     failure::Failure,
     outbound::{AllowedHosts, AllowedServers, ServiceName},
     prefect::{
         Connection,
         block::{BlockFields, CompleteFields, Field},
-        connection::{ReferenceValues, connection, references, service_of},
+        connection::{Purpose, ReferenceValues, connection, references, service_of},
     },
     reason::Reason,
 };
@@ -50,27 +47,30 @@ pub fn check_text_fields(spec: &DopplerPrefectBindingSpec) -> Result<(), Failure
     }
 }
 
-/// The keys that the binding references, apart from those of `spec.doppler.configs`.
-#[must_use]
-pub fn key_references(binding: &DopplerPrefectBinding) -> Vec<KeyReference> {
-    let namespace = binding.namespace().unwrap_or_default();
-    let prefect = binding.spec.prefect.iter();
-    prefect
-        .flat_map(|prefect| references(&prefect.server))
-        .map(|reference| KeyReference {
-            object: ObjectKey {
-                kind: reference.kind,
-                namespace: namespace.clone(),
-                name: reference.name,
-            },
+/// The keys that a Prefect server of a binding in `namespace` references, and what each is for.
+pub fn server_references(
+    server: &PrefectServer,
+    namespace: &str,
+) -> impl Iterator<Item = (Purpose, KeyReference)> {
+    let references = references(&server.spec).into_iter();
+    references.map(move |reference| {
+        let object = ObjectKey {
+            kind: reference.kind,
+            namespace: reference.namespace.unwrap_or_else(|| namespace.to_owned()),
+            name: reference.name,
+        };
+        let key_reference = KeyReference {
+            object,
             key: reference.key,
             field: reference.purpose.to_string(),
-        })
-        .chain(access_token_reference(&namespace, &binding.spec.doppler))
-        .collect()
+        };
+        (reference.purpose, key_reference)
+    })
 }
 
-fn access_token_reference(namespace: &str, doppler: &DopplerSpec) -> Option<KeyReference> {
+/// The reference of `spec.doppler.accessToken`.
+#[must_use]
+pub fn access_token_reference(namespace: &str, doppler: &DopplerSpec) -> Option<KeyReference> {
     let token = doppler.access_token.as_ref()?;
     Some(token_reference(
         namespace,
@@ -103,23 +103,20 @@ pub async fn build_connection(
     objects: &ObjectCache,
     servers: &AllowedServers,
     namespace: &str,
-    prefect: &PrefectSpec,
+    server: &PrefectServer,
 ) -> Result<Connection, Failure> {
     let mut values = ReferenceValues::default();
-    for reference in references(&prefect.server) {
-        let key_reference = KeyReference {
-            object: ObjectKey {
-                kind: reference.kind,
-                namespace: namespace.to_owned(),
-                name: reference.name,
-            },
-            key: reference.key,
-            field: reference.purpose.to_string(),
-        };
-        let value = resolver.resolve(objects, &key_reference).await?;
-        values.insert(reference.purpose, value);
+    for (purpose, reference) in server_references(server, namespace) {
+        let value = resolver.resolve(objects, &reference).await;
+        let value = value.map_err(|error| server.explain(error.into()))?;
+        values.insert(purpose, value);
     }
-    Ok(connection(&prefect.server, namespace, &values, servers)?)
+    let built = connection(&server.spec, server.namespace(namespace), &values, servers);
+    let built = built.map_err(|error| server.explain(error.into()))?;
+    Ok(Connection {
+        shared: server.shared.clone(),
+        ..built
+    })
 }
 
 /// Checks that the Service of a Prefect server does not lead out of the cluster. Of a URL that an
@@ -130,10 +127,10 @@ pub async fn build_connection(
 pub async fn check_service(
     service_types: &ServiceTypes,
     namespace: &str,
-    prefect: &PrefectSpec,
+    server: &PrefectServer,
     api_url: &Url,
 ) -> Result<(), ServiceError> {
-    if let Some(service) = service_of(&prefect.server, namespace) {
+    if let Some(service) = service_of(&server.spec, server.namespace(namespace)) {
         return service_types.check(&service).await;
     }
     let Some(service) = ServiceName::of_url(api_url) else {

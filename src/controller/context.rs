@@ -14,6 +14,7 @@ use kube::{
 use super::{
     admission_policy::AdmissionPolicy,
     binding_state::BindingStates,
+    cluster_servers::{ClusterServers, watch::ReferencedObjects},
     key_refs::KeyRefs,
     object_cache::ObjectCache,
     run_pods::RunPods,
@@ -57,6 +58,10 @@ pub struct Context {
     pub block_overrides: BlockOverrides,
     /// Names that no Secret may have as a key.
     pub forbidden_names: ForbiddenNames,
+    /// The `ClusterPrefectServer`s, and which binding depends on which of them.
+    pub cluster_servers: Arc<ClusterServers>,
+    /// The watches of the Secrets and ConfigMaps of `ClusterPrefectServer`s.
+    pub referenced_objects: ReferencedObjects,
     /// Interned connections to Prefect servers.
     pub connections: Arc<ConnectionInterner>,
     /// Pollers of blocks.
@@ -103,6 +108,7 @@ impl Context {
         self.configs.unsubscribe(binding);
         self.pools.remove_binding(binding);
         self.runs.remove(binding);
+        self.cluster_servers.leave(binding);
         self.objects.untrack(binding);
         if let Some(pods) = &self.run_pods {
             pods.untrack(binding);

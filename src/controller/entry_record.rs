@@ -6,10 +6,9 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use super::{object_cache::ReferenceKind, pass::Pass};
+use super::{object_cache::ReferenceKind, pass::Pass, resolve::server_of};
 use crate::{
-    crd::{DeletionPolicy, EntryRecord, InjectedEntry, MAX_ENTRIES},
-    prefect::connection::api_url_of,
+    crd::{DeletionPolicy, EntryRecord, InjectedEntry, MAX_ENTRIES, ServerChoice},
     secret::{WriteError, decide::succeeds},
 };
 
@@ -22,16 +21,20 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// The record that the Secret of this name has to carry.
 #[must_use]
 pub fn wanted(pass: &Pass<'_>, secret: &str) -> Option<EntryRecord> {
-    let mut specs = pass.entries.recorded.servers.clone();
-    if let Some(prefect) = &pass.binding.spec.prefect
-        && let Ok(url) = api_url_of(&prefect.server, pass.key.namespace())
+    let mut choices = pass.entries.recorded.servers.clone();
+    if let Ok(Some(server)) = server_of(pass)
+        && let Ok(url) = server.api_url(pass.key.namespace())
     {
-        specs.insert(url.to_string(), prefect.server.clone());
+        let choice = match server.shared {
+            Some(name) => ServerChoice::Shared(name),
+            None => ServerChoice::Own(server.spec),
+        };
+        choices.insert(url.to_string(), choice);
     }
     let required = pass.entries.required.iter();
     let entries = required.filter(|entry| entry.secret == secret);
     let retain = pass.deletion_policy(secret) == DeletionPolicy::Retain;
-    EntryRecord::of(pass.key.namespace(), entries, &specs, retain)
+    EntryRecord::of(pass.key.namespace(), entries, &choices, retain)
 }
 
 /// Requires the entries that an earlier binding of the same name left, if this one is about to take

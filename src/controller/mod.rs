@@ -7,12 +7,14 @@
 //! the modules: [`resolve`] and [`resolution`], [`secret`], [`apply_secret`] and [`files_secret`], [`injection`],
 //! [`entry_record`], [`finalizer`], [`prune`], [`refresh`], [`patch_status`]; [`cleanup`] runs in reverse order, also for an [`orphan`].
 //! Each takes a [`pass`]. [`work_queue`] and [`watches`] say what enqueues a binding. [`context`],
-//! [`binding_state`], [`recorded_entries`], [`object_cache`], [`key_refs`], [`run_pods`], [`admission_policy`] and [`stored_binding`] hold what a pass reads.
+//! [`binding_state`], [`recorded_entries`], [`object_cache`], [`key_refs`], [`cluster_servers`], [`run_pods`], [`admission_policy`] and [`stored_binding`] hold what a pass reads.
 
 pub mod admission_policy;
 pub mod apply_secret;
 pub mod binding_state;
 pub mod cleanup;
+mod cluster_server_status;
+pub mod cluster_servers;
 pub mod config_sources;
 pub mod connect;
 pub mod context;
@@ -29,6 +31,7 @@ pub mod object_cache;
 mod orphan;
 pub mod pass;
 pub mod patch_status;
+pub mod prefect_server;
 pub mod prefect_work_pools;
 mod prune;
 pub mod reconcile;

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::{
     cleanup::cleanup,
+    cluster_server_status::reconcile_server,
     context::Context,
     entry_record, finalizer,
     injection::{self, FIRST_READ_WAIT, Injection, PROGRESS_WAIT},
@@ -39,6 +40,9 @@ use crate::{
 pub async fn reconcile(context: &Context, key: &BindingRef) -> Option<Duration> {
     if let Some(secret) = key.orphaned_secret() {
         return reconcile_orphan(context, key, secret).await;
+    }
+    if let Some(server) = key.cluster_server_name() {
+        return reconcile_server(context, key, server).await;
     }
     let read = context
         .states

@@ -16,7 +16,7 @@ use super::object_cache::{ObjectCache, ObjectKey, ReferenceKind};
 use crate::{
     crd::{
         DopplerPrefectBinding, DopplerPrefectBindingStatus, EntryRecord, InjectMode, InjectedEntry,
-        MAX_ENTRIES, ServerSpec, WorkPoolSpec, WorkPoolState,
+        MAX_ENTRIES, ServerChoice, WorkPoolSpec, WorkPoolState,
     },
     failure::Failure,
     prefect::{Connection, connection::api_url_of},
@@ -47,7 +47,7 @@ pub struct RecordedEntries {
     /// The entries.
     pub entries: BTreeSet<InjectedEntry>,
     /// How the servers are reached, by URL, as far as a Secret records it.
-    pub servers: BTreeMap<String, ServerSpec>,
+    pub servers: BTreeMap<String, ServerChoice>,
 }
 
 /// Reads the entries that are recorded for a binding. `secrets` are names of Secrets that neither
@@ -98,8 +98,8 @@ impl RecordedEntries {
     /// Adds how the servers of a record are reached.
     pub fn add_servers(&mut self, record: EntryRecord) {
         for server in record.servers {
-            if let Some(spec) = server.spec {
-                self.servers.insert(server.url, spec);
+            if let Some(choice) = server.choice() {
+                self.servers.insert(server.url, choice);
             }
         }
     }
@@ -122,8 +122,10 @@ fn patched_before_records(
         return Vec::new();
     }
     let namespace = binding.namespace().unwrap_or_default();
+    // Those versions knew no other server than the binding's own.
     let server = binding.spec.prefect.as_ref();
-    let url = server.and_then(|prefect| api_url_of(&prefect.server, &namespace).ok());
+    let server = server.and_then(|prefect| prefect.server.as_ref());
+    let url = server.and_then(|server| api_url_of(server, &namespace).ok());
     let (Some(url), Some(secret)) = (url, &status.secret_name) else {
         return Vec::new();
     };

@@ -15,15 +15,20 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    config_sources::{Overrides, all_key_references, config_keys, of_config, resolved_text},
-    connect::{build_connection, check_service, check_text_fields, config_key, doppler_host},
+    cluster_servers::Unusable,
+    config_sources::{Overrides, all_token_references, config_keys, of_config, resolved_text},
+    connect::{
+        build_connection, check_service, check_text_fields, config_key, doppler_host,
+        server_references,
+    },
     files_secret::files_secret_names,
     object_cache::{ObjectKey, ReferenceKind},
     pass::Pass,
+    prefect_server::{self, PrefectServer},
     resolution::{ConfigValues, LastGood, Resolution, Stage},
 };
 use crate::{
-    crd::{ConfigSource, PrefectSpec},
+    crd::ConfigSource,
     doppler::{ConfigKey, Snapshot},
     failure::Failure,
     prefect::{
@@ -40,13 +45,28 @@ const KEY_REF_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// Resolves the values of a binding.
 pub async fn resolve(pass: &Pass<'_>) -> Resolution {
     let mut resolution = Resolution::new(pass.grace_period());
-    track_objects(pass);
+    let server = server_of(pass);
+    track_objects(pass, server.as_ref().ok().and_then(Option::as_ref));
     if let Err(failure) = check_text_fields(&pass.binding.spec) {
         resolution.record_failure(Stage::Block, failure, Duration::ZERO);
         resolution.last_good = last_good(pass);
         return resolution;
     }
-    let overrides = match resolve_key_refs(pass, &mut resolution).await {
+    let server = match server {
+        Ok(server) => server,
+        Err(Unusable::Pending) => {
+            resolution.pending = true;
+            resolution.last_good = last_good(pass);
+            return resolution;
+        }
+        Err(Unusable::Failed(failure)) => {
+            stop_requests(pass);
+            resolution.record_failure(Stage::Block, failure, Duration::ZERO);
+            resolution.last_good = last_good(pass);
+            return resolution;
+        }
+    };
+    let overrides = match resolve_key_refs(pass, server.as_ref(), &mut resolution).await {
         Ok(overrides) => overrides,
         Err(failure) => {
             let failing_for = pass.update_state(|state| {
@@ -75,6 +95,24 @@ pub async fn resolve(pass: &Pass<'_>) -> Resolution {
         resolution.consecutive_reads = 0;
     }
     resolution
+}
+
+/// The Prefect server of the binding, if it names one that it may use.
+///
+/// # Errors
+/// If it may not, or there is none.
+pub fn server_of(pass: &Pass<'_>) -> Result<Option<PrefectServer>, Unusable> {
+    prefect_server::of_binding(&pass.context.cluster_servers, pass.key, &pass.binding.spec)
+}
+
+/// Stops all requests for the binding: it may not use its server any more, or nothing says how to
+/// reach it. The Doppler token may come from a block of that server.
+fn stop_requests(pass: &Pass<'_>) {
+    let context = pass.context;
+    context.blocks.unsubscribe(pass.key);
+    context.configs.unsubscribe(pass.key);
+    context.pools.remove_binding(pass.key);
+    context.runs.remove(pass.key);
 }
 
 /// Reads the values of the configs from their pollers. Of several configs, there are no newer values
@@ -151,13 +189,17 @@ fn last_good(pass: &Pass<'_>) -> Option<LastGood> {
 }
 
 /// Tracks all objects that the binding depends on: a change of one enqueues the binding.
-pub fn track_objects(pass: &Pass<'_>) {
+pub fn track_objects(pass: &Pass<'_>, server: Option<&PrefectServer>) {
     let binding = pass.binding;
+    let namespace = pass.key.namespace();
     // The newest status, as the other steps read it: a Secret of an earlier name that is still tracked
     // would not count as left.
     let status = pass.last_status();
-    let referenced = all_key_references(binding)
+    let of_server = server.map(|server| server_references(server, namespace));
+    let of_server = of_server.into_iter().flatten();
+    let referenced = all_token_references(namespace, &binding.spec.doppler)
         .into_iter()
+        .chain(of_server.map(|(_, reference)| reference))
         .map(|reference| reference.object);
     let entries = pass.entries.recorded.entries.iter();
     let secrets = std::iter::once(binding.secret_name())
@@ -174,11 +216,12 @@ pub fn track_objects(pass: &Pass<'_>) {
 /// fields that the binding sets itself.
 async fn resolve_key_refs(
     pass: &Pass<'_>,
+    server: Option<&PrefectServer>,
     resolution: &mut Resolution,
 ) -> Result<Overrides, Failure> {
     let (context, spec) = (pass.context, &pass.binding.spec);
-    if let Some(prefect) = &spec.prefect {
-        resolution.connection = Some(connect(pass, prefect).await?);
+    if let Some(server) = server {
+        resolution.connection = Some(connect(pass, server).await?);
     }
     let overrides = Overrides::resolve(
         &context.key_refs,
@@ -198,27 +241,28 @@ async fn resolve_key_refs(
     Ok(overrides)
 }
 
-/// Resolves how to reach the binding's Prefect server.
+/// Resolves how to reach a Prefect server of the binding.
 ///
 /// # Errors
 /// As [`build_connection`].
-pub async fn connect(pass: &Pass<'_>, prefect: &PrefectSpec) -> Result<Arc<Connection>, Failure> {
+pub async fn connect(pass: &Pass<'_>, server: &PrefectServer) -> Result<Arc<Connection>, Failure> {
     let context = pass.context;
     let connection = build_connection(
         &context.key_refs,
         &context.objects,
         &context.prefect_servers,
         pass.key.namespace(),
-        prefect,
+        server,
     )
     .await?;
     check_service(
         &context.service_types,
         pass.key.namespace(),
-        prefect,
+        server,
         &connection.api_url,
     )
-    .await?;
+    .await
+    .map_err(|error| server.explain(error.into()))?;
     Ok(context.connections.intern(connection))
 }
 
@@ -234,6 +278,11 @@ fn resolve_config_keys(
     let overrides_suffice = overrides.missing().is_empty();
     let (block, from) = match (&spec.prefect, connection) {
         (Some(prefect), Some(connection)) if !overrides_suffice => {
+            if let Err(failure) = check_block(pass, &connection, &prefect.block.name) {
+                context.blocks.unsubscribe(pass.key);
+                resolution.record_failure(Stage::Block, failure, Duration::ZERO);
+                return None;
+            }
             let key = BlockKey::new(connection, &prefect.block);
             let state = context.blocks.subscribe(pass.key, &key, pass.interval());
             let block = resolution.record_poll(Stage::Block, &state)?;
@@ -278,6 +327,16 @@ fn resolve_config_keys(
     }
 }
 
+/// Checks a block right before it is read with a shared connection. The spec was checked before, but it
+/// does not show that the Secret of a token is empty, and then the block is read for it.
+fn check_block(pass: &Pass<'_>, connection: &Connection, block: &str) -> Result<(), Failure> {
+    let Some(name) = &connection.shared else {
+        return Ok(());
+    };
+    let servers = &pass.context.cluster_servers;
+    Ok(servers.check_block(name, pass.key.namespace(), block)?)
+}
+
 /// The spec names no block, and does not set all three fields. The API server rejects such a spec
 /// unless its CRD is of another version.
 fn no_source(overrides: &Overrides) -> Failure {
@@ -287,7 +346,7 @@ fn no_source(overrides: &Overrides) -> Failure {
         .map(Field::spec_path)
         .collect();
     let message = format!(
-        "the spec does not say where the Doppler project, config and token come from: set spec.prefect.server (the operator reads the block there), or also {}",
+        "the spec does not say where the Doppler project, config and token come from: set spec.prefect.server or spec.prefect.serverRef (the operator reads the block there), or also {}",
         missing.join(", ")
     );
     Failure::new(Reason::InvalidSpec, message)

@@ -1,13 +1,13 @@
 //! The resource `DopplerPrefectBinding` and its spec.
 //!
 //! Input: YAML that users apply.
-//! Output: the typed resource, and the CRD ([`crd_yaml`]).
+//! Output: the typed resource, and its CRD.
 //! Invariants: the API server checks the validation rules at apply; the operator still works with a
 //! spec that an older version of the rules has accepted.
 
 use std::time::Duration;
 
-use kube::{CustomResource, CustomResourceExt, KubeSchema};
+use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -82,12 +82,12 @@ use super::{
 #[x_kube(validation = Rule::new(
     "has(self.prefect) || (has(self.doppler) && (has(self.doppler.configs) ? has(self.doppler.accessToken) || (has(self.doppler.identity) && has(self.doppler.identity.id)) || self.doppler.configs.all(c, has(c.accessToken)) : has(self.doppler.project) && has(self.doppler.config) && (has(self.doppler.accessToken) || (has(self.doppler.identity) && has(self.doppler.identity.id)))))"
 ).message(
-    "the source of the Doppler project, config and token is missing: set spec.prefect.server (the operator reads the block there), or all three of spec.doppler.project, spec.doppler.config and spec.doppler.accessToken (or spec.doppler.identity with its id), or spec.doppler.configs and the token of each"
+    "the source of the Doppler project, config and token is missing: set spec.prefect.server or spec.prefect.serverRef (the operator reads the block there), or all three of spec.doppler.project, spec.doppler.config and spec.doppler.accessToken (or spec.doppler.identity with its id), or spec.doppler.configs and the token of each"
 ))]
 #[x_kube(validation = Rule::new(
     "has(self.prefect) || !has(self.inject) || !has(self.inject.workPools) || size(self.inject.workPools) == 0"
 ).message(
-    "spec.inject.workPools names work pools of a Prefect server: set spec.prefect.server as well"
+    "spec.inject.workPools names work pools of a Prefect server: set spec.prefect.server or spec.prefect.serverRef as well"
 ))]
 #[serde(rename_all = "camelCase")]
 pub struct DopplerPrefectBindingSpec {
@@ -117,7 +117,8 @@ pub struct DopplerPrefectBindingSpec {
     pub refresh_on_run: Option<bool>,
 
     /// The Prefect server, and the block on it that holds the Doppler project, config and token.
-    /// Required unless `doppler` sets all three and `inject` names no work pool.
+    /// Required unless `doppler` sets all three and `inject` names no work pool. An empty object is the
+    /// block `doppler-config` on the default server of the operator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefect: Option<PrefectSpec>,
 
@@ -166,12 +167,4 @@ impl DopplerPrefectBinding {
             .or(self.metadata.name.as_deref())
             .unwrap_or_default()
     }
-}
-
-/// The CRD as YAML: the output of `doppler-prefect-operator crd`, and the content of `crds/`.
-///
-/// # Errors
-/// If the CRD cannot be serialised as YAML, which only a bug in this module can cause.
-pub fn crd_yaml() -> Result<String, serde_saphyr::ser::Error> {
-    serde_saphyr::to_string(&DopplerPrefectBinding::crd())
 }

@@ -2,7 +2,7 @@
 //!
 //! Input: a binding, or its namespace and name.
 //! Output: a [`BindingRef`].
-//! Invariants: a Secret whose binding is gone has a key that no binding has. Clones share one text:
+//! Invariants: a Secret whose binding is gone, and a `ClusterPrefectServer`, have keys that no binding has. Clones share one text:
 //! names take most of the memory of the operator's maps, because each of thousands of bindings is a
 //! key in several of them.
 
@@ -35,6 +35,18 @@ impl BindingRef {
     #[must_use]
     pub fn orphaned_secret(&self) -> Option<&str> {
         self.name().strip_suffix(ORPHAN)
+    }
+
+    /// The key of a `ClusterPrefectServer`. No binding is without a namespace.
+    #[must_use]
+    pub fn cluster_server(name: &str) -> Self {
+        Self::new("", name)
+    }
+
+    /// The name of the `ClusterPrefectServer`, if this is the key of one.
+    #[must_use]
+    pub fn cluster_server_name(&self) -> Option<&str> {
+        self.namespace().is_empty().then(|| self.name())
     }
 
     /// The reference of an object.
@@ -81,6 +93,15 @@ mod tests {
         assert_eq!(format!("{binding:?}"), "flows/my-project-dev");
         assert_ne!(binding, BindingRef::new("flows", "my-project"));
         assert_eq!(binding.orphaned_secret(), None);
+        assert_eq!(binding.cluster_server_name(), None);
+    }
+
+    #[test]
+    fn a_cluster_server_has_a_key_of_its_own() {
+        let server = BindingRef::cluster_server("cloud");
+        assert_eq!(server.cluster_server_name(), Some("cloud"));
+        assert_eq!(server.orphaned_secret(), None);
+        assert_ne!(server, BindingRef::new("flows", "cloud"));
     }
 
     #[test]

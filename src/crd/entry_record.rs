@@ -12,7 +12,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::{inject::is_variable, prefect::ServerSpec};
+use super::{
+    inject::is_variable,
+    prefect::{ServerChoice, ServerSpec},
+};
 
 /// Annotation on a managed Secret: the pool entries that name it.
 pub const ENTRIES_ANNOTATION: &str = "doppler-prefect.dev/work-pool-entries";
@@ -58,6 +61,9 @@ pub struct RecordedServer {
     /// How the binding reached it, without inline credentials.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spec: Option<ServerSpec>,
+    /// The `ClusterPrefectServer` by which the binding reached it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_ref: Option<String>,
     /// The work pools with an entry that names the Secret.
     pub pools: BTreeSet<String>,
     /// The work pools with a variable that offers the Secret's name, and these variables.
@@ -90,13 +96,13 @@ impl EntryRecord {
         (record.len() <= MAX_ENTRIES).then_some(record)
     }
 
-    /// The record of `entries`, in the order of their servers, for a Secret in `namespace`. `specs` says
+    /// The record of `entries`, in the order of their servers, for a Secret in `namespace`. `choices` says
     /// how each server is reached. None without entries.
     #[must_use]
     pub fn of<'a>(
         namespace: &str,
         entries: impl IntoIterator<Item = &'a InjectedEntry>,
-        specs: &BTreeMap<String, ServerSpec>,
+        choices: &BTreeMap<String, ServerChoice>,
         retain: bool,
     ) -> Option<Self> {
         let mut servers: BTreeMap<&str, RecordedServer> = BTreeMap::new();
@@ -106,11 +112,9 @@ impl EntryRecord {
                 secret = secret_ref(namespace, &entry.secret);
             }
             let url = entry.server.as_str();
-            let server = servers.entry(url).or_insert_with(|| RecordedServer {
-                url: url.to_owned(),
-                spec: specs.get(url).map(without_inline_credentials),
-                ..RecordedServer::default()
-            });
+            let server = servers
+                .entry(url)
+                .or_insert_with(|| RecordedServer::of(url, choices.get(url)));
             let pool = entry.pool.clone();
             match &entry.variable {
                 None => server.pools.insert(pool),
@@ -138,6 +142,7 @@ impl EntryRecord {
         let mut bare = self.clone();
         for server in &mut bare.servers {
             server.spec = None;
+            server.server_ref = None;
         }
         serde_json::to_string(&bare).unwrap_or_default()
     }
@@ -163,6 +168,29 @@ impl EntryRecord {
 
     fn len(&self) -> usize {
         self.entries().count()
+    }
+}
+
+impl RecordedServer {
+    fn of(url: &str, choice: Option<&ServerChoice>) -> Self {
+        let (spec, server_ref) = match choice {
+            Some(ServerChoice::Own(spec)) => (Some(without_inline_credentials(spec)), None),
+            Some(ServerChoice::Shared(name)) => (None, Some(name.clone())),
+            None => (None, None),
+        };
+        Self {
+            url: url.to_owned(),
+            spec,
+            server_ref,
+            ..Self::default()
+        }
+    }
+
+    /// How the server is reached, if the record says so.
+    #[must_use]
+    pub fn choice(&self) -> Option<ServerChoice> {
+        let shared = self.server_ref.clone().map(ServerChoice::Shared);
+        shared.or_else(|| self.spec.clone().map(ServerChoice::Own))
     }
 }
 
@@ -224,8 +252,20 @@ mod tests {
             name: Some("a".to_owned()),
             ..ServerSpec::default()
         };
-        let specs = BTreeMap::from([("http://a/api".to_owned(), spec)]);
-        let record = EntryRecord::of("ns", &entries, &specs, true).unwrap();
+        let choices = BTreeMap::from([
+            ("http://a/api".to_owned(), ServerChoice::Own(spec)),
+            (
+                "http://b/api".to_owned(),
+                ServerChoice::Shared("cloud".to_owned()),
+            ),
+        ]);
+        let record = EntryRecord::of("ns", &entries, &choices, true).unwrap();
+        let read: Vec<_> = record
+            .servers
+            .iter()
+            .map(|server| (server.url.clone(), server.choice().unwrap()))
+            .collect();
+        assert_eq!(read, choices.clone().into_iter().collect::<Vec<_>>());
         let text = record.to_text();
         let read = EntryRecord::parse(&text, "ns", "s").unwrap();
         for (namespace, copy) in [("ns", "copy"), ("other", "s")] {
@@ -233,7 +273,7 @@ mod tests {
         }
         assert_eq!(read, record);
         assert_eq!(read.entries().collect::<BTreeSet<_>>(), entries);
-        assert_eq!(EntryRecord::of("ns", &[], &specs, false), None);
+        assert_eq!(EntryRecord::of("ns", &[], &choices, false), None);
     }
 
     #[test]
@@ -252,7 +292,7 @@ mod tests {
             headers: vec![header(inline()), header(None)],
             ..ServerSpec::default()
         };
-        let specs = BTreeMap::from([("http://a/api".to_owned(), spec)]);
+        let specs = BTreeMap::from([("http://a/api".to_owned(), ServerChoice::Own(spec))]);
         let record = EntryRecord::of("ns", &[entry("http://a/api", "k")], &specs, false).unwrap();
         assert!(!record.to_text().contains("canary"), "{}", record.to_text());
         assert_eq!(record.servers[0].spec.as_ref().unwrap().headers.len(), 1);

@@ -1,12 +1,13 @@
-//! What users write and read: the `DopplerPrefectBinding` resource.
+//! What users write and read: the resources `DopplerPrefectBinding` and `ClusterPrefectServer`.
 //!
 //! Input: YAML that users apply.
-//! Output: typed spec and status, and the CRD itself ([`crd_yaml`]).
+//! Output: typed spec and status, and the CRDs themselves ([`crd_yaml`]).
 //! Invariants: the field docs are the user manual that `kubectl explain` shows; the API server
 //! checks the rules at apply; this module never connects to anything.
 
 mod binding;
 mod binding_ref;
+mod cluster_server;
 mod content;
 mod doppler;
 mod entry_record;
@@ -26,8 +27,12 @@ mod secret;
 mod status;
 mod uid;
 
-pub use binding::{DopplerPrefectBinding, DopplerPrefectBindingSpec, crd_yaml};
+pub use binding::{DopplerPrefectBinding, DopplerPrefectBindingSpec};
 pub use binding_ref::BindingRef;
+pub use cluster_server::{
+    AllowedNamespaces, ClusterPrefectServer, ClusterPrefectServerSpec, ClusterPrefectServerStatus,
+    ClusterServerSpec,
+};
 pub use content::{ConfigMetadata, ConfigSource, OnConflict};
 pub use doppler::{DopplerSpec, NameTransformer};
 pub use entry_record::{
@@ -42,7 +47,10 @@ pub use inject::{
 pub use jobs::{INJECTED_ANNOTATION, JOBS_POLICY, JobSelector, SELECTS_JOBS_LABEL};
 pub use labels::{MANAGED_BY, MANAGED_BY_LABEL};
 pub use plain_text::{PLAIN_TEXT_RULE, control_character};
-pub use prefect::{ApiKey, BasicAuth, BlockSpec, CaBundle, Header, PrefectSpec, ServerSpec};
+pub use prefect::{
+    ApiKey, BasicAuth, BlockSpec, CaBundle, Header, PrefectSpec, ServerChoice, ServerRef,
+    ServerSpec,
+};
 pub use references::{
     AccessToken, InlineValue, KeyRef, KeyRefSource, ReferenceKind, SecretKeySource,
 };
@@ -59,3 +67,25 @@ pub use status::{
     WorkPoolStatus,
 };
 pub use uid::Uid;
+
+use kube::CustomResourceExt;
+
+/// A kind of the operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `DopplerPrefectBinding`.
+    Binding,
+    /// `ClusterPrefectServer`.
+    ClusterServer,
+}
+
+/// The CRD of a kind as YAML: the output of `doppler-prefect-operator crd`, and the content of `crds/`.
+///
+/// # Errors
+/// If the CRD cannot be serialised as YAML, which only a bug in this module can cause.
+pub fn crd_yaml(kind: Kind) -> Result<String, serde_saphyr::ser::Error> {
+    serde_saphyr::to_string(&match kind {
+        Kind::Binding => DopplerPrefectBinding::crd(),
+        Kind::ClusterServer => ClusterPrefectServer::crd(),
+    })
+}

@@ -11,16 +11,55 @@ use serde::{Deserialize, Serialize};
 use super::references::{InlineValue, KeyRefSource, SecretKeySource};
 
 /// The Prefect server, and the block on it that holds the Doppler project, config and token.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = Rule::new("!(has(self.server) && has(self.serverRef))")
+    .message("server and serverRef exclude each other: set server for a server of this binding, or serverRef for a ClusterPrefectServer"))]
 #[serde(rename_all = "camelCase")]
 pub struct PrefectSpec {
     /// The Prefect server. The fields are those of `spec.server` in prefect-operator's resources,
-    /// so that you can copy them from there.
-    pub server: ServerSpec,
+    /// so that you can copy them from there. Default: that of `serverRef`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<ServerSpec>,
+    /// A `ClusterPrefectServer`, which has the address of the Prefect server and its credentials. It
+    /// lists the namespaces, blocks and work pools that may be used; if it does not list those of this
+    /// binding, the operator sends nothing and reports the reason `ServerNotAllowed`. Default: the one
+    /// that the operator's `--default-prefect-server` names, if `server` is absent as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_ref: Option<ServerRef>,
     /// The block document that holds project, config and token. Default: the block `doppler-config`
     /// of type `secret`.
     #[serde(default)]
     pub block: BlockSpec,
+}
+
+/// A `ClusterPrefectServer`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ServerRef {
+    /// Name of the `ClusterPrefectServer`.
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
+    )]
+    pub name: String,
+}
+
+/// How a binding names its Prefect server.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ServerChoice {
+    /// By the address and the credentials of the binding.
+    Own(ServerSpec),
+    /// By the name of a `ClusterPrefectServer`.
+    Shared(String),
+}
+
+impl PrefectSpec {
+    /// How the binding names its server. None if it leaves that to the operator's default.
+    #[must_use]
+    pub fn choice(&self) -> Option<ServerChoice> {
+        let own = self.server.clone().map(ServerChoice::Own);
+        let shared = self.server_ref.as_ref();
+        own.or_else(|| Some(ServerChoice::Shared(shared?.name.clone())))
+    }
 }
 
 /// A Prefect server in this cluster (`name`), a server elsewhere (`remoteApiUrl`), or a workspace

@@ -31,6 +31,9 @@ pub struct KeyRef {
     /// Key in the data of the object.
     #[schemars(length(min = 1, max = 253), regex(pattern = "^[-._a-zA-Z0-9]+$"))]
     pub key: String,
+    /// Namespace of the object, if a `ClusterPrefectServer` references it. A binding cannot set it.
+    #[serde(skip)]
+    pub namespace: Option<String>,
 }
 
 /// The source of a value: a key of a Secret or of a ConfigMap.

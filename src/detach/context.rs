@@ -13,7 +13,10 @@ use kube::Client;
 use tokio::time::Instant;
 
 use crate::{
-    controller::{key_refs::KeyRefs, object_cache::ObjectCache, service_types::ServiceTypes},
+    controller::{
+        cluster_servers::ClusterServers, key_refs::KeyRefs, object_cache::ObjectCache,
+        service_types::ServiceTypes,
+    },
     outbound::AllowedServers,
     prefect::ConnectionInterner,
     printable::{MAX_MESSAGE_BYTES, one_line},
@@ -34,6 +37,7 @@ pub(super) struct Detacher {
     pub(super) objects: ObjectCache,
     pub(super) servers: AllowedServers,
     pub(super) service_types: ServiceTypes,
+    pub(super) cluster_servers: ClusterServers,
     pub(super) keep_secrets: bool,
     /// Nothing is retried after it.
     pub(super) deadline: Instant,

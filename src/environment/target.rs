@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::{
-    check::{CheckContext, CheckError, parse_documents, read_file},
+    check::{CheckContext, CheckError, add_servers, parse_documents, read_file},
     crd::{BindingRef, DopplerPrefectBinding},
 };
 
@@ -74,6 +74,8 @@ pub async fn read(context: &CheckContext, target: &str) -> Result<Value, TargetE
         return get(context, target).await;
     }
     let text = read_file(Path::new(target))?;
+    // A server that is not valid is not known, and the binding that names it says so.
+    let _ = add_servers(&context.cluster_servers, &text);
     let mut documents = parse_documents(&text);
     let count = documents.len();
     let file = || target.to_owned();

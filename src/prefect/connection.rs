@@ -79,6 +79,7 @@ type Identity<'a> = (
     (u8, &'a str),
     Vec<(&'a str, &'a str)>,
     Option<&'a str>,
+    Option<&'a str>,
 );
 
 /// Everything that decides what a server answers. Equal connections share a client and its answers.
@@ -92,6 +93,9 @@ pub struct Connection {
     pub headers: Vec<(String, SecretString)>,
     /// Certificate authorities in PEM, in addition to the system's roots.
     pub ca: Option<String>,
+    /// The `ClusterPrefectServer` that defines the connection. It is never equal to a connection of a
+    /// binding, so that what uses it is known to be subject to the lists of that server.
+    pub shared: Option<String>,
 }
 
 impl Connection {
@@ -143,7 +147,8 @@ impl Connection {
             digest.update(part.len().to_le_bytes());
             digest.update(part);
         };
-        let (url, (kind, credentials), headers, ca) = self.identity();
+        // The name of the definition changes no answer.
+        let (url, (kind, credentials), headers, ca, _) = self.identity();
         update(path);
         update(url.as_str());
         update(&kind.to_string());
@@ -168,6 +173,7 @@ impl Connection {
                 .map(|(name, value)| (name.as_str(), value.expose_secret()))
                 .collect(),
             self.ca.as_deref(),
+            self.shared.as_deref(),
         )
     }
 }
@@ -212,6 +218,7 @@ pub fn connection(
         auth: auth(spec, values)?,
         headers: headers(spec, values)?,
         ca: ca(spec, values)?,
+        shared: None,
     })
 }
 

@@ -149,6 +149,7 @@ mod tests {
             auth: Auth::Bearer(key.into()),
             headers: Vec::new(),
             ca: None,
+            shared: None,
         }
     }
 

@@ -23,6 +23,10 @@ use crate::{
         self,
         admission_policy::AdmissionPolicy,
         binding_state::BindingStates,
+        cluster_servers::{
+            ClusterServers, Listing,
+            watch::{ReferencedObjects, watch_labels, watch_servers},
+        },
         context::Context,
         credential::request_jwts,
         key_refs::KeyRefs,
@@ -131,6 +135,9 @@ impl ControllerManager {
             stores.push(store);
             tasks.spawn("watches", watch);
         }
+        let cluster_servers = cluster_servers(&settings, &client, (&enqueue, tasks));
+        let referenced_objects =
+            ReferencedObjects::new(client.clone(), Arc::clone(&objects), shutdown.clone());
         let scopes =
             prefect_work_pools::scopes(&settings.watch_namespaces, &settings.prefect_namespaces);
         let per_binding = settings.metrics_per_binding;
@@ -141,6 +148,8 @@ impl ControllerManager {
             prefect_servers: settings.prefect_servers,
             admission_policy: AdmissionPolicy::new(client.clone(), limit),
             service_types: ServiceTypes::new(client.clone(), limit),
+            cluster_servers,
+            referenced_objects,
             identities,
             block_overrides: settings.block_overrides,
             doppler_hosts: settings.doppler_hosts,
@@ -178,6 +187,29 @@ impl ControllerManager {
             configs,
         })
     }
+}
+
+/// The `ClusterPrefectServer`s, and their watches if the flags ask for them.
+fn cluster_servers(
+    settings: &ManagerSettings,
+    client: &Client,
+    (enqueue, tasks): (&Enqueue<BindingRef>, &mut Tasks),
+) -> Arc<ClusterServers> {
+    let listing = if settings.cluster_servers {
+        Listing::Pending
+    } else {
+        Listing::Disabled
+    };
+    let default = settings.default_prefect_server.clone();
+    let servers = Arc::new(ClusterServers::new(listing, default, Arc::clone(enqueue)));
+    if settings.cluster_servers {
+        let (client, shutdown) = (client.clone(), tasks.shutdown());
+        let watched = watch_servers(client.clone(), Arc::clone(&servers), shutdown.clone());
+        tasks.spawn("cluster servers", watched);
+        let watched = watch_labels(client, Arc::clone(&servers), shutdown);
+        tasks.spawn("labels of namespaces", watched);
+    }
+    servers
 }
 
 /// Updates the gauges each time that the metrics are read.

@@ -28,7 +28,8 @@ fn every_rule_of_the_crd_has_its_function() {
         }
     }
     let mut rules = BTreeSet::new();
-    rules_of(&schema(), &mut rules);
+    rules_of(&SCHEMA, &mut rules);
+    rules_of(&SERVER_SCHEMA, &mut rules);
     assert!(rules.len() > 10);
     for rule in rules {
         assert!(rules::holds(&rule, &Value::Null).is_some(), "{rule}");
@@ -62,7 +63,14 @@ fn names_each_field_that_the_api_server_refuses() {
             json!({"prefect": {"server": {"name": "a", "nmae": "b"}}}),
             "spec.prefect.server.nmae: unknown field",
         ),
-        (json!({"prefect": {}}), "spec.prefect.server: is required"),
+        (
+            json!({"prefect": {"server": server, "serverRef": {"name": "cloud"}}}),
+            "spec.prefect: server and serverRef exclude each other",
+        ),
+        (
+            json!({"prefect": {"serverRef": {}}}),
+            "spec.prefect.serverRef.name: is required",
+        ),
         (
             json!({"prefect": {"server": server}, "suspend": "yes"}),
             "spec.suspend: has to be of type boolean",
@@ -125,5 +133,53 @@ fn examples_are_valid() {
         for document in crate::check::input::parse_documents(text) {
             assert_eq!(problems(&stored(&document.unwrap())), [""; 0]);
         }
+    }
+}
+
+#[test]
+fn cluster_servers_have_a_schema_of_their_own() {
+    let server = |spec: Value| {
+        json!({
+            "apiVersion": "doppler-prefect.dev/v1alpha1", "kind": "ClusterPrefectServer",
+            "metadata": {"name": "cloud"}, "spec": spec,
+        })
+    };
+    let problems = |spec: Value| server_problems(&stored_server(&server(spec)));
+    let at = json!({"namespace": "prefect", "name": "prefect-api-key", "key": "key"});
+    let key = json!({"valueFrom": {"secretKeyRef": at}});
+    let cloud = json!({"accountId": "a", "workspaceId": "w", "apiKey": key});
+    assert_eq!(
+        problems(json!({
+            "server": cloud,
+            "namespaces": {"names": ["flows"], "selector": {"matchLabels": {"prefect": "yes"}}},
+            "blocks": ["team-{namespace}-*"], "workPools": ["k8s-*"],
+        })),
+        [""; 0]
+    );
+    for (spec, problem) in [
+        (json!({}), "spec.server: is required"),
+        (
+            json!({"server": {}}),
+            "spec.server: the Prefect server is missing",
+        ),
+        (
+            json!({"server": {"name": "prefect-server"}}),
+            "spec.server: name and namespace belong together",
+        ),
+        (
+            json!({"server": {"accountId": "a", "workspaceId": "w", "apiKey": {"value": "k"}}}),
+            "spec.server.apiKey.valueFrom: is required",
+        ),
+        (
+            json!({"server": cloud, "blocks": ["a\nb"]}),
+            "spec.blocks: remove control characters",
+        ),
+        (
+            json!({"server": cloud, "namespaces": {"names": ["Flows"]}}),
+            "spec.namespaces.names[0]: has to match",
+        ),
+    ] {
+        let found = problems(spec.clone()).join("; ");
+        assert!(found.contains(problem), "{spec}: {found}");
     }
 }

@@ -4,20 +4,22 @@
 //! Output: a connection for each server, or why there is none.
 //! Invariants: a recorded URL passes the same checks as a URL in a spec before any request. The
 //! credentials of a server are those that were recorded for its own URL, and are never sent to
-//! another one.
+//! another one. Those of a `ClusterPrefectServer` are used only for what its lists allow.
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use url::Url;
 
 use crate::{
-    controller::{pass::Pass, recorded_entries::RecordedConnection, resolve::connect},
-    crd::{PrefectSpec, ServerSpec},
-    failure::Failure,
-    prefect::{
-        Connection,
-        connection::{api_url_of, server_at},
+    controller::{
+        pass::Pass,
+        prefect_server::{PrefectServer, of_entry},
+        recorded_entries::RecordedConnection,
+        resolve::connect,
     },
+    crd::ServerChoice,
+    failure::Failure,
+    prefect::{Connection, connection::server_at},
     reason::Reason,
 };
 
@@ -49,21 +51,43 @@ async fn resolve(pass: &Pass<'_>, text: &str) -> RecordedConnection {
         };
     };
     let namespace = pass.key.namespace();
+    let servers = &pass.context.cluster_servers;
     let names_url =
-        |server: &&ServerSpec| api_url_of(server, namespace).is_ok_and(|built| built == url);
-    let spec = pass.binding.spec.prefect.as_ref();
-    let with_credentials = spec
-        .map(|prefect| &prefect.server)
-        .filter(names_url)
-        .or_else(|| pass.entries.recorded.servers.get(text).filter(names_url));
+        |server: &PrefectServer| server.api_url(namespace).is_ok_and(|built| built == url);
+    let prefect = pass.binding.spec.prefect.as_ref();
+    let in_spec = prefect.and_then(|prefect| servers.choice(prefect).ok());
+    let recorded = pass.entries.recorded.servers.get(text).cloned();
+    let choices = || in_spec.iter().chain(&recorded);
+    let is_shared = choices()
+        .last()
+        .is_some_and(|choice| matches!(choice, ServerChoice::Shared(_)));
+    let mut unusable = None;
+    let found = choices().find_map(
+        |choice| match of_entry(servers, namespace, choice.clone()) {
+            Ok(server) => names_url(&server).then_some(server),
+            Err(why) => {
+                unusable = Some(Failure::from(why));
+                None
+            }
+        },
+    );
     let mut failure = None;
-    if let Some(server) = with_credentials {
-        match connect_to(pass, server.clone()).await {
+    if let Some(server) = found {
+        match connect(pass, &server).await {
             Ok(connection) => return connection.into(),
+            Err(error) if server.shared.is_some() => return unreachable(error),
             Err(error) => failure = Some(error),
         }
+    } else if is_shared {
+        // Nothing is sent to the server of a ClusterPrefectServer without its lists.
+        let elsewhere = || {
+            let message =
+                "the ClusterPrefectServer by which the entry was written has another address now";
+            Failure::new(Reason::ServerNotFound, message)
+        };
+        return unreachable(unusable.unwrap_or_else(elsewhere));
     }
-    match connect_to(pass, server_at(&url)).await {
+    match connect(pass, &PrefectServer::own(server_at(&url))).await {
         Ok(connection) if connection.api_url == url => RecordedConnection {
             connection: Some(connection),
             failure,
@@ -83,10 +107,10 @@ async fn resolve(pass: &Pass<'_>, text: &str) -> RecordedConnection {
     }
 }
 
-async fn connect_to(pass: &Pass<'_>, server: ServerSpec) -> Result<Arc<Connection>, Failure> {
-    let prefect = PrefectSpec {
-        server,
-        ..PrefectSpec::default()
-    };
-    connect(pass, &prefect).await
+/// A server to which no request is sent.
+const fn unreachable(failure: Failure) -> RecordedConnection {
+    RecordedConnection {
+        connection: None,
+        failure: Some(failure),
+    }
 }

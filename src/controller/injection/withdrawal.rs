@@ -14,6 +14,7 @@ use super::pool_claims::{PoolClaims, is_recorded};
 use crate::{
     controller::{pass::Pass, recorded_entries::RecordedConnection},
     crd::{InjectMode, InjectedEntry, WorkPoolSpec},
+    failure::Failure,
     inject::claim::{Adoption, Claim, Phase, UsedName, Want},
     prefect::Connection,
     reason::Reason,
@@ -346,6 +347,15 @@ fn withdraw(
         let why = "the operator does not know how to reach the server";
         return pending(Some(why.to_owned()), true);
     };
+    if let Some(refused) = refused_entry(pass, &connection, entry) {
+        return Withdrawal::Pending(PendingRemoval {
+            entry: entry.clone(),
+            why: Some(refused.message),
+            unreachable: Some(refused.reason),
+            attempted: true,
+            used_by: None,
+        });
+    }
     let claim = Claim {
         namespace: pass.key.namespace().to_owned(),
         secret: entry.secret.clone(),
@@ -389,6 +399,25 @@ fn withdraw(
         }
         None => pending(None, false),
     }
+}
+
+/// Why no request may be sent for an entry with a shared connection: the `ClusterPrefectServer` is
+/// gone, or does not list the namespace or the pool any more. A record does not replace its lists,
+/// because a user of the namespace may be able to edit the Secret that carries it.
+fn refused_entry(
+    pass: &Pass<'_>,
+    connection: &Connection,
+    entry: &InjectedEntry,
+) -> Option<Failure> {
+    let name = connection.shared.as_deref()?;
+    let context = pass.context;
+    let servers = &context.cluster_servers;
+    let checked = servers.check_entry(name, pass.key.namespace(), &entry.pool);
+    let refused = Failure::from(checked.err()?);
+    context.pools.retain(pass.key, &|server, pool, _| {
+        server != entry.server || pool != entry.pool
+    });
+    Some(refused)
 }
 
 /// Whether a pool without the entry was read after the release wait. While the operator or the server

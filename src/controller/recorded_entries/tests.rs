@@ -80,7 +80,10 @@ fn reads_the_secret_of_the_binding_and_how_its_server_is_reached() {
         recorded.entries,
         BTreeSet::from([entry("http://a/api", "k8s", "b")])
     );
-    assert!(recorded.servers["http://a/api"].basic_auth.is_some());
+    let ServerChoice::Own(server) = &recorded.servers["http://a/api"] else {
+        panic!("the record has another server");
+    };
+    assert!(server.basic_auth.is_some());
 }
 
 /// Neither annotations of a binding nor Secrets of others count.

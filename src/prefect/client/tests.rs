@@ -35,6 +35,7 @@ fn connection(server: &MockServer) -> Connection {
         auth: Auth::None,
         headers: Vec::new(),
         ca: None,
+        shared: None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! The keys of Secrets and ConfigMaps that a `server` field references.
 //!
-//! Input: the `server` field of a binding.
+//! Input: the `server` field of a binding, or of a `ClusterPrefectServer`.
 //! Output: its [`Reference`]s; [`ReferenceValues`] carries their values back.
 //! Invariants: pure. The values have no `Debug`.
 
@@ -35,11 +35,13 @@ impl fmt::Display for Purpose {
     }
 }
 
-/// A key of an object in the binding's namespace.
+/// A key of an object.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Reference {
     /// Secret or `ConfigMap`.
     pub kind: ReferenceKind,
+    /// Namespace of the object. None if it is that of the binding.
+    pub namespace: Option<String>,
     /// Name of the object.
     pub name: String,
     /// Key in its data.
@@ -71,6 +73,7 @@ pub fn references(spec: &ServerSpec) -> Vec<Reference> {
     fn reference(kind: ReferenceKind, at: &KeyRef, purpose: Purpose) -> Reference {
         Reference {
             kind,
+            namespace: at.namespace.clone(),
             name: at.name.clone(),
             key: at.key.clone(),
             purpose,

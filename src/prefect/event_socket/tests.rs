@@ -58,6 +58,7 @@ fn connection(url: &str) -> Connection {
         auth: Auth::Basic(format!("user:{CANARY}").into()),
         headers: vec![("cf-access-client-secret".to_owned(), CANARY.into())],
         ca: None,
+        shared: None,
     }
 }
 

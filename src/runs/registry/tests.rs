@@ -7,6 +7,7 @@ fn server(url: &str, key: &str) -> Arc<Connection> {
         auth: Auth::Bearer(key.into()),
         headers: Vec::new(),
         ca: None,
+        shared: None,
     })
 }
 

@@ -69,6 +69,7 @@ async fn fixture(sends_events: bool, status: u16) -> Fixture {
         auth: Auth::None,
         headers: Vec::new(),
         ca: None,
+        shared: None,
     });
     let metrics = Arc::new(Metrics::new());
     let (started, reporter) = started_runs(connections, Arc::clone(&metrics), sends_events);
@@ -272,6 +273,7 @@ fn a_server_is_forgotten_once_nothing_waits() {
             auth: Auth::None,
             headers: Vec::new(),
             ca: None,
+            shared: None,
         }),
         run: numbered(1),
         serving: vec![serving("a", &[])],

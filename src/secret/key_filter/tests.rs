@@ -179,7 +179,7 @@ fn explanations_say_how_to_include_the_key() {
 
 #[test]
 fn crd_documents_every_reserved_name() {
-    let crd = crate::crd::crd_yaml().unwrap();
+    let crd = crate::crd::crd_yaml(crate::crd::Kind::Binding).unwrap();
     for name in RESERVED {
         assert!(crd.contains(&format!("`{name}`")), "{name}");
     }

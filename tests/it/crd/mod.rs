@@ -18,16 +18,16 @@ use kube::api::DynamicObject;
 use serde_json::{Value, json};
 use testkit::kubernetes;
 
-use crate::world::{CRD, plane};
+use crate::world::{CRD, SERVER_CRD, plane};
 
 /// The output of one subcommand of the operator.
-fn output(subcommand: &str) -> Result<String> {
+fn output(subcommand: &[&str]) -> Result<String> {
     let output = Command::new(env!("CARGO_BIN_EXE_doppler-prefect-operator"))
-        .arg(subcommand)
+        .args(subcommand)
         .output()?;
     ensure!(
         output.status.success(),
-        "{subcommand} exited with {}",
+        "{subcommand:?} exited with {}",
         output.status
     );
     Ok(String::from_utf8(output.stdout)?)
@@ -39,18 +39,21 @@ fn read_file(path: &str) -> Result<String> {
 }
 
 #[test]
-fn crd_in_the_repository_is_current() -> Result<()> {
-    let printed = output("crd")?;
+fn crds_in_the_repository_are_current() -> Result<()> {
     ensure!(
-        printed == CRD,
+        output(&["crd"])? == CRD,
         "run `cargo run -- crd > crds/dopplerprefectbindings.yaml`"
+    );
+    ensure!(
+        output(&["crd", "clusterprefectservers"])? == SERVER_CRD,
+        "run `cargo run -- crd clusterprefectservers > crds/clusterprefectservers.yaml`"
     );
     Ok(())
 }
 
 #[test]
 fn reasons_manual_is_current() -> Result<()> {
-    let printed = output("reasons")?;
+    let printed = output(&["reasons"])?;
     ensure!(
         printed == read_file("docs/reasons.md")?,
         "run `cargo run -- reasons > docs/reasons.md`"

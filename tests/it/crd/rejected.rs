@@ -52,7 +52,15 @@ fn refusals() -> Vec<(Value, &'static str)> {
         ),
         (
             json!({"prefect": null, "doppler": {"config": "dev", "accessToken": {"valueFrom": key}}}),
-            "spec.inject.workPools names work pools of a Prefect server: set spec.prefect.server as well",
+            "spec.inject.workPools names work pools of a Prefect server: set spec.prefect.server or spec.prefect.serverRef as well",
+        ),
+        (
+            json!({"prefect": {"serverRef": {"name": "cloud"}}}),
+            "server and serverRef exclude each other",
+        ),
+        (
+            json!({"prefect": {"server": null, "serverRef": {"name": "Cloud"}}}),
+            "serverRef.name",
         ),
         (
             restart(json!({"targets": [{"kind": "CronJob", "name": "a"}]})),
@@ -445,5 +453,60 @@ async fn rejects_an_unknown_field_under_strict_validation() -> Result<()> {
         .unwrap_err()
         .to_string();
     ensure!(error.contains("naem"), "{error}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rejects_invalid_cluster_servers() -> Result<()> {
+    let client = client().await?;
+    let key = json!({"namespace": "prefect", "name": "prefect-api-key", "key": "key"});
+    let cloud = json!({
+        "accountId": "a", "workspaceId": "w", "apiKey": {"valueFrom": {"secretKeyRef": key}},
+    });
+    let server = |spec: Value| {
+        json!({
+            "apiVersion": "doppler-prefect.dev/v1alpha1", "kind": "ClusterPrefectServer",
+            "metadata": {"name": "crd-rejected"}, "spec": spec,
+        })
+    };
+    let create = async |spec: Value| -> Result<()> {
+        let object = serde_json::from_value(server(spec))?;
+        let api = kubernetes::api(&client, "default", &object).await?;
+        let params = PostParams {
+            dry_run: true,
+            ..PostParams::default()
+        };
+        api.create(&params, &object).await?;
+        Ok(())
+    };
+    create(json!({"server": cloud, "namespaces": {"selector": {}}, "blocks": ["{namespace}"]}))
+        .await?;
+    for (spec, part) in [
+        (json!({}), "spec.server: Required value"),
+        (json!({"server": {}}), "the Prefect server is missing"),
+        (
+            json!({"server": {"name": "prefect-server"}}),
+            "name and namespace belong together",
+        ),
+        (
+            json!({"server": {"accountId": "a", "remoteApiUrl": "https://a/api"}}),
+            "accountId and workspaceId belong together",
+        ),
+        (
+            json!({"server": {"accountId": "a", "workspaceId": "w", "apiKey": {"valueFrom": {"secretKeyRef": {"name": "a", "key": "k"}}}}}),
+            "secretKeyRef.namespace: Required value",
+        ),
+        (
+            json!({"server": cloud, "blocks": ["a\nb"]}),
+            "remove control characters",
+        ),
+        (
+            json!({"server": cloud, "workPools": vec!["a"; 65]}),
+            "at most 64 items",
+        ),
+    ] {
+        let error = create(spec.clone()).await.unwrap_err().to_string();
+        assert!(error.contains(part), "{spec}: {error}");
+    }
     Ok(())
 }

@@ -32,6 +32,7 @@ fn connection(url: &str, auth: Auth) -> Result<Connection> {
         auth,
         headers: Vec::new(),
         ca: None,
+        shared: None,
     })
 }
 

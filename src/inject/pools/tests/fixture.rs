@@ -213,6 +213,7 @@ pub(super) fn connection(server: &MockServer, auth: Auth) -> Arc<Connection> {
         auth,
         headers: Vec::new(),
         ca: None,
+        shared: None,
     })
 }
 
