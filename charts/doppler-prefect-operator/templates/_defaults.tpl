@@ -25,6 +25,13 @@ runPods:
   watch: false
 identities:
   serviceAccounts: []
+clusterServers:
+  enabled: false
+  secrets: []
+  configMaps: []
+defaults:
+  prefect:
+    server: ""
 operator:
   concurrency: 64
   refreshInterval: 60s
