@@ -45,6 +45,7 @@ mod run_pods;
 mod runs;
 mod scale;
 mod secrets;
+mod servers;
 mod threat_model;
 mod upstream;
 mod work_pools;

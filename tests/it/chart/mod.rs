@@ -27,7 +27,7 @@ use testkit::helm::{Helm, Output};
 use testkit::kubernetes;
 
 use self::value_sets::VALUE_SETS;
-use crate::world::CRD;
+use crate::world::{CRD, SERVER_CRD};
 
 const CHART: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
@@ -350,29 +350,79 @@ fn strategy_is_the_same_for_every_replica_count() {
 fn crd_is_kept_on_uninstall_unless_disabled() {
     let policy = |sets: &[&str]| {
         let objects = objects(sets);
-        let crd = one(&objects, "CustomResourceDefinition");
-        crd.annotations().get("helm.sh/resource-policy").cloned()
+        let crds = objects.iter();
+        let crds = crds.filter(|object| kubernetes::kind(object) == "CustomResourceDefinition");
+        crds.map(|crd| crd.annotations().get("helm.sh/resource-policy").cloned())
+            .collect::<Vec<_>>()
     };
-    assert_eq!(policy(&[]).as_deref(), Some("keep"));
-    assert_eq!(policy(&["crds.keep=false"]), None);
+    assert_eq!(
+        policy(&[]),
+        [Some("keep".to_owned()), Some("keep".to_owned())]
+    );
+    assert_eq!(policy(&["crds.keep=false"]), [None, None]);
 }
 
 /// Some tools drop symbolic links, and Helm warns of them.
 #[test]
-fn crd_of_the_chart_is_a_current_file() {
-    let path = Path::new(CHART).join("files/crd.yaml");
-    assert!(path.symlink_metadata().unwrap().is_file());
-    let crd = std::fs::read_to_string(path).unwrap();
-    assert!(
-        crd == CRD,
-        "copy crds/dopplerprefectbindings.yaml to charts/doppler-prefect-operator/files/crd.yaml"
+fn crds_of_the_chart_are_current_files() {
+    for (copy, kind, expected) in [
+        ("crd.yaml", "dopplerprefectbindings", CRD),
+        (
+            "clusterprefectservers.yaml",
+            "clusterprefectservers",
+            SERVER_CRD,
+        ),
+    ] {
+        let path = Path::new(CHART).join("files").join(copy);
+        assert!(path.symlink_metadata().unwrap().is_file());
+        let crd = std::fs::read_to_string(path).unwrap();
+        assert!(
+            crd == expected,
+            "copy crds/{kind}.yaml to charts/doppler-prefect-operator/files/{copy}"
+        );
+    }
+}
+
+#[test]
+fn cluster_servers_are_read_only_on_request_and_secrets_by_name() {
+    let default = names(&objects(VALUE_SETS[1].1));
+    assert!(!default.iter().any(|name| name.contains("cluster-servers")));
+    let objects = objects(VALUE_SETS[12].1);
+    let roles = objects.iter().filter(|object| {
+        kubernetes::kind(object).ends_with("Role") && object.name_any().contains("cluster-servers")
+    });
+    let rules: BTreeMap<_, _> = roles
+        .map(|role| {
+            let home = role.namespace().unwrap_or_default();
+            (home, role.data["rules"].clone())
+        })
+        .collect();
+    assert_eq!(rules.len(), 2, "{rules:?}");
+    assert_eq!(
+        rules[""],
+        json!([
+            {"apiGroups": ["doppler-prefect.dev"], "resources": ["clusterprefectservers"], "verbs": ["list", "watch"]},
+            {"apiGroups": ["doppler-prefect.dev"], "resources": ["clusterprefectservers/status"], "verbs": ["patch"]},
+            {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["list", "watch"]},
+        ])
     );
+    assert_eq!(
+        rules["prefect"],
+        json!([
+            {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["ca"], "verbs": ["get", "list", "watch"]},
+            {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["prefect-api-key", "header"], "verbs": ["get", "list", "watch"]},
+        ])
+    );
+    let deployment = container(one(&objects, "Deployment"));
+    let environment = environment(deployment);
+    assert_eq!(environment["CLUSTER_SERVERS"], &json!("true"));
+    assert_eq!(environment["DEFAULT_PREFECT_SERVER"], &json!("cloud"));
 }
 
 /// Otherwise a flag that is renamed in the binary would be ignored silently.
 #[test]
 fn binary_reads_every_environment_variable_of_the_chart() {
-    let sets = [1, 8, 9, 10].map(|number| VALUE_SETS[number].1);
+    let sets = [1, 8, 9, 10, 12].map(|number| VALUE_SETS[number].1);
     let with_all = sets.concat();
     let objects = objects(&with_all);
     for (kind, subcommand) in [("Deployment", "run"), ("Job", "detach")] {

@@ -6,7 +6,7 @@
 use super::metrics::PROTECTED;
 
 /// Typical sets of values, each with its purpose.
-pub(super) const VALUE_SETS: [(&str, &[&str]); 14] = [
+pub(super) const VALUE_SETS: [(&str, &[&str]); 15] = [
     ("the defaults", &[]),
     (
         "listed namespaces",
@@ -72,6 +72,22 @@ pub(super) const VALUE_SETS: [(&str, &[&str]); 14] = [
     ("protected metrics", &PROTECTED),
     ("pods of flow runs", &["runPods.watch=true"]),
     ("restarts of workloads", &["rbac.restarts=true"]),
+    (
+        "servers of many namespaces",
+        &[
+            "watchNamespaces={flows,ml}",
+            "clusterServers.enabled=true",
+            "clusterServers.secrets[0].namespace=prefect",
+            "clusterServers.secrets[0].name=prefect-api-key",
+            "clusterServers.secrets[1].namespace=prefect",
+            "clusterServers.secrets[1].name=header",
+            "clusterServers.secrets[2].namespace=flows",
+            "clusterServers.secrets[2].name=other",
+            "clusterServers.configMaps[0].namespace=prefect",
+            "clusterServers.configMaps[0].name=ca",
+            "defaults.prefect.server=cloud",
+        ],
+    ),
     (
         "settings of the pods",
         &[

@@ -37,6 +37,9 @@ fn schema_rejects_unknown_and_invalid_values() {
             "unhealthyPodEvictionPolicy",
         ),
         ("runPods.enabled=true", "enabled"),
+        ("clusterServers.watch=true", "watch"),
+        ("clusterServers.secrets[0].name=a", "namespace"),
+        ("defaults.prefect.server=Cloud", "server"),
     ] {
         for helm in HELMS {
             let rejected = template_with(helm, "op", "doppler", &[set]);

@@ -14,6 +14,14 @@ const HOME: &str = "placeholder-operator";
 const WATCHED: &str = "placeholder-watched";
 const NEIGHBOUR: &str = "placeholder-neighbour";
 
+/// The Secret in `clusterServers.secrets`, in the namespace of [`platform`].
+pub const SERVER_KEY: &str = "prefect-api-key";
+
+/// The namespace of the platform team of a world.
+pub fn platform(watched: &str) -> String {
+    format!("{watched}-platform")
+}
+
 /// The service account in `identities.serviceAccounts`.
 pub const ACCOUNT: &str = "doppler-reader";
 
@@ -35,6 +43,8 @@ pub enum Optional {
     RunPods,
     /// `rbac.restarts`
     Restarts,
+    /// `clusterServers.enabled`
+    ClusterServers,
 }
 
 /// Renders the chart for `watchNamespaces: [watched]`, and the neighbour if there is one, in the
@@ -49,8 +59,8 @@ pub async fn render(
     several: bool,
     optional: Optional,
 ) -> Result<String> {
-    static VARIANTS: [[[OnceCell<String>; 3]; 2]; 2] =
-        [const { [const { [const { OnceCell::const_new() }; 3] }; 2] }; 2];
+    static VARIANTS: [[[OnceCell<String>; 4]; 2]; 2] =
+        [const { [const { [const { OnceCell::const_new() }; 4] }; 2] }; 2];
     let cell = &VARIANTS[usize::from(several)][usize::from(neighbour.is_some())][optional as usize];
     let replicas = if several {
         "replicaCount=2"
@@ -59,6 +69,7 @@ pub async fn render(
     };
     let run_pods = optional == Optional::RunPods;
     let restarts = optional == Optional::Restarts;
+    let servers = optional == Optional::ClusterServers;
     let template = cell.get_or_try_init(async || {
         let watch = match neighbour {
             None => format!("watchNamespaces={{{WATCHED}}}"),
@@ -78,7 +89,12 @@ pub async fn render(
             "--set",
             &format!("runPods.watch={run_pods},identities.serviceAccounts={{{ACCOUNT}}}"),
             "--set",
-            &format!("rbac.restarts={restarts}"),
+            &format!("rbac.restarts={restarts},clusterServers.enabled={servers}"),
+            "--set",
+            &format!(
+                "clusterServers.secrets[0].name={SERVER_KEY},clusterServers.secrets[0].namespace={}",
+                platform(WATCHED)
+            ),
             "--set",
             "crds.enabled=false,image.repository=doppler-prefect-operator",
         ];

@@ -38,6 +38,9 @@ pub const TIMEOUT: Duration = Duration::from_secs(40);
 /// The CRD in the repository.
 pub const CRD: &str = include_str!("../../../crds/dopplerprefectbindings.yaml");
 
+/// The CRD of servers that many namespaces share.
+pub const SERVER_CRD: &str = include_str!("../../../crds/clusterprefectservers.yaml");
+
 /// How a test starts its operator.
 pub struct Setup {
     /// `--refresh-interval`.
@@ -112,7 +115,7 @@ impl Setup {
 /// The control plane that all tests share.
 pub fn plane() -> Result<&'static ControlPlane> {
     ControlPlane::shared_with_options(|| Options {
-        manifests: vec![CRD.to_owned()],
+        manifests: vec![CRD.to_owned(), SERVER_CRD.to_owned()],
         ..Options::default()
     })
 }
@@ -241,6 +244,11 @@ impl World {
     /// Adds environment variables to later starts of the operator.
     pub fn add_operator_env(&mut self, env: impl IntoIterator<Item = (String, String)>) {
         self.setup.env.extend(env);
+    }
+
+    /// Drops the additional arguments for later starts of the operator.
+    pub fn clear_operator_args(&mut self) {
+        self.setup.args.clear();
     }
 
     /// Sets the binary for later starts of the operator.
