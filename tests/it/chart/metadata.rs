@@ -8,7 +8,7 @@ use serde_json::Value;
 use testkit::kubernetes;
 
 use super::CHART;
-use crate::world::CRD;
+use crate::world::{CRD, SERVER_CRD};
 
 const SMALLEST: &str = include_str!("../../../examples/smallest.yaml");
 
@@ -32,7 +32,8 @@ fn versions_of_crate_chart_and_operator_agree() {
 
 #[test]
 fn annotation_lists_the_kinds_of_the_crds() {
-    let crds = kubernetes::documents(CRD).unwrap();
+    let crds = [CRD, SERVER_CRD].map(|crd| kubernetes::documents(crd).unwrap());
+    let crds = crds.concat();
     let installed = crds.iter().map(|crd| {
         let spec = &crd.data["spec"];
         let version = spec["versions"][0]["name"].clone();
