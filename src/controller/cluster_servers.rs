@@ -148,7 +148,7 @@ impl ClusterServers {
         decided.map(|_| ())
     }
 
-    /// The server of this name, whoever may use it.
+    /// The server of this name, without a decision on its use.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Arc<ClusterPrefectServer>> {
         self.state.lock().servers.get(name).cloned()
