@@ -18,6 +18,7 @@ mod command_line;
 mod durations;
 mod environment;
 mod metrics;
+mod probe;
 mod refresh;
 mod resolve;
 mod runs;
@@ -28,6 +29,7 @@ pub use command_line::{CompletionArgs, ManArgs};
 use durations::{duration, duration_or_zero, interval};
 pub use environment::{EnvironmentArgs, EnvironmentFormat};
 pub use metrics::MetricsArgs;
+pub use probe::ProbeArgs;
 pub use refresh::RefreshArgs;
 pub use resolve::{OperatorSettingArgs, ResolveArgs};
 pub use runs::RunsArgs;
@@ -65,6 +67,8 @@ pub enum Command {
     /// Remove the operator's entries from all work pools and its finalizers from all bindings. Run
     /// it before you uninstall the operator.
     Detach(Box<DetachArgs>),
+    /// Request a URL until a server answers: exit code 0 if it does. The chart's test runs this.
+    Probe(ProbeArgs),
     /// Print the script with which a shell completes the command line.
     Completion(CompletionArgs),
     /// Write man pages to a directory.

@@ -21,8 +21,9 @@
 //!    [`printable`] text.
 //! 9. [`args`], [`settings`], [`process`]: flags become settings, and settings become tasks;
 //!    [`command_line`]: what shells and `man` know of the flags.
-//! 10. [`check`], [`environment`], [`refresh`], [`detach`]: the same path from a laptop, its values there,
-//!     a read on request, and the removal before an uninstall.
+//! 10. [`check`], [`environment`], [`refresh`], [`detach`], [`probe`]: the same path from a laptop, its
+//!     values there, a read on request, the removal before an uninstall, and the test after an
+//!     installation.
 //!
 //! # Glossary
 //! - *binding*: a `DopplerPrefectBinding`; its *key* is its namespace and name.
@@ -77,6 +78,7 @@ pub mod metrics;
 pub mod outbound;
 pub mod prefect;
 pub mod printable;
+pub mod probe;
 pub mod process;
 pub mod reason;
 pub mod refresh;

@@ -9,7 +9,7 @@ use std::{io::Write, process::ExitCode};
 use clap::Parser;
 use doppler_prefect_operator::{
     args::{Cli, Command, CrdKind},
-    check, command_line, crd, detach, environment,
+    check, command_line, crd, detach, environment, probe,
     process::{
         self,
         fatal::{report_fatal, report_panics},
@@ -41,6 +41,7 @@ async fn main() -> ExitCode {
             .await
             .map(|()| ExitCode::SUCCESS)
             .map_err(Into::into),
+        Command::Probe(args) => probe::probe(&args).await.map_err(Into::into),
         Command::Completion(args) => command_line::completion(&args)
             .map(|()| ExitCode::SUCCESS)
             .map_err(Into::into),

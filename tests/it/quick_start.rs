@@ -191,6 +191,13 @@ async fn five_commands_lead_to_a_flow_that_prints_its_secret() -> Result<()> {
         let logs = pods.iter().map(|pod| pod.log()).collect::<Vec<_>>();
         return Err(error.context(logs.join("\n")));
     }
+    // The node has no DNS, so that the network knows the Service of the metrics.
+    let metrics = format!("{OPERATOR}-metrics.{OPERATOR}.svc:8080");
+    cluster
+        .network
+        .route(&metrics, ([127, 0, 0, 1], 8080).into());
+    let test = format!("helm test {OPERATOR} --namespace {OPERATOR}");
+    cluster.run(&test).await?;
     let run = cluster.api.create_flow_run(&cluster.deployment).await?;
     let ended = cluster.api.wait_for_run(&run, RUN_TIMEOUT).await;
     let log = node.logs_of_run(&run);

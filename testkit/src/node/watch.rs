@@ -147,19 +147,18 @@ fn is_ours(site: &NodeContext, pod: &Pod) -> bool {
     node == Some(site.options.name.as_str())
 }
 
-/// Whether the pod has no node and belongs to a Job, or to a Deployment whose image this node
-/// knows. Pods of other Deployments would fail and be replaced without end.
+/// Whether the pod has no node and belongs to a Job, or to a Deployment or to nobody if this node
+/// knows its image. Pods of other Deployments would fail and be replaced without end.
 fn is_unstarted(site: &NodeContext, pod: &Pod) -> bool {
     let Some(spec) = &pod.spec else { return false };
     let known = spec
         .containers
         .first()
         .is_some_and(|container| process::image(site, container).is_some());
+    let owners = pod.owner_references();
+    let is_of = |kind: &str| owners.iter().any(|owner| owner.kind == kind);
     spec.node_name.is_none()
-        && pod
-            .owner_references()
-            .iter()
-            .any(|owner| owner.kind == "Job" || owner.kind == "ReplicaSet" && known)
+        && (is_of("Job") || known && (is_of("ReplicaSet") || owners.is_empty()))
 }
 
 fn log_failure(result: Result<()>) {

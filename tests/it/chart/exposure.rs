@@ -107,13 +107,17 @@ fn network_policy_limits_ingress_to_the_peers_of_the_values() {
         rule["from"] = json!([{"podSelector": {"matchLabels": {"app": app}}}]);
         rule
     };
-    // A standby replica forwards webhooks to the leader.
+    // `helm test` reads the metrics, and a standby replica forwards webhooks to the leader.
+    let mut test = replicas();
+    test["podSelector"]["matchLabels"]["app.kubernetes.io/component"] = json!("test");
+    let mut metrics = from("metrics", "prometheus");
+    metrics["from"].as_array_mut().unwrap().push(test);
     let mut webhook = from("webhook", "ingress");
     webhook["from"].as_array_mut().unwrap().push(replicas());
     assert_eq!(
         closed["ingress"],
         json!([
-            from("metrics", "prometheus"),
+            metrics,
             // The kubelet has no peer that a policy could name.
             port("health"),
             webhook,
@@ -144,6 +148,7 @@ fn network_policy_limits_egress_on_request() {
         {"ports": [tcp(443), tcp(6443)], "to": [{"ipBlock": {"cidr": "10.0.0.1/32"}}]},
         {"ports": [tcp(443)]},
         {"ports": [tcp(4200)], "to": [{"podSelector": {"matchLabels": {"app": "prefect"}}}]},
+        {"ports": [{"port": "metrics", "protocol": "TCP"}], "to": [replicas()]},
         {"ports": [{"port": 3128}]},
     ]);
     assert_eq!(policy["egress"], expected);

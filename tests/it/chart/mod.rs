@@ -161,6 +161,7 @@ fn each_value_set_renders_its_objects() {
         format!("Service {name}-metrics"),
         format!("Deployment {name}"),
         format!("Job {name}-detach"),
+        format!("Pod {name}-test"),
     ]
     .into();
     assert_eq!(defaults, expected);
