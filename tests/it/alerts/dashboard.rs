@@ -4,7 +4,12 @@
 //! Output: its panels and their queries, with Grafana's variables replaced.
 //! Invariants: every query names the release by the variables `namespace` and `job`.
 
+use anyhow::Result;
 use serde_json::Value;
+use testkit::helm::helm_async;
+use testkit::kubernetes;
+
+use crate::world::chart;
 
 /// The dashboard.
 pub const DASHBOARD: &str =
@@ -16,6 +21,8 @@ pub struct Panel {
     pub title: String,
     pub kind: String,
     pub unit: String,
+    /// Column, row, columns and rows of Grafana's grid.
+    pub place: (f64, f64, f64, f64),
     /// The expression and the legend of each query.
     pub queries: Vec<(String, String)>,
 }
@@ -34,10 +41,12 @@ pub fn panels() -> Vec<Panel> {
                 .replace("$__rate_interval", "10s");
             (expression, text(&target["legendFormat"]))
         });
+        let place = |field: &str| panel["gridPos"][field].as_f64().unwrap();
         Panel {
             title: text(&panel["title"]),
             kind: text(&panel["type"]),
             unit: text(&panel["fieldConfig"]["defaults"]["unit"]),
+            place: (place("x"), place("y"), place("w"), place("h")),
             queries: queries.collect(),
         }
     });
@@ -70,4 +79,28 @@ fn every_query_follows_the_variables_of_the_dashboard() {
         .map(|one| one["name"].as_str().unwrap())
         .collect();
     assert_eq!(names, ["datasource", "namespace", "job"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chart_renders_the_dashboard_for_the_sidecar() -> Result<()> {
+    let chart = chart::path();
+    let values = "image.repository=dpo,dashboard.enabled=true";
+    let template = ["template", "op", &chart, "--set", values];
+    let rendered = helm_async(&template, None).await?.success()?;
+    let objects = kubernetes::documents(&rendered)?;
+    let map = objects
+        .iter()
+        .find(|object| kubernetes::kind(object) == "ConfigMap")
+        .unwrap();
+    let labels = map.metadata.labels.as_ref().unwrap();
+    assert_eq!(labels["grafana_dashboard"], "1");
+    let data = map.data["data"]["doppler-prefect-operator.json"]
+        .as_str()
+        .unwrap();
+    let (rendered, own): (Value, Value) = (
+        serde_json::from_str(data)?,
+        serde_json::from_str(DASHBOARD)?,
+    );
+    assert_eq!(rendered, own);
+    Ok(())
 }

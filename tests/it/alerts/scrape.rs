@@ -66,6 +66,23 @@ fn ensure_scraped(
     Ok(())
 }
 
+/// The queries of the pages, each on a line of a block.
+fn documented() -> Vec<String> {
+    let pages = [
+        include_str!("../../../docs/monitoring.md"),
+        include_str!("../../../docs/runbooks.md"),
+        include_str!("../../../docs/operations.md"),
+    ];
+    let blocks = pages
+        .iter()
+        .flat_map(|page| page.split("```promql\n").skip(1))
+        .filter_map(|block| block.split("```").next());
+    let lines = blocks.flat_map(str::lines);
+    lines
+        .map(|line| line.split(" #").next().unwrap_or(line).trim().to_owned())
+        .collect()
+}
+
 /// The alerts that [`Load`] must make pending.
 const EXPECTED: [&str; 3] = [
     "DopplerPrefectBindingNotReady",
@@ -116,6 +133,14 @@ async fn rules_and_dashboard_have_results_under_load() -> Result<()> {
         for (expression, _) in &panel.queries {
             ensure_scraped(expression, &scraped, &recorded)?;
         }
+    }
+
+    let documented = documented();
+    ensure!(documented.len() > 10, "{documented:?}");
+    for expression in documented {
+        ensure_scraped(&expression, &scraped, &recorded)?;
+        // Whether it has a result depends on what fails.
+        prometheus.query(&expression).await?;
     }
 
     // Every query of the dashboard, every recorded rule, and what each alert compares.

@@ -17,6 +17,14 @@ pub(super) const PROTECTED: [&str; 5] = [
     "serviceMonitor.enabled=true",
 ];
 
+/// The values of everything that watches the operator.
+pub(super) const MONITORING: [&str; 4] = [
+    "prometheusRule.enabled=true",
+    "dashboard.enabled=true",
+    "dashboard.annotations.grafana_folder=Operators",
+    "metrics.perBinding=true",
+];
+
 fn endpoint(sets: &[&str]) -> Value {
     let objects = objects(sets);
     one(&objects, "ServiceMonitor").data["spec"]["endpoints"][0].clone()

@@ -3,10 +3,10 @@
 //! Input: none.
 //! Output: arguments of `--set`, each set with its purpose.
 
-use super::metrics::PROTECTED;
+use super::metrics::{MONITORING, PROTECTED};
 
 /// Typical sets of values, each with its purpose.
-pub(super) const VALUE_SETS: [(&str, &[&str]); 15] = [
+pub(super) const VALUE_SETS: [(&str, &[&str]); 16] = [
     ("the defaults", &[]),
     (
         "listed namespaces",
@@ -122,4 +122,5 @@ pub(super) const VALUE_SETS: [(&str, &[&str]); 15] = [
             "networkPolicy.egress.extra[0].ports[0].port=3128",
         ],
     ),
+    ("alerts and a dashboard", &MONITORING),
 ];

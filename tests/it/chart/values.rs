@@ -40,6 +40,10 @@ fn schema_rejects_unknown_and_invalid_values() {
         ("clusterServers.watch=true", "watch"),
         ("clusterServers.secrets[0].name=a", "namespace"),
         ("defaults.prefect.server=Cloud", "server"),
+        ("metrics.perBinding=1000", "perBinding"),
+        ("prometheusRule.enabled=1", "enabled"),
+        ("prometheusRule.documentationUrl=docs", "documentationUrl"),
+        ("dashboard.label=x", "label"),
     ] {
         for helm in HELMS {
             let rejected = template_with(helm, "op", "doppler", &[set]);
@@ -177,7 +181,9 @@ fn null_values_have_their_defaults() {
         "allNamespaces": true,
         "image": {"repository": "doppler-prefect-operator"},
         "webhook": {"enabled": true, "secretName": "a"},
-        "metrics": {"tls": {"enabled": true, "secretName": "b"}, "authorization": true},
+        "metrics": {"tls": {"enabled": true, "secretName": "b"}, "authorization": true, "perBinding": true},
+        "prometheusRule": {"enabled": true},
+        "dashboard": {"enabled": true},
         "serviceMonitor": {"enabled": true},
         "networkPolicy": {"enabled": true, "egress": {"enabled": true}},
         "runPods": {"watch": true},
