@@ -270,9 +270,11 @@ impl Registry {
         let Some(entry) = self.pools.get_mut(pool_key) else {
             return affected;
         };
-        let due_at = outcome.at + outcome.interval;
         if outcome.read_at.is_some() {
             entry.read_at = outcome.read_at;
+        }
+        let due_at = outcome.at + outcome.interval;
+        if outcome.read_at.is_some() || outcome.is_missing {
             entry.due_at = Some(due_at);
         } else {
             entry.due_at.get_or_insert(due_at);

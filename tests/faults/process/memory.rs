@@ -68,6 +68,9 @@ async fn within_the_limit(input: Input) -> Result<Seen> {
     let (limit, folder) = (limit()?, ScratchDir::new("memory")?);
     let cgroup = Cgroup::new(input.name(), limit)?;
     let world = limited(&name, &cgroup, &folder).await?;
+    let shown = format!("doppler_prefect_memory_limit_bytes {limit}\n");
+    let page = world.operator()?.metrics().await?;
+    ensure!(page.contains(&shown), "not the limit of the group: {page}");
     let before = world.operator()?.peak_kib()?;
     let server = HostileServer::start(&world, &template(&world)?.to_string()).await?;
     let start = Instant::now();

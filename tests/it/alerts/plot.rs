@@ -117,7 +117,7 @@ fn draw_panel(svg: &mut String, drawn: &Drawn, palette: &Palette) {
 
 fn draw_lines(svg: &mut String, drawn: &Drawn, place: (f64, f64, f64, f64), palette: &Palette) {
     let (left, top, width, height) = place;
-    let (field_left, field_right) = (left + 64.0, left + width - 190.0);
+    let (field_left, field_right) = (left + 64.0, left + width - 200.0);
     let (field_top, field_bottom) = (top + 34.0, top + height - 14.0);
     let points = || drawn.lines.iter().flat_map(|(_, points)| points);
     let finite = |value: &f64| value.is_finite();
@@ -161,7 +161,13 @@ fn draw_lines(svg: &mut String, drawn: &Drawn, place: (f64, f64, f64, f64), pale
                 r#"  <rect x="{from}" y="{}" width="12" height="4" fill="{colour}"/>"#,
                 at - 6.0
             );
-            text(svg, (from + 18.0, at), palette.faint, name);
+            let _ = writeln!(
+                svg,
+                r#"  <text x="{}" y="{at:.1}" font-size="11" fill="{}">{}</text>"#,
+                from + 18.0,
+                palette.faint,
+                escaped(name)
+            );
         }
     }
 }
@@ -195,7 +201,7 @@ fn to_f64(number: usize) -> f64 {
 /// A value in its unit, with few digits.
 fn number(value: f64, unit: &str) -> String {
     let digits = |value: f64| {
-        if value == 0.0 || value.abs() >= 100.0 {
+        if value.fract() == 0.0 || value.abs() >= 100.0 {
             format!("{value:.0}")
         } else if value.abs() >= 1.0 {
             format!("{value:.1}")
@@ -205,6 +211,7 @@ fn number(value: f64, unit: &str) -> String {
     };
     match unit {
         "percentunit" => format!("{} %", digits(value * 100.0)),
+        "bytes" if value >= 1_073_741_824.0 => format!("{} GiB", digits(value / 1_073_741_824.0)),
         "bytes" => format!("{} MiB", digits(value / 1_048_576.0)),
         "s" if value < 1.0 && value > 0.0 => format!("{} ms", digits(value * 1000.0)),
         "s" => format!("{} s", digits(value)),
@@ -218,7 +225,8 @@ fn numbers_have_their_units() {
     assert_eq!(number(0.995, "percentunit"), "99.5 %");
     assert_eq!(number(134_217_728.0, "bytes"), "128 MiB");
     assert_eq!(number(0.0123, "s"), "12.3 ms");
-    assert_eq!(number(90.0, "s"), "90.0 s");
-    assert_eq!(number(2.0, "reqps"), "2.0/s");
+    assert_eq!(number(34_359_738_368.0, "bytes"), "32 GiB");
+    assert_eq!(number(90.0, "s"), "90 s");
+    assert_eq!(number(2.5, "reqps"), "2.5/s");
     assert_eq!(number(0.0, "short"), "0");
 }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use tokio::time::sleep;
 
-use super::fixture::{Fixture, TEMPLATE, claim, eventually, frequent};
+use super::fixture::{Fixture, SHORT, TEMPLATE, claim, eventually, frequent};
 use crate::crd::WorkPoolState as State;
 use crate::inject::claim::{Observation, Phase, Want};
 use crate::reason::Reason;
@@ -127,4 +127,19 @@ async fn keeps_state_and_limits_requests_while_the_server_fails() {
         .wait_until(&claim, |observation| !failing(observation))
         .await;
     assert_eq!(found.reason, Reason::Injected);
+}
+
+#[tokio::test]
+async fn a_pool_is_overdue_while_its_server_fails_but_not_if_it_is_missing() {
+    let fixture = Fixture::new().await;
+    let claim = frequent(claim("s", Want::Observe));
+    fixture.wait_for_phase(&claim, Phase::Injectable).await;
+    let long = SHORT * 3;
+    fixture.pool.get_status.store(500, SeqCst);
+    eventually("it is overdue", || fixture.pools.max_overdue() > long).await;
+    fixture.pool.get_status.store(404, SeqCst);
+    eventually("the server answers", || fixture.pools.max_overdue() < SHORT).await;
+    fixture.pool.get_status.store(200, SeqCst);
+    fixture.wait_for_phase(&claim, Phase::Injectable).await;
+    eventually("it is read", || fixture.pools.max_overdue() < SHORT).await;
 }
