@@ -19,7 +19,7 @@ use super::RULES;
 use super::programs::ensure_program;
 
 /// The name of the job, as of the ServiceMonitor.
-pub const JOB: &str = "doppler-prefect-operator";
+pub const JOB: &str = "doppler-prefect-operator-metrics";
 /// The namespace of the release.
 pub const NAMESPACE: &str = "operators";
 /// Between two scrapes, and between two evaluations of a rule.
