@@ -148,7 +148,7 @@ impl ClusterServers {
         decided.map(|_| ())
     }
 
-    /// The server of this name, without a decision on its use.
+    /// The server of this name, also if no namespace may use it.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Arc<ClusterPrefectServer>> {
         self.state.lock().servers.get(name).cloned()

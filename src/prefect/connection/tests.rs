@@ -411,3 +411,27 @@ fn a_page_of_prefect_cloud_gets_the_url_of_its_api() {
     let other = format!("https://prefect.example.com/{page}/api");
     assert_eq!(self::url(json!({"remoteApiUrl": other})).unwrap(), other);
 }
+
+#[test]
+fn a_shared_connection_equals_no_other_one() {
+    let spec = ServerSpec {
+        remote_api_url: Some("https://api.prefect.cloud/api".to_owned()),
+        ..ServerSpec::default()
+    };
+    let own = connection(
+        &spec,
+        "flows",
+        &ReferenceValues::default(),
+        &allowed(&["api.prefect.cloud"]),
+    )
+    .unwrap();
+    let shared = |name: &str| Connection {
+        shared: Some(name.to_owned()),
+        ..own.clone()
+    };
+    assert_ne!(own, shared("cloud"));
+    assert_ne!(shared("cloud"), shared("other"));
+    assert_eq!(shared("cloud"), shared("cloud"));
+    // Both are the same account, whose limit they share.
+    assert_eq!(own.limit_key(), shared("cloud").limit_key());
+}

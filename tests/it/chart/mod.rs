@@ -145,6 +145,7 @@ fn each_value_set_renders_its_objects() {
     let defaults = names(&objects(&[]));
     let name = "op-doppler-prefect-operator";
     let expected: BTreeSet<String> = [
+        "CustomResourceDefinition clusterprefectservers.doppler-prefect.dev".to_owned(),
         "CustomResourceDefinition dopplerprefectbindings.doppler-prefect.dev".to_owned(),
         format!("ServiceAccount {name}"),
         format!("ClusterRole {name}"),
@@ -416,8 +417,8 @@ fn cluster_servers_are_read_only_on_request_and_secrets_by_name() {
     );
     let deployment = container(one(&objects, "Deployment"));
     let environment = environment(deployment);
-    assert_eq!(environment["CLUSTER_SERVERS"], &json!("true"));
-    assert_eq!(environment["DEFAULT_PREFECT_SERVER"], &json!("cloud"));
+    assert_eq!(environment["CLUSTER_SERVERS"]["value"], "true");
+    assert_eq!(environment["DEFAULT_PREFECT_SERVER"]["value"], "cloud");
 }
 
 /// Otherwise a flag that is renamed in the binary would be ignored silently.

@@ -89,6 +89,10 @@ fn missing_values_are_named_in_a_sentence() {
             "Set replicaCount to 2 or more, or podDisruptionBudget.enabled to false",
         ),
         (
+            &["defaults.prefect.server=cloud"],
+            "set clusterServers.enabled=true as well",
+        ),
+        (
             &["image.repository="],
             "Set image.repository: no image is published yet",
         ),
