@@ -51,6 +51,8 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Print the CRD of a kind as YAML.
     Crd(CrdArgs),
+    /// Print the reference of all fields as Markdown.
+    Api,
     /// Print the manual of reasons as Markdown.
     Reasons,
     /// Report what the operator would do for the bindings in files, with the permissions of your

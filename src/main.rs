@@ -33,6 +33,7 @@ async fn main() -> ExitCode {
         })
         .map(|text| print(&text))
         .map_err(Into::into),
+        Command::Api => Ok(print(&crd::api_reference())),
         Command::Reasons => Ok(print(&reason::manual())),
         Command::Check(args) => check::check(*args).await.map_err(Into::into),
         Command::Environment(args) => environment::environment(*args).await.map_err(Into::into),

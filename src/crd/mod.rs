@@ -1,7 +1,8 @@
 //! What users write and read: the resources `DopplerPrefectBinding` and `ClusterPrefectServer`.
 //!
 //! Input: YAML that users apply.
-//! Output: typed spec and status, and the CRDs themselves ([`crd_yaml`]).
+//! Output: typed spec and status, the CRDs themselves ([`crd_yaml`]), and the reference of their fields
+//! ([`api_reference`]).
 //! Invariants: the field docs are the user manual that `kubectl explain` shows; the API server
 //! checks the rules at apply; this module never connects to anything.
 
@@ -20,6 +21,7 @@ mod jobs;
 mod labels;
 mod plain_text;
 mod prefect;
+mod reference;
 mod references;
 mod refresh;
 mod restart;
@@ -51,6 +53,7 @@ pub use prefect::{
     ApiKey, BasicAuth, BlockSpec, CaBundle, Header, PrefectSpec, ServerChoice, ServerRef,
     ServerSpec,
 };
+pub use reference::api_reference;
 pub use references::{
     AccessToken, InlineValue, KeyRef, KeyRefSource, ReferenceKind, SecretKeySource,
 };

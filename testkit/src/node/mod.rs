@@ -1,5 +1,5 @@
-//! A node that runs pods as local processes: pods of Jobs, and of Deployments and of nobody if it knows
-//! their image.
+//! A node that runs pods as local processes: pods of Jobs, and of Deployments or without an owner if it
+//! knows their image.
 //!
 //! Input: a cluster, and the substitutes for images and network.
 //! Output: a Node object; pods that are bound to it, run, and report their status as a kubelet

@@ -147,7 +147,7 @@ fn is_ours(site: &NodeContext, pod: &Pod) -> bool {
     node == Some(site.options.name.as_str())
 }
 
-/// Whether the pod has no node and belongs to a Job, or to a Deployment or to nobody if this node
+/// Whether the pod has no node and belongs to a Job, or to a Deployment or no owner if this node
 /// knows its image. Pods of other Deployments would fail and be replaced without end.
 fn is_unstarted(site: &NodeContext, pod: &Pod) -> bool {
     let Some(spec) = &pod.spec else { return false };

@@ -52,6 +52,16 @@ fn crds_in_the_repository_are_current() -> Result<()> {
 }
 
 #[test]
+fn api_reference_is_current() -> Result<()> {
+    let printed = output(&["api"])?;
+    ensure!(
+        printed == read_file("docs/api.md")?,
+        "run `cargo run -- api > docs/api.md`"
+    );
+    Ok(())
+}
+
+#[test]
 fn reasons_manual_is_current() -> Result<()> {
     let printed = output(&["reasons"])?;
     ensure!(
