@@ -324,6 +324,11 @@ reasons! {
     PoolNotEditable, WaitForChange,
         "The Secret and the pool stay as they are.",
         "Follow the message, or set `mode: Observe` and add the entry yourself.";
+    /// The path of a mount is taken in the pool: its template, or another binding, mounts something
+    /// there, or the template has a volume of the operator's name. The message names it.
+    PoolMountTaken, WaitForChange,
+        "The template stays as it is, and pods do not get the files at this path. The environment is not affected.",
+        "Use another `path` in `mount`, or remove from the template what the message names.";
     /// The pool has a variable of its own under the name by which runs should choose the Secret, or
     /// other bindings of the pool use another variable.
     PoolVariableTaken, WaitForChange,

@@ -14,8 +14,8 @@ use serde::Serialize;
 
 use crate::{
     crd::{
-        DopplerPrefectBindingStatus, ExcludedKey, FilesStatus, InjectedEntry, ResolvedConfig,
-        WorkPoolStatus,
+        DopplerPrefectBindingStatus, ExcludedKey, FilesStatus, InjectedEntry, JobFiles,
+        ResolvedConfig, WorkPoolStatus,
     },
     failure::Failure,
     printable::{self, MAX_MESSAGE_BYTES, one_line},
@@ -106,6 +106,8 @@ pub struct Outcome {
     pub secret_name: String,
     /// The Secret that the admission policy adds to Jobs, if any.
     pub job_secret: Option<String>,
+    /// The Secret with files that the admission policy mounts in Jobs, if any.
+    pub job_files: Option<JobFiles>,
     /// The content of the Secret. None if the Secret was not compared.
     pub content: Option<SecretContent>,
     /// The version of the Prefect server, if it is known.
@@ -209,6 +211,7 @@ pub fn status(
     after.configs.retain(|config| room.take(config));
     after.secret_name = Some(printable::name(&outcome.secret_name));
     after.job_secret_name.clone_from(&outcome.job_secret);
+    after.job_files.clone_from(&outcome.job_files);
     after.work_pools = listed_pools(&outcome.pools, &mut room);
     if let Some(content) = &outcome.content {
         if after.content_hash.as_ref() != Some(&content.hash) {

@@ -144,6 +144,7 @@ mod tests {
         JobSelector {
             match_labels: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
             optional: None,
+            mount: None,
         }
     }
 

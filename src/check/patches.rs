@@ -1,7 +1,7 @@
 //! Prints the pool entries for the tool that owns a pool's template.
 //!
 //! Input: a binding, and the format of the other tool.
-//! Output: the entry as a patch in that format.
+//! Output: the entry, and the mount if there is one, as a patch in that format.
 //! Invariants: pure.
 
 use crate::{
@@ -16,11 +16,20 @@ pub(super) fn patches(form: PatchForm, binding: &DopplerPrefectBinding) -> Strin
         secret: binding.secret_name().to_owned(),
         optional: pool.optional(),
         variable: pool.variable().map(str::to_owned),
+        mount: None,
+    };
+    let entries = |pool: &WorkPoolSpec| -> Vec<Entry> {
+        let mount = pool.mount.iter().map(|mount| Entry {
+            mount: Some(mount.clone()),
+            variable: None,
+            ..entry(pool)
+        });
+        [entry(pool)].into_iter().chain(mount).collect()
     };
     let pools = &binding.spec.inject.work_pools;
     pools
         .iter()
-        .map(|pool| patch_text(form, &pool.name, &entry(pool), None))
+        .map(|pool| patch_text(form, &pool.name, &entries(pool), None))
         .collect()
 }
 

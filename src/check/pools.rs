@@ -2,8 +2,8 @@
 //!
 //! Input: the desired Secret, and each work pool that the binding names.
 //! Output: findings, by the controller's own plan.
-//! Invariants: writes nothing; prints only `envFrom` and the variable by which runs choose, because
-//! the rest of a template may hold secrets.
+//! Invariants: writes nothing; prints only `envFrom`, the variable by which runs choose, and with a
+//! mount the volumes and mounts, because the rest of a template may hold secrets.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -34,12 +34,18 @@ use crate::{
 
 /// The list of entries in a base job template.
 const ENV_FROM: &str = "/job_configuration/job_manifest/spec/template/spec/containers/0/envFrom";
+/// The volumes of the pod.
+const VOLUMES: &str = "/job_configuration/job_manifest/spec/template/spec/volumes";
+/// What the first container mounts.
+const VOLUME_MOUNTS: &str =
+    "/job_configuration/job_manifest/spec/template/spec/containers/0/volumeMounts";
 
 /// What the checks of all pools of a binding share.
 struct PoolChecks<'a> {
     context: &'a CheckContext,
     connection: &'a Arc<Connection>,
     namespace: String,
+    binding: String,
     secret: &'a str,
     keys: Arc<BTreeSet<String>>,
     managed: Vec<ManagedPool>,
@@ -60,6 +66,7 @@ pub(super) async fn check_pools(
         context,
         connection,
         namespace: binding.namespace().unwrap_or_default(),
+        binding: binding.name_any(),
         secret: &desired.name,
         keys: Arc::new(desired.data.keys().cloned().collect()),
         managed: list_managed_pools(context, findings).await,
@@ -101,7 +108,13 @@ impl PoolChecks<'_> {
             owner: owner_of(&self.managed, &self.connection.api_url, &pool.name),
         };
         let claim = self.claim(pool);
-        if let Some(observation) = report_plan(&view, &claim, &topic, findings) {
+        let mount = pool.mount.as_ref().map(|mount| Claim {
+            mount: Some(mount.clone()),
+            keys: Arc::default(),
+            ..claim.clone()
+        });
+        let claims: Vec<&Claim> = [&claim].into_iter().chain(&mount).collect();
+        for observation in report_plan(&view, &claims, &topic, findings) {
             note_details(&observation, &topic, findings);
             // Without the list, the finding above says so.
             if let (Some(_), Some(text)) = (&deployments, &observation.unchecked_deployments) {
@@ -124,8 +137,10 @@ impl PoolChecks<'_> {
     fn claim(&self, pool: &WorkPoolSpec) -> Claim {
         Claim {
             namespace: self.namespace.clone(),
+            binding: self.binding.clone(),
             secret: self.secret.to_owned(),
             variable: pool.variable().map(str::to_owned),
+            mount: None,
             optional: pool.optional(),
             same_cluster: pool.same_cluster(),
             mode: pool.mode(),
@@ -139,36 +154,37 @@ impl PoolChecks<'_> {
     }
 }
 
-/// Adds what the operator would do, and returns what it would then observe.
+/// Adds what the operator would do, and returns what it would then observe for each claim.
 fn report_plan(
     view: &PoolView<'_>,
-    claim: &Claim,
+    claims: &[&Claim],
     topic: &str,
     findings: &mut Findings,
-) -> Option<Observation> {
-    let current = plan(view, &[claim], &History::default());
-    let observation = current.observations.into_iter().next()?;
-    let Some(edited) = &current.edit else {
-        if observation.phase == Phase::Injected {
-            findings.ok(topic, &observation.message);
-        } else {
+) -> Vec<Observation> {
+    let current = plan(view, claims, &History::default());
+    let mut observations = current.observations;
+    if let Some(edited) = &current.edit {
+        findings.ok_with_details(
+            topic,
+            "would change only this part of its template:",
+            &template_diff(view.template, edited, claims),
+        );
+        // Only the edited template shows what overrides the entry.
+        let view = PoolView {
+            template: edited,
+            ..*view
+        };
+        observations = plan(&view, claims, &History::default()).observations;
+    }
+    for observation in &observations {
+        if observation.phase != Phase::Injected {
             let text = format!("{}: {}", observation.reason, observation.message);
             findings.fail(topic, &text);
+        } else if current.edit.is_none() {
+            findings.ok(topic, &observation.message);
         }
-        return Some(observation);
-    };
-    findings.ok_with_details(
-        topic,
-        "would change only this part of its template:",
-        &template_diff(view.template, edited, claim.variable.as_deref()),
-    );
-    // Only the edited template shows what overrides the entry.
-    let view = PoolView {
-        template: edited,
-        ..*view
-    };
-    let after = plan(&view, &[claim], &History::default());
-    Some(after.observations.into_iter().next().unwrap_or(observation))
+    }
+    observations
 }
 
 /// Adds what the user should know about the pool.
@@ -186,18 +202,27 @@ fn note_details(observation: &Observation, topic: &str, findings: &mut Findings)
     }
 }
 
-/// The change of `envFrom`, and of the variable by which runs choose, as a diff.
-fn template_diff(before: &RawValue, after: &RawValue, variable: Option<&str>) -> String {
+/// The change of `envFrom`, of the variable by which runs choose, and of volumes and mounts, as a diff.
+fn template_diff(before: &RawValue, after: &RawValue, claims: &[&Claim]) -> String {
+    let variable = claims.iter().find_map(|claim| claim.variable.as_deref());
+    let mounts = claims.iter().any(|claim| claim.mount.is_some());
+    let parts = [
+        ("envFrom", ENV_FROM, true),
+        ("volumes", VOLUMES, mounts),
+        ("volumeMounts", VOLUME_MOUNTS, mounts),
+    ];
     let list = |template: &RawValue| {
         let template: serde_json::Value = serde_json::from_str(template.get()).unwrap_or_default();
         let variable = variable.and_then(|variable| {
             let declared = template["variables"]["properties"].get(variable)?;
             Some(format!("{variable}: {declared:#}\n"))
         });
-        let list = template
-            .pointer(ENV_FROM)
-            .map_or_else(String::new, |list| format!("envFrom: {list:#}\n"));
-        list + &variable.unwrap_or_default()
+        let shown = parts.iter().filter(|(_, _, is_shown)| *is_shown);
+        let lists = shown.filter_map(|(name, pointer, _)| {
+            let list = template.pointer(pointer)?;
+            Some(format!("{name}: {list:#}\n"))
+        });
+        lists.collect::<String>() + &variable.unwrap_or_default()
     };
     let (before, after) = (list(before), list(after));
     TextDiff::from_lines(&before, &after)

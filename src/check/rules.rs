@@ -5,12 +5,16 @@
 //! Invariants: pure. Every rule of the CRD has its function, and both agree: `tests/it/check.rs`
 //! compares them with the API server.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::LazyLock};
 
+use regex::Regex;
 use serde_json::{Value, json};
 
 use crate::{
-    crd::NO_CONFIG, inject::job_labels, printable::has_control, secret::key_filter::is_key,
+    crd::{NO_CONFIG, RESERVED_ROOTS, RESERVED_TREES},
+    inject::job_labels,
+    printable::has_control,
+    secret::key_filter::is_key,
 };
 
 /// The headers that the operator sets itself.
@@ -33,7 +37,7 @@ const LABEL_VALUE: &str = "size(self) <= 63 && self.matches(";
 type Rule = fn(&Value) -> bool;
 
 /// Each rule, by a part of its text that no other rule has, in this order.
-const RULES: [(&str, Rule); 33] = [
+const RULES: [(&str, Rule); 39] = [
     ("self.all(text, text.matches(", |items| {
         items
             .as_array()
@@ -178,6 +182,39 @@ const RULES: [(&str, Rule); 33] = [
     ("!has(self.runs) || self.runs != 'Selected' ||", |pool| {
         text(&pool["runs"]) != "Selected" || pool["optional"] != false
     }),
+    (
+        "self.all(one, self.exists_one(other, other == one))",
+        |list| {
+            let items = list.as_array().map_or(&[][..], Vec::as_slice);
+            let distinct: BTreeSet<&str> = items.iter().map(text).collect();
+            distinct.len() == items.len()
+        },
+    ),
+    ("!self.matches('/[.][.]?(/|$)')", |path| {
+        let mut parts = text(path).split('/');
+        !parts.any(|part| matches!(part, "." | ".."))
+    }),
+    ("!self.matches('^/(bin|", |path| is_free_path(text(path))),
+    ("!has(self.mount) || !has(self.runs)", |pool| {
+        !has(pool, "mount") || text(&pool["runs"]) != "Selected"
+    }),
+    (
+        "self.inject.workPools.all(pool, !has(pool.mount)))",
+        |spec| {
+            let files = spec.pointer("/managedSecret/files");
+            let has_files = files.is_some_and(|files| !files.is_null() && *files != json!({}));
+            has_files || mounts(spec).next().is_none()
+        },
+    ),
+    ("file in self.managedSecret.files", |spec| {
+        let Some(files) = spec.pointer("/managedSecret/files") else {
+            return true;
+        };
+        let mut named = mounts(spec)
+            .filter_map(|mount| mount.get("files")?.as_array())
+            .flatten();
+        named.all(|name| has(files, text(name)))
+    }),
     ("has(self.prefect) || !has(self.inject)", |spec| {
         has(spec, "prefect")
             || spec
@@ -207,6 +244,21 @@ pub(super) fn message(rule: &str, value: &Value) -> Option<String> {
 /// A field with the value null is absent.
 fn has(of: &Value, field: &str) -> bool {
     of.get(field).is_some_and(|value| !value.is_null())
+}
+
+/// The mounts of a spec.
+fn mounts(spec: &Value) -> impl Iterator<Item = &Value> {
+    let lists = ["/inject/workPools", "/inject/jobs"].into_iter();
+    let items = lists.filter_map(|list| spec.pointer(list)?.as_array());
+    let mounts = items.flatten().filter_map(|item| item.get("mount"));
+    mounts.filter(|mount| !mount.is_null())
+}
+
+/// Whether a mount may hide what the image has at this path.
+fn is_free_path(path: &str) -> bool {
+    static TREES: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(RESERVED_TREES).ok());
+    let is_reserved = TREES.as_ref().is_none_or(|trees| trees.is_match(path));
+    !is_reserved && !RESERVED_ROOTS.contains(&path)
 }
 
 fn text(value: &Value) -> &str {

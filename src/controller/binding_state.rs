@@ -53,8 +53,8 @@ pub struct BindingState {
     pub job_secret_since: BTreeMap<String, Instant>,
     /// Names of the Secret's keys, if a pool compares them.
     pub key_names: Option<Arc<BTreeSet<String>>>,
-    /// The number of the last reported event of each pool.
-    pub pool_events: BTreeMap<String, u64>,
+    /// The number of the last reported event of each pool, by its name, and whether it is of a mount.
+    pub pool_events: BTreeMap<(String, bool), u64>,
     /// The last connections to Prefect servers, one per API URL.
     pub connections: Vec<Arc<Connection>>,
     /// The repairs of the Secret.

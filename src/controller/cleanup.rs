@@ -218,6 +218,7 @@ async fn report_deleting_with(
         resolved: None,
         secret_name: pass.binding.secret_name().to_owned(),
         job_secret: injection::recorded_job_secret(pass),
+        job_files: injection::recorded_job_files(pass),
         content: None,
         prefect_version,
         refreshed: None,

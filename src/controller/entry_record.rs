@@ -139,6 +139,7 @@ mod tests {
             pool: format!("{name}{n}"),
             secret: "s".to_owned(),
             variable: None,
+            mount: false,
         };
         (0..count).map(entry).collect()
     }

@@ -2,8 +2,8 @@
 //!
 //! Input: the desired Secrets of a binding, after that of the environment was written.
 //! Output: what the status says of the files, and at most a few writes.
-//! Invariants: no pool names this Secret, so that it has neither a record of entries nor a wait before
-//! its deletion. It belongs to its binding by the same rules as the Secret of the environment.
+//! Invariants: it belongs to its binding by the same rules as the Secret of the environment, which
+//! carries the record of its mounts. While a pool mounts it, it has no owner reference.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,7 @@ use super::{
     pass::Pass,
 };
 use crate::{
-    crd::{DeletionPolicy, FilesStatus},
+    crd::{DeletionPolicy, FilesStatus, InjectedEntry},
     failure::Failure,
     printable::{self, count},
     reason::Reason,
@@ -28,12 +28,18 @@ pub fn files_secret_name(pass: &Pass<'_>) -> Option<String> {
     managed.files_secret_name(pass.binding.secret_name())
 }
 
-/// The names of the Secrets with files: that of the spec, and that of the last status.
+/// The names of the Secrets with files: that of the spec, that of the last status, and those of mounts.
 #[must_use]
 pub fn files_secret_names(pass: &Pass<'_>) -> BTreeSet<String> {
     let status = pass.last_status();
     let last = status.and_then(|status| Some(status.files.as_ref()?.secret_name.clone()));
-    files_secret_name(pass).into_iter().chain(last).collect()
+    let recorded = pass.entries.recorded.entries.iter();
+    let mounted = recorded.filter_map(InjectedEntry::files_secret);
+    files_secret_name(pass)
+        .into_iter()
+        .chain(last)
+        .chain(mounted)
+        .collect()
 }
 
 /// Writes the Secret with the files, if there are any.
@@ -48,7 +54,9 @@ pub async fn write_files(
         return Ok(None);
     };
     let deletes = pass.deletion_policy(&files.name) == DeletionPolicy::Delete;
-    let files = if deletes {
+    // Garbage collection may delete the Secret with its binding only if no pool mounts it.
+    let is_mounted = pass.entries.required.iter().any(|entry| entry.mount);
+    let files = if deletes && !is_mounted {
         files.clone().with_owner(&pass.binding.name_any())
     } else {
         files.clone()

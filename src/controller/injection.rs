@@ -24,6 +24,7 @@ use super::{entry_record, pass::Pass, resolution::Resolution, run_pods::troubles
 use crate::{
     crd::{InjectMode, WorkPoolSpec, WorkPoolStatus},
     failure::Failure,
+    inject::template::EntryKey,
     prefect::Connection,
     reason::Reason,
     secret::Desired,
@@ -31,10 +32,10 @@ use crate::{
 };
 use injected_condition::{InjectionState, injected_condition};
 use jobs::JobInjection;
-use pool_claims::{PoolClaims, declare_claims, prune_claims};
+use pool_claims::{ObservedClaim, PoolClaims, declare_claims, prune_claims};
 use withdrawal::withdraw_stale_entries;
 
-pub use jobs::{holds_secret, job_secret, recorded_job_secret};
+pub use jobs::{holds_secret, job_files, job_secret, recorded_job_files, recorded_job_secret};
 pub use recorded_connections::connect_recorded;
 pub use withdrawal::{PendingRemoval, Withdrawal, remaining_wait, report_removed, withdraw_all};
 
@@ -180,7 +181,12 @@ impl Injection {
 
     /// Reports what the workers of the pools did since the last pass.
     fn report_events(&self, pass: &Pass<'_>) {
-        for (pool, observation) in &self.claims.observations {
+        for ObservedClaim {
+            pool,
+            is_mount,
+            observation,
+        } in &self.claims.observations
+        {
             let event = observation
                 .as_ref()
                 .and_then(|observation| observation.event);
@@ -188,21 +194,27 @@ impl Injection {
                 continue;
             };
             let is_new = pass.update_state(|state| {
-                state.pool_events.insert(pool.clone(), number) != Some(number)
+                let key = (pool.clone(), *is_mount);
+                state.pool_events.insert(key, number) != Some(number)
             });
             if is_new {
                 let secret = pass.binding.secret_name();
                 let mut specs = pass.binding.spec.inject.work_pools.iter();
                 let spec = specs.find(|spec| spec.name == *pool);
-                let variable = spec.and_then(WorkPoolSpec::variable);
-                let message = match (reason, variable) {
+                let entry = EntryKey {
+                    secret: secret.to_owned(),
+                    variable: spec.and_then(WorkPoolSpec::variable).map(str::to_owned),
+                    mount: *is_mount,
+                };
+                let message = match (reason, &entry.variable) {
                     (Reason::PoolPatched, None) => format!(
-                        "the operator added the entry for Secret {secret} to the template of work pool {pool}"
+                        "the operator added {} to the template of work pool {pool}",
+                        entry.description()
                     ),
                     (Reason::PoolPatched, Some(variable)) => format!(
                         "runs of work pool {pool} can choose Secret {secret} in variable {variable}"
                     ),
-                    _ => withdrawal::removed_message(secret, variable, pool),
+                    _ => withdrawal::removed_message(&entry, pool),
                 };
                 pass.emit(reason, &message);
             }

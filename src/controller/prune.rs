@@ -9,6 +9,8 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use crate::crd::InjectedEntry;
+
 use super::{
     delete_secret::delete_secret,
     files_secret::{files_secret_name, files_secret_names},
@@ -26,10 +28,14 @@ pub async fn delete_renamed_secret(pass: &mut Pass<'_>) {
     }
     let required = |name: &str| {
         let entries = &pass.entries.required;
-        entries.iter().any(|entry| entry.secret == name)
+        entries.iter().any(|entry| entry.needs(name))
     };
     let recorded = pass.entries.recorded.entries.iter();
     let removed = pass.read_state(|state| state.removed_entries.clone());
+    let unmounted: Vec<String> = removed
+        .iter()
+        .filter_map(InjectedEntry::files_secret)
+        .collect();
     let uid = pass.binding.metadata.uid.as_deref().unwrap_or_default();
     let left = pass.context.objects.left_secrets(pass.key, uid);
     let files = files_secret_name(pass);
@@ -41,6 +47,7 @@ pub async fn delete_renamed_secret(pass: &mut Pass<'_>) {
         .chain(recorded.chain(&removed).map(|entry| entry.secret.as_str()))
         .map(str::to_owned)
         .chain(files_secret_names(pass))
+        .chain(unmounted)
         .filter(|name| name != pass.binding.secret_name() && !required(name))
         .filter(|name| files.as_ref() != Some(name))
         .collect();

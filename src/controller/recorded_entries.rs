@@ -144,6 +144,7 @@ fn patched_before_records(
             pool: pool.name.clone(),
             secret: secret.clone(),
             variable: None,
+            mount: false,
         })
         .collect()
 }

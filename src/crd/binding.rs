@@ -89,6 +89,12 @@ use super::{
 ).message(
     "spec.inject.workPools names work pools of a Prefect server: set spec.prefect.server or spec.prefect.serverRef as well"
 ))]
+#[x_kube(validation = Rule::new(
+    "!has(self.inject) || (has(self.managedSecret) && has(self.managedSecret.files) && size(self.managedSecret.files) > 0) || ((!has(self.inject.workPools) || self.inject.workPools.all(pool, !has(pool.mount))) && (!has(self.inject.jobs) || self.inject.jobs.all(job, !has(job.mount))))"
+).message("mount needs files: set spec.managedSecret.files as well"))]
+#[x_kube(validation = Rule::new(
+    "!has(self.inject) || !has(self.managedSecret) || !has(self.managedSecret.files) || ((!has(self.inject.workPools) || self.inject.workPools.all(pool, !has(pool.mount) || !has(pool.mount.files) || pool.mount.files.all(file, file in self.managedSecret.files))) && (!has(self.inject.jobs) || self.inject.jobs.all(job, !has(job.mount) || !has(job.mount.files) || job.mount.files.all(file, file in self.managedSecret.files))))"
+).message("mount.files names a file that spec.managedSecret.files does not have: add it there, or correct the name"))]
 #[serde(rename_all = "camelCase")]
 pub struct DopplerPrefectBindingSpec {
     /// Stops the sync: the operator reads and writes nothing, and the Secret and the pool entries
@@ -132,7 +138,8 @@ pub struct DopplerPrefectBindingSpec {
     #[serde(default, skip_serializing_if = "is_default")]
     pub managed_secret: ManagedSecretSpec,
 
-    /// The work pools and the Jobs whose pods get the Secret as environment variables. Default: none.
+    /// The work pools and the Jobs whose pods get the Secret as environment variables, and files as
+    /// mounts. Default: none.
     #[serde(default, skip_serializing_if = "is_default")]
     pub inject: InjectSpec,
 }

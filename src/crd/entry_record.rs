@@ -15,6 +15,7 @@ use url::Url;
 use super::{
     inject::is_variable,
     prefect::{ServerChoice, ServerSpec},
+    secret::files_secret_of,
 };
 
 /// Annotation on a managed Secret: the pool entries that name it.
@@ -34,11 +35,31 @@ pub struct InjectedEntry {
     pub server: String,
     /// Name of the work pool.
     pub pool: String,
-    /// Name of the Secret in the entry.
+    /// Name of the Secret in the entry. Of a mount, that of the Secret beside which the Secret with
+    /// the files is.
     pub secret: String,
     /// The variable of the pool that offers the name of the Secret. Absent if all runs get it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variable: Option<String>,
+    /// Whether this is the volume of the Secret with the files and its mount, and not the entry in
+    /// `envFrom`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub mount: bool,
+}
+
+impl InjectedEntry {
+    /// The Secret with the files, if this is a mount.
+    #[must_use]
+    pub fn files_secret(&self) -> Option<String> {
+        self.mount.then(|| files_secret_of(&self.secret))
+    }
+
+    /// Whether the Secret of this name has to outlive the entry: the pool names it, or it carries the
+    /// record of the entry.
+    #[must_use]
+    pub fn needs(&self, secret: &str) -> bool {
+        self.secret == secret || self.files_secret().as_deref() == Some(secret)
+    }
 }
 
 /// The pool entries that name one Secret.
@@ -69,6 +90,9 @@ pub struct RecordedServer {
     /// The work pools with a variable that offers the Secret's name, and these variables.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub selected: BTreeMap<String, BTreeSet<String>>,
+    /// The work pools with a mount of the Secret with the files.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub mounts: BTreeSet<String>,
 }
 
 impl EntryRecord {
@@ -117,6 +141,7 @@ impl EntryRecord {
                 .or_insert_with(|| RecordedServer::of(url, choices.get(url)));
             let pool = entry.pool.clone();
             match &entry.variable {
+                _ if entry.mount => server.mounts.insert(pool),
                 None => server.pools.insert(pool),
                 Some(variable) => {
                     let selected = server.selected.entry(pool).or_default();
@@ -151,17 +176,20 @@ impl EntryRecord {
     pub fn entries(&self) -> impl Iterator<Item = InjectedEntry> + '_ {
         let (_, secret) = self.secret.split_once('/').unwrap_or_default();
         self.servers.iter().flat_map(move |server| {
-            let all = server.pools.iter().map(|pool| (pool, None));
+            let all = server.pools.iter().map(|pool| (pool, None, false));
+            let mounts = server.mounts.iter().map(|pool| (pool, None, true));
             let selected = server.selected.iter().flat_map(|(pool, variables)| {
                 let variables = variables.iter();
-                variables.map(move |variable| (pool, Some(variable.clone())))
+                variables.map(move |variable| (pool, Some(variable.clone()), false))
             });
             all.chain(selected)
-                .map(move |(pool, variable)| InjectedEntry {
+                .chain(mounts)
+                .map(move |(pool, variable, mount)| InjectedEntry {
                     server: server.url.clone(),
                     pool: pool.clone(),
                     secret: secret.to_owned(),
                     variable,
+                    mount,
                 })
         })
     }
@@ -230,6 +258,14 @@ mod tests {
             pool: pool.to_owned(),
             secret: "s".to_owned(),
             variable: None,
+            mount: false,
+        }
+    }
+
+    fn mount(server: &str, pool: &str) -> InjectedEntry {
+        InjectedEntry {
+            mount: true,
+            ..entry(server, pool)
         }
     }
 
@@ -247,6 +283,8 @@ mod tests {
             entry("http://b/api", "k"),
             selected("http://b/api", "k", "x"),
             selected("http://b/api", "k", "y"),
+            mount("http://b/api", "k"),
+            mount("http://c/api", "k"),
         ]);
         let spec = ServerSpec {
             name: Some("a".to_owned()),

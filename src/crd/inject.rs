@@ -8,9 +8,9 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::jobs::JobSelector;
+use super::{jobs::JobSelector, mount::MountSpec};
 
-/// The work pools and the Jobs whose pods get the Secret as environment variables.
+/// The work pools and the Jobs whose pods get the Secret as environment variables, and files as mounts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct InjectSpec {
@@ -49,6 +49,11 @@ pub const NO_CONFIG: &str = "none";
 ).message(
     "with runs: Selected, a run that chooses nothing has no Secret, so that the entry must be optional: remove optional: false"
 ))]
+#[x_kube(validation = Rule::new(
+    "!has(self.mount) || !has(self.runs) || self.runs != 'Selected'"
+).message(
+    "mount and runs: Selected exclude each other, because the bindings of one variable would share one volume with one path: use a work pool for each, or inject.jobs, which selects by label"
+))]
 #[serde(rename_all = "camelCase")]
 pub struct WorkPoolSpec {
     /// Name of the work pool on the Prefect server, such as `k8s`.
@@ -80,6 +85,11 @@ pub struct WorkPoolSpec {
     /// Default: false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub same_cluster: Option<bool>,
+    /// Mounts files of `spec.managedSecret.files` in the pods of the pool. The volume is optional as
+    /// the entry is. If the template, or another binding, has something at the path, the pool stays as it
+    /// is, and the reason is `PoolMountTaken`. Default: no mount.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mount: Option<MountSpec>,
 }
 
 impl WorkPoolSpec {

@@ -11,6 +11,8 @@ use kube::KubeSchema;
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+use super::mount::MountSpec;
+
 /// Name of the `MutatingAdmissionPolicy` and of its binding.
 pub const JOBS_POLICY: &str = "doppler-prefect-jobs";
 /// Label of a binding with `spec.inject.jobs`. The policy evaluates only these bindings.
@@ -40,6 +42,11 @@ pub struct JobSelector {
     /// one counts. Default: true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub optional: Option<bool>,
+    /// Mounts files of `spec.managedSecret.files` in the Job's pods. The volume is optional as the entry
+    /// is. A Job that has a volume of the same name, or something at the path, gets the entry without
+    /// the mount. If several items select a Job, the first one counts. Default: no mount.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mount: Option<MountSpec>,
 }
 
 /// The schema of labels, with rules for keys and values.

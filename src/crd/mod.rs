@@ -19,6 +19,7 @@ mod inject;
 mod interval;
 mod jobs;
 mod labels;
+mod mount;
 mod plain_text;
 mod prefect;
 mod reference;
@@ -48,6 +49,7 @@ pub use inject::{
 };
 pub use jobs::{INJECTED_ANNOTATION, JOBS_POLICY, JobSelector, SELECTS_JOBS_LABEL};
 pub use labels::{MANAGED_BY, MANAGED_BY_LABEL};
+pub use mount::{MountSpec, RESERVED_ROOTS, RESERVED_TREES};
 pub use plain_text::{PLAIN_TEXT_RULE, control_character};
 pub use prefect::{
     ApiKey, BasicAuth, BlockSpec, CaBundle, Header, PrefectSpec, ServerChoice, ServerRef,
@@ -64,9 +66,9 @@ pub use restart::{
     CONTENT_HASHES_ANNOTATION, RESTART_LABEL, RESTARTED_AT_ANNOTATION, RestartKind, RestartSpec,
     RestartTarget,
 };
-pub use secret::{DeletionPolicy, ManagedSecretSpec};
+pub use secret::{DeletionPolicy, FILES_SUFFIX, ManagedSecretSpec, files_secret_of};
 pub use status::{
-    DopplerPrefectBindingStatus, ExcludedKey, FilesStatus, ResolvedConfig, WorkPoolState,
+    DopplerPrefectBindingStatus, ExcludedKey, FilesStatus, JobFiles, ResolvedConfig, WorkPoolState,
     WorkPoolStatus,
 };
 pub use uid::Uid;

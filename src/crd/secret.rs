@@ -16,7 +16,7 @@ use super::{
 };
 
 /// The suffix of the name of the Secret with the files.
-const FILES_SUFFIX: &str = "-files";
+pub const FILES_SUFFIX: &str = "-files";
 
 /// The Kubernetes Secret that the operator writes, and the Secret with the files if there are any.
 /// Both are in the binding's namespace.
@@ -95,11 +95,17 @@ pub struct ManagedSecretSpec {
     pub restart: Option<RestartSpec>,
 }
 
+/// The name of the Secret with the files of the binding whose Secret has this name.
+#[must_use]
+pub fn files_secret_of(secret: &str) -> String {
+    format!("{secret}{FILES_SUFFIX}")
+}
+
 impl ManagedSecretSpec {
     /// The name of the Secret with the files, if the Secret has this name. None without files.
     #[must_use]
     pub fn files_secret_name(&self, secret: &str) -> Option<String> {
-        (!self.files.is_empty()).then(|| format!("{secret}{FILES_SUFFIX}"))
+        (!self.files.is_empty()).then(|| files_secret_of(secret))
     }
 
     /// What happens to the Secret when the binding is deleted. `adopted` says whether the binding

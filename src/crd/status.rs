@@ -46,6 +46,10 @@ pub struct DopplerPrefectBindingStatus {
         regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
     )]
     pub job_secret_name: Option<String>,
+    /// The Secret with files that the admission policy mounts in Jobs. Absent if no item of
+    /// `spec.inject.jobs` has a mount, and until that Secret exists and belongs to the binding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job_files: Option<JobFiles>,
     /// Number of keys in the Secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_count: Option<i32>,
@@ -105,6 +109,16 @@ pub struct FilesStatus {
     pub content_hash: String,
 }
 
+/// The Secret with files that the admission policy mounts in Jobs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct JobFiles {
+    /// Name of the Secret with the files.
+    pub secret_name: String,
+    /// Name of its volume in the pods.
+    pub volume_name: String,
+}
+
 /// A name that the operator excludes from the Secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExcludedKey {
@@ -149,7 +163,7 @@ pub enum WorkPoolState {
     Contested,
     /// The operator cannot add the entry: the template is empty, is not of a kubernetes pool, has a
     /// placeholder in that place without the entry in its default, or has a variable of its own
-    /// under the name by which runs should choose.
+    /// under the name by which runs should choose, or something at the path of the mount.
     NotEditable,
     /// The credentials have no permission to read or edit the pool.
     Forbidden,

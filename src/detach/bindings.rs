@@ -80,16 +80,19 @@ impl Detacher {
         let left: Vec<InjectedEntry> = recorded.entries.intersection(uncleaned).cloned().collect();
         let managed = &binding.spec.managed_secret;
         let files = managed.files_secret_name(binding.secret_name());
+        let entries = recorded.entries.iter();
+        let mounted: Vec<String> = entries.filter_map(InjectedEntry::files_secret).collect();
         let secrets: BTreeSet<&str> = recorded
             .entries
             .iter()
             .map(|entry| entry.secret.as_str())
             .chain([binding.secret_name()])
             .chain(files.as_deref())
+            .chain(mounted.iter().map(String::as_str))
             .collect();
         for name in secrets {
             // The record of an entry that is still there stays on its Secret.
-            if left.iter().any(|entry| entry.secret == name) {
+            if left.iter().any(|entry| entry.needs(name)) {
                 continue;
             }
             if let Err(error) = self.detach_secret(binding, &namespace, name).await {
@@ -169,9 +172,13 @@ impl Detacher {
             .next()
             .is_some();
         let uid = binding.metadata.uid.as_deref().unwrap_or_default();
-        if !is_left {
+        let entries = orphan.recorded.entries.iter();
+        let mounted = entries.filter_map(InjectedEntry::files_secret);
+        let secrets: BTreeSet<String> = mounted.chain([name.to_owned()]).collect();
+        for name in secrets.iter().filter(|_| !is_left) {
             let disowned = async {
-                if let Some(found) = self.secrets.get(&namespace, name).await? {
+                let found = self.secrets.get(&namespace, name).await?;
+                if let Some(found) = found.filter(|found| found.observed.belongs_to(uid)) {
                     let observed = &found.observed;
                     self.secrets.disown(&namespace, name, observed, uid).await?;
                 }

@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::{
     crd::{DopplerPrefectBindingStatus, InjectedEntry, WorkPoolStatus},
+    inject::template::EntryKey,
     reason::Reason,
     status::{ConditionUpdate, INJECTED, Outcome, status},
 };
@@ -22,8 +23,9 @@ pub(super) fn detached_status(
 ) -> DopplerPrefectBindingStatus {
     let mut message = match left.first() {
         None => "detach removed the operator: nothing is injected any more".to_owned(),
-        Some(InjectedEntry { server, pool, .. }) => format!(
-            "detach removed the operator, and could not remove the entry from work pool {pool} of {server}: remove it from the pool's template before you delete Secret {secret}"
+        Some(entry @ InjectedEntry { server, pool, .. }) => format!(
+            "detach removed the operator, and could not remove {} from work pool {pool} of {server}: remove it from the pool's template before you delete Secret {secret}",
+            EntryKey::from(entry).description()
         ),
     };
     message.push_str("; the Secret keeps its last values and is no longer synced");
@@ -44,6 +46,7 @@ pub(super) fn detached_status(
         resolved: None,
         secret_name: secret.to_owned(),
         job_secret: None,
+        job_files: None,
         content: None,
         prefect_version: before.prefect_version.clone(),
         refreshed: None,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::template::{Entry, EntryKey};
-use crate::crd::{InjectMode, WorkPoolState};
+use crate::crd::{InjectMode, MountSpec, WorkPoolState};
 use crate::reason::Reason;
 
 /// What a binding wants of its entry in the pool.
@@ -49,10 +49,15 @@ pub enum UsedName {
 pub struct Claim {
     /// Namespace of binding and Secret.
     pub namespace: String,
+    /// Name of the binding.
+    pub binding: String,
     /// Name of the Secret.
     pub secret: String,
     /// The variable of the pool by which runs choose the Secret. None if all runs get it.
     pub variable: Option<String>,
+    /// Where the files beside the Secret are to be mounted. None for the entry of the Secret itself. The
+    /// path of a claim that wants the mount absent does not count.
+    pub mount: Option<MountSpec>,
     /// The entry's `optional`.
     pub optional: bool,
     /// Whether the pool's `cluster_config` names this cluster.
@@ -78,7 +83,11 @@ impl Claim {
     /// What identifies its entry in the template.
     #[must_use]
     pub fn key(&self) -> EntryKey {
-        self.entry().key()
+        EntryKey {
+            secret: self.secret.clone(),
+            variable: self.variable.clone(),
+            mount: self.mount.is_some(),
+        }
     }
 
     /// Its entry.
@@ -88,6 +97,7 @@ impl Claim {
             secret: self.secret.clone(),
             optional: self.optional,
             variable: self.variable.clone(),
+            mount: self.mount.clone(),
         }
     }
 
@@ -96,7 +106,9 @@ impl Claim {
     pub fn same_request(&self, other: &Self) -> bool {
         self.namespace == other.namespace
             && self.secret == other.secret
+            && self.binding == other.binding
             && self.variable == other.variable
+            && self.mount == other.mount
             && self.adoption == other.adoption
             && self.used_name == other.used_name
             && self.optional == other.optional

@@ -9,10 +9,13 @@ use std::fmt::Write;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::template::{Entry, EntryKey, EntryState, has_list, leading_entries};
+use super::template::{Entry, EntryKey, EntryState, has_list, has_volume_lists, leading_entries};
 use super::template::{declaration_of, declared_variable, entry_state};
-use crate::{args::PatchForm, printable};
+use super::template::{volume_json, volume_mount_json};
+use crate::{args::PatchForm, crd::MountSpec, printable};
 
+/// JSON pointer of the pod's spec in a base job template.
+const POD_POINTER: &str = "/job_configuration/job_manifest/spec/template/spec";
 /// JSON pointer of the list that takes the entry in a base job template.
 const ENV_FROM_POINTER: &str =
     "/job_configuration/job_manifest/spec/template/spec/containers/0/envFrom";
@@ -23,6 +26,9 @@ const ENV_FROM_POINTER: &str =
 /// runs. Without a template the list and the variable count as missing, as in Prefect's default
 /// template.
 fn operations(entry: &Entry, template: Option<&RawValue>) -> Vec<Value> {
+    if let Some(mount) = &entry.mount {
+        return mount_operations(entry, mount, template);
+    }
     let list = template.is_some_and(has_list);
     let at = template.map_or(0, leading_entries);
     let Some(variable) = &entry.variable else {
@@ -45,6 +51,24 @@ fn operations(entry: &Entry, template: Option<&RawValue>) -> Vec<Value> {
     [name].into_iter().chain(source).collect()
 }
 
+/// The operations that add the volume and its mount behind others.
+fn mount_operations(entry: &Entry, mount: &MountSpec, template: Option<&RawValue>) -> Vec<Value> {
+    let (has_volumes, has_mounts) = template.map_or((false, false), has_volume_lists);
+    let add = |pointer: &str, has_list: bool, value: Value| {
+        if has_list {
+            json!({"op": "add", "path": format!("{POD_POINTER}/{pointer}/-"), "value": value})
+        } else {
+            json!({"op": "add", "path": format!("{POD_POINTER}/{pointer}"), "value": [value]})
+        }
+    };
+    let volume = volume_json(&entry.secret, entry.optional, mount);
+    let volume_mount = volume_mount_json(&entry.secret, mount);
+    vec![
+        add("volumes", has_volumes, volume),
+        add("containers/0/volumeMounts", has_mounts, volume_mount),
+    ]
+}
+
 /// The operation that adds the entry to the list at this place, or as a new list.
 fn add_source(entry: &Entry, at: Option<usize>) -> Value {
     match at {
@@ -63,23 +87,28 @@ pub(super) fn operations_text(entry: &Entry, template: Option<&RawValue>) -> Str
     operations.join(", ")
 }
 
-/// The text to paste where another tool owns the template of the pool.
+/// The text to paste where another tool owns the template of the pool. `entries` are the entry of the
+/// Secret, and the mount of its files if there is one.
 #[must_use]
 pub fn patch_text(
     form: PatchForm,
     pool: &str,
-    entry: &Entry,
+    entries: &[Entry],
     template: Option<&RawValue>,
 ) -> String {
     // A line break in a name would begin a line of the text.
     let shown_pool = printable::name(pool);
     match form {
-        PatchForm::Json => format!("[{}]\n", operations_text(entry, template)),
+        PatchForm::Json => {
+            let texts = entries.iter().map(|entry| operations_text(entry, template));
+            format!("[{}]\n", texts.collect::<Vec<_>>().join(", "))
+        }
         PatchForm::PrefectOperator => {
             let mut text = format!(
                 "# kubectl edit prefectworkpool (the object of work pool {shown_pool})\nspec:\n  baseJobTemplate:\n    patches:\n"
             );
-            for operation in operations(entry, template) {
+            let operations = entries.iter().flat_map(|entry| operations(entry, template));
+            for operation in operations {
                 let (path, value) = (&operation["path"], &operation["value"]);
                 // JSON is YAML. A line break in a text is an escape in it.
                 let _ = write!(
@@ -89,26 +118,38 @@ pub fn patch_text(
             }
             text
         }
-        PatchForm::Terraform => terraform(pool, entry),
-        PatchForm::Helm => {
-            let variable = entry.variable.as_ref().map(|variable| {
-                let declaration = declaration_of([&*entry.secret]);
-                format!(
-                    "# and this to variables.properties of that JSON; if it is there already, add the name to its enum\n\
-                     \"{variable}\": {declaration}\n"
-                )
-            });
-            format!(
-                "# the prefect-worker chart writes worker.config.baseJobTemplate.configuration (JSON text, or the ConfigMap of\n\
-                 # existingConfigMapName) to work pool {shown_pool} at each start of the worker: add this to the first container\n\
-                 # of that JSON, before other sources{}\n\
-                 \"envFrom\": [{}]\n{}",
-                behind(entry),
-                entry.json(),
-                variable.unwrap_or_default()
-            )
-        }
+        PatchForm::Terraform => entries.iter().map(|entry| terraform(pool, entry)).collect(),
+        PatchForm::Helm => entries
+            .iter()
+            .map(|entry| helm(&shown_pool, entry))
+            .collect(),
     }
+}
+
+fn helm(shown_pool: &str, entry: &Entry) -> String {
+    if let Some(mount) = &entry.mount {
+        return format!(
+            "# and this to the spec of the pod in that JSON\n\"volumes\": [{}]\n# and this to the first container\n\"volumeMounts\": [{}]\n",
+            volume_json(&entry.secret, entry.optional, mount),
+            volume_mount_json(&entry.secret, mount)
+        );
+    }
+    let variable = entry.variable.as_ref().map(|variable| {
+        let declaration = declaration_of([&*entry.secret]);
+        format!(
+            "# and this to variables.properties of that JSON; if it is there already, add the name to its enum\n\
+             \"{variable}\": {declaration}\n"
+        )
+    });
+    format!(
+        "# the prefect-worker chart writes worker.config.baseJobTemplate.configuration (JSON text, or the ConfigMap of\n\
+         # existingConfigMapName) to work pool {shown_pool} at each start of the worker: add this to the first container\n\
+         # of that JSON, before other sources{}\n\
+         \"envFrom\": [{}]\n{}",
+        behind(entry),
+        entry.json(),
+        variable.unwrap_or_default()
+    )
 }
 
 /// Where the entry of a variable stands among those of bindings.
@@ -121,6 +162,14 @@ const fn behind(entry: &Entry) -> &'static str {
 }
 
 fn terraform(pool: &str, entry: &Entry) -> String {
+    if let Some(mount) = &entry.mount {
+        // JSON is an expression of Terraform.
+        return format!(
+            "# at job_configuration.job_manifest.spec.template.spec\nvolumes = [{}]\n# at its containers[0]\nvolumeMounts = [{}]\n",
+            volume_json(&entry.secret, entry.optional, mount),
+            volume_mount_json(&entry.secret, mount)
+        );
+    }
     let source = entry.json();
     let (name, optional) = (&source["secretRef"]["name"], entry.optional);
     let variable = entry.variable.as_ref().map(|variable| {
@@ -152,7 +201,7 @@ mod tests {
         Entry {
             secret: "my-secret".to_owned(),
             optional: true,
-            variable: None,
+            ..Entry::default()
         }
     }
 
@@ -172,7 +221,11 @@ mod tests {
             PatchForm::Terraform,
         ] {
             for entry in [entry(), selected("s")] {
-                let lines = |pool| patch_text(form, pool, &entry, None).lines().count();
+                let lines = |pool| {
+                    patch_text(form, pool, std::slice::from_ref(&entry), None)
+                        .lines()
+                        .count()
+                };
                 assert_eq!(lines("a\nspec: {}"), lines("a"), "{form:?}");
             }
         }
@@ -187,7 +240,12 @@ mod tests {
 
     /// The template after the printed patch.
     fn patched(text: &str, entry: &Entry) -> String {
-        let patch = patch_text(PatchForm::Json, "k8s", entry, Some(&raw(text)));
+        let patch = patch_text(
+            PatchForm::Json,
+            "k8s",
+            std::slice::from_ref(entry),
+            Some(&raw(text)),
+        );
         let patch: json_patch::Patch = serde_json::from_str(&patch).unwrap();
         let mut template: Value = serde_json::from_str(text).unwrap();
         json_patch::patch(&mut template, &patch).unwrap();
@@ -226,7 +284,12 @@ mod tests {
         for text in [BARE, LISTED] {
             for entry in [entry(), selected("s")] {
                 let raw = raw(text);
-                let yaml = patch_text(PatchForm::PrefectOperator, "k8s", &entry, Some(&raw));
+                let yaml = patch_text(
+                    PatchForm::PrefectOperator,
+                    "k8s",
+                    &[entry.clone()],
+                    Some(&raw),
+                );
                 let value: Value = serde_saphyr::from_str(&yaml).unwrap();
                 assert_eq!(
                     value.pointer("/spec/baseJobTemplate/patches"),
@@ -243,9 +306,9 @@ mod tests {
             PatchForm::Terraform,
             PatchForm::Helm,
         ] {
-            let text = patch_text(form, "k8s", &entry(), None);
+            let text = patch_text(form, "k8s", &[entry()], None);
             assert!(text.contains("my-secret") && text.contains("k8s"), "{text}");
-            let text = patch_text(form, "k8s", &selected("s"), None);
+            let text = patch_text(form, "k8s", &[selected("s")], None);
             for part in ["{{ doppler_config }}", "\"none\",\"s\"", "k8s"] {
                 assert!(text.contains(part), "{part}: {text}");
             }

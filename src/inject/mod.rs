@@ -1,4 +1,5 @@
-//! Puts Secrets into the environment of job pods, by way of the base job templates of work pools.
+//! Puts Secrets into the environment of job pods, and files into the pods, by way of the base job
+//! templates of work pools.
 //!
 //! Input: the claims of bindings on the work pools of a Prefect server.
 //! Output: base job templates with our entries, and an observation for each claim.
@@ -8,6 +9,7 @@
 pub mod claim;
 mod job_environment;
 pub mod job_labels;
+mod job_volumes;
 mod json_text;
 mod manual_patch;
 pub mod plan;

@@ -18,11 +18,14 @@
 //!   otherwise: without it, Prefect refuses every new run of theirs.
 //! - All bindings of a pool use one variable. A variable that a binding gives up stays beside the
 //!   next one until its names are out.
+//! - The path of a mount belongs to the binding that has it. A mount whose new path is taken stays at
+//!   its old one.
 //! - A claim that the pool cannot serve, as from another namespace, or that may never own the
 //!   Secret, keeps no entry in the pool: else it could stop the removal of another tenant's entry.
 
 mod deployments;
 mod eligibility;
+mod mounts;
 mod observe;
 mod usage;
 mod variables;
@@ -34,6 +37,7 @@ use serde_json::value::RawValue;
 
 use self::deployments::Unserved;
 use self::eligibility::{Rejection, find_rejection};
+use self::mounts::{Admittance, leaving_volumes};
 use self::observe::{Observed, add_shadows, observe_claim};
 use self::usage::Usage;
 use self::variables::PoolVariables;
@@ -74,7 +78,7 @@ struct Demand {
 /// Plans one write of a pool for all claims.
 #[must_use]
 pub fn plan(view: &PoolView<'_>, claims: &[&Claim], history: &History) -> Plan {
-    let parsed = ParsedTemplate::parse(view, claims);
+    let parsed = ParsedTemplate::parse(view, claims, &history.elsewhere);
     let mut rejections: Vec<_> = claims
         .iter()
         .map(|claim| find_rejection(view, &parsed, claim))
@@ -91,26 +95,43 @@ pub fn plan(view: &PoolView<'_>, claims: &[&Claim], history: &History) -> Plan {
             .map(|(claim, rejection)| (*claim, rejection)),
     );
     let served = served.filter(|(_, rejection)| rejection.is_none());
-    let variables = PoolVariables::of(served.map(|(claim, _)| claim), history);
+    let served: Vec<&Claim> = served.map(|(claim, _)| claim).collect();
+    let variables = PoolVariables::of(served.iter().copied(), history);
+    let leaving = leaving_volumes(claims, history);
+    let mut waiting = BTreeSet::new();
     for (claim, rejection) in claims.iter().zip(&mut rejections) {
         if rejection.is_none() {
             *rejection = variables.find_rejection(view, &parsed, claim);
         }
+        if rejection.is_none() && claim.mount.is_some() {
+            match parsed.mounts.admit(view, claim, &served, &leaving) {
+                Admittance::Admitted => {}
+                Admittance::Waits => drop(waiting.insert(claim.key())),
+                Admittance::Rejected(taken) => *rejection = Some(taken),
+            }
+        }
     }
     let mut demand = Demand::of(claims, &rejections, history);
+    demand
+        .entries
+        .retain(|entry| !waiting.contains(&entry.key()));
     for (claim, rejection) in &elsewhere {
         demand.protect(claim, rejection.as_ref());
     }
-    demand.release_others(&parsed);
+    demand.release_others(&parsed, claims);
     demand.hold_used(view, &parsed, claims);
     let edit = demand.edit(view);
     let present = claims
         .iter()
+        .filter(|claim| {
+            let state = parsed.claim_state(claim);
+            !matches!(state, EntryState::Absent | EntryState::Incomplete)
+        })
         .map(|claim| claim.key())
-        .filter(|key| parsed.state(key) != EntryState::Absent)
         .collect();
     let keys: BTreeMap<&str, &BTreeSet<String>> = claims
         .iter()
+        .filter(|claim| claim.mount.is_none())
         .map(|claim| (claim.secret.as_str(), &*claim.keys))
         .collect();
     let observe = |(claim, rejection): (&&Claim, Option<Rejection>)| {
@@ -118,14 +139,15 @@ pub fn plan(view: &PoolView<'_>, claims: &[&Claim], history: &History) -> Plan {
         let observed = Observed {
             claim,
             rejection,
-            entry: parsed.state(&key),
+            entry: parsed.claim_state(claim),
             kept: demand.keeps(&key),
             operators: history.is_operators(&key, claims) || is_adopted(&parsed, claim),
             used: demand.used.get(&key),
         };
         let mut observation = observe_claim(view, history, observed);
         observation.used_by = Usage::of(view, &parsed, &key).deployments;
-        if claim.want != Want::Absent {
+        // A mount overrides nothing, and the deployments are those of the binding's entry.
+        if claim.want != Want::Absent && claim.mount.is_none() {
             add_shadows(view, &parsed, claim, &keys, &mut observation);
         }
         observation
@@ -152,7 +174,7 @@ fn is_adopted(parsed: &ParsedTemplate<'_>, claim: &Claim) -> bool {
 /// The deployments that send jobs to namespaces without the Secret of the claim, by namespace.
 #[must_use]
 pub fn unserved_deployments(view: &PoolView<'_>, claim: &Claim) -> BTreeMap<String, Vec<String>> {
-    let parsed = ParsedTemplate::parse(view, &[claim]);
+    let parsed = ParsedTemplate::parse(view, &[claim], &[]);
     Unserved::of(&parsed.deployments, claim).elsewhere
 }
 
@@ -190,14 +212,17 @@ impl Demand {
     }
 
     /// Leaves the entries to others that are theirs.
-    fn release_others(&mut self, parsed: &ParsedTemplate) {
+    fn release_others(&mut self, parsed: &ParsedTemplate<'_>, claims: &[&Claim]) {
         // An entry that a claim only observes stays as it is, unless another claim requires it.
         let (required, protected) = (&self.required, &self.protected);
         self.editable
             .retain(|key| required.contains(key) || !protected.contains(key));
         // A user's entry of another shape makes ours unnecessary.
-        self.entries
-            .retain(|entry| parsed.state(&entry.key()) != EntryState::OtherShape);
+        let theirs = claims.iter().filter(|claim| {
+            claim.want != Want::Absent && parsed.claim_state(claim) == EntryState::OtherShape
+        });
+        let theirs: BTreeSet<EntryKey> = theirs.map(|claim| claim.key()).collect();
+        self.entries.retain(|entry| !theirs.contains(&entry.key()));
     }
 
     /// Keeps the names that deployments choose, unless a claim gives them up.

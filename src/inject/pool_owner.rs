@@ -91,7 +91,7 @@ mod tests {
         let entry = Entry {
             secret: "s".to_owned(),
             optional: true,
-            variable: None,
+            ..Entry::default()
         };
         let text = owner_message(&owner, "k8s", &entry, &RawValue::NULL.to_owned());
         assert!(

@@ -21,8 +21,8 @@ use self::placeholder::{Kind, placeholders, whole_placeholder};
 pub(super) use self::node::{Node, Text};
 pub(super) use self::variables::Variables;
 
-/// The path from `job_configuration` to the containers of the pod.
-const CONTAINERS: [&str; 5] = ["job_manifest", "spec", "template", "spec", "containers"];
+/// The path from `job_configuration` to the spec of the pod.
+const POD: [&str; 4] = ["job_manifest", "spec", "template", "spec"];
 
 /// A parsed base job template.
 pub(super) struct JobTemplate {
@@ -90,7 +90,7 @@ impl JobTemplate {
     fn source_variables(&self) -> BTreeSet<String> {
         let mut names = BTreeSet::new();
         let mut part = &self.configuration;
-        for key in CONTAINERS {
+        for key in POD.into_iter().chain(["containers"]) {
             part = &part[key];
             if part.is_string() {
                 collect_variables(part, &mut names);
@@ -117,12 +117,15 @@ impl<'a> Job<'a> {
         Node::template(configuration, self.variables).get(key)
     }
 
+    /// The spec of the pod.
+    pub(super) fn pod(self) -> Node<'a> {
+        let configuration = Node::template(&self.template.configuration, self.variables);
+        POD.iter().fold(configuration, |part, key| part.get(key))
+    }
+
     /// The first container of the pod.
     pub(super) fn container(self) -> Node<'a> {
-        let configuration = Node::template(&self.template.configuration, self.variables);
-        let containers = CONTAINERS
-            .iter()
-            .fold(configuration, |part, key| part.get(key));
+        let containers = self.pod().get("containers");
         containers.elements().next().unwrap_or(Node::Missing)
     }
 

@@ -1,5 +1,5 @@
-//! The smallest edit of a base job template that adds or removes our `envFrom` entries, and the
-//! variables by which runs choose a Secret.
+//! The smallest edit of a base job template that adds or removes our `envFrom` entries, the variables
+//! by which runs choose a Secret, and mounts of files.
 //!
 //! Input: the template as raw JSON, the wanted entries, and the entries that may be removed.
 //! Output: the same text with few ranges changed, or why the template cannot take an entry.
@@ -15,6 +15,10 @@ mod choice;
 mod container;
 mod entry;
 mod entry_state;
+mod list_edit;
+mod mount;
+mod mount_edit;
+mod standing_mount;
 mod variable;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -22,15 +26,18 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use serde_json::value::RawValue;
 
 use self::choice::{Choice, Placement, insert_member, remove_member};
-use self::container::{EnvFrom, FirstContainer, POD_SPEC_PATH, first_container};
+use self::container::{FirstContainer, ListMember, POD_SPEC_PATH, first_container};
 use self::entry::placeholder;
 use self::entry_state::secret_source;
+use self::mount_edit::edit_mounts;
 use super::json_text::{range_of, splice};
 
 pub use self::container::NotEditable;
 pub use self::entry::{Entry, EntryKey};
 pub use self::entry_state::{EntryState, entry_state, entry_states};
-pub(super) use self::entry_state::{has_list, leading_entries};
+pub(super) use self::entry_state::{has_list, has_volume_lists, leading_entries};
+pub use self::mount::{volume_json, volume_mount_json, volume_name};
+pub use self::standing_mount::{StandingMount, standing_mount};
 pub(super) use self::variable::{
     DeclaredVariable, declaration_of, declared_variable, refuses_undeclared,
 };
@@ -57,14 +64,16 @@ pub fn edit(
     ours: &BTreeSet<EntryKey>,
 ) -> Result<Edit, NotEditable> {
     first_container(template)?;
-    let all = entries.iter().filter(|entry| entry.variable.is_none());
+    let all = entries.iter();
+    let all = all.filter(|entry| entry.variable.is_none() && entry.mount.is_none());
     let mut sources: Vec<Source> = all
         .map(|entry| Source {
             name: entry.secret.clone(),
             optional: entry.optional,
         })
         .collect();
-    let plain = ours.iter().filter(|key| key.variable.is_none());
+    let plain = ours.iter();
+    let plain = plain.filter(|key| key.variable.is_none() && !key.mount);
     let mut our_names: BTreeSet<String> = plain.map(|key| key.secret.clone()).collect();
     let mut changed: Option<Box<RawValue>> = None;
     for (variable, choice) in choices(entries, ours) {
@@ -87,6 +96,12 @@ pub fn edit(
     if let Some(text) = edit_sources(with_variables, sources, &our_names)? {
         changed = Some(parse(text)?);
     }
+    let our_mounts = ours.iter().filter(|key| key.mount);
+    let our_mounts = our_mounts.map(|key| key.secret.as_str()).collect();
+    let with_sources = changed.as_deref().unwrap_or(template);
+    if let Some(with_mounts) = edit_mounts(with_sources, entries, &our_mounts)? {
+        changed = Some(with_mounts);
+    }
     Ok(changed.map_or(Edit::Unchanged, Edit::Changed))
 }
 
@@ -101,7 +116,7 @@ impl Source {
         let entry = Entry {
             secret: self.name.clone(),
             optional: self.optional,
-            variable: None,
+            ..Entry::default()
         };
         entry.json().to_string()
     }
@@ -160,16 +175,16 @@ fn edit_sources(
     }
     let our_entries: Vec<String> = wanted.iter().map(Source::json).collect();
     let text = match &target.sources {
-        EnvFrom::List(list, elements) if !(our_entries.is_empty() && kept.is_empty()) => {
+        ListMember::List(list, elements) if !(our_entries.is_empty() && kept.is_empty()) => {
             let new = rebuild_list(list.get(), elements, &our_entries, &kept);
             replace_part(template, list, &new)
         }
-        EnvFrom::List(..) => remove_list(template, &target),
-        EnvFrom::Null => target
+        ListMember::List(..) => remove_list(template, &target),
+        ListMember::Null => target
             .members
             .get("envFrom")
             .and_then(|null| replace_part(template, null, &format!("[{}]", our_entries.join(",")))),
-        EnvFrom::Missing => insert_list(template, &target, &our_entries),
+        ListMember::Missing => insert_list(template, &target, &our_entries),
     };
     text.map(Some).ok_or_else(unexpected)
 }

@@ -18,6 +18,7 @@ fn synced() -> Outcome {
         }),
         secret_name: "my-project-dev".to_owned(),
         job_secret: None,
+        job_files: None,
         content: Some(SecretContent {
             key_count: 4,
             excluded_keys: vec![],
@@ -290,6 +291,7 @@ fn a_binding_that_is_being_deleted_is_not_ready_for_a_reason_of_its_own() {
         pool: "k8s".to_owned(),
         secret: "s".to_owned(),
         variable: None,
+        mount: false,
     };
     let outcome = Outcome {
         block: ConditionUpdate::Unchanged,

@@ -7,9 +7,9 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use super::pool_claims::PoolClaims;
+use super::pool_claims::{ObservedClaim, PoolClaims};
 use crate::{
-    crd::WorkPoolStatus,
+    crd::{WorkPoolState, WorkPoolStatus},
     failure::Failure,
     inject::claim::{Observation, Phase},
     printable,
@@ -56,12 +56,10 @@ pub fn injected_condition(
     let mut failed: Option<Failure> = None;
     let mut unknown = false;
     let mut pools = Vec::with_capacity(claims.observations.len());
-    for (name, observation) in &claims.observations {
-        let old = before.iter().find(|pool| pool.name == *name);
-        pools.push(pool_status(name, observation.as_ref(), old));
-        let progress = observation
-            .as_ref()
-            .map(|observation| progress(observation, was_true, grace_period));
+    for observed in &claims.observations {
+        let observation = observed.observation.as_ref();
+        add_status(&mut pools, observed, before);
+        let progress = observation.map(|observation| progress(observation, was_true, grace_period));
         match progress {
             Some(Progress::Injected) => {}
             Some(Progress::Unknown) | None => unknown = true,
@@ -104,9 +102,15 @@ fn unknown_condition(claims: &PoolClaims, state: &InjectionState<'_>) -> Conditi
     let in_phase = |phase: Phase| {
         let observed = claims.observations.iter();
         let names = observed
-            .filter(|(_, observation)| observation.as_ref().is_some_and(|o| o.phase == phase))
-            .map(|(name, _)| printable::name(name));
-        let names: Vec<String> = names.take(MAX_NAMES).collect();
+            .filter(|observed| {
+                let observation = observed.observation.as_ref();
+                observation.is_some_and(|observation| observation.phase == phase)
+            })
+            .map(|observed| printable::name(&observed.pool));
+        let mut names: Vec<String> = names.collect();
+        // The entry of a pool, and its mount.
+        names.dedup();
+        names.truncate(MAX_NAMES);
         (!names.is_empty()).then(|| names.join(", "))
     };
     let message = match (in_phase(Phase::Injectable), in_phase(Phase::InProgress)) {
@@ -159,6 +163,28 @@ fn progress(observation: &Observation, was_true: bool, grace_period: Duration) -
     }
 }
 
+/// Adds the status of a pool, or what its mount changes in it: the state of the first claim that the
+/// pool does not serve counts.
+fn add_status(
+    pools: &mut Vec<WorkPoolStatus>,
+    observed: &ObservedClaim,
+    before: &[WorkPoolStatus],
+) {
+    let name = &observed.pool;
+    let old = before.iter().find(|pool| pool.name == *name);
+    let status = pool_status(name, observed.observation.as_ref(), old);
+    let Some(entry) = pools.last_mut().filter(|_| observed.is_mount) else {
+        return pools.push(status);
+    };
+    let is_served = |state: Option<WorkPoolState>| {
+        use WorkPoolState::{AlreadyPresent, Patched};
+        matches!(state, None | Some(Patched | AlreadyPresent))
+    };
+    if is_served(entry.state) && (!is_served(status.state) || entry.state.is_none()) {
+        entry.state = status.state;
+    }
+}
+
 /// The status of a pool. A pool that was not read stays as it was.
 fn pool_status(
     name: &str,
@@ -184,6 +210,16 @@ fn injected_message(claims: &PoolClaims, pools: &[WorkPoolStatus]) -> String {
     let names = pools.iter().map(|pool| printable::name(&pool.name));
     let names: Vec<String> = names.collect();
     let mut message = format!("work pools {} reference the Secret", names.join(", "));
+    let mounts = claims
+        .observations
+        .iter()
+        .filter(|observed| observed.is_mount);
+    let mounts = mounts.map(|observed| printable::name(&observed.pool));
+    let mounts: Vec<String> = mounts.take(MAX_NAMES).collect();
+    if !mounts.is_empty() {
+        message.push_str("; its files are mounted in those of ");
+        message.push_str(&mounts.join(", "));
+    }
     let unserved: BTreeSet<&str> = pools
         .iter()
         .flat_map(|pool| &pool.unserved_namespaces)
@@ -200,8 +236,13 @@ fn injected_message(claims: &PoolClaims, pools: &[WorkPoolStatus]) -> String {
         message.extend(shadowed_clause(pool));
     }
     let observations = claims.observations.iter();
-    let unchecked = observations
-        .filter_map(|(_, observation)| observation.as_ref()?.unchecked_deployments.as_deref());
+    let unchecked = observations.filter_map(|observed| {
+        observed
+            .observation
+            .as_ref()?
+            .unchecked_deployments
+            .as_deref()
+    });
     for clause in unchecked {
         message.push_str("; ");
         message.push_str(clause);
@@ -229,7 +270,6 @@ fn shadowed_clause(pool: &WorkPoolStatus) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crd::WorkPoolState;
 
     fn state() -> InjectionState<'static> {
         InjectionState {
@@ -269,7 +309,11 @@ mod tests {
         let observations = observations.iter().enumerate();
         let claims = PoolClaims {
             observations: observations
-                .map(|(number, observation)| (format!("pool-{number}"), observation.clone()))
+                .map(|(number, observation)| ObservedClaim {
+                    pool: format!("pool-{number}"),
+                    is_mount: false,
+                    observation: observation.clone(),
+                })
                 .collect(),
             to_record: BTreeSet::new(),
         };
@@ -399,7 +443,11 @@ mod tests {
             event: None,
         };
         let claims = PoolClaims {
-            observations: vec![("k8s".to_owned(), Some(observation))],
+            observations: vec![ObservedClaim {
+                pool: "k8s".to_owned(),
+                is_mount: false,
+                observation: Some(observation),
+            }],
             to_record: BTreeSet::new(),
         };
         let (update, _) = injected_condition(&claims, &[], &state());

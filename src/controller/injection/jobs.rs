@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::jobs_label;
+use super::{jobs_label, pool_claims::files_exist};
 use crate::{
-    controller::{admission_policy::Availability, pass::Pass},
-    crd::JobSelector,
+    controller::{admission_policy::Availability, files_secret::files_secret_name, pass::Pass},
+    crd::{JobFiles, JobSelector},
     failure::Failure,
-    inject::job_labels::shown_labels,
+    inject::{job_labels::shown_labels, template::volume_name},
     reason::Reason,
     status::ConditionUpdate,
 };
@@ -107,10 +107,16 @@ fn jobs_condition(
             )
         };
     }
+    let mut mounts = jobs.iter();
+    let what = if mounts.any(|job| job.mount.is_some()) {
+        ", and mounts its files in those with a mount"
+    } else {
+        ""
+    };
     ConditionUpdate::True(
         Reason::Injected,
         format!(
-            "the admission policy adds Secret {secret} to new Jobs with the labels {}",
+            "the admission policy adds Secret {secret} to new Jobs with the labels {}{what}",
             selectors(jobs)
         ),
     )
@@ -148,10 +154,37 @@ pub fn recorded_job_secret(pass: &Pass<'_>) -> Option<String> {
     pass.last_status()?.job_secret_name.clone()
 }
 
+/// The Secret with files that the policy mounts: that of the spec once it exists, until then one of an
+/// earlier name that still exists.
+#[must_use]
+pub fn job_files(pass: &Pass<'_>) -> Option<JobFiles> {
+    let mut jobs = pass.binding.spec.inject.jobs.iter();
+    if !jobs.any(|job| job.mount.is_some()) {
+        return None;
+    }
+    if files_exist(pass) && pass.secret_exists() {
+        return Some(JobFiles {
+            secret_name: files_secret_name(pass)?,
+            volume_name: volume_name(pass.binding.secret_name()),
+        });
+    }
+    let last = recorded_job_files(pass)?;
+    let cached = pass.own_secret(&last.secret_name)?;
+    (!cached.observed.terminating).then_some(last)
+}
+
+/// The Secret with files that the status names for the policy.
+#[must_use]
+pub fn recorded_job_files(pass: &Pass<'_>) -> Option<JobFiles> {
+    pass.last_status()?.job_files.clone()
+}
+
 /// Whether the Secret of an earlier name has to stay: the status names it for the policy, or did so
 /// until a moment ago, so that Jobs may exist whose pods have yet to read it.
 pub fn holds_secret(pass: &mut Pass<'_>, name: &str) -> bool {
-    let is_recorded = recorded_job_secret(pass).is_some_and(|recorded| recorded == name);
+    let files = recorded_job_files(pass).map(|files| files.secret_name);
+    let mut recorded = recorded_job_secret(pass).into_iter().chain(files);
+    let is_recorded = recorded.any(|recorded| recorded == name);
     let since = pass.update_state(|state| {
         let since = &mut state.job_secret_since;
         if is_recorded {

@@ -8,8 +8,8 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
-    controller::pass::Pass,
-    crd::{InjectMode, InjectedEntry, MAX_ENTRIES, WorkPoolSpec, WorkPoolState},
+    controller::{files_secret::files_secret_name, pass::Pass},
+    crd::{InjectMode, InjectedEntry, MAX_ENTRIES, MountSpec, WorkPoolSpec, WorkPoolState},
     inject::{
         claim::{Adoption, Claim, Observation, Phase, UsedName, Want},
         template::EntryKey,
@@ -21,17 +21,31 @@ use crate::{
 /// The claims of a binding on the pools that its spec names.
 #[derive(Default)]
 pub struct PoolClaims {
-    /// For each pool, in the order of the spec, what its worker observed.
-    pub observations: Vec<(String, Option<Observation>)>,
+    /// For each pool, in the order of the spec, what its worker observed of the entry, and then of the
+    /// mount if there is one.
+    pub observations: Vec<ObservedClaim>,
     /// The entries to record before they are injected.
     pub to_record: BTreeSet<InjectedEntry>,
+}
+
+/// What the worker of a pool observed of one claim.
+pub struct ObservedClaim {
+    /// Name of the pool.
+    pub pool: String,
+    /// Whether the claim is of the mount, and not of the entry.
+    pub is_mount: bool,
+    /// None if the pool was not read yet.
+    pub observation: Option<Observation>,
 }
 
 impl PoolClaims {
     /// Records nothing more, because the binding has too many entries already.
     pub fn refuse_to_record(&mut self) {
         self.to_record.clear();
-        for (pool, observation) in &mut self.observations {
+        for ObservedClaim {
+            pool, observation, ..
+        } in &mut self.observations
+        {
             let injectable = observation
                 .as_mut()
                 .filter(|observation| observation.phase == Phase::Injectable);
@@ -50,7 +64,7 @@ impl PoolClaims {
     #[must_use]
     pub fn awaits_first_read(&self) -> bool {
         let mut observations = self.observations.iter();
-        observations.any(|(_, observation)| observation.is_none())
+        observations.any(|observed| observed.observation.is_none())
     }
 
     /// Whether a worker is about to write an entry. It enqueues the binding after that.
@@ -59,7 +73,7 @@ impl PoolClaims {
         let mut known = self
             .observations
             .iter()
-            .filter_map(|(_, known)| known.as_ref());
+            .filter_map(|observed| observed.observation.as_ref());
         known.any(|observation| {
             matches!(observation.phase, Phase::Injectable | Phase::InProgress)
                 && observation.failing_since.is_none()
@@ -77,57 +91,110 @@ pub fn declare_claims(
 ) -> PoolClaims {
     let pools = &pass.binding.spec.inject.work_pools;
     let mut claims = PoolClaims::default();
-    let Some(connection) = connection else {
-        claims.observations = pools.iter().map(|pool| (pool.name.clone(), None)).collect();
-        return claims;
-    };
-    let secret_exists = pass.secret_exists();
-    let guarded = pass.has_finalizer();
     for pool in pools {
-        let entry = entry_of(pass, connection, pool);
-        let recorded = pass.entries.recorded.entries.contains(&entry);
-        let patches = pool.mode() == InjectMode::Patch;
-        let claim = Claim {
-            namespace: pass.key.namespace().to_owned(),
-            secret: entry.secret.clone(),
-            variable: entry.variable.clone(),
-            optional: pool.optional(),
-            same_cluster: pool.same_cluster(),
-            mode: pool.mode(),
-            keys: Arc::clone(key_names),
-            want: if patches && recorded && guarded && secret_exists {
-                Want::Present
-            } else {
-                Want::Observe
-            },
-            recorded,
-            adoption: if has_sibling(&pass.entries.recorded.entries, &entry) {
-                Adoption::OfOurShape
-            } else {
-                Adoption::None
-            },
-            used_name: UsedName::Stays,
-            interval: pass.interval(),
-        };
-        let pools = &pass.context.pools;
-        let observation = pools.declare(pass.key, connection, &pool.name, claim);
-        let injectable = observation
-            .as_ref()
-            .is_some_and(|observation| observation.phase == Phase::Injectable);
-        if injectable && patches && !recorded {
-            claims.to_record.insert(entry);
+        let mount = pool.mount.as_ref().filter(|_| has_files(pass));
+        for mount in [None].into_iter().chain(mount.map(Some)) {
+            let entry = connection.map(|connection| entry_of(pass, connection, pool, mount));
+            let observation = connection
+                .zip(entry.as_ref())
+                .and_then(|(connection, entry)| {
+                    let keys = if mount.is_some() {
+                        Arc::default()
+                    } else {
+                        Arc::clone(key_names)
+                    };
+                    let claim = claim_of(pass, pool, entry, mount, keys);
+                    let pools = &pass.context.pools;
+                    pools.declare(pass.key, connection, &pool.name, claim)
+                });
+            let injectable = observation
+                .as_ref()
+                .is_some_and(|observation| observation.phase == Phase::Injectable);
+            claims.to_record.extend(entry.filter(|entry| {
+                let recorded = &pass.entries.recorded.entries;
+                injectable && pool.mode() == InjectMode::Patch && !recorded.contains(entry)
+            }));
+            claims.observations.push(ObservedClaim {
+                pool: pool.name.clone(),
+                is_mount: mount.is_some(),
+                observation,
+            });
         }
-        claims.observations.push((pool.name.clone(), observation));
     }
     claims
 }
 
-fn entry_of(pass: &Pass<'_>, connection: &Connection, pool: &WorkPoolSpec) -> InjectedEntry {
+/// The claim for one entry of the spec.
+fn claim_of(
+    pass: &Pass<'_>,
+    pool: &WorkPoolSpec,
+    entry: &InjectedEntry,
+    mount: Option<&MountSpec>,
+    keys: Arc<BTreeSet<String>>,
+) -> Claim {
+    let recorded = pass.entries.recorded.entries.contains(entry);
+    let exists = pass.secret_exists() && (mount.is_none() || files_exist(pass));
+    let patches = pool.mode() == InjectMode::Patch;
+    Claim {
+        namespace: pass.key.namespace().to_owned(),
+        binding: pass.key.name().to_owned(),
+        secret: entry.secret.clone(),
+        variable: entry.variable.clone(),
+        mount: mount.cloned(),
+        optional: pool.optional(),
+        same_cluster: pool.same_cluster(),
+        mode: pool.mode(),
+        keys,
+        want: if patches && recorded && pass.has_finalizer() && exists {
+            Want::Present
+        } else {
+            Want::Observe
+        },
+        recorded,
+        adoption: if has_sibling(&pass.entries.recorded.entries, entry) {
+            Adoption::OfOurShape
+        } else {
+            Adoption::None
+        },
+        used_name: UsedName::Stays,
+        interval: pass.interval(),
+    }
+}
+
+fn has_files(pass: &Pass<'_>) -> bool {
+    !pass.binding.spec.managed_secret.files.is_empty()
+}
+
+/// Whether the Secret with the files exists and belongs to this binding.
+pub fn files_exist(pass: &Pass<'_>) -> bool {
+    let cached = files_secret_name(pass).and_then(|name| pass.own_secret(&name));
+    cached.is_some_and(|cached| !cached.observed.terminating)
+}
+
+fn entry_of(
+    pass: &Pass<'_>,
+    connection: &Connection,
+    pool: &WorkPoolSpec,
+    mount: Option<&MountSpec>,
+) -> InjectedEntry {
     InjectedEntry {
         server: connection.api_url.to_string(),
         pool: pool.name.clone(),
         secret: pass.binding.secret_name().to_owned(),
-        variable: pool.variable().map(str::to_owned),
+        variable: pool
+            .variable()
+            .filter(|_| mount.is_none())
+            .map(str::to_owned),
+        mount: mount.is_some(),
+    }
+}
+
+/// Whether a pool of the spec asks for an entry of this kind.
+pub fn asks_for(pool: &WorkPoolSpec, variable: Option<&str>, mount: bool) -> bool {
+    if mount {
+        pool.mount.is_some()
+    } else {
+        pool.variable() == variable
     }
 }
 
@@ -150,8 +217,9 @@ pub fn prune_claims(pass: &Pass<'_>, connection: Option<&Arc<Connection>>) {
         let mut pools = binding.spec.inject.work_pools.iter();
         let in_spec = current.is_none_or(|current| current == server)
             && entry.secret == binding.secret_name()
-            && pools
-                .any(|named| named.name == pool && named.variable() == entry.variable.as_deref());
+            && pools.any(|named| {
+                named.name == pool && asks_for(named, entry.variable.as_deref(), entry.mount)
+            });
         in_spec || is_recorded(recorded, server, pool, entry)
     });
 }

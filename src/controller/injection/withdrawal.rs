@@ -10,12 +10,17 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::pool_claims::{PoolClaims, is_recorded};
+use super::pool_claims::{PoolClaims, asks_for, is_recorded};
 use crate::{
-    controller::{pass::Pass, recorded_entries::RecordedConnection},
-    crd::{InjectMode, InjectedEntry, WorkPoolSpec},
+    controller::{
+        files_secret::files_secret_name, pass::Pass, recorded_entries::RecordedConnection,
+    },
+    crd::{InjectMode, InjectedEntry, MountSpec, WorkPoolSpec},
     failure::Failure,
-    inject::claim::{Adoption, Claim, Phase, UsedName, Want},
+    inject::{
+        claim::{Adoption, Claim, Phase, UsedName, Want},
+        template::{EntryKey, volume_name},
+    },
     prefect::Connection,
     reason::Reason,
 };
@@ -76,6 +81,7 @@ impl PendingRemoval {
             pool,
             secret,
             variable,
+            mount,
             ..
         } = &self.entry;
         let (fate, then) = if terminating {
@@ -86,6 +92,10 @@ impl PendingRemoval {
             (stays.to_owned(), ", then delete the Secret")
         };
         let what = match variable {
+            _ if *mount => format!(
+                "remove volume {} from volumes, and its mount from volumeMounts, in its base_job_template",
+                volume_name(secret)
+            ),
             None => format!(
                 "remove {{\"secretRef\":{{\"name\":\"{secret}\"}}}} from envFrom in its base_job_template"
             ),
@@ -115,12 +125,14 @@ impl PendingRemoval {
             pool,
             secret,
             variable,
+            mount: _,
         } = &self.entry;
         let why = self.why.as_ref().map(|why| format!(" ({why})"));
         let why = why.unwrap_or_default();
         match variable {
             None => {
-                format!("the entry for Secret {secret} from work pool {pool} of {server}{why}")
+                let what = EntryKey::from(&self.entry).description();
+                format!("{what} from work pool {pool} of {server}{why}")
             }
             Some(variable) => format!(
                 "Secret {secret} from variable {variable} of work pool {pool} of {server}{why}"
@@ -180,19 +192,21 @@ pub fn remaining_wait(pass: &Pass<'_>) -> Duration {
 /// Reports that the pools have no entry of the binding any more.
 pub fn report_removed(pass: &Pass<'_>) {
     for entry in &pass.entries.recorded.entries {
-        let message = removed_message(&entry.secret, entry.variable.as_deref(), &entry.pool);
+        let message = removed_message(&EntryKey::from(entry), &entry.pool);
         pass.emit(Reason::PoolReleased, &message);
     }
 }
 
 /// The message for a removed entry.
-pub fn removed_message(secret: &str, variable: Option<&str>, pool: &str) -> String {
-    match variable {
+pub fn removed_message(entry: &EntryKey, pool: &str) -> String {
+    match &entry.variable {
         None => format!(
-            "the operator removed the entry for Secret {secret} from the template of work pool {pool}"
+            "the operator removed {} from the template of work pool {pool}",
+            entry.description()
         ),
         Some(variable) => format!(
-            "the operator removed Secret {secret} from variable {variable} of work pool {pool}"
+            "the operator removed Secret {} from variable {variable} of work pool {pool}",
+            entry.secret
         ),
     }
 }
@@ -215,7 +229,8 @@ pub fn withdraw_stale_entries(
         let same_secret = entry.secret == pass.binding.secret_name();
         let pools = &pass.binding.spec.inject.work_pools;
         let named = pools.iter().find(|pool| pool.name == entry.pool);
-        let same_way = named.is_none_or(|pool| pool.variable() == entry.variable.as_deref());
+        let same_way =
+            named.is_none_or(|pool| asks_for(pool, entry.variable.as_deref(), entry.mount));
         let is_wanted = same_secret && same_way;
         if !is_wanted && !is_replaced(&entry, connection, claims) {
             continue;
@@ -231,7 +246,9 @@ pub fn withdraw_stale_entries(
         let since = removed_since(pass, &entry);
         let settings = &pass.context.settings;
         let wait = settings.release_wait.saturating_sub(since.elapsed());
-        if same_secret || wait.is_zero() {
+        let files = entry.files_secret();
+        let keeps_secret = same_secret && (files.is_none() || files == files_secret_name(pass));
+        if keeps_secret || wait.is_zero() {
             pass.entries.required.remove(&entry);
         } else {
             pass.requeue.after(wait);
@@ -279,7 +296,8 @@ fn stale_entries(pass: &Pass<'_>, connection: Option<&Arc<Connection>>) -> BTree
         };
         let same_server = entry.server == connection.api_url.as_str();
         let is_asked = |pool: &WorkPoolSpec| {
-            pool.mode() == InjectMode::Patch && pool.variable() == entry.variable.as_deref()
+            pool.mode() == InjectMode::Patch
+                && asks_for(pool, entry.variable.as_deref(), entry.mount)
         };
         !same_server || !same_secret || !named.any(is_asked)
     };
@@ -299,10 +317,12 @@ fn is_replaced(
         return true;
     }
     let mut claims = claims.observations.iter();
-    let claim = claims.find(|(pool, _)| *pool == entry.pool);
-    claim.is_none_or(|(_, observation)| {
-        observation.as_ref().is_some_and(|observation| {
+    let claim = claims.find(|claim| claim.pool == entry.pool && claim.is_mount == entry.mount);
+    claim.is_none_or(|claim| {
+        claim.observation.as_ref().is_some_and(|observation| {
             matches!(observation.phase, Phase::Injected | Phase::Skipped)
+                // Both mounts have the same path, so that one edit replaces one by the other.
+                || (entry.mount && observation.phase == Phase::InProgress)
         })
     })
 }
@@ -358,8 +378,10 @@ fn withdraw(
     }
     let claim = Claim {
         namespace: pass.key.namespace().to_owned(),
+        binding: pass.key.name().to_owned(),
         secret: entry.secret.clone(),
         variable: entry.variable.clone(),
+        mount: entry.mount.then(MountSpec::default),
         optional: true,
         same_cluster: false,
         mode: InjectMode::Patch,

@@ -34,6 +34,7 @@ fn entry(server: &str, pool: &str, secret: &str) -> InjectedEntry {
         pool: pool.to_owned(),
         secret: secret.to_owned(),
         variable: None,
+        mount: false,
     }
 }
 

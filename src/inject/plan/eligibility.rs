@@ -39,8 +39,10 @@ pub(super) fn find_rejection(
         return Some(not_editable(pool, &error, claim));
     }
     // An entry that a placeholder brings needs no edit.
-    if let Err(error) = &parsed.states
-        && parsed.state(&claim.key()) == EntryState::Absent
+    let error = parsed.states.as_ref().err();
+    let mount_error = parsed.mounts.error().filter(|_| claim.mount.is_some());
+    if let Some(error) = error.or(mount_error)
+        && parsed.claim_state(claim) == EntryState::Absent
     {
         return Some(not_editable(pool, error, claim));
     }
@@ -134,10 +136,15 @@ fn reject_unserved_deployments(
 
 fn not_editable(pool: &str, error: &NotEditable, claim: &Claim) -> Rejection {
     let advice = error.advice(&claim.entry());
+    let what = if claim.mount.is_some() {
+        "mount"
+    } else {
+        "entry"
+    };
     Rejection::new(
         State::NotEditable,
         Reason::PoolNotEditable,
-        format!("work pool {pool} cannot take the entry: {error}: {advice}"),
+        format!("work pool {pool} cannot take the {what}: {error}: {advice}"),
     )
 }
 

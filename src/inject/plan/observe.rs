@@ -50,18 +50,25 @@ pub(super) fn observe_claim(
         used,
     } = observed;
     let (pool, secret) = (view.pool, &claim.secret);
+    let what = claim.key().description();
     let exact = matches!(entry, EntryState::Exact { .. });
     let owned = exact && history.is_ours(claim) && view.owner.is_none();
     if claim.want == Want::Absent {
+        let is_left = entry == EntryState::Incomplete && view.owner.is_none();
+        let owned = owned || (is_left && history.is_ours(claim));
         return if let (false, Some(used), Some(variable)) = (kept, used, &claim.variable) {
             let message = used.message(pool, variable, secret);
             Observation::new(Phase::InProgress, None, Reason::PoolConfigInUse, message)
         } else if owned && !kept {
-            let message = format!("work pool {pool} still has the entry for Secret {secret}");
+            let message = format!("work pool {pool} still has {what}");
             Observation::new(Phase::InProgress, None, Reason::Pending, message)
         } else {
-            let message =
-                format!("work pool {pool} has no entry of this operator for Secret {secret}");
+            let message = match claim.mount {
+                None => {
+                    format!("work pool {pool} has no entry of this operator for Secret {secret}")
+                }
+                Some(_) => format!("work pool {pool} does not have {what}"),
+            };
             Observation::new(Phase::Removed, None, Reason::PoolReleased, message)
         };
     }
@@ -71,30 +78,30 @@ pub(super) fn observe_claim(
         } = failure;
         return Observation::new(Phase::Skipped, Some(state), reason, message);
     }
-    if entry == EntryState::Absent {
+    if matches!(entry, EntryState::Absent | EntryState::Incomplete) {
         return observe_missing_entry(view, history, claim);
     }
     let writes = claim.mode == InjectMode::Patch && view.owner.is_none();
     if writes && exact && operators && !claim.recorded {
         // Another binding, or an earlier one, has the same entry: from now on it is this one's too.
-        let message =
-            format!("work pool {pool} has the entry for Secret {secret}, which is to be recorded");
+        let message = format!("work pool {pool} has {what}, which is to be recorded");
         return Observation::new(Phase::Injectable, None, Reason::Pending, message);
     }
     if owned && writes && history.contested {
-        return contested(pool, secret, Phase::Injected);
+        return contested(pool, &what, Phase::Injected);
     }
     let state = if owned && writes {
         State::Patched
     } else {
         State::AlreadyPresent
     };
-    let message = format!("work pool {pool} has the entry for Secret {secret}");
+    let message = format!("work pool {pool} has {what}");
     Observation::new(Phase::Injected, Some(state), Reason::Injected, message)
 }
 
 fn observe_missing_entry(view: &PoolView<'_>, history: &History, claim: &Claim) -> Observation {
-    let (pool, secret) = (view.pool, &claim.secret);
+    let pool = view.pool;
+    let what = claim.key().description();
     let wanted = claim.entry();
     match view.owner {
         Some(owner) => Observation::new(
@@ -108,29 +115,29 @@ fn observe_missing_entry(view: &PoolView<'_>, history: &History, claim: &Claim) 
             Some(State::Absent),
             Reason::PoolEntryAbsent,
             format!(
-                "work pool {pool} has no entry for Secret {secret}, and the operator never writes a pool in mode Observe: apply this JSON patch to the source of its base job template: {}",
+                "work pool {pool} does not have {what}, and the operator never writes a pool in mode Observe: apply this JSON patch to the source of its base job template: {}",
                 operations_text(&wanted, Some(view.template))
             ),
         ),
-        None if history.contested => contested(pool, secret, Phase::InProgress),
+        None if history.contested => contested(pool, &what, Phase::InProgress),
         None if claim.want == Want::Present && claim.recorded => Observation::new(
             Phase::InProgress,
             None,
             Reason::Pending,
-            format!("work pool {pool} does not have the entry for Secret {secret} yet"),
+            format!("work pool {pool} does not have {what} yet"),
         ),
         None => Observation::new(
             Phase::Injectable,
             None,
             Reason::Pending,
-            format!("work pool {pool} can take the entry for Secret {secret}"),
+            format!("work pool {pool} can take {what}"),
         ),
     }
 }
 
-fn contested(pool: &str, secret: &str, phase: Phase) -> Observation {
+fn contested(pool: &str, what: &str, phase: Phase) -> Observation {
     let message = format!(
-        "another client keeps removing the entry for Secret {secret} from work pool {pool}: find the client that writes its base job template, add the entry there, and set mode: Observe"
+        "another client keeps removing {what} from work pool {pool}: find the client that writes its base job template, add it there, and set mode: Observe"
     );
     Observation::new(
         phase,

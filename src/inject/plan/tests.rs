@@ -16,6 +16,7 @@ use crate::inject::template::entry_state;
 use crate::prefect::{DeploymentGroup, DeploymentOverrides};
 use crate::reason::Reason;
 
+mod mounts;
 mod placeholders;
 
 const NAMESPACE: &str = "flows";
@@ -47,8 +48,10 @@ fn entry(secret: &str) -> serde_json::Value {
 fn claim(secret: &str, want: Want) -> Claim {
     Claim {
         namespace: NAMESPACE.to_owned(),
+        binding: secret.to_owned(),
         secret: secret.to_owned(),
         variable: None,
+        mount: None,
         optional: true,
         same_cluster: false,
         mode: InjectMode::Patch,

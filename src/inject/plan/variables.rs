@@ -92,8 +92,11 @@ impl Rejection {
         Self::new(State::NotEditable, Reason::PoolVariableTaken, message)
     }
 
-    /// Whether the variable is not the operator's.
+    /// Whether the variable, or the path of a mount, is another's.
     pub(super) fn is_taken(&self) -> bool {
-        self.failure.reason == Reason::PoolVariableTaken
+        matches!(
+            self.failure.reason,
+            Reason::PoolVariableTaken | Reason::PoolMountTaken
+        )
     }
 }

@@ -9,11 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::value::RawValue;
 
 use super::deployments::{DeploymentJobs, deployment_jobs};
+use super::mounts::PoolMounts;
 use crate::crd::InjectMode;
 use crate::inject::claim::Claim;
 use crate::inject::job_environment::{
     JobEnvironment, JobNamespace, has_cluster_config, job_namespace,
 };
+use crate::inject::job_volumes::JobVolumes;
 use crate::inject::pool_owner::ManagedPool;
 use crate::inject::rendering::JobTemplate;
 use crate::inject::template::{
@@ -79,6 +81,8 @@ pub(super) struct ParsedTemplate<'a> {
     pub(super) deployments: Vec<DeploymentJobs<'a>>,
     /// The variables that the claims name, as far as the template declares them.
     declared: BTreeMap<String, DeclaredVariable>,
+    /// The mounts that claims name.
+    pub(super) mounts: PoolMounts,
     /// Whether Prefect refuses job variables that the template does not declare.
     pub(super) refuses_undeclared: bool,
 }
@@ -90,7 +94,8 @@ pub fn destination_variables(template: &RawValue) -> BTreeSet<String> {
 }
 
 impl<'a> ParsedTemplate<'a> {
-    pub(super) fn parse(view: &PoolView<'a>, claims: &[&Claim]) -> Self {
+    /// `elsewhere` are claims on the same pool over other connections.
+    pub(super) fn parse(view: &PoolView<'a>, claims: &[&Claim], elsewhere: &[Claim]) -> Self {
         let template = JobTemplate::parse(view.template);
         let defaults = template.defaults();
         let job = template.job(&defaults);
@@ -114,6 +119,9 @@ impl<'a> ParsedTemplate<'a> {
                 .into_iter()
                 .filter_map(|name| Some((name.clone(), declared_variable(view.template, name)?)))
                 .collect(),
+            mounts: PoolMounts::of(view, claims.iter().copied().chain(elsewhere), || {
+                JobVolumes::of(job)
+            }),
             refuses_undeclared: refuses_undeclared(view.template),
             environment,
         }
@@ -128,6 +136,15 @@ impl<'a> ParsedTemplate<'a> {
     /// The variable of this name. None if the template does not declare it, or no claim names it.
     pub(super) fn declared(&self, variable: &str) -> Option<&DeclaredVariable> {
         self.declared.get(variable)
+    }
+
+    /// How the template has the entry of a claim.
+    pub(super) fn claim_state(&self, claim: &Claim) -> EntryState {
+        if claim.mount.is_some() {
+            self.mounts.state(claim)
+        } else {
+            self.state(&claim.key())
+        }
     }
 
     /// How the template names a claimed Secret. One that only the rendered template names has an

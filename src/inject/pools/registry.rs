@@ -215,6 +215,7 @@ impl Registry {
                 || last.claim.recorded != claim.recorded
                 || last.claim.mode != claim.mode
                 || last.claim.optional != claim.optional
+                || last.claim.mount != claim.mount
                 || last.claim.used_name != claim.used_name
                 || last.claim.namespace != claim.namespace;
             observation = match last.observation {

@@ -180,7 +180,8 @@ impl Choice<'_> {
     }
 }
 
-fn replace(template: &RawValue, part: &RawValue, with: &str) -> Option<String> {
+/// The template with another text in place of a part.
+pub(super) fn replace(template: &RawValue, part: &RawValue, with: &str) -> Option<String> {
     let at = range_of(template.get(), part.get())?;
     Some(splice(template.get(), at, with))
 }

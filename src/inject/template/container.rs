@@ -1,4 +1,4 @@
-//! Finds the first container of a base job template and its `envFrom`.
+//! Finds the first container of a base job template, its `envFrom`, and the lists of volumes.
 //!
 //! Input: the template as raw JSON.
 //! Output: the container as slices of the text, or why the template cannot take an entry.
@@ -7,6 +7,8 @@
 use serde_json::value::RawValue;
 
 use super::entry::Entry;
+use super::mount::{volume_json, volume_mount_json};
+use crate::crd::MountSpec;
 use crate::inject::json_text::{JsonKind, Members, parse_kind};
 use crate::inject::rendering::variable_of_placeholder;
 
@@ -71,6 +73,9 @@ impl NotEditable {
 
 /// An entry in the default of a variable counts as the user's.
 fn placeholder_advice(path: &str, text: &str, entry: &Entry) -> String {
+    if let Some(mount) = &entry.mount {
+        return mount_advice(path, text, entry, mount);
+    }
     let entry = entry.json();
     let Some(variable) = variable_of_placeholder(text) else {
         return format!(
@@ -85,21 +90,116 @@ fn placeholder_advice(path: &str, text: &str, entry: &Entry) -> String {
     }
 }
 
+/// A mount in the default of a variable counts as the user's.
+fn mount_advice(path: &str, text: &str, entry: &Entry, mount: &MountSpec) -> String {
+    let volume = volume_json(&entry.secret, entry.optional, mount);
+    let volume_mount = volume_mount_json(&entry.secret, mount);
+    let Some(variable) = variable_of_placeholder(text) else {
+        return format!(
+            "replace it with its value, so that the operator adds the mount, or add {volume} to `volumes` of the pod and {volume_mount} to `volumeMounts` of the first container"
+        );
+    };
+    let default = format!("`variables.properties.{variable}.default`");
+    if path.ends_with(".volumes") {
+        format!(
+            "put {volume} into the list {default}, and {volume_mount} into `volumeMounts` of the first container"
+        )
+    } else if path.ends_with(".volumeMounts") {
+        format!(
+            "put {volume_mount} into the list {default}, and {volume} into `volumes` of the pod"
+        )
+    } else {
+        format!(
+            "add {volume} to `volumes` of the pod, and {volume_mount} to `volumeMounts` of the first container, in {default}"
+        )
+    }
+}
+
 /// The first container and its `envFrom`.
 pub(super) struct FirstContainer<'a> {
     pub(super) container: &'a RawValue,
     pub(super) members: Members<'a>,
-    pub(super) sources: EnvFrom<'a>,
+    pub(super) sources: ListMember<'a>,
+    /// The pod's spec, which has the container.
+    pod: (&'a RawValue, Members<'a>),
 }
 
-/// The container's `envFrom`.
-pub(super) enum EnvFrom<'a> {
+/// A list that is a member of an object.
+pub(super) enum ListMember<'a> {
     Missing,
     Null,
     List(&'a RawValue, Vec<&'a RawValue>),
 }
 
-impl<'a> EnvFrom<'a> {
+/// A list, and the object that it is a member of.
+pub(super) struct OwnedList<'a> {
+    pub(super) name: &'static str,
+    pub(super) object: &'a RawValue,
+    pub(super) members: Members<'a>,
+    pub(super) list: ListMember<'a>,
+}
+
+/// The lists of a mount: the volumes of the pod, and the mounts of its first container.
+pub(super) struct VolumeLists<'a> {
+    pub(super) volumes: OwnedList<'a>,
+    pub(super) mounts: OwnedList<'a>,
+}
+
+impl<'a> VolumeLists<'a> {
+    /// # Errors
+    /// If the template cannot take a mount.
+    pub(super) fn of(template: &'a RawValue) -> Result<Self, NotEditable> {
+        Self::around(first_container(template)?)
+    }
+
+    /// # Errors
+    /// If the template of the container cannot take a mount.
+    pub(super) fn around(first: FirstContainer<'a>) -> Result<Self, NotEditable> {
+        let FirstContainer {
+            container,
+            members,
+            pod: (pod, pod_members),
+            ..
+        } = first;
+        let pod_path = POD_SPEC_PATH.join(".");
+        let container_path = format!("{pod_path}.containers[0]");
+        Ok(Self {
+            volumes: OwnedList::of("volumes", pod, pod_members, &pod_path)?,
+            mounts: OwnedList::of("volumeMounts", container, members, &container_path)?,
+        })
+    }
+}
+
+impl<'a> OwnedList<'a> {
+    fn of(
+        name: &'static str,
+        object: &'a RawValue,
+        members: Members<'a>,
+        path: &str,
+    ) -> Result<Self, NotEditable> {
+        let list = ListMember::of(&members, name, path)?;
+        Ok(Self {
+            name,
+            object,
+            members,
+            list,
+        })
+    }
+}
+
+impl<'a> ListMember<'a> {
+    /// The list of this name among the members of the object at `path`.
+    fn of(members: &Members<'a>, name: &str, path: &str) -> Result<Self, NotEditable> {
+        let Some(value) = members.get(name) else {
+            return Ok(Self::Missing);
+        };
+        match parse_kind(value) {
+            JsonKind::Null => Ok(Self::Null),
+            JsonKind::List(list) => Ok(Self::List(value, list)),
+            other => Err(wrong_type(&format!("{path}.{name}"), other, "a list")),
+        }
+    }
+
     pub(super) fn elements(&self) -> &[&'a RawValue] {
         match self {
             Self::List(_, elements) => elements,
@@ -154,6 +254,7 @@ pub(super) fn first_container(template: &RawValue) -> Result<FirstContainer<'_>,
         return Err(NotEditable::Empty);
     }
     let mut path = String::new();
+    let mut pod = template;
     for key in POD_SPEC_PATH {
         if !path.is_empty() {
             path.push('.');
@@ -163,9 +264,11 @@ pub(super) fn first_container(template: &RawValue) -> Result<FirstContainer<'_>,
             .get(key)
             .ok_or_else(|| NotEditable::Missing(path.clone()))?;
         members = parse_object(value, &path)?;
+        pod = value;
     }
+    let pod_members = members;
     path.push_str(".containers");
-    let containers = members
+    let containers = pod_members
         .get("containers")
         .ok_or_else(|| NotEditable::Missing(path.clone()))?;
     let container = match parse_kind(containers) {
@@ -174,19 +277,12 @@ pub(super) fn first_container(template: &RawValue) -> Result<FirstContainer<'_>,
     };
     path.push_str("[0]");
     let members = parse_object(container, &path)?;
-    path.push_str(".envFrom");
-    let sources = match members.get("envFrom") {
-        None => EnvFrom::Missing,
-        Some(value) => match parse_kind(value) {
-            JsonKind::Null => EnvFrom::Null,
-            JsonKind::List(list) => EnvFrom::List(value, list),
-            other => return Err(wrong_type(&path, other, "a list")),
-        },
-    };
     // A placeholder or another unknown value among the sources keeps its place after our entries.
+    let sources = ListMember::of(&members, "envFrom", &path)?;
     Ok(FirstContainer {
         container,
         members,
         sources,
+        pod: (pod, pod_members),
     })
 }

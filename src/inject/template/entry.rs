@@ -1,9 +1,10 @@
-//! The `envFrom` entry that the operator writes, and what identifies it.
+//! The entry that the operator writes, and what identifies it: an item of `envFrom`, or a mount.
 //!
-//! Input: the name of a Secret, and the variable that offers it. Output: the entry as JSON.
+//! Input: the name of a Secret, and the variable that offers it, or where its files are mounted.
+//! Output: the item of `envFrom` as JSON; `mount` has the parts of a mount.
 //! Invariants: pure.
 
-use crate::crd::InjectedEntry;
+use crate::crd::{InjectedEntry, MountSpec, files_secret_of};
 
 /// What identifies an entry of the operator in one template.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -12,6 +13,8 @@ pub struct EntryKey {
     pub secret: String,
     /// The variable that offers the name. None if all runs get the Secret.
     pub variable: Option<String>,
+    /// Whether it is the mount of the Secret with the files.
+    pub mount: bool,
 }
 
 impl EntryKey {
@@ -21,6 +24,26 @@ impl EntryKey {
         Self {
             secret: secret.into(),
             variable: None,
+            mount: false,
+        }
+    }
+
+    /// The key of a mount.
+    #[must_use]
+    pub fn mount(secret: impl Into<String>) -> Self {
+        Self {
+            mount: true,
+            ..Self::all(secret)
+        }
+    }
+
+    /// What a message calls it, such as `the entry for Secret s`.
+    #[must_use]
+    pub fn description(&self) -> String {
+        if self.mount {
+            format!("the mount of Secret {}", files_secret_of(&self.secret))
+        } else {
+            format!("the entry for Secret {}", self.secret)
         }
     }
 }
@@ -36,12 +59,13 @@ impl From<&InjectedEntry> for EntryKey {
         Self {
             secret: entry.secret.clone(),
             variable: entry.variable.clone(),
+            mount: entry.mount,
         }
     }
 }
 
-/// An `envFrom` entry of this operator, or a name that a variable offers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// An `envFrom` entry of this operator, a name that a variable offers, or a mount.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Entry {
     /// Name of the Secret.
     pub secret: String,
@@ -49,10 +73,12 @@ pub struct Entry {
     pub optional: bool,
     /// The variable that offers the name. None if all runs get the Secret.
     pub variable: Option<String>,
+    /// Where the files of the Secret beside it are mounted. None for an entry of `envFrom`.
+    pub mount: Option<MountSpec>,
 }
 
 impl Entry {
-    /// The entry as JSON. One that a variable chooses names the variable.
+    /// The item of `envFrom` as JSON. One that a variable chooses names the variable.
     #[must_use]
     pub fn json(&self) -> serde_json::Value {
         let placeholder = self.variable.as_deref().map(placeholder);
@@ -66,6 +92,7 @@ impl Entry {
         EntryKey {
             secret: self.secret.clone(),
             variable: self.variable.clone(),
+            mount: self.mount.is_some(),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! How a base job template names Secrets in `envFrom`, also by way of a variable that offers them.
+//! How a base job template names Secrets in `envFrom`, also by way of a variable that offers them, and
+//! in mounts.
 //!
 //! Input: the template as raw JSON.
 //! Output: how its text names each Secret.
@@ -8,8 +9,9 @@ use std::collections::BTreeMap;
 
 use serde_json::value::RawValue;
 
-use super::container::{EnvFrom, NotEditable, first_container};
+use super::container::{ListMember, NotEditable, OwnedList, VolumeLists, first_container};
 use super::entry::{EntryKey, placeholder};
+use super::standing_mount::complete_mounts;
 use super::variable::declared_variable;
 use crate::inject::rendering::variable_of_placeholder;
 
@@ -21,8 +23,11 @@ pub enum EntryState {
         /// Its `optional`.
         optional: bool,
     },
-    /// By an entry of another shape that adds all keys of the Secret under their own names.
+    /// By an entry of another shape that adds all keys of the Secret under their own names, or mounts
+    /// its files at the path.
     OtherShape,
+    /// Only one of the two parts of a mount is there, in exactly our shape.
+    Incomplete,
     /// By no entry.
     Absent,
 }
@@ -69,10 +74,23 @@ pub fn entry_states(template: &RawValue) -> Result<BTreeMap<EntryKey, EntryState
             let exact = exact.filter(|_| name == placeholder(variable));
             for secret in names {
                 let variable = Some(variable.to_owned());
-                add(EntryKey { secret, variable }, exact);
+                let key = EntryKey {
+                    variable,
+                    ..EntryKey::all(secret)
+                };
+                add(key, exact);
             }
         }
         add(EntryKey::all(name), exact);
+    }
+    // A template that cannot take a mount has none of ours.
+    if let Ok(lists) = VolumeLists::around(target) {
+        let mounts = complete_mounts(&lists).into_iter();
+        states.extend(
+            mounts.map(|(secret, optional)| {
+                (EntryKey::mount(secret), EntryState::Exact { optional })
+            }),
+        );
     }
     Ok(states)
 }
@@ -100,7 +118,15 @@ pub(in crate::inject) fn leading_entries(template: &RawValue) -> usize {
     elements.take_while(exact).count()
 }
 
+/// Whether the pod has a list of volumes, and its first container one of mounts.
+pub(in crate::inject) fn has_volume_lists(template: &RawValue) -> (bool, bool) {
+    let is_list = |list: &OwnedList<'_>| matches!(list.list, ListMember::List(..));
+    VolumeLists::of(template).map_or((false, false), |lists| {
+        (is_list(&lists.volumes), is_list(&lists.mounts))
+    })
+}
+
 /// Whether the first container has a list of sources.
 pub(in crate::inject) fn has_list(template: &RawValue) -> bool {
-    first_container(template).is_ok_and(|target| matches!(target.sources, EnvFrom::List(..)))
+    first_container(template).is_ok_and(|target| matches!(target.sources, ListMember::List(..)))
 }

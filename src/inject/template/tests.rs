@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 mod choices;
+mod mounts;
 
 /// The default template of prefect-kubernetes, as a server sends it.
 const DEFAULT: &str = r#"{"job_configuration": {"env": "{{ env }}", "namespace": "{{ namespace }}", "job_manifest": {"apiVersion": "batch/v1", "spec": {"backoffLimit": "{{ backoff_limit }}", "template": {"spec": {"completions": 1, "containers": [{"args": "{{ command }}", "env": "{{ env }}", "name": "prefect-job"}], "restartPolicy": "Never"}}}}}, "variables": {"properties": {"n": {"default": 1.0, "x": [1e5, 12345678901234567890, -0.0, "\u00e9\/"]}}}}"#;
@@ -15,7 +16,7 @@ fn entry(secret: &str) -> Entry {
     Entry {
         secret: secret.to_owned(),
         optional: true,
-        variable: None,
+        ..Entry::default()
     }
 }
 
@@ -102,7 +103,7 @@ fn rewrites_changed_optional_and_moves_entry_to_the_front() {
     let strict = Entry {
         secret: "s".to_owned(),
         optional: false,
-        variable: None,
+        ..Entry::default()
     };
     assert_eq!(
         edited(&with, std::slice::from_ref(&strict), &["s"]),

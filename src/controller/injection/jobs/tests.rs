@@ -9,6 +9,7 @@ fn selector(value: &str) -> JobSelector {
             ("team".to_owned(), "a".to_owned()),
         ]),
         optional: None,
+        mount: None,
     }
 }
 

@@ -7,8 +7,10 @@ use crate::inject::claim::{Adoption, UsedName};
 fn claim(want: Want) -> Claim {
     Claim {
         namespace: "flows".to_owned(),
+        binding: "b".to_owned(),
         secret: "s".to_owned(),
         variable: None,
+        mount: None,
         optional: true,
         same_cluster: false,
         mode: InjectMode::Patch,

@@ -224,8 +224,10 @@ pub(super) fn key(name: &str) -> BindingRef {
 pub(super) fn claim(secret: &str, want: Want) -> Claim {
     Claim {
         namespace: "flows".to_owned(),
+        binding: secret.to_owned(),
         secret: secret.to_owned(),
         variable: None,
+        mount: None,
         optional: true,
         same_cluster: false,
         mode: InjectMode::Patch,
