@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::Deployment as Deployed;
 use k8s_openapi::api::core::v1::{Pod, Secret};
-use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use testkit::control_plane::ControlPlane;
@@ -342,4 +342,67 @@ async fn a_flow_run_prints_a_secret_of_its_pool() {
     })
     .await
     .unwrap();
+}
+
+/// Creates a Job whose container mounts a volume.
+async fn job_with_volume(client: &Client, name: &str, source: Value, path: &str, script: &str) {
+    let mounts = json!([{"name": "files", "mountPath": path, "readOnly": true}]);
+    let container = json!({
+        "name": "main", "image": "anything", "volumeMounts": mounts,
+        "command": ["sh", "-c", script],
+    });
+    let job = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name}, "spec": {
+        "backoffLimit": 0, "template": {"spec": {
+            "restartPolicy": "Never",
+            "volumes": [{"name": "files", "secret": source}],
+            "containers": [container]}}}});
+    kubernetes::apply(client, "volumes", &job.to_string())
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn secret_volumes_match_a_kubelet() {
+    let plane = ControlPlane::shared().unwrap();
+    let client = plane.admin_client().unwrap();
+    namespace(&client, "volumes").await;
+    let node = node(plane, "volumes").await;
+    let path = "/srv/doppler-testkit/volumes";
+
+    // A process that keeps running sees a Secret that comes later, and its change.
+    let follow = format!(
+        "ls {path}; until grep -qs second {path}/a; do sleep 0.1; done; cat {path}/a; ls {path}; echo x >{path}/a || echo refused"
+    );
+    let optional = json!({"secretName": "late", "optional": true});
+    job_with_volume(&client, "optional", optional, path, &follow).await;
+    let running = |status: &Value| !status["containerStatuses"][0]["state"]["running"].is_null();
+    pod(&client, "volumes", "optional", running).await;
+
+    // Without `optional`, and with a key that does not exist, the container waits.
+    let read = format!("cat {path}/only; ls {path}");
+    let items = json!([{"key": "b", "path": "only"}]);
+    let required = json!({"secretName": "late", "items": items});
+    job_with_volume(&client, "required", required, path, &read).await;
+    let waiting = |status: &Value| {
+        status["containerStatuses"][0]["state"]["waiting"]["reason"] == "ContainerCreating"
+    };
+    pod(&client, "volumes", "required", waiting).await;
+    secret(&client, "volumes", "late", json!({"a": "first"})).await;
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), "volumes");
+    let change = json!({"stringData": {"a": "second\n", "b": "other\n"}});
+    secrets
+        .patch("late", &PatchParams::default(), &Patch::Merge(&change))
+        .await
+        .unwrap();
+    let found = pod(&client, "volumes", "required", has_phase("Succeeded")).await;
+    assert_eq!(node.log(&found.name_any()), "other\nonly\n");
+    let found = pod(&client, "volumes", "optional", has_phase("Succeeded")).await;
+    let log = node.log(&found.name_any());
+    assert!(log.starts_with("second\na\nb\n"), "{log}");
+    assert!(
+        log.contains("Read-only file system") && log.ends_with("refused\n"),
+        "{log}"
+    );
+    // Nothing is left on the machine.
+    assert!(!std::path::Path::new("/srv/doppler-testkit").exists());
 }

@@ -27,6 +27,9 @@ pub struct NodeOptions {
     /// The retry interval for a container that cannot be created; a kubelet retries after 10 to 15
     /// s.
     pub retry: Duration,
+    /// The interval at which the files of Secret volumes are compared with their Secrets; a kubelet does
+    /// so about once a minute.
+    pub sync: Duration,
     /// Images with an entrypoint. Other images run the `command` or `args` of the container.
     pub images: Vec<Image>,
 }
@@ -53,6 +56,7 @@ impl NodeOptions {
             working_dir: None,
             extra_env: Vec::new(),
             retry: Duration::from_secs(1),
+            sync: Duration::from_secs(1),
             images: Vec::new(),
         }
     }

@@ -34,11 +34,14 @@ impl Environment {
     }
 }
 
+/// The content of a Secret.
+pub type SecretData = BTreeMap<String, Vec<u8>>;
+
 /// The objects that a container refers to; `None` stands for a missing object.
 #[derive(Default)]
 pub struct Sources {
     /// Secrets of the pod's namespace, by name.
-    pub secrets: BTreeMap<String, Option<BTreeMap<String, Vec<u8>>>>,
+    pub secrets: BTreeMap<String, Option<SecretData>>,
     /// `ConfigMaps` of the pod's namespace, by name.
     pub config_maps: BTreeMap<String, Option<BTreeMap<String, String>>>,
 }

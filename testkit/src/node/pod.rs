@@ -1,13 +1,15 @@
 //! The life cycle of one pod on this node.
 //!
 //! Input: a pod without a node.
-//! Output: the pod is bound, its environment resolved, its process run, its status reported, and
-//! its object deleted on request.
+//! Output: the pod is bound, its volumes written, its environment resolved, its process run, its status
+//! reported, and its object deleted on request.
 //! Invariants: a pod is run once. Its process ends with the pod, or with the node.
 
+use std::convert::Infallible;
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
@@ -18,9 +20,11 @@ use tokio::time::timeout;
 
 use super::context::NodeContext;
 use super::environment::{Environment, References, Sources, resolve};
-use super::process;
+use super::process::{self, Place};
 use super::records::PodRecord;
 use super::status::{State, status};
+use super::volumes::{SecretVolume, secret_volumes};
+use super::{atomic_writer, environment::SecretData};
 use crate::guard::GuardedChild;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -130,6 +134,24 @@ impl PodLifecycle<'_> {
             log_path: log.clone(),
             env: None,
         });
+        let volumes = self.site.folder.path().join(format!("{uid}-volumes"));
+        let (secrets, mounts) = match secret_volumes(self.pod, self.container) {
+            Ok(found) => found,
+            Err(message) => {
+                return self
+                    .until_exit("StartError", &message, START_ERROR, &now())
+                    .await;
+            }
+        };
+        if !self.set_up(&secrets, &volumes, deleted).await? {
+            return Ok(());
+        }
+        let place = Place {
+            folder: &folder,
+            volumes: &volumes,
+            mounts: &mounts,
+            log: &log,
+        };
         let always = self
             .pod
             .spec
@@ -144,10 +166,13 @@ impl PodLifecycle<'_> {
             };
             self.site.records.set_environment(&uid, &env);
             let started = now();
-            let end = match process::start(self.site, self.container, &env, &folder, &log) {
+            let end = match process::start(self.site, self.container, &env, &place) {
                 Ok(child) => {
                     self.report(&State::Running { started: &started }).await?;
-                    let code = exit_code(&child, deleted).await;
+                    let code = tokio::select! {
+                        code = exit_code(&child, deleted) => code,
+                        never = self.keep_current(&secrets, &volumes) => match never {},
+                    };
                     let reason = if code == 0 { "Completed" } else { "Error" };
                     (reason, String::new(), code)
                 }
@@ -168,6 +193,63 @@ impl PodLifecycle<'_> {
             back_off = (back_off * 2).min(MAX_BACKOFF);
         }
         Ok(())
+    }
+
+    /// Writes the files of the volumes, once their Secrets exist. Returns false if the pod is deleted
+    /// first.
+    async fn set_up(
+        &self,
+        secrets: &[SecretVolume],
+        volumes: &Path,
+        deleted: &mut watch::Receiver<bool>,
+    ) -> Result<bool> {
+        let mut reported = false;
+        while !*deleted.borrow() {
+            match self.write_volumes(secrets, volumes).await {
+                Ok(()) => return Ok(true),
+                // A kubelet says why in an Event of the pod.
+                Err(_) if reported => {}
+                Err(_) => {
+                    let reason = "ContainerCreating";
+                    self.report(&State::Waiting {
+                        reason,
+                        message: "",
+                    })
+                    .await?;
+                    reported = true;
+                }
+            }
+            let _ = timeout(self.site.options.retry, until_deleted(deleted)).await;
+        }
+        Ok(false)
+    }
+
+    /// Updates the files of the volumes as long as the process runs. What fails keeps its files.
+    async fn keep_current(&self, secrets: &[SecretVolume], volumes: &Path) -> Infallible {
+        loop {
+            tokio::time::sleep(self.site.options.sync).await;
+            if !secrets.is_empty() {
+                let _ = self.write_volumes(secrets, volumes).await;
+            }
+        }
+    }
+
+    async fn write_volumes(&self, secrets: &[SecretVolume], volumes: &Path) -> Result<()> {
+        for volume in secrets {
+            let data = self.secret(volume.secret()).await?;
+            let files = volume.files(data.as_ref()).map_err(Error::msg)?;
+            atomic_writer::write(&volumes.join(&volume.name), &files)?;
+        }
+        Ok(())
+    }
+
+    /// The content of a Secret, if it exists.
+    async fn secret(&self, name: &str) -> Result<Option<SecretData>> {
+        let namespace = self.pod.namespace().unwrap_or_default();
+        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &namespace);
+        let found = timeout(REQUEST_TIMEOUT, secrets.get_opt(name)).await??;
+        let data = found.map(|secret| secret.data.unwrap_or_default());
+        Ok(data.map(|data| data.into_iter().map(|(k, v)| (k, v.0)).collect()))
     }
 
     /// The container's environment, once all objects that it refers to exist; `None` if the pod is
@@ -202,11 +284,8 @@ impl PodLifecycle<'_> {
         let namespace = self.pod.namespace().unwrap_or_default();
         let needed = References::of(self.container);
         let mut sources = Sources::default();
-        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &namespace);
         for name in needed.secrets {
-            let found = timeout(REQUEST_TIMEOUT, secrets.get_opt(&name)).await??;
-            let data = found.map(|secret| secret.data.unwrap_or_default());
-            let data = data.map(|data| data.into_iter().map(|(k, v)| (k, v.0)).collect());
+            let data = self.secret(&name).await?;
             sources.secrets.insert(name, data);
         }
         let config_maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), &namespace);
