@@ -221,8 +221,10 @@ pub fn withdraw_stale_entries(
 ) -> Vec<PendingRemoval> {
     let stale = stale_entries(pass, connection);
     pass.update_state(|state| {
-        let since = &mut state.withdrawing_since;
-        since.retain(|entry, _| stale.contains(entry));
+        // An entry that is wanted again starts anew when it is removed once more.
+        let is_stale = |entry: &InjectedEntry| stale.contains(entry);
+        state.withdrawing_since.retain(|entry, _| is_stale(entry));
+        state.removed_since.retain(|entry, _| is_stale(entry));
     });
     let mut in_use = Vec::new();
     for entry in stale {
