@@ -17,7 +17,7 @@ use super::{
 use crate::{
     controller::admission_policy::{AdmissionPolicy, Availability},
     crd::{DopplerPrefectBinding, INJECTED_ANNOTATION, JobSelector},
-    inject::job_labels::shown_labels,
+    inject::{job_labels::shown_labels, template::volume_name},
 };
 
 /// Adds what the policy does to a Job of each item.
@@ -71,7 +71,7 @@ async fn check_selector(
         field_manager: None,
     };
     match timeout(TIMEOUT, jobs.create(&params, &job)).await {
-        Ok(Ok(created)) => report(binding, &created, &topic, findings),
+        Ok(Ok(created)) => report(binding, selector, &created, &topic, findings),
         Ok(Err(kube::Error::Api(status))) if status.code == 403 => findings.note(
             &topic,
             &format!(
@@ -96,13 +96,30 @@ fn job(selector: &JobSelector) -> Value {
 }
 
 /// Adds what the policy added to the Job.
-fn report(binding: &DopplerPrefectBinding, job: &Job, topic: &str, findings: &mut Findings) {
+fn report(
+    binding: &DopplerPrefectBinding,
+    selector: &JobSelector,
+    job: &Job,
+    topic: &str,
+    findings: &mut Findings,
+) {
     let added = describe(job);
     let status = binding.status.as_ref();
     let secret = status.and_then(|status| status.job_secret_name.as_deref());
     let secret = secret.unwrap_or_else(|| binding.secret_name());
-    if names(job, secret) {
-        findings.ok_with_details(topic, "the policy adds to the first container:", &added);
+    let wants_mount = selector.mount.is_some() && !mounts_files(job, secret);
+    if names(job, secret) && !wants_mount {
+        let what = if selector.mount.is_some() {
+            "the policy adds to the pod and its first container:"
+        } else {
+            "the policy adds to the first container:"
+        };
+        findings.ok_with_details(topic, what, &added);
+    } else if names(job, secret) {
+        findings.fail(
+            topic,
+            "the policy adds the Secret and does not mount its files: its status names no Secret with files yet (status.jobFiles), or the policy is one of an older version (upgrade the chart, or apply deploy/admission.yaml)",
+        );
     } else {
         findings.fail(
             topic,
@@ -125,13 +142,37 @@ fn names(job: &Job, secret: &str) -> bool {
     sources.any(|source| source["secretRef"]["name"] == secret)
 }
 
-/// The entries of the Job, and its annotation.
+/// Whether the Job has the volume with the files beside the Secret.
+fn mounts_files(job: &Job, secret: &str) -> bool {
+    let pod = job
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.template.spec.as_ref());
+    let volumes = pod.and_then(|pod| pod.volumes.as_ref());
+    let mut volumes = volumes.into_iter().flatten();
+    volumes.any(|volume| volume.name == volume_name(secret))
+}
+
+/// The entries of the Job, its volumes and mounts, and its annotation.
 fn describe(job: &Job) -> String {
     let record = job.annotations().get(INJECTED_ANNOTATION);
     let record = record.map_or_else(String::new, |record| {
         format!("\n{INJECTED_ANNOTATION}: {record}")
     });
-    format!("envFrom: {:#}{record}", env_from(job))
+    let value = serde_json::to_value(job).unwrap_or_default();
+    let lists = [
+        ("volumes", "/spec/template/spec/volumes"),
+        (
+            "volumeMounts",
+            "/spec/template/spec/containers/0/volumeMounts",
+        ),
+    ];
+    let lists = lists.into_iter().filter_map(|(name, pointer)| {
+        let list = value.pointer(pointer)?;
+        Some(format!("\n{name}: {list:#}"))
+    });
+    let lists: String = lists.collect();
+    format!("envFrom: {:#}{lists}{record}", env_from(job))
 }
 
 #[cfg(test)]
@@ -157,7 +198,7 @@ mod tests {
         let binding =
             DopplerPrefectBinding::new("etl", crate::crd::DopplerPrefectBindingSpec::default());
         let mut findings = Findings::default();
-        report(&binding, &made, "Jobs with a=b", &mut findings);
+        report(&binding, &selector(), &made, "Jobs with a=b", &mut findings);
         findings
     }
 
@@ -170,6 +211,31 @@ mod tests {
             text.contains("\"name\": \"etl\"") && text.contains("injected: etl/etl=h"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_job_without_the_files_is_a_failure_if_the_item_has_a_mount() {
+        let mount = crate::crd::MountSpec {
+            path: "/srv/x".to_owned(),
+            files: Vec::new(),
+        };
+        let selector = JobSelector {
+            mount: Some(mount),
+            ..selector()
+        };
+        let binding =
+            DopplerPrefectBinding::new("etl", crate::crd::DopplerPrefectBindingSpec::default());
+        let volume = json!({"name": "doppler-etl-files", "secret": {"secretName": "etl-files"}});
+        for (volumes, fails) in [(json!([]), true), (json!([volume]), false)] {
+            let mut made = job(&selector);
+            let pod = &mut made["spec"]["template"]["spec"];
+            pod["volumes"] = volumes;
+            pod["containers"][0]["envFrom"] = json!([{"secretRef": {"name": "etl"}}]);
+            let made: Job = serde_json::from_value(made).unwrap();
+            let mut findings = Findings::default();
+            report(&binding, &selector, &made, "Jobs with a=b", &mut findings);
+            assert_eq!(findings.has_failures(), fails, "{findings}");
+        }
     }
 
     #[test]

@@ -24,13 +24,13 @@ pub enum Want {
     Absent,
 }
 
-/// Whether a variable that is not recorded may be ours.
+/// Whether a variable or a mount that is not recorded may be ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Adoption {
     /// It is not.
     None,
     /// Another entry for the Secret is recorded in this pool. An older version of the operator
-    /// records no variable, so a variable of exactly our shape is ours.
+    /// records neither a variable nor a mount, so one of exactly our shape is ours.
     OfOurShape,
 }
 
@@ -71,7 +71,7 @@ pub struct Claim {
     /// Whether the entry is recorded for the binding, where its author cannot write. Then an entry
     /// of exactly our shape is ours.
     pub recorded: bool,
-    /// Whether a variable that is not recorded may be ours.
+    /// Whether a variable or a mount that is not recorded may be ours.
     pub adoption: Adoption,
     /// What happens to the name of the Secret while deployments choose it.
     pub used_name: UsedName,

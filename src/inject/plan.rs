@@ -161,8 +161,13 @@ pub fn plan(view: &PoolView<'_>, claims: &[&Claim], history: &History) -> Plan {
     }
 }
 
-/// Whether a variable of exactly our shape is ours, because an older version recorded the entry.
+/// Whether a variable or a mount of exactly our shape is ours, because an older version recorded the
+/// entry.
 fn is_adopted(parsed: &ParsedTemplate<'_>, claim: &Claim) -> bool {
+    if claim.mount.is_some() {
+        let state = parsed.claim_state(claim);
+        return claim.adoption == Adoption::OfOurShape && matches!(state, EntryState::Exact { .. });
+    }
     let variable = claim
         .variable
         .as_ref()

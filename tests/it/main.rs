@@ -36,6 +36,7 @@ mod manual;
 mod memory;
 mod metrics;
 mod migration;
+mod mounts;
 mod pools;
 mod quick_start;
 mod refresh;

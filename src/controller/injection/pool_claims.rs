@@ -198,11 +198,12 @@ pub fn asks_for(pool: &WorkPoolSpec, variable: Option<&str>, mount: bool) -> boo
     }
 }
 
-/// Whether another entry for the same Secret is recorded in the pool.
+/// Whether another entry for the same Secret, and no mount, is recorded in the pool.
 fn has_sibling(recorded: &BTreeSet<InjectedEntry>, entry: &InjectedEntry) -> bool {
     let mut recorded = recorded.iter();
     recorded.any(|other| {
         other != entry
+            && !other.mount
             && other.server == entry.server
             && other.pool == entry.pool
             && other.secret == entry.secret

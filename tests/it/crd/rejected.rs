@@ -1,5 +1,7 @@
 //! What the API server rejects, and the message that says what to write instead.
 
+mod files;
+
 use anyhow::{Context, Result, ensure};
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
@@ -38,7 +40,6 @@ fn refusals() -> Vec<(Value, &'static str)> {
     let restart = |change: Value| json!({"managedSecret": {"restart": change}});
     let identity = json!({"id": "i", "serviceAccountRef": {"name": "a"}});
     let jobs = |labels: Value| json!({"inject": {"jobs": [{"matchLabels": labels}]}});
-    let files = |files: Value| json!({"managedSecret": {"files": files}});
     let several = |configs: Value| json!({"doppler": {"project": null, "configs": configs}});
     let many = |count: usize| {
         (0..count)
@@ -206,30 +207,6 @@ fn refusals() -> Vec<(Value, &'static str)> {
         ),
         (json!({"doppler": {"onConflict": "Earlier"}}), "Refuse"),
         (json!({"doppler": {"metadata": "Hide"}}), "Drop"),
-        (
-            files(json!({"a": {}})),
-            "set exactly one of template, from and format",
-        ),
-        (
-            files(json!({"a": {"template": "x", "format": "Json"}})),
-            "set exactly one of template, from and format",
-        ),
-        (
-            files(json!({"a": {"template": "x", "encoding": "Base64"}})),
-            "encoding says how the value in from is stored: set from as well",
-        ),
-        (
-            files(json!({"a/b": {"from": "A"}})),
-            "a file has a name that cannot be a key of a Secret",
-        ),
-        (
-            files(json!({"..a": {"from": "A"}})),
-            "a file has a name that cannot be a key of a Secret",
-        ),
-        (
-            files(json!({"a": {"template": "x".repeat(16385)}})),
-            "spec.managedSecret.files.a.template",
-        ),
         (
             json!({"managedSecret": {"type": "kubernetes.io/tls", "files": {"tls.crt": {"from": "A"}}}}),
             "files lacks a key that type needs",
@@ -412,7 +389,11 @@ async fn rejects_invalid_specs_with_a_correction() -> Result<()> {
     };
     api.create(&dry, &valid).await.context("the valid spec")?;
     let mut failures = Vec::new();
-    for (change, sentence) in refusals().into_iter().chain(control_characters()) {
+    for (change, sentence) in refusals()
+        .into_iter()
+        .chain(files::refusals())
+        .chain(control_characters())
+    {
         match api
             .create(&dry, &binding("invalid", &spec_with(&change))?)
             .await

@@ -251,6 +251,23 @@ fn a_mount_by_another_writer_is_accepted() {
 }
 
 #[test]
+fn a_mount_that_an_older_version_left_is_recorded_again() {
+    let with = with_mounts(&template(json!(null)), &[&mount("s", Want::Present)]);
+    let unrecorded = mount("s", Want::Observe);
+    let (_, theirs) = plan_one(&view(&with), &unrecorded);
+    assert_eq!(
+        (theirs.phase, theirs.state),
+        (Phase::Injected, Some(State::AlreadyPresent))
+    );
+    let adopted = Claim {
+        adoption: Adoption::OfOurShape,
+        ..unrecorded
+    };
+    let (edits, ours) = plan_one(&view(&with), &adopted);
+    assert_eq!((edits, ours.phase), (false, Phase::Injectable));
+}
+
+#[test]
 fn observe_and_owned_pools_get_a_patch_to_add() {
     let none = template(json!(null));
     let observed = Claim {
