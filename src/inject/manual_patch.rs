@@ -287,7 +287,7 @@ mod tests {
                 let yaml = patch_text(
                     PatchForm::PrefectOperator,
                     "k8s",
-                    &[entry.clone()],
+                    std::slice::from_ref(&entry),
                     Some(&raw),
                 );
                 let value: Value = serde_saphyr::from_str(&yaml).unwrap();

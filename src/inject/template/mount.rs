@@ -8,6 +8,8 @@
 //! A list that was there and empty has to be empty again after the removal. So its elements say it:
 //! they set a field to the value that Kubernetes gives it anyway (`defaultMode: 420`, `subPath: ""`).
 
+use std::fmt::Write;
+
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -16,8 +18,8 @@ use crate::crd::{FILES_SUFFIX, MountSpec, files_secret_of};
 
 /// The longest name of a volume.
 const MAX_VOLUME_NAME: usize = 63;
-/// Characters of the hash in the name of a volume, which so never ends as other names do.
-const HASH_CHARS: usize = 40;
+/// Bytes of the hash in the name of a volume. In hexadecimal digits, it never ends as other names do.
+const HASH_BYTES: usize = 20;
 /// The mode of files that Kubernetes gives a volume without one.
 const DEFAULT_MODE: u32 = 420;
 
@@ -29,8 +31,11 @@ pub fn volume_name(secret: &str) -> String {
         return name;
     }
     let hash = Sha256::digest(secret.as_bytes());
-    let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("doppler-{}", &hash[..HASH_CHARS])
+    let mut name = "doppler-".to_owned();
+    for byte in &hash[..HASH_BYTES] {
+        let _ = write!(name, "{byte:02x}");
+    }
+    name
 }
 
 /// The volume as JSON.

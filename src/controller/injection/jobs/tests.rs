@@ -99,3 +99,26 @@ fn the_first_condition_that_is_not_true_counts() {
     assert_eq!(join(Some(Unchanged), is("b")), Some(Unchanged));
     assert_eq!(join(is("a"), Some(Unchanged)), Some(Unchanged));
 }
+
+#[test]
+fn a_mount_is_part_of_the_message() {
+    let mut mounting = selector("x");
+    mounting.mount = Some(crate::crd::MountSpec {
+        path: "/srv/x".to_owned(),
+        files: Vec::new(),
+    });
+    let injected = jobs_condition(
+        Availability::Installed,
+        &Ok(()),
+        Some("etl"),
+        &[selector("y"), mounting],
+        false,
+    );
+    let ConditionUpdate::True(_, message) = injected else {
+        panic!("{injected:?}")
+    };
+    assert!(
+        message.ends_with(", and mounts its files in those with a mount"),
+        "{message}"
+    );
+}

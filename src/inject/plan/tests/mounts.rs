@@ -1,5 +1,7 @@
 //! Mounts: which claim has a path, and what a taken one means.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::crd::MountSpec;
 use crate::inject::template::{EntryState, standing_mount};
@@ -276,9 +278,9 @@ fn observe_and_owned_pools_get_a_patch_to_add() {
     };
     let (edits, absent) = plan_one(&view(&none), &observed);
     assert_eq!((edits, absent.reason), (false, Reason::PoolEntryAbsent));
-    let owner = owner();
+    let object = owner();
     let owned = PoolView {
-        owner: Some(&owner),
+        owner: Some(&object),
         ..view(&none)
     };
     let (edits, managed) = plan_one(&owned, &mount("s", Want::Present));
@@ -326,4 +328,55 @@ fn a_mount_that_lost_a_part_is_not_in_place() {
     assert_eq!(plan.observations[0].phase, Phase::InProgress);
     let (edits, going) = plan_one(&view(&broken), &mount("s", Want::Absent));
     assert_eq!((edits, going.phase), (true, Phase::InProgress));
+}
+
+/// What the first container mounts: volume and path.
+fn mounted(template: &RawValue) -> Vec<(String, String)> {
+    let template: serde_json::Value = serde_json::from_str(template.get()).unwrap();
+    let container = "/job_configuration/job_manifest/spec/template/spec/containers/0";
+    let mounts = template.pointer(&format!("{container}/volumeMounts"));
+    let mounts = mounts.and_then(serde_json::Value::as_array);
+    let text = |mount: &serde_json::Value, key: &str| mount[key].as_str().unwrap().to_owned();
+    let mounts = mounts.into_iter().flatten();
+    mounts
+        .map(|mount| (text(mount, "name"), text(mount, "mountPath")))
+        .collect()
+}
+
+proptest! {
+    /// Whatever bindings want one after the other, the pool never has two mounts at one path, comes to
+    /// rest, and is as before once all are gone.
+    #[test]
+    fn no_sequence_of_claims_doubles_a_path(
+        steps in prop::collection::vec(prop::collection::vec((0..3_usize, any::<bool>()), 4), 1..6),
+        user in any::<bool>(),
+    ) {
+        let theirs = json!([{"name": "u", "mountPath": "/m/0"}]);
+        let before = if user {
+            with_lists(json!([{"name": "u", "emptyDir": {}}]), theirs)
+        } else {
+            with_lists(json!([]), json!(null))
+        };
+        let mut template = before.clone();
+        let gone = vec![(0, false); 4];
+        for step in steps.iter().chain([&gone]) {
+            let claims = step.iter().zip(["a", "b", "c", "d"]);
+            let claims: Vec<Claim> = claims.map(|((path, wants), secret)| {
+                let want = if *wants { Want::Present } else { Want::Absent };
+                mount_at(secret, &format!("/m/{path}"), want)
+            }).collect();
+            let claims: Vec<&Claim> = claims.iter().collect();
+            let mut edits = 0;
+            while let Some(edited) = plan(&view(&template), &claims, &History::default()).edit {
+                template = edited;
+                edits += 1;
+                prop_assert!(edits <= claims.len(), "{template}");
+                let mounted = mounted(&template);
+                let paths: BTreeSet<&String> = mounted.iter().map(|(_, path)| path).collect();
+                let volumes: BTreeSet<&String> = mounted.iter().map(|(volume, _)| volume).collect();
+                prop_assert_eq!((paths.len(), volumes.len()), (mounted.len(), mounted.len()), "{}", template);
+            }
+        }
+        prop_assert_eq!(template.get(), before.get());
+    }
 }
