@@ -100,7 +100,11 @@ fn add_section(
 
 fn add_rules(page: &mut String, rules: &[String]) {
     if !rules.is_empty() {
-        let _ = write!(page, "\nThe API server refuses other values, with these messages:\n\n{}", rules.concat());
+        let _ = write!(
+            page,
+            "\nThe API server refuses other values, with these messages:\n\n{}",
+            rules.concat()
+        );
     }
 }
 

@@ -206,7 +206,39 @@ async fn ensure_selection(
     Ok(())
 }
 
-/// A pool has exactly its entries, and the last edit of its users. Prefect replaces a template without
+/// A pool mounts exactly its files. Takes both lists out of the template, which users leave empty.
+fn ensure_mounts(scene: &Scene, pool: usize, template: &mut Value) -> Result<()> {
+    let spec = "/job_configuration/job_manifest/spec/template/spec";
+    let mut take = |pointer: &str, name: &str| {
+        let object = template.pointer_mut(&format!("{spec}{pointer}"));
+        let list = object.and_then(|object| object.as_object_mut()?.remove(name));
+        list.unwrap_or_else(|| json!([]))
+    };
+    let (volumes, mounts) = (take("", "volumes"), take("/containers/0", "volumeMounts"));
+    let volumes = volumes.as_array().context("no list of volumes")?;
+    let mounts = mounts.as_array().context("no list of mounts")?;
+    let mounted = volumes.iter().flat_map(|volume| {
+        let secret = volume["secret"]["secretName"].as_str().unwrap_or_default();
+        let mounts = mounts
+            .iter()
+            .filter(|mount| mount["name"] == volume["name"]);
+        mounts.map(|mount| {
+            let path = mount["mountPath"].as_str().unwrap_or_default();
+            (secret.to_owned(), path.to_owned())
+        })
+    });
+    let mounted: Vec<(String, String)> = mounted.collect();
+    let found: BTreeSet<(String, String)> = mounted.iter().cloned().collect();
+    let wanted = scene.mounts_of(pool);
+    ensure!(
+        found == wanted && [volumes.len(), mounts.len(), mounted.len()] == [wanted.len(); 3],
+        "pool {} mounts {mounted:?} instead of {wanted:?}",
+        scene.pool(pool)
+    );
+    Ok(())
+}
+
+/// A pool has exactly its entries and mounts, and the last edit of its users. Prefect replaces a template without
 /// a condition, so an edit that arrives between a GET of the operator and its PATCH is lost. A person
 /// sees that and repeats it, and so does this.
 async fn ensure_pool(scene: &Scene, pool: usize, lost: &AtomicUsize) -> Result<()> {
@@ -216,6 +248,7 @@ async fn ensure_pool(scene: &Scene, pool: usize, lost: &AtomicUsize) -> Result<(
     if pool == SELECTED {
         return ensure_selection(scene, template, &entries, lost).await;
     }
+    ensure_mounts(scene, pool, &mut template)?;
     let mut found = BTreeSet::new();
     for entry in &entries {
         let secret = entry["secretRef"]["name"]

@@ -67,6 +67,8 @@ pub enum Extra {
     Jobs,
     /// A Deployment restarts when the content changes.
     Restart,
+    /// The pools mount the file, if there is one.
+    Mount,
 }
 
 /// The source of a binding.
@@ -283,7 +285,13 @@ impl Scene {
         }
         let pools = wish.pools.iter().map(|pool| match *pool {
             SELECTED => json!({"name": self.pool(SELECTED), "runs": "Selected"}),
-            pool => json!({"name": self.pool(pool), "optional": wish.optional}),
+            pool => {
+                let mut item = json!({"name": self.pool(pool), "optional": wish.optional});
+                if wish.mounts() {
+                    item["mount"] = json!({"path": mount_path(binding)});
+                }
+                item
+            }
         });
         spec["inject"] = json!({"workPools": pools.collect::<Vec<_>>()});
         if wish.extras.contains(&Extra::Jobs) {
@@ -338,6 +346,20 @@ impl Scene {
         wanted.into_iter().map(|(_, secret)| secret).collect()
     }
 
+    /// What a pool must mount: the Secrets with files, and where.
+    pub fn mounts_of(&self, pool: usize) -> BTreeSet<(String, String)> {
+        let wanted = self
+            .bindings
+            .iter()
+            .filter(|(_, wish)| wish.pools.contains(&pool) && wish.mounts());
+        wanted
+            .map(|(binding, wish)| {
+                let files = format!("{}-files", secret_name(*binding, wish));
+                (files, mount_path(*binding))
+            })
+            .collect()
+    }
+
     /// Ends all faults.
     pub async fn end_faults(&mut self) -> Result<()> {
         self.to_doppler.set(Mode::Forward);
@@ -356,6 +378,19 @@ impl Scene {
             self.bindings.len()
         )
     }
+}
+
+impl Wish {
+    /// Whether pools mount the file.
+    fn mounts(&self) -> bool {
+        let extras = &self.extras;
+        extras.contains(&Extra::File) && extras.contains(&Extra::Mount)
+    }
+}
+
+/// Where a binding mounts its files, under both of its names.
+fn mount_path(binding: usize) -> String {
+    format!("/srv/{}", binding_name(binding))
 }
 
 /// The name of a binding.

@@ -187,10 +187,16 @@ fn wish(random: &mut RandomNumbers) -> Wish {
         optional: !random.one_in(3),
         renamed: random.one_in(4),
         later: random.one_in(3).then(|| random.below(CONFIGS)),
-        extras: [Extra::RenamedKey, Extra::File, Extra::Jobs, Extra::Restart]
-            .into_iter()
-            .filter(|_| random.one_in(4))
-            .collect(),
+        extras: [
+            Extra::RenamedKey,
+            Extra::File,
+            Extra::Mount,
+            Extra::Jobs,
+            Extra::Restart,
+        ]
+        .into_iter()
+        .filter(|_| random.one_in(3))
+        .collect(),
     }
 }
 
