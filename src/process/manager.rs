@@ -7,7 +7,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kube::Client;
+use kube::{Client, runtime::reflector::Store};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -36,6 +36,7 @@ use crate::{
         scope::WatchScope,
         scope_state::{Progress, ScopeState},
         service_types::ServiceTypes,
+        stored_binding::StoredBinding,
         work_queue::WorkQueue,
     },
     crd::BindingRef,
@@ -109,7 +110,6 @@ impl ControllerManager {
         for (name, task) in background {
             tasks.spawn(name, task);
         }
-        let refreshed_blocks = blocks.clone();
         let (report, events) = Report::new(client.clone(), Arc::clone(&metrics), shutdown.clone());
         tasks.spawn("events", events);
         let evictions = evict_unused(Arc::clone(&connections), shutdown.clone());
@@ -119,28 +119,20 @@ impl ControllerManager {
             .watch_run_pods
             .then(|| Arc::new(RunPods::new(Arc::clone(&enqueue))));
         let states = Arc::new(BindingStates::default());
-        let mut served = Vec::new();
-        let mut stores = Vec::new();
-        for scope in WatchScope::of(&settings.watch_namespaces) {
-            let state = Arc::new(ScopeState::new(scope, Arc::clone(&metrics)));
-            served.push(Arc::clone(&state));
-            let scope_watch = ScopeWatch {
-                client: client.clone(),
-                state,
-                queue: Arc::clone(&queue),
-                states: Arc::clone(&states),
-                run_pods: run_pods.clone(),
-            };
-            let (store, watch) = scope_watch.run(&objects, shutdown.clone());
-            stores.push(store);
-            tasks.spawn("watches", watch);
-        }
+        let watched = Watched {
+            client: client.clone(),
+            queue: Arc::clone(&queue),
+            states: Arc::clone(&states),
+            run_pods: run_pods.clone(),
+            objects: Arc::clone(&objects),
+            metrics: Arc::clone(&metrics),
+        };
+        let (served, stores) = watched.scopes(&settings.watch_namespaces, tasks);
         let cluster_servers = cluster_servers(&settings, &client, (&enqueue, tasks));
         let referenced_objects =
             ReferencedObjects::new(client.clone(), Arc::clone(&objects), shutdown.clone());
         let scopes =
             prefect_work_pools::scopes(&settings.watch_namespaces, &settings.prefect_namespaces);
-        let per_binding = settings.metrics_per_binding;
         let context = Arc::new(Context {
             key_refs: KeyRefs::new(client.clone(), limit),
             client: client.clone(),
@@ -155,7 +147,7 @@ impl ControllerManager {
             doppler_hosts: settings.doppler_hosts,
             forbidden_names: settings.forbidden_names,
             connections,
-            blocks,
+            blocks: blocks.clone(),
             configs: configs.clone(),
             pools: pools.clone(),
             runs,
@@ -172,7 +164,7 @@ impl ControllerManager {
             bindings: stores,
             scopes: served.clone(),
         });
-        if per_binding {
+        if settings.metrics_per_binding {
             show_bindings(&context);
         }
         let reconciles = controller::run(context, settings.concurrency.into(), shutdown.clone());
@@ -182,10 +174,42 @@ impl ControllerManager {
             prefect_work_pools::watch_work_pools(client, scopes, pools, shutdown.clone()),
         );
         tasks.spawn("ready", become_ready(served, readiness, shutdown));
-        Ok(RefreshedPollers {
-            blocks: refreshed_blocks,
-            configs,
-        })
+        Ok(RefreshedPollers { blocks, configs })
+    }
+}
+
+/// What the watches of all scopes have in common.
+struct Watched {
+    client: Client,
+    queue: Arc<WorkQueue>,
+    states: Arc<BindingStates>,
+    run_pods: Option<Arc<RunPods>>,
+    objects: Arc<ObjectCache>,
+    metrics: Arc<Metrics>,
+}
+
+impl Watched {
+    /// Spawns the watches of each scope. Returns the states of the scopes, and their bindings.
+    fn scopes(
+        self,
+        namespaces: &[String],
+        tasks: &mut Tasks,
+    ) -> (Vec<Arc<ScopeState>>, Vec<Store<StoredBinding>>) {
+        let scopes = WatchScope::of(namespaces).into_iter();
+        let watched = scopes.map(|scope| {
+            let state = Arc::new(ScopeState::new(scope, Arc::clone(&self.metrics)));
+            let scope_watch = ScopeWatch {
+                client: self.client.clone(),
+                state: Arc::clone(&state),
+                queue: Arc::clone(&self.queue),
+                states: Arc::clone(&self.states),
+                run_pods: self.run_pods.clone(),
+            };
+            let (store, watch) = scope_watch.run(&self.objects, tasks.shutdown());
+            tasks.spawn("watches", watch);
+            (state, store)
+        });
+        watched.unzip()
     }
 }
 
