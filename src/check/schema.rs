@@ -233,6 +233,9 @@ fn array(items: &[Value], schema: &Value, path: &str, found: &mut Vec<String>) {
     if let Some(max) = limit(schema, "maxItems").filter(|max| items.len() > *max) {
         found.push(format!("{}: may have at most {max} items", shown(path)));
     }
+    if let Some(min) = limit(schema, "minItems").filter(|min| items.len() < *min) {
+        found.push(format!("{}: has to have at least {min} items", shown(path)));
+    }
     for (at, item) in items.iter().enumerate() {
         fields(item, &schema["items"], &format!("{path}[{at}]"), found);
     }
