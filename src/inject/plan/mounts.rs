@@ -3,8 +3,9 @@
 //! Input: the pool, the claims that it can serve, and what this process wrote.
 //! Output: for each claim of a mount, its state, a [`Rejection`], or that it waits for an earlier one of
 //! its own binding.
-//! Invariants: pure. A path has one mount: the one that stands there, or else the recorded one, or else
-//! the first by the name of the Secret. The next one is rejected until the path is free.
+//! Invariants: pure. A path has one mount: the one that stands there, or else the first recorded one by
+//! the name of the Secret. Others are rejected until the path is free. A claim that is not recorded, whose
+//! binding may never own its Secret, keeps no path from another one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -147,10 +148,10 @@ impl PoolMounts {
     }
 
     /// Which of several claims has the path: the lowest.
-    fn rank<'a>(&self, claim: &'a Claim, mount: &MountSpec) -> (bool, bool, &'a str) {
+    fn rank<'a>(&self, claim: &'a Claim, mount: &MountSpec) -> (bool, &'a str) {
         let standing = self.standing.get(&claim.secret);
         let path = standing.and_then(|standing| standing.path.as_ref());
-        (path != Some(&mount.path), !claim.recorded, &claim.secret)
+        (path != Some(&mount.path), &claim.secret)
     }
 }
 
@@ -169,13 +170,14 @@ pub(super) fn leaving_volumes(claims: &[&Claim], history: &History) -> BTreeSet<
     left.filter(|volume| !kept.contains(volume)).collect()
 }
 
-/// Whether a claim wants to write a mount at the same path.
+/// Whether a claim writes a mount at the same path.
 fn competes(claim: &Claim, mount: &MountSpec) -> bool {
     let same_path = claim
         .mount
         .as_ref()
         .is_some_and(|other| other.path == mount.path);
-    same_path && claim.want != Want::Absent && claim.mode == InjectMode::Patch
+    let writes = claim.mode == InjectMode::Patch && claim.recorded;
+    same_path && claim.want != Want::Absent && writes
 }
 
 fn is_same_binding(one: &Claim, other: &Claim) -> bool {

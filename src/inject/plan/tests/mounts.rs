@@ -151,11 +151,19 @@ fn a_volume_of_the_operators_name_is_taken() {
 fn of_two_bindings_the_recorded_one_has_the_path() {
     let none = template(json!(null));
     let (a, b) = (mount("a", Want::Observe), mount("b", Want::Observe));
+    // Neither may ever own its Secret, so that none keeps the path from the other one.
     let (_, of_both) = reasons(&none, &[&b, &a]);
-    assert_eq!(of_both, [Reason::PoolMountTaken, Reason::Pending]);
+    assert_eq!(of_both, [Reason::Pending, Reason::Pending]);
     let b = mount("b", Want::Present);
     let (_, of_both) = reasons(&none, &[&b, &a]);
     assert_eq!(of_both, [Reason::Pending, Reason::PoolMountTaken]);
+    // Of two recorded ones, the first by name.
+    let both = [&b, &mount("a", Want::Present)];
+    let with_a = with_mounts(&none, &both);
+    assert_eq!(
+        (state(&with_a, "a"), state(&with_a, "b")),
+        (EXACT, EntryState::Absent)
+    );
     // The one that stands there, whatever is recorded, also over another connection.
     let a = mount("a", Want::Present);
     let with_b = with_mounts(&none, &[&b]);
