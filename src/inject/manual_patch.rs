@@ -196,6 +196,7 @@ fn terraform(pool: &str, entry: &Entry) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inject::template::standing_mount;
 
     fn entry() -> Entry {
         Entry {
@@ -310,6 +311,58 @@ mod tests {
             assert!(text.contains("my-secret") && text.contains("k8s"), "{text}");
             let text = patch_text(form, "k8s", &[selected("s")], None);
             for part in ["{{ doppler_config }}", "\"none\",\"s\"", "k8s"] {
+                assert!(text.contains(part), "{part}: {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_form_has_the_volume_and_its_mount() {
+        let mount = Entry {
+            mount: Some(MountSpec {
+                path: "/srv/x".to_owned(),
+                files: vec!["a.yml".to_owned()],
+            }),
+            ..entry()
+        };
+        let entries = [entry(), mount.clone()];
+        let mounted = BARE.replace(
+            r#""name":"x""#,
+            r#""name":"x","volumeMounts":[{"name":"u","mountPath":"/u"}]"#,
+        );
+        for (text, others) in [(BARE, 0), (mounted.as_str(), 1)] {
+            let patch = patch_text(PatchForm::Json, "k8s", &entries, Some(&raw(text)));
+            let patch: json_patch::Patch = serde_json::from_str(&patch).unwrap();
+            let mut template: Value = serde_json::from_str(text).unwrap();
+            json_patch::patch(&mut template, &patch).unwrap();
+            let pod = template.pointer(POD_POINTER).unwrap();
+            assert_eq!(pod["volumes"][0]["secret"]["items"][0]["key"], "a.yml");
+            let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
+            assert_eq!(
+                (mounts.len(), &mounts[others]["mountPath"]),
+                (others + 1, &json!("/srv/x"))
+            );
+            // What the patch makes is exactly what the operator would write.
+            let patched = raw(&template.to_string());
+            let standing = standing_mount(&patched, "my-secret").unwrap();
+            assert_eq!(standing.state, EntryState::Exact { optional: true });
+            let yaml = patch_text(
+                PatchForm::PrefectOperator,
+                "k8s",
+                &entries,
+                Some(&raw(text)),
+            );
+            let yaml: Value = serde_saphyr::from_str(&yaml).unwrap();
+            let patches = yaml.pointer("/spec/baseJobTemplate/patches").unwrap();
+            assert_eq!(patches.as_array().unwrap().len(), 3);
+        }
+        for form in [PatchForm::Terraform, PatchForm::Helm] {
+            let text = patch_text(form, "k8s", &entries, None);
+            for part in [
+                "envFrom",
+                "doppler-my-secret-files",
+                "\"mountPath\":\"/srv/x\"",
+            ] {
                 assert!(text.contains(part), "{part}: {text}");
             }
         }
