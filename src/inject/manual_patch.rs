@@ -343,8 +343,8 @@ mod tests {
                 (others + 1, &json!("/srv/x"))
             );
             // What the patch makes is exactly what the operator would write.
-            let patched = raw(&template.to_string());
-            let standing = standing_mount(&patched, "my-secret").unwrap();
+            let template = raw(&template.to_string());
+            let standing = standing_mount(&template, "my-secret").unwrap();
             assert_eq!(standing.state, EntryState::Exact { optional: true });
             let yaml = patch_text(
                 PatchForm::PrefectOperator,
