@@ -31,7 +31,7 @@ pub(crate) fn add_documents(servers: &ClusterServers, text: &str) -> Vec<Finding
     let documents = parse_servers(text).into_iter();
     let found = documents.map(|document| {
         let mut findings = Findings::default();
-        findings.title = "ClusterPrefectServer".to_owned();
+        "ClusterPrefectServer".clone_into(&mut findings.title);
         let written = match document {
             Ok(written) => written,
             Err(why) => {

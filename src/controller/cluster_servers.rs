@@ -191,10 +191,10 @@ impl ClusterServers {
                 let (was, is) = (before.get(*name), state.servers.get(*name));
                 is_first || is_changed(was.map(|was| &**was), is.map(|is| &**is))
             };
-            let named = state.dependants.keys().chain(before.keys());
-            let names = named.chain(state.servers.keys()).filter(differs);
-            let names: Vec<String> = names.cloned().collect();
-            state.affected_by(&names)
+            let known = state.dependants.keys().chain(before.keys());
+            let changed = known.chain(state.servers.keys()).filter(differs);
+            let changed: Vec<String> = changed.cloned().collect();
+            state.affected_by(&changed)
         };
         self.follow(&affected);
     }
@@ -255,14 +255,14 @@ impl ClusterServers {
     }
 
     /// Handles a watch event: the labels of a namespace, or that it is deleted.
-    pub fn on_labels(&self, namespace: &str, labels: Option<Labels>) {
+    pub fn on_labels(&self, namespace: &str, labels: Option<&Labels>) {
         let affected = {
             let mut state = self.state.lock();
-            let before = match labels.clone() {
-                Some(labels) => state.labels.insert(namespace.to_owned(), labels),
+            let before = match labels {
+                Some(labels) => state.labels.insert(namespace.to_owned(), labels.clone()),
                 None => state.labels.remove(namespace),
             };
-            if before == labels {
+            if before.as_ref() == labels {
                 Vec::new()
             } else {
                 state.affected_by_labels(|changed| changed == namespace)

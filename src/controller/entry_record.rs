@@ -27,7 +27,7 @@ pub fn wanted(pass: &Pass<'_>, secret: &str) -> Option<EntryRecord> {
     {
         let choice = match server.shared {
             Some(name) => ServerChoice::Shared(name),
-            None => ServerChoice::Own(server.spec),
+            None => ServerChoice::Own(Box::new(server.spec)),
         };
         choices.insert(url.to_string(), choice);
     }

@@ -99,7 +99,7 @@ pub fn of_binding(
     match servers.choice(prefect).map_err(Unusable::Failed)? {
         ServerChoice::Own(own) => {
             servers.leave(key);
-            Ok(Some(PrefectServer::own(own)))
+            Ok(Some(PrefectServer::own(*own)))
         }
         ServerChoice::Shared(name) => {
             let server = servers.for_binding(key, &name, spec)?;
@@ -119,7 +119,7 @@ pub fn of_entry(
     choice: ServerChoice,
 ) -> Result<PrefectServer, Unusable> {
     match choice {
-        ServerChoice::Own(own) => Ok(PrefectServer::own(own)),
+        ServerChoice::Own(own) => Ok(PrefectServer::own(*own)),
         ServerChoice::Shared(name) => {
             let server = servers.for_namespace(&name, namespace)?;
             Ok(PrefectServer::shared(&name, &server.spec.server))

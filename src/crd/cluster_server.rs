@@ -71,7 +71,8 @@ pub struct ClusterPrefectServerSpec {
     pub namespaces: AllowedNamespaces,
 
     /// Patterns of names of blocks that a binding may name, such as `team-{namespace}-doppler`. `*` is
-    /// any text, `?` is one character, and `{namespace}` is the namespace of the binding. A `*` next to
+    /// any text and `?` one character, both without `/`, `\` and `%`, and `{namespace}` is the namespace
+    /// of the binding. A `*` next to
     /// `{namespace}` also matches the blocks of a longer namespace: `team-{namespace}-*` gives namespace
     /// `a` the blocks of `a-b`. Default: none, and then a binding cannot read any block.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -218,7 +218,7 @@ impl RecordedServer {
     #[must_use]
     pub fn choice(&self) -> Option<ServerChoice> {
         let shared = self.server_ref.clone().map(ServerChoice::Shared);
-        shared.or_else(|| self.spec.clone().map(ServerChoice::Own))
+        shared.or_else(|| Some(ServerChoice::Own(Box::new(self.spec.clone()?))))
     }
 }
 
@@ -291,7 +291,7 @@ mod tests {
             ..ServerSpec::default()
         };
         let choices = BTreeMap::from([
-            ("http://a/api".to_owned(), ServerChoice::Own(spec)),
+            ("http://a/api".to_owned(), ServerChoice::Own(Box::new(spec))),
             (
                 "http://b/api".to_owned(),
                 ServerChoice::Shared("cloud".to_owned()),
@@ -330,7 +330,8 @@ mod tests {
             headers: vec![header(inline()), header(None)],
             ..ServerSpec::default()
         };
-        let specs = BTreeMap::from([("http://a/api".to_owned(), ServerChoice::Own(spec))]);
+        let specs =
+            BTreeMap::from([("http://a/api".to_owned(), ServerChoice::Own(Box::new(spec)))]);
         let record = EntryRecord::of("ns", &[entry("http://a/api", "k")], &specs, false).unwrap();
         assert!(!record.to_text().contains("canary"), "{}", record.to_text());
         assert_eq!(record.servers[0].spec.as_ref().unwrap().headers.len(), 1);

@@ -47,7 +47,7 @@ pub struct ServerRef {
 #[derive(Clone, Debug, PartialEq)]
 pub enum ServerChoice {
     /// By the address and the credentials of the binding.
-    Own(ServerSpec),
+    Own(Box<ServerSpec>),
     /// By the name of a `ClusterPrefectServer`.
     Shared(String),
 }
@@ -56,7 +56,7 @@ impl PrefectSpec {
     /// How the binding names its server. None if it leaves that to the operator's default.
     #[must_use]
     pub fn choice(&self) -> Option<ServerChoice> {
-        let own = self.server.clone().map(ServerChoice::Own);
+        let own = self.server.clone().map(Box::new).map(ServerChoice::Own);
         let shared = self.server_ref.as_ref();
         own.or_else(|| Some(ServerChoice::Shared(shared?.name.clone())))
     }

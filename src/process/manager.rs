@@ -88,10 +88,7 @@ impl ControllerManager {
         } = self;
         let shutdown = tasks.shutdown();
         let queue = Arc::new(WorkQueue::default());
-        let enqueue: Enqueue<BindingRef> = {
-            let queue = Arc::clone(&queue);
-            Arc::new(move |key: &BindingRef| queue.add(key))
-        };
+        let enqueue = enqueue_in(&queue);
         let objects = Arc::new(ObjectCache::new(Arc::clone(&enqueue)));
         let limit = settings.controller.kubernetes_timeout;
         let jwts = request_jwts(client.clone(), limit);
@@ -114,7 +111,6 @@ impl ControllerManager {
         tasks.spawn("events", events);
         let evictions = evict_unused(Arc::clone(&connections), shutdown.clone());
         tasks.spawn("connections", evictions);
-
         let run_pods = settings
             .watch_run_pods
             .then(|| Arc::new(RunPods::new(Arc::clone(&enqueue))));
@@ -128,11 +124,9 @@ impl ControllerManager {
             metrics: Arc::clone(&metrics),
         };
         let (served, stores) = watched.scopes(&settings.watch_namespaces, tasks);
-        let cluster_servers = cluster_servers(&settings, &client, (&enqueue, tasks));
-        let referenced_objects =
-            ReferencedObjects::new(client.clone(), Arc::clone(&objects), shutdown.clone());
-        let scopes =
-            prefect_work_pools::scopes(&settings.watch_namespaces, &settings.prefect_namespaces);
+        let (cluster_servers, referenced_objects) =
+            cluster_servers(&settings, &client, (&enqueue, &objects), tasks);
+        let scopes = work_pool_scopes(&settings);
         let context = Arc::new(Context {
             key_refs: KeyRefs::new(client.clone(), limit),
             client: client.clone(),
@@ -213,12 +207,28 @@ impl Watched {
     }
 }
 
-/// The `ClusterPrefectServer`s, and their watches if the flags ask for them.
+/// Where `PrefectWorkPool`s are watched.
+fn work_pool_scopes(settings: &ManagerSettings) -> Vec<WatchScope> {
+    prefect_work_pools::scopes(&settings.watch_namespaces, &settings.prefect_namespaces)
+}
+
+/// A function that puts keys into the queue.
+fn enqueue_in(queue: &Arc<WorkQueue>) -> Enqueue<BindingRef> {
+    let queue = Arc::clone(queue);
+    Arc::new(move |key: &BindingRef| queue.add(key))
+}
+
+/// The `ClusterPrefectServer`s and the objects that they reference, and their watches if the flags ask for
+/// them.
 fn cluster_servers(
     settings: &ManagerSettings,
     client: &Client,
-    (enqueue, tasks): (&Enqueue<BindingRef>, &mut Tasks),
-) -> Arc<ClusterServers> {
+    (enqueue, objects): (&Enqueue<BindingRef>, &Arc<ObjectCache>),
+    tasks: &mut Tasks,
+) -> (Arc<ClusterServers>, ReferencedObjects) {
+    let shutdown = tasks.shutdown();
+    let objects = Arc::clone(objects);
+    let referenced = ReferencedObjects::new(client.clone(), objects, shutdown.clone());
     let listing = if settings.cluster_servers {
         Listing::Pending
     } else {
@@ -227,13 +237,12 @@ fn cluster_servers(
     let default = settings.default_prefect_server.clone();
     let servers = Arc::new(ClusterServers::new(listing, default, Arc::clone(enqueue)));
     if settings.cluster_servers {
-        let (client, shutdown) = (client.clone(), tasks.shutdown());
         let watched = watch_servers(client.clone(), Arc::clone(&servers), shutdown.clone());
         tasks.spawn("cluster servers", watched);
-        let watched = watch_labels(client, Arc::clone(&servers), shutdown);
+        let watched = watch_labels(client.clone(), Arc::clone(&servers), shutdown);
         tasks.spawn("labels of namespaces", watched);
     }
-    servers
+    (servers, referenced)
 }
 
 /// Updates the gauges each time that the metrics are read.

@@ -3,7 +3,8 @@
 //! Input: a pattern, the namespace of a binding, and a name.
 //! Output: whether the pattern allows the name.
 //! Invariants: every text is a valid pattern. A name of a namespace has no special character, so it
-//! stands for itself. The time is at most the product of both lengths.
+//! stands for itself. What a proxy could take for another path is matched by no special character. The
+//! time is at most the product of both lengths.
 
 /// Stands for the namespace of the binding.
 const NAMESPACE: &str = "{namespace}";
@@ -13,7 +14,13 @@ pub(super) fn for_namespace(pattern: &str, namespace: &str) -> String {
     pattern.replace(NAMESPACE, namespace)
 }
 
-/// Whether `name` matches `pattern`: `*` is any text, `?` is one character.
+/// Whether a special character matches it. No name of a block or a pool has the others, and a proxy or
+/// a server may take a part of the name behind them for a part of the path.
+const fn is_plain(character: char) -> bool {
+    !matches!(character, '/' | '\\' | '%')
+}
+
+/// Whether `name` matches `pattern`: `*` is any text, `?` is one character, both without `/`, `\` and `%`.
 pub(super) fn matches(pattern: &str, name: &str) -> bool {
     let (pattern, name): (Vec<char>, Vec<char>) =
         (pattern.chars().collect(), name.chars().collect());
@@ -26,12 +33,12 @@ pub(super) fn matches(pattern: &str, name: &str) -> bool {
                 at += 1;
                 star = Some((at, seen));
             }
-            Some(one) if *one == '?' || *one == name[seen] => {
+            Some(one) if (*one == '?' && is_plain(name[seen])) || *one == name[seen] => {
                 at += 1;
                 seen += 1;
             }
             _ => {
-                let Some((behind, taken)) = star else {
+                let Some((behind, taken)) = star.filter(|(_, taken)| is_plain(name[*taken])) else {
                     return false;
                 };
                 star = Some((behind, taken + 1));
@@ -66,6 +73,12 @@ mod tests {
             ("[ab]", "a", false),
             ("A*", "a", false),
             ("*", "Größe 👩", true),
+            ("team-a-*", "team-a-/../team-b-doppler", false),
+            ("team-a-*", "team-a-%2f..%2fteam-b", false),
+            ("team-a-*", "team-a-\\..", false),
+            ("a?b", "a/b", false),
+            ("*b", "a/b", false),
+            ("a/*", "a/b", true),
         ] {
             assert_eq!(matches(pattern, name), expected, "{pattern} {name}");
         }
@@ -88,8 +101,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_the_regular_expression(pattern in "[ab*?.]{0,8}", name in "[ab.]{0,10}") {
-            let text = regex::escape(&pattern).replace(r"\*", ".*").replace(r"\?", ".");
+        fn agrees_with_the_regular_expression(pattern in "[ab*?./]{0,8}", name in "[ab./]{0,10}") {
+            let text = regex::escape(&pattern);
+            let text = text.replace(r"\*", "[^/]*").replace(r"\?", "[^/]");
             let regex = regex::Regex::new(&format!("^{text}$")).unwrap();
             prop_assert_eq!(matches(&pattern, &name), regex.is_match(&name));
         }

@@ -157,9 +157,9 @@ fn labels_of_namespaces_are_needed_only_for_a_selector() {
         Some(Reason::ServerNotAllowed)
     );
     fixture.enqueued();
-    fixture.servers.on_labels("other", Some(labels("no")));
+    fixture.servers.on_labels("other", Some(&labels("no")));
     assert!(fixture.enqueued().is_empty());
-    fixture.servers.on_labels("other", Some(labels("yes")));
+    fixture.servers.on_labels("other", Some(&labels("yes")));
     assert_eq!(fixture.enqueued(), ["other/c"]);
     assert_eq!(fixture.decide("other", "c"), Ok(()));
     fixture.servers.on_labels("other", None);

@@ -105,8 +105,7 @@ pub async fn watch_labels(
             }
             Ok(Event::InitDone) => servers.on_labels_listed(std::mem::take(&mut listed)),
             Ok(Event::Apply(namespace)) => {
-                let labels = namespace.labels().clone();
-                servers.on_labels(&namespace.name_any(), Some(labels));
+                servers.on_labels(&namespace.name_any(), Some(namespace.labels()));
             }
             Ok(Event::Delete(namespace)) => servers.on_labels(&namespace.name_any(), None),
             Err(error) => {
