@@ -37,6 +37,7 @@ mod memory;
 mod metrics;
 mod migration;
 mod mounts;
+mod page;
 mod pools;
 mod quick_start;
 mod refresh;

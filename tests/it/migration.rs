@@ -1,78 +1,23 @@
 //! The commands of docs/migration.md, run as they are written there, with the world's names.
 
-use std::path::Path;
-
 use anyhow::{Context as _, Result, ensure};
 use kube::ResourceExt as _;
 use serde_json::{Value, json};
-use tokio::process::Command;
 
+use crate::page::{blocks, section};
 use crate::work_pools::{entry, template, with_sources};
 use crate::world::{World, pairs, secret};
 
 const PAGE: &str = include_str!("../../docs/migration.md");
 
-/// The commands of one section.
-fn commands(section: &str) -> Result<Vec<&'static str>> {
-    let section = PAGE
-        .split("\n## ")
-        .find(|text| text.starts_with(section))
-        .with_context(|| format!("no section {section}"))?;
-    let block = section
-        .split("```sh\n")
-        .nth(1)
-        .and_then(|text| text.split("```").next())
-        .context("no commands")?;
-    Ok(block.lines().collect())
-}
-
 impl World {
-    /// An example with the namespace, the servers and the names of this world.
-    fn example(&self, text: &str, pool: &str) -> String {
-        let server = format!(
-            "server: {{remoteApiUrl: \"{}\"}}\n    block: {{name: {}}}\n  doppler: {{host: \"{}\"}}",
-            self.prefect.api_url(),
-            self.name,
-            self.doppler.url()
-        );
-        let mut lines = Vec::new();
-        for line in text.lines() {
-            let indent: String = line.chars().take_while(|letter| *letter == ' ').collect();
-            lines.push(if line.trim_start().starts_with("server:") {
-                format!("{indent}{server}")
-            } else {
-                line.to_owned()
-            });
-        }
-        let text = lines.join("\n");
-        text.replace("namespace: flows", &format!("namespace: {}", self.name))
-            .replace("name: k8s", &format!("name: {pool}"))
-    }
-
     /// Runs the commands of a section.
-    async fn migrate(&self, section: &str, pool: &str) -> Result<()> {
-        let kubectl = tokio::task::spawn_blocking(testkit::kubectl::program).await??;
-        let folder = self.plane.folder().join(&self.name);
-        std::fs::create_dir_all(folder.join("examples"))?;
-        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
-        for name in ["adopt.yaml", "smallest.yaml"] {
-            let text = std::fs::read_to_string(examples.join(name))?;
-            let text = self.example(&text, pool);
-            std::fs::write(folder.join("examples").join(name), text)?;
-        }
-        let commands = commands(section)?;
-        ensure!(commands.len() >= 2, "{commands:?}");
-        for command in commands {
-            let own = command.replace("-n flows ", &format!("-n {} ", self.name));
-            let own = own.replacen("kubectl", &kubectl.display().to_string(), 1);
-            let output = Command::new("sh")
-                .args(["-c", &own])
-                .current_dir(&folder)
-                .env("KUBECONFIG", self.plane.admin_kubeconfig_path())
-                .output()
-                .await?;
-            let printed = String::from_utf8_lossy(&output.stderr);
-            ensure!(output.status.success(), "{command}: {printed}");
+    async fn migrate(&self, title: &str, pool: &str) -> Result<()> {
+        let folder = self.examples(pool)?;
+        let code = blocks(section(PAGE, title)?, "sh").join("\n");
+        ensure!(code.lines().count() >= 2, "{code}");
+        for command in code.lines() {
+            self.run_kubectl(&folder, command).await?;
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 //! they run regardless of the operator's state.
 
 mod content;
+mod quick_start;
 mod selected;
 mod waiting;
 

@@ -6,6 +6,7 @@
 mod accepted;
 mod apply;
 mod offline;
+mod pages;
 mod rejected;
 mod schema;
 
