@@ -1,4 +1,4 @@
-//! What a PromQL expression names.
+//! What an expression of Prometheus names.
 //!
 //! Input: an expression.
 //! Output: its metrics, each with its label matchers.

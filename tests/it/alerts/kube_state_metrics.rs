@@ -34,7 +34,7 @@ struct Spec {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Resource {
-    group_version_kind: Kind,
+    group_version_kind: Resolved,
     metric_name_prefix: String,
     labels_from_path: BTreeMap<String, Field>,
     #[serde(rename = "errorLogV")]
@@ -44,7 +44,7 @@ struct Resource {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Kind {
+struct Resolved {
     group: String,
     version: String,
     kind: String,

@@ -63,6 +63,9 @@ impl Recorder {
                 loop {
                     ticks.tick().await;
                     let now: Vec<_> = pods.lock().clone().into_iter().collect();
+                    if now.is_empty() && scrapes.lock().is_empty() {
+                        continue; // The recording begins with the first pod.
+                    }
                     let mut scrape = Scrape::new();
                     for (pod, address) in now {
                         let url = format!("http://{address}/metrics");
@@ -110,7 +113,7 @@ impl Recorder {
     }
 }
 
-/// The samples of a page that the rules use, with the labels that a ServiceMonitor adds.
+/// The samples of a page that the rules use, with the labels that a `ServiceMonitor` adds.
 fn series(page: &str, pod: &str) -> Scrape {
     let used: BTreeSet<String> = rules()
         .iter()

@@ -155,13 +155,13 @@ async fn rules_and_dashboard_have_results_under_load() -> Result<()> {
             queries.push((panel.title.clone(), expression));
         }
     }
+    let any = Regex::new(r"\{(?:reason|outcome)[^}]*\}")?;
     for rule in &rules {
         let expression = rule["expr"].as_str().unwrap_or_default();
         if let Some(name) = rule["record"].as_str() {
             queries.push((name.to_owned(), name.to_owned()));
         }
         // Which reasons there are depends on what fails.
-        let any = Regex::new(r#"\{(?:reason|outcome)[^}]*\}"#)?;
         let compared = any.replace_all(expression, "");
         if rule["alert"] != "DopplerPrefectNoLeader" {
             queries.push((rule.to_string(), without_comparison(&compared)));

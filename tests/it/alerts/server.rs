@@ -2,7 +2,7 @@
 //!
 //! Input: the addresses of the metrics of one release.
 //! Output: answers of its API.
-//! Invariants: it has the labels that a ServiceMonitor gives: `job`, `namespace` and `instance`. It ends
+//! Invariants: it has the labels that a `ServiceMonitor` gives: `job`, `namespace` and `instance`. It ends
 //! with its value.
 
 use std::process::Command;
@@ -18,7 +18,7 @@ use testkit::{ports, wait};
 use super::RULES;
 use super::programs::ensure_program;
 
-/// The name of the job, as of the ServiceMonitor.
+/// The name of the job, as of the `ServiceMonitor`.
 pub const JOB: &str = "doppler-prefect-operator-metrics";
 /// The namespace of the release.
 pub const NAMESPACE: &str = "operators";
