@@ -188,7 +188,10 @@ async fn five_commands_lead_to_a_flow_that_prints_its_secret() -> Result<()> {
     };
     if let Err(error) = ready.await {
         let pods = node.pods();
-        let logs = pods.iter().map(|pod| pod.log()).collect::<Vec<_>>();
+        let logs = pods
+            .iter()
+            .map(testkit::node::PodRecord::log)
+            .collect::<Vec<_>>();
         return Err(error.context(logs.join("\n")));
     }
     // The node has no DNS, so that the network knows the Service of the metrics.

@@ -390,10 +390,10 @@ fn cluster_servers_are_read_only_on_request_and_secrets_by_name() {
     let default = names(&objects(VALUE_SETS[1].1));
     assert!(!default.iter().any(|name| name.contains("cluster-servers")));
     let objects = objects(VALUE_SETS[12].1);
-    let roles = objects.iter().filter(|object| {
+    let granting = objects.iter().filter(|object| {
         kubernetes::kind(object).ends_with("Role") && object.name_any().contains("cluster-servers")
     });
-    let rules: BTreeMap<_, _> = roles
+    let rules: BTreeMap<_, _> = granting
         .map(|role| {
             let home = role.namespace().unwrap_or_default();
             (home, role.data["rules"].clone())

@@ -1,6 +1,7 @@
 //! What a change of a server, of its key, and its deletion cause.
 
 use anyhow::{Result, ensure};
+use kube::api::DeleteParams;
 use serde_json::json;
 
 use super::fixture::Fixture;
@@ -75,15 +76,15 @@ async fn dependants_share_a_connection_and_resolve_once() -> Result<()> {
 
     // Without the key, server and bindings say what is missing.
     f.keys()
-        .delete("prefect-api-key", &Default::default())
+        .delete("prefect-api-key", &DeleteParams::default())
         .await?;
     let text = f.until_server("ReferenceMissing", 4, 0).await?;
     ensure!(
         text.contains("spec.server.apiKey") && text.contains("servers-changes-platform"),
         "{text}"
     );
-    let ready = w.until_not_ready(BINDINGS[0], "ReferenceMissing").await?;
-    let text = ready.message;
+    let missing = w.until_not_ready(BINDINGS[0], "ReferenceMissing").await?;
+    let text = missing.message;
     ensure!(
         text.contains("ClusterPrefectServer servers-changes"),
         "{text}"

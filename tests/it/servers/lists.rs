@@ -96,8 +96,8 @@ async fn teams_use_only_what_the_server_lists() -> Result<()> {
     f.front.clear();
     flows
         .until("the operator to poll for the other team", async || {
-            let polls = f.front.requests("team-servers-flows").len();
-            ensure!(polls >= 3, "{polls} polls");
+            let reads = f.front.requests("team-servers-flows").len();
+            ensure!(reads >= 3, "{reads} polls");
             Ok(())
         })
         .await?;

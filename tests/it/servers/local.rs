@@ -9,7 +9,7 @@ use super::fixture::Fixture;
 use crate::check::run_with_input;
 use crate::world::{plane, secret};
 
-fn documents(f: &Fixture, block: &str, lists: Option<&Value>) -> Result<String> {
+fn documents(f: &Fixture, block: &str, lists: Option<&Value>) -> String {
     let binding = json!({
         "apiVersion": "doppler-prefect.dev/v1alpha1", "kind": "DopplerPrefectBinding",
         "metadata": {"name": "checked", "namespace": f.w.name}, "spec": f.spec(block, &[]),
@@ -27,7 +27,7 @@ fn documents(f: &Fixture, block: &str, lists: Option<&Value>) -> Result<String> 
         });
         text = format!("{text}\n---\n{server}");
     }
-    Ok(text)
+    text
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -41,27 +41,27 @@ async fn check_and_env_read_the_server_from_file_or_cluster() -> Result<()> {
     let check = async |text: &str| run_with_input(&kubeconfig, text, &[]).await;
 
     // In neither.
-    let (ok, text) = check(&documents(&f, "servers-local", None)?).await?;
+    let (ok, text) = check(&documents(&f, "servers-local", None)).await?;
     ensure!(
         !ok && text.contains("ServerNotFound: ClusterPrefectServer servers-local"),
         "{text}"
     );
     // In the file.
-    let (ok, text) = check(&documents(&f, "servers-local", Some(&lists))?).await?;
+    let (ok, text) = check(&documents(&f, "servers-local", Some(&lists))).await?;
     ensure!(ok && text.contains("gives 4 keys: A"), "{text}");
     ensure!(
         text.contains("ClusterPrefectServer servers-local"),
         "{text}"
     );
     f.front.clear();
-    let (ok, text) = check(&documents(&f, "private", Some(&lists))?).await?;
+    let (ok, text) = check(&documents(&f, "private", Some(&lists))).await?;
     ensure!(
         !ok && text.contains("ServerNotAllowed") && text.contains("block private"),
         "{text}"
     );
     f.ensure_silent("private")?;
     let bad = json!({"namespaces": {"names": ["Upper"]}});
-    let (ok, text) = check(&documents(&f, "servers-local", Some(&bad))?).await?;
+    let (ok, text) = check(&documents(&f, "servers-local", Some(&bad))).await?;
     ensure!(
         !ok && text.contains("spec.namespaces.names[0]: has to match"),
         "{text}"
@@ -69,7 +69,7 @@ async fn check_and_env_read_the_server_from_file_or_cluster() -> Result<()> {
 
     // In the cluster.
     f.put_server(&lists).await?;
-    let (ok, text) = check(&documents(&f, "servers-local", None)?).await?;
+    let (ok, text) = check(&documents(&f, "servers-local", None)).await?;
     ensure!(ok && text.contains("gives 4 keys: A"), "{text}");
 
     f.w.apply_binding("b", &f.spec("servers-local", &[]))
