@@ -84,7 +84,7 @@ fn every_query_follows_the_variables_of_the_dashboard() {
 #[tokio::test(flavor = "multi_thread")]
 async fn chart_renders_the_dashboard_for_the_sidecar() -> Result<()> {
     let chart = chart::path();
-    let values = "image.repository=dpo,dashboard.enabled=true";
+    let values = "allNamespaces=true,image.repository=dpo,dashboard.enabled=true";
     let template = ["template", "op", &chart, "--set", values];
     let rendered = helm_async(&template, None).await?.success()?;
     let objects = kubernetes::documents(&rendered)?;

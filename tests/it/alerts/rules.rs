@@ -177,7 +177,7 @@ async fn chart_renders_the_rules_with_links() -> Result<()> {
     let chart = chart::path();
     let url = "https://git.example.com/dpo/blob/main/";
     let values = format!(
-        "image.repository=dpo,prometheusRule.enabled=true,prometheusRule.labels.release=kps,\
+        "allNamespaces=true,image.repository=dpo,prometheusRule.enabled=true,prometheusRule.labels.release=kps,\
          prometheusRule.documentationUrl={url}"
     );
     let template = ["template", "op", &chart, "--set", &values];
