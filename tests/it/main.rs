@@ -40,6 +40,7 @@ mod mounts;
 mod page;
 mod pools;
 mod quick_start;
+mod reference;
 mod refresh;
 mod restarts;
 mod rollback;

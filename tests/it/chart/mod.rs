@@ -10,6 +10,7 @@ mod exposure;
 mod install;
 mod metadata;
 mod metrics;
+mod pages;
 mod permissions;
 mod pods;
 mod policy;

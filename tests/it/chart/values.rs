@@ -7,8 +7,7 @@ use serde_json::{Value, json};
 use testkit::folder::ScratchDir;
 use testkit::helm::Helm;
 
-use super::{CHART, HELMS, IMAGE, objects, template_with};
-use crate::page::{CHART_VALUES, blocks, pages};
+use super::{CHART, HELMS, objects, template_with};
 
 #[test]
 fn schema_rejects_unknown_and_invalid_values() {
@@ -234,23 +233,4 @@ fn null_limit_removes_the_limit() {
         *resources,
         json!({"requests": {"cpu": "10m", "memory": "24Mi"}})
     );
-}
-
-#[test]
-fn values_of_the_pages_render() {
-    let mut count = 0;
-    for (page, text) in pages().unwrap() {
-        let found = blocks(&text, "yaml");
-        for values in found.iter().filter(|block| block.starts_with(CHART_VALUES)) {
-            let folder = ScratchDir::new("chart-values").unwrap();
-            let file = folder.path().join("values.yaml");
-            std::fs::write(&file, values).unwrap();
-            let command = ["template", "op", CHART, "--set", IMAGE, "--values"];
-            let command = [&command[..], &[file.to_str().unwrap()]].concat();
-            let rendered = Helm::V3.run(&command, None).unwrap().success();
-            rendered.unwrap_or_else(|error| panic!("{}: {error:#}", page.display()));
-            count += 1;
-        }
-    }
-    assert_eq!(count, 1);
 }
