@@ -22,6 +22,7 @@ pub mod network;
 pub mod node;
 pub mod operator;
 pub mod ports;
+pub mod postgres;
 pub mod prefect;
 pub mod progress;
 pub mod venv;

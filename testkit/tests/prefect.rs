@@ -5,7 +5,8 @@
 
 use serde_json::{Value, json};
 use testkit::prefect::{
-    Block, PrefectApi, PrefectOptions, PrefectServer, StandIn, kubernetes_template,
+    Block, Database, PrefectApi, PrefectOptions, PrefectServer, PrefectVersion, StandIn,
+    kubernetes_template,
 };
 
 async fn shared() -> PrefectApi {
@@ -50,6 +51,15 @@ async fn blocks_keep_the_format_in_which_users_save_them() {
     )
     .await;
     assert_eq!(parent["cfg"], json!({"value": fields}));
+}
+
+#[tokio::test]
+async fn server_has_the_selected_version_and_database() {
+    let server = PrefectServer::shared().await.unwrap();
+    let found = server.api().unwrap().get("/admin/version").await.unwrap();
+    assert_eq!(found, PrefectVersion::Selected.number().unwrap());
+    let file = server.log_path().with_file_name("prefect.db").exists();
+    assert_eq!(file, Database::selected().unwrap() == Database::Sqlite);
 }
 
 #[tokio::test]

@@ -4,10 +4,16 @@
 //! Output: block types, schemas and documents on the server, and the document's id.
 //! Invariants: the token is never printed.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::api::{PrefectApi, text};
+use crate::wait;
+
+/// How long a server that has started may go on with the registration of its block types.
+const REGISTRATION: Duration = Duration::from_secs(30);
 
 /// A block document to write.
 pub enum Block {
@@ -84,6 +90,16 @@ impl PrefectApi {
     /// # Errors
     /// If the server rejects a request.
     pub async fn put_block(&self, name: &str, block: &Block) -> Result<String> {
+        // For some seconds after its start, a server replaces the schemas of its own block types.
+        // PostgreSQL then refuses a document that names the schema of before.
+        let put = async || match self.try_put_block(name, block).await {
+            Err(error) if format!("{error:#}").contains("409 Conflict") => Err(error),
+            ended => Ok(ended),
+        };
+        wait::until(REGISTRATION, "the server's block types", put).await?
+    }
+
+    async fn try_put_block(&self, name: &str, block: &Block) -> Result<String> {
         let (type_id, schema_id) = self.block_schema(block).await?;
         let data = match block {
             Block::Secret(value) => json!({"value": value}),

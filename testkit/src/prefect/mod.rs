@@ -10,6 +10,7 @@ mod blocks;
 mod command;
 mod pools;
 mod runs;
+mod selection;
 mod server;
 mod stand_in;
 mod worker;
@@ -19,7 +20,8 @@ pub use blocks::Block;
 pub(crate) use command::virtual_environment;
 pub use pools::{env_from, kubernetes_template};
 pub use runs::{Deployment, RunState};
-pub use server::{PrefectOptions, PrefectServer, PrefectVersion};
+pub use selection::{DATABASE_VARIABLE, Database, PrefectVersion, VERSION_VARIABLE};
+pub use server::{PrefectOptions, PrefectServer};
 pub use stand_in::{StandIn, StandInCounts};
 pub use worker::{PrefectWorker, WorkerOptions};
 

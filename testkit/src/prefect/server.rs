@@ -1,6 +1,6 @@
 //! A real Prefect server.
 //!
-//! Input: its options.
+//! Input: its options, and the selected version and database.
 //! Output: a server on a free port, with its own folder and database.
 //! Invariants: migrating a new database takes 15 s on two cores, so one migrated database is cached
 //! and copied. Services that tests do not use are off (UI, scheduler, late runs, automations,
@@ -15,8 +15,10 @@ use tokio::sync::OnceCell;
 
 use super::api::PrefectApi;
 use super::command::{environment, prefect};
+use super::selection::{Database, PrefectVersion};
 use crate::folder::ScratchDir;
 use crate::guard::{GuardedChild, GuardedCommand, log_tail};
+use crate::postgres::{self, Postgres};
 use crate::{cache, ports, wait};
 
 /// A start takes 6 to 12 s on two idle cores, and longer under load.
@@ -38,28 +40,6 @@ const OFF: [&str; 10] = [
     "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED",
 ];
 
-/// The version of a server.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum PrefectVersion {
-    /// The one that all other tests use.
-    #[default]
-    Current,
-    /// 3.7.3, the last one that sends no events for blocks.
-    WithoutBlockEvents,
-    /// 2.20.25, the oldest one that is supported.
-    Oldest,
-}
-
-impl PrefectVersion {
-    const fn requirements(self) -> &'static str {
-        match self {
-            Self::Current => "prefect",
-            Self::WithoutBlockEvents => "prefect-3.7.3",
-            Self::Oldest => "prefect-2.20.25",
-        }
-    }
-}
-
 /// The options of a server.
 #[derive(Clone, Default)]
 pub struct PrefectOptions {
@@ -79,6 +59,8 @@ pub struct PrefectServer {
     venv: PathBuf,
     port: u16,
     process: Mutex<Option<GuardedChild>>,
+    // Dropped after the process that uses it.
+    database: Option<Postgres>,
     folder: ScratchDir,
 }
 
@@ -89,21 +71,32 @@ impl PrefectServer {
     /// If the virtual environment cannot be created, or the server does not start; the error quotes
     /// its log.
     pub async fn start(options: PrefectOptions) -> Result<Self> {
-        let venv = environment(options.version.requirements()).await?;
-        let seed = seed(venv.clone()).await?;
+        let venv = environment(options.version.requirements()?).await?;
+        let database = Database::selected()?;
+        let seed = seed(venv.clone(), database).await?;
         let mut tries = 0;
         loop {
             let folder = ScratchDir::new("prefect-server")?;
             for entry in std::fs::read_dir(&seed)? {
                 let entry = entry?;
-                std::fs::copy(entry.path(), folder.path().join(entry.file_name()))?;
+                if entry.file_type()?.is_file() {
+                    std::fs::copy(entry.path(), folder.path().join(entry.file_name()))?;
+                }
             }
+            let database = match database {
+                Database::Sqlite => None,
+                Database::Postgresql => {
+                    Postgres::copy(&seed, folder.path())?;
+                    Some(Postgres::start(folder.path()).await?)
+                }
+            };
             let [port] = ports::free()?;
             let server = Self {
                 options: options.clone(),
                 venv: venv.clone(),
                 port,
                 process: Mutex::new(None),
+                database,
                 folder,
             };
             tries += 1;
@@ -167,7 +160,11 @@ impl PrefectServer {
         self.stop().await;
         let home = self.folder.path();
         let log = self.log_path();
-        let process = command(&self.venv, home, self.port, &log, &self.options).start()?;
+        let mut options = self.options.clone();
+        options
+            .env
+            .extend(database_variable(self.database.as_ref()));
+        let process = command(&self.venv, home, self.port, &log, &options).start()?;
         let url = self.api_url();
         wait_until_ready(&url, &process).await?;
         *self.process() = Some(process);
@@ -214,6 +211,12 @@ fn command(
     GuardedCommand::new("Prefect's server", command, log)
 }
 
+/// The variable that names the database, unless it is a file in the server's folder.
+fn database_variable(database: Option<&Postgres>) -> Option<(String, String)> {
+    let name = "PREFECT_API_DATABASE_CONNECTION_URL";
+    Some((name.to_owned(), database?.url()))
+}
+
 async fn wait_until_ready(url: &str, process: &GuardedChild) -> Result<()> {
     let api = PrefectApi::new(url, None, false)?;
     let health = async || {
@@ -229,23 +232,48 @@ async fn wait_until_ready(url: &str, process: &GuardedChild) -> Result<()> {
 }
 
 /// The home folder of a server that was started once: a migrated database with registered blocks.
-async fn seed(venv: PathBuf) -> Result<PathBuf> {
+async fn seed(venv: PathBuf, database: Database) -> Result<PathBuf> {
     let runtime = tokio::runtime::Handle::current();
     let build = move || {
-        let key = cache::key("prefect-database", &[venv.as_os_str().as_encoded_bytes()]);
+        let venv_name = venv.as_os_str().as_encoded_bytes();
+        let key = match database {
+            Database::Sqlite => cache::key("prefect-database", &[venv_name]),
+            Database::Postgresql => {
+                let version = postgres::version()?;
+                cache::key("prefect-postgresql", &[venv_name, version.as_bytes()])
+            }
+        };
         cache::get_or_build(&key, "Prefect's empty database", |home| {
-            let folder = ScratchDir::new("prefect-seed")?;
-            let [port] = ports::free()?;
-            let options = PrefectOptions::default();
-            let log = folder.path().join("server.log");
-            let server = command(&venv, home, port, &log, &options).start()?;
-            runtime.block_on(wait_until_ready(
-                &format!("http://127.0.0.1:{port}/api"),
-                &server,
-            ))
+            runtime.block_on(migrate(&venv, home, database))
         })
     };
     tokio::task::spawn_blocking(build)
         .await
         .context("making Prefect's database")?
+}
+
+/// Starts a server once, so that `home` has what it writes.
+async fn migrate(venv: &Path, home: &Path, database: Database) -> Result<()> {
+    let folder = ScratchDir::new("prefect-seed")?;
+    let postgres = match database {
+        Database::Sqlite => None,
+        Database::Postgresql => {
+            Postgres::initialise(folder.path())?;
+            Some(Postgres::start(folder.path()).await?)
+        }
+    };
+    let [port] = ports::free()?;
+    let options = PrefectOptions {
+        env: database_variable(postgres.as_ref()).into_iter().collect(),
+        ..PrefectOptions::default()
+    };
+    let log = folder.path().join("server.log");
+    let server = command(venv, home, port, &log, &options).start()?;
+    wait_until_ready(&format!("http://127.0.0.1:{port}/api"), &server).await?;
+    drop(server);
+    if postgres.is_some() {
+        drop(postgres);
+        Postgres::copy(folder.path(), home)?;
+    }
+    Ok(())
 }

@@ -198,7 +198,8 @@ impl World {
         let token = format!("dp.st.dev.{}", secret(name));
         doppler.add_service_token(&token, name, "dev");
         let api = prefect.api()?;
-        api.put_block(name, &Block::object(name, "dev", &token))
+        // Text, because a server of 2.20 takes nothing else.
+        api.put_block(name, &Block::json_string(name, "dev", &token))
             .await?;
         let log = plane.folder().join(format!("{name}.operator.log"));
         let name = name.to_owned();
