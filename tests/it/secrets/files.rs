@@ -175,7 +175,7 @@ async fn an_invalid_template_keeps_the_last_good_files() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_type_needs_its_keys_and_is_never_changed() -> Result<()> {
-    let w = World::start("secret-type").await?;
+    let w = World::start("secret-file-type").await?;
     w.set_doppler_secret("CRT", &secret("crt"));
     w.set_doppler_secret("KEY", "!");
     let files = |encoding: &str| json!({"tls.crt": {"from": "CRT"}, "tls.key": {"from": "KEY", "encoding": encoding}});
