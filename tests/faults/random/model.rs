@@ -50,6 +50,8 @@ pub struct Wish {
     pub optional: bool,
     /// Whether the Secret has the binding's second name.
     pub renamed: bool,
+    /// Whether the binding reaches Prefect by the `ClusterPrefectServer`.
+    pub shared_server: bool,
     /// A config whose values come before those of the source.
     pub later: Option<usize>,
     /// What the binding does beside its entries in pools.
@@ -102,7 +104,7 @@ impl Scene {
     pub async fn start(name: &str) -> Result<Self> {
         let setup = Setup {
             release_wait: "3s",
-            optional: Optional::Restarts,
+            optional: Optional::RestartsAndClusterServers,
             ..Setup::default()
         }
         .args(&[
@@ -112,6 +114,7 @@ impl Scene {
             "2s",
             "--prefect-timeout",
             "3s",
+            "--cluster-servers",
         ]);
         let world = World::with(name, setup).await?;
         let doppler = Doppler::start()?;
@@ -142,6 +145,7 @@ impl Scene {
         scene.doppler.add_account_token(&scene.token());
         scene.put_identity();
         scene.create_workloads().await?;
+        scene.put_shared_server(&[name]).await?;
         scene.world.put_token("random", &scene.token()).await?;
         for config in 0..CONFIGS {
             for key in ["A", "B", "C", "D", "E", "F"] {
@@ -166,6 +170,27 @@ impl Scene {
     /// The token of all configs.
     pub fn token(&self) -> String {
         format!("dp.sa.{}", secret(&self.world.name))
+    }
+
+    /// How Prefect is reached.
+    fn server(&self) -> Value {
+        json!({"remoteApiUrl": format!("{}/api", self.to_prefect.url())})
+    }
+
+    /// Creates the `ClusterPrefectServer`, for the bindings of these namespaces.
+    pub async fn put_shared_server(&self, namespaces: &[&str]) -> Result<()> {
+        let name = &self.world.name;
+        let server = json!({
+            "apiVersion": "doppler-prefect.dev/v1alpha1", "kind": "ClusterPrefectServer",
+            "metadata": {"name": name},
+            "spec": {
+                "server": self.server(),
+                "namespaces": {"names": namespaces},
+                "blocks": ["{namespace}-*"],
+                "workPools": [format!("{name}-pool-*")],
+            },
+        });
+        self.world.apply(&server.to_string()).await
     }
 
     /// Lets the service account read with the identity.
@@ -263,8 +288,11 @@ impl Scene {
                 },
             }),
         };
-        spec["prefect"]["server"] =
-            json!({"remoteApiUrl": format!("{}/api", self.to_prefect.url())});
+        if wish.shared_server {
+            spec["prefect"]["serverRef"] = json!({"name": self.world.name});
+        } else {
+            spec["prefect"]["server"] = self.server();
+        }
         if let (Source::Config(first), Some(later)) = (wish.source, wish.later) {
             let config = |config| json!({"project": "p", "config": config_name(config)});
             spec["doppler"]["configs"] = json!([config(first), config(later)]);
@@ -367,6 +395,7 @@ impl Scene {
         self.doppler.clear_faults();
         self.doppler.add_account_token(&self.token());
         self.put_identity();
+        self.put_shared_server(&[&self.world.name]).await?;
         self.world.put_token("random", &self.token()).await
     }
 

@@ -8,6 +8,8 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use doppler_prefect_operator::crd::ClusterPrefectServer;
+use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 
@@ -41,6 +43,8 @@ pub enum Step {
     Mend,
     RevokeToken,
     RemoveIdentity,
+    ForbidServer,
+    DeleteServer,
     DeleteToken,
     Kill,
     Restart,
@@ -49,7 +53,7 @@ pub enum Step {
 }
 
 /// All steps; a step that stands here twice is twice as likely.
-const STEPS: [Step; 29] = [
+const STEPS: [Step; 31] = [
     Step::Apply,
     Step::Apply,
     Step::Apply,
@@ -74,6 +78,8 @@ const STEPS: [Step; 29] = [
     Step::Mend,
     Step::RevokeToken,
     Step::RemoveIdentity,
+    Step::ForbidServer,
+    Step::DeleteServer,
     Step::DeleteToken,
     Step::Kill,
     Step::Restart,
@@ -134,6 +140,16 @@ pub async fn play(scene: &mut Scene, step: Step, random: &mut RandomNumbers) -> 
             scene.remove_identity();
             Ok(())
         }
+        Step::ForbidServer => scene.put_shared_server(&["another"]).await,
+        Step::DeleteServer => {
+            let servers: Api<ClusterPrefectServer> = Api::all(scene.world.client.clone());
+            let deleted = servers
+                .delete(&scene.world.name, &DeleteParams::default())
+                .await;
+            // A step before may have deleted it.
+            drop(deleted);
+            Ok(())
+        }
         Step::DeleteToken => {
             let deleted = scene.world.delete_secret("random").await;
             // A step before may have deleted it.
@@ -186,6 +202,7 @@ fn wish(random: &mut RandomNumbers) -> Wish {
         pools,
         optional: !random.one_in(3),
         renamed: random.one_in(4),
+        shared_server: random.one_in(3),
         later: random.one_in(3).then(|| random.below(CONFIGS)),
         extras: [
             Extra::RenamedKey,

@@ -45,6 +45,8 @@ pub enum Optional {
     Restarts,
     /// `clusterServers.enabled`
     ClusterServers,
+    /// `rbac.restarts` and `clusterServers.enabled`
+    RestartsAndClusterServers,
 }
 
 /// Renders the chart for `watchNamespaces: [watched]`, and the neighbour if there is one, in the
@@ -59,8 +61,8 @@ pub async fn render(
     several: bool,
     optional: Optional,
 ) -> Result<String> {
-    static VARIANTS: [[[OnceCell<String>; 4]; 2]; 2] =
-        [const { [const { [const { OnceCell::const_new() }; 4] }; 2] }; 2];
+    static VARIANTS: [[[OnceCell<String>; 5]; 2]; 2] =
+        [const { [const { [const { OnceCell::const_new() }; 5] }; 2] }; 2];
     let cell = &VARIANTS[usize::from(several)][usize::from(neighbour.is_some())][optional as usize];
     let replicas = if several {
         "replicaCount=2"
@@ -68,8 +70,9 @@ pub async fn render(
         "replicaCount=1"
     };
     let run_pods = optional == Optional::RunPods;
-    let restarts = optional == Optional::Restarts;
-    let servers = optional == Optional::ClusterServers;
+    let both = optional == Optional::RestartsAndClusterServers;
+    let restarts = both || optional == Optional::Restarts;
+    let servers = both || optional == Optional::ClusterServers;
     let template = cell.get_or_try_init(async || {
         let watch = match neighbour {
             None => format!("watchNamespaces={{{WATCHED}}}"),
