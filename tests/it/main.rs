@@ -49,6 +49,7 @@ mod runs;
 mod scale;
 mod secrets;
 mod servers;
+mod tasks;
 mod threat_model;
 mod upstream;
 mod work_pools;
