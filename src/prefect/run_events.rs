@@ -127,6 +127,9 @@ impl Client {
             id: String,
             #[serde(borrow, default)]
             job_variables: Option<&'a RawValue>,
+            /// Their name in deployments of servers before 3.0.
+            #[serde(borrow, default)]
+            infra_overrides: Option<&'a RawValue>,
         }
         if ids.is_empty() || variables.is_empty() {
             return Ok(HashMap::new());
@@ -149,7 +152,8 @@ impl Client {
             .await?;
         let Page(items): Page<Item<'_>> = self.http.parse(&endpoint, &response)?;
         let chosen = items.into_iter().filter_map(|item| {
-            let texts = selected_texts(item.job_variables?, variables)?;
+            let job_variables = item.job_variables.or(item.infra_overrides)?;
+            let texts = selected_texts(job_variables, variables)?;
             Some((item.id, texts))
         });
         Ok(chosen.collect())

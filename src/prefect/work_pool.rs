@@ -76,12 +76,16 @@ pub(super) struct Deployment<'a> {
     name: Option<&'a RawValue>,
     #[serde(borrow, default)]
     job_variables: Option<&'a RawValue>,
+    /// Their name in the answers of servers before 3.0.
+    #[serde(borrow, default)]
+    infra_overrides: Option<&'a RawValue>,
 }
 
 impl DeploymentOverrides {
     /// Adds a deployment, if it sets one of the variables.
     pub(super) fn add(&mut self, deployment: &Deployment<'_>, variables: &BTreeSet<String>) {
-        let Some(job_variables) = deployment.job_variables else {
+        let variables_set = deployment.job_variables.or(deployment.infra_overrides);
+        let Some(job_variables) = variables_set else {
             return;
         };
         let mut decoder = serde_json::Deserializer::from_str(job_variables.get());

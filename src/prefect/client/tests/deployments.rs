@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::prefect::run_events::Chooser;
 
 fn names(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(|&name| name.to_owned()).collect()
@@ -135,6 +136,33 @@ async fn keeps_only_the_variables_that_are_asked_for() {
             (json!({"ns": [["a"], {"a": 1}]}), &[String::new()][..]),
         ]
     );
+}
+
+/// Prefect 2.20 takes `job_variables`, and answers with the older name.
+#[tokio::test]
+async fn reads_job_variables_by_their_older_name() {
+    let page = json!([
+        {"id": "1", "name": "a", "infra_overrides": {"ns": "x"}},
+        {"id": "2", "name": "b", "job_variables": {"ns": "y"}, "infra_overrides": {"ns": "z"}},
+        {"id": "3", "name": "c", "job_variables": null, "infra_overrides": {"ns": "x"}},
+    ]);
+    let found = overrides(page.clone(), &["ns"]).await;
+    let both = ["a".to_owned(), "c".to_owned()];
+    assert_eq!(
+        groups(&found),
+        [
+            (json!({"ns": "x"}), &both[..]),
+            (json!({"ns": "y"}), &["b".to_owned()][..]),
+        ]
+    );
+    let server = answering(ResponseTemplate::new(200).set_body_json(page)).await;
+    let client = client(&server);
+    *client.http.csrf.lock().await = CsrfState::disabled(Instant::now());
+    let (ids, variables) = (names(&["1", "2", "3"]), names(&["ns"]));
+    let chosen = client.chosen_texts(Chooser::Deployment, &ids, &variables);
+    let chosen = chosen.await.unwrap();
+    let texts: Vec<_> = ids.iter().map(|id| chosen[id]["ns"].as_str()).collect();
+    assert_eq!(texts, ["x", "y", "x"]);
 }
 
 #[tokio::test]
