@@ -11,6 +11,7 @@
 mod injected_condition;
 mod jobs;
 mod jobs_label;
+mod pending_removal;
 mod pool_claims;
 mod recorded_connections;
 mod troubled_pods;
@@ -36,8 +37,9 @@ use pool_claims::{ObservedClaim, PoolClaims, declare_claims, prune_claims};
 use withdrawal::withdraw_stale_entries;
 
 pub use jobs::{holds_secret, job_files, job_secret, recorded_job_files, recorded_job_secret};
+pub use pending_removal::PendingRemoval;
 pub use recorded_connections::connect_recorded;
-pub use withdrawal::{PendingRemoval, Withdrawal, remaining_wait, report_removed, withdraw_all};
+pub use withdrawal::{Withdrawal, remaining_wait, report_removed, withdraw_all};
 
 /// How long a new Secret waits for the first read of its pools, so that it is written once, with the
 /// right owner.

@@ -25,6 +25,7 @@
 
 mod deployments;
 mod eligibility;
+mod mount_admission;
 mod mounts;
 mod observe;
 mod usage;
@@ -37,7 +38,7 @@ use serde_json::value::RawValue;
 
 use self::deployments::Unserved;
 use self::eligibility::{Rejection, find_rejection};
-use self::mounts::{Admittance, leaving_volumes};
+use self::mount_admission::{Admittance, admit, leaving_volumes};
 use self::observe::{Observed, add_shadows, observe_claim};
 use self::usage::Usage;
 use self::variables::PoolVariables;
@@ -104,7 +105,7 @@ pub fn plan(view: &PoolView<'_>, claims: &[&Claim], history: &History) -> Plan {
             *rejection = variables.find_rejection(view, &parsed, claim);
         }
         if rejection.is_none() && claim.mount.is_some() {
-            match parsed.mounts.admit(view, claim, &served, &leaving) {
+            match admit(&parsed.mounts, (view, &served), claim, &leaving) {
                 Admittance::Admitted => {}
                 Admittance::Waits => drop(waiting.insert(claim.key())),
                 Admittance::Rejected(taken) => *rejection = Some(taken),

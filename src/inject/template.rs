@@ -18,6 +18,7 @@ mod entry_state;
 mod list_edit;
 mod mount;
 mod mount_edit;
+mod mount_parts;
 mod standing_mount;
 mod variable;
 

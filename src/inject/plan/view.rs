@@ -119,9 +119,11 @@ impl<'a> ParsedTemplate<'a> {
                 .into_iter()
                 .filter_map(|name| Some((name.clone(), declared_variable(view.template, name)?)))
                 .collect(),
-            mounts: PoolMounts::of(view, claims.iter().copied().chain(elsewhere), || {
-                JobVolumes::of(job)
-            }),
+            mounts: PoolMounts::of(
+                view.template,
+                claims.iter().copied().chain(elsewhere),
+                || JobVolumes::of(job),
+            ),
             refuses_undeclared: refuses_undeclared(view.template),
             environment,
         }

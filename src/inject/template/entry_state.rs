@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use super::container::{ListMember, NotEditable, OwnedList, VolumeLists, first_container};
 use super::entry::{EntryKey, placeholder};
-use super::standing_mount::complete_mounts;
+use super::mount_parts::complete_mounts;
 use super::variable::declared_variable;
 use crate::inject::rendering::variable_of_placeholder;
 

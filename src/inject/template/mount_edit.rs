@@ -13,7 +13,8 @@ use super::container::{ListMember, NotEditable, VolumeLists};
 use super::entry::Entry;
 use super::list_edit::{Change, ListEdit};
 use super::mount::{Part, volume_name};
-use super::standing_mount::{has_volume, is_used_by_others, parts};
+use super::mount_parts::parts;
+use super::standing_mount::{has_volume, is_used_by_others};
 use super::{parse, unexpected};
 use crate::crd::MountSpec;
 

@@ -5,14 +5,13 @@
 //! Invariants: edits nothing. A volume that another container, or a mount of another shape, uses is no
 //! longer the operator's alone: without our mount, it counts as the user's.
 
-use std::collections::BTreeMap;
-
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::container::{NotEditable, OwnedList, POD_SPEC_PATH, VolumeLists};
+use super::container::{NotEditable, POD_SPEC_PATH, VolumeLists};
 use super::entry_state::EntryState;
 use super::mount::{Part, volume_name};
+use super::mount_parts::parts;
 
 /// A mount as a template has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,26 +20,6 @@ pub struct StandingMount {
     pub state: EntryState,
     /// Where it is, if it is there.
     pub path: Option<String>,
-}
-
-/// The parts of exactly our shape in a list, each in its place.
-pub(super) fn parts(
-    list: &OwnedList<'_>,
-    parse: fn(&RawValue) -> Option<Part>,
-) -> Vec<Option<Part>> {
-    let elements = list.list.elements().iter();
-    elements.map(|element| parse(element)).collect()
-}
-
-/// The Secrets with both parts of a mount, and the `optional` of the volume.
-pub(super) fn complete_mounts(lists: &VolumeLists<'_>) -> BTreeMap<String, bool> {
-    let mounts = parts(&lists.mounts, Part::parse_volume_mount);
-    let volumes = parts(&lists.volumes, Part::parse_volume).into_iter();
-    let complete = volumes.flatten().filter(|volume| {
-        let mut mounts = mounts.iter().flatten();
-        mounts.any(|mount| mount.volume == volume.volume)
-    });
-    complete.filter_map(|volume| volume.source).collect()
 }
 
 /// How the template mounts the files of the binding whose Secret has this name.
