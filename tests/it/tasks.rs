@@ -15,7 +15,13 @@ use crate::work_pools::template;
 use crate::world::{World, operator_binary, secret};
 
 /// Pages that have a test of their own, or are not about tasks.
-const OTHER_PAGES: [&str; 4] = ["quick-start", "migration", "operations", "restarts"];
+const OTHER_PAGES: [&str; 5] = [
+    "quick-start",
+    "migration",
+    "operations",
+    "restarts",
+    "runbooks",
+];
 /// Commands that are run by other tests, or cannot run here.
 const OTHER_COMMANDS: [&str; 5] = [
     "kubectl apply -f examples/smallest.yaml", // the first step of this test
