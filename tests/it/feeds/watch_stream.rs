@@ -45,8 +45,14 @@ async fn one_stream_and_one_read_serve_all_bindings_of_a_config() -> Result<()> 
         .await?
             == 3
     );
-    let timed = w.sample("doppler_prefect_notification_to_secret_seconds_count");
-    ensure!(timed.await? == 3 * 20, "each Secret is timed");
+    // The operator counts a Secret after the API server has it.
+    w.until("each Secret to be timed", async || {
+        let timed = w.sample("doppler_prefect_notification_to_secret_seconds_count");
+        let timed = timed.await?;
+        ensure!(timed == 3 * 20, "{timed} are timed");
+        Ok(())
+    })
+    .await?;
 
     // Two events in one chunk. A name transformer is another download but the same stream.
     let mut spec = w.spec();
