@@ -84,7 +84,10 @@ async fn cleans_up_bindings_of_a_newer_version() -> Result<()> {
     // A spec that cannot be read keeps Secret and entry, and is reported.
     bind(&w, "online").await?;
     bind(&w, "offline").await?;
+    // The newer version writes spec and status, and the operator sees both at once.
+    w.operator()?.process().pause();
     upgrade(&w, "online").await?;
+    w.operator()?.process().resume();
     w.until_not_ready("online", "InvalidSpec").await?;
     let templates = w.template_text("rollback").await?;
     ensure!(templates.contains("\"online\""), "the entry is gone");
