@@ -28,7 +28,7 @@ async fn accepts_every_example() -> Result<()> {
             let api = kubernetes::api(&client, &home, &object).await?;
             let strict = PatchParams {
                 field_validation: Some(kube::api::ValidationDirective::Strict),
-                ..PatchParams::apply("kubectl")
+                ..PatchParams::apply("kubectl").force()
             };
             let strict = PatchParams {
                 dry_run: true,

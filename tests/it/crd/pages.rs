@@ -45,7 +45,7 @@ async fn dry_run(client: &Client, object: &DynamicObject) -> Result<()> {
     let params = PatchParams {
         dry_run: true,
         field_validation: Some(ValidationDirective::Strict),
-        ..PatchParams::apply("kubectl")
+        ..PatchParams::apply("kubectl").force()
     };
     let api = kubernetes::api(client, &home, object).await?;
     api.patch(&object.name_any(), &params, &Patch::Apply(object))
